@@ -1,0 +1,187 @@
+//! Collectors: what the agent can show of itself. One per kind of evidence.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest;
+use rustls_pki_types::PrivateKeyDer;
+use sundew_core::client::Binding;
+use sundew_core::client::manifest::{Evidence, Measured, signed_bytes};
+
+use crate::error::Error;
+use crate::settings::Settings;
+
+/// What a collector gets to work with.
+pub struct Context<'a> {
+    /// What fresh evidence must be bound to.
+    pub binding: &'a Binding,
+    /// The audience that tokens for this broker must have.
+    pub audience: &'a str,
+    key: &'a PrivateKeyDer<'static>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(binding: &'a Binding, audience: &'a str, key: &'a PrivateKeyDer<'static>) -> Self {
+        Self { binding, audience, key }
+    }
+
+    /// A signature of the SVID key: ECDSA in ASN.1 DER, or Ed25519.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        use rustls::SignatureScheme as Scheme;
+        let key = rustls::crypto::ring::sign::any_supported_type(self.key).map_err(|e| e.to_string())?;
+        let schemes = [Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
+        let signer = key.choose_scheme(&schemes).ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
+        signer.sign(message).map_err(|e| e.to_string())
+    }
+}
+
+/// What [`Collector::collect`] returns.
+pub type Collected<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send + 'a>>;
+
+/// Collects one kind of evidence.
+pub trait Collector: Send + Sync {
+    /// The kind, such as `oidc`.
+    fn kind(&self) -> &'static str;
+    /// Collects it anew, for one challenge.
+    fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a>;
+}
+
+pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector>>, Error> {
+    let mut collectors: Vec<Arc<dyn Collector>> = Vec::new();
+    if let Some(path) = &settings.manifest {
+        let mut manifest = ManifestCollector::open(path)?;
+        if let Some(model) = &settings.model {
+            manifest = manifest.model(model);
+        }
+        if let Some(prompt) = &settings.system_prompt_file {
+            let text = std::fs::read(prompt).map_err(|e| Error::Evidence { kind: "manifest".to_owned(), problem: format!("{}: {e}", prompt.display()) })?;
+            manifest = manifest.subject("system-prompt", &text);
+        }
+        if let Some(code) = &settings.code {
+            manifest = manifest.code(code);
+        }
+        collectors.push(Arc::new(manifest));
+    }
+    let github = std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL").is_ok();
+    if let Some(path) = &settings.oidc_token_file {
+        collectors.push(Arc::new(OidcCollector::file(path)));
+    } else if let Some(command) = &settings.oidc_token_command {
+        collectors.push(Arc::new(OidcCollector::command(command)));
+    } else if github {
+        // Fresh for each challenge, with the broker's audience.
+        let script = "curl -fsS -H \"Authorization: Bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN\" \"$ACTIONS_ID_TOKEN_REQUEST_URL&audience=$SUNDEW_AUDIENCE\" | sed -n 's/.*\"value\":\"\\([^\"]*\\)\".*/\\1/p'";
+        collectors.push(Arc::new(OidcCollector::command(script)));
+    }
+    Ok(collectors)
+}
+
+/// An OIDC token from a file (read anew each time) or from a command.
+pub struct OidcCollector(TokenSource);
+
+enum TokenSource {
+    File(PathBuf),
+    Command(String),
+}
+
+impl OidcCollector {
+    /// The token is in a file, such as a projected service-account token.
+    #[must_use]
+    pub fn file(path: &Path) -> Self {
+        Self(TokenSource::File(path.to_owned()))
+    }
+
+    /// A shell command prints the token; `SUNDEW_AUDIENCE` tells it the audience.
+    #[must_use]
+    pub fn command(command: &str) -> Self {
+        Self(TokenSource::Command(command.to_owned()))
+    }
+}
+
+impl Collector for OidcCollector {
+    fn kind(&self) -> &'static str {
+        "oidc"
+    }
+
+    fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
+        Box::pin(async move {
+            let token = match &self.0 {
+                TokenSource::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()))?,
+                TokenSource::Command(command) => {
+                    let output = tokio::process::Command::new("/bin/sh").arg("-c").arg(command).env("SUNDEW_AUDIENCE", context.audience).output();
+                    let output = output.await.map_err(|e| e.to_string())?;
+                    if !output.status.success() {
+                        return Err(format!("the command failed: {}", output.status));
+                    }
+                    output.stdout
+                }
+            };
+            Ok(token.trim_ascii().to_vec())
+        })
+    }
+}
+
+/// A signed manifest, and what is measured of this process.
+pub struct ManifestCollector {
+    envelope: sundew_core::client::manifest::SignedManifest,
+    subjects: BTreeMap<String, String>,
+    model: String,
+    code: PathBuf,
+}
+
+impl ManifestCollector {
+    /// Reads the envelope that the platform team signed.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |e: &dyn std::fmt::Display| Error::Evidence { kind: "manifest".to_owned(), problem: format!("{}: {e}", path.display()) };
+        let text = std::fs::read(path).map_err(|e| fail(&e))?;
+        let envelope = serde_json::from_slice(&text).map_err(|e| fail(&e))?;
+        Ok(Self { envelope, subjects: BTreeMap::new(), model: String::new(), code: PathBuf::from("/proc/self/exe") })
+    }
+
+    /// The model in use.
+    #[must_use]
+    pub fn model(mut self, model: &str) -> Self {
+        model.clone_into(&mut self.model);
+        self
+    }
+
+    /// Another file than this program's executable is the agent's code.
+    #[must_use]
+    pub fn code(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.code);
+        self
+    }
+
+    /// Something else that the manifest lists: `system-prompt`, `tool:<name>`, `mcp:<name>`.
+    #[must_use]
+    pub fn subject(mut self, name: &str, content: &[u8]) -> Self {
+        self.subjects.insert(name.to_owned(), hex_digest(content));
+        self
+    }
+}
+
+impl Collector for ManifestCollector {
+    fn kind(&self) -> &'static str {
+        "manifest"
+    }
+
+    fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
+        Box::pin(async move {
+            let code = tokio::fs::read(&self.code).await.map_err(|e| format!("{}: {e}", self.code.display()))?;
+            let mut subjects = self.subjects.clone();
+            let digest = tokio::task::spawn_blocking(move || hex_digest(&code)).await.map_err(|e| e.to_string())?;
+            subjects.insert("code".to_owned(), digest);
+            let measured = serde_json::to_string(&Measured { subjects, model: self.model.clone() }).map_err(|e| e.to_string())?;
+            let signature = STANDARD.encode(context.sign(&signed_bytes(context.binding, &measured))?);
+            serde_json::to_vec(&Evidence { envelope: self.envelope.clone(), measured, signature }).map_err(|e| e.to_string())
+        })
+    }
+}
+
+fn hex_digest(content: &[u8]) -> String {
+    digest::digest(&digest::SHA256, content).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,144 @@
+//! One mutually authenticated connection to the broker, which must be the broker that was meant.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sundew_core::client::{BundleSet, SpiffeId, validate_chain};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::error::Error;
+use crate::identity::Identity;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// A connection of one identity. It connects again by itself, with the same identity.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    channel: Channel,
+    identity: Arc<Identity>,
+    exporter: Arc<Mutex<[u8; 32]>>,
+}
+
+impl Connection {
+    /// Connects when first used. `broker` is `host:port`, `expected` the broker's SPIFFE ID.
+    pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
+        let tls = TlsConnector::from(Arc::new(client_config(expected, &identity)?));
+        let exporter = Arc::new(Mutex::new([0; 32]));
+        // TLS is done below; tonic must not see https, or it wants to do it again.
+        let endpoint = Endpoint::from_shared(format!("http://{broker}"))
+            .map_err(|_| Error::Invalid(format!("`{broker}` is not a host and port")))?
+            .connect_timeout(CONNECT_WITHIN)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        let kept = Arc::clone(&exporter);
+        let connector = tower::service_fn(move |uri: Uri| {
+            let (tls, kept) = (tls.clone(), Arc::clone(&kept));
+            async move {
+                let stream = connect(&tls, &uri.authority().map(ToString::to_string).unwrap_or_default()).await?;
+                let mut material = [0; 32];
+                stream.get_ref().1.export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None).map_err(io::Error::other)?;
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = material;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        });
+        Ok(Self { channel: endpoint.connect_with_connector_lazy(connector), identity, exporter })
+    }
+
+    /// For generated clients.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Whose connection it is.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// The channel binding (RFC 9266) of the session that is open now.
+    #[must_use]
+    pub fn exporter(&self) -> [u8; 32] {
+        *self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpStream>> {
+    let socket = TcpStream::connect(broker).await?;
+    socket.set_nodelay(true)?;
+    let name = ServerName::try_from("sundew-broker").map_err(io::Error::other)?;
+    tls.connect(name, socket).await
+}
+
+/// A bare handshake and one read, so that the broker's verdict on our certificate shows, which in TLS 1.3 comes after the
+/// handshake seems done. For `sundew doctor`.
+pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) -> Result<(), Error> {
+    let tls = TlsConnector::from(Arc::new(client_config(expected, identity)?));
+    let fail = |e: io::Error| Error::Handshake(e.to_string());
+    let mut stream = tokio::time::timeout(CONNECT_WITHIN, connect(&tls, broker)).await.map_err(|_| Error::Unavailable("no answer within 5 seconds".to_owned()))?.map_err(fail)?;
+    match tokio::time::timeout(Duration::from_secs(1), stream.read_u8()).await {
+        // HTTP/2 servers speak first: SETTINGS.
+        Ok(Ok(_)) | Err(_) => Ok(()),
+        Ok(Err(error)) => Err(fail(error)),
+    }
+}
+
+fn client_config(expected: SpiffeId, identity: &Identity) -> Result<ClientConfig, Error> {
+    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
+    let verifier = BrokerVerifier { expected, bundles: Arc::clone(&identity.bundles), provider: Arc::clone(&provider) };
+    let fail = |e: TlsError| Error::Identity(e.to_string());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(fail)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(fail)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The server must have an X.509-SVID of exactly the expected ID, under the bundle of its own trust domain.
+#[derive(Debug)]
+struct BrokerVerifier {
+    expected: SpiffeId,
+    bundles: Arc<BundleSet>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for BrokerVerifier {
+    fn verify_server_cert(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], now: UnixTime) -> Result<ServerCertVerified, TlsError> {
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(rest).cloned().collect();
+        let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let svid = validate_chain(&chain, &self.bundles, now_s).map_err(|e| TlsError::General(format!("the broker's SVID: {e}")))?;
+        if *svid.id() == self.expected {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            tracing::error!(expected = %self.expected, found = %svid.id(), "this is not the broker that was meant; set SUNDEW_BROKER_ID");
+            Err(TlsError::InvalidCertificate(CertificateError::NotValidForName))
+        }
+    }
+
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+        Err(TlsError::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,148 @@
+//! The agent's own X.509-SVID, from a SPIFFE Workload API or from files, kept up to date.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sundew_core::client::{BundleSet, SpiffeId, TrustBundle, TrustDomain, thumbprint};
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::settings::Settings;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const FIRST_WITHIN: Duration = Duration::from_secs(10);
+
+/// An SVID with its key and the bundles to check others with. `Debug` shows the ID only.
+pub struct Identity {
+    id: SpiffeId,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) bundles: Arc<BundleSet>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Whose it is.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// SHA-256 of the leaf certificate (`x5t#S256`).
+    #[must_use]
+    pub fn thumbprint(&self) -> [u8; 32] {
+        self.chain.first().map(|leaf| thumbprint(leaf)).unwrap_or_default()
+    }
+
+    /// The chain in DER, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+}
+
+/// Where identities come from; hands out the current one and tells of the next.
+#[derive(Clone, Debug)]
+pub struct IdentitySource(watch::Receiver<Arc<Identity>>);
+
+impl IdentitySource {
+    /// Opens what the settings name, and waits for the first identity.
+    pub async fn open(settings: &Settings) -> Result<Self, Error> {
+        if let Some(folder) = &settings.svid_dir {
+            return Self::from_files(folder.clone());
+        }
+        match &settings.endpoint_socket {
+            Some(socket) => Self::from_workload_api(socket).await,
+            None => Err(Error::Identity("neither SPIFFE_ENDPOINT_SOCKET nor SUNDEW_SVID_DIR is set".to_owned())),
+        }
+    }
+
+    /// The identity of this moment.
+    #[must_use]
+    pub fn current(&self) -> Arc<Identity> {
+        self.0.borrow().clone()
+    }
+
+    /// Resolves when there is another identity than at the last call.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The source is gone; nothing will change any more.
+            std::future::pending::<()>().await;
+        }
+        self.0.mark_unchanged();
+    }
+
+    fn from_files(folder: PathBuf) -> Result<Self, Error> {
+        let first = read_folder(&folder).map_err(Error::Identity)?;
+        let (sender, receiver) = watch::channel(Arc::new(first));
+        tokio::spawn(async move {
+            while !sender.is_closed() {
+                tokio::time::sleep(LOOK_EVERY).await;
+                match read_folder(&folder) {
+                    Ok(next) if next.chain != sender.borrow().chain => drop(sender.send_replace(Arc::new(next))),
+                    Ok(_) => {}
+                    Err(problem) => tracing::warn!(problem, "SVID files cannot be read; the last good ones stay"),
+                }
+            }
+        });
+        Ok(Self(receiver))
+    }
+
+    async fn from_workload_api(socket: &str) -> Result<Self, Error> {
+        let fail = |e: &dyn std::fmt::Display| Error::Identity(format!("{socket}: {e}"));
+        let endpoint = socket.replacen("unix:///", "unix:/", 1);
+        let built = tokio::time::timeout(FIRST_WITHIN, spiffe::X509Source::builder().endpoint(&endpoint).build()).await;
+        let source = built.map_err(|_| fail(&"no answer within 10 seconds"))?.map_err(|e| fail(&e))?;
+        let (sender, receiver) = watch::channel(Arc::new(from_source(&source).map_err(|e| fail(&e))?));
+        tokio::spawn(async move {
+            let mut updates = source.updated();
+            while updates.changed().await.is_ok() && !sender.is_closed() {
+                match from_source(&source) {
+                    Ok(next) if next.chain != sender.borrow().chain => drop(sender.send_replace(Arc::new(next))),
+                    Ok(_) => {}
+                    Err(problem) => tracing::warn!(problem, "Workload API"),
+                }
+            }
+        });
+        Ok(Self(receiver))
+    }
+}
+
+fn identity(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, bundles: BundleSet) -> Result<Identity, String> {
+    // Whoever we are, a certificate that would not be accepted is better noticed here than at the broker.
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+    let verified = sundew_core::client::validate_chain(&chain, &bundles, now_s).map_err(|e| format!("own SVID: {e}"))?;
+    Ok(Identity { id: verified.id().clone(), chain, key, bundles: Arc::new(bundles) })
+}
+
+fn read_folder(folder: &Path) -> Result<Identity, String> {
+    let read = |name: &str| std::fs::read(folder.join(name)).map_err(|e| format!("{}: {e}", folder.join(name).display()));
+    let chain = CertificateDer::pem_slice_iter(&read("svid.pem")?).collect::<Result<Vec<_>, _>>().map_err(|e| format!("svid.pem: {e}"))?;
+    let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read("key.pem")?)).map_err(|e| format!("key.pem: {e}"))?;
+    let leaf = chain.first().ok_or("svid.pem: no certificate")?;
+    let domain = spiffe::cert::spiffe_id_from_der(leaf).map_err(|e| format!("svid.pem: {e}"))?;
+    let domain = TrustDomain::parse(domain.trust_domain_name()).map_err(|e| format!("svid.pem: {e}"))?;
+    let mut bundles = BundleSet::default();
+    bundles.insert(TrustBundle::parse(domain, &read("bundle.pem")?).map_err(|e| format!("bundle.pem: {e}"))?);
+    identity(chain, key, bundles)
+}
+
+fn from_source(source: &spiffe::X509Source) -> Result<Identity, String> {
+    let svid = source.svid().map_err(|e| e.to_string())?;
+    let chain = svid.cert_chain().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
+    let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())?;
+    let mut bundles = BundleSet::default();
+    for (domain, bundle) in source.bundle_set().map_err(|e| e.to_string())?.iter() {
+        let domain = TrustDomain::parse(domain.as_str()).map_err(|e| e.to_string())?;
+        bundles.insert(TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes())).map_err(|e| e.to_string())?);
+    }
+    identity(chain, key, bundles)
+}

@@ -1,0 +1,45 @@
+//! What an agent links to get tokens and secrets for one task.
+//!
+//! ```no_run
+//! # async fn example(prompt: &str) -> Result<(), sundew_sdk::Error> {
+//! use sundew_sdk::{Agent, minutes};
+//!
+//! let agent = Agent::from_env().await?; // finds SVID source, broker, evidence collectors
+//! let task = agent.task("triage issue 4711").instruction(prompt).scope("secret:demo/api-key").ttl(minutes(5)).begin().await?;
+//! let key = task.secret("demo/api-key").await?; // zeroized, never prints
+//! # drop(key);
+//! task.complete().await?; // also: dropped, panicked, killed → ended anyway
+//! # Ok(()) }
+//! ```
+//!
+//! P9: no type here shows a credential in `Debug`. A task attends in the background, moves to a rotated SVID, and tells
+//! through [`Task::ended`] when it was ended from outside.
+
+mod agent;
+mod collect;
+mod connection;
+mod error;
+mod identity;
+mod settings;
+mod task;
+
+pub use agent::{Agent, AgentBuilder};
+pub use collect::{Collector, Context, ManifestCollector, OidcCollector};
+pub use connection::{Connection, handshake};
+pub use error::Error;
+pub use identity::{Identity, IdentitySource};
+pub use settings::Settings;
+pub use sundew_core::client::{Scope, ScopeSet, SecretBytes, SpiffeId, Ttl};
+pub use task::{Ended, Secret, Task, TaskBuilder, Token};
+
+/// So many minutes.
+#[must_use]
+pub fn minutes(count: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(count.saturating_mul(60))
+}
+
+/// So many seconds.
+#[must_use]
+pub fn seconds(count: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(count)
+}

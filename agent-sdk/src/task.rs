@@ -1,0 +1,377 @@
+//! A task: begun, attended in the background, and ended on every way out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sundew_core::client::{BindingPurpose, ScopeSet, SecretBytes};
+use sundew_proto::v1::{self, BeginTaskRequest, CompleteTaskRequest, GetSecretRequest, MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::agent::{Agent, client, repeated};
+use crate::connection::Connection;
+use crate::error::Error;
+
+mod attend;
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// The agent stopped attending.
+    Abandoned,
+    /// The agent called it off.
+    Canceled,
+    /// The agent finished it.
+    Completed,
+    /// Its time ran out.
+    Expired,
+    /// The agent failed at it.
+    Failed,
+    /// The broker does not know the agent or the task any more, or could not be reached for too long.
+    Lost,
+    /// A responder ended it.
+    Revoked,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Abandoned => "abandoned",
+            Self::Canceled => "canceled",
+            Self::Completed => "completed",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
+impl Ended {
+    fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Abandoned => Self::Abandoned,
+            Outcome::Canceled => Self::Canceled,
+            Outcome::Completed => Self::Completed,
+            Outcome::Expired => Self::Expired,
+            Outcome::Failed => Self::Failed,
+            Outcome::Revoked => Self::Revoked,
+            Outcome::Unspecified => Self::Lost,
+        }
+    }
+}
+
+/// A credential of Sundew. `Debug` shows its name only.
+pub struct Token {
+    credential: SecretBytes,
+    id: String,
+    scopes: Vec<String>,
+    expires_at_ms: i64,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Token {
+    fn of(token: Option<v1::Token>) -> Result<Self, Error> {
+        let token = token.ok_or_else(|| Error::Unavailable("the broker sent no token".to_owned()))?;
+        Ok(Self { credential: SecretBytes::new(token.token.into_bytes()), id: token.token_id, scopes: token.scopes, expires_at_ms: token.expires_at_ms })
+    }
+
+    /// The credential itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        std::str::from_utf8(self.credential.expose()).unwrap_or_default()
+    }
+
+    /// Names the token in lists and records. Not a credential.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it is good for.
+    #[must_use]
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// When it ends, in milliseconds since the epoch.
+    #[must_use]
+    pub fn expires_at_ms(&self) -> i64 {
+        self.expires_at_ms
+    }
+}
+
+/// A secret's value. `Debug` shows nothing; wiped when dropped.
+pub struct Secret(SecretBytes);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Secret {
+    /// The bytes.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+
+    /// The text, if it is one.
+    #[must_use]
+    pub fn expose_str(&self) -> Option<&str> {
+        std::str::from_utf8(self.0.expose()).ok()
+    }
+}
+
+/// A task that is being described.
+#[derive(Debug)]
+pub struct TaskBuilder {
+    agent: Agent,
+    request: BeginTaskRequest,
+}
+
+impl TaskBuilder {
+    pub(crate) fn new(agent: Agent, purpose: &str) -> Self {
+        Self { agent, request: BeginTaskRequest { purpose: purpose.to_owned(), ..BeginTaskRequest::default() } }
+    }
+
+    /// What the agent was told to do; kept with the task.
+    #[must_use]
+    pub fn instruction(mut self, instruction: &str) -> Self {
+        instruction.clone_into(&mut self.request.instruction);
+        self
+    }
+
+    /// One more thing that the task may do, such as `secret:demo/api-key`.
+    #[must_use]
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.request.scopes.push(scope.to_owned());
+        self
+    }
+
+    /// How long it may take; the broker may allow less.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        // Zero is the wire's word for "not asked", so what is shorter than a millisecond asks for one.
+        self.request.ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1);
+        self
+    }
+
+    /// For whom the first token is.
+    #[must_use]
+    pub fn audience(mut self, audience: &str) -> Self {
+        self.request.audience.push(audience.to_owned());
+        self
+    }
+
+    /// Calls with the same key give the same task. Without one, each call gives another.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: &str) -> Self {
+        key.clone_into(&mut self.request.idempotency_key);
+        self
+    }
+
+    /// Proves who and what the agent is, and opens the task.
+    pub async fn begin(mut self) -> Result<Task, Error> {
+        // The same grammar as the broker's: what would be refused there is refused here.
+        ScopeSet::parse(&self.request.scopes).map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
+        if self.request.idempotency_key.is_empty() {
+            self.request.idempotency_key = random_key()?;
+        }
+        let mut again = 3;
+        loop {
+            let connection = self.agent.connection()?;
+            let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::BeginTask).await?;
+            let exporter = connection.exporter();
+            let request = BeginTaskRequest { nonce, evidence, ..self.request.clone() };
+            match client(&connection).begin_task(request).await {
+                Ok(answer) => return Task::start(self.agent, connection, answer.into_inner()),
+                // The challenge went with its connection, or the broker went away: a new challenge, the same key.
+                Err(status) if again > 0 && (exporter != connection.exporter() || crate::error::is_transient(&status)) => {
+                    again -= 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(status) => return Err(Error::of(&status)),
+            }
+        }
+    }
+}
+
+fn random_key() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).map_err(|_| Error::Unavailable("no randomness".to_owned()))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// A live task. Dropping it ends it.
+pub struct Task {
+    agent: Agent,
+    shared: Arc<Shared>,
+    token: Token,
+    record: v1::Task,
+    attending: JoinHandle<()>,
+    finished: bool,
+}
+
+struct Shared {
+    id: String,
+    connection: ArcSwap<Connection>,
+    ended: watch::Sender<Option<Ended>>,
+    grace: Duration,
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").field("id", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+impl Task {
+    fn start(agent: Agent, connection: Arc<Connection>, answer: v1::BeginTaskResponse) -> Result<Self, Error> {
+        let record = answer.task.ok_or_else(|| Error::Unavailable("the broker sent no task".to_owned()))?;
+        let grace = Duration::from_millis(u64::try_from(answer.attendance_grace_ms).unwrap_or(1000).max(1000));
+        let shared = Arc::new(Shared { id: record.task_id.clone(), connection: ArcSwap::new(connection), ended: watch::Sender::default(), grace });
+        let attending = tokio::spawn(attend::attend(agent.clone(), Arc::clone(&shared)));
+        Ok(Self { agent, shared, token: Token::of(answer.token)?, record, attending, finished: false })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// Its first token.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// When it ends at the latest, in milliseconds since the epoch.
+    #[must_use]
+    pub fn deadline_ms(&self) -> i64 {
+        self.record.deadline_ms
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub fn scopes(&self) -> &[String] {
+        &self.record.scopes
+    }
+
+    /// A secret that its scopes name.
+    pub async fn secret(&self, name: &str) -> Result<Secret, Error> {
+        let answer = repeated(|| async {
+            let request = GetSecretRequest { task_id: self.shared.id.clone(), name: name.to_owned() };
+            client(&self.connection()).get_secret(request).await
+        });
+        Ok(Secret(SecretBytes::new(self.known(answer.await)?.into_inner().value)))
+    }
+
+    /// Another token: narrower scopes (none: all of the task's), for an audience.
+    pub async fn mint(&self, scopes: &[&str], audience: &[&str], ttl: Option<Duration>) -> Result<Token, Error> {
+        let request = MintTokenRequest {
+            task_id: self.shared.id.clone(),
+            idempotency_key: random_key()?,
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            audience: audience.iter().map(ToString::to_string).collect(),
+            ttl_ms: ttl.map_or(0, |ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)),
+            ..MintTokenRequest::default()
+        };
+        let answer = repeated(|| async { client(&self.connection()).mint_token(request.clone()).await });
+        Token::of(self.known(answer.await)?.into_inner().token)
+    }
+
+    /// Kills its tokens until [`Task::resume`].
+    pub async fn suspend(&self) -> Result<(), Error> {
+        let answer = repeated(|| async { client(&self.connection()).suspend_task(SuspendTaskRequest { task_id: self.shared.id.clone() }).await });
+        self.known(answer.await).map(drop)
+    }
+
+    /// Proves anew who and what the agent is, and gets a new token; the old ones stay dead.
+    pub async fn resume(&mut self) -> Result<(), Error> {
+        let key = random_key()?;
+        let connection = self.connection();
+        let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::ResumeTask).await?;
+        let request = ResumeTaskRequest { task_id: self.shared.id.clone(), nonce, evidence, idempotency_key: key };
+        let answer = client(&connection).resume_task(request).await.map_err(|status| Error::of(&status));
+        self.token = Token::of(self.known(answer)?.into_inner().token)?;
+        Ok(())
+    }
+
+    /// Resolves when the task has ended, by whomever.
+    pub async fn ended(&self) -> Ended {
+        let mut news = self.shared.ended.subscribe();
+        match news.wait_for(Option::is_some).await {
+            Ok(ended) => ended.unwrap_or(Ended::Lost),
+            Err(_) => Ended::Lost,
+        }
+    }
+
+    /// The agent is done.
+    pub async fn complete(self) -> Result<Ended, Error> {
+        self.end(Outcome::Completed).await
+    }
+
+    /// The agent failed.
+    pub async fn fail(self) -> Result<Ended, Error> {
+        self.end(Outcome::Failed).await
+    }
+
+    /// The agent gives it up.
+    pub async fn cancel(self) -> Result<Ended, Error> {
+        self.end(Outcome::Canceled).await
+    }
+
+    async fn end(mut self, outcome: Outcome) -> Result<Ended, Error> {
+        self.finished = true;
+        let ended = finish(&self.connection(), &self.shared.id, outcome).await?;
+        self.attending.abort();
+        self.shared.ended.send_replace(Some(ended));
+        Ok(ended)
+    }
+
+    fn connection(&self) -> Arc<Connection> {
+        self.shared.connection.load_full()
+    }
+
+    /// A refusal of a task that is known to have ended says so.
+    fn known<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        match (answer, *self.shared.ended.borrow()) {
+            (Err(Error::NotPermitted { .. }), Some(ended)) => Err(Error::Ended(ended)),
+            (answer, _) => answer,
+        }
+    }
+}
+
+async fn finish(connection: &Connection, id: &str, outcome: Outcome) -> Result<Ended, Error> {
+    let request = CompleteTaskRequest { task_id: id.to_owned(), outcome: outcome.into() };
+    let answer = repeated(|| async { client(connection).complete_task(request.clone()).await }).await?;
+    Ok(Ended::of(answer.into_inner().outcome()))
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // Even if this does not get through: without attendance the broker ends the task after its grace.
+        self.attending.abort();
+        if self.finished || self.shared.ended.borrow().is_some() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (connection, id) = (self.connection(), self.shared.id.clone());
+            runtime.spawn(async move {
+                if let Err(error) = finish(&connection, &id, Outcome::Canceled).await {
+                    tracing::warn!(task = id, %error, "a dropped task could not be canceled; it ends when its grace is over");
+                }
+            });
+        }
+    }
+}

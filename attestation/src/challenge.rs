@@ -1,0 +1,56 @@
+//! The one binding construction for all kinds of evidence.
+//!
+//! P2: a digest over nonce, SVID key, TLS channel and purpose, domain-separated; evidence that has room carries it.
+
+use ring::digest;
+
+/// A single-use challenge, 256 bits from the system's generator.
+pub type Nonce = [u8; 32];
+
+/// What the evidence is for. Evidence for one purpose is no good for another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BindingPurpose {
+    /// Opening a task.
+    BeginTask,
+    /// Reviving a suspended task.
+    ResumeTask,
+}
+
+impl BindingPurpose {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::BeginTask => b"begin-task",
+            Self::ResumeTask => b"resume-task",
+        }
+    }
+}
+
+/// What evidence must be bound to: 32 bytes, SHA-256 over
+/// `"sundew/v1/evidence-binding" ‖ len(purpose) ‖ purpose ‖ SHA-256(nonce) ‖ SHA-256(SubjectPublicKeyInfo) ‖ exporter`,
+/// where `exporter` is the TLS channel binding of RFC 9266 and lengths are one byte.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Binding([u8; 32]);
+
+impl Binding {
+    /// Computes the binding; broker and SDK both call this.
+    #[must_use]
+    pub fn new(purpose: BindingPurpose, nonce: &[u8], public_key: &[u8], exporter: &[u8; 32]) -> Self {
+        let label = purpose.label();
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(b"sundew/v1/evidence-binding");
+        context.update(&u8::try_from(label.len()).unwrap_or(u8::MAX).to_be_bytes());
+        context.update(label);
+        context.update(digest::digest(&digest::SHA256, nonce).as_ref());
+        context.update(digest::digest(&digest::SHA256, public_key).as_ref());
+        context.update(exporter);
+        let mut out = [0; 32];
+        out.copy_from_slice(context.finish().as_ref());
+        Self(out)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}

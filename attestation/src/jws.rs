@@ -1,0 +1,187 @@
+//! Compact JWS of a named issuer (RFC 7515, RFC 7519, and RFC 8725's advice), verified with ring.
+//!
+//! The algorithm comes from the key, never from the token; keys in headers are never looked at; every member that matters is
+//! checked strictly, and what is not understood is refused.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
+use serde_json::{Map, Value};
+
+use crate::json;
+
+/// Largest token, in bytes (T20).
+const MAX_TOKEN: usize = 16 << 10;
+/// Most keys of an issuer.
+const MAX_KEYS: usize = 64;
+
+/// Why a token or a key set was not taken.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum JwsError {
+    /// The header names another algorithm than the key has.
+    #[error("algorithm is not the key's")]
+    Algorithm,
+    /// A header that changes how the token must be read, or brings a key along.
+    #[error("header `{0}` is not taken")]
+    Header(String),
+    /// The key set is malformed: what is wrong.
+    #[error("key set: {0}")]
+    KeySet(String),
+    /// Not three canonical base64url parts of JSON objects.
+    #[error("malformed token")]
+    Malformed,
+    /// The signature is not that key's.
+    #[error("bad signature")]
+    Signature,
+    /// Over 16 KiB.
+    #[error("token is too large")]
+    TooLarge,
+    /// No key of the issuer has this id, or the token names none.
+    #[error("unknown key")]
+    UnknownKey,
+}
+
+#[derive(Clone, Debug)]
+enum Key {
+    Es256(Vec<u8>),
+    Es384(Vec<u8>),
+    EdDsa(Vec<u8>),
+    Rs256 { n: Vec<u8>, e: Vec<u8> },
+}
+
+impl Key {
+    fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Es256(_) => "ES256",
+            Self::Es384(_) => "ES384",
+            Self::EdDsa(_) => "EdDSA",
+            Self::Rs256 { .. } => "RS256",
+        }
+    }
+
+    fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Es256(point) => UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok(),
+            Self::Es384(point) => UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok(),
+            Self::EdDsa(key) => UnparsedPublicKey::new(&signature::ED25519, key).verify(message, signature).is_ok(),
+            Self::Rs256 { n, e } => RsaPublicKeyComponents { n, e }.verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok(),
+        }
+    }
+}
+
+/// The verification keys of one issuer, from its JWKS (RFC 7517).
+#[derive(Clone, Debug, Default)]
+pub struct KeySet(Vec<(String, Key)>);
+
+impl KeySet {
+    /// Reads a JWKS. Keys for encryption, of unknown kinds or without an id are left out; two keys with one id are an error (T15).
+    pub fn parse(document: &[u8]) -> Result<Self, JwsError> {
+        let value = json::parse(document, 1 << 20).map_err(|e| JwsError::KeySet(e.to_string()))?;
+        let keys = value.get("keys").and_then(Value::as_array).ok_or_else(|| JwsError::KeySet("no `keys` array".to_owned()))?;
+        if keys.len() > MAX_KEYS {
+            return Err(JwsError::KeySet(format!("more than {MAX_KEYS} keys")));
+        }
+        let mut set: Vec<(String, Key)> = Vec::new();
+        for jwk in keys {
+            let Some(kid) = jwk.get("kid").and_then(Value::as_str) else { continue };
+            let Some(key) = read_key(jwk) else { continue };
+            if set.iter().any(|(id, _)| id == kid) {
+                return Err(JwsError::KeySet(format!("two keys with id `{}`", kid.escape_debug())));
+            }
+            set.push((kid.to_owned(), key));
+        }
+        if set.is_empty() {
+            return Err(JwsError::KeySet("no usable key".to_owned()));
+        }
+        Ok(Self(set))
+    }
+
+    /// Whether a key with this id is known.
+    #[must_use]
+    pub fn knows(&self, kid: &str) -> bool {
+        self.0.iter().any(|(id, _)| id == kid)
+    }
+}
+
+fn read_key(jwk: &Value) -> Option<Key> {
+    let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+    let bytes = |name: &str| text(name).and_then(|v| URL_SAFE_NO_PAD.decode(v).ok());
+    if text("use").is_some_and(|usage| usage != "sig") {
+        return None;
+    }
+    let point = |len: usize| {
+        let (x, y) = (bytes("x")?, bytes("y")?);
+        (x.len() == len && y.len() == len).then(|| [&[4][..], &x, &y].concat())
+    };
+    let key = match (text("kty")?, text("crv")) {
+        ("EC", Some("P-256")) => Key::Es256(point(32)?),
+        ("EC", Some("P-384")) => Key::Es384(point(48)?),
+        ("OKP", Some("Ed25519")) => Key::EdDsa(bytes("x").filter(|x| x.len() == 32)?),
+        ("RSA", None) => Key::Rs256 { n: bytes("n").filter(|n| (256..=1024).contains(&n.len()))?, e: bytes("e")? },
+        _ => return None,
+    };
+    text("alg").is_none_or(|alg| alg == key.algorithm()).then_some(key)
+}
+
+/// A token whose signature is good. Its claims are still to be checked.
+#[derive(Debug)]
+#[must_use]
+pub struct SignedClaims {
+    /// The payload.
+    pub claims: Map<String, Value>,
+    /// The `typ` header, if there is one.
+    pub typ: Option<String>,
+    /// The bytes that were signed, `header.payload`.
+    pub signing_input: Vec<u8>,
+}
+
+/// The key id that a token names, without any check of the token: only for noticing that keys must be fetched anew.
+#[must_use]
+pub fn unverified_key_id(token: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(token).ok().filter(|t| t.len() <= MAX_TOKEN)?;
+    let header = object(text.split('.').next()?).ok()?;
+    header.get("kid")?.as_str().map(str::to_owned)
+}
+
+/// Checks form, header and signature of a compact JWS.
+pub fn verify(token: &[u8], keys: &KeySet) -> Result<SignedClaims, JwsError> {
+    if token.len() > MAX_TOKEN {
+        return Err(JwsError::TooLarge);
+    }
+    let text = std::str::from_utf8(token).map_err(|_| JwsError::Malformed)?;
+    let mut parts = text.splitn(4, '.');
+    let (Some(header_part), Some(payload_part), Some(signature_part), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(JwsError::Malformed);
+    };
+    let header = object(header_part)?;
+    for name in header.keys() {
+        // T14, T19, T20: `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c` and whatever else might change the meaning.
+        if !matches!(name.as_str(), "alg" | "kid" | "typ" | "x5t" | "x5t#S256") {
+            return Err(JwsError::Header(name.chars().take(32).collect()));
+        }
+    }
+    let kid = header.get("kid").and_then(Value::as_str).ok_or(JwsError::UnknownKey)?;
+    let (_, key) = keys.0.iter().find(|(id, _)| id == kid).ok_or(JwsError::UnknownKey)?;
+    if header.get("alg").and_then(Value::as_str) != Some(key.algorithm()) {
+        return Err(JwsError::Algorithm);
+    }
+    let typ = match header.get("typ") {
+        None => None,
+        Some(Value::String(typ)) => Some(typ.clone()),
+        Some(_) => return Err(JwsError::Header("typ".to_owned())),
+    };
+    let signature = URL_SAFE_NO_PAD.decode(signature_part).map_err(|_| JwsError::Malformed)?;
+    let signing_input = format!("{header_part}.{payload_part}").into_bytes();
+    if !key.verify(&signing_input, &signature) {
+        return Err(JwsError::Signature);
+    }
+    Ok(SignedClaims { claims: object(payload_part)?, typ, signing_input })
+}
+
+fn object(part: &str) -> Result<Map<String, Value>, JwsError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Malformed)?;
+    match json::parse(&bytes, MAX_TOKEN) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) | Err(_) => Err(JwsError::Malformed),
+    }
+}

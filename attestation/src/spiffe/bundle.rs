@@ -1,0 +1,182 @@
+//! Trust bundles: the roots of one trust domain each, from PEM or the SPIFFE JSON bundle format.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use serde::Deserialize;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::id::TrustDomain;
+
+/// Largest bundle document, in bytes.
+const MAX_DOCUMENT: usize = 1 << 20;
+/// Most roots in a bundle.
+const MAX_ROOTS: usize = 64;
+
+/// Why a bundle was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A root that is not a usable CA certificate.
+    #[error("root {index}: {reason}")]
+    BadRoot {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Neither PEM certificates nor a SPIFFE JSON bundle.
+    #[error("not a bundle: {0}")]
+    Syntax(String),
+    /// Over 1 MiB or 64 roots.
+    #[error("bundle is too large")]
+    TooLarge,
+}
+
+#[derive(Debug)]
+pub(super) struct Root {
+    pub(super) anchor: TrustAnchor<'static>,
+    pub(super) der: CertificateDer<'static>,
+    /// Seconds since the epoch; webpki does not look at an anchor's validity, so we do (T08).
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+}
+
+/// The roots of one trust domain. An empty bundle trusts nobody.
+#[derive(Debug)]
+pub struct TrustBundle {
+    trust_domain: TrustDomain,
+    roots: Vec<Root>,
+}
+
+impl TrustBundle {
+    /// Makes a bundle of root certificates in DER.
+    pub fn from_der<'a>(trust_domain: TrustDomain, certificates: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, BundleError> {
+        let mut roots = Vec::new();
+        for (index, der) in certificates.into_iter().enumerate() {
+            if index >= MAX_ROOTS {
+                return Err(BundleError::TooLarge);
+            }
+            roots.push(root(der).map_err(|reason| BundleError::BadRoot { index, reason })?);
+        }
+        Ok(Self { trust_domain, roots })
+    }
+
+    /// Reads PEM certificates or a SPIFFE JSON bundle (Trust Domain and Bundle, section 4), whichever it is.
+    pub fn parse(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
+        if document.len() > MAX_DOCUMENT {
+            return Err(BundleError::TooLarge);
+        }
+        let ders = if document.trim_ascii_start().starts_with(b"{") { json_roots(document)? } else { pem_roots(document)? };
+        Self::from_der(trust_domain, ders.iter().map(Vec::as_slice))
+    }
+
+    /// Whose roots these are.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The roots in DER.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.roots.iter().map(|root| &root.der)
+    }
+
+    /// Whether it trusts nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+
+    pub(super) fn roots_valid_at(&self, now_s: i64) -> impl Iterator<Item = &Root> {
+        self.roots.iter().filter(move |root| root.not_before <= now_s && now_s < root.not_after)
+    }
+}
+
+/// Bundles of several trust domains, side by side and never mixed.
+#[derive(Clone, Debug, Default)]
+pub struct BundleSet(BTreeMap<TrustDomain, Arc<TrustBundle>>);
+
+impl BundleSet {
+    /// Adds or replaces the bundle of its trust domain.
+    pub fn insert(&mut self, bundle: TrustBundle) {
+        self.0.insert(bundle.trust_domain.clone(), Arc::new(bundle));
+    }
+
+    /// The bundle of one trust domain.
+    #[must_use]
+    pub fn of(&self, domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
+        self.0.get(domain)
+    }
+
+    /// All bundles, by trust domain.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
+        self.0.values()
+    }
+}
+
+fn root(der: &[u8]) -> Result<Root, &'static str> {
+    let (rest, cert) = X509Certificate::from_der(der).map_err(|_| "not an X.509 certificate")?;
+    if !rest.is_empty() {
+        return Err("bytes after the certificate");
+    }
+    let constraints = cert.basic_constraints().map_err(|_| "bad basicConstraints")?.ok_or("not a CA certificate")?;
+    if !constraints.value.ca {
+        return Err("not a CA certificate");
+    }
+    if let Some(usage) = cert.key_usage().map_err(|_| "bad keyUsage")?
+        && !usage.value.key_cert_sign()
+    {
+        return Err("keyUsage lacks keyCertSign");
+    }
+    if super::svid::has_unknown_critical_extension(&cert) {
+        return Err("unknown critical extension");
+    }
+    super::svid::key_is_strong(cert.public_key()).map_err(|_| "key is too weak or of an unknown kind")?;
+    let owned = CertificateDer::from(der.to_vec());
+    let anchor = webpki::anchor_from_trusted_cert(&owned).map_err(|_| "not usable as a trust anchor")?.to_owned();
+    let validity = cert.validity();
+    Ok(Root { anchor, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp(), der: owned })
+}
+
+fn pem_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
+    let mut ders = Vec::new();
+    for item in CertificateDer::pem_slice_iter(document) {
+        if ders.len() >= MAX_ROOTS {
+            return Err(BundleError::TooLarge);
+        }
+        ders.push(item.map_err(|e| BundleError::Syntax(format!("{e:?}")))?.to_vec());
+    }
+    if ders.is_empty() && !document.trim_ascii().is_empty() {
+        return Err(BundleError::Syntax("no PEM certificate found".to_owned()));
+    }
+    Ok(ders)
+}
+
+#[derive(Deserialize)]
+struct JsonBundle {
+    keys: Vec<JsonKey>,
+}
+
+#[derive(Deserialize)]
+struct JsonKey {
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    #[serde(default)]
+    x5c: Vec<String>,
+}
+
+fn json_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
+    let bundle: JsonBundle = serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
+    let mut ders = Vec::new();
+    for key in bundle.keys.iter().filter(|key| key.usage.as_deref() == Some("x509-svid")) {
+        let [only] = key.x5c.as_slice() else {
+            return Err(BundleError::Syntax("an x509-svid key must have exactly one x5c value".to_owned()));
+        };
+        ders.push(STANDARD.decode(only).map_err(|_| BundleError::Syntax("x5c is not base64".to_owned()))?);
+    }
+    Ok(ders)
+}

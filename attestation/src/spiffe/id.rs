@@ -1,0 +1,184 @@
+//! SPIFFE IDs (SPIFFE-ID specification, section 2). Exact strings only: nothing is normalised, so nothing matches by accident.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest SPIFFE ID that must be supported, in bytes (SPIFFE-ID, section 2.3).
+const MAX_ID: usize = 2048;
+/// Longest trust domain name, in bytes (SPIFFE-ID, section 2.1).
+const MAX_TRUST_DOMAIN: usize = 255;
+
+/// Why a string is not a SPIFFE ID.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum IdError {
+    /// A path segment is empty, `.` or `..`, or the path ends in a slash.
+    #[error("path segments must not be empty, `.` or `..`")]
+    BadSegment,
+    /// A character outside the ones that the specification allows.
+    #[error("character not allowed")]
+    Character,
+    /// No trust domain name.
+    #[error("trust domain is missing")]
+    NoTrustDomain,
+    /// Not `spiffe://`, in exactly this spelling.
+    #[error("scheme must be `spiffe://`")]
+    Scheme,
+    /// Over 2048 bytes, or a trust domain over 255.
+    #[error("too long")]
+    TooLong,
+}
+
+/// A trust domain name, such as `example.org`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TrustDomain(String);
+
+impl TrustDomain {
+    /// Parses a bare name (`example.org`) or the ID of a trust domain (`spiffe://example.org`).
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let name = text.strip_prefix("spiffe://").unwrap_or(text);
+        if name.is_empty() {
+            return Err(IdError::NoTrustDomain);
+        }
+        if name.len() > MAX_TRUST_DOMAIN {
+            return Err(IdError::TooLong);
+        }
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        if !name.bytes().all(allowed) {
+            return Err(IdError::Character);
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The bare name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The trust domain's own ID, `spiffe://example.org`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("spiffe://{}", self.0)
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for TrustDomain {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TrustDomain> for String {
+    fn from(domain: TrustDomain) -> Self {
+        domain.0
+    }
+}
+
+/// A workload's SPIFFE ID: a trust domain and a path that is not empty.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SpiffeId {
+    text: String,
+    trust_domain: TrustDomain,
+}
+
+impl SpiffeId {
+    /// Parses a workload's ID; one without a path is refused (X509-SVID, section 4.1: a leaf's ID has a path).
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        if text.len() > MAX_ID {
+            return Err(IdError::TooLong);
+        }
+        let rest = text.strip_prefix("spiffe://").ok_or(IdError::Scheme)?;
+        let (domain, path) = rest.split_once('/').ok_or(IdError::BadSegment)?;
+        let trust_domain = TrustDomain::parse(domain)?;
+        for segment in path.split('/') {
+            if matches!(segment, "" | "." | "..") {
+                return Err(IdError::BadSegment);
+            }
+            if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+                return Err(IdError::Character);
+            }
+        }
+        Ok(Self { text: text.to_owned(), trust_domain })
+    }
+
+    /// The whole ID, as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The trust domain that vouches for it.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl TryFrom<String> for SpiffeId {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<SpiffeId> for String {
+    fn from(id: SpiffeId) -> Self {
+        id.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T05: the exact verdict on each string, and no two spellings of one ID.
+    #[test]
+    fn t05_every_string_has_an_exact_verdict() {
+        let long = format!("spiffe://a/{}", "x".repeat(2037));
+        let too_long = format!("spiffe://a/{}", "x".repeat(2038));
+        let domain = "d".repeat(255);
+        let good = ["spiffe://example.org/a", "spiffe://a_b-c.1/X/y.Z/-_", "spiffe://10.0.0.1/agent", "spiffe://xn--caf-dma/a", &long];
+        for text in good {
+            assert_eq!(SpiffeId::parse(text).map(String::from).as_deref(), Ok(text));
+        }
+        assert!(SpiffeId::parse(&format!("spiffe://{domain}/a")).is_ok());
+        let bad = [
+            "", "spiffe:", "spiffe://", "spiffe:///a", "spiffe://example.org", "spiffe://example.org/", "spiffe://example.org/a/",
+            "spiffe://example.org//a", "spiffe://example.org/a//b", "spiffe://example.org/.", "spiffe://example.org/a/../b",
+            "Spiffe://example.org/a", "SPIFFE://example.org/a", "https://example.org/a", "spiffe://Example.org/a",
+            "spiffe://example.org:443/a", "spiffe://user@example.org/a", "spiffe://example.org/a?b", "spiffe://example.org/a#b",
+            "spiffe://example.org/a%2fb", "spiffe://example.org/a b", "spiffe://example.org/a\0", "spiffe://example.org/a\n",
+            "spiffe://exämple.org/a", "spiffe://example.org/caf\u{e9}", "spiffe://example.org/cafe\u{301}", "spiffe://example.org/*",
+            "spiffe://example.org/a,b", "spiffe://example.org/a:b", " spiffe://example.org/a", "spiffe://example.org/a ", &too_long,
+        ];
+        for text in bad {
+            assert!(SpiffeId::parse(text).is_err(), "{text:?} was taken");
+        }
+        assert_eq!(SpiffeId::parse(&format!("spiffe://{domain}d/a")), Err(IdError::TooLong));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_parses_is_what_was_written(text in "spiffe://[a-z0-9.]{1,8}(/[a-zA-Z0-9._-]{0,4}){0,4}") {
+            if let Ok(id) = SpiffeId::parse(&text) {
+                proptest::prop_assert_eq!(id.as_str(), text);
+            }
+        }
+    }
+}

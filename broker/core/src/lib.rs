@@ -1,0 +1,36 @@
+//! May it, and what does it get: the domain of Sundew.
+//!
+//! Upholds P1, P3, P4, P8 and P9. No runtime, no transport, no store: time is an argument, and the store is a port.
+
+mod credential;
+mod id;
+mod log;
+mod policy;
+mod record;
+mod registration;
+mod scope;
+mod sealing;
+pub mod store;
+/// What clients share with the broker: the grammars, the binding, and X.509-SVID validation.
+pub mod client {
+    pub use sundew_attestation::kinds::manifest;
+    pub use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, thumbprint, validate_chain};
+    pub use sundew_attestation::{Binding, BindingPurpose};
+
+    pub use crate::credential::SecretBytes;
+    pub use crate::scope::{Scope, ScopeError, ScopeSet};
+    pub use crate::ttl::{Ttl, TtlError};
+}
+mod ttl;
+mod view;
+
+pub use credential::{Credential, SecretBytes, TokenHash};
+pub use id::{IdParseError, TaskId, TokenId};
+pub use log::{Changed, EntryId, Event, LogEntry, Position, Selector};
+pub use policy::{Ceilings, Denial, Permit, TaskRequest, TokenRequest, permit_task, permit_token};
+pub use record::{Outcome, RecordError, SecretRecord, TaskRecord, TokenBinding, TokenRecord, WorkloadRecord};
+pub use registration::{LocalSelector, Registration, RegistrationProblem};
+pub use scope::{Scope, ScopeError, ScopeSet};
+pub use sealing::{Keyring, RootKey, SealError};
+pub use ttl::{Ttl, TtlError};
+pub use view::{Cause, Liveness, View};

@@ -1,0 +1,149 @@
+//! A workload's registration: what it must prove and what it may ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_attestation::{Requirement, TrustMaterial};
+
+use crate::record::TokenBinding;
+use crate::scope::ScopeSet;
+use crate::ttl::Ttl;
+
+/// Something that is wrong with a registration: a sentence for the registrar.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{spiffe_id}: {field}: {problem}")]
+pub struct RegistrationProblem {
+    /// Whose registration.
+    pub spiffe_id: String,
+    /// Which field.
+    pub field: &'static str,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// What `sundew workload apply` reads.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// What it must show: every one of these.
+    pub evidence: Vec<Requirement>,
+    /// The most that any task of it may do.
+    pub scopes: ScopeSet,
+    /// Longest task.
+    #[serde(default = "default_task_ttl")]
+    pub max_task_ttl: Ttl,
+    /// Longest token.
+    #[serde(default = "default_token_ttl")]
+    pub max_token_ttl: Ttl,
+    /// A task unattended for this long ends.
+    #[serde(default = "default_grace")]
+    pub attendance_grace: Ttl,
+    /// Most tasks at a time.
+    #[serde(default = "default_max_tasks")]
+    pub max_tasks: u32,
+    /// Which bindings its tokens may have, the first one being the default.
+    #[serde(default = "default_bindings")]
+    pub bindings: Vec<TokenBinding>,
+    /// Whether some evidence must carry the nonce.
+    #[serde(default)]
+    pub require_fresh_evidence: bool,
+    /// Local processes to which the embedded CA gives this identity over the Workload API.
+    #[serde(default)]
+    pub local: Vec<LocalSelector>,
+    /// Whom to call.
+    pub owner: String,
+    /// For people and lists.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What the kernel must say of a local process; every field given must match.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalSelector {
+    /// Effective user id.
+    pub uid: Option<u32>,
+    /// Effective group id.
+    pub gid: Option<u32>,
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// Lower-case hexadecimal SHA-256 of the executable.
+    pub exe_sha256: Option<String>,
+}
+
+fn default_task_ttl() -> Ttl {
+    Ttl::HOUR
+}
+fn default_token_ttl() -> Ttl {
+    Ttl::QUARTER_HOUR
+}
+fn default_grace() -> Ttl {
+    Ttl::HALF_MINUTE
+}
+fn default_max_tasks() -> u32 {
+    100
+}
+fn default_bindings() -> Vec<TokenBinding> {
+    vec![TokenBinding::Certificate]
+}
+
+impl Registration {
+    /// Everything that is wrong with it, at once.
+    #[must_use]
+    pub fn problems(&self, trust: &TrustMaterial) -> Vec<RegistrationProblem> {
+        let mut problems = Vec::new();
+        let mut say = |field, problem: String| problems.push(RegistrationProblem { spiffe_id: self.spiffe_id.to_string(), field, problem });
+        if self.evidence.is_empty() {
+            // P1: what proves nothing gets nothing.
+            say("evidence", "at least one kind of evidence must be required".to_owned());
+        }
+        let kinds: BTreeSet<_> = self.evidence.iter().map(Requirement::kind).collect();
+        if kinds.len() != self.evidence.len() {
+            say("evidence", "each kind may be required once".to_owned());
+        }
+        for requirement in &self.evidence {
+            if let Some(problem) = requirement.problem(trust) {
+                say("evidence", problem);
+            }
+        }
+        if self.require_fresh_evidence && !kinds.contains("manifest") {
+            say("require_fresh_evidence", "none of the required kinds can carry a nonce".to_owned());
+        }
+        if self.max_token_ttl > self.max_task_ttl {
+            say("max_token_ttl", "must not be longer than max_task_ttl".to_owned());
+        }
+        if self.attendance_grace.as_ms() < 1000 {
+            say("attendance_grace", "must be at least 1s".to_owned());
+        }
+        if self.max_tasks == 0 || self.max_tasks > 100_000 {
+            say("max_tasks", "must be between 1 and 100000".to_owned());
+        }
+        if self.bindings.is_empty() {
+            say("bindings", "at least one binding must be allowed".to_owned());
+        }
+        if self.owner.trim().is_empty() || self.owner.len() > 256 {
+            say("owner", "must name whom to call, in at most 256 bytes".to_owned());
+        }
+        for selector in &self.local {
+            if selector.uid.is_none() && selector.exe_sha256.is_none() {
+                say("local", "a selector needs at least `uid` or `exe_sha256`".to_owned());
+            }
+        }
+        problems
+    }
+
+    /// Its canonical JSON: what is stored, compared and shown.
+    #[must_use]
+    pub fn document(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// What changed from `old` to this, by member.
+    #[must_use]
+    pub fn diff_from(&self, old: Option<&Self>) -> Vec<String> {
+        crate::record::diff(&old.map(Self::document).unwrap_or_default(), &self.document())
+    }
+}

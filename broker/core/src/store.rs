@@ -1,0 +1,187 @@
+//! The store port. Two implementations, Redis and embedded, and one contract suite for both.
+//!
+//! A store keeps bytes in named places, with expiry, and the revocation log. It decides nothing: records are immutable
+//! and tagged, and liveness is the view's. P7: an operation that may not have happened is an error.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::credential::TokenHash;
+use crate::id::TaskId;
+use crate::log::{EntryId, Position};
+
+/// What the operations return.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Why an operation did not succeed. For the operator; callers get `UNAVAILABLE`.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StoreError {
+    /// The store answered something that makes no sense.
+    #[error("store answered nonsense: {0}")]
+    Corrupt(String),
+    /// The store is out of memory or disk.
+    #[error("store is full: {0}")]
+    Full(String),
+    /// The store's settings or permissions do not let Sundew work.
+    #[error("store is not usable: {0}")]
+    Misconfigured(String),
+    /// The store cannot be reached, or not in time.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Families of small documents that are kept until deleted.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DocumentKind {
+    /// Keys of the broker, sealed.
+    Meta,
+    /// Stored secrets, sealed.
+    Secret,
+    /// Registrations.
+    Workload,
+}
+
+impl DocumentKind {
+    /// A short name for keys.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Secret => "secret",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+/// Result of creating something that may exist already.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Created {
+    /// It is there now.
+    New,
+    /// It was there before, as this.
+    Existing(Vec<u8>),
+}
+
+/// Result of reserving a place for a task.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Reserved {
+    /// The workload has as many tasks as it may have.
+    Full,
+    /// Reserved, or reserved before.
+    Taken,
+}
+
+/// A task as the store has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredTask {
+    /// The record.
+    pub record: Vec<u8>,
+    /// SHA-256 of certificates that the task was moved to (SVID rotation), tagged by the broker.
+    pub bindings: Vec<Vec<u8>>,
+}
+
+/// A new task with its first token. Times are milliseconds since the epoch.
+#[derive(Clone, Debug)]
+pub struct NewTask<'a> {
+    /// Its name.
+    pub id: TaskId,
+    /// Its record.
+    pub record: Vec<u8>,
+    /// Until when the record is kept.
+    pub keep_until_ms: i64,
+    /// Its first token.
+    pub token: NewToken<'a>,
+}
+
+/// A new token.
+#[derive(Clone, Debug)]
+pub struct NewToken<'a> {
+    /// What it is found by.
+    pub hash: &'a TokenHash,
+    /// Its record.
+    pub record: Vec<u8>,
+    /// Until when the record is kept, in milliseconds since the epoch.
+    pub keep_until_ms: i64,
+}
+
+/// One entry as the log has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredEntry {
+    /// Where it is.
+    pub position: Position,
+    /// Its name.
+    pub id: EntryId,
+    /// The name of the entry before it.
+    pub previous: EntryId,
+    /// The entry.
+    pub bytes: Vec<u8>,
+}
+
+/// What a heartbeat brings back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// The store's wall clock, in milliseconds since the epoch.
+    pub now_ms: i64,
+    /// Which life of the store this is: another value means that the store was emptied.
+    pub epoch: String,
+    /// The last entry of the log.
+    pub tip: (Position, EntryId),
+    /// What every broker known to the store had applied when it last reported, by broker; the caller included.
+    pub peers: Vec<(String, Position)>,
+}
+
+/// Where Sundew keeps what must outlive a process.
+pub trait Store: Send + Sync {
+    /// What kind of store this is, for logs and health.
+    fn describe(&self) -> String;
+    /// Refuses a store that cannot keep Sundew's promises.
+    fn check(&self) -> BoxFuture<'_, ()>;
+
+    /// A document, if it is there.
+    fn document<'a>(&'a self, kind: DocumentKind, name: &'a str) -> BoxFuture<'a, Option<Vec<u8>>>;
+    /// All documents of a kind, by name.
+    fn documents(&self, kind: DocumentKind) -> BoxFuture<'_, Vec<(String, Vec<u8>)>>;
+    /// Writes a document if what is there is still `expected`; says whether it did.
+    fn replace_document<'a>(&'a self, kind: DocumentKind, name: &'a str, expected: Option<&'a [u8]>, value: Option<&'a [u8]>) -> BoxFuture<'a, bool>;
+
+    /// Takes a single-use name; only the first call for it gets `true`, until `until_ms`.
+    fn consume<'a>(&'a self, name: &'a [u8; 32], until_ms: i64) -> BoxFuture<'a, bool>;
+
+    /// Makes room for a task among its workload's, and puts it on the attendance list, due at `due_ms`.
+    fn reserve_task<'a>(&'a self, workload: &'a str, task: TaskId, deadline_ms: i64, due_ms: i64, limit: u32, now_ms: i64) -> BoxFuture<'a, Reserved>;
+    /// Writes a task and its first token at once.
+    fn create_task<'a>(&'a self, task: NewTask<'a>) -> BoxFuture<'a, Created>;
+    /// A task, if it is there.
+    fn task(&self, task: TaskId) -> BoxFuture<'_, Option<StoredTask>>;
+    /// Lets another certificate act for the task.
+    fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()>;
+    /// Takes a task off the lists once it has ended.
+    fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()>;
+    /// Tasks on the lists, of one workload or of all.
+    fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>>;
+
+    /// Writes a token of an existing task; `None` if the task is not there.
+    fn create_token<'a>(&'a self, task: TaskId, token: NewToken<'a>) -> BoxFuture<'a, Option<Created>>;
+    /// A token, if it is there.
+    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<Vec<u8>>>;
+
+    /// Says when tasks on the attendance list are due next; never puts one on it.
+    fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()>;
+    /// Tasks that are due.
+    fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Vec<TaskId>>;
+
+    /// Appends to the log, after `floor` at least, and answers the position once it is durable. May be repeated.
+    fn append<'a>(&'a self, id: EntryId, entry: &'a [u8], until_ms: i64, floor: Position) -> BoxFuture<'a, Position>;
+    /// Entries after a position, at most `limit`.
+    fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>>;
+    /// Returns when there may be entries after a position, or after `wait_ms`.
+    fn await_log(&self, after: Position, wait_ms: u64) -> BoxFuture<'_, ()>;
+    /// Drops entries that cannot matter any more; never the last one.
+    fn trim_log(&self, now_ms: i64) -> BoxFuture<'_, ()>;
+    /// Reports what this broker has applied; with it, the tip of the log and the other brokers' reports.
+    fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, forget_after_ms: i64) -> BoxFuture<'a, Heartbeat>;
+    /// Takes this broker off the list of those that must have applied an ending.
+    fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()>;
+}

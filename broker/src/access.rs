@@ -1,0 +1,76 @@
+//! Introspection: is this token good now, in these hands, and for what (after RFC 7662).
+//!
+//! The hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers nothing. P8: a bound token in
+//! other hands is not active.
+
+use std::sync::Arc;
+
+use sundew_core::{Credential, Liveness, Scope, TokenBinding, TokenRecord};
+use sundew_proto::v1;
+
+use crate::broker::{Broker, Role};
+use crate::clock;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::task::binding_message;
+
+impl Broker {
+    /// Answers a resource server, or an agent about its own token.
+    pub(crate) async fn introspect(self: Arc<Self>, peer: Arc<Peer>, request: v1::IntrospectRequest) -> Result<v1::IntrospectResponse, Refusal> {
+        let introspector = self.require(&peer, Role::Introspector).is_ok();
+        if !introspector {
+            // An agent may ask about its own tokens only, as the one who presents them.
+            self.records.workload(peer.id()).await?.ok_or(Refusal::Role(Role::Introspector.as_str()))?;
+        }
+        let inactive = v1::IntrospectResponse::default();
+        // P7: before anything is said about a token, "not active" included, the view must be fresh.
+        drop(self.keeper.view()?);
+        let Some(credential) = Credential::parse(&request.token) else { return Ok(inactive) };
+        let hash = credential.hash();
+        let Some(token) = self.records.token(credential.task(), &hash).await? else { return Ok(inactive) };
+        let presenter = if introspector { request.presenter_certificate_sha256.as_slice() } else { peer.svid().thumbprint() };
+        if (!introspector && token.workload != *peer.id()) || !is_bound_to(&token, presenter) || !is_meant_for(&token, &request)? {
+            return Ok(inactive);
+        }
+        match self.keeper.view()?.judge_token(&token, hash.token_id(), clock::now_ms()) {
+            Liveness::Dead(_) => Ok(inactive),
+            Liveness::Alive => Ok(v1::IntrospectResponse {
+                active: true,
+                spiffe_id: token.workload.to_string(),
+                task_id: token.task.to_string(),
+                token_id: hash.token_id().to_string(),
+                scopes: token.scopes.to_strings(),
+                audience: token.audience.clone(),
+                issued_at_ms: token.issued_at_ms,
+                expires_at_ms: token.expires_at_ms,
+                binding: binding_message(token.binding).into(),
+                certificate_sha256: if token.binding == TokenBinding::Certificate { token.certificate.to_vec() } else { Vec::new() },
+                registration_version: token.registration.clone(),
+            }),
+        }
+    }
+}
+
+fn is_bound_to(token: &TokenRecord, presenter: &[u8]) -> bool {
+    match token.binding {
+        TokenBinding::Bearer => true,
+        TokenBinding::Certificate => subtle::ConstantTimeEq::ct_eq(token.certificate.as_slice(), presenter).into(),
+    }
+}
+
+fn is_meant_for(token: &TokenRecord, request: &v1::IntrospectRequest) -> Result<bool, Refusal> {
+    if !request.audience.is_empty() && !token.audience.contains(&request.audience) {
+        return Ok(false);
+    }
+    if request.required_scopes.len() > sundew_core::ScopeSet::MAX {
+        return Err(Refusal::invalid("required_scopes", "at most 64 scopes"));
+    }
+    for text in &request.required_scopes {
+        // AC-12: a scope that does not parse is an error, never "anything".
+        let scope = Scope::parse(text).map_err(|e| Refusal::invalid("required_scopes", e))?;
+        if !token.scopes.covers(&scope) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

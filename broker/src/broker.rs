@@ -1,0 +1,221 @@
+//! The broker: what its use cases share, and the way every call takes into one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use governor::{DefaultKeyedRateLimiter, Quota};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use sundew_attestation::TrustMaterial;
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::{Credential, Event, Keyring, LogEntry, Position, RootKey, SealError, TaskId};
+use tonic::{Request, Response, Status};
+
+use crate::attendance::Attendance;
+use crate::ca::Ca;
+use crate::clock;
+use crate::journal::{Journal, Record};
+use crate::liveness::Keeper;
+use crate::metrics::Metrics;
+use crate::peer::Peer;
+use crate::records::Records;
+use crate::refusal::Refusal;
+use crate::trust::Trust;
+
+/// What an operator may do. Nothing is implied by having a certificate (AC-18).
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// May ask about anybody's tokens.
+    Introspector,
+    /// May register workloads and write secrets.
+    Registrar,
+    /// May look at tasks and revoke.
+    Responder,
+}
+
+impl Role {
+    /// The word for it, as in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Introspector => "introspector",
+            Self::Registrar => "registrar",
+            Self::Responder => "responder",
+        }
+    }
+}
+
+/// Limits that are the same for every workload.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// Calls per second and workload, with bursts of twice as many.
+    pub calls_per_second: NonZeroU32,
+    /// Longest purpose, in bytes.
+    pub purpose_bytes: usize,
+    /// Longest instruction, in bytes.
+    pub instruction_bytes: usize,
+    /// Largest secret, in bytes.
+    pub secret_bytes: usize,
+    /// No registration may allow longer tasks.
+    pub longest_task: sundew_core::Ttl,
+}
+
+/// See the module. All fields are shared with the parts that serve them.
+pub struct Broker {
+    /// Typed records.
+    pub records: Records,
+    /// The view of the revocation log.
+    pub keeper: Arc<Keeper>,
+    /// The record.
+    pub journal: Arc<Journal>,
+    /// Bundles and own identity.
+    pub trust: Arc<Trust>,
+    /// What verifiers trust.
+    pub material: Arc<ArcSwap<TrustMaterial>>,
+    /// Keys that seal secrets.
+    pub keyring: Arc<ArcSwap<Keyring>>,
+    /// Who may do what.
+    pub operators: ArcSwap<BTreeMap<SpiffeId, BTreeSet<Role>>>,
+    /// The embedded CA, if this broker has one.
+    pub ca: Option<Ca>,
+    /// Tasks attended at this broker.
+    pub attendance: Attendance,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Limits.
+    pub limits: CallLimits,
+    /// Audience that evidence for this broker must have, told to callers.
+    pub audience: String,
+    /// Calls by workload.
+    pub limiter: DefaultKeyedRateLimiter<SpiffeId>,
+    /// Rings when a token named a key that its issuer's known keys do not have.
+    pub unknown_key: Arc<tokio::sync::Notify>,
+}
+
+/// 16 random bytes in base64url: a correlation id, or an idempotency key that nobody knows.
+pub(crate) fn random_name() -> Result<String, Refusal> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Refusal::Seal { what: "random name", cause: SealError::Random })?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+impl Broker {
+    /// A limiter for [`Broker::limiter`].
+    #[must_use]
+    pub fn limiter(limits: &CallLimits) -> DefaultKeyedRateLimiter<SpiffeId> {
+        let burst = NonZeroU32::saturating_mul(limits.calls_per_second, NonZeroU32::MIN.saturating_add(1));
+        DefaultKeyedRateLimiter::keyed(Quota::per_second(limits.calls_per_second).allow_burst(burst))
+    }
+
+    /// The way of every call: the peer is good now, within its rate, and a refusal is on the record once (P10, P11).
+    pub(crate) async fn serve<Q, A, F>(self: &Arc<Self>, rpc: &'static str, request: Request<Q>, use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, Refusal>>,
+    {
+        let peer = request.extensions().get::<Option<Arc<Peer>>>().cloned().flatten();
+        let result = match self.admit(peer.as_ref()) {
+            Ok(peer) => use_case(Arc::clone(self), peer, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.answer(rpc, peer.as_deref(), result)
+    }
+
+    /// The same for what must run to its end when the caller hangs up.
+    pub(crate) async fn serve_to_the_end<Q, A, F>(self: &Arc<Self>, rpc: &'static str, request: Request<Q>, use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        A: Send + 'static,
+    {
+        self.serve(rpc, request, |broker, peer, body| {
+            let work = tokio::spawn(use_case(broker, peer, body));
+            async move { work.await.unwrap_or(Err(Refusal::Unsupported("a use case that panicked"))) }
+        })
+        .await
+    }
+
+    pub(crate) fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
+        let peer = peer.ok_or(Refusal::Unauthenticated)?;
+        peer.check(&self.trust, clock::now_ms())?;
+        if self.limiter.check_key(peer.id()).is_err() {
+            return Err(Refusal::RateLimit);
+        }
+        Ok(Arc::clone(peer))
+    }
+
+    pub(crate) fn answer<A>(&self, rpc: &'static str, peer: Option<&Peer>, result: Result<A, Refusal>) -> Result<Response<A>, Status> {
+        match result {
+            Ok(answer) => {
+                self.metrics.call(rpc, "Ok");
+                Ok(Response::new(answer))
+            }
+            Err(refusal) => Err(self.refuse(rpc, peer, &refusal)),
+        }
+    }
+
+    pub(crate) fn refuse(&self, rpc: &'static str, peer: Option<&Peer>, refusal: &Refusal) -> Status {
+        let correlation = random_name().unwrap_or_default();
+        let status = refusal.status(&correlation);
+        self.metrics.call(rpc, code_name(status.code()));
+        let mut record = Record::now("refused").with("rpc", rpc).with("reason", refusal).with("correlation", &correlation);
+        if let Some(peer) = peer {
+            record = record.with("peer", peer.id()).with("remote", peer.remote());
+        }
+        self.journal.note(record);
+        status
+    }
+
+    /// AC-18: a role is a line of the configuration, and nothing else.
+    pub(crate) fn require(&self, peer: &Peer, role: Role) -> Result<(), Refusal> {
+        let granted = self.operators.load().get(peer.id()).is_some_and(|roles| roles.contains(&role));
+        if granted { Ok(()) } else { Err(Refusal::Role(role.as_str())) }
+    }
+
+    /// P4, P10: puts an ending on the record and appends it. Once this answers, nobody answers "active" for what it covers.
+    pub(crate) async fn end(&self, event: Event, until_ms: i64, record: Record) -> Result<(LogEntry, Position), Refusal> {
+        let entry = Keeper::entry(event, until_ms)?;
+        let text = String::from_utf8_lossy(&entry.encode()).into_owned();
+        self.journal.write(record.with("entry", text)).await?;
+        self.metrics.ending();
+        let position = self.keeper.append(entry.clone()).await?;
+        Ok((entry, position))
+    }
+
+    /// The one token that a task has for an idempotency key: derived, so that a retry gets the same and nothing is stored.
+    pub(crate) fn credential(&self, task: TaskId, key: &str, certificate: &[u8; 32]) -> Credential {
+        Credential::new(task, self.root().derive(&[b"token", task.as_bytes(), key.as_bytes(), certificate]))
+    }
+
+    /// The root key.
+    pub(crate) fn root(&self) -> &RootKey {
+        self.records.root()
+    }
+}
+
+/// An idempotency key: 1 to 128 characters that print, or one that nobody else has.
+pub(crate) fn idempotency_key(given: String) -> Result<String, Refusal> {
+    if given.is_empty() {
+        return random_name();
+    }
+    if given.len() > 128 || !given.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Refusal::invalid("idempotency_key", "must be 1 to 128 printable ASCII characters"));
+    }
+    Ok(given)
+}
+
+fn code_name(code: tonic::Code) -> &'static str {
+    match code {
+        tonic::Code::AlreadyExists => "AlreadyExists",
+        tonic::Code::InvalidArgument => "InvalidArgument",
+        tonic::Code::PermissionDenied => "PermissionDenied",
+        tonic::Code::ResourceExhausted => "ResourceExhausted",
+        tonic::Code::Unauthenticated => "Unauthenticated",
+        tonic::Code::Unavailable => "Unavailable",
+        tonic::Code::Unimplemented => "Unimplemented",
+        _ => "Other",
+    }
+}

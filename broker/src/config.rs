@@ -1,0 +1,453 @@
+//! The configuration: one TOML file, unknown fields refused, all errors at once by key. Defaults are the safe values.
+//!
+//! Two stages: what the file says (private, serde), and [`Config`], what the program needs. Secrets come from files (AC-87: no
+//! setting turns a check off).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sundew_attestation::kinds::oidc::Preset;
+use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
+use sundew_core::Ttl;
+
+use crate::broker::{CallLimits, Role};
+use crate::liveness::Bounds;
+use crate::store::redis::RedisUrl;
+use crate::tls::ListenerLimits;
+
+/// Everything that is wrong with a configuration, one line each.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+/// What the program needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Who the broker is.
+    pub identity: Identity,
+    /// Trust domain to the file that has its bundle.
+    pub trust: BTreeMap<TrustDomain, PathBuf>,
+    /// How long a bundle is used whose source fails.
+    pub bundle_limit: Duration,
+    /// Where state is.
+    pub store: StoreConfig,
+    /// File with the root key.
+    pub root_key_file: PathBuf,
+    /// Folder of the journal.
+    pub journal: PathBuf,
+    /// Freshness and skew.
+    pub bounds: Bounds,
+    /// Who may do what.
+    pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
+    /// OpenID issuers.
+    pub issuers: Vec<IssuerConfig>,
+    /// Limits on calls.
+    pub limits: CallLimits,
+    /// Limits on connections.
+    pub connections: ListenerLimits,
+    /// Connections are asked to go after this long.
+    pub connection_age: Duration,
+    /// Largest message, in bytes.
+    pub message_bytes: usize,
+    /// Most streams of a connection.
+    pub streams: u32,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Agents, resource servers, operators: mutual TLS.
+    pub workloads: SocketAddr,
+    /// Those without an SVID: server-side TLS. Needs the embedded CA.
+    pub enrollment: Option<SocketAddr>,
+    /// Metrics and health in the clear: keep it off the network of agents.
+    #[serde(default = "default_operations")]
+    pub operations: SocketAddr,
+    /// The SPIFFE Workload API of the embedded CA.
+    pub workload_api: Option<PathBuf>,
+    /// gRPC reflection on the workload listener.
+    #[serde(default)]
+    pub reflection: bool,
+}
+
+fn default_operations() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9090))
+}
+
+/// Where the broker's own SVID comes from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "source", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Identity {
+    /// PEM files, watched.
+    Files {
+        /// The chain, leaf first.
+        certificate: PathBuf,
+        /// The key, PKCS#8.
+        key: PathBuf,
+    },
+    /// A SPIFFE Workload API, such as a SPIRE agent's; it brings bundles too.
+    WorkloadApi {
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// The embedded CA.
+    EmbeddedCa {
+        /// Its trust domain.
+        trust_domain: TrustDomain,
+        /// How long its SVIDs live.
+        #[serde(default = "default_svid_ttl")]
+        svid_ttl: Ttl,
+    },
+}
+
+fn default_svid_ttl() -> Ttl {
+    Ttl::HOUR
+}
+
+/// Where state is.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// One file.
+    Embedded(PathBuf),
+    /// Redis.
+    Redis {
+        /// Where.
+        url: RedisUrl,
+        /// File with the ACL user's password.
+        password_file: Option<PathBuf>,
+        /// PEM of the CA.
+        ca_file: Option<PathBuf>,
+        /// PEM of our certificate and key.
+        client: Option<(PathBuf, PathBuf)>,
+        /// Longest time for one command.
+        timeout: Duration,
+    },
+}
+
+/// An OpenID issuer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerConfig {
+    /// Exactly the `iss` of its tokens.
+    pub url: String,
+    /// The `aud` of tokens for this broker.
+    pub audience: String,
+    /// Whose tokens they are.
+    #[serde(default)]
+    pub preset: Preset,
+    /// Where its keys are: a file, watched.
+    pub jwks_file: Option<PathBuf>,
+    /// Where its keys are: an https URL, fetched in the background. Without either, `<url>/.well-known/openid-configuration` tells.
+    pub jwks_url: Option<String>,
+    /// PEM of the CA of the URL, if it is not a public one.
+    pub ca_file: Option<PathBuf>,
+    /// Oldest `iat` taken.
+    #[serde(default = "default_max_age")]
+    pub max_age: Ttl,
+}
+
+fn default_max_age() -> Ttl {
+    Ttl::HOUR
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileStore {
+    url: String,
+    password_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    #[serde(default = "default_store_timeout")]
+    timeout: Ttl,
+}
+
+fn default_store_timeout() -> Ttl {
+    // Well over a second of a slow disk, well under a caller's patience.
+    Ttl::SECOND
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTrust {
+    trust_domain: TrustDomain,
+    bundle: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileKeys {
+    root_key_file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileJournal {
+    directory: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileOperator {
+    spiffe_id: SpiffeId,
+    roles: BTreeSet<Role>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileRevocation {
+    freshness: Ttl,
+    max_clock_skew: Ttl,
+}
+
+impl Default for FileRevocation {
+    fn default() -> Self {
+        Self { freshness: Ttl::SECOND, max_clock_skew: Ttl::HALF_SECOND }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileLimits {
+    calls_per_second: NonZeroU32,
+    purpose_bytes: usize,
+    instruction_bytes: usize,
+    secret_bytes: usize,
+    message_bytes: usize,
+    connections: usize,
+    handshakes: usize,
+    streams: u32,
+    connection_age: Ttl,
+    max_task_ttl: Ttl,
+    bundle_age: Ttl,
+}
+
+impl Default for FileLimits {
+    fn default() -> Self {
+        Self {
+            calls_per_second: NonZeroU32::MIN.saturating_add(999),
+            purpose_bytes: 1024,
+            instruction_bytes: 64 << 10,
+            secret_bytes: 256 << 10,
+            message_bytes: 1 << 20,
+            connections: 10_000,
+            handshakes: 64,
+            streams: 256,
+            connection_age: Ttl::QUARTER_HOUR,
+            max_task_ttl: Ttl::DAY,
+            bundle_age: Ttl::HOUR,
+        }
+    }
+}
+
+/// Reads sections one by one, so that an error in one does not hide those in others.
+struct Sections {
+    table: toml::Table,
+    errors: Vec<String>,
+}
+
+impl Sections {
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let value = self.table.remove(name)?;
+        match serde_path_to_error::deserialize(value) {
+            Ok(section) => Some(section),
+            Err(error) => {
+                let path = error.path().to_string();
+                let path = if path == "." { String::new() } else { format!(".{path}") };
+                self.errors.push(format!("{name}{path}: {}", error.inner().message()));
+                None
+            }
+        }
+    }
+
+    fn need<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        if !self.table.contains_key(name) {
+            self.errors.push(format!("{name}: section is missing"));
+        }
+        self.take(name)
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("{}: {e}", path.display())]))?;
+        Self::parse(&text)
+    }
+
+    /// Reads a text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| ConfigError(vec![e.to_string().trim_end().to_owned()]))?;
+        let mut sections = Sections { table, errors: Vec::new() };
+        let listen: Option<Listen> = sections.need("listen");
+        let identity: Option<Identity> = sections.need("identity");
+        let trust: Vec<FileTrust> = sections.take("trust").unwrap_or_default();
+        let store: Option<FileStore> = sections.need("store");
+        let keys: Option<FileKeys> = sections.need("keys");
+        let journal: Option<FileJournal> = sections.need("journal");
+        let revocation: FileRevocation = sections.take("revocation").unwrap_or_default();
+        let operators: Vec<FileOperator> = sections.take("operators").unwrap_or_default();
+        let issuers: Vec<IssuerConfig> = sections.take("issuers").unwrap_or_default();
+        let limits: FileLimits = sections.take("limits").unwrap_or_default();
+        let Sections { table, mut errors } = sections;
+        errors.extend(table.keys().map(|name| format!("{name}: unknown section")));
+        let store = store.and_then(|store| check_store(store, &mut errors));
+        check_limits(&limits, &revocation, &mut errors);
+        check_issuers(&issuers, &mut errors);
+        if let (Some(listen), Some(identity)) = (&listen, &identity) {
+            let embedded = matches!(identity, Identity::EmbeddedCa { .. });
+            for (name, set) in [("enrollment", listen.enrollment.is_some()), ("workload_api", listen.workload_api.is_some())] {
+                if set && !embedded {
+                    errors.push(format!("listen.{name}: needs identity.source = \"embedded_ca\""));
+                }
+            }
+            if matches!(identity, Identity::Files { .. }) && trust.is_empty() {
+                errors.push("trust: at least one bundle is needed when identity.source is \"files\": without one nobody can connect".to_owned());
+            }
+        }
+        let mut bundles = BTreeMap::new();
+        for FileTrust { trust_domain, bundle } in trust {
+            if bundles.insert(trust_domain.clone(), bundle).is_some() {
+                errors.push(format!("trust: {trust_domain} is named twice"));
+            }
+        }
+        let mut roles: BTreeMap<SpiffeId, BTreeSet<Role>> = BTreeMap::new();
+        for operator in operators {
+            if operator.roles.is_empty() {
+                errors.push(format!("operators: {} has no roles", operator.spiffe_id));
+            }
+            roles.entry(operator.spiffe_id).or_default().extend(operator.roles);
+        }
+        match (listen, identity, store, keys, journal) {
+            (Some(listen), Some(identity), Some(store), Some(keys), Some(journal)) if errors.is_empty() => Ok(Self {
+                listen,
+                identity,
+                trust: bundles,
+                bundle_limit: limits.bundle_age.to_std(),
+                store,
+                root_key_file: keys.root_key_file,
+                journal: journal.directory,
+                bounds: Bounds { freshness: revocation.freshness.to_std(), max_skew: revocation.max_clock_skew.to_std() },
+                operators: roles,
+                issuers,
+                limits: CallLimits {
+                    calls_per_second: limits.calls_per_second,
+                    purpose_bytes: limits.purpose_bytes,
+                    instruction_bytes: limits.instruction_bytes,
+                    secret_bytes: limits.secret_bytes,
+                    longest_task: limits.max_task_ttl,
+                },
+                connections: ListenerLimits { connections: limits.connections, handshakes: limits.handshakes },
+                connection_age: limits.connection_age.to_std(),
+                message_bytes: limits.message_bytes,
+                streams: limits.streams,
+            }),
+            _ => Err(ConfigError(errors)),
+        }
+    }
+}
+
+fn check_store(store: FileStore, errors: &mut Vec<String>) -> Option<StoreConfig> {
+    if let Some(path) = store.url.strip_prefix("embedded:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() {
+            errors.push("store.url: embedded: needs the path of a file".to_owned());
+            return None;
+        }
+        return Some(StoreConfig::Embedded(path.into()));
+    }
+    let client = match (store.certificate_file, store.key_file) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            errors.push("store: certificate_file and key_file go together".to_owned());
+            return None;
+        }
+    };
+    match RedisUrl::parse(&store.url) {
+        Ok(url) if !url.is_private() => {
+            errors.push("store.url: Redis on another machine needs TLS: use rediss://".to_owned());
+            None
+        }
+        Ok(url) => Some(StoreConfig::Redis { url, password_file: store.password_file, ca_file: store.ca_file, client, timeout: store.timeout.to_std() }),
+        Err(error) => {
+            errors.push(format!("store.url: {error}, or embedded:PATH"));
+            None
+        }
+    }
+}
+
+fn check_limits(limits: &FileLimits, revocation: &FileRevocation, errors: &mut Vec<String>) {
+    let mut check = |holds: bool, problem: &str| {
+        if !holds {
+            errors.push(problem.to_owned());
+        }
+    };
+    check((100..=60_000).contains(&revocation.freshness.as_ms()), "revocation.freshness: must be between 100ms and 60s");
+    check(revocation.max_clock_skew.as_ms() <= 10_000, "revocation.max_clock_skew: must be at most 10s");
+    check((4096..=16 << 20).contains(&limits.message_bytes), "limits.message_bytes: must be between 4096 and 16777216");
+    check(limits.secret_bytes < limits.message_bytes, "limits.secret_bytes: must be less than limits.message_bytes");
+    check(limits.instruction_bytes < limits.message_bytes, "limits.instruction_bytes: must be less than limits.message_bytes");
+    check(limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0, "limits: connections, handshakes and streams must be at least 1");
+}
+
+fn check_issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for issuer in issuers {
+        let name = &issuer.url;
+        if !seen.insert(name) {
+            errors.push(format!("issuers: {name} is named twice"));
+        }
+        if issuer.audience.is_empty() {
+            errors.push(format!("issuers: {name}: audience must not be empty"));
+        }
+        if issuer.jwks_file.is_none() && !issuer.jwks_url.as_deref().unwrap_or(name).starts_with("https://") {
+            errors.push(format!("issuers: {name}: keys are fetched over https only; use jwks_url, or jwks_file"));
+        }
+        if issuer.jwks_file.is_some() && issuer.jwks_url.is_some() {
+            errors.push(format!("issuers: {name}: jwks_file and jwks_url exclude each other"));
+        }
+    }
+}
+
+/// Reads a file that holds a secret; refuses one that others may read (T85).
+pub fn read_private(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
+    let fail = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).map_err(fail)?.permissions());
+    if mode & 0o077 != 0 {
+        return Err(format!("{}: others may read it (mode {:o}); run `chmod 600 {}`", path.display(), mode & 0o777, path.display()));
+    }
+    std::fs::read(path).map(zeroize::Zeroizing::new).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t85_every_error_is_reported_by_key_and_at_once() {
+        let text = "[listen]\nworkloads = \"x\"\nextra = 1\n[identity]\nsource = \"none\"\n[store]\nurl = \"http://x\"\n[other]\n[[issuers]]\nurl = \"http://i\"\naudience = \"\"\n[limits]\nconnections = 0\n";
+        let errors = Config::parse(text).unwrap_err().0;
+        for part in ["listen", "identity", "store.url", "keys: section is missing", "journal: section is missing", "other: unknown section", "audience must not be empty", "https only", "limits"] {
+            assert!(errors.iter().any(|e| e.contains(part)), "{part} is missing from {errors:#?}");
+        }
+    }
+
+    #[test]
+    fn redis_elsewhere_without_tls_is_refused() {
+        let text = |url: &str| {
+            format!("[listen]\nworkloads = \"127.0.0.1:1\"\n[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"a\"\n[store]\nurl = \"{url}\"\n[keys]\nroot_key_file = \"k\"\n[journal]\ndirectory = \"j\"\n")
+        };
+        assert!(Config::parse(&text("redis://127.0.0.1:1")).is_ok());
+        assert!(Config::parse(&text("rediss://redis.example:1")).is_ok());
+        assert!(Config::parse(&text("redis://redis.example:1")).unwrap_err().to_string().contains("TLS"));
+    }
+}

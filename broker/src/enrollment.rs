@@ -1,0 +1,105 @@
+//! SVIDs from the embedded CA: for a join token, for the SVID before, or for a local process that the kernel vouches for.
+//!
+//! P1: only registered workloads get one, and a join token is good once, for a short time, for one SPIFFE ID.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest;
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::{RootKey, SealError};
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::ca::{Ca, CaError, IssuedSvid};
+use crate::clock;
+use crate::journal::Record;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+const PREFIX: &str = "sdj_";
+
+impl Broker {
+    /// A join token says whose it is and until when, in the clear, and is tagged under the root key; 128 bits make it unique.
+    pub(crate) fn join_token(&self, id: &SpiffeId, expires_at_ms: i64) -> Result<String, Refusal> {
+        let text = format!("{expires_at_ms} {} {id}", crate::broker::random_name()?);
+        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.root().tag(&[b"join"], text.into_bytes()))))
+    }
+
+    async fn redeem(&self, token: &str) -> Result<SpiffeId, Refusal> {
+        let parsed = parse_join_token(self.root(), token).ok_or(Refusal::JoinToken)?;
+        let mut name = [0; 32];
+        name.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        if clock::now_ms() >= parsed.1 || !self.records.store().consume(&name, parsed.1).await? {
+            return Err(Refusal::JoinToken);
+        }
+        Ok(parsed.0)
+    }
+
+    fn own_ca(&self) -> Result<&Ca, Refusal> {
+        self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
+    }
+
+    /// The first SVID, for a join token.
+    pub(crate) async fn enroll(self: Arc<Self>, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, Refusal> {
+        self.own_ca()?;
+        let id = self.redeem(&request.join_token).await?;
+        Ok(v1::EnrollResponse { svid: Some(self.issue(&id, &request.csr, "join_token").await?) })
+    }
+
+    /// The next SVID of a workload that has one.
+    pub(crate) async fn renew(self: Arc<Self>, peer: Arc<Peer>, request: v1::RenewRequest) -> Result<v1::RenewResponse, Refusal> {
+        Ok(v1::RenewResponse { svid: Some(self.issue(peer.id(), &request.csr, "renewal").await?) })
+    }
+
+    async fn issue(&self, id: &SpiffeId, csr: &[u8], grounds: &str) -> Result<v1::Svid, Refusal> {
+        let ca = self.own_ca()?;
+        self.registered_here(id, ca).await?;
+        let svid = ca.issue_for_csr(id, csr).map_err(ca_refusal)?;
+        self.record_svid(id, &svid, grounds).await?;
+        Ok(v1::Svid {
+            spiffe_id: id.to_string(),
+            certificates: svid.chain.iter().map(|c| c.to_vec()).collect(),
+            bundle: svid.bundle.iter().map(|c| c.to_vec()).collect(),
+            not_after_ms: svid.not_after_ms,
+        })
+    }
+
+    pub(crate) async fn registered_here(&self, id: &SpiffeId, ca: &Ca) -> Result<(), Refusal> {
+        if id.trust_domain() != ca.trust_domain() || self.records.workload(id).await?.is_none() {
+            return Err(Refusal::Unregistered);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn record_svid(&self, id: &SpiffeId, svid: &IssuedSvid, grounds: &str) -> Result<(), Refusal> {
+        let thumbprint = svid.chain.first().map(|leaf| sundew_attestation::spiffe::thumbprint(leaf)).unwrap_or_default();
+        let record = Record::now("svid_issued").with("workload", id).with("grounds", grounds).with("not_after_ms", svid.not_after_ms);
+        Ok(self.journal.write(record.with("certificate_sha256", crate::task::hex(&thumbprint))).await?)
+    }
+}
+
+pub(crate) fn ca_refusal(error: CaError) -> Refusal {
+    match error {
+        CaError::Csr => Refusal::invalid("csr", error),
+        CaError::Store(error) => error.into(),
+        CaError::Seal(cause) => Refusal::Seal { what: "CA key", cause },
+        CaError::Certificate(_) | CaError::Own(_) => {
+            tracing::error!(%error, "the embedded CA could not issue");
+            Refusal::Seal { what: "SVID", cause: SealError::Opening }
+        }
+    }
+}
+
+fn parse_join_token(root: &RootKey, token: &str) -> Option<(SpiffeId, i64)> {
+    if token.len() > 4096 {
+        return None;
+    }
+    let tagged = URL_SAFE_NO_PAD.decode(token.strip_prefix(PREFIX)?).ok()?;
+    let text = std::str::from_utf8(root.untag(&[b"join"], &tagged).ok()?).ok()?;
+    let mut parts = text.splitn(3, ' ');
+    let expires_at_ms = parts.next()?.parse().ok()?;
+    let id = SpiffeId::parse(parts.nth(1)?).ok()?;
+    Some((id, expires_at_ms))
+}

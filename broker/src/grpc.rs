@@ -1,0 +1,128 @@
+//! The gRPC services: each method names its use case and how it is served. Nothing is decided here.
+
+use std::sync::Arc;
+
+use sundew_proto::v1::access_service_server::AccessService;
+use sundew_proto::v1::agent_service_server::AgentService;
+use sundew_proto::v1::enrollment_service_server::EnrollmentService;
+use sundew_proto::v1::registry_service_server::RegistryService;
+use sundew_proto::v1::response_service_server::ResponseService;
+use sundew_proto::v1::*;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::broker::Broker;
+use crate::refusal::Refusal;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Serves agents, resource servers and operators: the workload listener.
+#[derive(Clone)]
+pub(crate) struct Services(pub(crate) Arc<Broker>);
+
+/// Serves those without an SVID: the enrollment listener.
+#[derive(Clone)]
+pub(crate) struct Enrollment(pub(crate) Arc<Broker>);
+
+#[tonic::async_trait]
+impl AgentService for Services {
+    type AttendStream = ReceiverStream<Result<AttendResponse, Status>>;
+
+    async fn challenge(&self, request: Request<ChallengeRequest>) -> Answer<ChallengeResponse> {
+        self.0.serve("Challenge", request, Broker::challenge).await
+    }
+    async fn begin_task(&self, request: Request<BeginTaskRequest>) -> Answer<BeginTaskResponse> {
+        self.0.serve_to_the_end("BeginTask", request, Broker::begin).await
+    }
+    async fn mint_token(&self, request: Request<MintTokenRequest>) -> Answer<MintTokenResponse> {
+        self.0.serve_to_the_end("MintToken", request, Broker::mint).await
+    }
+    async fn get_secret(&self, request: Request<GetSecretRequest>) -> Answer<GetSecretResponse> {
+        self.0.serve_to_the_end("GetSecret", request, Broker::secret).await
+    }
+    async fn attend(&self, request: Request<Streaming<AttendRequest>>) -> Answer<Self::AttendStream> {
+        let answer = self.0.serve("Attend", request, Broker::attend).await?;
+        Ok(answer.map(ReceiverStream::new))
+    }
+    async fn suspend_task(&self, request: Request<SuspendTaskRequest>) -> Answer<SuspendTaskResponse> {
+        self.0.serve_to_the_end("SuspendTask", request, Broker::suspend).await
+    }
+    async fn resume_task(&self, request: Request<ResumeTaskRequest>) -> Answer<ResumeTaskResponse> {
+        self.0.serve_to_the_end("ResumeTask", request, Broker::resume).await
+    }
+    async fn complete_task(&self, request: Request<CompleteTaskRequest>) -> Answer<CompleteTaskResponse> {
+        self.0.serve_to_the_end("CompleteTask", request, Broker::complete).await
+    }
+}
+
+#[tonic::async_trait]
+impl AccessService for Services {
+    async fn introspect(&self, request: Request<IntrospectRequest>) -> Answer<IntrospectResponse> {
+        self.0.serve("Introspect", request, Broker::introspect).await
+    }
+}
+
+#[tonic::async_trait]
+impl RegistryService for Services {
+    async fn apply_workloads(&self, request: Request<ApplyWorkloadsRequest>) -> Answer<ApplyWorkloadsResponse> {
+        self.0.serve_to_the_end("ApplyWorkloads", request, Broker::apply_workloads).await
+    }
+    async fn list_workloads(&self, request: Request<ListWorkloadsRequest>) -> Answer<ListWorkloadsResponse> {
+        self.0.serve("ListWorkloads", request, Broker::list_workloads).await
+    }
+    async fn show_workload(&self, request: Request<ShowWorkloadRequest>) -> Answer<ShowWorkloadResponse> {
+        self.0.serve("ShowWorkload", request, Broker::show_workload).await
+    }
+    async fn delete_workload(&self, request: Request<DeleteWorkloadRequest>) -> Answer<DeleteWorkloadResponse> {
+        self.0.serve_to_the_end("DeleteWorkload", request, Broker::delete_workload).await
+    }
+    async fn put_secret(&self, request: Request<PutSecretRequest>) -> Answer<PutSecretResponse> {
+        self.0.serve_to_the_end("PutSecret", request, Broker::put_secret).await
+    }
+    async fn list_secrets(&self, request: Request<ListSecretsRequest>) -> Answer<ListSecretsResponse> {
+        self.0.serve("ListSecrets", request, Broker::list_secrets).await
+    }
+    async fn delete_secret(&self, request: Request<DeleteSecretRequest>) -> Answer<DeleteSecretResponse> {
+        self.0.serve_to_the_end("DeleteSecret", request, Broker::delete_secret).await
+    }
+    async fn rotate_keyring(&self, request: Request<RotateKeyringRequest>) -> Answer<RotateKeyringResponse> {
+        self.0.serve_to_the_end("RotateKeyring", request, Broker::rotate_keyring).await
+    }
+    async fn create_join_token(&self, request: Request<CreateJoinTokenRequest>) -> Answer<CreateJoinTokenResponse> {
+        self.0.serve_to_the_end("CreateJoinToken", request, Broker::create_join_token).await
+    }
+}
+
+#[tonic::async_trait]
+impl ResponseService for Services {
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Answer<RevokeResponse> {
+        self.0.serve_to_the_end("Revoke", request, Broker::revoke).await
+    }
+    async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
+        self.0.serve("ListTasks", request, Broker::list_tasks).await
+    }
+    async fn show_task(&self, request: Request<ShowTaskRequest>) -> Answer<ShowTaskResponse> {
+        self.0.serve("ShowTask", request, Broker::show_task).await
+    }
+}
+
+#[tonic::async_trait]
+impl EnrollmentService for Services {
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
+        self.0.serve("Enroll", request, |_, _, _| async { Err(Refusal::Unsupported("enrollment on this listener")) }).await
+    }
+    async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
+        self.0.serve_to_the_end("Renew", request, Broker::renew).await
+    }
+}
+
+#[tonic::async_trait]
+impl EnrollmentService for Enrollment {
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
+        let result = Arc::clone(&self.0).enroll(request.into_inner()).await;
+        self.0.answer("Enroll", None, result)
+    }
+    async fn renew(&self, _: Request<RenewRequest>) -> Answer<RenewResponse> {
+        self.0.answer("Renew", None, Err(Refusal::Unauthenticated))
+    }
+}

@@ -1,0 +1,119 @@
+//! Keys of OpenID issuers: from watched files, or fetched in the background over https with limits.
+//!
+//! Verifiers never do I/O: they get immutable snapshots. T14, T15, T18: nothing in a token names a place to fetch from; a key
+//! that is unknown causes at most one fetch in 30 seconds; redirects are not followed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use sundew_attestation::TrustMaterial;
+use sundew_attestation::jws::KeySet;
+use sundew_attestation::kinds::oidc::Issuer;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::config::IssuerConfig;
+use crate::trust::Trust;
+
+const FETCH_EVERY: Duration = Duration::from_secs(300);
+const FETCH_AT_MOST_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const FETCH_WITHIN: Duration = Duration::from_secs(5);
+const MAX_DOCUMENT: usize = 1 << 20;
+
+/// The issuers as configured, without keys: registrations can be checked against them before the first fetch.
+#[must_use]
+pub fn without_keys(issuers: &[IssuerConfig]) -> TrustMaterial {
+    let bare = |issuer: &IssuerConfig| Issuer {
+        url: issuer.url.clone(),
+        audience: issuer.audience.clone(),
+        preset: issuer.preset,
+        max_age_s: issuer.max_age.as_ms().div_euclid(1000),
+        keys: KeySet::default(),
+    };
+    TrustMaterial { issuers: issuers.iter().map(|issuer| (issuer.url.clone(), Arc::new(bare(issuer)))).collect() }
+}
+
+/// Keeps one issuer's keys up to date, for as long as it is polled. `wanted` rings when a token named a key that is not known.
+pub async fn follow(issuer: IssuerConfig, material: Arc<ArcSwap<TrustMaterial>>, trust: Arc<Trust>, wanted: Arc<Notify>) {
+    let source = format!("keys of {}", issuer.url);
+    let mut last = None;
+    let mut fetched: Option<Instant> = None;
+    loop {
+        let document = match &issuer.jwks_file {
+            Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display())),
+            None => {
+                fetched = Some(clock::monotonic());
+                fetch(&issuer).await
+            }
+        };
+        match document.and_then(|document| if last.as_ref() == Some(&document) { Ok(None) } else { KeySet::parse(&document).map(|keys| Some((document, keys))).map_err(|e| e.to_string()) }) {
+            Ok(None) => trust.report(&source, Ok(())),
+            Ok(Some((document, keys))) => {
+                material.rcu(|current| {
+                    let mut next = TrustMaterial::clone(current);
+                    if let Some(known) = next.issuers.get_mut(&issuer.url) {
+                        *known = Arc::new(Issuer { keys: keys.clone(), ..Issuer::clone(known) });
+                    }
+                    next
+                });
+                last = Some(document);
+                trust.report(&source, Ok(()));
+            }
+            Err(problem) => trust.report(&source, Err(problem)),
+        }
+        match fetched {
+            None => tokio::time::sleep(LOOK_EVERY).await,
+            Some(at) => {
+                let _ = tokio::time::timeout(FETCH_EVERY, wanted.notified()).await;
+                tokio::time::sleep(FETCH_AT_MOST_EVERY.saturating_sub(clock::since(at))).await;
+            }
+        }
+    }
+}
+
+async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, String> {
+    let mut builder = reqwest::Client::builder()
+        .https_only(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(FETCH_WITHIN)
+        .user_agent(concat!("sundew/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = &issuer.ca_file {
+        let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| e.to_string())?);
+    }
+    let client = builder.build().map_err(|e| e.to_string())?;
+    if let Some(url) = &issuer.jwks_url {
+        return get(&client, url).await;
+    }
+    let discovery = get(&client, &format!("{}/.well-known/openid-configuration", issuer.url.trim_end_matches('/'))).await?;
+    let document = sundew_attestation::json::parse(&discovery, MAX_DOCUMENT).map_err(|e| e.to_string())?;
+    let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
+    if text("issuer") != Some(&issuer.url) {
+        return Err("the discovery document is of another issuer".to_owned());
+    }
+    let keys = text("jwks_uri").filter(|uri| same_host(uri, &issuer.url)).ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
+    get(&client, keys).await
+}
+
+fn same_host(a: &str, b: &str) -> bool {
+    let host = |url: &str| url.strip_prefix("https://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned());
+    host(a).is_some() && host(a) == host(b)
+}
+
+async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
+    let fail = |e: reqwest::Error| format!("{url}: {}", e.without_url());
+    let mut response = client.get(url).send().await.map_err(fail)?.error_for_status().map_err(fail)?;
+    if response.status() != reqwest::StatusCode::OK {
+        return Err(format!("{url}: answered {}", response.status()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(fail)? {
+        if body.len().saturating_add(chunk.len()) > MAX_DOCUMENT {
+            return Err(format!("{url}: larger than {MAX_DOCUMENT} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

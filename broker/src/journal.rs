@@ -1,0 +1,283 @@
+//! The record: every decision, before it takes effect (P10). A folder of hash-chained segments, one chain over all of them.
+//!
+//! A record is `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE length, names in
+//! ascending order and each once: one encoding per record. P9: nothing here takes a credential or a secret.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::chain_log::{self, ChainHash, ChainLog, ChainLogError};
+use crate::clock;
+
+/// How long a caller waits for durability before it gives up (T75).
+const DURABLE_WITHIN: Duration = Duration::from_secs(3);
+/// A new segment is begun at start when the last one is larger, in bytes.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// Longest value kept, in bytes (T78).
+const MAX_VALUE: usize = 64 << 10;
+
+/// Why something could not be put on the record. Then it must not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The log itself.
+    #[error(transparent)]
+    Log(#[from] ChainLogError),
+    /// A record that is not one.
+    #[error("{path}: a record is malformed")]
+    Malformed {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// A segment does not go on where the one before it ended.
+    #[error("{path}: does not follow the segment before it")]
+    Segments {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// Not durable within 3 seconds.
+    #[error("record was not durable in time")]
+    Timeout,
+}
+
+/// One record.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Record {
+    /// When, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// What happened.
+    pub event: String,
+    /// The circumstances, by name in ascending order.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Record {
+    /// Something that happens now.
+    #[must_use]
+    pub fn now(event: &str) -> Self {
+        Self { at_ms: clock::now_ms(), event: event.to_owned(), fields: Vec::new() }
+    }
+
+    /// With a circumstance; a value over 64 KiB is cut.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        let mut value = value.to_string();
+        if value.len() > MAX_VALUE {
+            let end = (0..=MAX_VALUE).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
+            value.truncate(end);
+        }
+        if let Err(index) = self.fields.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
+            self.fields.insert(index, (name.to_owned(), value));
+        }
+        self
+    }
+
+    /// A circumstance.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The one encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        out.extend_from_slice(&self.at_ms.to_be_bytes());
+        put(&mut out, &self.event);
+        out.extend_from_slice(&length(self.fields.len()));
+        for (name, value) in &self.fields {
+            put(&mut out, name);
+            put(&mut out, value);
+        }
+        out
+    }
+
+    /// Reads exactly what [`Record::encode`] writes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first()?;
+        let (at_ms, mut rest) = rest.split_first_chunk::<8>()?;
+        if *version != 1 {
+            return None;
+        }
+        let event = take(&mut rest)?;
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        let mut fields: Vec<(String, String)> = Vec::new();
+        for _ in 0..u32::from_be_bytes(*count) {
+            let field = (take(&mut rest)?, take(&mut rest)?);
+            if fields.last().is_some_and(|(name, _)| *name >= field.0) {
+                return None;
+            }
+            fields.push(field);
+        }
+        rest.is_empty().then_some(Self { at_ms: i64::from_be_bytes(*at_ms), event, fields })
+    }
+}
+
+fn length(n: usize) -> [u8; 4] {
+    u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+fn put(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&length(text.len()));
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take(rest: &mut &[u8]) -> Option<String> {
+    let (size, tail) = rest.split_first_chunk::<4>()?;
+    let (text, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
+    *rest = tail;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+/// The writing end of the record.
+pub struct Journal {
+    log: ChainLog,
+}
+
+impl Journal {
+    /// Opens the journal in a folder, verifies the chain, and hands every record younger than `replay_from_ms` to `replay`.
+    pub fn open(folder: &Path, replay_from_ms: i64, mut replay: impl FnMut(Record)) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io { path: folder.to_owned(), reason: e.to_string() })?;
+        let mut take = |record: Record| {
+            if record.at_ms >= replay_from_ms {
+                replay(record);
+            }
+        };
+        let mut segments = segments(folder)?;
+        let last = segments.pop().unwrap_or_else(|| folder.join(segment_name(1)));
+        let mut hash = verify_all(&segments, &mut take)?;
+        let full = std::fs::metadata(&last).is_ok_and(|m| m.len() > SEGMENT_BYTES);
+        let current = if full {
+            hash = verify_one(&last, hash, &mut take)?;
+            folder.join(segment_name(segments.len().saturating_add(2)))
+        } else {
+            if last.exists() {
+                let (follows, _) = chain_log::read(&last, |_| {})?;
+                if follows != hash.unwrap_or_default() {
+                    return Err(JournalError::Segments { path: last });
+                }
+            }
+            last
+        };
+        let mut malformed = false;
+        let log = ChainLog::open(&current, hash.unwrap_or_default(), |payload| match Record::decode(payload) {
+            Some(record) => take(record),
+            None => malformed = true,
+        })?;
+        if malformed { Err(JournalError::Malformed { path: current }) } else { Ok(Self { log }) }
+    }
+
+    /// Writes a record; once this answers, it is durable.
+    pub async fn write(&self, record: Record) -> Result<(), JournalError> {
+        let durable = self.log.submit(record.encode())?;
+        match tokio::time::timeout(DURABLE_WITHIN, durable).await {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => Err(ChainLogError::Poisoned.into()),
+            Err(_) => Err(JournalError::Timeout),
+        }
+    }
+
+    /// Writes a record that nothing waits for: of refusals, where nothing takes effect.
+    pub fn note(&self, record: Record) {
+        if let Err(e) = self.log.submit_unwatched(record.encode()) {
+            tracing::error!(error = %e, event = record.event, "record was lost");
+        }
+    }
+}
+
+/// Reads and verifies a whole journal, handing over every record in order.
+pub fn read(folder: &Path, mut record: impl FnMut(Record)) -> Result<(), JournalError> {
+    verify_all(&segments(folder)?, &mut record).map(drop)
+}
+
+fn verify_all(segments: &[PathBuf], record: &mut dyn FnMut(Record)) -> Result<Option<ChainHash>, JournalError> {
+    segments.iter().try_fold(None, |hash, path| verify_one(path, hash, record))
+}
+
+fn verify_one(path: &Path, expected: Option<ChainHash>, record: &mut dyn FnMut(Record)) -> Result<Option<ChainHash>, JournalError> {
+    let mut malformed = false;
+    let (follows, end) = chain_log::read(path, |payload| match Record::decode(payload) {
+        Some(found) => record(found),
+        None => malformed = true,
+    })?;
+    if follows != expected.unwrap_or_default() {
+        return Err(JournalError::Segments { path: path.to_owned() });
+    }
+    if malformed { Err(JournalError::Malformed { path: path.to_owned() }) } else { Ok(Some(end)) }
+}
+
+fn segment_name(number: usize) -> String {
+    format!("{number:08}.journal")
+}
+
+/// The segments in order; one that is missing is an error.
+fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let fail = |e: std::io::Error| ChainLogError::Io { path: folder.to_owned(), reason: e.to_string() };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".journal") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    for (index, name) in names.iter().enumerate() {
+        if *name != segment_name(index.saturating_add(1)) {
+            return Err(JournalError::Segments { path: folder.join(name) });
+        }
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ac_71_a_record_has_one_encoding(at_ms: i64, event in ".{0,9}", fields in proptest::collection::btree_map(".{0,4}", ".{0,9}", 0..4)) {
+            let record = fields.iter().fold(Record { at_ms, event, fields: vec![] }, |r, (n, v)| r.with(n, v));
+            let bytes = record.encode();
+            prop_assert_eq!(Record::decode(&bytes), Some(record));
+        }
+
+        #[test]
+        fn what_decodes_encodes_to_the_same_bytes(bytes: Vec<u8>) {
+            if let Some(record) = Record::decode(&bytes) { prop_assert_eq!(record.encode(), bytes); }
+        }
+    }
+
+    #[tokio::test]
+    async fn t78_hostile_text_stays_one_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let hostile = format!("a\n\u{1b}[31m\",\"{}", "x".repeat(1 << 20));
+        let journal = Journal::open(folder.path(), 0, |_| {}).unwrap();
+        journal.write(Record::now("refused").with("purpose", &hostile)).await.unwrap();
+        let mut records = Vec::new();
+        read(folder.path(), |r| records.push(r)).unwrap();
+        assert_eq!(records.len(), 1);
+        assert!(records[0].field("purpose").unwrap().len() <= MAX_VALUE);
+        assert!(!serde_json::to_string(&records[0]).unwrap().contains('\n'));
+    }
+
+    #[tokio::test]
+    async fn a_missing_segment_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut end = [0; 32];
+        for number in 1..=3 {
+            let path = folder.path().join(segment_name(number));
+            let log = ChainLog::open(&path, end, |_| {}).unwrap();
+            log.append(Record::now("x").encode()).await.unwrap();
+            end = chain_log::read(&path, |_| {}).unwrap().1;
+        }
+        let mut count = 0;
+        read(folder.path(), |_| count += 1).unwrap();
+        assert_eq!(count, 3);
+        std::fs::remove_file(folder.path().join(segment_name(2))).unwrap();
+        assert!(matches!(read(folder.path(), |_| {}), Err(JournalError::Segments { .. })));
+    }
+}

@@ -1,0 +1,29 @@
+//! The Sundew broker as a library: configuration, stores, the revocation log, TLS, and the services.
+
+pub mod attendance;
+pub mod broker;
+pub mod ca;
+pub mod chain_log;
+pub mod clock;
+pub mod config;
+pub mod journal;
+pub mod issuers;
+pub mod liveness;
+pub mod metrics;
+pub mod operations;
+pub mod peer;
+pub mod records;
+pub mod refusal;
+pub mod server;
+pub mod sources;
+pub mod store;
+pub mod tls;
+pub mod trust;
+
+mod access;
+mod enrollment;
+mod grpc;
+mod registry;
+mod response;
+mod task;
+mod workload_api;

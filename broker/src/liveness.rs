@@ -1,0 +1,348 @@
+//! The keeper of the view: tails the revocation log, knows whether the view is fresh, and appends endings.
+//!
+//! P4: an ending is answered only when its append is durable and every broker that could answer "active" has applied it, or
+//! the freshness bound has passed. P5, P7: a view is fresh for a bounded time after the heartbeat that renewed it was *sent*,
+//! on the monotonic clock; a view that is not fresh is not asked.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use sundew_core::store::{Store, StoreError, StoredEntry};
+use sundew_core::{EntryId, Event, LogEntry, Position, RootKey, View};
+use tokio::sync::watch;
+
+use crate::clock;
+
+/// Entries read at a time.
+const BATCH: usize = 1000;
+/// How often the log is polled while somebody waits for other brokers.
+const HURRY: Duration = Duration::from_millis(2);
+/// Entries are kept this long after nothing they cover can live, for brokers whose clocks differ.
+const KEEP_MS: i64 = 60_000;
+/// Most endings held for a store that cannot take them.
+const MAX_PENDING: usize = 100_000;
+
+/// The view is not fresh, so nothing can be answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the view of the revocation log is not fresh")]
+pub struct Stale;
+
+/// Why an ending could not be acknowledged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The store did not take it. It holds here, and is appended as soon as that is possible.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system's random generator failed.
+    #[error("no randomness")]
+    Random,
+}
+
+/// Bounds of a [`Keeper`].
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long a view may be asked after it was renewed.
+    pub freshness: Duration,
+    /// How far this broker's clock may be from the store's.
+    pub max_skew: Duration,
+}
+
+/// See the module.
+pub struct Keeper {
+    store: Arc<dyn Store>,
+    root: Arc<RootKey>,
+    broker: String,
+    bounds: Bounds,
+    view: RwLock<View>,
+    fresh_until: RwLock<Option<Instant>>,
+    /// Nothing is answered before: other brokers' endings may have been lost and are on their way again.
+    open_from: Mutex<Option<Instant>>,
+    beats: watch::Sender<Beat>,
+    waiting: AtomicUsize,
+    pending: Mutex<Vec<LogEntry>>,
+    epoch: Mutex<Option<String>>,
+    on_change: Box<dyn Fn(&Event) + Send + Sync>,
+    on_emptied: Box<dyn Fn() + Send + Sync>,
+    trouble: Mutex<Option<String>>,
+    skewed: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+struct Beat {
+    applied: Position,
+    peers: Vec<(String, Position)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Keeper {
+    /// A keeper with an empty view. `on_change` hears every entry, `on_emptied` that the store lost its records.
+    pub fn new(
+        store: Arc<dyn Store>,
+        root: Arc<RootKey>,
+        broker: String,
+        bounds: Bounds,
+        on_change: impl Fn(&Event) + Send + Sync + 'static,
+        on_emptied: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            store,
+            root,
+            broker,
+            bounds,
+            view: RwLock::default(),
+            fresh_until: RwLock::new(None),
+            open_from: Mutex::new(None),
+            beats: watch::Sender::default(),
+            waiting: AtomicUsize::new(0),
+            pending: Mutex::default(),
+            epoch: Mutex::default(),
+            on_change: Box::new(on_change),
+            on_emptied: Box::new(on_emptied),
+            trouble: Mutex::default(),
+            skewed: AtomicBool::new(false),
+        }
+    }
+
+    /// The view, if it is fresh. P5, P7: looked at after the lock is taken, so that a thread that slept does not answer.
+    pub fn view(&self) -> Result<RwLockReadGuard<'_, View>, Stale> {
+        let view = self.read();
+        let until = *self.fresh_until.read().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::monotonic();
+        if until.is_none_or(|until| now >= until) || lock(&self.open_from).is_none_or(|from| now < from) {
+            return Err(Stale);
+        }
+        Ok(view)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong with it, for health; nothing if it is fresh.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.view().err().map(|stale| lock(&self.trouble).clone().unwrap_or_else(|| stale.to_string()))
+    }
+
+    /// Endings that the store has not taken yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        lock(&self.pending).len()
+    }
+
+    /// Puts back endings from the journal that may never have reached the log.
+    pub fn remember(&self, entries: impl IntoIterator<Item = LogEntry>) {
+        let now_ms = clock::now_ms();
+        let mut pending = lock(&self.pending);
+        for entry in entries.into_iter().filter(|entry| entry.until_ms > now_ms) {
+            self.write().hold(entry.clone());
+            pending.push(entry);
+        }
+    }
+
+    /// A new entry of the log with a name of its own.
+    pub fn entry(event: Event, until_ms: i64) -> Result<LogEntry, AppendError> {
+        let mut id = [0; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id).map_err(|_| AppendError::Random)?;
+        Ok(LogEntry { id: EntryId(id), event, until_ms })
+    }
+
+    /// P4: appends an ending, and answers when no broker can answer "active" any more for what it covers.
+    pub async fn append(&self, entry: LogEntry) -> Result<Position, AppendError> {
+        let position = match self.append_once(&entry).await {
+            Ok(position) => position,
+            Err(error) => {
+                self.write().hold(entry.clone());
+                let mut pending = lock(&self.pending);
+                if pending.len() < MAX_PENDING {
+                    pending.push(entry);
+                }
+                return Err(error.into());
+            }
+        };
+        self.settled(position).await;
+        Ok(position)
+    }
+
+    async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
+        let floor = self.read().applied().0;
+        self.store.append(entry.id, &self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms, floor).await
+    }
+
+    async fn settled(&self, position: Position) {
+        let deadline = tokio::time::Instant::from_std(clock::monotonic() + self.bounds.freshness);
+        let mut beats = self.beats.subscribe();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let done = |beat: &Beat| beat.applied >= position && beat.peers.iter().all(|(peer, applied)| *peer == self.broker || *applied >= position);
+        // After the bound, a broker that has not applied it has no fresh view, whatever it is doing.
+        let _ = tokio::time::timeout_at(deadline, beats.wait_for(done)).await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Keeps the view for as long as it is polled. Never returns.
+    pub async fn run(&self) {
+        loop {
+            match self.cycle().await {
+                Ok(()) => *lock(&self.trouble) = None,
+                Err(error) => {
+                    if lock(&self.trouble).replace(error.to_string()).is_none() {
+                        tracing::error!(%error, "revocation log cannot be followed");
+                    }
+                    tokio::time::sleep(self.bounds.freshness / 20).await;
+                    continue;
+                }
+            }
+            let wait = if self.waiting.load(Ordering::Relaxed) > 0 { HURRY } else { self.bounds.freshness / 4 };
+            let applied = self.read().applied().0;
+            if self.store.await_log(applied, u64::try_from(wait.as_millis()).unwrap_or(1)).await.is_err() {
+                tokio::time::sleep(HURRY).await;
+            }
+        }
+    }
+
+    async fn cycle(&self) -> Result<(), StoreError> {
+        loop {
+            self.read_on().await?;
+            let sent = clock::monotonic();
+            let (applied, last) = self.read().applied();
+            let forget_after_ms = i64::try_from(self.bounds.freshness.as_millis()).unwrap_or(i64::MAX).saturating_mul(10);
+            let beat = self.store.heartbeat(&self.broker, applied, forget_after_ms).await?;
+            self.check_clock(beat.now_ms)?;
+            let emptied = lock(&self.epoch).replace(beat.epoch.clone()).is_some_and(|epoch| epoch != beat.epoch);
+            if emptied {
+                tracing::error!("the store was emptied: every task in it is gone");
+                (self.on_emptied)();
+            }
+            if emptied || beat.tip.0 < applied || (beat.tip.0 == applied && applied > Position(0) && beat.tip.1 != last) {
+                self.assert_again().await?;
+                continue;
+            }
+            if beat.tip.0 > applied {
+                continue;
+            }
+            if self.append_pending().await? {
+                continue;
+            }
+            *self.fresh_until.write().unwrap_or_else(PoisonError::into_inner) = Some(sent + self.bounds.freshness);
+            self.beats.send_replace(Beat { applied, peers: beat.peers });
+            return Ok(());
+        }
+    }
+
+    fn check_clock(&self, store_ms: i64) -> Result<(), StoreError> {
+        let skew = clock::now_ms().saturating_sub(store_ms).unsigned_abs();
+        let skewed = u128::from(skew) > self.bounds.max_skew.as_millis();
+        self.skewed.store(skewed, Ordering::Relaxed);
+        if skewed {
+            return Err(StoreError::Misconfigured(format!("this machine's clock is {skew} ms away from the store's")));
+        }
+        Ok(())
+    }
+
+    async fn read_on(&self) -> Result<(), StoreError> {
+        loop {
+            let (applied, last) = self.read().applied();
+            let batch = self.store.read_log(applied, BATCH).await?;
+            let Some(first) = batch.first() else { return Ok(()) };
+            if applied > Position(0) && first.previous != last {
+                tracing::error!("the store lost entries of the revocation log; appending them again");
+                self.assert_again().await?;
+                continue;
+            }
+            self.apply(batch)?;
+        }
+    }
+
+    fn apply(&self, batch: Vec<StoredEntry>) -> Result<(), StoreError> {
+        for stored in batch {
+            let entry = self.open(&stored)?;
+            self.write().apply(stored.position, entry.clone());
+            (self.on_change)(&entry.event);
+        }
+        Ok(())
+    }
+
+    /// T71: an entry that somebody else wrote or edited is no entry, and a log with it cannot be followed.
+    fn open(&self, stored: &StoredEntry) -> Result<LogEntry, StoreError> {
+        let altered = || StoreError::Corrupt(format!("entry {} of the revocation log was altered, or has another root key", stored.position.0));
+        let bytes = self.root.untag(&[b"log", &stored.id.0], &stored.bytes).map_err(|_| altered())?;
+        LogEntry::decode(bytes).map_err(|_| altered())
+    }
+
+    /// The store lost part of the log. Reads what is there, and appends what is missing after every position that tokens may
+    /// be stamped with; rules that came in below those positions are repeated above them.
+    async fn assert_again(&self) -> Result<(), StoreError> {
+        let (stamped, _) = self.read().applied();
+        let mut known = HashSet::new();
+        let mut repeat = Vec::new();
+        let (mut position, mut last) = (Position(0), EntryId::default());
+        loop {
+            let batch = self.store.read_log(position, BATCH).await?;
+            let Some(end) = batch.last() else { break };
+            (position, last) = (end.position, end.id);
+            for stored in batch {
+                let entry = self.open(&stored)?;
+                known.insert(stored.id);
+                if stored.position <= stamped && !self.read().knows(&stored.id) {
+                    repeat.push(Self::entry(entry.event.clone(), entry.until_ms).map_err(|e| StoreError::Unavailable(e.to_string()))?);
+                }
+                self.write().apply(stored.position, entry.clone());
+                (self.on_change)(&entry.event);
+            }
+        }
+        let now_ms = clock::now_ms();
+        let missing = self.read().missing_from(&known).into_iter().filter(|entry| entry.until_ms > now_ms);
+        let floor = Self::entry(Event::Floor, now_ms.saturating_add(KEEP_MS)).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        for entry in missing.chain(repeat).chain([floor]) {
+            let bytes = self.root.tag(&[b"log", &entry.id.0], entry.encode());
+            self.store.append(entry.id, &bytes, entry.until_ms, stamped).await?;
+        }
+        self.write().rewind(position, last);
+        Ok(())
+    }
+
+    /// Appends what the store could not take before; says whether there was anything.
+    async fn append_pending(&self) -> Result<bool, StoreError> {
+        let pending = lock(&self.pending).clone();
+        let mut any = false;
+        for entry in &pending {
+            // From the journal, most are in the log already.
+            let in_log = self.read().is_in_log(&entry.id);
+            if !in_log && entry.until_ms > clock::now_ms() {
+                self.append_once(entry).await?;
+                any = true;
+            }
+            lock(&self.pending).retain(|other| other.id != entry.id);
+        }
+        Ok(any)
+    }
+
+    /// Starts answering, at once or one freshness bound from now.
+    pub fn open_after(&self, wait: Duration) {
+        *lock(&self.open_from) = Some(clock::monotonic() + wait);
+    }
+
+    /// Drops what cannot matter any more, here and in the store.
+    pub async fn forget(&self) -> Result<(), StoreError> {
+        let before = clock::now_ms().saturating_sub(KEEP_MS);
+        self.write().forget(before);
+        self.store.trim_log(before).await
+    }
+
+    /// Takes this broker off the list of those that others wait for. The view is not fresh from then on.
+    pub async fn leave(&self) {
+        *lock(&self.open_from) = None;
+        if let Err(error) = self.store.leave(&self.broker).await {
+            tracing::warn!(%error, "could not leave the list of brokers; others wait one freshness bound for this one");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Metrics. T84: labels come from closed sets, never from callers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::journal::{Journal, Record};
+use crate::tls::AcceptObserver;
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Call {
+    rpc: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct Handshake {
+    result: &'static str,
+}
+
+/// The broker's metrics.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<Call, Counter>,
+    handshakes: Family<Handshake, Counter>,
+    endings: Counter,
+    pending: Gauge,
+    fresh: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("sundew");
+        let metrics = (Family::default(), Family::default(), Counter::default(), Gauge::default(), Gauge::default());
+        registry.register("calls", "Calls by RPC and gRPC status code", Family::clone(&metrics.0));
+        registry.register("handshakes", "TLS handshakes by result", Family::clone(&metrics.1));
+        registry.register("endings", "Endings and rules appended to the revocation log", Counter::clone(&metrics.2));
+        registry.register("endings_pending", "Endings that hold here and that the store has not taken yet", Gauge::clone(&metrics.3));
+        registry.register("view_fresh", "1 while the view of the revocation log is fresh", Gauge::clone(&metrics.4));
+        Self { registry, calls: metrics.0, handshakes: metrics.1, endings: metrics.2, pending: metrics.3, fresh: metrics.4 }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn call(&self, rpc: &'static str, code: &'static str) {
+        self.calls.get_or_create(&Call { rpc, code }).inc();
+    }
+
+    pub(crate) fn ending(&self) {
+        self.endings.inc();
+    }
+
+    /// The text format of Prometheus (OpenMetrics 1.0).
+    #[must_use]
+    pub fn render(&self, pending: usize, fresh: bool) -> String {
+        self.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.fresh.set(i64::from(fresh));
+        let mut out = String::new();
+        if prometheus_client::encoding::text::encode(&mut out, &self.registry).is_err() {
+            out.clear();
+        }
+        out
+    }
+}
+
+/// Counts handshakes and puts refused ones on the record.
+pub(crate) struct HandshakeRecorder {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) journal: Arc<Journal>,
+}
+
+impl AcceptObserver for HandshakeRecorder {
+    fn accepted(&self) {
+        self.metrics.handshakes.get_or_create(&Handshake { result: "accepted" }).inc();
+    }
+
+    fn refused(&self, remote: SocketAddr, cause: &str) {
+        self.metrics.handshakes.get_or_create(&Handshake { result: "refused" }).inc();
+        tracing::warn!(%remote, cause, "handshake refused");
+        self.journal.note(Record::now("handshake_refused").with("remote", remote).with("reason", cause));
+    }
+}

@@ -1,0 +1,96 @@
+//! The peer of a connection: its verified SVID, its TLS channel, and the challenges issued on it.
+//!
+//! P1: made only by the acceptor. P2: a challenge lives in the connection it was issued on and is consumed before anything
+//! else happens. P7: expiry and trust are looked at on every call, not only at the handshake (T07).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls_pki_types::CertificateDer;
+use sundew_attestation::Nonce;
+use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
+
+use crate::clock;
+use crate::trust::Trust;
+
+/// How long a challenge may be answered.
+pub const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
+/// Most open challenges of one connection; the oldest gives way (AC-84).
+const MAX_CHALLENGES: usize = 32;
+
+/// See the module.
+pub struct Peer {
+    svid: VerifiedSvid,
+    chain: Vec<CertificateDer<'static>>,
+    exporter: [u8; 32],
+    remote: SocketAddr,
+    trusted_in: AtomicU64,
+    challenges: Mutex<VecDeque<(Nonce, Instant)>>,
+}
+
+impl Peer {
+    /// Made by the acceptor out of what the handshake proved.
+    pub(crate) fn new(svid: VerifiedSvid, generation: u64, chain: Vec<CertificateDer<'static>>, exporter: [u8; 32], remote: SocketAddr) -> Self {
+        Self { svid, chain, exporter, remote, trusted_in: AtomicU64::new(generation), challenges: Mutex::default() }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        self.svid.id()
+    }
+
+    /// What the handshake proved.
+    pub fn svid(&self) -> &VerifiedSvid {
+        &self.svid
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// The channel binding of RFC 9266.
+    #[must_use]
+    pub fn exporter(&self) -> &[u8; 32] {
+        &self.exporter
+    }
+
+    /// Whether its SVID is good at this moment under the trust of this moment.
+    pub fn check(&self, trust: &Trust, now_ms: i64) -> Result<(), SvidError> {
+        if now_ms >= self.svid.not_after_ms() {
+            return Err(SvidError::Expired);
+        }
+        let current = trust.current();
+        if self.trusted_in.load(Ordering::Acquire) != current.generation {
+            drop(validate_chain(&self.chain, &current.bundles, now_ms.div_euclid(1000))?);
+            self.trusted_in.store(current.generation, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn challenges(&self) -> MutexGuard<'_, VecDeque<(Nonce, Instant)>> {
+        self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a challenge issued on this connection.
+    pub fn issue(&self, nonce: Nonce) {
+        let mut open = self.challenges();
+        if open.len() >= MAX_CHALLENGES {
+            open.pop_front();
+        }
+        open.push_back((nonce, clock::monotonic()));
+    }
+
+    /// P2: takes a challenge out. It is gone whatever happens next; says whether it was one in time.
+    #[must_use]
+    pub fn consume(&self, nonce: &[u8]) -> bool {
+        let mut open = self.challenges();
+        let found = open.iter().position(|(own, _)| subtle::ConstantTimeEq::ct_eq(own.as_slice(), nonce).into());
+        found.and_then(|index| open.remove(index)).is_some_and(|(_, issued)| clock::since(issued) < CHALLENGE_LIFE)
+    }
+}

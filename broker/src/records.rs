@@ -1,0 +1,245 @@
+//! Typed records over the store's bytes, tagged with their place, and what is kept of them in memory.
+//!
+//! P4 allows caching: records never change, and whether they are alive is asked of the view at every use. P8, T71: a record
+//! that does not carry this place's tag is refused, never repaired. P12: every cache is bounded.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hash};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
+use sundew_core::{RecordError, RootKey, SealError, TaskId, TaskRecord, TokenHash, TokenRecord, WorkloadRecord};
+
+use crate::refusal::Refusal;
+
+/// Most records of a kind in memory.
+const CACHE: usize = 200_000;
+/// Records are kept this long after their end, in milliseconds, so that an operator can look.
+pub(crate) const KEEP_MS: i64 = 600_000;
+
+/// A task with the certificates that may act for it.
+pub struct KnownTask {
+    /// The record.
+    pub record: TaskRecord,
+    /// SHA-256 of certificates that it was moved to.
+    pub rotated_to: Vec<[u8; 32]>,
+}
+
+/// See the module.
+pub struct Records {
+    store: Arc<dyn Store>,
+    root: Arc<RootKey>,
+    tasks: Cache<TaskId, Arc<KnownTask>>,
+    tokens: Cache<TokenHash, Arc<TokenRecord>>,
+    workloads: Mutex<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
+    workloads_read: AtomicU64,
+}
+
+fn unreadable(what: &'static str) -> impl Fn(SealError) -> Refusal {
+    move |cause| Refusal::Seal { what, cause }
+}
+
+fn malformed(what: &'static str) -> impl Fn(RecordError) -> Refusal {
+    move |_| Refusal::Seal { what, cause: SealError::Opening }
+}
+
+impl Records {
+    /// Records in a store, tagged under a root key.
+    pub fn new(store: Arc<dyn Store>, root: Arc<RootKey>) -> Self {
+        Self { store, root, tasks: Cache::new(), tokens: Cache::new(), workloads: Mutex::default(), workloads_read: AtomicU64::new(0) }
+    }
+
+    /// The store below, for what has no records.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The root key.
+    pub fn root(&self) -> &RootKey {
+        &self.root
+    }
+
+    /// Forgets everything in memory: the store was emptied.
+    pub fn forget(&self) {
+        self.tasks.clear();
+        self.tokens.clear();
+        self.forget_workloads();
+    }
+
+    fn forget_workloads(&self) {
+        self.workloads_read.fetch_add(1, Ordering::AcqRel);
+        self.workloads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Forgets a registration: it was changed.
+    pub fn forget_workload(&self, id: &SpiffeId) {
+        self.workloads_read.fetch_add(1, Ordering::AcqRel);
+        self.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// A registration, from memory or the store. What is in memory is as old as the view is.
+    pub async fn workload(&self, id: &SpiffeId) -> Result<Option<Arc<WorkloadRecord>>, Refusal> {
+        if let Some(known) = self.workloads.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Ok(known.clone());
+        }
+        let generation = self.workloads_read.load(Ordering::Acquire);
+        let bytes = self.store.document(DocumentKind::Workload, id.as_str()).await?;
+        let record = bytes.map(|bytes| self.open_workload(id.as_str(), &bytes).map(Arc::new)).transpose()?;
+        let mut known = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was read before a change must not stay after it.
+        if self.workloads_read.load(Ordering::Acquire) == generation && known.len() < CACHE {
+            known.insert(id.clone(), record.clone());
+        }
+        Ok(record)
+    }
+
+    /// Opens a registration's document.
+    pub fn open_workload(&self, name: &str, bytes: &[u8]) -> Result<WorkloadRecord, Refusal> {
+        let what = "workload";
+        let record = self.root.untag(&[b"workload", name.as_bytes()], bytes).map_err(unreadable(what))?;
+        WorkloadRecord::decode(record).map_err(malformed(what))
+    }
+
+    /// A registration's document.
+    pub fn seal_workload(&self, record: &WorkloadRecord) -> Vec<u8> {
+        self.root.tag(&[b"workload", record.registration.spiffe_id.as_str().as_bytes()], record.encode())
+    }
+
+    /// Writes a task with its first token; answers the ones that count, which an earlier call with the same key may have written.
+    pub async fn create_task(&self, task: TaskRecord, token: TokenRecord, hash: &TokenHash) -> Result<(Arc<KnownTask>, Arc<TokenRecord>), Refusal> {
+        let id = task.id;
+        let new = NewTask {
+            id,
+            record: self.root.tag(&[b"task", id.as_bytes()], task.encode()),
+            keep_until_ms: task.deadline_ms.saturating_add(KEEP_MS),
+            token: self.new_token(&token, hash),
+        };
+        match self.store.create_task(new).await? {
+            Created::New => {
+                let task = Arc::new(KnownTask { record: task, rotated_to: Vec::new() });
+                let token = Arc::new(token);
+                self.tasks.insert(id, Arc::clone(&task));
+                self.tokens.insert(*hash, Arc::clone(&token));
+                Ok((task, token))
+            }
+            Created::Existing(_) => {
+                let (existing, first) = tokio::try_join!(self.task(id), self.token(id, hash))?;
+                let existing = existing.ok_or(Refusal::Absent("task"))?;
+                if existing.record.request != task.request || existing.record.workload != task.workload {
+                    return Err(Refusal::Idempotency);
+                }
+                // The first token is bound to the certificate of the first call.
+                Ok((existing, first.ok_or(Refusal::Idempotency)?))
+            }
+        }
+    }
+
+    fn new_token<'a>(&self, token: &TokenRecord, hash: &'a TokenHash) -> NewToken<'a> {
+        NewToken { hash, record: self.root.tag(&[b"token", hash.as_bytes()], token.encode()), keep_until_ms: token.expires_at_ms.saturating_add(1000) }
+    }
+
+    /// Writes a token; answers the one that counts.
+    pub async fn create_token(&self, token: TokenRecord, hash: &TokenHash) -> Result<Arc<TokenRecord>, Refusal> {
+        match self.store.create_token(token.task, self.new_token(&token, hash)).await? {
+            None => Err(Refusal::Absent("task")),
+            Some(Created::New) => {
+                let token = Arc::new(token);
+                self.tokens.insert(*hash, Arc::clone(&token));
+                Ok(token)
+            }
+            Some(Created::Existing(bytes)) => {
+                let existing = self.open_token(hash, &bytes)?;
+                if existing.request != token.request { Err(Refusal::Idempotency) } else { Ok(Arc::new(existing)) }
+            }
+        }
+    }
+
+    fn open_token(&self, hash: &TokenHash, bytes: &[u8]) -> Result<TokenRecord, Refusal> {
+        let what = "token";
+        let record = self.root.untag(&[b"token", hash.as_bytes()], bytes).map_err(unreadable(what))?;
+        TokenRecord::decode(record).map_err(malformed(what))
+    }
+
+    /// A token, from memory or the store.
+    pub async fn token(&self, task: TaskId, hash: &TokenHash) -> Result<Option<Arc<TokenRecord>>, Refusal> {
+        if let Some(known) = self.tokens.get(hash) {
+            return Ok(Some(known));
+        }
+        let Some(bytes) = self.store.token(task, hash).await? else { return Ok(None) };
+        let record = Arc::new(self.open_token(hash, &bytes)?);
+        self.tokens.insert(*hash, Arc::clone(&record));
+        Ok(Some(record))
+    }
+
+    /// A task, from memory or the store.
+    pub async fn task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        match self.tasks.get(&id) {
+            Some(known) => Ok(Some(known)),
+            None => self.read_task(id).await,
+        }
+    }
+
+    /// A task from the store, with the certificates that it was moved to at other brokers.
+    pub async fn read_task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        let what = "task";
+        let Some(stored) = self.store.task(id).await? else { return Ok(None) };
+        let record = self.root.untag(&[b"task", id.as_bytes()], &stored.record).map_err(unreadable(what))?;
+        let record = TaskRecord::decode(record).map_err(malformed(what))?;
+        let mut rotated_to = Vec::new();
+        for binding in &stored.bindings {
+            let thumbprint = self.root.untag(&[b"binding", id.as_bytes()], binding).map_err(unreadable(what))?;
+            rotated_to.push(<[u8; 32]>::try_from(thumbprint).map_err(|_| unreadable(what)(SealError::Opening))?);
+        }
+        let task = Arc::new(KnownTask { record, rotated_to });
+        self.tasks.insert(id, Arc::clone(&task));
+        Ok(Some(task))
+    }
+
+    /// Lets another certificate act for a task.
+    pub async fn bind_task(&self, id: TaskId, certificate: [u8; 32]) -> Result<(), Refusal> {
+        self.store.bind_task(id, self.root.tag(&[b"binding", id.as_bytes()], certificate.to_vec())).await?;
+        self.read_task(id).await.map(drop)
+    }
+}
+
+/// A bounded map in 16 parts; a part that is full is emptied, which costs a look-up and nothing else.
+struct Cache<K, V> {
+    parts: Vec<RwLock<HashMap<K, V>>>,
+    hasher: RandomState,
+}
+
+impl<K: Hash + Eq, V: Clone> Cache<K, V> {
+    const PARTS: usize = 16;
+
+    fn new() -> Self {
+        Self { parts: (0..Self::PARTS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
+    }
+
+    fn part(&self, key: &K) -> Option<&RwLock<HashMap<K, V>>> {
+        let index = usize::try_from(self.hasher.hash_one(key) >> 60).unwrap_or(0);
+        self.parts.get(index)
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        self.part(key)?.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn insert(&self, key: K, value: V) {
+        if let Some(part) = self.part(&key) {
+            let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
+            if part.len() >= CACHE / Self::PARTS {
+                part.clear();
+            }
+            part.insert(key, value);
+        }
+    }
+
+    fn clear(&self) {
+        for part in &self.parts {
+            part.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}

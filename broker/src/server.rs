@@ -1,0 +1,392 @@
+//! From a configuration to a running broker, and back.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sundew_core::store::{Store, StoreError};
+use sundew_core::{Changed, Event, Keyring, LogEntry, RootKey};
+use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use sundew_proto::v1::access_service_server::AccessServiceServer;
+use sundew_proto::v1::agent_service_server::AgentServiceServer;
+use sundew_proto::v1::enrollment_service_server::EnrollmentServiceServer;
+use sundew_proto::v1::registry_service_server::RegistryServiceServer;
+use sundew_proto::v1::response_service_server::ResponseServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server as Grpc;
+
+use crate::attendance::Attendance;
+use crate::broker::Broker;
+use crate::ca::Ca;
+use crate::clock;
+use crate::config::{Config, Identity, StoreConfig, read_private};
+use crate::grpc::{Enrollment, Services};
+use crate::issuers;
+use crate::journal::Journal;
+use crate::liveness::Keeper;
+use crate::metrics::{HandshakeRecorder, Metrics};
+use crate::operations;
+use crate::records::Records;
+use crate::sources;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::redis::{RedisSettings, RedisStore};
+use crate::tls::{self, Clients};
+use crate::trust::Trust;
+use crate::workload_api::{self, WorkloadApi};
+
+/// How long open calls may take to end at shutdown.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
+const RESEAL_EVERY: Duration = Duration::from_secs(30);
+
+/// Why a broker did not start: one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+fn start_error(what: &str) -> impl Fn(&dyn std::fmt::Display) -> StartError + use<> {
+    let what = what.to_owned();
+    move |cause| StartError(format!("{what}: {cause}"))
+}
+
+/// A running broker.
+pub struct Server {
+    broker: Arc<Broker>,
+    workloads: SocketAddr,
+    enrollment: Option<SocketAddr>,
+    operations: SocketAddr,
+    look_now: Arc<Notify>,
+    stop: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+    background: JoinSet<()>,
+}
+
+impl Server {
+    /// Starts; answers when the broker listens. It answers calls once its view of the revocation log is fresh.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (stop, stopped) = watch::channel(false);
+        let (current, current_broker) = watch::channel(None);
+        let mut listeners = JoinSet::new();
+        let mut background = JoinSet::new();
+        let operations = bind(config.listen.operations).await?;
+        let operations_address = address(&operations)?;
+        let stopping = stopping(stopped.clone());
+        listeners.spawn(async move {
+            if let Err(error) = operations::serve(operations, current_broker, stopping).await {
+                tracing::error!(%error, "operations listener ended");
+            }
+        });
+
+        let root = read_private(&config.root_key_file).map_err(|e| start_error("keys.root_key_file")(&e))?;
+        let root = Arc::new(RootKey::parse(&root).map_err(|e| start_error("keys.root_key_file")(&e))?);
+        let store = open_store(&config.store).await?;
+        let metrics = Arc::new(Metrics::default());
+        let trust = Arc::new(Trust::default());
+        let longest_ms = config.limits.longest_task.as_ms().saturating_add(60_000);
+        let mut endings = Vec::new();
+        let journal = Journal::open(&config.journal, clock::now_ms().saturating_sub(longest_ms), |record| {
+            endings.extend(record.field("entry").and_then(|entry| LogEntry::decode(entry.as_bytes()).ok()));
+        });
+        let journal = Arc::new(journal.map_err(|e| start_error("journal")(&e))?);
+
+        let ca = match &config.identity {
+            Identity::EmbeddedCa { trust_domain, svid_ttl } => {
+                Some(Ca::open(store.as_ref(), &root, trust_domain.clone(), *svid_ttl).await.map_err(|e| start_error("embedded CA")(&e))?)
+            }
+            Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
+        };
+        let this: Arc<OnceLock<Weak<Broker>>> = Arc::default();
+        let keeper = Arc::new(keeper(&config, &store, &root, &this)?);
+        keeper.remember(endings);
+        let material = Arc::new(ArcSwap::from_pointee(issuers::without_keys(&config.issuers)));
+        let broker = Arc::new(Broker {
+            records: Records::new(Arc::clone(&store), root),
+            keeper: Arc::clone(&keeper),
+            journal,
+            trust: Arc::clone(&trust),
+            material: Arc::clone(&material),
+            keyring: Arc::new(ArcSwap::from_pointee(Keyring::generate().map_err(|e| start_error("keyring")(&e))?)),
+            operators: ArcSwap::from_pointee(config.operators.clone()),
+            ca,
+            attendance: Attendance::default(),
+            metrics,
+            limits: config.limits,
+            audience: config.issuers.first().map(|i| i.audience.clone()).unwrap_or_default(),
+            limiter: Broker::limiter(&config.limits),
+            unknown_key: Arc::default(),
+        });
+        let _ = this.set(Arc::downgrade(&broker));
+        broker.reload_keyring().await.map_err(|e| start_error("keyring")(&e))?;
+
+        let look_now = Arc::new(Notify::new());
+        start_sources(&config, &broker, &look_now, &mut background)?;
+        let shared = matches!(config.store, StoreConfig::Redis { .. });
+        keeper.open_after(if shared { config.bounds.freshness } else { Duration::ZERO });
+        background.spawn({
+            let keeper = Arc::clone(&keeper);
+            async move { keeper.run().await }
+        });
+        start_housekeeping(&broker, &mut background);
+
+        let observer = Arc::new(HandshakeRecorder { metrics: Arc::clone(&broker.metrics), journal: Arc::clone(&broker.journal) });
+        let listener = bind(config.listen.workloads).await?;
+        let workloads = address(&listener)?;
+        let (connections, incoming) = mpsc::channel(64);
+        background.spawn(tls::accept(listener, Arc::clone(&trust), Clients::WithSvid, config.connections, Arc::clone(&observer) as _, connections));
+        listeners.spawn(serve_workloads(config.clone(), Arc::clone(&broker), incoming, stopped.clone()));
+        let mut enrollment = None;
+        if let Some(place) = config.listen.enrollment {
+            let listener = bind(place).await?;
+            enrollment = Some(address(&listener)?);
+            let (connections, incoming) = mpsc::channel(16);
+            background.spawn(tls::accept(listener, trust, Clients::Anonymous, config.connections, observer, connections));
+            let service = EnrollmentServiceServer::new(Enrollment(Arc::clone(&broker))).max_decoding_message_size(16 << 10);
+            let served = grpc(&config).add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped.clone()));
+            listeners.spawn(async move { drop(served.await) });
+        }
+        if let Some(path) = &config.listen.workload_api {
+            let listener = workload_api::bind(path).map_err(|e| start_error(&format!("listen.workload_api: {}", path.display()))(&e))?;
+            let (connections, incoming) = mpsc::channel(16);
+            background.spawn(workload_api::accept(listener, connections));
+            let service = SpiffeWorkloadApiServer::new(WorkloadApi(Arc::clone(&broker))).max_decoding_message_size(4 << 10);
+            let served = Grpc::builder().add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped));
+            listeners.spawn(async move { drop(served.await) });
+        }
+        current.send_replace(Some(Arc::clone(&broker)));
+        // The sender stays alive with the server: health needs it.
+        background.spawn(async move {
+            current.closed().await;
+        });
+        tracing::info!(%workloads, operations = %operations_address, store = store.describe(), "broker listens");
+        Ok(Self { broker, workloads, enrollment, operations: operations_address, look_now, stop, listeners, background })
+    }
+
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn workloads(&self) -> SocketAddr {
+        self.workloads
+    }
+
+    /// Where those without an SVID connect.
+    #[must_use]
+    pub fn enrollment(&self) -> Option<SocketAddr> {
+        self.enrollment
+    }
+
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn operations(&self) -> SocketAddr {
+        self.operations
+    }
+
+    /// Takes over what can change while running: operators now; files are looked at at once. The rest needs a restart.
+    pub fn reload(&self, config: Result<Config, String>) {
+        match config {
+            Ok(config) => {
+                self.broker.operators.store(Arc::new(config.operators));
+                self.broker.trust.report("configuration", Ok(()));
+                tracing::info!("configuration reloaded");
+            }
+            Err(problem) => self.broker.trust.report("configuration", Err(problem)),
+        }
+        self.look_now.notify_waiters();
+    }
+
+    /// Waits until the view is fresh, so that calls are answered.
+    pub async fn ready(&self) {
+        while self.broker.keeper.view().is_err() || self.broker.trust.identity().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Stops listening, lets open calls end for 10 seconds at most, and leaves the list of brokers.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let drained = tokio::time::timeout(DRAIN_WITHIN, async { while self.listeners.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!("some calls did not end in time");
+        }
+        self.background.shutdown().await;
+        self.broker.keeper.leave().await;
+        tracing::info!("broker stopped");
+    }
+}
+
+async fn stopping(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|e| start_error(&format!("cannot listen on {address}"))(&e))
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|e| start_error("listener")(&e))
+}
+
+async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
+    let store: Arc<dyn Store> = match config {
+        StoreConfig::Embedded(path) => EmbeddedStore::open(path).map_err(|e| start_error("store")(&e))?,
+        StoreConfig::Redis { url, password_file, ca_file, client, timeout } => {
+            let fail = |key: &str| start_error(&format!("store.{key}"));
+            let private = |path: &std::path::PathBuf| read_private(path).map(|bytes| sundew_core::SecretBytes::new(bytes.to_vec()));
+            let public = |path: &std::path::PathBuf| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
+            let password = password_file.as_ref().map(private).transpose().map_err(|e| fail("password_file")(&e))?;
+            let ca = ca_file.as_ref().map(public).transpose().map_err(|e| fail("ca_file")(&e))?;
+            let client = match client {
+                None => None,
+                Some((certificate, key)) => Some((public(certificate).map_err(|e| fail("certificate_file")(&e))?, private(key).map_err(|e| fail("key_file")(&e))?)),
+            };
+            RedisStore::new(RedisSettings { url: url.clone(), password, ca, client, timeout: *timeout })
+        }
+    };
+    loop {
+        match store.check().await {
+            Ok(()) => return Ok(store),
+            // T63: a store that is not there yet is waited for; one that can never do is an error.
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(%error, store = store.describe(), "waiting for the store");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(start_error("store")(&error)),
+        }
+    }
+}
+
+fn keeper(config: &Config, store: &Arc<dyn Store>, root: &Arc<RootKey>, this: &Arc<OnceLock<Weak<Broker>>>) -> Result<Keeper, StartError> {
+    let name = crate::broker::random_name().map_err(|e| start_error("broker name")(&e))?;
+    let (changing, emptied) = (Arc::clone(this), Arc::clone(this));
+    let broker = |this: &OnceLock<Weak<Broker>>| this.get().and_then(Weak::upgrade);
+    let on_change = move |event: &Event| {
+        let Some(broker) = broker(&changing) else { return };
+        match event {
+            Event::Changed(Changed::Workload(id)) => broker.records.forget_workload(id),
+            Event::Changed(Changed::Keyring) => {
+                tokio::spawn(async move {
+                    if let Err(error) = broker.reload_keyring().await {
+                        tracing::error!(%error, "keyring could not be read anew");
+                    }
+                });
+            }
+            other => broker.attendance.tell(other),
+        }
+    };
+    let on_emptied = move || {
+        if let Some(broker) = broker(&emptied) {
+            broker.records.forget();
+        }
+    };
+    Ok(Keeper::new(Arc::clone(store), Arc::clone(root), name, config.bounds, on_change, on_emptied))
+}
+
+fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Arc<Notify>, background: &mut JoinSet<()>) -> Result<(), StartError> {
+    let trust = &broker.trust;
+    for (domain, path) in &config.trust {
+        // A bundle that is bad from the start is an error, not a wait (T85).
+        trust.publish(sources::read_bundle(domain, path).map_err(|e| start_error("trust")(&e))?);
+    }
+    if !config.trust.is_empty() {
+        background.spawn(sources::watch_bundles(Arc::clone(trust), config.trust.clone(), config.bundle_limit, Arc::clone(look_now)));
+    }
+    match &config.identity {
+        Identity::Files { certificate, key } => {
+            trust.set_identity(sources::read_identity(certificate, key).map_err(|e| start_error("identity")(&e))?);
+            background.spawn(sources::watch_identity(Arc::clone(trust), certificate.clone(), key.clone(), Arc::clone(look_now)));
+        }
+        Identity::WorkloadApi { socket } => {
+            background.spawn(sources::follow_workload_api(Arc::clone(trust), socket.clone(), config.bundle_limit));
+        }
+        Identity::EmbeddedCa { svid_ttl, .. } => {
+            let broker = Arc::clone(broker);
+            let half = svid_ttl.to_std() / 2;
+            let issue = move || broker.ca.as_ref().map_or(Ok(()), |ca| sources::issue_own(&broker.trust, ca));
+            issue().map_err(|e| start_error("embedded CA")(&e))?;
+            background.spawn(async move {
+                loop {
+                    tokio::time::sleep(half).await;
+                    if let Err(error) = issue() {
+                        tracing::error!(error, "own SVID could not be renewed");
+                    }
+                }
+            });
+        }
+    }
+    for issuer in &config.issuers {
+        background.spawn(issuers::follow(issuer.clone(), Arc::clone(&broker.material), Arc::clone(trust), Arc::clone(&broker.unknown_key)));
+    }
+    Ok(())
+}
+
+fn start_housekeeping(broker: &Arc<Broker>, background: &mut JoinSet<()>) {
+    background.spawn(Arc::clone(broker).keep_attendance());
+    background.spawn(Arc::clone(broker).sweep());
+    let housekeeper = Arc::clone(broker);
+    background.spawn(async move {
+        loop {
+            tokio::time::sleep(HOUSEKEEPING_EVERY).await;
+            housekeeper.limiter.retain_recent();
+            if let Err(error) = housekeeper.keeper.forget().await {
+                tracing::debug!(%error, "housekeeping");
+            }
+        }
+    });
+    let sealer = Arc::clone(broker);
+    background.spawn(async move {
+        loop {
+            match sealer.reseal().await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "secrets sealed anew under the active key"),
+                Err(error) => tracing::warn!(%error, "secrets could not be sealed anew"),
+            }
+            tokio::time::sleep(RESEAL_EVERY).await;
+        }
+    });
+}
+
+fn grpc(config: &Config) -> Grpc {
+    // T80: floods are cut by these limits. No grace with the age: it would leave out the GOAWAY.
+    Grpc::builder()
+        .max_connection_age(config.connection_age)
+        .max_concurrent_streams(config.streams)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .http2_max_header_list_size(16 << 10)
+        .tcp_nodelay(true)
+}
+
+async fn serve_workloads(config: Config, broker: Arc<Broker>, incoming: mpsc::Receiver<std::io::Result<tls::Connection>>, stopped: watch::Receiver<bool>) {
+    let services = Services(broker);
+    let most = config.message_bytes;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AgentServiceServer<Services>>().await;
+    health.set_serving::<AccessServiceServer<Services>>().await;
+    let reflection = config.listen.reflection.then(|| {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR).build_v1()
+    });
+    let reflection = reflection.transpose().unwrap_or_else(|error| {
+        tracing::error!(%error, "reflection is off");
+        None
+    });
+    let router = grpc(&config)
+        .add_service(health_service)
+        .add_service(AgentServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(AccessServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(RegistryServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(ResponseServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(EnrollmentServiceServer::new(services).max_decoding_message_size(most))
+        .add_optional_service(reflection);
+    if let Err(error) = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping(stopped)).await {
+        tracing::error!(%error, "workload listener ended");
+    }
+}

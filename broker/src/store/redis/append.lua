@@ -1,0 +1,15 @@
+#!lua flags=allow-oom
+-- Appends an entry that names the one before it. A full Redis still takes endings. ARGV: id, entry, until, floor
+local position, previous = 0, ''
+local tip = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if tip then
+  position = tonumber(string.match(tip[1], '^(%d+)'))
+  for i = 1, #tip[2], 2 do
+    if tip[2][i] == 'u' then previous = tip[2][i + 1] end
+  end
+  if previous == ARGV[1] then return position end
+end
+if position < tonumber(ARGV[4]) then position = tonumber(ARGV[4]) end
+position = position + 1
+redis.call('XADD', KEYS[1], string.format('%.0f-0', position), 'u', ARGV[1], 'p', previous, 'd', ARGV[2], 't', ARGV[3])
+return position

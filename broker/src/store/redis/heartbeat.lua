@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- Reports what a broker has applied; answers time, epoch, tip and all brokers' reports.
+-- KEYS: brokers, log, epoch. ARGV: broker, applied, forget after (ms), epoch if there is none
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.0f', now))
+local epoch = redis.call('GET', KEYS[3])
+if not epoch then
+  epoch = ARGV[4]
+  redis.call('SET', KEYS[3], epoch)
+end
+local peers = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local applied, at = string.match(all[i + 1], '^(%d+) (%d+)$')
+  if now - tonumber(at) > tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    peers[#peers + 1] = { all[i], tonumber(applied) }
+  end
+end
+local position, id = 0, ''
+local tip = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if tip then
+  position = tonumber(string.match(tip[1], '^(%d+)'))
+  for i = 1, #tip[2], 2 do
+    if tip[2][i] == 'u' then id = tip[2][i + 1] end
+  end
+end
+return { now, epoch, position, id, peers }

@@ -1,0 +1,135 @@
+//! Attend: a stream that keeps a task alive, moves it to a rotated SVID, and tells of its ending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sundew_core::{Cause, Liveness};
+use sundew_proto::v1;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+use v1::attend_request::Request as Asked;
+use v1::attend_response::Event as Told;
+
+use crate::attendance::{Attendance, Attending};
+use crate::broker::Broker;
+use crate::clock;
+use crate::journal::Record;
+use crate::peer::Peer;
+use crate::records::KnownTask;
+use crate::refusal::Refusal;
+
+const RPC: &str = "Attend";
+/// How long a stream may be open without saying which task it is about.
+const START_WITHIN: Duration = Duration::from_secs(10);
+/// Deadlines are not in the log; they are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the caller hears.
+pub(crate) type Answers = mpsc::Receiver<Result<v1::AttendResponse, Status>>;
+
+impl Broker {
+    /// Serves one stream; answers once the task is known to be the caller's.
+    pub(crate) async fn attend(self: Arc<Self>, peer: Arc<Peer>, mut asked: Streaming<v1::AttendRequest>) -> Result<Answers, Refusal> {
+        let first = tokio::time::timeout(START_WITHIN, asked.message()).await;
+        let Ok(Ok(Some(v1::AttendRequest { request: Some(Asked::Start(start)) }))) = first else {
+            return Err(Refusal::invalid("request", "the first message must be `start`"));
+        };
+        let task = self.own_task(&peer, &start.task_id).await?;
+        let attending = Attendance::attend(&self, &task);
+        let (answers, receiver) = mpsc::channel(8);
+        let accepted = v1::AttendAccepted { grace_ms: task.record.grace_ms };
+        let _ = answers.send(Ok(told(Told::Accepted(accepted)))).await;
+        tokio::spawn(async move {
+            if let Err(refusal) = self.follow(&peer, &task, &attending, &mut asked, &answers).await {
+                let status = self.refuse(RPC, Some(&peer), &refusal);
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        Ok(receiver)
+    }
+
+    async fn follow(
+        &self,
+        peer: &Peer,
+        task: &KnownTask,
+        attending: &Attending,
+        asked: &mut Streaming<v1::AttendRequest>,
+        answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>,
+    ) -> Result<(), Refusal> {
+        let grace = Duration::from_millis(u64::try_from(task.record.grace_ms).unwrap_or(0));
+        let mut heard = clock::monotonic();
+        let mut told_suspended = false;
+        loop {
+            let news = attending.news.notified();
+            match self.news_of(task)? {
+                News::Ended(outcome) => {
+                    let _ = answers.send(Ok(told(Told::Ended(v1::TaskEnded { outcome: outcome.into() })))).await;
+                    return Ok(());
+                }
+                News::Suspended if !told_suspended => {
+                    told_suspended = true;
+                    let _ = answers.send(Ok(told(Told::Suspended(v1::TaskSuspended {})))).await;
+                }
+                News::Suspended => {}
+                News::Alive => told_suspended = false,
+            }
+            // P7: a stream is looked at like a call. An agent that is silent for its grace is not there (T81).
+            peer.check(&self.trust, clock::now_ms())?;
+            if clock::since(heard) > grace {
+                return Ok(());
+            }
+            tokio::select! {
+                () = news => {}
+                () = tokio::time::sleep(LOOK_EVERY.min(grace / 4)) => {}
+                () = answers.closed() => return Ok(()),
+                message = asked.message() => match message {
+                    Ok(Some(message)) => {
+                        heard = clock::monotonic();
+                        self.hear(peer, task, message, answers).await?;
+                    }
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn news_of(&self, task: &KnownTask) -> Result<News, Refusal> {
+        // A view that is stale for a moment is no reason to drop the stream; nothing is answered from it.
+        let Ok(view) = self.keeper.view() else { return Ok(News::Alive) };
+        Ok(match view.judge_task(&task.record, clock::now_ms()) {
+            Liveness::Dead(Cause::TaskEnded(outcome)) => News::Ended(super::outcome_message(outcome)),
+            Liveness::Dead(Cause::Expired) => News::Ended(v1::Outcome::Expired),
+            Liveness::Dead(Cause::Revoked | Cause::Suspended) => News::Ended(v1::Outcome::Revoked),
+            Liveness::Alive if view.is_suspended(task.record.id) => News::Suspended,
+            Liveness::Alive => News::Alive,
+        })
+    }
+
+    async fn hear(&self, peer: &Peer, task: &KnownTask, message: v1::AttendRequest, answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>) -> Result<(), Refusal> {
+        match message.request {
+            Some(Asked::Ping(_)) => Ok(()),
+            Some(Asked::Start(_)) | None => Err(Refusal::invalid("request", "must be `ping` or `rotate`")),
+            Some(Asked::Rotate(rotate)) => {
+                // AC-26: the holder of the old SVID says which one comes next; nobody else can.
+                let certificate: [u8; 32] =
+                    rotate.certificate_sha256.as_slice().try_into().map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
+                self.usable(task)?;
+                let record = Record::now("binding_rotated").with("task", task.record.id).with("workload", peer.id());
+                self.journal.write(record.with("certificate_sha256", super::begin::hex(&certificate))).await?;
+                self.records.bind_task(task.record.id, certificate).await?;
+                let _ = answers.send(Ok(told(Told::Rotated(v1::BindingRotated { certificate_sha256: rotate.certificate_sha256 })))).await;
+                Ok(())
+            }
+        }
+    }
+}
+
+enum News {
+    Alive,
+    Suspended,
+    Ended(v1::Outcome),
+}
+
+fn told(event: Told) -> v1::AttendResponse {
+    v1::AttendResponse { event: Some(event) }
+}

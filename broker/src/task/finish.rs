@@ -1,0 +1,82 @@
+//! SuspendTask, ResumeTask and CompleteTask.
+
+use std::sync::Arc;
+
+use sundew_attestation::BindingPurpose;
+use sundew_core::{Cause, Event, Liveness, Outcome, TokenRequest};
+use sundew_proto::v1;
+
+use super::mint::Wanted;
+use crate::broker::{Broker, idempotency_key};
+use crate::clock;
+use crate::journal::Record;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+impl Broker {
+    /// Ends a task as its owner says. Whatever ended it first is its one outcome (AC-33).
+    pub(crate) async fn complete(self: Arc<Self>, peer: Arc<Peer>, request: v1::CompleteTaskRequest) -> Result<v1::CompleteTaskResponse, Refusal> {
+        let asked = match v1::Outcome::try_from(request.outcome) {
+            Ok(v1::Outcome::Unspecified | v1::Outcome::Completed) => Outcome::Completed,
+            Ok(v1::Outcome::Failed) => Outcome::Failed,
+            Ok(v1::Outcome::Canceled) => Outcome::Canceled,
+            Ok(v1::Outcome::Expired | v1::Outcome::Abandoned | v1::Outcome::Revoked) | Err(_) => {
+                return Err(Refusal::invalid("outcome", "must be completed, failed or canceled"));
+            }
+        };
+        let task = self.own_task(&peer, &request.task_id).await?;
+        let liveness = self.keeper.view()?.judge_task(&task.record, clock::now_ms());
+        let outcome = match liveness {
+            Liveness::Dead(Cause::TaskEnded(outcome)) => outcome,
+            Liveness::Dead(Cause::Expired) => self.end_task(&task, Outcome::Expired, None).await?,
+            Liveness::Dead(Cause::Revoked | Cause::Suspended) => self.end_task(&task, Outcome::Revoked, None).await?,
+            Liveness::Alive => self.end_task(&task, asked, Some(peer.id().as_str())).await?,
+        };
+        Ok(v1::CompleteTaskResponse { outcome: super::outcome_message(outcome).into() })
+    }
+
+    /// Kills a task's tokens until it is resumed.
+    pub(crate) async fn suspend(self: Arc<Self>, peer: Arc<Peer>, request: v1::SuspendTaskRequest) -> Result<v1::SuspendTaskResponse, Refusal> {
+        let task = self.own_task(&peer, &request.task_id).await?;
+        match self.usable(&task) {
+            Err(Refusal::TaskDead(Cause::Suspended)) => return Ok(v1::SuspendTaskResponse {}),
+            other => other?,
+        }
+        let record = Record::now("task_suspended").with("task", task.record.id).with("workload", peer.id());
+        self.end(Event::Suspended(task.record.id), Self::until_ms(&task), record).await?;
+        Ok(v1::SuspendTaskResponse {})
+    }
+
+    /// Revives a suspended task on fresh evidence, with a fresh token. The old ones stay dead (AC-37).
+    pub(crate) async fn resume(self: Arc<Self>, peer: Arc<Peer>, request: v1::ResumeTaskRequest) -> Result<v1::ResumeTaskResponse, Refusal> {
+        let challenged = peer.consume(&request.nonce);
+        let key = format!("resume:{}", idempotency_key(request.idempotency_key)?);
+        if !challenged {
+            return Err(Refusal::Challenge);
+        }
+        let task = self.own_task(&peer, &request.task_id).await?;
+        let suspended = match self.usable(&task) {
+            Err(Refusal::TaskDead(Cause::Suspended)) => true,
+            Err(other) => return Err(other),
+            Ok(()) => false,
+        };
+        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        let attested = self.attest(&workload, &peer, &request.nonce, &request.evidence, BindingPurpose::ResumeTask).await?;
+        if workload.registration.require_fresh_evidence && !attested.is_fresh() {
+            return Err(sundew_core::Denial::NotFresh.into());
+        }
+        let mut position = self.keeper.view()?.applied().0;
+        if suspended {
+            let record = Record::now("task_resumed").with("task", task.record.id).with("workload", peer.id());
+            position = self.end(Event::Resumed(task.record.id), Self::until_ms(&task), record).await?.1;
+        }
+        // P3: a token on evidence that ends soon ends then.
+        let left = attested.not_after_ms().map(|end| end.saturating_sub(clock::now_ms()));
+        let ttl = match left {
+            Some(ms) => Some(sundew_core::Ttl::from_ms(ms).map_err(|_| sundew_core::Denial::NoTime)?),
+            None => None,
+        };
+        let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None }, audience: Vec::new(), key, digest: [0; 32] };
+        Ok(v1::ResumeTaskResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
+    }
+}

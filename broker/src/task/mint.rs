@@ -1,0 +1,81 @@
+//! MintToken: another token within a live task. One round trip to the store once task and registration are known.
+
+use std::sync::Arc;
+
+use ring::digest;
+use sundew_core::{Position, TokenRecord, TokenRequest, permit_token};
+use sundew_proto::v1;
+
+use crate::broker::{Broker, idempotency_key};
+use crate::clock;
+use crate::journal::Record;
+use crate::peer::Peer;
+use crate::records::KnownTask;
+use crate::refusal::Refusal;
+
+/// What a new token shall be.
+pub(super) struct Wanted {
+    pub(super) request: TokenRequest,
+    pub(super) audience: Vec<String>,
+    /// Names the token within its task; a retry with the same name gets the same token.
+    pub(super) key: String,
+    pub(super) digest: [u8; 32],
+}
+
+impl Broker {
+    /// Mints another token.
+    pub(crate) async fn mint(self: Arc<Self>, peer: Arc<Peer>, request: v1::MintTokenRequest) -> Result<v1::MintTokenResponse, Refusal> {
+        let scopes = if request.scopes.is_empty() { None } else { Some(super::scopes(&request.scopes)?) };
+        let audience = super::audience(request.audience)?;
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(format!("{:?} {audience:?} {} {}", scopes.as_ref().map(sundew_core::ScopeSet::to_strings), request.ttl_ms, request.binding).as_bytes());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        let wanted = Wanted {
+            request: TokenRequest { scopes, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)? },
+            audience,
+            key: format!("mint:{}", idempotency_key(request.idempotency_key)?),
+            digest,
+        };
+        // Before the decision: what is decided on an older view is dead under a later rule.
+        let position = self.keeper.view()?.applied().0;
+        let task = self.own_task(&peer, &request.task_id).await?;
+        self.usable(&task)?;
+        Ok(v1::MintTokenResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
+    }
+
+    pub(super) async fn mint_within(&self, peer: &Peer, task: &KnownTask, wanted: Wanted, position: Position, event: &str) -> Result<v1::Token, Refusal> {
+        let now_ms = clock::now_ms();
+        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        let permit = permit_token(&workload.registration, peer.svid(), &task.record, wanted.request, now_ms)?;
+        let credential = self.credential(task.record.id, &wanted.key, peer.svid().thumbprint());
+        let hash = credential.hash();
+        let token = TokenRecord {
+            task: task.record.id,
+            workload: peer.id().clone(),
+            scopes: permit.scopes().clone(),
+            audience: wanted.audience,
+            issued_at_ms: now_ms,
+            expires_at_ms: permit.token_expires_ms(),
+            binding: permit.binding(),
+            certificate: *peer.svid().thumbprint(),
+            position,
+            task_position: task.record.position,
+            registration: workload.version.clone(),
+            request: wanted.digest,
+        };
+        let record = Record::now(event)
+            .with("task", token.task)
+            .with("workload", &token.workload)
+            .with("token_id", hash.token_id())
+            .with("scopes", token.scopes.to_strings().join(" "))
+            .with("audience", token.audience.join(" "))
+            .with("token_binding", format!("{:?}", token.binding).to_lowercase())
+            .with("token_expires_ms", token.expires_at_ms)
+            .with("registration", &token.registration);
+        self.journal.write(record).await?;
+        let token = self.records.create_token(token, &hash).await?;
+        self.usable(task)?;
+        Ok(super::token_message(&token, &credential))
+    }
+}

@@ -1,0 +1,109 @@
+//! The use cases of agents: opening a task, using it, and ending it.
+
+mod attend;
+mod begin;
+mod finish;
+mod mint;
+mod secret;
+
+pub(crate) use begin::hex;
+
+use std::sync::Arc;
+
+use sundew_core::{Cause, Liveness, Outcome, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::peer::Peer;
+use crate::records::KnownTask;
+use crate::refusal::Refusal;
+
+/// Most audiences of a token, and longest one in bytes.
+const MAX_AUDIENCES: usize = 8;
+const MAX_AUDIENCE: usize = 256;
+
+impl Broker {
+    /// The caller's own task. Unknown and not yours are refused alike (AC-32, P11).
+    pub(crate) async fn own_task(&self, peer: &Peer, id: &str) -> Result<Arc<KnownTask>, Refusal> {
+        let id = TaskId::parse(id).map_err(|e| Refusal::invalid("task_id", e))?;
+        let mut task = self.records.task(id).await?.ok_or(Refusal::Absent("task"))?;
+        if !acts_for(peer, &task) && task.record.workload == *peer.id() {
+            // It may have been moved to this certificate at another broker.
+            task = self.records.read_task(id).await?.ok_or(Refusal::Absent("task"))?;
+        }
+        // T11: the same workload with another certificate than the task's is somebody else.
+        if acts_for(peer, &task) { Ok(task) } else { Err(Refusal::Binding) }
+    }
+
+    /// P4, P5, P7: whether a task may be used at this moment.
+    pub(crate) fn usable(&self, task: &KnownTask) -> Result<(), Refusal> {
+        let view = self.keeper.view()?;
+        match view.judge_task(&task.record, clock::now_ms()) {
+            Liveness::Dead(cause) => Err(Refusal::TaskDead(cause)),
+            Liveness::Alive if view.is_suspended(task.record.id) => Err(Refusal::TaskDead(Cause::Suspended)),
+            Liveness::Alive => Ok(()),
+        }
+    }
+}
+
+fn acts_for(peer: &Peer, task: &KnownTask) -> bool {
+    let own = peer.svid().thumbprint();
+    task.record.workload == *peer.id() && (task.record.certificate == *own || task.rotated_to.contains(own))
+}
+
+fn ttl(ms: i64) -> Result<Option<Ttl>, Refusal> {
+    if ms == 0 { Ok(None) } else { Ttl::from_ms(ms).map(Some).map_err(|e| Refusal::invalid("ttl_ms", e)) }
+}
+
+fn scopes(texts: &[String]) -> Result<ScopeSet, Refusal> {
+    ScopeSet::parse(texts).map_err(|e| Refusal::invalid("scopes", e))
+}
+
+fn binding(value: i32) -> Result<Option<TokenBinding>, Refusal> {
+    match v1::Binding::try_from(value) {
+        Ok(v1::Binding::Unspecified) => Ok(None),
+        Ok(v1::Binding::Certificate) => Ok(Some(TokenBinding::Certificate)),
+        Ok(v1::Binding::Bearer) => Ok(Some(TokenBinding::Bearer)),
+        Err(_) => Err(Refusal::invalid("binding", "unknown binding")),
+    }
+}
+
+fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
+    list.sort();
+    list.dedup();
+    let fits = |a: &String| !a.is_empty() && a.len() <= MAX_AUDIENCE && a.bytes().all(|b| b.is_ascii_graphic());
+    if list.len() > MAX_AUDIENCES || !list.iter().all(fits) {
+        return Err(Refusal::invalid("audience", "must be at most 8 names of at most 256 printable ASCII characters"));
+    }
+    Ok(list)
+}
+
+pub(crate) fn binding_message(binding: TokenBinding) -> v1::Binding {
+    match binding {
+        TokenBinding::Bearer => v1::Binding::Bearer,
+        TokenBinding::Certificate => v1::Binding::Certificate,
+    }
+}
+
+pub(crate) fn outcome_message(outcome: Outcome) -> v1::Outcome {
+    match outcome {
+        Outcome::Abandoned => v1::Outcome::Abandoned,
+        Outcome::Canceled => v1::Outcome::Canceled,
+        Outcome::Completed => v1::Outcome::Completed,
+        Outcome::Expired => v1::Outcome::Expired,
+        Outcome::Failed => v1::Outcome::Failed,
+        Outcome::Revoked => v1::Outcome::Revoked,
+    }
+}
+
+fn token_message(record: &TokenRecord, credential: &sundew_core::Credential) -> v1::Token {
+    v1::Token {
+        token: credential.expose().to_string(),
+        token_id: credential.hash().token_id().to_string(),
+        scopes: record.scopes.to_strings(),
+        expires_at_ms: record.expires_at_ms,
+        binding: binding_message(record.binding).into(),
+        audience: record.audience.clone(),
+    }
+}

@@ -1,0 +1,65 @@
+//! GetSecret: a stored secret, to the bound caller, while the task lives (AC-60).
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sundew_core::store::DocumentKind;
+use sundew_core::{Denial, Scope, SealError, SecretRecord};
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::journal::Record;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+impl Broker {
+    /// Hands out a secret.
+    pub(crate) async fn secret(self: Arc<Self>, peer: Arc<Peer>, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, Refusal> {
+        let scope = Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
+        let task = self.own_task(&peer, &request.task_id).await?;
+        self.usable(&task)?;
+        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        if !task.record.scopes.covers(&scope) || !workload.registration.scopes.covers(&scope) {
+            return Err(Denial::Scope.into());
+        }
+        let stored = self.read_secret(&request.name).await?.ok_or(Refusal::Absent("secret"))?;
+        let sealed = STANDARD.decode(&stored.sealed).map_err(|_| Refusal::Seal { what: "secret", cause: SealError::Opening })?;
+        let value = self.open_secret(&request.name, &sealed).await?;
+        let record = Record::now("secret_read")
+            .with("task", task.record.id)
+            .with("workload", peer.id())
+            .with("secret", &request.name)
+            .with("version", stored.version)
+            .with("registration", &workload.version);
+        // P10: on the record before it leaves; P5: and only if the task is still good after all that waiting.
+        self.journal.write(record).await?;
+        self.usable(&task)?;
+        Ok(v1::GetSecretResponse { value: value.expose().to_vec(), version: stored.version, expires_at_ms: task.record.deadline_ms })
+    }
+
+    pub(crate) async fn read_secret(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {
+        let Some(bytes) = self.records.store().document(DocumentKind::Secret, name).await? else { return Ok(None) };
+        self.secret_of(name, &bytes).map(Some)
+    }
+
+    pub(crate) fn secret_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
+        let unreadable = |cause| Refusal::Seal { what: "secret", cause };
+        let record = self.root().untag(&[b"secret", name.as_bytes()], bytes).map_err(unreadable)?;
+        SecretRecord::decode(record).map_err(|_| unreadable(SealError::Opening))
+    }
+
+    /// P8: opens only under its own name.
+    pub(crate) async fn open_secret(&self, name: &str, sealed: &[u8]) -> Result<sundew_core::SecretBytes, Refusal> {
+        let opened = self.keyring.load().open(name, sealed);
+        let opened = match opened {
+            // Another broker may have rotated the keyring just now.
+            Err(SealError::UnknownKey(_)) => {
+                self.reload_keyring().await?;
+                self.keyring.load().open(name, sealed)
+            }
+            other => other,
+        };
+        opened.map_err(|cause| Refusal::Seal { what: "secret", cause })
+    }
+}

@@ -1,0 +1,256 @@
+//! TLS 1.3 with X.509-SVIDs, and the accept loop: bounded, timed handshakes, no resumption.
+//!
+//! P1: the one place that makes a [`Peer`]. T06: a resumed session would skip the certificate check, so there are none.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sundew_attestation::spiffe::{SvidError, VerifiedSvid, validate_chain};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::clock;
+use crate::peer::Peer;
+use crate::trust::Trust;
+
+/// A handshake that takes longer is dropped (T81).
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// The exporter label of `tls-exporter` (RFC 9266, section 2).
+const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
+
+/// The one crypto provider.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Whom a listener lets in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Clients {
+    /// Only those with a valid X.509-SVID.
+    WithSvid,
+    /// Anybody, without a certificate: the enrollment listener.
+    Anonymous,
+}
+
+/// Limits of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerLimits {
+    /// Most connections.
+    pub connections: usize,
+    /// Most handshakes at a time.
+    pub handshakes: usize,
+}
+
+/// What the acceptor tells: counts by outcome, and refusals for the record.
+pub trait AcceptObserver: Send + Sync + 'static {
+    /// A handshake succeeded.
+    fn accepted(&self);
+    /// A handshake failed.
+    fn refused(&self, remote: SocketAddr, cause: &str);
+}
+
+/// An accepted connection.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Option<Arc<Peer>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Option<Arc<Peer>>;
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Accepts until `connections` is dropped.
+pub async fn accept(
+    listener: TcpListener,
+    trust: Arc<Trust>,
+    clients: Clients,
+    limits: ListenerLimits,
+    observer: Arc<dyn AcceptObserver>,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    loop {
+        let accepted = tokio::select! {
+            () = connections.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // T82: out of file descriptors, or a connection that went away: not the end of the listener.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            observer.refused(remote, "too many connections");
+            continue;
+        };
+        let (trust, observer, handshakes, connections) = (Arc::clone(&trust), Arc::clone(&observer), Arc::clone(&handshakes), connections.clone());
+        tokio::spawn(async move {
+            let shaken = tokio::time::timeout(HANDSHAKE_WITHIN, async {
+                let _turn = handshakes.acquire().await.map_err(|e| e.to_string())?;
+                handshake(socket, remote, &trust, clients).await
+            });
+            match shaken.await.unwrap_or_else(|_| Err("handshake took too long".to_owned())) {
+                Ok((stream, peer)) => {
+                    observer.accepted();
+                    let _ = connections.send(Ok(Connection { stream, peer, _place: place })).await;
+                }
+                Err(cause) => observer.refused(remote, &cause),
+            }
+        });
+    }
+}
+
+async fn handshake(socket: TcpStream, remote: SocketAddr, trust: &Arc<Trust>, clients: Clients) -> Result<(TlsStream<TcpStream>, Option<Arc<Peer>>), String> {
+    socket.set_nodelay(true).map_err(|e| e.to_string())?;
+    let verifier = Arc::new(SvidVerifier { trust: Arc::clone(trust), provider: provider_of_process(), verified: Mutex::new(None), refused: Mutex::new(None) });
+    let config = server_config(trust, clients, &verifier).map_err(|e| e.to_string())?;
+    let stream = match TlsAcceptor::from(Arc::new(config)).accept(socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let refused = verifier.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Err(refused.map_or_else(|| error.to_string(), |why| format!("SVID: {why}")));
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let verified = verifier.verified.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let peer = match (clients, verified, session.peer_certificates()) {
+        (Clients::Anonymous, _, _) => None,
+        (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
+            let mut exporter = [0; 32];
+            session.export_keying_material(&mut exporter, EXPORTER, None).map_err(|e| e.to_string())?;
+            let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
+            Some(Arc::new(Peer::new(svid, generation, chain, exporter, remote)))
+        }
+        // P1: a handshake that did not go through the verifier proves nothing.
+        (Clients::WithSvid, _, _) => return Err("no certificate was verified".to_owned()),
+    };
+    Ok((stream, peer))
+}
+
+fn provider_of_process() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default().cloned().unwrap_or_else(provider)
+}
+
+fn server_config(trust: &Arc<Trust>, clients: Clients, verifier: &Arc<SvidVerifier>) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider)).with_protocol_versions(&[&rustls::version::TLS13])?;
+    let resolver = Arc::new(OwnCertificate(Arc::clone(trust)));
+    let mut config = match clients {
+        Clients::WithSvid => builder.with_client_cert_verifier(Arc::clone(verifier) as Arc<dyn ClientCertVerifier>).with_cert_resolver(resolver),
+        Clients::Anonymous => builder.with_no_client_auth().with_cert_resolver(resolver),
+    };
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+struct OwnCertificate(Arc<Trust>);
+
+impl std::fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnCertificate")
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.identity()
+    }
+}
+
+/// One per handshake: it keeps what it verified, so that the chain is verified once.
+struct SvidVerifier {
+    trust: Arc<Trust>,
+    provider: Arc<CryptoProvider>,
+    verified: Mutex<Option<(VerifiedSvid, u64)>>,
+    refused: Mutex<Option<SvidError>>,
+}
+
+impl std::fmt::Debug for SvidVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SvidVerifier")
+    }
+}
+
+impl ClientCertVerifier for SvidVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], _now: UnixTime) -> Result<ClientCertVerified, TlsError> {
+        let snapshot = self.trust.current();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        match validate_chain(&chain, &snapshot.bundles, clock::now_ms().div_euclid(1000)) {
+            Ok(svid) => {
+                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some((svid, snapshot.generation));
+                Ok(ClientCertVerified::assertion())
+            }
+            Err(error) => {
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                // P11: which of the rules was broken is for the operator.
+                let expired = error == SvidError::Expired;
+                Err(TlsError::InvalidCertificate(if expired { CertificateError::Expired } else { CertificateError::UnknownIssuer }))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<rustls::client::danger::HandshakeSignatureValid, TlsError> {
+        Err(TlsError::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<rustls::client::danger::HandshakeSignatureValid, TlsError> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,101 @@
+//! What this broker trusts and who it is, as whole snapshots that are replaced, never edited.
+//!
+//! A bad update keeps the last good one and says so. A new generation is looked at by the next call of every open connection.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
+use sundew_attestation::spiffe::{BundleSet, TrustBundle, TrustDomain};
+
+/// Bundles of one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Roots by trust domain.
+    pub bundles: BundleSet,
+    /// Grows with every change.
+    pub generation: u64,
+}
+
+/// See the module.
+pub struct Trust {
+    current: ArcSwap<Snapshot>,
+    identity: ArcSwap<Option<Arc<CertifiedKey>>>,
+    writing: Mutex<()>,
+    troubles: Mutex<std::collections::BTreeMap<String, String>>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Snapshot { bundles: BundleSet::default(), generation: 1 }),
+            identity: ArcSwap::from_pointee(None),
+            writing: Mutex::new(()),
+            troubles: Mutex::default(),
+        }
+    }
+}
+
+impl Trust {
+    /// The bundles of this moment.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Replaces the bundle of one trust domain, if it differs.
+    pub fn publish(&self, bundle: TrustBundle) {
+        let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
+        if current.bundles.of(bundle.trust_domain()).is_some_and(|old| old.certificates().eq(bundle.certificates())) {
+            return;
+        }
+        tracing::info!(trust_domain = %bundle.trust_domain(), roots = bundle.certificates().count(), "trust bundle published");
+        let mut bundles = current.bundles.clone();
+        bundles.insert(bundle);
+        self.current.store(Arc::new(Snapshot { bundles, generation: current.generation.wrapping_add(1) }));
+    }
+
+    /// Trusts nobody of a trust domain any more.
+    pub fn withdraw(&self, domain: TrustDomain) {
+        match TrustBundle::from_der(domain, []) {
+            Ok(empty) => self.publish(empty),
+            Err(error) => tracing::error!(%error, "bundle could not be withdrawn"),
+        }
+    }
+
+    /// The broker's own certificate and key.
+    #[must_use]
+    pub fn identity(&self) -> Option<Arc<CertifiedKey>> {
+        self.identity.load().as_ref().clone()
+    }
+
+    /// Replaces the broker's own certificate and key.
+    pub fn set_identity(&self, key: CertifiedKey) {
+        self.identity.store(Arc::new(Some(Arc::new(key))));
+    }
+
+    /// Notes that a source works, or why it does not.
+    pub fn report(&self, source: &str, result: Result<(), String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => {
+                if troubles.remove(source).is_some() {
+                    tracing::info!(source, "source works again");
+                }
+            }
+            Err(problem) => {
+                if troubles.insert(source.to_owned(), problem.clone()).as_ref() != Some(&problem) {
+                    tracing::error!(source, problem, "source failed; the last good state stays");
+                }
+            }
+        }
+    }
+
+    /// What is wrong with sources, for health.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.iter().map(|(source, problem)| format!("{source}: {problem}")).collect()
+    }
+}

@@ -1,0 +1,58 @@
+//! The generated code that is committed is what the protos say.
+//!
+//! `SUNDEW_BLESS=1 cargo test -p sundew-proto --test codegen` writes it anew.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const PROTOS: [&str; 6] = [
+    "sundew/v1/access.proto",
+    "sundew/v1/agent.proto",
+    "sundew/v1/enrollment.proto",
+    "sundew/v1/registry.proto",
+    "sundew/v1/response.proto",
+    "spiffe/workload.proto",
+];
+
+fn generate(out: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let set = protox::compile(PROTOS.iter().map(|p| root.join(p)), [root]).expect("protos compile");
+    fs::write(out.join("descriptor.bin"), prost::Message::encode_to_vec(&set)).expect("write descriptor");
+    tonic_prost_build::configure()
+        .out_dir(out)
+        .skip_debug([
+            ".X509SVID",
+            ".sundew.v1.Evidence",
+            ".sundew.v1.Token",
+            ".sundew.v1.GetSecretResponse",
+            ".sundew.v1.IntrospectRequest",
+            ".sundew.v1.PutSecretRequest",
+            ".sundew.v1.CreateJoinTokenResponse",
+            ".sundew.v1.RevokeRequest",
+            ".sundew.v1.RevokeRequest.target",
+            ".sundew.v1.EnrollRequest",
+        ])
+        .compile_fds(set)
+        .expect("code is generated");
+}
+
+#[test]
+fn committed_code_is_what_the_protos_say() {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gen");
+    if env::var_os("SUNDEW_BLESS").is_some() {
+        generate(&committed);
+    }
+    let fresh: PathBuf = env::temp_dir().join(format!("sundew-codegen-{}", std::process::id()));
+    fs::create_dir_all(&fresh).expect("temporary folder");
+    generate(&fresh);
+    let mut files = 0;
+    for entry in fs::read_dir(&fresh).expect("generated folder") {
+        let name = entry.expect("entry").file_name();
+        let new = fs::read(fresh.join(&name)).expect("generated file");
+        let old = fs::read(committed.join(&name)).unwrap_or_default();
+        assert!(new == old, "{} differs; bless it", name.display());
+        files += 1;
+    }
+    fs::remove_dir_all(&fresh).expect("clean up");
+    assert!(files >= 3, "only {files} files were generated");
+}
