@@ -26,32 +26,15 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 pub struct Connection {
     channel: Channel,
     identity: Arc<Identity>,
-    exporter: Arc<Mutex<[u8; 32]>>,
+    exporter: Exporter,
 }
 
 impl Connection {
     /// Connects when first used. `broker` is `host:port`, `expected` the broker's SPIFFE ID.
     pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
-        let tls = TlsConnector::from(Arc::new(client_config(expected, &identity)?));
-        let exporter = Arc::new(Mutex::new([0; 32]));
-        // TLS is done below; tonic must not see https, or it wants to do it again.
-        let endpoint = Endpoint::from_shared(format!("http://{broker}"))
-            .map_err(|_| Error::Invalid(format!("`{broker}` is not a host and port")))?
-            .connect_timeout(CONNECT_WITHIN)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
-        let kept = Arc::clone(&exporter);
-        let connector = tower::service_fn(move |uri: Uri| {
-            let (tls, kept) = (tls.clone(), Arc::clone(&kept));
-            async move {
-                let stream = connect(&tls, &uri.authority().map(ToString::to_string).unwrap_or_default()).await?;
-                let mut material = [0; 32];
-                stream.get_ref().1.export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None).map_err(io::Error::other)?;
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = material;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
-        });
-        Ok(Self { channel: endpoint.connect_with_connector_lazy(connector), identity, exporter })
+        let config = client_config(expected, Arc::clone(&identity.bundles), Some(&identity))?;
+        let (channel, exporter) = dial(broker, config)?;
+        Ok(Self { channel, identity, exporter })
     }
 
     /// For generated clients.
@@ -73,6 +56,36 @@ impl Connection {
     }
 }
 
+/// A channel to an enrollment listener, for those who have no SVID yet: only the broker is checked.
+pub fn anonymous_channel(broker: &str, expected: SpiffeId, bundles: BundleSet) -> Result<Channel, Error> {
+    Ok(dial(broker, client_config(expected, Arc::new(bundles), None)?)?.0)
+}
+
+type Exporter = Arc<Mutex<[u8; 32]>>;
+
+fn dial(broker: &str, config: ClientConfig) -> Result<(Channel, Exporter), Error> {
+    let tls = TlsConnector::from(Arc::new(config));
+    let exporter = Exporter::default();
+    // TLS is done below; tonic must not see https, or it wants to do it again.
+    let endpoint = Endpoint::from_shared(format!("http://{broker}"))
+        .map_err(|_| Error::Invalid(format!("`{broker}` is not a host and port")))?
+        .connect_timeout(CONNECT_WITHIN)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_while_idle(true);
+    let kept = Arc::clone(&exporter);
+    let connector = tower::service_fn(move |uri: Uri| {
+        let (tls, kept) = (tls.clone(), Arc::clone(&kept));
+        async move {
+            let stream = connect(&tls, &uri.authority().map(ToString::to_string).unwrap_or_default()).await?;
+            let mut material = [0; 32];
+            stream.get_ref().1.export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None).map_err(io::Error::other)?;
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = material;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    Ok((endpoint.connect_with_connector_lazy(connector), exporter))
+}
+
 async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpStream>> {
     let socket = TcpStream::connect(broker).await?;
     socket.set_nodelay(true)?;
@@ -83,7 +96,7 @@ async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpSt
 /// A bare handshake and one read, so that the broker's verdict on our certificate shows, which in TLS 1.3 comes after the
 /// handshake seems done. For `sundew doctor`.
 pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) -> Result<(), Error> {
-    let tls = TlsConnector::from(Arc::new(client_config(expected, identity)?));
+    let tls = TlsConnector::from(Arc::new(client_config(expected, Arc::clone(&identity.bundles), Some(identity))?));
     let fail = |e: io::Error| Error::Handshake(e.to_string());
     let mut stream = tokio::time::timeout(CONNECT_WITHIN, connect(&tls, broker)).await.map_err(|_| Error::Unavailable("no answer within 5 seconds".to_owned()))?.map_err(fail)?;
     match tokio::time::timeout(Duration::from_secs(1), stream.read_u8()).await {
@@ -93,17 +106,19 @@ pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) ->
     }
 }
 
-fn client_config(expected: SpiffeId, identity: &Identity) -> Result<ClientConfig, Error> {
+fn client_config(expected: SpiffeId, bundles: Arc<BundleSet>, identity: Option<&Identity>) -> Result<ClientConfig, Error> {
     let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let verifier = BrokerVerifier { expected, bundles: Arc::clone(&identity.bundles), provider: Arc::clone(&provider) };
+    let verifier = BrokerVerifier { expected, bundles, provider: Arc::clone(&provider) };
     let fail = |e: TlsError| Error::Identity(e.to_string());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(fail)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-        .map_err(fail)?;
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(fail)?,
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)

@@ -24,12 +24,12 @@ mod settings;
 mod task;
 
 pub use agent::{Agent, AgentBuilder};
-pub use collect::{Collector, Context, ManifestCollector, OidcCollector};
-pub use connection::{Connection, handshake};
+pub use collect::{Collected, Collector, Context, ManifestCollector, OidcCollector};
+pub use connection::{Connection, anonymous_channel, handshake};
 pub use error::Error;
 pub use identity::{Identity, IdentitySource};
 pub use settings::Settings;
-pub use sundew_core::client::{Scope, ScopeSet, SecretBytes, SpiffeId, Ttl};
+pub use sundew_core::client::{BundleSet, Scope, ScopeSet, SecretBytes, SpiffeId, TrustBundle, TrustDomain, Ttl};
 pub use task::{Ended, Secret, Task, TaskBuilder, Token};
 
 /// So many minutes.

@@ -69,6 +69,7 @@ pub struct Token {
     id: String,
     scopes: Vec<String>,
     expires_at_ms: i64,
+    certificate: [u8; 32],
 }
 
 impl fmt::Debug for Token {
@@ -78,9 +79,16 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    fn of(token: Option<v1::Token>) -> Result<Self, Error> {
+    fn of(token: Option<v1::Token>, connection: &Connection) -> Result<Self, Error> {
         let token = token.ok_or_else(|| Error::Unavailable("the broker sent no token".to_owned()))?;
-        Ok(Self { credential: SecretBytes::new(token.token.into_bytes()), id: token.token_id, scopes: token.scopes, expires_at_ms: token.expires_at_ms })
+        let certificate = connection.identity().thumbprint();
+        Ok(Self { credential: SecretBytes::new(token.token.into_bytes()), id: token.token_id, scopes: token.scopes, expires_at_ms: token.expires_at_ms, certificate })
+    }
+
+    /// SHA-256 of the certificate that it is bound to; only with that one it is good.
+    #[must_use]
+    pub fn certificate_sha256(&self) -> &[u8; 32] {
+        &self.certificate
     }
 
     /// The credential itself.
@@ -215,7 +223,6 @@ fn random_key() -> Result<String, Error> {
 pub struct Task {
     agent: Agent,
     shared: Arc<Shared>,
-    token: Token,
     record: v1::Task,
     attending: JoinHandle<()>,
     finished: bool,
@@ -224,6 +231,7 @@ pub struct Task {
 struct Shared {
     id: String,
     connection: ArcSwap<Connection>,
+    token: ArcSwap<Token>,
     ended: watch::Sender<Option<Ended>>,
     grace: Duration,
 }
@@ -238,9 +246,10 @@ impl Task {
     fn start(agent: Agent, connection: Arc<Connection>, answer: v1::BeginTaskResponse) -> Result<Self, Error> {
         let record = answer.task.ok_or_else(|| Error::Unavailable("the broker sent no task".to_owned()))?;
         let grace = Duration::from_millis(u64::try_from(answer.attendance_grace_ms).unwrap_or(1000).max(1000));
-        let shared = Arc::new(Shared { id: record.task_id.clone(), connection: ArcSwap::new(connection), ended: watch::Sender::default(), grace });
+        let token = ArcSwap::from_pointee(Token::of(answer.token, &connection)?);
+        let shared = Arc::new(Shared { id: record.task_id.clone(), connection: ArcSwap::new(connection), token, ended: watch::Sender::default(), grace });
         let attending = tokio::spawn(attend::attend(agent.clone(), Arc::clone(&shared)));
-        Ok(Self { agent, shared, token: Token::of(answer.token)?, record, attending, finished: false })
+        Ok(Self { agent, shared, record, attending, finished: false })
     }
 
     /// Its name.
@@ -249,10 +258,10 @@ impl Task {
         &self.shared.id
     }
 
-    /// Its first token.
+    /// Its token: the first one, or the one that was minted when the agent last got another SVID or resumed the task.
     #[must_use]
-    pub fn token(&self) -> &Token {
-        &self.token
+    pub fn token(&self) -> Arc<Token> {
+        self.shared.token.load_full()
     }
 
     /// When it ends at the latest, in milliseconds since the epoch.
@@ -279,15 +288,12 @@ impl Task {
     /// Another token: narrower scopes (none: all of the task's), for an audience.
     pub async fn mint(&self, scopes: &[&str], audience: &[&str], ttl: Option<Duration>) -> Result<Token, Error> {
         let request = MintTokenRequest {
-            task_id: self.shared.id.clone(),
-            idempotency_key: random_key()?,
             scopes: scopes.iter().map(ToString::to_string).collect(),
             audience: audience.iter().map(ToString::to_string).collect(),
             ttl_ms: ttl.map_or(0, |ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)),
             ..MintTokenRequest::default()
         };
-        let answer = repeated(|| async { client(&self.connection()).mint_token(request.clone()).await });
-        Token::of(self.known(answer.await)?.into_inner().token)
+        self.known(mint(&self.connection(), &self.shared.id, request).await)
     }
 
     /// Kills its tokens until [`Task::resume`].
@@ -297,13 +303,14 @@ impl Task {
     }
 
     /// Proves anew who and what the agent is, and gets a new token; the old ones stay dead.
-    pub async fn resume(&mut self) -> Result<(), Error> {
+    pub async fn resume(&self) -> Result<(), Error> {
         let key = random_key()?;
         let connection = self.connection();
         let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::ResumeTask).await?;
         let request = ResumeTaskRequest { task_id: self.shared.id.clone(), nonce, evidence, idempotency_key: key };
         let answer = client(&connection).resume_task(request).await.map_err(|status| Error::of(&status));
-        self.token = Token::of(self.known(answer)?.into_inner().token)?;
+        let token = Token::of(self.known(answer)?.into_inner().token, &connection)?;
+        self.shared.token.store(Arc::new(token));
         Ok(())
     }
 
@@ -350,6 +357,12 @@ impl Task {
             (answer, _) => answer,
         }
     }
+}
+
+async fn mint(connection: &Connection, task: &str, request: MintTokenRequest) -> Result<Token, Error> {
+    let request = MintTokenRequest { task_id: task.to_owned(), idempotency_key: random_key()?, ..request };
+    let answer = repeated(|| async { client(connection).mint_token(request.clone()).await }).await?;
+    Token::of(answer.into_inner().token, connection)
 }
 
 async fn finish(connection: &Connection, id: &str, outcome: Outcome) -> Result<Ended, Error> {

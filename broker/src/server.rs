@@ -152,7 +152,7 @@ impl Server {
             let listener = workload_api::bind(path).map_err(|e| start_error(&format!("listen.workload_api: {}", path.display()))(&e))?;
             let (connections, incoming) = mpsc::channel(16);
             background.spawn(workload_api::accept(listener, connections));
-            let service = SpiffeWorkloadApiServer::new(WorkloadApi(Arc::clone(&broker))).max_decoding_message_size(4 << 10);
+            let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::clone(&broker))).max_decoding_message_size(4 << 10);
             let served = Grpc::builder().add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped));
             listeners.spawn(async move { drop(served.await) });
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ use crate::refusal::Refusal;
 
 /// How often a stream looks whether what it serves has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Most SVIDs remembered.
+const MAX_ISSUED: usize = 4096;
 
 /// What the kernel says of the process at the other end.
 pub(crate) struct LocalProcess {
@@ -125,11 +128,23 @@ impl LocalProcess {
         self.read_executable(want_digest).unwrap_or_default()
     }
 
-    fn read_executable(&self, want_digest: bool) -> Option<Executable> {
-        let pidfd = self.pidfd.as_ref()?;
-        let number = std::os::fd::AsRawFd::as_raw_fd(pidfd);
+    fn pid(&self) -> Option<u32> {
+        let number = std::os::fd::AsRawFd::as_raw_fd(self.pidfd.as_ref()?);
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
-        let pid: u32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+        info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+    }
+
+    /// Pid and start time: names a process as long as the machine runs.
+    fn name(&self) -> Option<(u32, String)> {
+        let pid = self.pid()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything; what counts comes after it (proc(5): starttime is field 22).
+        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
+        self.lives().then_some((pid, started))
+    }
+
+    fn read_executable(&self, want_digest: bool) -> Option<Executable> {
+        let pid = self.pid()?;
         let link = format!("/proc/{pid}/exe");
         let path = std::fs::read_link(&link).ok()?.to_str()?.to_owned();
         let sha256 = if want_digest { Some(digest_of(&std::fs::File::open(&link).ok()?)?) } else { None };
@@ -167,11 +182,29 @@ fn digest_of(mut file: &std::fs::File) -> Option<String> {
 
 /// The service.
 #[derive(Clone)]
-pub(crate) struct WorkloadApi(pub(crate) Arc<Broker>);
+pub(crate) struct WorkloadApi {
+    broker: Arc<Broker>,
+    issued: Arc<Mutex<HashMap<Holder, Issued>>>,
+}
+
+/// A process, and one of its identities.
+type Holder = (u32, String, SpiffeId);
+
+/// What a process has. It gets the same again when it asks again, as clients do that open several streams.
+#[derive(Clone)]
+struct Issued {
+    svid: X509svid,
+    renew_at_ms: i64,
+    generation: u64,
+}
 
 type Svids = BTreeMap<SpiffeId, X509svid>;
 
 impl WorkloadApi {
+    pub(crate) fn new(broker: Arc<Broker>) -> Self {
+        Self { broker, issued: Arc::default() }
+    }
+
     fn caller<T>(request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
         // SPIFFE Workload Endpoint, section 4.1: without this header the call may come from a confused deputy.
         if request.metadata().get("workload.spiffe.io").map(tonic::metadata::MetadataValue::as_bytes) != Some(b"true") {
@@ -181,15 +214,15 @@ impl WorkloadApi {
     }
 
     fn ca(&self) -> Result<&Ca, Refusal> {
-        self.0.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
+        self.broker.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
     }
 
     /// The IDs of registrations that match the process.
     async fn identities(&self, process: &Arc<LocalProcess>) -> Result<Vec<SpiffeId>, Refusal> {
         let ca = self.ca()?;
         let mut candidates = Vec::new();
-        for (name, bytes) in self.0.records.store().documents(DocumentKind::Workload).await? {
-            let registration = self.0.records.open_workload(&name, &bytes)?.registration;
+        for (name, bytes) in self.broker.records.store().documents(DocumentKind::Workload).await? {
+            let registration = self.broker.records.open_workload(&name, &bytes)?.registration;
             if registration.spiffe_id.trust_domain() == ca.trust_domain() && !registration.local.is_empty() {
                 candidates.push(registration);
             }
@@ -201,9 +234,34 @@ impl WorkloadApi {
         Ok(matching.map(|r| r.spiffe_id).collect())
     }
 
+    /// What the process has for this identity, or a new SVID; with the time to renew it, half of its life.
+    async fn svid_for(&self, process: &LocalProcess, id: &SpiffeId, generation: u64) -> Result<Issued, Refusal> {
+        let holder = process.name().map(|(pid, started)| (pid, started, id.clone()));
+        let now_ms = clock::now_ms();
+        let known = |issued: &HashMap<Holder, Issued>| issued.get(holder.as_ref()?).filter(|i| now_ms < i.renew_at_ms && i.generation == generation).cloned();
+        if let Some(issued) = known(&self.lock()) {
+            return Ok(issued);
+        }
+        let (svid, not_after_ms) = self.issue(id).await?;
+        // Half of its life: there is time to come back if renewal fails.
+        let fresh = Issued { svid, renew_at_ms: now_ms.saturating_add(not_after_ms.saturating_sub(now_ms) / 2), generation };
+        if let Some(holder) = holder {
+            let mut issued = self.lock();
+            issued.retain(|_, i| now_ms < i.renew_at_ms);
+            if issued.len() < MAX_ISSUED {
+                issued.insert(holder, fresh.clone());
+            }
+        }
+        Ok(fresh)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Holder, Issued>> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn issue(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
         let (svid, key) = self.ca()?.issue_with_key(id).map_err(crate::enrollment::ca_refusal)?;
-        self.0.record_svid(id, &svid, "local process").await?;
+        self.broker.record_svid(id, &svid, "local process").await?;
         let message = X509svid {
             spiffe_id: id.to_string(),
             x509_svid: svid.chain.concat_der(),
@@ -215,8 +273,8 @@ impl WorkloadApi {
     }
 
     fn federated(&self) -> HashMap<String, Vec<u8>> {
-        let own = self.0.ca.as_ref().map(|ca| ca.trust_domain().clone());
-        let snapshot = self.0.trust.current();
+        let own = self.broker.ca.as_ref().map(|ca| ca.trust_domain().clone());
+        let snapshot = self.broker.trust.current();
         let others = snapshot.bundles.iter().filter(|b| Some(b.trust_domain()) != own.as_ref());
         others.map(|b| (b.trust_domain().id(), b.certificates().flat_map(|c| c.to_vec()).collect())).collect()
     }
@@ -227,21 +285,19 @@ impl WorkloadApi {
             let ids = self.identities(&process).await?;
             if ids.is_empty() {
                 let record = Record::now("refused").with("rpc", "FetchX509SVID").with("reason", "no registration matches the process");
-                self.0.journal.note(record.with("uid", process.uid).with("gid", process.gid));
+                self.broker.journal.note(record.with("uid", process.uid).with("gid", process.gid));
                 let _ = answers.send(Err(Status::permission_denied("no identity issued"))).await;
                 return Ok(());
             }
-            let trust = self.0.trust.current().generation;
+            let trust = self.broker.trust.current().generation;
             let stale = clock::now_ms() >= renew_at_ms || trust != generation || !svids.keys().eq(ids.iter());
             if stale {
                 svids.clear();
-                let now_ms = clock::now_ms();
                 renew_at_ms = i64::MAX;
                 for id in ids {
-                    let (svid, not_after_ms) = self.issue(&id).await?;
-                    // Half of its life: there is time to come back if renewal fails.
-                    renew_at_ms = renew_at_ms.min(now_ms.saturating_add(not_after_ms.saturating_sub(now_ms) / 2));
-                    svids.insert(id, svid);
+                    let issued = self.svid_for(&process, &id, trust).await?;
+                    renew_at_ms = renew_at_ms.min(issued.renew_at_ms);
+                    svids.insert(id, issued.svid);
                 }
                 generation = trust;
                 let response = X509svidResponse { svids: svids.values().cloned().collect(), crl: Vec::new(), federated_bundles: self.federated() };
@@ -262,7 +318,7 @@ impl WorkloadApi {
     async fn serve_bundles(self, process: Arc<LocalProcess>, answers: mpsc::Sender<Result<X509BundlesResponse, Status>>) {
         let mut generation = None;
         while process.lives() {
-            let current = self.0.trust.current();
+            let current = self.broker.trust.current();
             if generation != Some(current.generation) {
                 generation = Some(current.generation);
                 let bundles = current.bundles.iter().map(|b| (b.trust_domain().id(), b.certificates().flat_map(|c| c.to_vec()).collect())).collect();
@@ -298,7 +354,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let (answers, receiver) = mpsc::channel(1);
         let service = self.clone();
         tokio::spawn(async move {
-            let broker = Arc::clone(&service.0);
+            let broker = Arc::clone(&service.broker);
             if let Err(refusal) = service.serve_svids(process, answers.clone()).await {
                 let _ = answers.send(Err(broker.refuse("FetchX509SVID", None, &refusal))).await;
             }
@@ -309,7 +365,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
     async fn fetch_x509_bundles(&self, request: Request<X509BundlesRequest>) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         let process = Self::caller(&request)?;
         // Bundles go to those who get an identity, as the specification has it.
-        let known = self.identities(&process).await.map_err(|refusal| self.0.refuse("FetchX509Bundles", None, &refusal))?;
+        let known = self.identities(&process).await.map_err(|refusal| self.broker.refuse("FetchX509Bundles", None, &refusal))?;
         if known.is_empty() {
             return Err(Status::permission_denied("no identity issued"));
         }

@@ -80,6 +80,11 @@ async fn stream(agent: &Agent, shared: &Shared, heard: &mut Instant) -> Over {
                             Some(Event::Ended(ended)) => return Over::Ended(Ended::of(ended.outcome())),
                             Some(Event::Rotated(_)) => match agent.connection() {
                                 Ok(fresh) => {
+                                    // The old token is bound to the old SVID and dies with it.
+                                    match super::mint(&fresh, &shared.id, super::MintTokenRequest::default()).await {
+                                        Ok(token) => shared.token.store(Arc::new(token)),
+                                        Err(error) => tracing::warn!(%error, "no token for the new SVID yet; mint one"),
+                                    }
                                     shared.connection.store(fresh);
                                     return Over::Moved;
                                 }

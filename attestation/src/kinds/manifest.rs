@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::challenge::Binding;
 use crate::claims::Claims;
-pub use crate::dsse::Envelope as SignedManifest;
+pub use crate::dsse::{Envelope as SignedManifest, pre_authentication_encoding};
 use crate::dsse::{DsseError, Envelope, VerifyingKey};
 use crate::json;
 

@@ -1,1 +1,90 @@
-fn main() {}
+//! The one binary: broker, demo, and client.
+
+mod args;
+mod client;
+mod demo;
+mod doctor;
+mod example_agent;
+mod journal;
+mod local;
+mod operator;
+mod output;
+mod run;
+mod serve;
+mod svid;
+mod task;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use args::{Cli, Command, ConfigCommand};
+use clap::{CommandFactory as _, Parser as _};
+use output::Output;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One crypto provider for everything that asks for the process default.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    start_logging(&cli.command);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("sundew: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(dispatch(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sundew: {error:#}");
+            ExitCode::FAILURE
+        }
+    };
+    // A blocking read of standard input must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    code
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let output = Output::new(cli.json);
+    let connect = cli.connect;
+    let done = |()| ExitCode::SUCCESS;
+    match cli.command {
+        Command::Demo { command } => demo::demo(&output, command).await,
+        Command::Dev { state, listen } => local::dev(&output, &state, listen).await.map(done),
+        Command::Serve { config } => serve::serve(&config).await.map(done),
+        Command::Config(ConfigCommand::Check { config }) => serve::check(&output, &config),
+        Command::Run(run) => run::run(&connect, run).await,
+        Command::Task(command) => task::task(&connect, &output, command).await.map(done),
+        Command::Token(command) => task::token(&connect, &output, command).await,
+        Command::Workload(command) => operator::workload(&connect, &output, command).await.map(done),
+        Command::Secret(command) => operator::secret(&connect, &output, command).await.map(done),
+        Command::Keyring(command) => operator::keyring(&connect, &output, command).await.map(done),
+        Command::Revoke(revoke) => operator::revoke(&connect, &output, revoke).await.map(done),
+        Command::Svid(command) => svid::svid(&connect, &output, command).await.map(done),
+        Command::Journal(command) => journal::journal(&output, command).map(done),
+        Command::Doctor { operations } => doctor::doctor(&connect, &output, operations).await,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sundew", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::ExampleAgent => example_agent::run().await.map(done),
+    }
+}
+
+/// Structured logs on standard error: JSON for the production broker, short text for people.
+fn start_logging(command: &Command) {
+    let (level, json) = match command {
+        Command::Serve { .. } => ("info", true),
+        Command::Dev { .. } => ("info,h2=warn", false),
+        _ => ("error", false),
+    };
+    let filter = EnvFilter::try_from_env("SUNDEW_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        builder.with_target(false).init();
+    }
+}

@@ -1,0 +1,168 @@
+//! A broker in this process, with its own CA, store and operator: for the demo and for development.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use sundew_broker::ca::Ca;
+use sundew_broker::config::Config;
+use sundew_broker::server::Server;
+use sundew_sdk::SpiffeId;
+
+use crate::args::Connect;
+use crate::output::Output;
+use crate::svid::write_svid;
+
+/// A local broker and the folder with its state.
+pub(crate) struct Local {
+    pub(crate) server: Server,
+    folder: PathBuf,
+    domain: &'static str,
+}
+
+impl Local {
+    /// Starts one; what is in the folder from an earlier run is taken up again.
+    pub(crate) async fn start(folder: &Path, domain: &'static str, listen: SocketAddr) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+        let folder = folder.canonicalize()?;
+        make_root_key(&folder.join("root.key"))?;
+        let config = Config::parse(&config_text(&folder, domain, listen)).map_err(|e| anyhow!("{e}"))?;
+        let server = Server::start(config).await?;
+        let local = Self { server, folder, domain };
+        local.write_operator()?;
+        local.server.ready().await;
+        Ok(local)
+    }
+
+    fn ca(&self) -> Result<&Ca> {
+        self.server.broker().ca.as_ref().context("the local broker has no CA")
+    }
+
+    /// Gives the operator of this broker a new SVID.
+    pub(crate) fn write_operator(&self) -> Result<()> {
+        self.write_svid_of("operator", &self.operator_dir())
+    }
+
+    /// An SVID of `/<name>` in a folder.
+    pub(crate) fn write_svid_of(&self, name: &str, out: &Path) -> Result<()> {
+        let id = SpiffeId::parse(&format!("spiffe://{}/{name}", self.domain)).map_err(|e| anyhow!("{e}"))?;
+        let (svid, key) = self.ca()?.issue_with_key(&id)?;
+        write_svid(out, &svid.chain, key.expose(), &svid.bundle)
+    }
+
+    /// Half of the life of an SVID.
+    pub(crate) fn half_life(&self) -> Result<std::time::Duration> {
+        Ok(self.ca()?.ttl().to_std() / 2)
+    }
+
+    pub(crate) fn operator_dir(&self) -> PathBuf {
+        self.folder.join("operator")
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.folder.join("journal")
+    }
+
+    pub(crate) fn socket(&self) -> String {
+        format!("unix://{}", self.folder.join("workload.sock").display())
+    }
+
+    pub(crate) fn broker(&self) -> String {
+        self.server.workloads().to_string()
+    }
+
+    /// How to connect with an SVID in a folder.
+    pub(crate) fn connect_with(&self, svid_dir: PathBuf) -> Connect {
+        Connect { broker: Some(self.broker()), broker_id: Some(format!("spiffe://{}/sundew/broker", self.domain)), svid_dir: Some(svid_dir), endpoint_socket: None }
+    }
+}
+
+fn make_root_key(path: &Path) -> Result<()> {
+    let mut key = zeroize::Zeroizing::new([0_u8; 32]);
+    SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| anyhow!("no randomness"))?;
+    let text = zeroize::Zeroizing::new(key.iter().map(|b| format!("{b:02x}")).collect::<String>());
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => file.write_all(text.as_bytes()).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+fn config_text(folder: &Path, domain: &str, listen: SocketAddr) -> String {
+    let path = |name: &str| toml_string(&folder.join(name).display().to_string());
+    format!(
+        r#"
+[listen]
+workloads = "{listen}"
+operations = "127.0.0.1:0"
+workload_api = {socket}
+reflection = true
+
+[identity]
+source = "embedded_ca"
+trust_domain = "{domain}"
+
+[store]
+url = {store}
+
+[keys]
+root_key_file = {key}
+
+[journal]
+directory = {journal}
+
+[[operators]]
+spiffe_id = "spiffe://{domain}/operator"
+roles = ["registrar", "responder", "introspector"]
+"#,
+        socket = path("workload.sock"),
+        store = toml_string(&format!("embedded:{}", folder.join("store.log").display())),
+        key = path("root.key"),
+        journal = path("journal"),
+    )
+}
+
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// `sundew dev`.
+pub(crate) async fn dev(output: &Output, state: &Path, listen: SocketAddr) -> Result<()> {
+    let local = Local::start(state, "dev.local", listen).await?;
+    let value = serde_json::json!({
+        "broker": local.broker(),
+        "operations": local.server.operations().to_string(),
+        "endpoint_socket": local.socket(),
+        "operator_svid_dir": local.operator_dir(),
+    });
+    output.result(&value, || {
+        vec![
+            "# Sundew for development: state is kept, nothing is for production. Ctrl-C ends it.".to_owned(),
+            format!("# state: {}", local.folder.display()),
+            "# As operator (workload, secret, revoke, task list, …):".to_owned(),
+            format!("export SUNDEW_BROKER={} SUNDEW_OPERATIONS={} SUNDEW_SVID_DIR={}", local.broker(), local.server.operations(), shell_word(&local.operator_dir())),
+            "# As agent, once a workload with a matching `local` selector is registered:".to_owned(),
+            format!("export SUNDEW_BROKER={} SPIFFE_ENDPOINT_SOCKET={}; unset SUNDEW_SVID_DIR", local.broker(), local.socket()),
+        ]
+    });
+    let half = local.half_life()?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = terminate.recv() => break,
+            () = tokio::time::sleep(half) => local.write_operator()?,
+        }
+    }
+    local.server.stop().await;
+    Ok(())
+}
+
+fn shell_word(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}

@@ -1,0 +1,97 @@
+//! SVIDs from the embedded CA, in files.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
+use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use sundew_proto::v1::{CreateJoinTokenRequest, EnrollRequest, RenewRequest, Svid};
+use sundew_sdk::{BundleSet, SpiffeId, TrustBundle, TrustDomain, anonymous_channel};
+
+use crate::args::{Connect, SvidCommand};
+use crate::client::{connection, explained, registry};
+use crate::output::{Output, time};
+
+pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidCommand) -> Result<()> {
+    match command {
+        SvidCommand::JoinToken { spiffe_id, ttl } => {
+            let request = CreateJoinTokenRequest { spiffe_id, ttl_ms: ttl.as_ms() };
+            let answer = registry(connect).await?.create_join_token(request).await.map_err(explained)?.into_inner();
+            let value = serde_json::json!({ "join_token": answer.join_token, "expires_at_ms": answer.expires_at_ms });
+            output.result(&value, || vec![answer.join_token.clone()]);
+            Ok(())
+        }
+        SvidCommand::Enroll { enrollment, bundle, trust_domain, out } => {
+            let mut token = String::new();
+            std::io::stdin().read_to_string(&mut token).context("join token from standard input")?;
+            let domain = TrustDomain::parse(&trust_domain).map_err(|e| anyhow!("--trust-domain: {e}"))?;
+            let roots = fs::read(&bundle).with_context(|| bundle.display().to_string())?;
+            let roots = TrustBundle::parse(domain, &roots).map_err(|e| anyhow!("{}: {e}", bundle.display()))?;
+            let (key, csr) = key_and_csr()?;
+            let expected = SpiffeId::parse(&format!("{}/sundew/broker", roots.trust_domain().id())).map_err(|e| anyhow!("{e}"))?;
+            let mut bundles = BundleSet::default();
+            bundles.insert(roots);
+            let channel = anonymous_channel(&enrollment, expected, bundles)?;
+            let request = EnrollRequest { join_token: token.trim().to_owned(), csr };
+            let answer = EnrollmentServiceClient::new(channel).enroll(request).await.map_err(explained)?;
+            written(output, &out, answer.into_inner().svid, &key)
+        }
+        SvidCommand::Renew { keep } => loop {
+            let folder = connect.svid_dir.clone().context("--svid-dir says which SVID to renew")?;
+            let (key, csr) = key_and_csr()?;
+            let channel = connection(connect).await?.channel();
+            let answer = EnrollmentServiceClient::new(channel).renew(RenewRequest { csr }).await.map_err(explained)?.into_inner();
+            let left_ms = answer.svid.as_ref().map_or(0, |svid| svid.not_after_ms).saturating_sub(sundew_broker::clock::now_ms());
+            written(output, &folder, answer.svid, &key)?;
+            if !keep {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(u64::try_from(left_ms / 2).unwrap_or(0)).max(Duration::from_secs(1))).await;
+        },
+    }
+}
+
+fn key_and_csr() -> Result<(KeyPair, Vec<u8>)> {
+    let key = KeyPair::generate()?;
+    let csr = CertificateParams::default().serialize_request(&key)?;
+    Ok((key, csr.der().to_vec()))
+}
+
+fn written(output: &Output, folder: &Path, svid: Option<Svid>, key: &KeyPair) -> Result<()> {
+    let svid = svid.context("the broker sent no SVID")?;
+    let certificates = |list: &[Vec<u8>]| list.iter().map(|der| CertificateDer::from(der.clone())).collect::<Vec<_>>();
+    write_svid(folder, &certificates(&svid.certificates), key.serialized_der(), &certificates(&svid.bundle))?;
+    let value = serde_json::json!({ "spiffe_id": svid.spiffe_id, "folder": folder, "not_after_ms": svid.not_after_ms });
+    output.result(&value, || vec![format!("{} until {} in {}", svid.spiffe_id, time(svid.not_after_ms), folder.display())]);
+    Ok(())
+}
+
+/// Writes svid.pem, key.pem and bundle.pem. The key goes first and the certificate last: a reader that looks in between sees
+/// a pair that does not fit, and keeps its old one.
+pub(crate) fn write_svid(folder: &Path, chain: &[CertificateDer<'_>], key: &[u8], bundle: &[CertificateDer<'_>]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let pem = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|c| pem_of("CERTIFICATE", c)).collect::<String>();
+    write(&folder.join("key.pem"), &pem_of("PRIVATE KEY", key), 0o600)?;
+    write(&folder.join("bundle.pem"), &pem(bundle), 0o644)?;
+    write(&folder.join("svid.pem"), &pem(chain), 0o644)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh).with_context(|| fresh.display().to_string())?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&fresh, path).with_context(|| path.display().to_string())
+}
+
+/// PEM (RFC 7468).
+pub(crate) fn pem_of(label: &str, der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).filter_map(|at| text.get(at..text.len().min(at + 64))).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}

@@ -1,0 +1,156 @@
+//! Tasks and tokens from the command line.
+
+use std::io::Read as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use sundew_proto::v1::agent_service_client::AgentServiceClient;
+use sundew_proto::v1::revoke_request::Target;
+use sundew_proto::v1::{self, CompleteTaskRequest, IntrospectRequest, ListTasksRequest, Outcome, ShowTaskRequest};
+
+use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
+use crate::client::{access, agent, connection, explained, response};
+use crate::operator::revoke_target;
+use crate::output::{Output, quoted, table, time};
+
+pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskCommand) -> Result<()> {
+    match command {
+        TaskCommand::Begin { purpose, instruction, scopes, ttl, no_attend } => {
+            let agent = agent(connect).await?;
+            let mut builder = agent.task(&purpose).instruction(&instruction);
+            for scope in &scopes {
+                builder = builder.scope(scope);
+            }
+            if let Some(ttl) = ttl {
+                builder = builder.ttl(ttl.to_std());
+            }
+            let task = builder.begin().await?;
+            let token = task.token();
+            let value = serde_json::json!({ "task_id": task.id(), "token": token.expose(), "token_id": token.id(), "scopes": task.scopes(), "deadline_ms": task.deadline_ms() });
+            output.result(&value, || {
+                vec![format!("task   {}", task.id()), format!("until  {}", time(task.deadline_ms())), format!("token  {}", token.expose())]
+            });
+            if no_attend {
+                // Not dropped: dropping would end it.
+                std::mem::forget(task);
+                return Ok(());
+            }
+            eprintln!("attending; Ctrl-C ends the task");
+            tokio::select! {
+                ended = task.ended() => bail!("the task was ended: {ended}"),
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            eprintln!("{}", task.complete().await?);
+            Ok(())
+        }
+        TaskCommand::Complete { task_id, outcome } => {
+            let outcome = match outcome {
+                EndAs::Completed => Outcome::Completed,
+                EndAs::Failed => Outcome::Failed,
+                EndAs::Canceled => Outcome::Canceled,
+            };
+            let request = CompleteTaskRequest { task_id: task_id.clone(), outcome: outcome.into() };
+            let answer = AgentServiceClient::new(connection(connect).await?.channel()).complete_task(request).await.map_err(explained)?.into_inner();
+            let word = word(answer.outcome());
+            output.result(&serde_json::json!({ "task_id": task_id, "outcome": word }), || vec![format!("{task_id} {word}")]);
+            Ok(())
+        }
+        TaskCommand::List { workload, limit } => {
+            let request = ListTasksRequest { spiffe_id: workload.unwrap_or_default(), limit };
+            let answer = response(connect).await?.list_tasks(request).await.map_err(explained)?.into_inner();
+            let value: Vec<_> = answer.tasks.iter().map(json).collect();
+            output.result(&value, || {
+                let row = |t: &v1::Task| vec![t.task_id.clone(), t.spiffe_id.clone(), state(t), time(t.deadline_ms), quoted(&t.purpose, 40)];
+                table(&["TASK", "WORKLOAD", "STATE", "DEADLINE", "PURPOSE"], &answer.tasks.iter().map(row).collect::<Vec<_>>())
+            });
+            Ok(())
+        }
+        TaskCommand::Show { task_id } => {
+            let answer = response(connect).await?.show_task(ShowTaskRequest { task_id }).await.map_err(explained)?.into_inner();
+            let task = answer.task.context("the broker sent no task")?;
+            output.result(&json(&task), || {
+                vec![
+                    format!("task          {}", task.task_id),
+                    format!("workload      {}", task.spiffe_id),
+                    format!("state         {}", state(&task)),
+                    format!("purpose       {}", quoted(&task.purpose, 1024)),
+                    format!("instruction   {}", quoted(&task.instruction, 4096)),
+                    format!("scopes        {}", task.scopes.join(" ")),
+                    format!("began         {}", time(task.created_at_ms)),
+                    format!("deadline      {}", time(task.deadline_ms)),
+                    format!("registration  {}", task.registration_version),
+                ]
+            });
+            Ok(())
+        }
+    }
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Unspecified => "alive",
+        Outcome::Completed => "completed",
+        Outcome::Failed => "failed",
+        Outcome::Canceled => "canceled",
+        Outcome::Expired => "expired",
+        Outcome::Abandoned => "abandoned",
+        Outcome::Revoked => "revoked",
+    }
+}
+
+fn state(task: &v1::Task) -> String {
+    if task.suspended && task.outcome() == Outcome::Unspecified { "suspended".to_owned() } else { word(task.outcome()).to_owned() }
+}
+
+fn json(task: &v1::Task) -> serde_json::Value {
+    serde_json::json!({
+        "task_id": task.task_id, "spiffe_id": task.spiffe_id, "state": state(task), "purpose": task.purpose, "instruction": task.instruction,
+        "scopes": task.scopes, "created_at_ms": task.created_at_ms, "deadline_ms": task.deadline_ms, "registration_version": task.registration_version,
+    })
+}
+
+pub(crate) async fn token(connect: &Connect, output: &Output, command: TokenCommand) -> Result<ExitCode> {
+    match command {
+        TokenCommand::Introspect { presenter, audience, scopes } => {
+            let mut token = zeroize::Zeroizing::new(String::new());
+            std::io::stdin().read_to_string(&mut token).context("token from standard input")?;
+            let request = IntrospectRequest {
+                token: token.trim().to_owned(),
+                presenter_certificate_sha256: presenter.as_deref().map(hex).transpose()?.unwrap_or_default(),
+                audience: audience.unwrap_or_default(),
+                required_scopes: scopes,
+            };
+            let answer = access(connect).await?.introspect(request).await.map_err(explained)?.into_inner();
+            if !answer.active {
+                output.result(&serde_json::json!({ "active": false }), || vec!["not active".to_owned()]);
+                return Ok(ExitCode::FAILURE);
+            }
+            let value = serde_json::json!({
+                "active": true, "spiffe_id": answer.spiffe_id, "task_id": answer.task_id, "token_id": answer.token_id, "scopes": answer.scopes,
+                "audience": answer.audience, "expires_at_ms": answer.expires_at_ms, "registration_version": answer.registration_version,
+                "bearer": answer.binding() == v1::Binding::Bearer,
+            });
+            output.result(&value, || {
+                vec![
+                    "active".to_owned(),
+                    format!("workload  {}", answer.spiffe_id),
+                    format!("task      {}", answer.task_id),
+                    format!("token id  {}", answer.token_id),
+                    format!("scopes    {}", answer.scopes.join(" ")),
+                    format!("until     {}", time(answer.expires_at_ms)),
+                    format!("binding   {}", if answer.binding() == v1::Binding::Bearer { "BEARER: whoever holds it" } else { "certificate" }),
+                ]
+            });
+            Ok(ExitCode::SUCCESS)
+        }
+        TokenCommand::Revoke { token_id, reason } => {
+            revoke_target(connect, output, Target::Token(token_id), reason).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn hex(text: &str) -> Result<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()));
+    pairs.collect::<Option<Vec<u8>>>().filter(|bytes| bytes.len() == 32).context("--presenter must be 64 hexadecimal digits")
+}
