@@ -1,0 +1,330 @@
+//! A broker as its users run it: `sundew serve --config FILE`, a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::calls::Caller;
+use crate::issuer::{AUDIENCE, ISSUER, TestIssuer};
+use crate::pki::{Ca, Svid, write_private};
+use crate::redis::Redis;
+
+/// The trust domain of all tests.
+pub const DOMAIN: &str = "test.example";
+
+/// Where a broker of a test keeps its state.
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// In a file of its own.
+    Embedded,
+    /// In this Redis.
+    Redis(String),
+}
+
+/// What brokers of a test share: CA, issuer, root key, store.
+pub struct World {
+    /// The CA.
+    pub ca: Ca,
+    /// The issuer.
+    pub issuer: TestIssuer,
+    /// The Redis, if there is one.
+    pub redis: Option<Redis>,
+    folder: TempDir,
+}
+
+impl World {
+    /// With the embedded store.
+    pub fn embedded() -> Self {
+        Self::new(None)
+    }
+
+    /// With a Redis of its own.
+    pub fn redis() -> Self {
+        Self::new(Some(Redis::start()))
+    }
+
+    /// With this Redis.
+    pub fn with_redis(redis: Redis) -> Self {
+        Self::new(Some(redis))
+    }
+
+    /// One with each store.
+    pub fn both() -> [Self; 2] {
+        [Self::embedded(), Self::redis()]
+    }
+
+    fn new(redis: Option<Redis>) -> Self {
+        crate::init();
+        let folder = tempfile::tempdir().expect("folder");
+        let world = Self { ca: Ca::new(DOMAIN), issuer: TestIssuer::default(), redis, folder };
+        let path = world.folder.path();
+        write_private(&path.join("root.key"), &"7a".repeat(32));
+        world.ca.svid("/sundew/broker").write(&path.join("broker"), &[world.ca.certificate.clone()]);
+        world.write_bundle(&[&world.ca]);
+        std::fs::write(path.join("jwks.json"), world.issuer.jwks()).expect("jwks");
+        world
+    }
+
+    /// The folder with the files that all brokers read.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Replaces the trust bundle by these CAs.
+    pub fn write_bundle(&self, cas: &[&Ca]) {
+        let text: String = cas.iter().map(|ca| crate::pki::pem("CERTIFICATE", &ca.certificate)).collect();
+        let fresh = self.folder.path().join("bundle.fresh");
+        std::fs::write(&fresh, text).expect("bundle");
+        std::fs::rename(fresh, self.folder.path().join("bundle.pem")).expect("bundle");
+    }
+
+    /// Starts a broker and waits until it answers.
+    pub async fn broker(&self) -> Broker {
+        self.broker_with("").await
+    }
+
+    /// Starts a broker with more configuration, appended to the file.
+    pub async fn broker_with(&self, more: &str) -> Broker {
+        let mut broker = self.prepare(more);
+        broker.up();
+        broker.ready().await;
+        broker
+    }
+
+    /// A broker that is configured and not started.
+    pub fn prepare(&self, more: &str) -> Broker {
+        let own = tempfile::tempdir_in(self.folder.path()).expect("folder");
+        let (port, operations) = (crate::free_port(), crate::free_port());
+        let files = self.folder.path().display();
+        let store = match &self.redis {
+            Some(redis) => redis.url(),
+            None => format!("embedded:{}", own.path().join("store.log").display()),
+        };
+        let config = format!(
+            r#"
+[listen]
+workloads = "127.0.0.1:{port}"
+operations = "127.0.0.1:{operations}"
+[identity]
+source = "files"
+certificate = "{files}/broker/svid.pem"
+key = "{files}/broker/key.pem"
+[[trust]]
+trust_domain = "{DOMAIN}"
+bundle = "{files}/bundle.pem"
+[store]
+url = "{store}"
+[keys]
+root_key_file = "{files}/root.key"
+[journal]
+directory = "{journal}"
+[revocation]
+freshness = "400ms"
+[[operators]]
+spiffe_id = "spiffe://{DOMAIN}/operator"
+roles = ["registrar", "responder", "introspector"]
+[[operators]]
+spiffe_id = "spiffe://{DOMAIN}/introspector"
+roles = ["introspector"]
+[[operators]]
+spiffe_id = "spiffe://{DOMAIN}/registrar"
+roles = ["registrar"]
+[[operators]]
+spiffe_id = "spiffe://{DOMAIN}/responder"
+roles = ["responder"]
+[[issuers]]
+url = "{ISSUER}"
+audience = "{AUDIENCE}"
+jwks_file = "{files}/jwks.json"
+{more}
+"#,
+            journal = own.path().join("journal").display(),
+        );
+        let file = own.path().join("sundew.toml");
+        std::fs::write(&file, config).expect("config");
+        Broker { child: None, own, file, port, operations, output: Arc::default() }
+    }
+
+    /// A caller with an SVID of `/path` of the test CA.
+    pub fn caller(&self, broker: &Broker, path: &str) -> Caller {
+        self.caller_with(broker, self.ca.svid(path))
+    }
+
+    /// A caller with this SVID.
+    pub fn caller_with(&self, broker: &Broker, svid: Svid) -> Caller {
+        Caller::new(broker.address(), Some(svid))
+    }
+
+    /// The operator.
+    pub fn operator(&self, broker: &Broker) -> Caller {
+        self.caller(broker, "/operator")
+    }
+
+    /// A registration of `/path` that wants a token for its path as `sub`, with changes.
+    pub fn registration(path: &str, changes: Value) -> Value {
+        let mut document = json!({
+            "spiffe_id": format!("spiffe://{DOMAIN}{path}"),
+            "evidence": [{ "kind": "oidc", "issuer": ISSUER, "claims": { "sub": [path] } }],
+            "scopes": ["secret:app/*", "tool:github.create_pr", "exec:git"],
+            "owner": "tests",
+        });
+        if let (Some(document), Value::Object(changes)) = (document.as_object_mut(), changes) {
+            document.extend(changes);
+        }
+        document
+    }
+
+    /// Registers `/path`.
+    pub async fn register(&self, broker: &Broker, path: &str, changes: Value) {
+        self.operator(broker).apply(&[Self::registration(path, changes)]).await.expect("registration");
+    }
+}
+
+/// A broker's process.
+pub struct Broker {
+    child: Option<Child>,
+    own: TempDir,
+    file: PathBuf,
+    port: u16,
+    operations: u16,
+    output: Arc<Mutex<String>>,
+}
+
+impl Broker {
+    /// `host:port` for agents.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` for health and metrics.
+    pub fn operations(&self) -> String {
+        format!("127.0.0.1:{}", self.operations)
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Its folder: store and journal.
+    pub fn folder(&self) -> &Path {
+        self.own.path()
+    }
+
+    /// Starts the process.
+    pub fn up(&mut self) {
+        let command = Command::new(crate::sundew());
+        self.up_as(command);
+    }
+
+    /// Starts the process by another command that takes the rest of the command line, such as `strace`.
+    pub fn up_as(&mut self, mut command: Command) {
+        let mut child = command
+            .args(["serve", "--config"])
+            .arg(&self.file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("broker starts");
+        for pipe in [child.stdout.take().map(|p| Box::new(p) as Box<dyn std::io::Read + Send>), child.stderr.take().map(|p| Box::new(p) as _)].into_iter().flatten() {
+            let output = Arc::clone(&self.output);
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    let mut output = output.lock().expect("output");
+                    output.push_str(&line);
+                    output.push('\n');
+                }
+            });
+        }
+        self.child = Some(child);
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> String {
+        self.output.lock().expect("output").clone()
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if self.http("/readyz").await.is_some_and(|(status, _)| status == 200) && tokio::net::TcpStream::connect(self.address()).await.is_ok() {
+                return;
+            }
+            let ended = self.child.as_mut().is_none_or(|child| child.try_wait().ok().flatten().is_some());
+            assert!(!ended && Instant::now() < deadline, "broker is not ready:\n{}", self.output());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.as_mut().expect("running").wait().expect("wait")
+    }
+
+    /// GET on the operations listener.
+    pub async fn http(&self, path: &str) -> Option<(u16, String)> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(self.operations()).await.ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("pid")).expect("pid");
+        kill_process(pid, signal).expect("signal");
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGKILL, then the same again.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.up();
+        self.ready().await;
+    }
+
+    /// Its journal so far.
+    pub fn journal(&self) -> Vec<sundew_broker::journal::Record> {
+        let mut records = Vec::new();
+        sundew_broker::journal::read(&self.own.path().join("journal"), |record| records.push(record)).expect("journal verifies");
+        records
+    }
+
+    /// Reasons of refusals on the record, for one RPC.
+    pub fn refusals(&self, rpc: &str) -> Vec<String> {
+        let journal = self.journal();
+        journal.iter().filter(|r| r.event == "refused" && r.field("rpc") == Some(rpc)).filter_map(|r| r.field("reason").map(str::to_owned)).collect()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- broker {} printed:\n{}", self.port, self.output());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Calls from outside: a bare mutual-TLS client that can present any certificate, and short ways into the services.
+
+use std::sync::{Arc, Mutex};
+
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde_json::Value;
+use sundew_proto::v1::access_service_client::AccessServiceClient;
+use sundew_proto::v1::agent_service_client::AgentServiceClient;
+use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use sundew_proto::v1::registry_service_client::RegistryServiceClient;
+use sundew_proto::v1::response_service_client::ResponseServiceClient;
+use sundew_proto::v1::*;
+use tokio::net::TcpStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::issuer::TestIssuer;
+use crate::pki::Svid;
+
+/// A connection to a broker, with some certificate or none. It does not look at the broker's.
+#[derive(Clone)]
+pub struct Caller {
+    /// For generated clients.
+    pub channel: Channel,
+    /// What it presents.
+    pub svid: Option<Svid>,
+    exporter: Arc<Mutex<[u8; 32]>>,
+}
+
+/// A task that a test has begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Its id.
+    pub task: String,
+    /// Its first token.
+    pub token: String,
+    /// The whole answer.
+    pub answer: BeginTaskResponse,
+}
+
+impl Caller {
+    /// Connects when first used.
+    pub fn new(address: String, svid: Option<Svid>) -> Self {
+        let exporter = Arc::new(Mutex::new([0; 32]));
+        let config = Arc::new(client_config(svid.as_ref()));
+        let kept = Arc::clone(&exporter);
+        let connector = tower::service_fn({
+            let address = address.clone();
+            move |_| {
+                let (config, kept, address) = (Arc::clone(&config), Arc::clone(&kept), address.clone());
+                async move {
+                    let socket = TcpStream::connect(address).await?;
+                    socket.set_nodelay(true)?;
+                    let name = ServerName::try_from("broker").expect("name");
+                    let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
+                    let mut material = [0; 32];
+                    stream.get_ref().1.export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None).map_err(std::io::Error::other)?;
+                    *kept.lock().expect("exporter") = material;
+                    Ok::<_, std::io::Error>(TokioIo::new(stream))
+                }
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("address").connect_timeout(std::time::Duration::from_secs(5));
+        Self { channel: endpoint.connect_with_connector_lazy(connector), svid, exporter }
+    }
+
+    /// The channel binding of the session that is open.
+    pub fn exporter(&self) -> [u8; 32] {
+        *self.exporter.lock().expect("exporter")
+    }
+
+    /// SHA-256 of its certificate.
+    pub fn thumbprint(&self) -> Vec<u8> {
+        self.svid.as_ref().expect("an SVID").thumbprint().to_vec()
+    }
+
+    /// The agent's service.
+    pub fn agent(&self) -> AgentServiceClient<Channel> {
+        AgentServiceClient::new(self.channel.clone())
+    }
+
+    /// The resource server's service.
+    pub fn access(&self) -> AccessServiceClient<Channel> {
+        AccessServiceClient::new(self.channel.clone())
+    }
+
+    /// The registrar's service.
+    pub fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel.clone())
+    }
+
+    /// The responder's service.
+    pub fn response(&self) -> ResponseServiceClient<Channel> {
+        ResponseServiceClient::new(self.channel.clone())
+    }
+
+    /// The enrollment service.
+    pub fn enrollment(&self) -> EnrollmentServiceClient<Channel> {
+        EnrollmentServiceClient::new(self.channel.clone())
+    }
+
+    /// Applies registrations.
+    pub async fn apply(&self, documents: &[Value]) -> Result<ApplyWorkloadsResponse, Status> {
+        let documents = documents.iter().map(ToString::to_string).collect();
+        Ok(self.registry().apply_workloads(ApplyWorkloadsRequest { documents, dry_run: false }).await?.into_inner())
+    }
+
+    /// Writes a secret.
+    pub async fn put_secret(&self, name: &str, value: &str) {
+        let request = PutSecretRequest { name: name.to_owned(), value: value.as_bytes().to_vec(), idempotency_key: String::new() };
+        self.registry().put_secret(request).await.expect("secret is written");
+    }
+
+    /// A nonce.
+    pub async fn nonce(&self) -> Result<Vec<u8>, Status> {
+        Ok(self.agent().challenge(ChallengeRequest {}).await?.into_inner().nonce)
+    }
+
+    /// A request to begin, with a fresh nonce and a fresh token of the issuer for this subject.
+    pub async fn request(&self, issuer: &TestIssuer, sub: &str, scopes: &[&str]) -> Result<BeginTaskRequest, Status> {
+        Ok(BeginTaskRequest {
+            nonce: self.nonce().await?,
+            purpose: "test".to_owned(),
+            instruction: "do the test".to_owned(),
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            evidence: vec![oidc(issuer.token(sub))],
+            ..BeginTaskRequest::default()
+        })
+    }
+
+    /// Begins a task.
+    pub async fn begin(&self, issuer: &TestIssuer, sub: &str, scopes: &[&str]) -> Result<Begun, Status> {
+        self.send(self.request(issuer, sub, scopes).await?).await
+    }
+
+    /// Sends a request to begin.
+    pub async fn send(&self, request: BeginTaskRequest) -> Result<Begun, Status> {
+        let answer = self.agent().begin_task(request).await?.into_inner();
+        let token = answer.token.clone().expect("token").token;
+        Ok(Begun { task: answer.task.clone().expect("task").task_id, token, answer })
+    }
+
+    /// Whether a token is active in the hands of whoever has this certificate.
+    pub async fn active(&self, token: &str, presenter: &[u8]) -> Result<bool, Status> {
+        let request = IntrospectRequest { token: token.to_owned(), presenter_certificate_sha256: presenter.to_vec(), ..IntrospectRequest::default() };
+        Ok(self.access().introspect(request).await?.into_inner().active)
+    }
+
+    /// Mints a token.
+    pub async fn mint(&self, task: &str) -> Result<Token, Status> {
+        let request = MintTokenRequest { task_id: task.to_owned(), ..MintTokenRequest::default() };
+        Ok(self.agent().mint_token(request).await?.into_inner().token.expect("token"))
+    }
+
+    /// Reads a secret.
+    pub async fn secret(&self, task: &str, name: &str) -> Result<String, Status> {
+        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned() };
+        let value = self.agent().get_secret(request).await?.into_inner().value;
+        Ok(String::from_utf8(value).expect("text"))
+    }
+
+    /// Completes a task.
+    pub async fn complete(&self, task: &str) -> Result<Outcome, Status> {
+        let request = CompleteTaskRequest { task_id: task.to_owned(), outcome: 0 };
+        Ok(self.agent().complete_task(request).await?.into_inner().outcome())
+    }
+
+    /// Revokes.
+    pub async fn revoke(&self, target: revoke_request::Target) -> Result<RevokeResponse, Status> {
+        let request = RevokeRequest { target: Some(target), reason: "test".to_owned(), idempotency_key: String::new() };
+        Ok(self.response().revoke(request).await?.into_inner())
+    }
+}
+
+/// A token as evidence.
+pub fn oidc(token: Vec<u8>) -> Evidence {
+    Evidence { kind: "oidc".to_owned(), payload: token }
+}
+
+/// TLS 1.3 with this certificate, taking any server.
+pub fn client_config(svid: Option<&Svid>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let mut config = match svid {
+        Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.private_key()).expect("client certificate"),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,153 @@
+//! A CA for tests, which can also make every kind of certificate that must be refused.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A CA of one trust domain.
+pub struct Ca {
+    /// Its trust domain.
+    pub domain: String,
+    /// Its certificate.
+    pub certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate chain with its key.
+#[derive(Clone)]
+pub struct Svid {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// PKCS#8 DER.
+    pub key: Vec<u8>,
+}
+
+impl Svid {
+    /// SHA-256 of the leaf.
+    pub fn thumbprint(&self) -> [u8; 32] {
+        sundew_attestation::spiffe::thumbprint(&self.chain[0])
+    }
+
+    /// The key for rustls.
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::try_from(self.key.clone()).expect("key")
+    }
+
+    /// Writes svid.pem, key.pem and bundle.pem.
+    pub fn write(&self, folder: &Path, bundle: &[CertificateDer<'_>]) {
+        std::fs::create_dir_all(folder).expect("folder");
+        let chain: String = self.chain.iter().map(|c| pem("CERTIFICATE", c)).collect();
+        let roots: String = bundle.iter().map(|c| pem("CERTIFICATE", c)).collect();
+        write_private(&folder.join("key.pem"), &pem("PRIVATE KEY", &self.key));
+        std::fs::write(folder.join("bundle.pem"), roots).expect("bundle");
+        std::fs::write(folder.join("svid.pem"), chain).expect("svid");
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_private(path: &Path, text: &str) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let fresh = path.with_extension("fresh");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh).expect("private file");
+    file.write_all(text.as_bytes()).expect("private file");
+    std::fs::rename(&fresh, path).expect("private file");
+}
+
+/// PEM (RFC 7468).
+pub fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// Parameters of a correct leaf; tests break them.
+pub fn leaf(uris: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "test leaf");
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("ascii"))).collect();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    valid_for(&mut params, Duration::from_secs(3600));
+    params
+}
+
+/// Valid from a minute ago for so long from now.
+pub fn valid_for(params: &mut CertificateParams, life: Duration) {
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - Duration::from_secs(60);
+    params.not_after = now + life;
+}
+
+impl Ca {
+    /// A CA with a new key.
+    pub fn new(domain: &str) -> Self {
+        Self::with(domain, |_| {})
+    }
+
+    /// A CA whose certificate is changed before it is signed.
+    pub fn with(domain: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("CA of {domain} {}", key.public_key_raw()[5]));
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").as_str().try_into().expect("ascii"))];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("CA").der().clone();
+        Self { domain: domain.to_owned(), issuer: Issuer::from_ca_cert_der(&certificate, key).expect("issuer"), certificate }
+    }
+
+    /// An intermediate CA under this one; what it issues carries its certificate.
+    pub fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> (Self, CertificateDer<'static>) {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).expect("intermediate").der().clone();
+        let ca = Self { domain: self.domain.clone(), issuer: Issuer::new(params, key), certificate: certificate.clone() };
+        (ca, certificate)
+    }
+
+    /// An SVID of `/path` in its trust domain.
+    pub fn svid(&self, path: &str) -> Svid {
+        self.sign(leaf(&[&format!("spiffe://{}{path}", self.domain)]))
+    }
+
+    /// An SVID that ends soon.
+    pub fn short_svid(&self, path: &str, life: Duration) -> Svid {
+        let mut params = leaf(&[&format!("spiffe://{}{path}", self.domain)]);
+        valid_for(&mut params, life);
+        self.sign(params)
+    }
+
+    /// Whatever the parameters say, for a new P-256 key.
+    pub fn sign(&self, params: CertificateParams) -> Svid {
+        self.sign_for(params, KeyPair::generate().expect("key"))
+    }
+
+    /// Whatever the parameters say, for this key.
+    pub fn sign_for(&self, params: CertificateParams, key: KeyPair) -> Svid {
+        let certificate = params.signed_by(&key, &self.issuer).expect("leaf");
+        Svid { chain: vec![certificate.der().clone()], key: key.serialize_der() }
+    }
+}
+
+/// An unknown critical extension.
+pub fn unknown_critical() -> CustomExtension {
+    let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], vec![5, 0]);
+    extension.set_criticality(true);
+    extension
+}
+
+/// A validity in the past.
+pub fn expired(params: &mut CertificateParams) {
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+}
