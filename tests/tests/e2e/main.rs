@@ -1,0 +1,11 @@
+//! End to end: real brokers as processes, real TLS, real Redis. Each test states a sentence and carries its case's number.
+
+mod abuse;
+mod cli;
+mod ending;
+mod evidence;
+mod identity;
+mod operations;
+mod refusals;
+mod secrets;
+mod tasks;
