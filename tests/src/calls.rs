@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::TokioIo;
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
@@ -188,11 +190,27 @@ pub fn client_config(svid: Option<&Svid>) -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer));
     let mut config = match svid {
-        Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.private_key()).expect("client certificate"),
+        Some(svid) => {
+            // Without rustls' own look at the pair: tests present what a client would refuse to.
+            let key = rustls::crypto::ring::sign::any_supported_type(&svid.private_key()).expect("key");
+            builder.with_client_cert_resolver(Arc::new(Presenting(Arc::new(CertifiedKey::new(svid.chain.clone(), key)))))
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
+}
+
+#[derive(Debug)]
+struct Presenting(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Presenting {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

@@ -72,22 +72,20 @@ async fn apply(connect: &Connect, output: &Output, file: &Path, dry_run: bool) -
 
 /// TOML with `[[workload]]`, or JSON: one object, an array, or `{"workload": […]}`.
 fn documents(text: &str) -> Result<Vec<String>> {
-    let value: serde_json::Value = if text.trim_start().starts_with(['{', '[']) && !text.trim_start().starts_with("[[") {
-        serde_json::from_str(text)?
-    } else {
-        toml::from_str(text)?
-    };
+    let json = text.trim_start().starts_with(['{', '[']) && !text.trim_start().starts_with("[[");
+    let value: serde_json::Value = if json { serde_json::from_str(text)? } else { toml::from_str(text)? };
     let list = match value {
         serde_json::Value::Array(list) => list,
         serde_json::Value::Object(mut members) => match members.remove("workload") {
             Some(serde_json::Value::Array(list)) if members.is_empty() => list,
             Some(_) => bail!("besides `workload`, a list, nothing may stand at the top"),
-            None => vec![serde_json::Value::Object(members)],
+            None if json => vec![serde_json::Value::Object(members)],
+            None => Vec::new(),
         },
         _ => bail!("must be a workload or a list of workloads"),
     };
     if list.is_empty() {
-        bail!("no workload in it");
+        bail!("no workload in it: in TOML each begins with [[workload]]");
     }
     Ok(list.iter().map(ToString::to_string).collect())
 }

@@ -91,7 +91,7 @@ claims = { sub = ["/second"] }
     let shown: Value = serde_json::from_slice(&run_as(&world, &broker, "/operator", &["--json", "workload", "show", "spiffe://test.example/agent"], "").stdout).expect("JSON");
     let back = apply(&shown.to_string(), &[]);
     assert!(text(&back).contains("unchanged"), "what is shown can be applied: {}", text(&back));
-    for (bad, part) in [("", "no workload"), ("[[workload]]\nowner = 1", "owner"), ("{", "EOF"), ("[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[]\nevidence=[]", "spiffe_id")] {
+    for (bad, part) in [("", "no workload"), ("[[workload]]\nowner = 1", "owner"), ("{", "EOF"), ("[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[\"exec:git\"]\nevidence=[]", "spiffe_id")] {
         let output = apply(bad, &[]);
         assert!(!output.status.success() && text(&output).contains(part), "{bad:?}: {}", text(&output));
     }
@@ -112,7 +112,7 @@ async fn run_gives_the_command_its_secrets_and_token_and_passes_its_exit_code_on
     let run = |more: &[&str]| run_as(&world, &broker, "/agent", &[&base[..], more].concat(), "");
     let output = run(&["--", "sh", "-c", "printf '%s %s' \"$KEY\" \"${SUNDEW_TOKEN%%_*}\"; exit 7"]);
     assert_eq!((output.status.code(), text(&output).as_str()), (Some(7), "s3cr3t sdw"));
-    let output = run(&["--token", "fd", "--", "sh", "-c", "test -z \"$SUNDEW_TOKEN\" && eval \"cat <&$SUNDEW_TOKEN_FD\""]);
+    let output = run(&["--token", "fd", "--", "sh", "-c", "test -z \"$SUNDEW_TOKEN\" && cat /dev/fd/$SUNDEW_TOKEN_FD"]);
     assert!(text(&output).starts_with("sdw_") && output.status.success(), "{}", text(&output));
     assert_eq!(run(&["--", "/no/such/command"]).status.code(), Some(127));
     assert_eq!(run(&["--", "sh", "-c", "kill -9 $$"]).status.code(), Some(137));

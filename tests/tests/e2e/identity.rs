@@ -29,6 +29,7 @@ async fn ac_02_every_kind_of_bad_certificate_is_refused() {
     let other = Ca::new(DOMAIN);
     let foreign = Ca::new("other.example");
     let no_sign = ca.intermediate(|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
+    let fine = ca.intermediate(|_| {});
     let not_ca = ca.intermediate(|p| p.is_ca = IsCa::ExplicitNoCa);
     let foreign_intermediate = ca.intermediate(|p| p.subject_alt_names = vec![SanType::URI("spiffe://other.example".try_into().expect("ascii"))]);
     let chained = |(intermediate, certificate): &(Ca, rustls_pki_types::CertificateDer<'static>)| {
@@ -68,7 +69,7 @@ async fn ac_02_every_kind_of_bad_certificate_is_refused() {
         ("an intermediate without keyCertSign", chained(&no_sign)),
         ("an intermediate that is no CA", chained(&not_ca)),
         ("an intermediate of another trust domain", chained(&foreign_intermediate)),
-        ("an intermediate that is left out", Svid { chain: chained(&no_sign).chain[..1].to_vec(), key: chained(&no_sign).key }),
+        ("an intermediate that is left out", fine.0.svid("/agent")),
         ("a chain of 101 certificates", long),
         ("name constraints on the leaf", with(&|p| {
             p.name_constraints = Some(NameConstraints { permitted_subtrees: vec![GeneralSubtree::DnsName("x".to_owned())], excluded_subtrees: vec![] });

@@ -13,7 +13,8 @@ use tonic::Code;
 #[tokio::test]
 async fn t85_a_broker_does_not_start_on_a_bad_configuration() {
     let world = World::embedded();
-    let good = std::fs::read_to_string(world.prepare("").config_file()).expect("config");
+    let broker = world.prepare("");
+    let good = std::fs::read_to_string(broker.config_file()).expect("config");
     let key = world.folder().join("root.key");
     let cases: Vec<(&str, Box<dyn Fn(&str) -> String>, &str)> = vec![
         ("unknown key", Box::new(|c| c.replace("[keys]", "[keys]\nverify = false")), "keys"),
@@ -119,6 +120,7 @@ async fn t74_a_full_disk_under_the_journal_stops_issuing() {
             size /= 2;
         }
     }
+    drop(file);
     // The page that the journal is on may have room for some records yet.
     let mut refused = 0;
     for _ in 0..200 {
