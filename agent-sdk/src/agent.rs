@@ -134,7 +134,12 @@ impl Agent {
         let mut evidence = Vec::new();
         for kind in challenge.required_evidence {
             let fail = |problem: String| Error::Evidence { kind: kind.clone(), problem };
-            let collector = self.inner.collectors.iter().find(|c| c.kind() == kind).ok_or_else(|| fail("the broker asks for it and nothing here collects it".to_owned()))?;
+            let collector = self
+                .inner
+                .collectors
+                .iter()
+                .find(|c| c.kind() == kind)
+                .ok_or_else(|| fail("the broker asks for it and nothing here collects it".to_owned()))?;
             let payload = collector.collect(&context).await.map_err(fail)?;
             evidence.push(Evidence { kind, payload });
         }

@@ -98,7 +98,10 @@ async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpSt
 pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) -> Result<(), Error> {
     let tls = TlsConnector::from(Arc::new(client_config(expected, Arc::clone(&identity.bundles), Some(identity))?));
     let fail = |e: io::Error| Error::Handshake(e.to_string());
-    let mut stream = tokio::time::timeout(CONNECT_WITHIN, connect(&tls, broker)).await.map_err(|_| Error::Unavailable("no answer within 5 seconds".to_owned()))?.map_err(fail)?;
+    let mut stream = tokio::time::timeout(CONNECT_WITHIN, connect(&tls, broker))
+        .await
+        .map_err(|_| Error::Unavailable("no answer within 5 seconds".to_owned()))?
+        .map_err(fail)?;
     match tokio::time::timeout(Duration::from_secs(1), stream.read_u8()).await {
         // HTTP/2 servers speak first: SETTINGS.
         Ok(Ok(_)) | Err(_) => Ok(()),
@@ -133,7 +136,14 @@ struct BrokerVerifier {
 }
 
 impl ServerCertVerifier for BrokerVerifier {
-    fn verify_server_cert(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], now: UnixTime) -> Result<ServerCertVerified, TlsError> {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(rest).cloned().collect();
         let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let svid = validate_chain(&chain, &self.bundles, now_s).map_err(|e| TlsError::General(format!("the broker's SVID: {e}")))?;

@@ -82,7 +82,13 @@ impl Token {
     fn of(token: Option<v1::Token>, connection: &Connection) -> Result<Self, Error> {
         let token = token.ok_or_else(|| Error::Unavailable("the broker sent no token".to_owned()))?;
         let certificate = connection.identity().thumbprint();
-        Ok(Self { credential: SecretBytes::new(token.token.into_bytes()), id: token.token_id, scopes: token.scopes, expires_at_ms: token.expires_at_ms, certificate })
+        Ok(Self {
+            credential: SecretBytes::new(token.token.into_bytes()),
+            id: token.token_id,
+            scopes: token.scopes,
+            expires_at_ms: token.expires_at_ms,
+            certificate,
+        })
     }
 
     /// SHA-256 of the certificate that it is bound to; only with that one it is good.

@@ -194,19 +194,30 @@ pub fn appraise(
     if left.is_empty() { Ok(Appraised(all)) } else { Err(AppraisalError::Unexpected) }
 }
 
-fn verify_one(requirement: &Requirement, payload: &[u8], svid: &VerifiedSvid, binding: &Binding, trust: &TrustMaterial, now_ms: i64) -> Result<Claims, AppraisalError> {
+fn verify_one(
+    requirement: &Requirement,
+    payload: &[u8],
+    svid: &VerifiedSvid,
+    binding: &Binding,
+    trust: &TrustMaterial,
+    now_ms: i64,
+) -> Result<Claims, AppraisalError> {
     let (claims, expected) = match requirement {
         Requirement::Oidc { issuer, claims } => {
             let issuer = trust.issuers.get(issuer).ok_or(AppraisalError::UnknownIssuer)?;
             let found = oidc::verify(payload, issuer, now_ms)?;
             // T22: pull requests are taken only where the registration names the event.
-            if issuer.preset == oidc::Preset::Github && !claims.contains_key("event_name") && found.values.get("event_name").is_some_and(|v| v.iter().any(|e| e.starts_with("pull_request"))) {
+            if issuer.preset == oidc::Preset::Github
+                && !claims.contains_key("event_name")
+                && found.values.get("event_name").is_some_and(|v| v.iter().any(|e| e.starts_with("pull_request")))
+            {
                 return Err(AppraisalError::Claim { kind: "oidc", claim: "event_name".to_owned() });
             }
             (found, claims)
         }
         Requirement::Manifest { keys, threshold, claims } => {
-            let keys: Vec<VerifyingKey> = keys.iter().map(|key| VerifyingKey::from_pem(key)).collect::<Result<_, _>>().map_err(manifest::ManifestError::from)?;
+            let keys: Vec<VerifyingKey> =
+                keys.iter().map(|key| VerifyingKey::from_pem(key)).collect::<Result<_, _>>().map_err(manifest::ManifestError::from)?;
             (manifest::verify(payload, &keys, *threshold, binding, svid.public_key(), now_ms)?, claims)
         }
     };

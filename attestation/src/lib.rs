@@ -11,6 +11,6 @@ pub mod jws;
 pub mod kinds;
 pub mod spiffe;
 
-pub use appraisal::{Appraised, AppraisalError, Attested, Presented, Requirement, TrustMaterial, appraise};
+pub use appraisal::{AppraisalError, Appraised, Attested, Presented, Requirement, TrustMaterial, appraise};
 pub use challenge::{Binding, BindingPurpose, Nonce};
 pub use claims::{Claims, SingleUse};

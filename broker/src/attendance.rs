@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::broker::Broker;
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::records::KnownTask;
 use crate::refusal::Refusal;
 
@@ -171,7 +171,7 @@ impl Broker {
         if let Some(ended) = known {
             return Ok(ended);
         }
-        let audit = Record::now("task_ended").with("task", record.id).with("workload", &record.workload).with("outcome", outcome.as_str());
+        let audit = journal::record("task_ended").with("task", record.id).with("workload", &record.workload).with("outcome", outcome.as_str());
         let audit = audit.with("actor", actor.unwrap_or("broker"));
         let until_ms = record.deadline_ms.max(clock::now_ms()).saturating_add(UNTIL_AFTER_MS);
         self.end(Event::Ended { task: record.id, outcome }, until_ms, audit).await?;

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::attendance::Attendance;
 use crate::ca::Ca;
 use crate::clock;
-use crate::journal::{Journal, Record};
+use crate::journal::{self, Journal, Record};
 use crate::liveness::Keeper;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
@@ -113,7 +113,12 @@ impl Broker {
     }
 
     /// The way of every call: the peer is good now, within its rate, and a refusal is on the record once (P10, P11).
-    pub(crate) async fn serve<Q, A, F>(self: &Arc<Self>, rpc: &'static str, request: Request<Q>, use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F) -> Result<Response<A>, Status>
+    pub(crate) async fn serve<Q, A, F>(
+        self: &Arc<Self>,
+        rpc: &'static str,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F,
+    ) -> Result<Response<A>, Status>
     where
         F: Future<Output = Result<A, Refusal>>,
     {
@@ -126,7 +131,12 @@ impl Broker {
     }
 
     /// The same for what must run to its end when the caller hangs up.
-    pub(crate) async fn serve_to_the_end<Q, A, F>(self: &Arc<Self>, rpc: &'static str, request: Request<Q>, use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F) -> Result<Response<A>, Status>
+    pub(crate) async fn serve_to_the_end<Q, A, F>(
+        self: &Arc<Self>,
+        rpc: &'static str,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F,
+    ) -> Result<Response<A>, Status>
     where
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
         A: Send + 'static,
@@ -161,7 +171,7 @@ impl Broker {
         let correlation = random_name().unwrap_or_default();
         let status = refusal.status(&correlation);
         self.metrics.call(rpc, code_name(status.code()));
-        let mut record = Record::now("refused").with("rpc", rpc).with("reason", refusal).with("correlation", &correlation);
+        let mut record = journal::record("refused").with("rpc", rpc).with("reason", refusal).with("correlation", &correlation);
         if let Some(peer) = peer {
             record = record.with("peer", peer.id()).with("remote", peer.remote());
         }

@@ -14,7 +14,7 @@ use sundew_proto::v1;
 use crate::broker::Broker;
 use crate::ca::{Ca, CaError, IssuedSvid};
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 
@@ -75,7 +75,7 @@ impl Broker {
 
     pub(crate) async fn record_svid(&self, id: &SpiffeId, svid: &IssuedSvid, grounds: &str) -> Result<(), Refusal> {
         let thumbprint = svid.chain.first().map(|leaf| sundew_attestation::spiffe::thumbprint(leaf)).unwrap_or_default();
-        let record = Record::now("svid_issued").with("workload", id).with("grounds", grounds).with("not_after_ms", svid.not_after_ms);
+        let record = journal::record("svid_issued").with("workload", id).with("grounds", grounds).with("not_after_ms", svid.not_after_ms);
         Ok(self.journal.write(record.with("certificate_sha256", crate::task::hex(&thumbprint))).await?)
     }
 }

@@ -48,7 +48,9 @@ pub async fn follow(issuer: IssuerConfig, material: Arc<ArcSwap<TrustMaterial>>,
                 fetch(&issuer).await
             }
         };
-        match document.and_then(|document| if last.as_ref() == Some(&document) { Ok(None) } else { KeySet::parse(&document).map(|keys| Some((document, keys))).map_err(|e| e.to_string()) }) {
+        match document.and_then(|document| {
+            if last.as_ref() == Some(&document) { Ok(None) } else { KeySet::parse(&document).map(|keys| Some((document, keys))).map_err(|e| e.to_string()) }
+        }) {
             Ok(None) => trust.report(&source, Ok(())),
             Ok(Some((document, keys))) => {
                 material.rcu(|current| {
@@ -93,7 +95,8 @@ async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, String> {
     if text("issuer") != Some(&issuer.url) {
         return Err("the discovery document is of another issuer".to_owned());
     }
-    let keys = text("jwks_uri").filter(|uri| same_host(uri, &issuer.url)).ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
+    let keys =
+        text("jwks_uri").filter(|uri| same_host(uri, &issuer.url)).ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
     get(&client, keys).await
 }
 

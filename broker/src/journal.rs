@@ -1,12 +1,11 @@
 //! The record: every decision, before it takes effect (P10). A folder of hash-chained segments, one chain over all of them.
 //!
-//! A record is `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE length, names in
-//! ascending order and each once: one encoding per record. P9: nothing here takes a credential or a secret.
+//! P9: nothing here takes a credential or a secret.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+pub use sundew_core::Record;
 
 use crate::chain_log::{self, ChainHash, ChainLog, ChainLogError};
 use crate::clock;
@@ -15,8 +14,6 @@ use crate::clock;
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 /// A new segment is begun at start when the last one is larger, in bytes.
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// Longest value kept, in bytes (T78).
-const MAX_VALUE: usize = 64 << 10;
 
 /// Why something could not be put on the record. Then it must not happen.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,94 +38,10 @@ pub enum JournalError {
     Timeout,
 }
 
-/// One record.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Record {
-    /// When, in milliseconds since the epoch.
-    pub at_ms: i64,
-    /// What happened.
-    pub event: String,
-    /// The circumstances, by name in ascending order.
-    pub fields: Vec<(String, String)>,
-}
-
-impl Record {
-    /// Something that happens now.
-    #[must_use]
-    pub fn now(event: &str) -> Self {
-        Self { at_ms: clock::now_ms(), event: event.to_owned(), fields: Vec::new() }
-    }
-
-    /// With a circumstance; a value over 64 KiB is cut.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
-        let mut value = value.to_string();
-        if value.len() > MAX_VALUE {
-            let end = (0..=MAX_VALUE).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
-            value.truncate(end);
-        }
-        if let Err(index) = self.fields.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
-            self.fields.insert(index, (name.to_owned(), value));
-        }
-        self
-    }
-
-    /// A circumstance.
-    #[must_use]
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The one encoding.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1];
-        out.extend_from_slice(&self.at_ms.to_be_bytes());
-        put(&mut out, &self.event);
-        out.extend_from_slice(&length(self.fields.len()));
-        for (name, value) in &self.fields {
-            put(&mut out, name);
-            put(&mut out, value);
-        }
-        out
-    }
-
-    /// Reads exactly what [`Record::encode`] writes.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (version, rest) = bytes.split_first()?;
-        let (at_ms, mut rest) = rest.split_first_chunk::<8>()?;
-        if *version != 1 {
-            return None;
-        }
-        let event = take(&mut rest)?;
-        let (count, mut rest) = rest.split_first_chunk::<4>()?;
-        let mut fields: Vec<(String, String)> = Vec::new();
-        for _ in 0..u32::from_be_bytes(*count) {
-            let field = (take(&mut rest)?, take(&mut rest)?);
-            if fields.last().is_some_and(|(name, _)| *name >= field.0) {
-                return None;
-            }
-            fields.push(field);
-        }
-        rest.is_empty().then_some(Self { at_ms: i64::from_be_bytes(*at_ms), event, fields })
-    }
-}
-
-fn length(n: usize) -> [u8; 4] {
-    u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes()
-}
-
-fn put(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&length(text.len()));
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn take(rest: &mut &[u8]) -> Option<String> {
-    let (size, tail) = rest.split_first_chunk::<4>()?;
-    let (text, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
-    *rest = tail;
-    String::from_utf8(text.to_vec()).ok()
+/// A record of something that happens now.
+#[must_use]
+pub fn record(event: &str) -> Record {
+    Record::new(event, clock::now_ms())
 }
 
 /// The writing end of the record.
@@ -233,34 +146,18 @@ fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn ac_71_a_record_has_one_encoding(at_ms: i64, event in ".{0,9}", fields in proptest::collection::btree_map(".{0,4}", ".{0,9}", 0..4)) {
-            let record = fields.iter().fold(Record { at_ms, event, fields: vec![] }, |r, (n, v)| r.with(n, v));
-            let bytes = record.encode();
-            prop_assert_eq!(Record::decode(&bytes), Some(record));
-        }
-
-        #[test]
-        fn what_decodes_encodes_to_the_same_bytes(bytes: Vec<u8>) {
-            if let Some(record) = Record::decode(&bytes) { prop_assert_eq!(record.encode(), bytes); }
-        }
-    }
 
     #[tokio::test]
     async fn t78_hostile_text_stays_one_record() {
         let folder = tempfile::tempdir().unwrap();
         let hostile = format!("a\n\u{1b}[31m\",\"{}", "x".repeat(1 << 20));
         let journal = Journal::open(folder.path(), 0, |_| {}).unwrap();
-        journal.write(Record::now("refused").with("purpose", &hostile)).await.unwrap();
+        journal.write(record("refused").with("purpose", &hostile)).await.unwrap();
         let mut records = Vec::new();
         read(folder.path(), |r| records.push(r)).unwrap();
         assert_eq!(records.len(), 1);
-        assert!(records[0].field("purpose").unwrap().len() <= MAX_VALUE);
+        assert!(records[0].field("purpose").unwrap().len() <= 64 << 10);
         assert!(!serde_json::to_string(&records[0]).unwrap().contains('\n'));
     }
 
@@ -271,7 +168,7 @@ mod tests {
         for number in 1..=3 {
             let path = folder.path().join(segment_name(number));
             let log = ChainLog::open(&path, end, |_| {}).unwrap();
-            log.append(Record::now("x").encode()).await.unwrap();
+            log.append(record("x").encode()).await.unwrap();
             end = chain_log::read(&path, |_| {}).unwrap().1;
         }
         let mut count = 0;

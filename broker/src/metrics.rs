@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::journal::{Journal, Record};
+use crate::journal::{self, Journal};
 use crate::tls::AcceptObserver;
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
@@ -82,6 +82,6 @@ impl AcceptObserver for HandshakeRecorder {
     fn refused(&self, remote: SocketAddr, cause: &str) {
         self.metrics.handshakes.get_or_create(&Handshake { result: "refused" }).inc();
         tracing::warn!(%remote, cause, "handshake refused");
-        self.journal.note(Record::now("handshake_refused").with("remote", remote).with("reason", cause));
+        self.journal.note(journal::record("handshake_refused").with("remote", remote).with("reason", cause));
     }
 }

@@ -12,7 +12,7 @@ use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::task::hex;
@@ -79,9 +79,14 @@ impl Broker {
             if dry_run || action == "unchanged" {
                 return Ok(change);
             }
-            let record = Record::now("workload_applied").with("workload", &id).with("actor", peer.id()).with("action", action);
+            let record = journal::record("workload_applied").with("workload", &id).with("actor", peer.id()).with("action", action);
             self.journal.write(record.with("version", &version).with("diff", change.diff.join("\n"))).await?;
-            let record = WorkloadRecord { registration: registration.clone(), version: version.clone(), applied_at_ms: clock::now_ms(), applied_by: peer.id().to_string() };
+            let record = WorkloadRecord {
+                registration: registration.clone(),
+                version: version.clone(),
+                applied_at_ms: clock::now_ms(),
+                applied_by: peer.id().to_string(),
+            };
             if store.replace_document(DocumentKind::Workload, id.as_str(), before.as_deref(), Some(&self.records.seal_workload(&record))).await? {
                 self.changed(Changed::Workload(id.clone())).await?;
                 return Ok(change);
@@ -101,7 +106,8 @@ impl Broker {
     pub(crate) async fn list_workloads(self: Arc<Self>, peer: Arc<Peer>, _: v1::ListWorkloadsRequest) -> Result<v1::ListWorkloadsResponse, Refusal> {
         self.require(&peer, Role::Registrar)?;
         let documents = self.records.store().documents(DocumentKind::Workload).await?;
-        let workloads = documents.iter().map(|(name, bytes)| Ok(workload_message(&self.records.open_workload(name, bytes)?))).collect::<Result<_, Refusal>>()?;
+        let workloads =
+            documents.iter().map(|(name, bytes)| Ok(workload_message(&self.records.open_workload(name, bytes)?))).collect::<Result<_, Refusal>>()?;
         Ok(v1::ListWorkloadsResponse { workloads })
     }
 
@@ -119,13 +125,13 @@ impl Broker {
         let id = spiffe_id(&request.spiffe_id)?;
         let store = self.records.store();
         let before = store.document(DocumentKind::Workload, id.as_str()).await?.ok_or(Refusal::Absent("workload"))?;
-        let record = Record::now("workload_deleted").with("workload", &id).with("actor", peer.id());
+        let record = journal::record("workload_deleted").with("workload", &id).with("actor", peer.id());
         self.journal.write(record).await?;
         if !store.replace_document(DocumentKind::Workload, id.as_str(), Some(&before), None).await? {
             return Err(Refusal::Absent("workload"));
         }
         self.changed(Changed::Workload(id.clone())).await?;
-        let record = Record::now("revoked").with("target", &id).with("actor", peer.id()).with("reason", "registration deleted");
+        let record = journal::record("revoked").with("target", &id).with("actor", peer.id()).with("reason", "registration deleted");
         self.end(Event::Rule(Selector::Workload(id)), self.remembered_until(), record).await?;
         Ok(v1::DeleteWorkloadResponse {})
     }
@@ -147,9 +153,10 @@ impl Broker {
                 return Ok(v1::PutSecretResponse { version: old.version });
             }
             let version = old.map_or(1, |old| old.version.saturating_add(1));
-            let record = Record::now("secret_written").with("secret", &request.name).with("actor", peer.id()).with("version", version);
+            let record = journal::record("secret_written").with("secret", &request.name).with("actor", peer.id()).with("version", version);
             self.journal.write(record).await?;
-            let record = SecretRecord { version, updated_at_ms: clock::now_ms(), sealed: self.seal_secret(&request.name, &value)?, request: written_by.clone() };
+            let record =
+                SecretRecord { version, updated_at_ms: clock::now_ms(), sealed: self.seal_secret(&request.name, &value)?, request: written_by.clone() };
             if self.replace_secret(&request.name, before.as_deref(), &record).await? {
                 return Ok(v1::PutSecretResponse { version });
             }
@@ -183,7 +190,7 @@ impl Broker {
         self.require(&peer, Role::Registrar)?;
         Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
         let before = self.records.store().document(DocumentKind::Secret, &request.name).await?.ok_or(Refusal::Absent("secret"))?;
-        self.journal.write(Record::now("secret_deleted").with("secret", &request.name).with("actor", peer.id())).await?;
+        self.journal.write(journal::record("secret_deleted").with("secret", &request.name).with("actor", peer.id())).await?;
         if self.records.store().replace_document(DocumentKind::Secret, &request.name, Some(&before), None).await? {
             Ok(v1::DeleteSecretResponse {})
         } else {
@@ -199,7 +206,7 @@ impl Broker {
             let before = self.records.store().document(DocumentKind::Meta, KEYRING).await?.ok_or(Refusal::Absent("keyring"))?;
             let next = Keyring::unwrap(self.root(), &before).and_then(|ring| ring.rotated()).map_err(unusable)?;
             let key_id = next.active_key_id();
-            self.journal.write(Record::now("keyring_rotated").with("actor", peer.id()).with("key_id", key_id)).await?;
+            self.journal.write(journal::record("keyring_rotated").with("actor", peer.id()).with("key_id", key_id)).await?;
             let sealed = next.wrap(self.root()).map_err(unusable)?;
             if self.records.store().replace_document(DocumentKind::Meta, KEYRING, Some(&before), Some(&sealed)).await? {
                 self.reload_keyring().await?;
@@ -239,7 +246,11 @@ impl Broker {
     }
 
     /// A join token for a registered workload's first SVID.
-    pub(crate) async fn create_join_token(self: Arc<Self>, peer: Arc<Peer>, request: v1::CreateJoinTokenRequest) -> Result<v1::CreateJoinTokenResponse, Refusal> {
+    pub(crate) async fn create_join_token(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::CreateJoinTokenRequest,
+    ) -> Result<v1::CreateJoinTokenResponse, Refusal> {
         self.require(&peer, Role::Registrar)?;
         let ca = self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))?;
         let id = spiffe_id(&request.spiffe_id)?;
@@ -252,7 +263,7 @@ impl Broker {
             return Err(Refusal::invalid("ttl_ms", "a join token lives at most 24 hours"));
         }
         let expires_at_ms = clock::now_ms().saturating_add(ttl_ms);
-        self.journal.write(Record::now("join_token_created").with("workload", &id).with("actor", peer.id()).with("expires_at_ms", expires_at_ms)).await?;
+        self.journal.write(journal::record("join_token_created").with("workload", &id).with("actor", peer.id()).with("expires_at_ms", expires_at_ms)).await?;
         Ok(v1::CreateJoinTokenResponse { join_token: self.join_token(&id, expires_at_ms)?, expires_at_ms })
     }
 }

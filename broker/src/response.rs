@@ -7,7 +7,7 @@ use sundew_proto::v1;
 use v1::revoke_request::Target;
 
 use crate::broker::{Broker, Role};
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::registry::spiffe_id;
@@ -24,7 +24,7 @@ impl Broker {
         if request.reason.trim().is_empty() || request.reason.len() > MAX_REASON {
             return Err(Refusal::invalid("reason", "is required, and at most 4096 bytes"));
         }
-        let record = Record::now("revoked").with("actor", peer.id()).with("reason", &request.reason);
+        let record = journal::record("revoked").with("actor", peer.id()).with("reason", &request.reason);
         let (event, until_ms, target, tasks) = match request.target.ok_or(Refusal::invalid("target", "is required"))? {
             Target::Token(text) => {
                 let id = match Credential::parse(&text) {

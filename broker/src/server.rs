@@ -245,7 +245,9 @@ async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> 
             let ca = ca_file.as_ref().map(public).transpose().map_err(|e| fail("ca_file")(&e))?;
             let client = match client {
                 None => None,
-                Some((certificate, key)) => Some((public(certificate).map_err(|e| fail("certificate_file")(&e))?, private(key).map_err(|e| fail("key_file")(&e))?)),
+                Some((certificate, key)) => {
+                    Some((public(certificate).map_err(|e| fail("certificate_file")(&e))?, private(key).map_err(|e| fail("key_file")(&e))?))
+                }
             };
             RedisStore::new(RedisSettings { url: url.clone(), password, ca, client, timeout: *timeout })
         }
@@ -371,9 +373,10 @@ async fn serve_workloads(config: Config, broker: Arc<Broker>, incoming: mpsc::Re
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServiceServer<Services>>().await;
     health.set_serving::<AccessServiceServer<Services>>().await;
-    let reflection = config.listen.reflection.then(|| {
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR).build_v1()
-    });
+    let reflection = config
+        .listen
+        .reflection
+        .then(|| tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR).build_v1());
     let reflection = reflection.transpose().unwrap_or_else(|error| {
         tracing::error!(%error, "reflection is off");
         None

@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status};
 use crate::broker::Broker;
 use crate::ca::Ca;
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::refusal::Refusal;
 
 /// How often a stream looks whether what it serves has changed.
@@ -284,7 +284,7 @@ impl WorkloadApi {
         loop {
             let ids = self.identities(&process).await?;
             if ids.is_empty() {
-                let record = Record::now("refused").with("rpc", "FetchX509SVID").with("reason", "no registration matches the process");
+                let record = journal::record("refused").with("rpc", "FetchX509SVID").with("reason", "no registration matches the process");
                 self.broker.journal.note(record.with("uid", process.uid).with("gid", process.gid));
                 let _ = answers.send(Err(Status::permission_denied("no identity issued"))).await;
                 return Ok(());

@@ -19,7 +19,14 @@ use redacted;
 pub mod v1 {
     include!("gen/sundew.v1.rs");
     super::redacted!(
-        CreateJoinTokenResponse, Evidence, EnrollRequest, GetSecretResponse, IntrospectRequest, PutSecretRequest, RevokeRequest, Token,
+        CreateJoinTokenResponse,
+        Evidence,
+        EnrollRequest,
+        GetSecretResponse,
+        IntrospectRequest,
+        PutSecretRequest,
+        RevokeRequest,
+        Token,
         revoke_request::Target,
     );
 }

@@ -233,7 +233,9 @@ impl Broker {
             .stderr(Stdio::piped())
             .spawn()
             .expect("broker starts");
-        for pipe in [child.stdout.take().map(|p| Box::new(p) as Box<dyn std::io::Read + Send>), child.stderr.take().map(|p| Box::new(p) as _)].into_iter().flatten() {
+        for pipe in
+            [child.stdout.take().map(|p| Box::new(p) as Box<dyn std::io::Read + Send>), child.stderr.take().map(|p| Box::new(p) as _)].into_iter().flatten()
+        {
             let output = Arc::clone(&self.output);
             std::thread::spawn(move || {
                 for line in BufReader::new(pipe).lines().map_while(Result::ok) {

@@ -23,7 +23,12 @@ impl Redis {
 
     /// Starts one with options such as `--maxmemory 10mb`.
     pub fn with(options: &[&str]) -> Self {
-        let mut redis = Self { child: None, folder: tempfile::tempdir().expect("folder"), port: crate::free_port(), options: options.iter().map(ToString::to_string).collect() };
+        let mut redis = Self {
+            child: None,
+            folder: tempfile::tempdir().expect("folder"),
+            port: crate::free_port(),
+            options: options.iter().map(ToString::to_string).collect(),
+        };
         redis.up();
         redis
     }

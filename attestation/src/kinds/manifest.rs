@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::challenge::Binding;
 use crate::claims::Claims;
-pub use crate::dsse::{Envelope as SignedManifest, pre_authentication_encoding};
 use crate::dsse::{DsseError, Envelope, VerifyingKey};
+pub use crate::dsse::{Envelope as SignedManifest, pre_authentication_encoding};
 use crate::json;
 
 /// The DSSE payload type of in-toto statements.

@@ -141,9 +141,8 @@ pub fn validate_chain(chain: &[CertificateDer<'_>], bundles: &BundleSet, now_s: 
     let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now_s).map_err(|_| SvidError::Expired)?));
     let end_entity = EndEntityCert::try_from(leaf_der).map_err(|_| SvidError::Malformed)?;
-    let path = end_entity
-        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, intermediates, at, KeyUsage::client_auth(), None, None)
-        .map_err(|error| {
+    let path =
+        end_entity.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, intermediates, at, KeyUsage::client_auth(), None, None).map_err(|error| {
             let expired = matches!(error, webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. });
             if expired { SvidError::Expired } else { SvidError::Untrusted }
         })?;
@@ -212,9 +211,9 @@ fn uri_names<'a>(cert: &'a X509Certificate<'_>) -> Result<impl Iterator<Item = &
 }
 
 pub(super) fn has_unknown_critical_extension(cert: &X509Certificate<'_>) -> bool {
-    cert.extensions().iter().any(|ext| {
-        ext.critical && matches!(ext.parsed_extension(), ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. })
-    })
+    cert.extensions()
+        .iter()
+        .any(|ext| ext.critical && matches!(ext.parsed_extension(), ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. }))
 }
 
 /// Bounds on keys (T08, T09): RSA 2048 to 4096, P-256, P-384, Ed25519.

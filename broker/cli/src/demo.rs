@@ -73,12 +73,22 @@ pub(crate) async fn demo(output: &Output, command: Vec<String>) -> Result<ExitCo
 
 async fn tell_story(story: &mut Story<'_>, folder: &Path, command: Vec<String>) -> Result<()> {
     let local = Local::start(&folder.join("state"), DOMAIN, std::net::SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    story.tell("broker", true, format!("listens on {} with its own CA for {DOMAIN}", local.broker()), "mutual TLS 1.3 only; state in one file, the record in a hash-chained journal");
+    story.tell(
+        "broker",
+        true,
+        format!("listens on {} with its own CA for {DOMAIN}", local.broker()),
+        "mutual TLS 1.3 only; state in one file, the record in a hash-chained journal",
+    );
     let operator = Operator::connect(&local).await?;
     let own = std::env::current_exe()?;
     let manifest = Signed::new(folder, &own)?;
     let secret = register(&operator, &manifest).await?;
-    story.tell("registration", true, format!("spiffe://{DOMAIN}/agent may use secret:demo/*, if it shows a signed manifest"), "what is not registered, or proves nothing, gets nothing (P1)");
+    story.tell(
+        "registration",
+        true,
+        format!("spiffe://{DOMAIN}/agent may use secret:demo/*, if it shows a signed manifest"),
+        "what is not registered, or proves nothing, gets nothing (P1)",
+    );
     if command.is_empty() {
         example(story, &local, &operator, &manifest, &own, &secret).await?;
     } else {
@@ -98,7 +108,11 @@ struct Operator {
 impl Operator {
     async fn connect(local: &Local) -> Result<Self> {
         let channel = connection(&local.connect_with(local.operator_dir())).await?.channel();
-        Ok(Self { registry: RegistryServiceClient::new(channel.clone()), response: ResponseServiceClient::new(channel.clone()), access: AccessServiceClient::new(channel) })
+        Ok(Self {
+            registry: RegistryServiceClient::new(channel.clone()),
+            response: ResponseServiceClient::new(channel.clone()),
+            access: AccessServiceClient::new(channel),
+        })
     }
 
     /// Asks as a resource server that got the token over mutual TLS from whoever has this certificate.
@@ -165,7 +179,11 @@ async fn register(operator: &Operator, manifest: &Signed) -> Result<String> {
 
 fn agent_command(program: &Path, local: &Local, manifest: &Signed) -> Command {
     let mut command = Command::new(program);
-    command.env("SUNDEW_BROKER", local.broker()).env("SPIFFE_ENDPOINT_SOCKET", local.socket()).env("SUNDEW_MANIFEST", &manifest.file).env("SUNDEW_MODEL", MODEL);
+    command
+        .env("SUNDEW_BROKER", local.broker())
+        .env("SPIFFE_ENDPOINT_SOCKET", local.socket())
+        .env("SUNDEW_MANIFEST", &manifest.file)
+        .env("SUNDEW_MODEL", MODEL);
     for variable in ["SUNDEW_SVID_DIR", "SUNDEW_BROKER_ID", "SUNDEW_CODE", "SUNDEW_SYSTEM_PROMPT_FILE", "SUNDEW_OIDC_TOKEN_FILE", "SUNDEW_OIDC_TOKEN_COMMAND"] {
         command.env_remove(variable);
     }
@@ -189,7 +207,8 @@ impl Agent {
     }
 
     async fn hear(&mut self) -> Result<Value> {
-        let line = tokio::time::timeout(std::time::Duration::from_secs(30), self.output.next_line()).await.context("the agent said nothing for 30 seconds")??;
+        let line =
+            tokio::time::timeout(std::time::Duration::from_secs(30), self.output.next_line()).await.context("the agent said nothing for 30 seconds")??;
         Ok(serde_json::from_str(&line.context("the agent ended")?)?)
     }
 
@@ -212,27 +231,58 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
     let mut agent = Agent::start(agent_command(own, local, manifest))?;
     let hello = agent.hear().await?;
     let id = text(&hello, "spiffe_id").to_owned();
-    story.tell("identity", id == format!("spiffe://{DOMAIN}/agent"), format!("a child process got the X.509-SVID of {id}"), "the kernel said who the process is; it had no password or key before");
+    story.tell(
+        "identity",
+        id == format!("spiffe://{DOMAIN}/agent"),
+        format!("a child process got the X.509-SVID of {id}"),
+        "the kernel said who the process is; it had no password or key before",
+    );
     let begun = agent.ask("begin").await?;
-    let (task, token, certificate) = (text(&begun, "task_id").to_owned(), text(&begun, "token").to_owned(), bytes(begun.get("certificate").unwrap_or(&Value::Null)));
-    story.tell("evidence and task", !task.is_empty(), format!("{task} begun {}", text(&begun, "refused")), "the manifest was signed by the registered key, measured, and bound to a fresh nonce and the SVID's key (P2)");
+    let (task, token, certificate) =
+        (text(&begun, "task_id").to_owned(), text(&begun, "token").to_owned(), bytes(begun.get("certificate").unwrap_or(&Value::Null)));
+    story.tell(
+        "evidence and task",
+        !task.is_empty(),
+        format!("{task} begun {}", text(&begun, "refused")),
+        "the manifest was signed by the registered key, measured, and bound to a fresh nonce and the SVID's key (P2)",
+    );
     let active = operator.active(&token, &certificate).await?;
     story.tell("token", active, format!("{}: {}", text(&begun, "token_id"), word(active)), "a resource server can ask at any moment");
     let used = agent.ask("secret").await?;
-    story.tell("secret", text(&used, "sha256") == digest(secret.as_bytes()), "the agent got demo/api-key and computed with it".to_owned(), "only for the task's scopes, to the bound key, while the task lives (P3)");
+    story.tell(
+        "secret",
+        text(&used, "sha256") == digest(secret.as_bytes()),
+        "the agent got demo/api-key and computed with it".to_owned(),
+        "only for the task's scopes, to the bound key, while the task lives (P3)",
+    );
     theft(story, local, operator, &task, &token).await?;
     let ended = agent.ask("complete").await?;
     let active = operator.active(&token, &certificate).await?;
-    story.tell("task complete", text(&ended, "ended") == "completed" && !active, format!("{}; its token is now {}", text(&ended, "ended"), word(active)), "dead means dead, from the moment that completion was answered (P4)");
+    story.tell(
+        "task complete",
+        text(&ended, "ended") == "completed" && !active,
+        format!("{}; its token is now {}", text(&ended, "ended"), word(active)),
+        "dead means dead, from the moment that completion was answered (P4)",
+    );
     let after = agent.ask("secret-of-ended").await?;
-    story.tell("secret afterwards", after.get("refused").is_some(), format!("the agent asks for the secret again: {}", text(&after, "refused")), "nothing of the task outlives it");
+    story.tell(
+        "secret afterwards",
+        after.get("refused").is_some(),
+        format!("the agent asks for the secret again: {}", text(&after, "refused")),
+        "nothing of the task outlives it",
+    );
     let begun = agent.ask("begin").await?;
     let (token, certificate) = (text(&begun, "token").to_owned(), bytes(begun.get("certificate").unwrap_or(&Value::Null)));
     let before = operator.active(&token, &certificate).await?;
     operator.revoke(Target::Workload(id.clone())).await?;
     let after = operator.active(&token, &certificate).await?;
     let told = agent.ask("wait").await?;
-    story.tell("revoke", before && !after && text(&told, "ended") == "revoked", format!("everything of {id} revoked: token {}; the agent heard `{}`", word(after), text(&told, "ended")), "one append kills whatever a workload holds, and the agent is told");
+    story.tell(
+        "revoke",
+        before && !after && text(&told, "ended") == "revoked",
+        format!("everything of {id} revoked: token {}; the agent heard `{}`", word(after), text(&told, "ended")),
+        "one append kills whatever a workload holds, and the agent is told",
+    );
     Ok(())
 }
 
@@ -250,7 +300,12 @@ async fn theft(story: &mut Story<'_>, local: &Local, operator: &Operator, task: 
     let request = GetSecretRequest { task_id: task.to_owned(), name: "demo/api-key".to_owned() };
     let stolen = AgentServiceClient::new(connection.channel()).get_secret(request).await;
     let refused = stolen.as_ref().err().map(|status| status.message().to_owned());
-    story.tell("stolen", !active && refused.is_some(), format!("in the hands of {}: token {}, secret {}", connection.identity().id(), word(active), refused.as_deref().unwrap_or("given")), "a token is bound to the key it was minted for (P8)");
+    story.tell(
+        "stolen",
+        !active && refused.is_some(),
+        format!("in the hands of {}: token {}, secret {}", connection.identity().id(), word(active), refused.as_deref().unwrap_or("given")),
+        "a token is bound to the key it was minted for (P8)",
+    );
     Ok(())
 }
 
@@ -261,7 +316,12 @@ async fn users_own(story: &mut Story<'_>, local: &Local, operator: &Operator, ma
         run.stdout(Stdio::from(std::io::stderr()));
     }
     let status = run.status().await?;
-    story.tell("your command", status.success(), format!("`{}` ran under `sundew run` with DEMO_API_KEY and SUNDEW_TOKEN: {status}", command.join(" ")), "the command needs no SDK; its secrets live as long as its task");
+    story.tell(
+        "your command",
+        status.success(),
+        format!("`{}` ran under `sundew run` with DEMO_API_KEY and SUNDEW_TOKEN: {status}", command.join(" ")),
+        "the command needs no SDK; its secrets live as long as its task",
+    );
     let mut begun = None;
     let mut ended = None;
     sundew_broker::journal::read(&local.journal(), |record| match record.event.as_str() {
@@ -271,7 +331,12 @@ async fn users_own(story: &mut Story<'_>, local: &Local, operator: &Operator, ma
     })?;
     let token = begun.context("the journal has no task")?;
     let live = operator.response.clone().list_tasks(sundew_proto::v1::ListTasksRequest::default()).await.map_err(explained)?.into_inner().tasks.len();
-    story.tell("task complete", ended.is_some() && live == 0, format!("{}; {live} live tasks are left; {token} is dead", ended.as_deref().unwrap_or("not ended")), "the task ended with the command, however the command ended");
+    story.tell(
+        "task complete",
+        ended.is_some() && live == 0,
+        format!("{}; {live} live tasks are left; {token} is dead", ended.as_deref().unwrap_or("not ended")),
+        "the task ended with the command, however the command ended",
+    );
     Ok(())
 }
 
@@ -279,13 +344,23 @@ async fn users_own(story: &mut Story<'_>, local: &Local, operator: &Operator, ma
 fn record(story: &mut Story<'_>, journal: &Path, folder: &Path, secret: &str) -> Result<()> {
     let mut lines = Vec::new();
     sundew_broker::journal::read(journal, |record| lines.push(crate::journal::line(&record)))?;
-    story.tell("journal", lines.len() > 5, format!("{} records, each written before its effect; the chain holds", lines.len()), "who, what, on whose instruction, on which evidence, and how it ended (P10)");
+    story.tell(
+        "journal",
+        lines.len() > 5,
+        format!("{} records, each written before its effect; the chain holds", lines.len()),
+        "who, what, on whose instruction, on which evidence, and how it ended (P10)",
+    );
     if !story.output.is_json() {
         lines.iter().for_each(|line| println!("    {line}"));
     }
     let mut leaks = Vec::new();
     search(folder, secret.as_bytes(), &mut leaks)?;
-    story.tell("nothing leaked", leaks.is_empty(), format!("the secret is in the clear in {} files of the broker's state and journal", leaks.len()), "secrets are sealed, tokens are kept as hashes (P8, P9)");
+    story.tell(
+        "nothing leaked",
+        leaks.is_empty(),
+        format!("the secret is in the clear in {} files of the broker's state and journal", leaks.len()),
+        "secrets are sealed, tokens are kept as hashes (P8, P9)",
+    );
     Ok(())
 }
 

@@ -57,10 +57,20 @@ async fn examine(connect: &Connect, checks: &mut Vec<Check>) -> Result<()> {
 
     begin(checks, "SVID source");
     let identity = IdentitySource::open(&settings).await?.current();
-    found(checks, format!("{} from {}", identity.id(), settings.svid_dir.as_ref().map_or_else(|| settings.endpoint_socket.clone().unwrap_or_default(), |d| d.display().to_string())));
+    found(
+        checks,
+        format!(
+            "{} from {}",
+            identity.id(),
+            settings.svid_dir.as_ref().map_or_else(|| settings.endpoint_socket.clone().unwrap_or_default(), |d| d.display().to_string())
+        ),
+    );
 
     begin(checks, "network");
-    tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(&broker)).await.context("no answer within 5 seconds")?.with_context(|| format!("{broker}: is the broker running, and is this its address?"))?;
+    tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(&broker))
+        .await
+        .context("no answer within 5 seconds")?
+        .with_context(|| format!("{broker}: is the broker running, and is this its address?"))?;
     found(checks, format!("{broker} answers"));
 
     begin(checks, "handshake");

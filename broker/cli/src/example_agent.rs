@@ -24,12 +24,14 @@ pub(crate) async fn run() -> Result<()> {
     while let Some(word) = told.recv().await {
         let answer = match (word.as_str(), task.take()) {
             ("begin", _) => {
-                let begun = agent.task("triage issue 4711").instruction("Read issue 4711 and label it.").scope("secret:demo/api-key").ttl(minutes(5)).begin().await;
+                let begun =
+                    agent.task("triage issue 4711").instruction("Read issue 4711 and label it.").scope("secret:demo/api-key").ttl(minutes(5)).begin().await;
                 match begun {
                     Ok(begun) => {
                         begun.id().clone_into(&mut last);
                         let token = begun.token();
-                        let answer = json!({ "task_id": begun.id(), "token": token.expose(), "token_id": token.id(), "certificate": token.certificate_sha256() });
+                        let answer =
+                            json!({ "task_id": begun.id(), "token": token.expose(), "token_id": token.id(), "certificate": token.certificate_sha256() });
                         task = Some(begun);
                         answer
                     }

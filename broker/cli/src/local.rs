@@ -78,7 +78,12 @@ impl Local {
 
     /// How to connect with an SVID in a folder.
     pub(crate) fn connect_with(&self, svid_dir: PathBuf) -> Connect {
-        Connect { broker: Some(self.broker()), broker_id: Some(format!("spiffe://{}/sundew/broker", self.domain)), svid_dir: Some(svid_dir), endpoint_socket: None }
+        Connect {
+            broker: Some(self.broker()),
+            broker_id: Some(format!("spiffe://{}/sundew/broker", self.domain)),
+            svid_dir: Some(svid_dir),
+            endpoint_socket: None,
+        }
     }
 }
 
@@ -145,7 +150,12 @@ pub(crate) async fn dev(output: &Output, state: &Path, listen: SocketAddr) -> Re
             "# Sundew for development: state is kept, nothing is for production. Ctrl-C ends it.".to_owned(),
             format!("# state: {}", local.folder.display()),
             "# As operator (workload, secret, revoke, task list, …):".to_owned(),
-            format!("export SUNDEW_BROKER={} SUNDEW_OPERATIONS={} SUNDEW_SVID_DIR={}", local.broker(), local.server.operations(), shell_word(&local.operator_dir())),
+            format!(
+                "export SUNDEW_BROKER={} SUNDEW_OPERATIONS={} SUNDEW_SVID_DIR={}",
+                local.broker(),
+                local.server.operations(),
+                shell_word(&local.operator_dir())
+            ),
             "# As agent, once a workload with a matching `local` selector is registered:".to_owned(),
             format!("export SUNDEW_BROKER={} SPIFFE_ENDPOINT_SOCKET={}; unset SUNDEW_SVID_DIR", local.broker(), local.socket()),
         ]

@@ -22,7 +22,8 @@ pub(crate) async fn workload(connect: &Connect, output: &Output, command: Worklo
             let documents = answer.workloads.iter().map(|w| parse(&w.document)).collect::<Result<Vec<_>>>()?;
             output.result(&documents, || {
                 let text = |document: &serde_json::Value, name: &str| document.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-                let rows: Vec<_> = answer.workloads.iter().zip(&documents).map(|(w, d)| vec![w.spiffe_id.clone(), w.version.clone(), kinds(d), text(d, "owner")]).collect();
+                let rows: Vec<_> =
+                    answer.workloads.iter().zip(&documents).map(|(w, d)| vec![w.spiffe_id.clone(), w.version.clone(), kinds(d), text(d, "owner")]).collect();
                 table(&["SPIFFE ID", "VERSION", "EVIDENCE", "OWNER"], &rows)
             });
             Ok(())
@@ -117,7 +118,8 @@ pub(crate) async fn secret(connect: &Connect, output: &Output, command: SecretCo
                 .map(|s| serde_json::json!({ "name": s.name, "version": s.version, "key_id": s.key_id, "updated_at_ms": s.updated_at_ms }))
                 .collect();
             output.result(&value, || {
-                let rows: Vec<_> = answer.secrets.iter().map(|s| vec![s.name.clone(), s.version.to_string(), s.key_id.to_string(), time(s.updated_at_ms)]).collect();
+                let rows: Vec<_> =
+                    answer.secrets.iter().map(|s| vec![s.name.clone(), s.version.to_string(), s.key_id.to_string(), time(s.updated_at_ms)]).collect();
                 table(&["NAME", "VERSION", "KEY", "WRITTEN"], &rows)
             });
         }

@@ -27,9 +27,8 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             let task = builder.begin().await?;
             let token = task.token();
             let value = serde_json::json!({ "task_id": task.id(), "token": token.expose(), "token_id": token.id(), "scopes": task.scopes(), "deadline_ms": task.deadline_ms() });
-            output.result(&value, || {
-                vec![format!("task   {}", task.id()), format!("until  {}", time(task.deadline_ms())), format!("token  {}", token.expose())]
-            });
+            output
+                .result(&value, || vec![format!("task   {}", task.id()), format!("until  {}", time(task.deadline_ms())), format!("token  {}", token.expose())]);
             if no_attend {
                 // Not dropped: dropping would end it.
                 std::mem::forget(task);

@@ -2,6 +2,7 @@
 //!
 //! Upholds P1, P3, P4, P8 and P9. No runtime, no transport, no store: time is an argument, and the store is a port.
 
+mod audit;
 mod credential;
 mod id;
 mod log;
@@ -24,6 +25,7 @@ pub mod client {
 mod ttl;
 mod view;
 
+pub use audit::Record;
 pub use credential::{Credential, SecretBytes, TokenHash};
 pub use id::{IdParseError, TaskId, TokenId};
 pub use log::{Changed, EntryId, Event, LogEntry, Position, Selector};

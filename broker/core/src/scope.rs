@@ -188,16 +188,41 @@ mod tests {
 
     #[test]
     fn ac_11_every_string_has_a_defined_result() {
-        for good in ["secret:db/reporting/readonly", "tool:github.create_pr", "net:api.github.com:443", "pkg:pypi/requests", "exec:git", "secret:*", "secret:a/*", "x-1_y:a"] {
+        for good in [
+            "secret:db/reporting/readonly",
+            "tool:github.create_pr",
+            "net:api.github.com:443",
+            "pkg:pypi/requests",
+            "exec:git",
+            "secret:*",
+            "secret:a/*",
+            "x-1_y:a",
+        ] {
             assert_eq!(Scope::parse(good).map(String::from).as_deref(), Ok(good));
         }
         let long = format!("secret:{}", "a".repeat(250));
         for (bad, why) in [
-            ("", ScopeError::Kind), ("*", ScopeError::Kind), ("secret", ScopeError::Kind), ("Secret:a", ScopeError::Kind), (":a", ScopeError::Kind),
-            ("*:a", ScopeError::Kind), ("secret:", ScopeError::Segment), ("secret:a//b", ScopeError::Segment), ("secret:/a", ScopeError::Segment),
-            ("secret:a/", ScopeError::Segment), ("secret:.", ScopeError::Segment), ("secret:a/../b", ScopeError::Segment), ("secret:a*", ScopeError::Wildcard),
-            ("secret:*/a", ScopeError::Wildcard), ("secret:**", ScopeError::Wildcard), ("secret:a b", ScopeError::Character), ("secret:a,b", ScopeError::Character),
-            ("secret:a\n", ScopeError::Character), ("secret:{a}", ScopeError::Character), ("secret:\u{430}", ScopeError::Character), (&long, ScopeError::TooLong),
+            ("", ScopeError::Kind),
+            ("*", ScopeError::Kind),
+            ("secret", ScopeError::Kind),
+            ("Secret:a", ScopeError::Kind),
+            (":a", ScopeError::Kind),
+            ("*:a", ScopeError::Kind),
+            ("secret:", ScopeError::Segment),
+            ("secret:a//b", ScopeError::Segment),
+            ("secret:/a", ScopeError::Segment),
+            ("secret:a/", ScopeError::Segment),
+            ("secret:.", ScopeError::Segment),
+            ("secret:a/../b", ScopeError::Segment),
+            ("secret:a*", ScopeError::Wildcard),
+            ("secret:*/a", ScopeError::Wildcard),
+            ("secret:**", ScopeError::Wildcard),
+            ("secret:a b", ScopeError::Character),
+            ("secret:a,b", ScopeError::Character),
+            ("secret:a\n", ScopeError::Character),
+            ("secret:{a}", ScopeError::Character),
+            ("secret:\u{430}", ScopeError::Character),
+            (&long, ScopeError::TooLong),
         ] {
             assert_eq!(Scope::parse(bad), Err(why), "{bad:?}");
         }
@@ -210,8 +235,18 @@ mod tests {
     #[test]
     fn a_wildcard_ends_at_a_segment() {
         let covers = |a: &str, b: &str| Scope::parse(a).unwrap().covers(&Scope::parse(b).unwrap());
-        assert!(covers("secret:a/*", "secret:a/b") && covers("secret:a/*", "secret:a/b/c") && covers("secret:a/*", "secret:a/b/*") && covers("secret:*", "secret:a"));
-        assert!(!covers("secret:a/*", "secret:a") && !covers("secret:a/*", "secret:ab/c") && !covers("secret:a/b", "secret:a/*") && !covers("secret:*", "secrets:a"));
+        assert!(
+            covers("secret:a/*", "secret:a/b")
+                && covers("secret:a/*", "secret:a/b/c")
+                && covers("secret:a/*", "secret:a/b/*")
+                && covers("secret:*", "secret:a")
+        );
+        assert!(
+            !covers("secret:a/*", "secret:a")
+                && !covers("secret:a/*", "secret:ab/c")
+                && !covers("secret:a/b", "secret:a/*")
+                && !covers("secret:*", "secrets:a")
+        );
         assert!(!covers("secret:a", "secret:A") && !covers("secret:a", "tool:a"));
     }
 

@@ -213,7 +213,8 @@ fn seal(key: &LessSafeKey, name: &str, value: &[u8]) -> Result<Vec<u8>, SealErro
     SystemRandom::new().fill(&mut nonce).map_err(|_| SealError::Random)?;
     let mut out = nonce.to_vec();
     let mut body = Zeroizing::new(value.to_vec());
-    let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), body.as_mut_slice()).map_err(|_| SealError::Opening)?;
+    let tag =
+        key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), body.as_mut_slice()).map_err(|_| SealError::Opening)?;
     out.extend_from_slice(&body);
     out.extend_from_slice(tag.as_ref());
     Ok(out)

@@ -13,8 +13,8 @@ use sundew_core::store::{BoxFuture, Created, DocumentKind, Heartbeat, NewTask, N
 use sundew_core::{EntryId, Position, TaskId, TokenHash};
 
 mod link;
-pub use link::{RedisSettings, RedisUrl, RedisUrlError};
 use link::Link;
+pub use link::{RedisSettings, RedisUrl, RedisUrlError};
 
 /// Oldest Redis that has what the scripts need (script flags, functions of streams).
 const MIN_MAJOR: u32 = 7;

@@ -13,7 +13,7 @@ use v1::attend_response::Event as Told;
 use crate::attendance::{Attendance, Attending};
 use crate::broker::Broker;
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::records::KnownTask;
 use crate::refusal::Refusal;
@@ -105,7 +105,13 @@ impl Broker {
         })
     }
 
-    async fn hear(&self, peer: &Peer, task: &KnownTask, message: v1::AttendRequest, answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>) -> Result<(), Refusal> {
+    async fn hear(
+        &self,
+        peer: &Peer,
+        task: &KnownTask,
+        message: v1::AttendRequest,
+        answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>,
+    ) -> Result<(), Refusal> {
         match message.request {
             Some(Asked::Ping(_)) => Ok(()),
             Some(Asked::Start(_)) | None => Err(Refusal::invalid("request", "must be `ping` or `rotate`")),
@@ -114,7 +120,7 @@ impl Broker {
                 let certificate: [u8; 32] =
                     rotate.certificate_sha256.as_slice().try_into().map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
                 self.usable(task)?;
-                let record = Record::now("binding_rotated").with("task", task.record.id).with("workload", peer.id());
+                let record = journal::record("binding_rotated").with("task", task.record.id).with("workload", peer.id());
                 self.journal.write(record.with("certificate_sha256", super::begin::hex(&certificate))).await?;
                 self.records.bind_task(task.record.id, certificate).await?;
                 let _ = answers.send(Ok(told(Told::Rotated(v1::BindingRotated { certificate_sha256: rotate.certificate_sha256 })))).await;

@@ -14,7 +14,7 @@ use sundew_proto::v1;
 
 use crate::broker::{Broker, idempotency_key};
 use crate::clock;
-use crate::journal::Record;
+use crate::journal::{self, Record};
 use crate::peer::{CHALLENGE_LIFE, Peer};
 use crate::refusal::Refusal;
 
@@ -34,10 +34,18 @@ impl Broker {
     }
 
     /// P2: consumes the challenge, then verifies and appraises the evidence, then consumes what is good once.
-    pub(crate) async fn attest(&self, workload: &WorkloadRecord, peer: &Peer, nonce: &[u8], evidence: &[v1::Evidence], purpose: BindingPurpose) -> Result<Attested, Refusal> {
+    pub(crate) async fn attest(
+        &self,
+        workload: &WorkloadRecord,
+        peer: &Peer,
+        nonce: &[u8],
+        evidence: &[v1::Evidence],
+        purpose: BindingPurpose,
+    ) -> Result<Attested, Refusal> {
         let binding = Binding::new(purpose, nonce, peer.svid().public_key(), peer.exporter());
         let presented: Vec<_> = evidence.iter().map(|e| Presented { kind: &e.kind, payload: &e.payload }).collect();
-        let appraised = sundew_attestation::appraise(&workload.registration.evidence, &presented, peer.svid(), &binding, &self.material.load(), clock::now_ms());
+        let appraised =
+            sundew_attestation::appraise(&workload.registration.evidence, &presented, peer.svid(), &binding, &self.material.load(), clock::now_ms());
         if let Err(AppraisalError::Oidc(OidcError::Jws(JwsError::UnknownKey))) = appraised {
             self.unknown_key.notify_waiters();
         }
@@ -180,7 +188,7 @@ struct Asked {
 }
 
 fn begun(task: &TaskRecord, token: &TokenRecord, attested: &Attested, token_id: &str) -> Record {
-    let mut record = Record::now("task_begun")
+    let mut record = journal::record("task_begun")
         .with("task", task.id)
         .with("workload", &task.workload)
         .with("purpose", &task.purpose)

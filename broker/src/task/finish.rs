@@ -9,7 +9,7 @@ use sundew_proto::v1;
 use super::mint::Wanted;
 use crate::broker::{Broker, idempotency_key};
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 
@@ -42,7 +42,7 @@ impl Broker {
             Err(Refusal::TaskDead(Cause::Suspended)) => return Ok(v1::SuspendTaskResponse {}),
             other => other?,
         }
-        let record = Record::now("task_suspended").with("task", task.record.id).with("workload", peer.id());
+        let record = journal::record("task_suspended").with("task", task.record.id).with("workload", peer.id());
         self.end(Event::Suspended(task.record.id), Self::until_ms(&task), record).await?;
         Ok(v1::SuspendTaskResponse {})
     }
@@ -67,7 +67,7 @@ impl Broker {
         }
         let mut position = self.keeper.view()?.applied().0;
         if suspended {
-            let record = Record::now("task_resumed").with("task", task.record.id).with("workload", peer.id());
+            let record = journal::record("task_resumed").with("task", task.record.id).with("workload", peer.id());
             position = self.end(Event::Resumed(task.record.id), Self::until_ms(&task), record).await?.1;
         }
         // P3: a token on evidence that ends soon ends then.

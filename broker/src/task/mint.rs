@@ -8,7 +8,7 @@ use sundew_proto::v1;
 
 use crate::broker::{Broker, idempotency_key};
 use crate::clock;
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::records::KnownTask;
 use crate::refusal::Refusal;
@@ -64,7 +64,7 @@ impl Broker {
             registration: workload.version.clone(),
             request: wanted.digest,
         };
-        let record = Record::now(event)
+        let record = journal::record(event)
             .with("task", token.task)
             .with("workload", &token.workload)
             .with("token_id", hash.token_id())

@@ -9,7 +9,7 @@ use sundew_core::{Denial, Scope, SealError, SecretRecord};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
-use crate::journal::Record;
+use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 
@@ -26,7 +26,7 @@ impl Broker {
         let stored = self.read_secret(&request.name).await?.ok_or(Refusal::Absent("secret"))?;
         let sealed = STANDARD.decode(&stored.sealed).map_err(|_| Refusal::Seal { what: "secret", cause: SealError::Opening })?;
         let value = self.open_secret(&request.name, &sealed).await?;
-        let record = Record::now("secret_read")
+        let record = journal::record("secret_read")
             .with("task", task.record.id)
             .with("workload", peer.id())
             .with("secret", &request.name)

@@ -41,7 +41,13 @@ async fn ac_84_challenges_and_failed_calls_take_bounded_memory() {
                     tokio::spawn(async move {
                         for _ in 0..count / 32 {
                             caller.nonce().await.expect("nonce");
-                            let request = BeginTaskRequest { nonce: vec![1; 32], purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(b"x".to_vec())], ..Default::default() };
+                            let request = BeginTaskRequest {
+                                nonce: vec![1; 32],
+                                purpose: "x".to_owned(),
+                                scopes: vec!["exec:git".to_owned()],
+                                evidence: vec![oidc(b"x".to_vec())],
+                                ..Default::default()
+                            };
                             caller.send(request).await.expect_err("refused");
                         }
                     })
@@ -67,7 +73,10 @@ async fn t83_oversized_messages_are_refused_and_the_service_lives() {
     for size in [1 << 20, 5 << 20] {
         let request = PutSecretRequest { name: "app/x".to_owned(), value: vec![7; size], idempotency_key: String::new() };
         let status = operator.registry().put_secret(request).await.expect_err("refused");
-        assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument | Code::Unknown | Code::Internal | Code::Unavailable), "{status}");
+        assert!(
+            matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument | Code::Unknown | Code::Internal | Code::Unavailable),
+            "{status}"
+        );
     }
     let mut request = tonic::Request::new(sundew_proto::v1::ChallengeRequest {});
     request.metadata_mut().insert("x", "a".repeat(20_000).parse().expect("value"));
@@ -109,7 +118,11 @@ async fn t81_silent_and_half_open_sockets_are_dropped() {
 }
 
 fn open_sockets(broker: &Broker) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).expect("fds").filter_map(|e| std::fs::read_link(e.ok()?.path()).ok()).filter(|l| l.to_string_lossy().starts_with("socket:")).count()
+    std::fs::read_dir(format!("/proc/{}/fd", broker.pid()))
+        .expect("fds")
+        .filter_map(|e| std::fs::read_link(e.ok()?.path()).ok())
+        .filter(|l| l.to_string_lossy().starts_with("socket:"))
+        .count()
 }
 
 /// T82: out of file descriptors: the listener recovers.

@@ -29,7 +29,11 @@ fn command_as(world: &World, broker: &Broker, path: &str) -> Command {
     let token = world.folder().join("token");
     std::fs::write(&token, world.issuer.token("/agent")).expect("token");
     let mut command = Command::new(sundew());
-    command.env("SUNDEW_BROKER", broker.address()).env("SUNDEW_SVID_DIR", folder).env("SUNDEW_OIDC_TOKEN_FILE", token).env("SUNDEW_OPERATIONS", broker.operations());
+    command
+        .env("SUNDEW_BROKER", broker.address())
+        .env("SUNDEW_SVID_DIR", folder)
+        .env("SUNDEW_OIDC_TOKEN_FILE", token)
+        .env("SUNDEW_OPERATIONS", broker.operations());
     command
 }
 
@@ -87,11 +91,20 @@ claims = { sub = ["/second"] }
     assert!(created.contains("/agent created") && created.contains("/second created") && created.contains("+ owner: \"team\""), "{created}");
     assert!(text(&apply(toml, &[])).contains("/agent unchanged"));
     let changed = text(&apply(&toml.replacen("secret:app/*", "secret:app/x", 1), &[]));
-    assert!(changed.contains("/agent changed") && changed.contains("- scopes.0: \"secret:app/*\"") && changed.contains("+ scopes.0: \"secret:app/x\""), "{changed}");
-    let shown: Value = serde_json::from_slice(&run_as(&world, &broker, "/operator", &["--json", "workload", "show", "spiffe://test.example/agent"], "").stdout).expect("JSON");
+    assert!(
+        changed.contains("/agent changed") && changed.contains("- scopes.0: \"secret:app/*\"") && changed.contains("+ scopes.0: \"secret:app/x\""),
+        "{changed}"
+    );
+    let shown: Value =
+        serde_json::from_slice(&run_as(&world, &broker, "/operator", &["--json", "workload", "show", "spiffe://test.example/agent"], "").stdout).expect("JSON");
     let back = apply(&shown.to_string(), &[]);
     assert!(text(&back).contains("unchanged"), "what is shown can be applied: {}", text(&back));
-    for (bad, part) in [("", "no workload"), ("[[workload]]\nowner = 1", "owner"), ("{", "EOF"), ("[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[\"exec:git\"]\nevidence=[]", "spiffe_id")] {
+    for (bad, part) in [
+        ("", "no workload"),
+        ("[[workload]]\nowner = 1", "owner"),
+        ("{", "EOF"),
+        ("[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[\"exec:git\"]\nevidence=[]", "spiffe_id"),
+    ] {
         let output = apply(bad, &[]);
         assert!(!output.status.success() && text(&output).contains(part), "{bad:?}: {}", text(&output));
     }
@@ -130,7 +143,11 @@ async fn run_forwards_signals_and_stops_the_command_when_the_task_is_revoked() {
     world.register(&broker, "/agent", json!({})).await;
     let start = |script: &str| {
         let mut command = command_as(&world, &broker, "/agent");
-        command.args(["run", "--task", "t", "--scope", "exec:git", "--kill-after", "500ms", "--", "sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["run", "--task", "t", "--scope", "exec:git", "--kill-after", "500ms", "--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.spawn().expect("run")
     };
     let begun = |count: usize| {
@@ -162,7 +179,11 @@ async fn a_killed_run_leaves_no_task_behind() {
     let broker = world.broker().await;
     world.register(&broker, "/agent", json!({ "attendance_grace": "1s" })).await;
     tokio::time::sleep(Duration::from_millis(1000)).await;
-    let mut child = command_as(&world, &broker, "/agent").args(["run", "--task", "t", "--scope", "exec:git", "--", "sleep", "20"]).stdin(Stdio::null()).spawn().expect("run");
+    let mut child = command_as(&world, &broker, "/agent")
+        .args(["run", "--task", "t", "--scope", "exec:git", "--", "sleep", "20"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("run");
     until("begun", || async { broker.journal().iter().any(|r| r.event == "task_begun") }).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(!broker.journal().iter().any(|r| r.event == "task_ended"), "attended while it runs");
@@ -226,7 +247,9 @@ fn help_version_completion_and_usage_errors_are_as_everywhere() {
         let output = run(arguments);
         assert!(output.status.success() && !output.stdout.is_empty(), "{arguments:?}");
     }
-    for arguments in [&[][..], &["nonsense"], &["run", "--task", "x"], &["revoke", "--reason", "x"], &["revoke", "--task", "a", "--token", "b", "--reason", "x"]] {
+    for arguments in
+        [&[][..], &["nonsense"], &["run", "--task", "x"], &["revoke", "--reason", "x"], &["revoke", "--task", "a", "--token", "b", "--reason", "x"]]
+    {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
     let output = run(&["workload", "list"]);
@@ -257,11 +280,10 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
         child.wait_with_output().expect("run")
     };
     let exe = std::env::current_exe().expect("own path").canonicalize().expect("own path");
-    let digest: String = ring::digest::digest(&ring::digest::SHA256, &std::fs::read(&exe).expect("own code")).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let digest: String =
+        ring::digest::digest(&ring::digest::SHA256, &std::fs::read(&exe).expect("own code")).as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let key = rcgen::KeyPair::generate().expect("key").public_key_pem();
-    let workload = |path: &str, local: Value| {
-        json!({ "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "scopes": ["exec:git"], "local": [local], "evidence": [{ "kind": "manifest", "keys": [key] }] })
-    };
+    let workload = |path: &str, local: Value| json!({ "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "scopes": ["exec:git"], "local": [local], "evidence": [{ "kind": "manifest", "keys": [key] }] });
     let uid = rustix::process::geteuid().as_raw();
     let documents = json!([
         workload("/mine", json!({ "uid": uid, "exe": exe, "exe_sha256": digest })),
@@ -276,7 +298,8 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
     assert_eq!(source.bundle_set().expect("bundles").len(), 1);
 
     // Without the header, the call may come from a confused deputy.
-    let channel = tonic::transport::Endpoint::from_shared(field("endpoint_socket").replacen("unix://", "unix:", 1)).expect("uri").connect().await.expect("connect");
+    let channel =
+        tonic::transport::Endpoint::from_shared(field("endpoint_socket").replacen("unix://", "unix:", 1)).expect("uri").connect().await.expect("connect");
     let mut bare = sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient::new(channel);
     let refused = bare.fetch_x509svid(sundew_proto::spiffe::X509svidRequest {}).await;
     assert_eq!(refused.expect_err("no header").code(), tonic::Code::InvalidArgument);
@@ -285,12 +308,12 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
     until("withdrawn", || {
         let mut bare = bare.clone();
         async move {
-        let mut request = tonic::Request::new(sundew_proto::spiffe::X509svidRequest {});
-        request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("value"));
-        match bare.fetch_x509svid(request).await {
-            Ok(stream) => stream.into_inner().message().await.is_err_and(|s| s.code() == tonic::Code::PermissionDenied),
-            Err(status) => status.code() == tonic::Code::PermissionDenied,
-        }
+            let mut request = tonic::Request::new(sundew_proto::spiffe::X509svidRequest {});
+            request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("value"));
+            match bare.fetch_x509svid(request).await {
+                Ok(stream) => stream.into_inner().message().await.is_err_and(|s| s.code() == tonic::Code::PermissionDenied),
+                Err(status) => status.code() == tonic::Code::PermissionDenied,
+            }
         }
     })
     .await;
@@ -307,7 +330,10 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     let text_of = std::fs::read_to_string(broker.config_file()).expect("config");
     let from = text_of.find("[identity]").expect("section");
     let to = text_of.find("[store]").expect("section");
-    let own = format!("[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n", world.folder().display());
+    let own = format!(
+        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
+        world.folder().display()
+    );
     let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace("[identity]", &format!("enrollment = \"127.0.0.1:{port}\"\n[identity]"));
     std::fs::write(broker.config_file(), config).expect("config");
     broker.up();
@@ -329,7 +355,11 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     let out = world.folder().join("enrolled");
     let enroll = |token: &str| {
         let mut command = Command::new(sundew());
-        command.args(["svid", "enroll", "--enrollment", &format!("127.0.0.1:{port}"), "--trust-domain", "own.example", "--bundle"]).arg(&bundle).arg("--out").arg(&out);
+        command
+            .args(["svid", "enroll", "--enrollment", &format!("127.0.0.1:{port}"), "--trust-domain", "own.example", "--bundle"])
+            .arg(&bundle)
+            .arg("--out")
+            .arg(&out);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
         child.stdin.take().expect("pipe").write_all(token.as_bytes()).expect("input");
         child.wait_with_output().expect("run")
@@ -341,10 +371,23 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
         assert!(!output.status.success() && text(&output).contains("not permitted"), "{bad:?}: {}", text(&output));
     }
     let before = std::fs::read(out.join("svid.pem")).expect("svid");
-    let renew = Command::new(sundew()).args(["svid", "renew"]).env("SUNDEW_BROKER", broker.address()).env("SUNDEW_SVID_DIR", &out).stdin(Stdio::null()).output().expect("renew");
+    let renew = Command::new(sundew())
+        .args(["svid", "renew"])
+        .env("SUNDEW_BROKER", broker.address())
+        .env("SUNDEW_SVID_DIR", &out)
+        .stdin(Stdio::null())
+        .output()
+        .expect("renew");
     assert!(renew.status.success(), "{}", text(&renew));
     assert_ne!(before, std::fs::read(out.join("svid.pem")).expect("svid"));
-    let doctor = Command::new(sundew()).arg("doctor").env("SUNDEW_BROKER", broker.address()).env("SUNDEW_SVID_DIR", &out).env("SUNDEW_OIDC_TOKEN_FILE", "/dev/null").stdin(Stdio::null()).output().expect("doctor");
+    let doctor = Command::new(sundew())
+        .arg("doctor")
+        .env("SUNDEW_BROKER", broker.address())
+        .env("SUNDEW_SVID_DIR", &out)
+        .env("SUNDEW_OIDC_TOKEN_FILE", "/dev/null")
+        .stdin(Stdio::null())
+        .output()
+        .expect("doctor");
     assert!(doctor.status.success(), "{}", text(&doctor));
 }
 

@@ -149,7 +149,12 @@ async fn ac_37_suspending_kills_tokens_and_resuming_needs_evidence_and_revives_n
         assert_eq!(caller.active(&begun.token, &[]).await.ok(), Some(false));
         assert_eq!(caller.mint(&begun.task).await.expect_err("suspended").code(), Code::PermissionDenied);
         assert_eq!(caller.secret(&begun.task, "app/key").await.expect_err("suspended").code(), Code::PermissionDenied);
-        let resume = |nonce: Vec<u8>, token: Vec<u8>| ResumeTaskRequest { task_id: begun.task.clone(), nonce, evidence: vec![oidc(token)], idempotency_key: String::new() };
+        let resume = |nonce: Vec<u8>, token: Vec<u8>| ResumeTaskRequest {
+            task_id: begun.task.clone(),
+            nonce,
+            evidence: vec![oidc(token)],
+            idempotency_key: String::new(),
+        };
         let fresh = world.issuer.token("/agent");
         for (nonce, token) in [(vec![0; 32], fresh.clone()), (caller.nonce().await.expect("nonce"), world.issuer.token("/other"))] {
             assert_eq!(caller.agent().resume_task(resume(nonce, token)).await.expect_err("refused").code(), Code::PermissionDenied);
@@ -205,7 +210,10 @@ async fn responders_kill_a_token_a_task_or_a_workload_and_agents_hear_of_it() {
         assert!(active(&fourth.token).await);
         // AC-48: what was never seen is remembered.
         operator.revoke(Target::TaskId(format!("task-{}", "a".repeat(32)))).await.expect("remembered");
-        let status = operator.response().revoke(sundew_proto::v1::RevokeRequest { reason: " ".to_owned(), target: Some(Target::TaskId(third.task)), ..Default::default() }).await;
+        let status = operator
+            .response()
+            .revoke(sundew_proto::v1::RevokeRequest { reason: " ".to_owned(), target: Some(Target::TaskId(third.task)), ..Default::default() })
+            .await;
         assert_eq!(status.expect_err("AC-49: a reason is needed").code(), Code::InvalidArgument);
     }
 }

@@ -24,7 +24,13 @@ async fn ready() -> (World, Broker, Caller) {
 }
 
 async fn with_token(caller: &Caller, token: Vec<u8>) -> Result<(), tonic::Status> {
-    let request = BeginTaskRequest { nonce: caller.nonce().await?, purpose: "test".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(token)], ..BeginTaskRequest::default() };
+    let request = BeginTaskRequest {
+        nonce: caller.nonce().await?,
+        purpose: "test".to_owned(),
+        scopes: vec!["exec:git".to_owned()],
+        evidence: vec![oidc(token)],
+        ..BeginTaskRequest::default()
+    };
     caller.send(request).await.map(drop)
 }
 
@@ -132,7 +138,16 @@ async fn t23_a_token_is_good_once_over_all_brokers() {
     for n in 0..64 {
         let caller = callers[n % 2].clone();
         let nonce = caller.nonce().await.expect("nonce");
-        requests.push((caller, BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(token.clone())], ..BeginTaskRequest::default() }));
+        requests.push((
+            caller,
+            BeginTaskRequest {
+                nonce,
+                purpose: "x".to_owned(),
+                scopes: vec!["exec:git".to_owned()],
+                evidence: vec![oidc(token.clone())],
+                ..BeginTaskRequest::default()
+            },
+        ));
         if n % 2 == 1 && n % 32 == 31 {
             // A connection keeps 32 challenges at most; use them up before more are made.
             let mut wins = 0;
@@ -321,9 +336,7 @@ async fn ac_05_t33_a_manifest_must_be_signed_fresh_bound_and_match_what_is_measu
     let manifest = Manifest::new();
     let second = Manifest::new();
     let pem = |m: &Manifest| m.signer.public_key_pem();
-    let requirement = |threshold: usize| {
-        json!({ "evidence": [{ "kind": "manifest", "keys": [pem(&manifest), pem(&second)], "threshold": threshold, "claims": { "model": ["m-1", "m-2"] } }], "require_fresh_evidence": true })
-    };
+    let requirement = |threshold: usize| json!({ "evidence": [{ "kind": "manifest", "keys": [pem(&manifest), pem(&second)], "threshold": threshold, "claims": { "model": ["m-1", "m-2"] } }], "require_fresh_evidence": true });
     world.register(&broker, "/agent", requirement(1)).await;
     let caller = world.caller(&broker, "/agent");
     let key = KeyPair::try_from(caller.svid.clone().expect("SVID").key.as_slice()).expect("key");
@@ -357,33 +370,49 @@ async fn ac_05_t33_a_manifest_must_be_signed_fresh_bound_and_match_what_is_measu
     let cases: Vec<Bend<'_>> = vec![
         ("bound to another nonce", Box::new(|_| evidence_of(&good, &good_measure, &key, &bound(&[1; 32])))),
         ("bound to another connection", Box::new(|n| evidence_of(&good, &good_measure, &key, &Binding::new(BindingPurpose::BeginTask, n, &spki, &[0; 32])))),
-        ("bound to another purpose", Box::new(|n| evidence_of(&good, &good_measure, &key, &Binding::new(BindingPurpose::ResumeTask, n, &spki, &caller.exporter())))),
+        (
+            "bound to another purpose",
+            Box::new(|n| evidence_of(&good, &good_measure, &key, &Binding::new(BindingPurpose::ResumeTask, n, &spki, &caller.exporter()))),
+        ),
         ("signed by another key than the SVID's", Box::new(|n| evidence_of(&good, &good_measure, &stranger, &bound(n)))),
         ("another code", Box::new(|n| evidence_of(&good, &measure(&|m| m["subjects"]["code"] = json!("ee".repeat(32))), &key, &bound(n)))),
         ("a tool that is not listed", Box::new(|n| evidence_of(&good, &measure(&|m| m["subjects"]["tool:shell"] = json!("ee".repeat(32))), &key, &bound(n)))),
-        ("a tool that is not measured", Box::new(|n| evidence_of(&good, &measure(&|m| drop(m["subjects"].as_object_mut().expect("object").remove("tool:git"))), &key, &bound(n)))),
+        (
+            "a tool that is not measured",
+            Box::new(|n| evidence_of(&good, &measure(&|m| drop(m["subjects"].as_object_mut().expect("object").remove("tool:git"))), &key, &bound(n))),
+        ),
         ("another model", Box::new(|n| evidence_of(&good, &measure(&|m| m["model"] = json!("m-2")), &key, &bound(n)))),
-        ("a model that is not registered", Box::new(|n| {
-            evidence_of(&state(&|s| s["predicate"]["model"] = json!("m-9")), &measure(&|m| m["model"] = json!("m-9")), &key, &bound(n))
-        })),
+        (
+            "a model that is not registered",
+            Box::new(|n| evidence_of(&state(&|s| s["predicate"]["model"] = json!("m-9")), &measure(&|m| m["model"] = json!("m-9")), &key, &bound(n))),
+        ),
         ("expired", Box::new(|n| evidence_of(&state(&|s| s["predicate"]["expires_ms"] = json!(1)), &good_measure, &key, &bound(n)))),
         ("another predicate", Box::new(|n| evidence_of(&state(&|s| s["predicateType"] = json!("x")), &good_measure, &key, &bound(n)))),
-        ("another payload type", Box::new(|n| {
-            let mut envelope = good.clone();
-            envelope["payloadType"] = json!("text/plain");
-            evidence_of(&envelope, &good_measure, &key, &bound(n))
-        })),
-        ("payload swapped under the signature", Box::new(|n| {
-            let mut envelope = good.clone();
-            envelope["payload"] = json!(STANDARD.encode(manifest.statement().to_string().replace("m-1", "m-2")));
-            evidence_of(&envelope, &measure(&|m| m["model"] = json!("m-2")), &key, &bound(n))
-        })),
+        (
+            "another payload type",
+            Box::new(|n| {
+                let mut envelope = good.clone();
+                envelope["payloadType"] = json!("text/plain");
+                evidence_of(&envelope, &good_measure, &key, &bound(n))
+            }),
+        ),
+        (
+            "payload swapped under the signature",
+            Box::new(|n| {
+                let mut envelope = good.clone();
+                envelope["payload"] = json!(STANDARD.encode(manifest.statement().to_string().replace("m-1", "m-2")));
+                evidence_of(&envelope, &measure(&|m| m["model"] = json!("m-2")), &key, &bound(n))
+            }),
+        ),
         ("signed by a stranger", Box::new(|n| evidence_of(&Manifest::new().envelope(&manifest.statement()), &good_measure, &key, &bound(n)))),
-        ("an unknown member", Box::new(|n| {
-            let mut text: Value = serde_json::from_slice(&evidence_of(&good, &good_measure, &key, &bound(n))).expect("JSON");
-            text["payload"] = json!("unsigned copy");
-            text.to_string().into_bytes()
-        })),
+        (
+            "an unknown member",
+            Box::new(|n| {
+                let mut text: Value = serde_json::from_slice(&evidence_of(&good, &good_measure, &key, &bound(n))).expect("JSON");
+                text["payload"] = json!("unsigned copy");
+                text.to_string().into_bytes()
+            }),
+        ),
         ("no JSON", Box::new(|_| b"{".to_vec())),
     ];
     for (what, bend) in cases {

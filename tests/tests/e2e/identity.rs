@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rcgen::{IsCa, KeyPair, KeyUsagePurpose, NameConstraints, GeneralSubtree, SanType};
+use rcgen::{GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints, SanType};
 use serde_json::json;
 use sundew_proto::v1::ChallengeRequest;
 use sundew_tests::broker::{DOMAIN, World};
@@ -50,10 +50,13 @@ async fn ac_02_every_kind_of_bad_certificate_is_refused() {
         ("two SPIFFE URIs", ca.sign(leaf(&[ID, "spiffe://test.example/other"]))),
         ("a SPIFFE URI and another", ca.sign(leaf(&[ID, "https://test.example/agent"]))),
         ("no URI SAN", ca.sign(leaf(&[]))),
-        ("the ID only as common name", with(&|p| {
-            p.subject_alt_names.clear();
-            p.distinguished_name.push(rcgen::DnType::CommonName, ID);
-        })),
+        (
+            "the ID only as common name",
+            with(&|p| {
+                p.subject_alt_names.clear();
+                p.distinguished_name.push(rcgen::DnType::CommonName, ID);
+            }),
+        ),
         ("a DNS SAN only", with(&|p| p.subject_alt_names = vec![SanType::DnsName("agent.test.example".try_into().expect("ascii"))])),
         ("an ID without path", ca.sign(leaf(&["spiffe://test.example"]))),
         ("an ID with an empty path", ca.sign(leaf(&["spiffe://test.example/"]))),
@@ -71,10 +74,13 @@ async fn ac_02_every_kind_of_bad_certificate_is_refused() {
         ("an intermediate of another trust domain", chained(&foreign_intermediate)),
         ("an intermediate that is left out", fine.0.svid("/agent")),
         ("a chain of 101 certificates", long),
-        ("name constraints on the leaf", with(&|p| {
-            p.name_constraints = Some(NameConstraints { permitted_subtrees: vec![GeneralSubtree::DnsName("x".to_owned())], excluded_subtrees: vec![] });
-            p.is_ca = IsCa::ExplicitNoCa;
-        })),
+        (
+            "name constraints on the leaf",
+            with(&|p| {
+                p.name_constraints = Some(NameConstraints { permitted_subtrees: vec![GeneralSubtree::DnsName("x".to_owned())], excluded_subtrees: vec![] });
+                p.is_ca = IsCa::ExplicitNoCa;
+            }),
+        ),
         ("an unknown critical extension", with(&|p| p.custom_extensions = vec![pki::unknown_critical()])),
     ];
     for (what, svid) in cases {
@@ -141,7 +147,9 @@ async fn ac_04_byte_identical_requests_of_two_workloads_have_two_identities() {
     let world = World::embedded();
     let broker = world.broker().await;
     for path in ["/a", "/b"] {
-        world.register(&broker, path, json!({ "evidence": [{ "kind": "oidc", "issuer": sundew_tests::issuer::ISSUER, "claims": { "sub": ["shared"] } }] })).await;
+        world
+            .register(&broker, path, json!({ "evidence": [{ "kind": "oidc", "issuer": sundew_tests::issuer::ISSUER, "claims": { "sub": ["shared"] } }] }))
+            .await;
     }
     let (a, b) = (world.caller(&broker, "/a"), world.caller(&broker, "/b"));
     let mut tasks = Vec::new();

@@ -57,7 +57,10 @@ async fn a_reload_takes_operators_over_and_a_broken_file_changes_nothing() {
     std::fs::write(broker.config_file(), text.replace("/operator\"", "/successor\"")).expect("config");
     broker.signal(Signal::HUP);
     let old = world.operator(&broker);
-    until("the operator has changed", || async { old.apply(&[World::registration("/agent", json!({}))]).await.is_err_and(|s| s.code() == Code::PermissionDenied) }).await;
+    until("the operator has changed", || async {
+        old.apply(&[World::registration("/agent", json!({}))]).await.is_err_and(|s| s.code() == Code::PermissionDenied)
+    })
+    .await;
     world.caller(&broker, "/successor").apply(&[World::registration("/agent", json!({}))]).await.expect("the successor may");
 }
 

@@ -97,7 +97,14 @@ async fn t41_only_the_methods_answer() {
     let operator = world.operator(&broker);
     let list = "/sundew.v1.RegistryService/ListWorkloads";
     call(&operator, list, false).await.expect("the real one");
-    for path in ["/sundew.v1.registryservice/listworkloads", "//sundew.v1.RegistryService/ListWorkloads", "/sundew.v1.RegistryService/", "/metrics", "/", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+    for path in [
+        "/sundew.v1.registryservice/listworkloads",
+        "//sundew.v1.RegistryService/ListWorkloads",
+        "/sundew.v1.RegistryService/",
+        "/metrics",
+        "/",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ] {
         assert_eq!(call(&operator, path, false).await.expect_err(path).code(), Code::Unimplemented, "{path}");
     }
     let stranger = world.caller(&broker, "/stranger");
@@ -114,7 +121,12 @@ async fn t42_spoofed_metadata_changes_nothing() {
     let broker = world.broker().await;
     let stranger = world.caller(&broker, "/stranger");
     let mut request = Request::new(sundew_proto::v1::ListWorkloadsRequest {});
-    for (name, value) in [("x-spiffe-id", "spiffe://test.example/operator"), ("x-forwarded-client-cert", "URI=spiffe://test.example/operator"), ("authorization", "Bearer a"), ("authorization", "Bearer b")] {
+    for (name, value) in [
+        ("x-spiffe-id", "spiffe://test.example/operator"),
+        ("x-forwarded-client-cert", "URI=spiffe://test.example/operator"),
+        ("authorization", "Bearer a"),
+        ("authorization", "Bearer b"),
+    ] {
         request.metadata_mut().append(name, value.parse().expect("value"));
     }
     assert_eq!(stranger.registry().list_workloads(request).await.expect_err("refused").code(), Code::PermissionDenied);

@@ -63,7 +63,11 @@ async fn writing_a_secret_twice_with_one_key_gives_one_version() {
         versions.push(operator.registry().put_secret(put(value, key)).await.expect("written").into_inner().version);
     }
     assert_eq!(versions, [1, 1, 2, 3]);
-    for bad in [PutSecretRequest { value: vec![], ..put("a", "") }, PutSecretRequest { name: "*".to_owned(), ..put("a", "") }, PutSecretRequest { value: vec![0; 300_000], ..put("a", "") }] {
+    for bad in [
+        PutSecretRequest { value: vec![], ..put("a", "") },
+        PutSecretRequest { name: "*".to_owned(), ..put("a", "") },
+        PutSecretRequest { value: vec![0; 300_000], ..put("a", "") },
+    ] {
         assert_eq!(operator.registry().put_secret(bad).await.expect_err("refused").code(), Code::InvalidArgument);
     }
 }
@@ -110,7 +114,12 @@ async fn ac_62_no_canary_shows_anywhere() {
         caller.complete(&begun.task).await.expect("completed");
         let answer = caller.agent().get_secret(sundew_proto::v1::GetSecretRequest { task_id: begun.task.clone(), name: "app/key".to_owned() }).await;
         let canaries = [secret, &begun.token[4..], &minted[4..]];
-        let mut said = vec![("output", broker.output()), ("metrics", broker.http("/metrics").await.expect("metrics").1), ("health", broker.http("/readyz").await.expect("health").1), ("refusal", format!("{answer:?}"))];
+        let mut said = vec![
+            ("output", broker.output()),
+            ("metrics", broker.http("/metrics").await.expect("metrics").1),
+            ("health", broker.http("/readyz").await.expect("health").1),
+            ("refusal", format!("{answer:?}")),
+        ];
         said.push(("debug", format!("{:?} {:?}", begun.answer.token, begun.answer)));
         for name in ["cmdline", "environ"] {
             said.push((name, String::from_utf8_lossy(&std::fs::read(format!("/proc/{}/{name}", broker.pid())).expect("proc")).into_owned()));

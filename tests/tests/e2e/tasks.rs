@@ -39,8 +39,18 @@ async fn ac_01_ac_20_a_token_has_the_svids_subject_and_is_good_in_its_hands_only
         assert_eq!((found.binding(), found.certificate_sha256), (Binding::Certificate, caller.thumbprint()));
         let thief = world.caller(&broker, "/thief");
         let renewed = world.caller(&broker, "/agent");
-        for (what, presenter) in [("thief", thief.thumbprint()), ("another SVID of the same workload", renewed.thumbprint()), ("nobody", vec![]), ("cut", caller.thumbprint()[..31].to_vec())] {
-            let answer = server.access().introspect(IntrospectRequest { presenter_certificate_sha256: presenter, ..request.clone() }).await.expect("answer").into_inner();
+        for (what, presenter) in [
+            ("thief", thief.thumbprint()),
+            ("another SVID of the same workload", renewed.thumbprint()),
+            ("nobody", vec![]),
+            ("cut", caller.thumbprint()[..31].to_vec()),
+        ] {
+            let answer = server
+                .access()
+                .introspect(IntrospectRequest { presenter_certificate_sha256: presenter, ..request.clone() })
+                .await
+                .expect("answer")
+                .into_inner();
             assert_eq!(answer, sundew_proto::v1::IntrospectResponse::default(), "{what} learns something");
         }
         // An agent may ask about its own token as its presenter; a thief with the right thumbprint in the request may not.
@@ -48,7 +58,6 @@ async fn ac_01_ac_20_a_token_has_the_svids_subject_and_is_good_in_its_hands_only
         assert_eq!(thief.active(&begun.token, &caller.thumbprint()).await.ok(), Some(false));
     }
 }
-
 
 /// AC-10, T35: one scope outside refuses the whole request, and nothing but the nonce is gone.
 #[tokio::test]
@@ -58,7 +67,8 @@ async fn ac_10_one_scope_outside_refuses_all_and_consumes_only_the_nonce() {
         let mut request = caller.request(&world.issuer, "/agent", &["exec:git", "exec:sh"]).await.expect("request");
         assert_eq!(caller.send(request.clone()).await.expect_err("refused").code(), Code::PermissionDenied);
         // The same OIDC token is still good, with a new nonce and the right scopes.
-        (request.nonce, request.scopes) = (caller.nonce().await.expect("nonce"), vec!["exec:git".to_owned(), "secret:app/a/b".to_owned(), "secret:app/*".to_owned()]);
+        (request.nonce, request.scopes) =
+            (caller.nonce().await.expect("nonce"), vec!["exec:git".to_owned(), "secret:app/a/b".to_owned(), "secret:app/*".to_owned()]);
         let begun = caller.send(request).await.expect("task");
         assert_eq!(begun.answer.task.expect("task").scopes, ["exec:git", "secret:app/*", "secret:app/a/b"]);
     }
@@ -74,7 +84,8 @@ async fn ac_12_a_scope_that_does_not_parse_is_never_unlimited() {
         let mut request = caller.request(&world.issuer, "/agent", &[scope]).await.expect("request");
         assert_eq!(caller.send(request.clone()).await.expect_err("refused").code(), Code::InvalidArgument, "{scope:?}");
         request.scopes = vec![];
-        let minted = caller.agent().mint_token(MintTokenRequest { task_id: begun.task.clone(), scopes: vec![scope.to_owned()], ..MintTokenRequest::default() }).await;
+        let minted =
+            caller.agent().mint_token(MintTokenRequest { task_id: begun.task.clone(), scopes: vec![scope.to_owned()], ..MintTokenRequest::default() }).await;
         assert_eq!(minted.expect_err("refused").code(), Code::InvalidArgument, "{scope:?}");
         let request = IntrospectRequest { token: begun.token.clone(), required_scopes: vec![scope.to_owned()], ..IntrospectRequest::default() };
         assert_eq!(caller.access().introspect(request).await.expect_err("refused").code(), Code::InvalidArgument, "{scope:?}");
@@ -107,7 +118,12 @@ async fn minting_narrows_and_never_widens() {
         assert_eq!(mint(&["exec:git"], &[], 0).await.expect_err("wider").code(), Code::PermissionDenied, "registered, but not the task's");
         assert_eq!(mint(&["secret:*"], &[], 0).await.expect_err("wider").code(), Code::PermissionDenied);
         let ask = |scope: &str, audience: &str| {
-            let request = IntrospectRequest { token: narrow.token.clone(), required_scopes: vec![scope.to_owned()], audience: audience.to_owned(), ..IntrospectRequest::default() };
+            let request = IntrospectRequest {
+                token: narrow.token.clone(),
+                required_scopes: vec![scope.to_owned()],
+                audience: audience.to_owned(),
+                ..IntrospectRequest::default()
+            };
             let caller = caller.clone();
             async move { caller.access().introspect(request).await.expect("answer").into_inner().active }
         };
@@ -163,7 +179,15 @@ async fn ac_17_one_idempotency_key_gives_one_task_and_one_token() {
                 request.idempotency_key = "job-1".to_owned();
                 requests.push(request);
             }
-            let calls: Vec<_> = requests.drain(..).map(|r| tokio::spawn({ let caller = caller.clone(); async move { caller.send(r).await.expect("task") } })).collect();
+            let calls: Vec<_> = requests
+                .drain(..)
+                .map(|r| {
+                    tokio::spawn({
+                        let caller = caller.clone();
+                        async move { caller.send(r).await.expect("task") }
+                    })
+                })
+                .collect();
             let mut seen: Vec<Begun> = Vec::new();
             for call in calls {
                 seen.push(call.await.expect("call"));
@@ -199,7 +223,11 @@ async fn ac_23_a_token_dies_at_its_expiry() {
             let active = caller.active(&token.token, &[]).await.expect("answer");
             let answered = now_ms();
             // Active needs that the question was put before the end; not active, that the answer came at the end or later.
-            assert!(if active { asked < token.expires_at_ms } else { answered >= token.expires_at_ms }, "asked {asked}, answered {answered}, ends {}", token.expires_at_ms);
+            assert!(
+                if active { asked < token.expires_at_ms } else { answered >= token.expires_at_ms },
+                "asked {asked}, answered {answered}, ends {}",
+                token.expires_at_ms
+            );
             seen_active |= active;
             if !active {
                 break;

@@ -139,7 +139,9 @@ impl State {
         self.operations = self.operations.saturating_add(1);
         match kind {
             Kind::Document(change) => {
-                let Some(family) = [DocumentKind::Meta, DocumentKind::Secret, DocumentKind::Workload].into_iter().find(|k| k.as_str() == change.kind) else { return };
+                let Some(family) = [DocumentKind::Meta, DocumentKind::Secret, DocumentKind::Workload].into_iter().find(|k| k.as_str() == change.kind) else {
+                    return;
+                };
                 let place = (family.as_str(), change.name.clone());
                 match &change.value {
                     Some(value) => drop(self.documents.insert(place, value.clone())),

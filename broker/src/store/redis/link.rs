@@ -8,7 +8,10 @@ use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use ::redis::{AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo as _, RedisError, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value, cmd};
+use ::redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo as _, RedisError, RedisFuture, RedisResult, TlsCertificates,
+    TlsMode, Value, cmd,
+};
 use sundew_core::SecretBytes;
 use sundew_core::store::StoreError;
 
@@ -277,11 +280,7 @@ impl Link {
     }
 
     fn address(&self, host: String, port: u16) -> ConnectionAddr {
-        if self.settings.url.tls {
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-        } else {
-            ConnectionAddr::Tcp(host, port)
-        }
+        if self.settings.url.tls { ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None } } else { ConnectionAddr::Tcp(host, port) }
     }
 
     fn certificates(&self) -> TlsCertificates {

@@ -1,0 +1,120 @@
+//! One entry of the record, and its one encoding (P10, AC-71).
+//!
+//! `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE length, names in ascending
+//! order and each once.
+
+use serde::Serialize;
+
+/// Longest value kept, in bytes (T78).
+const MAX_VALUE: usize = 64 << 10;
+
+/// One record.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Record {
+    /// When, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// What happened.
+    pub event: String,
+    /// The circumstances, by name in ascending order.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Record {
+    /// Something that happens at this time, in milliseconds since the epoch.
+    #[must_use]
+    pub fn new(event: &str, at_ms: i64) -> Self {
+        Self { at_ms, event: event.to_owned(), fields: Vec::new() }
+    }
+
+    /// With a circumstance; a value over 64 KiB is cut.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        let mut value = value.to_string();
+        if value.len() > MAX_VALUE {
+            let end = (0..=MAX_VALUE).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
+            value.truncate(end);
+        }
+        if let Err(index) = self.fields.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
+            self.fields.insert(index, (name.to_owned(), value));
+        }
+        self
+    }
+
+    /// A circumstance.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The one encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        out.extend_from_slice(&self.at_ms.to_be_bytes());
+        put(&mut out, &self.event);
+        out.extend_from_slice(&length(self.fields.len()));
+        for (name, value) in &self.fields {
+            put(&mut out, name);
+            put(&mut out, value);
+        }
+        out
+    }
+
+    /// Reads exactly what [`Record::encode`] writes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first()?;
+        let (at_ms, mut rest) = rest.split_first_chunk::<8>()?;
+        if *version != 1 {
+            return None;
+        }
+        let event = take(&mut rest)?;
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        let mut fields: Vec<(String, String)> = Vec::new();
+        for _ in 0..u32::from_be_bytes(*count) {
+            let field = (take(&mut rest)?, take(&mut rest)?);
+            if fields.last().is_some_and(|(name, _)| *name >= field.0) {
+                return None;
+            }
+            fields.push(field);
+        }
+        rest.is_empty().then_some(Self { at_ms: i64::from_be_bytes(*at_ms), event, fields })
+    }
+}
+
+fn length(n: usize) -> [u8; 4] {
+    u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+fn put(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&length(text.len()));
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take(rest: &mut &[u8]) -> Option<String> {
+    let (size, tail) = rest.split_first_chunk::<4>()?;
+    let (text, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
+    *rest = tail;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ac_71_a_record_has_one_encoding(at_ms: i64, event in ".{0,9}", fields in proptest::collection::btree_map(".{0,4}", ".{0,9}", 0..4)) {
+            let record = fields.iter().fold(Record { at_ms, event, fields: vec![] }, |r, (n, v)| r.with(n, v));
+            let bytes = record.encode();
+            prop_assert_eq!(Record::decode(&bytes), Some(record));
+        }
+
+        #[test]
+        fn what_decodes_encodes_to_the_same_bytes(bytes: Vec<u8>) {
+            if let Some(record) = Record::decode(&bytes) { prop_assert_eq!(record.encode(), bytes); }
+        }
+    }
+}

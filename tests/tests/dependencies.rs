@@ -1,0 +1,69 @@
+//! The dependency picture in ARCHITECTURE.md is what Cargo sees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Package to the packages of this workspace that it depends on; tests may depend on all.
+const PICTURE: [(&str, &str, &[&str]); 7] = [
+    ("proto", "sundew-proto", &[]),
+    ("attestation", "sundew-attestation", &[]),
+    ("broker/core", "sundew-core", &["sundew-attestation"]),
+    ("broker", "sundew-broker", &["sundew-attestation", "sundew-core", "sundew-proto"]),
+    ("agent-sdk", "sundew-sdk", &["sundew-core", "sundew-proto"]),
+    ("broker/cli", "sundew", &["sundew-broker", "sundew-core", "sundew-proto", "sundew-sdk"]),
+    ("tests", "sundew-tests", &["sundew-attestation", "sundew-broker", "sundew-core", "sundew-proto", "sundew-sdk"]),
+];
+
+fn manifest(folder: &str) -> toml::Table {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("Cargo.toml");
+    std::fs::read_to_string(path).expect("manifest").parse().expect("TOML")
+}
+
+#[test]
+fn each_package_depends_on_what_the_picture_shows() {
+    let members = manifest("")["workspace"]["members"].as_array().expect("members").iter().map(|m| m.as_str().expect("path").to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(members, PICTURE.iter().map(|(folder, _, _)| (*folder).to_owned()).collect());
+    for (folder, name, expected) in PICTURE {
+        let table = manifest(folder);
+        assert_eq!(table["package"]["name"].as_str(), Some(name));
+        let found: BTreeSet<_> = table["dependencies"].as_table().expect("dependencies").keys().filter(|d| d.starts_with("sundew")).cloned().collect();
+        assert_eq!(found, expected.iter().map(ToString::to_string).collect(), "{name}");
+    }
+}
+
+/// The domain has no runtime, transport or store; verification has no I/O.
+#[test]
+fn the_pure_crates_stay_pure() {
+    for folder in ["attestation", "broker/core"] {
+        let table = manifest(folder);
+        let found: BTreeSet<_> = table["dependencies"].as_table().expect("dependencies").keys().cloned().collect();
+        for banned in ["tokio", "tonic", "redis", "reqwest", "axum", "hyper", "rustls", "tracing"] {
+            assert!(!found.contains(banned), "{folder} depends on {banned}");
+        }
+    }
+}
+
+/// STYLE rule 5: one place reads the wall clock, one the monotonic clock; the SDK has its own life and its own clock.
+#[test]
+fn one_file_of_the_broker_reads_clocks() {
+    let mut offenders = BTreeMap::new();
+    for folder in ["attestation/src", "broker/core/src", "broker/src"] {
+        visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder), &mut |path, text| {
+            if !path.ends_with("clock.rs") && (text.contains("SystemTime::now") || text.contains("Instant::now()")) {
+                offenders.insert(path.to_owned(), ());
+            }
+        });
+    }
+    assert!(offenders.is_empty(), "{offenders:?}");
+}
+
+fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
+    for entry in std::fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            visit(&path, look);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            look(&path, &std::fs::read_to_string(&path).expect("source"));
+        }
+    }
+}

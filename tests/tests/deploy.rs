@@ -1,0 +1,145 @@
+//! What `deploy/` ships is what the program takes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sundew_broker::config::Config;
+use sundew_broker::store::redis::{RedisSettings, RedisStore, RedisUrl};
+use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store as _};
+use sundew_core::{EntryId, Position, SecretBytes, TaskId, TokenHash};
+use sundew_tests::now_ms;
+use sundew_tests::pki::{Ca, leaf};
+use sundew_tests::redis::Redis;
+
+fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(deploy(name)).expect(name)
+}
+
+#[test]
+fn the_example_configuration_is_valid_and_its_commented_defaults_are_the_defaults() {
+    let example = text("sundew.toml");
+    let config = Config::parse(&example).expect("valid");
+    // With every commented setting of [revocation] and [limits] taken in, nothing changes.
+    let from = example.find("# [revocation]").expect("section");
+    let uncommented: String = example[from..].lines().map(|line| line.strip_prefix("# ").filter(|l| l.starts_with('[') || l.contains(" = ")).unwrap_or("#").to_owned() + "\n").collect();
+    let full = Config::parse(&format!("{}{uncommented}", &example[..from])).expect("valid with everything taken in");
+    assert_eq!(format!("{config:?}"), format!("{full:?}"));
+    assert!(uncommented.matches(" = ").count() >= 13, "{uncommented}");
+}
+
+#[test]
+fn every_setting_is_in_the_example() {
+    let example = text("sundew.toml");
+    for setting in ["enrollment", "operations", "workload_api", "reflection", "svid_ttl", "trust_domain", "socket", "certificate_file", "key_file", "timeout", "jwks_file", "jwks_url", "ca_file", "max_age", "freshness", "max_clock_skew", "calls_per_second", "bundle_age"] {
+        assert!(example.contains(&format!("{setting} = ")), "{setting} is not in the example");
+    }
+}
+
+/// T73: with the shipped ACL, over TLS, the store works and its user can do nothing else.
+#[tokio::test]
+async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
+    sundew_tests::init();
+    let folder = tempfile::tempdir().expect("folder");
+    let password = "correct horse";
+    let hash: String = ring::digest::digest(&ring::digest::SHA256, password.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    // Redis reads nothing but users from an ACL file.
+    let acl: String = text("redis.acl").replace(&"0".repeat(64), &hash).lines().filter(|l| l.starts_with("user ")).map(|l| format!("{l}\n")).collect();
+    let acl_file = folder.path().join("users.acl");
+    std::fs::write(&acl_file, acl).expect("acl");
+    let ca = Ca::new("redis.example");
+    let mut params = leaf(&[]);
+    params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]))];
+    ca.sign(params).write(&folder.path().join("tls"), &[ca.certificate.clone()]);
+    let tls = |name: &str| folder.path().join("tls").join(name).display().to_string();
+    let tls_port = sundew_tests::free_port();
+    let _redis = Redis::with(&[
+        "--aclfile", &acl_file.display().to_string(), "--tls-port", &tls_port.to_string(), "--tls-cert-file", &tls("svid.pem"), "--tls-key-file", &tls("key.pem"),
+        "--tls-ca-cert-file", &tls("bundle.pem"), "--tls-auth-clients", "no",
+    ]);
+    let settings = |password: &str| RedisSettings {
+        url: RedisUrl::parse(&format!("rediss://sundew@127.0.0.1:{tls_port}")).expect("url"),
+        password: Some(SecretBytes::new(password.as_bytes().to_vec())),
+        ca: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
+        client: None,
+        timeout: std::time::Duration::from_secs(1),
+    };
+    assert!(RedisStore::new(settings("wrong")).check().await.is_err());
+    let store = RedisStore::new(settings(password));
+    store.check().await.expect("usable");
+    let (now, task, hash) = (now_ms(), TaskId::from_bytes([1; 16]), TokenHash::from_bytes([1; 32]));
+    let token = || NewToken { hash: &hash, record: b"t".to_vec(), keep_until_ms: now + 60_000 };
+    assert_eq!(store.replace_document(DocumentKind::Meta, "a", None, Some(b"1")).await, Ok(true));
+    assert_eq!(store.documents(DocumentKind::Meta).await.map(|d| d.len()), Ok(1));
+    assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(true));
+    assert_eq!(store.reserve_task("w", task, now + 60_000, now, 5, now).await, Ok(Reserved::Taken));
+    assert_eq!(store.create_task(NewTask { id: task, record: b"r".to_vec(), keep_until_ms: now + 60_000, token: token() }).await, Ok(Created::New));
+    assert_eq!(store.create_token(task, token()).await, Ok(Some(Created::Existing(b"t".to_vec()))));
+    store.bind_task(task, b"b".to_vec()).await.expect("bind");
+    assert!(store.task(task).await.expect("task").is_some());
+    store.attend(vec![(task, now)]).await.expect("attend");
+    assert_eq!(store.due(now, 9).await.map(|d| d.len()), Ok(1));
+    assert_eq!(store.tasks(None, 9).await.map(|d| d.len()), Ok(1));
+    store.append(EntryId([1; 16]), b"e", now, Position(0)).await.expect("append");
+    store.await_log(Position(1), 5).await.expect("await");
+    store.trim_log(now).await.expect("trim");
+    store.release_task("w", task).await.expect("release");
+    let url = format!("rediss://sundew:{}@127.0.0.1:{tls_port}", password.replace(' ', "%20"));
+    let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(tls("bundle.pem")).expect("CA")) };
+    let mut connection = redis::Client::build_with_tls(url, certificates).expect("client").get_connection().expect("connection");
+    for command in [&["CONFIG", "GET", "*"][..], &["DEBUG", "SLEEP", "0"], &["FLUSHALL"], &["KEYS", "*"], &["MODULE", "LIST"], &["GET", "other"], &["ACL", "LIST"], &["SHUTDOWN"]] {
+        let result = redis::cmd(command[0]).arg(&command[1..]).query::<redis::Value>(&mut connection);
+        assert_eq!(result.expect_err(command[0]).code(), Some("NOPERM"), "{command:?}");
+    }
+}
+
+#[test]
+fn units_and_manifests_name_what_there_is() {
+    let unit = text("systemd/sundew.service");
+    for line in unit.lines().filter_map(|l| l.strip_prefix("ExecStart=").or(l.strip_prefix("ExecStartPre="))) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let end = words.iter().position(|w| *w == "--config").expect("--config");
+        let help = Command::new(sundew_tests::sundew()).args(&words[1..end]).arg("--help").output().expect("run");
+        assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--config"), "{line}");
+    }
+    assert!(unit.contains("Type=notify-reload") && unit.contains("LimitCORE=0"));
+    for name in ["broker.yaml", "redis.yaml", "network-policy.yaml"] {
+        let manifest = text(&format!("kubernetes/{name}"));
+        assert!(!manifest.contains('\t'), "{name}: YAML has no tabs");
+        for document in manifest.split("\n---\n") {
+            for member in ["apiVersion: ", "kind: ", "metadata:", "spec:"] {
+                assert!(document.lines().any(|l| l.starts_with(member)), "{name}: {member} is missing in\n{document}");
+            }
+        }
+    }
+    let redis = text("kubernetes/redis.yaml") + &text("container/compose.yaml");
+    assert_eq!(redis.matches("noeviction").count(), 2);
+    let policy = text("kubernetes/network-policy.yaml");
+    assert!(policy.contains("app: sundew-redis") && policy.contains("egress: []"));
+}
+
+/// systemd hears when the broker is ready, and when it stops.
+#[tokio::test]
+async fn systemd_is_told() {
+    use sundew_tests::broker::World;
+    let world = World::embedded();
+    let path = world.folder().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("timeout");
+    let mut broker = world.prepare("");
+    let mut command = Command::new(sundew_tests::sundew());
+    command.env("NOTIFY_SOCKET", &path);
+    broker.up_as(command);
+    let mut hear = || {
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).expect("told");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    broker.signal(rustix::process::Signal::TERM);
+    assert_eq!(hear(), "STOPPING=1");
+    assert!(broker.wait().success());
+}
