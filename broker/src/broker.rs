@@ -217,15 +217,26 @@ pub(crate) fn idempotency_key(given: String) -> Result<String, Refusal> {
     Ok(given)
 }
 
+/// T84: a closed set of labels.
 fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
     match code {
-        tonic::Code::AlreadyExists => "AlreadyExists",
-        tonic::Code::InvalidArgument => "InvalidArgument",
-        tonic::Code::PermissionDenied => "PermissionDenied",
-        tonic::Code::ResourceExhausted => "ResourceExhausted",
-        tonic::Code::Unauthenticated => "Unauthenticated",
-        tonic::Code::Unavailable => "Unavailable",
-        tonic::Code::Unimplemented => "Unimplemented",
-        _ => "Other",
+        Code::Ok => "Ok",
+        Code::Cancelled => "Cancelled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
     }
 }

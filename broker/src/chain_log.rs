@@ -20,6 +20,9 @@ const HEADER: usize = 44;
 const MAX_RECORD: usize = 4 << 20;
 /// Most records waiting to be written.
 const QUEUE: usize = 1 << 16;
+/// A group of so many shows that many callers write at once; then the next one is waited for a little.
+const BUSY_GROUP: usize = 4;
+const GATHER: std::time::Duration = std::time::Duration::from_micros(300);
 /// Most bytes in one group.
 const GROUP_BYTES: usize = 4 << 20;
 
@@ -66,7 +69,18 @@ enum Command {
 
 /// The writing end. Cheap to share; the file is written by a thread of its own.
 pub struct ChainLog {
-    commands: SyncSender<Command>,
+    commands: Option<SyncSender<Command>>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for ChainLog {
+    /// What was submitted is written, and the file is let go of.
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
 }
 
 impl ChainLog {
@@ -75,8 +89,8 @@ impl ChainLog {
     pub fn open(path: &Path, follows: ChainHash, mut record: impl FnMut(&[u8])) -> Result<Self, ChainLogError> {
         let file = Tail::open(path, follows, &mut record)?;
         let (commands, receiver) = sync_channel(QUEUE);
-        thread::Builder::new().name("sundew-log".to_owned()).spawn(move || write_groups(file, &receiver)).map_err(|e| io_error(path, &e))?;
-        Ok(Self { commands })
+        let writer = thread::Builder::new().name("sundew-log".to_owned()).spawn(move || write_groups(file, &receiver));
+        Ok(Self { commands: Some(commands), writer: Some(writer.map_err(|e| io_error(path, &e))?) })
     }
 
     /// Hands over a record; the receiver hears when it is durable.
@@ -95,7 +109,12 @@ impl ChainLog {
         if payload.len() > MAX_RECORD {
             return Err(ChainLogError::TooLarge);
         }
-        self.commands.try_send(Command::Append(payload, done)).map_err(|e| match e {
+        self.command(Command::Append(payload, done))
+    }
+
+    fn command(&self, command: Command) -> Result<(), ChainLogError> {
+        let commands = self.commands.as_ref().ok_or(ChainLogError::Poisoned)?;
+        commands.try_send(command).map_err(|e| match e {
             TrySendError::Full(_) => ChainLogError::Busy,
             TrySendError::Disconnected(_) => ChainLogError::Poisoned,
         })
@@ -103,7 +122,7 @@ impl ChainLog {
 
     /// Replaces everything before by these records; what is submitted after goes after them.
     pub fn replace(&self, records: Vec<Vec<u8>>) -> Result<(), ChainLogError> {
-        self.commands.try_send(Command::Replace(records)).map_err(|_| ChainLogError::Busy)
+        self.command(Command::Replace(records))
     }
 
     /// Appends and waits until durable.
@@ -167,7 +186,14 @@ fn scan(path: &Path, file: &File, record: &mut dyn FnMut(&[u8])) -> Result<Scan,
 
 /// A tail of zeros is what a file system may leave of a write that was never acknowledged.
 fn only_zeros(reader: &mut impl Read) -> bool {
-    reader.bytes().all(|byte| matches!(byte, Ok(0)))
+    let mut buffer = [0; 4096];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(count) if buffer.iter().take(count).all(|byte| *byte == 0) => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
 }
 
 fn chain(previous: &ChainHash, payload: &[u8]) -> ChainHash {
@@ -268,9 +294,14 @@ fn frame(hash: &mut ChainHash, payload: &[u8], out: &mut Vec<u8>) {
 
 fn write_groups(mut tail: Tail, commands: &Receiver<Command>) {
     let mut next = commands.recv().ok();
+    let mut last_group = 1;
     while let Some(command) = next.take() {
         match command {
             Command::Append(payload, done) => {
+                if last_group >= BUSY_GROUP {
+                    // Those who were just answered are about to come back; one sync for all of them costs as much as for one.
+                    thread::sleep(GATHER);
+                }
                 let mut size = payload.len();
                 let (mut payloads, mut waiting) = (vec![payload], vec![done]);
                 while size < GROUP_BYTES {
@@ -287,6 +318,7 @@ fn write_groups(mut tail: Tail, commands: &Receiver<Command>) {
                         Err(_) => break,
                     }
                 }
+                last_group = payloads.len();
                 let result = tail.write(&payloads);
                 if let Err(e) = &result {
                     tracing::error!(error = %e, records = payloads.len(), "log write failed");

@@ -136,7 +136,14 @@ impl Server {
         let listener = bind(config.listen.workloads).await?;
         let workloads = address(&listener)?;
         let (connections, incoming) = mpsc::channel(64);
-        background.spawn(tls::accept(listener, Arc::clone(&trust), Clients::WithSvid, config.connections, Arc::clone(&observer) as _, connections));
+        background.spawn(tls::accept(
+            listener,
+            Arc::clone(&trust),
+            Clients::WithSvid,
+            config.connections,
+            Arc::<HandshakeRecorder>::clone(&observer),
+            connections,
+        ));
         listeners.spawn(serve_workloads(config.clone(), Arc::clone(&broker), incoming, stopped.clone()));
         let mut enrollment = None;
         if let Some(place) = config.listen.enrollment {
@@ -280,7 +287,7 @@ fn keeper(config: &Config, store: &Arc<dyn Store>, root: &Arc<RootKey>, this: &A
                     }
                 });
             }
-            other => broker.attendance.tell(other),
+            Event::Ended { .. } | Event::Rule(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Floor => broker.attendance.tell(event),
         }
     };
     let on_emptied = move || {

@@ -183,7 +183,7 @@ fn server_config(trust: &Arc<Trust>, clients: Clients, verifier: &Arc<SvidVerifi
     let builder = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider)).with_protocol_versions(&[&rustls::version::TLS13])?;
     let resolver = Arc::new(OwnCertificate(Arc::clone(trust)));
     let mut config = match clients {
-        Clients::WithSvid => builder.with_client_cert_verifier(Arc::clone(verifier) as Arc<dyn ClientCertVerifier>).with_cert_resolver(resolver),
+        Clients::WithSvid => builder.with_client_cert_verifier(Arc::<SvidVerifier>::clone(verifier)).with_cert_resolver(resolver),
         Clients::Anonymous => builder.with_no_client_auth().with_cert_resolver(resolver),
     };
     config.session_storage = Arc::new(NoServerSessionStorage {});

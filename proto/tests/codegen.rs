@@ -2,6 +2,8 @@
 //!
 //! `SUNDEW_BLESS=1 cargo test -p sundew-proto --test codegen` writes it anew.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 

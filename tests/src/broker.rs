@@ -65,7 +65,7 @@ impl World {
         let world = Self { ca: Ca::new(DOMAIN), issuer: TestIssuer::default(), redis, folder };
         let path = world.folder.path();
         write_private(&path.join("root.key"), &"7a".repeat(32));
-        world.ca.svid("/sundew/broker").write(&path.join("broker"), &[world.ca.certificate.clone()]);
+        world.ca.svid("/sundew/broker").write(&path.join("broker"), std::slice::from_ref(&world.ca.certificate));
         world.write_bundle(&[&world.ca]);
         std::fs::write(path.join("jwks.json"), world.issuer.jwks()).expect("jwks");
         world

@@ -21,7 +21,8 @@ fn manifest(folder: &str) -> toml::Table {
 
 #[test]
 fn each_package_depends_on_what_the_picture_shows() {
-    let members = manifest("")["workspace"]["members"].as_array().expect("members").iter().map(|m| m.as_str().expect("path").to_owned()).collect::<BTreeSet<_>>();
+    let members =
+        manifest("")["workspace"]["members"].as_array().expect("members").iter().map(|m| m.as_str().expect("path").to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(members, PICTURE.iter().map(|(folder, _, _)| (*folder).to_owned()).collect());
     for (folder, name, expected) in PICTURE {
         let table = manifest(folder);

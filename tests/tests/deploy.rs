@@ -25,7 +25,10 @@ fn the_example_configuration_is_valid_and_its_commented_defaults_are_the_default
     let config = Config::parse(&example).expect("valid");
     // With every commented setting of [revocation] and [limits] taken in, nothing changes.
     let from = example.find("# [revocation]").expect("section");
-    let uncommented: String = example[from..].lines().map(|line| line.strip_prefix("# ").filter(|l| l.starts_with('[') || l.contains(" = ")).unwrap_or("#").to_owned() + "\n").collect();
+    let uncommented: String = example[from..]
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|l| l.starts_with('[') || l.contains(" = ")).unwrap_or("#").to_owned() + "\n")
+        .collect();
     let full = Config::parse(&format!("{}{uncommented}", &example[..from])).expect("valid with everything taken in");
     assert_eq!(format!("{config:?}"), format!("{full:?}"));
     assert!(uncommented.matches(" = ").count() >= 13, "{uncommented}");
@@ -34,7 +37,26 @@ fn the_example_configuration_is_valid_and_its_commented_defaults_are_the_default
 #[test]
 fn every_setting_is_in_the_example() {
     let example = text("sundew.toml");
-    for setting in ["enrollment", "operations", "workload_api", "reflection", "svid_ttl", "trust_domain", "socket", "certificate_file", "key_file", "timeout", "jwks_file", "jwks_url", "ca_file", "max_age", "freshness", "max_clock_skew", "calls_per_second", "bundle_age"] {
+    for setting in [
+        "enrollment",
+        "operations",
+        "workload_api",
+        "reflection",
+        "svid_ttl",
+        "trust_domain",
+        "socket",
+        "certificate_file",
+        "key_file",
+        "timeout",
+        "jwks_file",
+        "jwks_url",
+        "ca_file",
+        "max_age",
+        "freshness",
+        "max_clock_skew",
+        "calls_per_second",
+        "bundle_age",
+    ] {
         assert!(example.contains(&format!("{setting} = ")), "{setting} is not in the example");
     }
 }
@@ -53,12 +75,22 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
     let ca = Ca::new("redis.example");
     let mut params = leaf(&[]);
     params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]))];
-    ca.sign(params).write(&folder.path().join("tls"), &[ca.certificate.clone()]);
+    ca.sign(params).write(&folder.path().join("tls"), std::slice::from_ref(&ca.certificate));
     let tls = |name: &str| folder.path().join("tls").join(name).display().to_string();
     let tls_port = sundew_tests::free_port();
     let _redis = Redis::with(&[
-        "--aclfile", &acl_file.display().to_string(), "--tls-port", &tls_port.to_string(), "--tls-cert-file", &tls("svid.pem"), "--tls-key-file", &tls("key.pem"),
-        "--tls-ca-cert-file", &tls("bundle.pem"), "--tls-auth-clients", "no",
+        "--aclfile",
+        &acl_file.display().to_string(),
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &tls("svid.pem"),
+        "--tls-key-file",
+        &tls("key.pem"),
+        "--tls-ca-cert-file",
+        &tls("bundle.pem"),
+        "--tls-auth-clients",
+        "no",
     ]);
     let settings = |password: &str| RedisSettings {
         url: RedisUrl::parse(&format!("rediss://sundew@127.0.0.1:{tls_port}")).expect("url"),
@@ -90,7 +122,16 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
     let url = format!("rediss://sundew:{}@127.0.0.1:{tls_port}", password.replace(' ', "%20"));
     let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(tls("bundle.pem")).expect("CA")) };
     let mut connection = redis::Client::build_with_tls(url, certificates).expect("client").get_connection().expect("connection");
-    for command in [&["CONFIG", "GET", "*"][..], &["DEBUG", "SLEEP", "0"], &["FLUSHALL"], &["KEYS", "*"], &["MODULE", "LIST"], &["GET", "other"], &["ACL", "LIST"], &["SHUTDOWN"]] {
+    for command in [
+        &["CONFIG", "GET", "*"][..],
+        &["DEBUG", "SLEEP", "0"],
+        &["FLUSHALL"],
+        &["KEYS", "*"],
+        &["MODULE", "LIST"],
+        &["GET", "other"],
+        &["ACL", "LIST"],
+        &["SHUTDOWN"],
+    ] {
         let result = redis::cmd(command[0]).arg(&command[1..]).query::<redis::Value>(&mut connection);
         assert_eq!(result.expect_err(command[0]).code(), Some("NOPERM"), "{command:?}");
     }
@@ -133,7 +174,7 @@ async fn systemd_is_told() {
     let mut command = Command::new(sundew_tests::sundew());
     command.env("NOTIFY_SOCKET", &path);
     broker.up_as(command);
-    let mut hear = || {
+    let hear = || {
         let mut buffer = [0; 64];
         let length = socket.recv(&mut buffer).expect("told");
         String::from_utf8_lossy(&buffer[..length]).into_owned()

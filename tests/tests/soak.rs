@@ -49,7 +49,8 @@ impl Agent {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let request = BeginTaskRequest { nonce, purpose: "soak".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(token)], ..Default::default() };
+            let request =
+                BeginTaskRequest { nonce, purpose: "soak".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(token)], ..Default::default() };
             let Ok(begun) = broker.send(request).await else { continue };
             self.shared.begun.fetch_add(1, Ordering::Relaxed);
             let mut tokens = vec![begun.token.clone()];
@@ -76,9 +77,7 @@ impl Agent {
             }
             self.shared.completed.fetch_add(1, Ordering::Relaxed);
             let now = Instant::now();
-            let mut history = self.shared.history.lock().expect("history");
-            history.ended.extend(tokens.iter().map(|token| (token.clone(), now)));
-            drop(history);
+            self.shared.history.lock().expect("history").ended.extend(tokens.iter().map(|token| (token.clone(), now)));
             for token in &tokens {
                 self.check(token, false).await;
             }
@@ -163,7 +162,10 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     println!(
         "soak: {seconds} s, {faults} kills, {} tasks begun, {} completed, {} answers checked, {} calls unavailable",
-        count(&shared.begun), count(&shared.completed), count(&shared.checks), count(&shared.refused)
+        count(&shared.begun),
+        count(&shared.completed),
+        count(&shared.checks),
+        count(&shared.refused)
     );
     let violations = std::mem::take(&mut shared.history.lock().expect("history").violations);
     assert!(violations.is_empty(), "{} violations, the first: {:?}", violations.len(), &violations[..violations.len().min(5)]);

@@ -55,10 +55,13 @@ pub(crate) async fn access(connect: &Connect) -> Result<AccessServiceClient<Chan
 /// A status as one line that says what to do next.
 pub(crate) fn explained(status: Status) -> anyhow::Error {
     let correlation = status.get_details_error_info().and_then(|info| info.metadata.get("correlation_id").cloned());
-    let next = match status.code() {
-        tonic::Code::PermissionDenied => " — the broker's journal has the reason",
-        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => " — `sundew doctor` finds out more",
-        _ => "",
+    let unreachable = matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled);
+    let next = if status.code() == tonic::Code::PermissionDenied {
+        " — the broker's journal has the reason"
+    } else if unreachable {
+        " — `sundew doctor` finds out more"
+    } else {
+        ""
     };
     match correlation.filter(|_| status.code() != tonic::Code::InvalidArgument) {
         Some(id) => anyhow!("{}{next} (correlation id {id})", status.message()),

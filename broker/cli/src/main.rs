@@ -75,11 +75,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
 
 /// Structured logs on standard error: JSON for the production broker, short text for people.
 fn start_logging(command: &Command) {
-    let (level, json) = match command {
-        Command::Serve { .. } => ("info", true),
-        Command::Dev { .. } => ("info,h2=warn", false),
-        _ => ("error", false),
-    };
+    let json = matches!(command, Command::Serve { .. });
+    let level = if json || matches!(command, Command::Dev { .. }) { "info" } else { "error" };
     let filter = EnvFilter::try_from_env("SUNDEW_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {

@@ -83,7 +83,9 @@ fn documents(text: &str) -> Result<Vec<String>> {
             None if json => vec![serde_json::Value::Object(members)],
             None => Vec::new(),
         },
-        _ => bail!("must be a workload or a list of workloads"),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::String(_) => {
+            bail!("must be a workload or a list of workloads")
+        }
     };
     if list.is_empty() {
         bail!("no workload in it: in TOML each begins with [[workload]]");

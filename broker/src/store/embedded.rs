@@ -18,7 +18,7 @@ use crate::chain_log::{ChainLog, ChainLogError};
 use crate::clock;
 
 mod operation;
-use operation::{Operation, operation::Kind};
+use operation::{Operation, kind::Kind};
 
 /// Compacted when the file has so many operations more than what a snapshot needs.
 const SLACK_OPERATIONS: usize = 200_000;

@@ -23,7 +23,7 @@ fn run_as(world: &World, broker: &Broker, path: &str, arguments: &[&str], input:
 fn command_as(world: &World, broker: &Broker, path: &str) -> Command {
     let folder = world.folder().join(format!("svid{}", path.replace('/', "-")));
     if !folder.exists() {
-        world.ca.svid(path).write(&folder, &[world.ca.certificate.clone()]);
+        world.ca.svid(path).write(&folder, std::slice::from_ref(&world.ca.certificate));
     }
     // Each use gets a fresh OIDC token; this issuer's are good once.
     let token = world.folder().join("token");

@@ -260,7 +260,8 @@ async fn t22_a_repository_is_pinned_by_its_id_and_pull_requests_are_not_taken() 
         world.issuer.token_of(&claims)
     };
     with_token(&caller, token(&|_| {})).await.expect("the right one");
-    let bad: [(&str, &dyn Fn(&mut Value)); 5] = [
+    type Bent<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let bad: [Bent<'_>; 5] = [
         ("another repository of the same name", &|c| c["repository_id"] = json!("43")),
         ("pull request", &|c| c["event_name"] = json!("pull_request")),
         ("pull request target", &|c| c["event_name"] = json!("pull_request_target")),

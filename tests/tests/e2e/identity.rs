@@ -267,7 +267,7 @@ async fn the_brokers_own_svid_is_reloaded() {
     let broker = world.broker().await;
     let mut params = leaf(&["spiffe://test.example/sundew/broker"]);
     valid_for(&mut params, Duration::from_secs(7200));
-    world.ca.sign(params).write(&world.folder().join("broker"), &[world.ca.certificate.clone()]);
+    world.ca.sign(params).write(&world.folder().join("broker"), std::slice::from_ref(&world.ca.certificate));
     until("loaded", || async { broker.output().matches("own SVID loaded").count() >= 2 }).await;
     world.operator(&broker).nonce().await.expect_err("operators are not registered, but the handshake works");
 }

@@ -16,7 +16,8 @@ async fn t85_a_broker_does_not_start_on_a_bad_configuration() {
     let broker = world.prepare("");
     let good = std::fs::read_to_string(broker.config_file()).expect("config");
     let key = world.folder().join("root.key");
-    let cases: Vec<(&str, Box<dyn Fn(&str) -> String>, &str)> = vec![
+    type Case<'a> = (&'a str, Box<dyn Fn(&str) -> String>, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         ("unknown key", Box::new(|c| c.replace("[keys]", "[keys]\nverify = false")), "keys"),
         ("unknown section", Box::new(|c| format!("{c}\n[insecure]\n")), "insecure: unknown section"),
         ("no trust", Box::new(|c| c.replace("[[trust]]", "[[trust2]]")), "trust: at least one bundle"),

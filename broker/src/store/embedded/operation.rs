@@ -8,8 +8,8 @@ use super::{State, Task};
 /// One change.
 #[derive(Clone, prost::Message)]
 pub(super) struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
-    pub(super) kind: Option<operation::Kind>,
+    #[prost(oneof = "kind::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub(super) kind: Option<kind::Kind>,
 }
 
 #[derive(Clone, prost::Message)]
@@ -102,7 +102,7 @@ pub(super) struct Entry {
     pub(super) until_ms: i64,
 }
 
-pub(super) mod operation {
+pub(super) mod kind {
     /// What changes.
     #[derive(Clone, prost::Oneof)]
     pub(in super::super) enum Kind {
@@ -127,7 +127,7 @@ pub(super) mod operation {
     }
 }
 
-use operation::Kind;
+use kind::Kind;
 
 fn task_id(bytes: &[u8]) -> TaskId {
     TaskId::from_bytes(bytes.try_into().unwrap_or_default())
