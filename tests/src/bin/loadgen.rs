@@ -2,7 +2,8 @@
 //!
 //! `cargo build --release --bin sundew && cargo run --release -p sundew-tests --bin loadgen`
 //!
-//! Everything is measured in one run, against a no-op call on the same server (gRPC health) and a bare tonic echo, so that the
+//! Arguments: a scale (1), then optionally `profile mint|complete|introspect embedded|redis`, which repeats one operation for a
+//! profiler. Everything is measured in one run, against a no-op call on the same server (gRPC health) and a bare tonic echo, so that the
 //! ratios mean something on a noisy machine. CPU is the server process's own, from /proc; Redis' is not in it.
 
 use std::future::Future;
@@ -328,6 +329,22 @@ async fn bench(name: &str, world: World, scale: usize) {
     println!("| new connection ÷ bare | | | | | {:.2} | | |", own.cpu_us() / bare.cpu_us());
 }
 
+/// One operation, over and over, on a server whose process id is told first.
+async fn profile(operation: &str, world: World, scale: usize) {
+    let broker = world.broker_with("[limits]\ncalls_per_second = 100000000\n").await;
+    world.register(&broker, "/agent", json!({ "max_tasks": 100_000, "attendance_grace": "10m" })).await;
+    let fleet = Fleet::new(&broker.address(), &world.ca.svid("/agent"));
+    let begun = tasks(&world, &fleet, if operation == "complete" { 10_000 * scale } else { 512 }).await;
+    println!("{}", broker.pid());
+    let ids: Vec<String> = begun.iter().map(|b| b.0.clone()).collect();
+    let measured = match operation {
+        "mint" => mints(broker.pid(), &fleet, &Arc::new(ids), 20_000 * scale, IN_FLIGHT).await,
+        "complete" => completes(broker.pid(), &fleet, ids).await,
+        _ => introspections(broker.pid(), &fleet, begun.into_iter().map(|b| b.1).collect(), 40_000 * scale).await,
+    };
+    measured.row(operation, None);
+}
+
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -337,6 +354,11 @@ async fn main() {
         return echo_server(folder).await;
     }
     let scale = arguments.first().and_then(|a| a.parse().ok()).unwrap_or(1);
+    if let [_, word, operation, store] = arguments.as_slice()
+        && word == "profile"
+    {
+        return profile(operation, if store == "redis" { World::redis() } else { World::embedded() }, scale).await;
+    }
     println!("{IN_FLIGHT} calls in flight on {CONNECTIONS} connections; scale {scale}");
     bench("embedded store", World::embedded(), scale).await;
     bench("Redis", World::redis(), scale).await;
