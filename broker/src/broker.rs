@@ -1,14 +1,14 @@
 //! The broker: what its use cases share, and the way every call takes into one of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use governor::{DefaultKeyedRateLimiter, Quota};
+use governor::{DefaultDirectRateLimiter, Quota};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_attestation::TrustMaterial;
 use sundew_attestation::spiffe::SpiffeId;
@@ -65,6 +65,31 @@ pub struct CallLimits {
     pub longest_task: sundew_core::Ttl,
 }
 
+/// P12: one limiter per workload, whatever number of connections it has. A connection looks its own up once.
+pub struct Limiters {
+    quota: Quota,
+    known: Mutex<HashMap<SpiffeId, Arc<DefaultDirectRateLimiter>>>,
+}
+
+impl Limiters {
+    /// Limiters of this rate, with bursts of twice as many calls.
+    #[must_use]
+    pub fn new(limits: &CallLimits) -> Self {
+        let burst = NonZeroU32::saturating_mul(limits.calls_per_second, NonZeroU32::MIN.saturating_add(1));
+        Self { quota: Quota::per_second(limits.calls_per_second).allow_burst(burst), known: Mutex::default() }
+    }
+
+    fn of(&self, id: &SpiffeId) -> Arc<DefaultDirectRateLimiter> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(id.clone()).or_insert_with(|| Arc::new(DefaultDirectRateLimiter::direct(self.quota))))
+    }
+
+    /// Forgets those that no connection holds. Their buckets are full again after two seconds; this runs less often.
+    pub(crate) fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, limiter| Arc::strong_count(limiter) > 1);
+    }
+}
+
 /// See the module. All fields are shared with the parts that serve them.
 pub struct Broker {
     /// Typed records.
@@ -92,7 +117,7 @@ pub struct Broker {
     /// Audience that evidence for this broker must have, told to callers.
     pub audience: String,
     /// Calls by workload.
-    pub limiter: DefaultKeyedRateLimiter<SpiffeId>,
+    pub limiters: Limiters,
     /// Rings when a token named a key that its issuer's known keys do not have.
     pub unknown_key: Arc<tokio::sync::Notify>,
 }
@@ -105,13 +130,6 @@ pub(crate) fn random_name() -> Result<String, Refusal> {
 }
 
 impl Broker {
-    /// A limiter for [`Broker::limiter`].
-    #[must_use]
-    pub fn limiter(limits: &CallLimits) -> DefaultKeyedRateLimiter<SpiffeId> {
-        let burst = NonZeroU32::saturating_mul(limits.calls_per_second, NonZeroU32::MIN.saturating_add(1));
-        DefaultKeyedRateLimiter::keyed(Quota::per_second(limits.calls_per_second).allow_burst(burst))
-    }
-
     /// The way of every call: the peer is good now, within its rate, and a refusal is on the record once (P10, P11).
     pub(crate) async fn serve<Q, A, F>(
         self: &Arc<Self>,
@@ -151,7 +169,7 @@ impl Broker {
     pub(crate) fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
         let peer = peer.ok_or(Refusal::Unauthenticated)?;
         peer.check(&self.trust, clock::now_ms())?;
-        if self.limiter.check_key(peer.id()).is_err() {
+        if peer.limiter(|| self.limiters.of(peer.id())).check().is_err() {
             return Err(Refusal::RateLimit);
         }
         Ok(Arc::clone(peer))

@@ -21,8 +21,8 @@ const MAX_RECORD: usize = 4 << 20;
 /// Most records waiting to be written.
 const QUEUE: usize = 1 << 16;
 /// A group of so many shows that many callers write at once; then the next one is waited for a little.
-const BUSY_GROUP: usize = 4;
-const GATHER: std::time::Duration = std::time::Duration::from_micros(300);
+const BUSY_GROUP: usize = 6;
+const GATHER: std::time::Duration = std::time::Duration::from_micros(700);
 /// Most bytes in one group.
 const GROUP_BYTES: usize = 4 << 20;
 
@@ -254,7 +254,8 @@ impl Tail {
         Ok(Self { path: path.to_owned(), file, hash, end: u64::try_from(bytes.len()).unwrap_or_default(), poisoned: false })
     }
 
-    fn write(&mut self, payloads: &[Vec<u8>]) -> Result<(), ChainLogError> {
+    /// Records that nobody waits for are written and become durable with the next ones that somebody waits for.
+    fn write(&mut self, payloads: &[Vec<u8>], durable: bool) -> Result<(), ChainLogError> {
         if self.poisoned {
             return Err(ChainLogError::Poisoned);
         }
@@ -269,7 +270,7 @@ impl Tail {
             self.poisoned = cut.is_err();
             return Err(io_error(&self.path, &e));
         }
-        if let Err(e) = self.file.sync_data() {
+        if durable && let Err(e) = self.file.sync_data() {
             self.poisoned = true;
             return Err(io_error(&self.path, &e));
         }
@@ -319,7 +320,7 @@ fn write_groups(mut tail: Tail, commands: &Receiver<Command>) {
                     }
                 }
                 last_group = payloads.len();
-                let result = tail.write(&payloads);
+                let result = tail.write(&payloads, waiting.iter().any(Option::is_some));
                 if let Err(e) = &result {
                     tracing::error!(error = %e, records = payloads.len(), "log write failed");
                 }

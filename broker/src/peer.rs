@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use governor::DefaultDirectRateLimiter;
 use rustls_pki_types::CertificateDer;
 use sundew_attestation::Nonce;
 use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
@@ -29,12 +30,13 @@ pub struct Peer {
     remote: SocketAddr,
     trusted_in: AtomicU64,
     challenges: Mutex<VecDeque<(Nonce, Instant)>>,
+    limiter: OnceLock<Arc<DefaultDirectRateLimiter>>,
 }
 
 impl Peer {
     /// Made by the acceptor out of what the handshake proved.
     pub(crate) fn new(svid: VerifiedSvid, generation: u64, chain: Vec<CertificateDer<'static>>, exporter: [u8; 32], remote: SocketAddr) -> Self {
-        Self { svid, chain, exporter, remote, trusted_in: AtomicU64::new(generation), challenges: Mutex::default() }
+        Self { svid, chain, exporter, remote, trusted_in: AtomicU64::new(generation), challenges: Mutex::default(), limiter: OnceLock::new() }
     }
 
     /// Who it is.
@@ -75,6 +77,11 @@ impl Peer {
 
     fn challenges(&self) -> MutexGuard<'_, VecDeque<(Nonce, Instant)>> {
         self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its workload's limiter, looked up once.
+    pub(crate) fn limiter(&self, find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>) -> &DefaultDirectRateLimiter {
+        self.limiter.get_or_init(find)
     }
 
     /// Remembers a challenge issued on this connection.

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server as Grpc;
 
 use crate::attendance::Attendance;
-use crate::broker::Broker;
+use crate::broker::{Broker, Limiters};
 use crate::ca::Ca;
 use crate::clock;
 use crate::config::{Config, Identity, StoreConfig, read_private};
@@ -116,7 +116,7 @@ impl Server {
             metrics,
             limits: config.limits,
             audience: config.issuers.first().map(|i| i.audience.clone()).unwrap_or_default(),
-            limiter: Broker::limiter(&config.limits),
+            limiters: Limiters::new(&config.limits),
             unknown_key: Arc::default(),
         });
         let _ = this.set(Arc::downgrade(&broker));
@@ -343,7 +343,7 @@ fn start_housekeeping(broker: &Arc<Broker>, background: &mut JoinSet<()>) {
     background.spawn(async move {
         loop {
             tokio::time::sleep(HOUSEKEEPING_EVERY).await;
-            housekeeper.limiter.retain_recent();
+            housekeeper.limiters.forget();
             if let Err(error) = housekeeper.keeper.forget().await {
                 tracing::debug!(%error, "housekeeping");
             }

@@ -84,6 +84,13 @@ impl EmbeddedStore {
         Ok(durable)
     }
 
+    /// The same for what becomes durable with the next operation that somebody waits for.
+    fn commit_unwatched(&self, state: &mut State, kind: Kind) -> Result<(), StoreError> {
+        self.log.submit_unwatched(Operation { kind: Some(kind.clone()) }.encode_to_vec()).map_err(|e| log_error(&e))?;
+        state.apply(&kind);
+        Ok(())
+    }
+
     fn compact(&self, state: &mut State) {
         let records = state.snapshot().into_iter().map(|kind| Operation { kind: Some(kind) }.encode_to_vec()).collect::<Vec<_>>();
         state.operations = records.len();
@@ -156,21 +163,18 @@ impl Store for EmbeddedStore {
 
     fn reserve_task<'a>(&'a self, workload: &'a str, task: TaskId, deadline_ms: i64, due_ms: i64, limit: u32, now_ms: i64) -> BoxFuture<'a, Reserved> {
         Box::pin(async move {
-            let durable = {
-                let mut state = self.lock();
-                let places = state.places.entry(workload.to_owned()).or_default();
-                places.retain(|_, deadline| *deadline > now_ms);
-                if places.contains_key(&task) {
-                    return Ok(Reserved::Taken);
-                }
-                if places.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
-                    return Ok(Reserved::Full);
-                }
-                let place = operation::Place { workload: workload.to_owned(), task: task.as_bytes().to_vec(), deadline_ms, due_ms };
-                self.commit(&mut state, Kind::Place(place))?
-            };
+            let mut state = self.lock();
+            let places = state.places.entry(workload.to_owned()).or_default();
+            places.retain(|_, deadline| *deadline > now_ms);
+            if places.contains_key(&task) {
+                return Ok(Reserved::Taken);
+            }
+            if places.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
+                return Ok(Reserved::Full);
+            }
+            let place = operation::Place { workload: workload.to_owned(), task: task.as_bytes().to_vec(), deadline_ms, due_ms };
             // Durable with the task that follows it; a place alone means nothing.
-            drop(durable);
+            self.commit_unwatched(&mut state, Kind::Place(place))?;
             Ok(Reserved::Taken)
         })
     }
@@ -216,7 +220,7 @@ impl Store for EmbeddedStore {
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let release = operation::Release { workload: workload.to_owned(), task: task.as_bytes().to_vec() };
-            self.commit(&mut self.lock(), Kind::Release(release)).map(drop)
+            self.commit_unwatched(&mut self.lock(), Kind::Release(release))
         })
     }
 
@@ -254,7 +258,7 @@ impl Store for EmbeddedStore {
             let mut state = self.lock();
             for (task, due_ms) in due {
                 if state.due_at.contains_key(&task) {
-                    drop(self.commit(&mut state, Kind::Due(operation::Due { task: task.as_bytes().to_vec(), due_ms }))?);
+                    self.commit_unwatched(&mut state, Kind::Due(operation::Due { task: task.as_bytes().to_vec(), due_ms }))?;
                 }
             }
             Ok(())

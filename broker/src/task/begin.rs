@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
@@ -144,16 +143,19 @@ impl Broker {
         }
         let audience = super::audience(request.audience.clone())?;
         let task = TaskRequest { scopes: super::scopes(&request.scopes)?, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)? };
-        let mut context = digest::Context::new(&digest::SHA256);
-        let texts = [request.purpose.clone(), request.instruction.clone(), task.scopes.to_strings().join("\n"), audience.join("\n")];
-        for text in &texts {
-            context.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
-            context.update(text.as_bytes());
-        }
-        context.update(&request.ttl_ms.to_be_bytes());
-        context.update(&request.binding.to_be_bytes());
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
+        let texts = [
+            &request.purpose,
+            &request.instruction,
+            &task.scopes.to_strings().join(
+                "
+",
+            ),
+            &audience.join(
+                "
+",
+            ),
+        ];
+        let digest = super::request_digest(&texts, &[request.ttl_ms, request.binding.into()]);
         Ok(Asked { key: idempotency_key(request.idempotency_key.clone())?, task, audience, digest })
     }
 

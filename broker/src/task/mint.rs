@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ring::digest;
 use sundew_core::{Position, TokenRecord, TokenRequest, permit_token};
 use sundew_proto::v1;
 
@@ -27,10 +26,19 @@ impl Broker {
     pub(crate) async fn mint(self: Arc<Self>, peer: Arc<Peer>, request: v1::MintTokenRequest) -> Result<v1::MintTokenResponse, Refusal> {
         let scopes = if request.scopes.is_empty() { None } else { Some(super::scopes(&request.scopes)?) };
         let audience = super::audience(request.audience)?;
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(format!("{:?} {audience:?} {} {}", scopes.as_ref().map(sundew_core::ScopeSet::to_strings), request.ttl_ms, request.binding).as_bytes());
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
+        let digest = super::request_digest(
+            &[
+                &request.scopes.join(
+                    "
+",
+                ),
+                &audience.join(
+                    "
+",
+                ),
+            ],
+            &[request.ttl_ms, request.binding.into()],
+        );
         let wanted = Wanted {
             request: TokenRequest { scopes, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)? },
             audience,

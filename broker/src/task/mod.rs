@@ -52,6 +52,19 @@ fn acts_for(peer: &Peer, task: &KnownTask) -> bool {
     task.record.workload == *peer.id() && (task.record.certificate == *own || task.rotated_to.contains(own))
 }
 
+/// What a request asks, so that an idempotency key is not used for two of them. Injective: each text counts with its length.
+fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for text in texts {
+        context.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    numbers.iter().for_each(|number| context.update(&number.to_be_bytes()));
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
 fn ttl(ms: i64) -> Result<Option<Ttl>, Refusal> {
     if ms == 0 { Ok(None) } else { Ttl::from_ms(ms).map(Some).map_err(|e| Refusal::invalid("ttl_ms", e)) }
 }
