@@ -95,12 +95,6 @@ impl KeySet {
         }
         Ok(Self(set))
     }
-
-    /// Whether a key with this id is known.
-    #[must_use]
-    pub fn knows(&self, kid: &str) -> bool {
-        self.0.iter().any(|(id, _)| id == kid)
-    }
 }
 
 fn read_key(jwk: &Value) -> Option<Key> {
@@ -133,14 +127,6 @@ pub struct SignedClaims {
     pub typ: Option<String>,
     /// The bytes that were signed, `header.payload`.
     pub signing_input: Vec<u8>,
-}
-
-/// The key id that a token names, without any check of the token: only for noticing that keys must be fetched anew.
-#[must_use]
-pub fn unverified_key_id(token: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(token).ok().filter(|t| t.len() <= MAX_TOKEN)?;
-    let header = object(text.split('.').next()?).ok()?;
-    header.get("kid")?.as_str().map(str::to_owned)
 }
 
 /// Checks form, header and signature of a compact JWS.

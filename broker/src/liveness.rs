@@ -5,7 +5,7 @@
 //! on the monotonic clock; a view that is not fresh is not asked.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,8 @@ pub struct Keeper {
     on_change: Box<dyn Fn(&Event) + Send + Sync>,
     on_emptied: Box<dyn Fn() + Send + Sync>,
     trouble: Mutex<Option<String>>,
-    skewed: AtomicBool,
+    /// The latest wall-clock time known, and when on the monotonic clock that was.
+    latest: Mutex<(i64, Instant)>,
 }
 
 #[derive(Clone, Default)]
@@ -104,7 +105,7 @@ impl Keeper {
             on_change: Box::new(on_change),
             on_emptied: Box::new(on_emptied),
             trouble: Mutex::default(),
-            skewed: AtomicBool::new(false),
+            latest: Mutex::new((clock::now_ms(), clock::monotonic())),
         }
     }
 
@@ -240,10 +241,20 @@ impl Keeper {
 
     fn check_clock(&self, store_ms: i64) -> Result<(), StoreError> {
         let skew = clock::now_ms().saturating_sub(store_ms).unsigned_abs();
-        let skewed = u128::from(skew) > self.bounds.max_skew.as_millis();
-        self.skewed.store(skewed, Ordering::Relaxed);
-        if skewed {
+        if u128::from(skew) > self.bounds.max_skew.as_millis() {
             return Err(StoreError::Misconfigured(format!("this machine's clock is {skew} ms away from the store's")));
+        }
+        // P5: a clock that goes back would give tokens a longer life than they have. One that goes ahead only takes some.
+        let now_ms = clock::now_ms();
+        let mut latest = lock(&self.latest);
+        let passed_ms = i64::try_from(clock::since(latest.1).as_millis()).unwrap_or(i64::MAX);
+        let expected_ms = latest.0.saturating_add(passed_ms);
+        let back_ms = expected_ms.saturating_sub(now_ms);
+        if back_ms > i64::try_from(self.bounds.max_skew.as_millis()).unwrap_or(i64::MAX) {
+            return Err(StoreError::Misconfigured(format!("this machine's clock went back by {back_ms} ms; if it is right now, restart the broker")));
+        }
+        if back_ms <= 0 {
+            *latest = (now_ms, clock::monotonic());
         }
         Ok(())
     }

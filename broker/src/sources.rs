@@ -98,12 +98,19 @@ pub async fn follow_workload_api(trust: Arc<Trust>, socket: PathBuf, limit: Dura
             Ok(Ok(source)) => {
                 let mut updates = source.updated();
                 loop {
-                    match take_from(&trust, &source) {
+                    // The client keeps what it has when the API goes away, and does not tell.
+                    let answers = tokio::net::UnixStream::connect(&socket).await.map(drop).map_err(|e| e.to_string());
+                    match answers.and_then(|()| take_from(&trust, &source)) {
                         Ok(()) => {
                             good_at = clock::monotonic();
                             trust.report(source_name, Ok(()));
                         }
-                        Err(problem) => trust.report(source_name, Err(problem)),
+                        Err(problem) => {
+                            trust.report(source_name, Err(problem));
+                            if clock::since(good_at) > limit {
+                                withdraw_all(&trust);
+                            }
+                        }
                     }
                     tokio::select! {
                         changed = updates.changed() => if changed.is_err() { break },
@@ -117,11 +124,15 @@ pub async fn follow_workload_api(trust: Arc<Trust>, socket: PathBuf, limit: Dura
         };
         trust.report(source_name, Err(problem));
         if clock::since(good_at) > limit {
-            let domains: Vec<_> = trust.current().bundles.iter().map(|b| b.trust_domain().clone()).collect();
-            domains.into_iter().for_each(|domain| trust.withdraw(domain));
+            withdraw_all(&trust);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn withdraw_all(trust: &Trust) {
+    let domains: Vec<_> = trust.current().bundles.iter().map(|b| b.trust_domain().clone()).collect();
+    domains.into_iter().for_each(|domain| trust.withdraw(domain));
 }
 
 fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), String> {

@@ -68,3 +68,37 @@ fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
         }
     }
 }
+
+/// Each test that SECURITY.md names is there, so that no claim points at nothing.
+#[test]
+fn every_test_that_security_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut tests = BTreeSet::new();
+    for folder in ["tests/tests", "attestation/src", "broker/core/src", "broker/src", "proto/tests"] {
+        visit(&root.join(folder), &mut |_, text| {
+            let mut lines = text.lines().peekable();
+            while let Some(line) = lines.next() {
+                let marked = line.trim_start().starts_with("#[test]") || line.contains("#[tokio::test");
+                if let (true, Some(next)) = (marked, lines.peek()) {
+                    let name = next.trim_start().trim_start_matches("async ").trim_start_matches("fn ").split('(').next().unwrap_or_default();
+                    tests.insert(name.to_owned());
+                }
+            }
+        });
+    }
+    assert!(tests.len() > 80, "{}", tests.len());
+    let security = std::fs::read_to_string(root.join("SECURITY.md")).expect("SECURITY.md");
+    let mut named = 0;
+    for line in security.lines().filter(|l| l.starts_with('|')) {
+        let Some(last) = line.trim_end_matches('|').rsplit('|').next() else { continue };
+        for name in last.split('`').skip(1).step_by(2) {
+            let found = match name.strip_suffix('*') {
+                Some(prefix) => tests.iter().any(|test| test.starts_with(prefix)),
+                None => tests.contains(name),
+            };
+            assert!(found, "SECURITY.md names `{name}`, and there is no such test");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+}

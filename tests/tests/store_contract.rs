@@ -302,3 +302,67 @@ async fn t68_a_stall_ends_at_the_deadline_and_what_comes_after_works() {
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("continue");
     sundew_tests::until("the store works again", || async { store.document(DocumentKind::Meta, "a").await.is_ok() }).await;
 }
+
+/// T64: whatever a server answers instead of what was asked for, it is an error, and never "not there".
+#[tokio::test]
+async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let replies = [
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-LOADING Redis is loading the dataset in memory\r\n",
+        "-MISCONF Errors writing to the AOF file\r\n",
+        "-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+        "-NOREPLICAS Not enough good replicas to write.\r\n",
+        "-CLUSTERDOWN The cluster is down\r\n",
+        "-MOVED 3999 127.0.0.1:1\r\n",
+        "-ASK 3999 127.0.0.1:1\r\n",
+        "-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
+        "-NOSCRIPT No matching script.\r\n",
+        "-NOAUTH Authentication required.\r\n",
+        "-NOPERM this user has no permissions\r\n",
+        "-ERR unknown\r\n",
+        "$100000\r\nhalf",
+        "*2\r\n:1\r\n",
+        ":7\r\n",
+        "+QUEUED\r\n",
+        "noise\r\n",
+        "",
+    ];
+    for reply in replies {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        let port = listener.local_addr().expect("address").port();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.expect("accept");
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = socket.read(&mut buffer).await {
+                        // What a client says of itself when it connects is taken kindly.
+                        let asked = String::from_utf8_lossy(&buffer[..count]).to_uppercase();
+                        let greeting = asked.matches("CLIENT").count();
+                        let kind = if greeting > 0 { "+OK\r\n".repeat(greeting) } else { reply.to_owned() };
+                        if socket.write_all(kind.as_bytes()).await.is_err() || kind.is_empty() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let url = RedisUrl::parse(&format!("redis://127.0.0.1:{port}")).expect("url");
+        let store = RedisStore::new(RedisSettings { url, password: None, ca: None, client: None, timeout: std::time::Duration::from_millis(200) });
+        let now = now_ms();
+        // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
+        assert!(store.heartbeat("me", Position(0), 1000).await.is_err(), "{reply:?}");
+        assert!(store.read_log(Position(0), 10).await.is_err(), "{reply:?}");
+        assert!(store.task(A).await.is_err(), "{reply:?}");
+        assert!(store.check().await.is_err(), "{reply:?}");
+        if !reply.starts_with([':', '+']) {
+            assert!(store.token(A, &hash(1)).await.is_err(), "{reply:?}");
+            assert!(store.document(DocumentKind::Secret, "a").await.is_err(), "{reply:?}");
+            assert!(store.append(EntryId([1; 16]), b"x", now, Position(0)).await.is_err(), "{reply:?}");
+            assert!(store.create_task(task(A, "one", &hash(1))).await.is_err(), "{reply:?}");
+            assert!(store.consume(&[1; 32], now + 1000).await.is_err(), "{reply:?}");
+        }
+        server.abort();
+    }
+}

@@ -165,11 +165,14 @@ impl Store for EmbeddedStore {
         Box::pin(async move {
             let mut state = self.lock();
             let places = state.places.entry(workload.to_owned()).or_default();
-            places.retain(|_, deadline| *deadline > now_ms);
             if places.contains_key(&task) {
                 return Ok(Reserved::Taken);
             }
-            if places.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            if places.len() >= limit {
+                places.retain(|_, deadline| *deadline > now_ms);
+            }
+            if places.len() >= limit {
                 return Ok(Reserved::Full);
             }
             let place = operation::Place { workload: workload.to_owned(), task: task.as_bytes().to_vec(), deadline_ms, due_ms };

@@ -271,3 +271,18 @@ async fn the_brokers_own_svid_is_reloaded() {
     until("loaded", || async { broker.output().matches("own SVID loaded").count() >= 2 }).await;
     world.operator(&broker).nonce().await.expect_err("operators are not registered, but the handshake works");
 }
+
+/// AC-09: a bundle whose source fails is used until its limit, and not longer.
+#[tokio::test]
+async fn ac_09_a_bundle_whose_source_fails_is_refused_after_its_limit() {
+    let world = World::embedded();
+    let broker = world.broker_with("[limits]\nbundle_age = \"1500ms\"\n").await;
+    world.register(&broker, "/agent", json!({})).await;
+    let caller = world.caller(&broker, "/agent");
+    std::fs::remove_file(world.folder().join("bundle.pem")).expect("gone");
+    until("health says so", || async { broker.http("/readyz").await.is_some_and(|(_, text)| text.contains("bundle.pem")) }).await;
+    caller.nonce().await.expect("the last good one is used");
+    until("its limit has passed", || async { caller.nonce().await.is_err_and(|s| s.code() == Code::Unauthenticated) }).await;
+    world.write_bundle(&[&world.ca]);
+    until("back", || async { caller.nonce().await.is_ok() }).await;
+}

@@ -7,5 +7,7 @@ mod evidence;
 mod identity;
 mod operations;
 mod refusals;
+mod sdk;
 mod secrets;
+mod sources;
 mod tasks;
