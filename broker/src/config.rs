@@ -5,12 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use sundew_attestation::kinds::oidc::Preset;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
@@ -19,6 +17,9 @@ use crate::broker::{CallLimits, Role};
 use crate::liveness::Bounds;
 use crate::store::redis::RedisUrl;
 use crate::tls::ListenerLimits;
+
+mod file;
+use file::{FileJournal, FileKeys, FileLimits, FileOperator, FileRevocation, FileStore, FileTrust, Sections};
 
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -156,124 +157,6 @@ pub struct IssuerConfig {
 
 fn default_max_age() -> Ttl {
     Ttl::HOUR
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileStore {
-    url: String,
-    password_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    certificate_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-    #[serde(default = "default_store_timeout")]
-    timeout: Ttl,
-}
-
-fn default_store_timeout() -> Ttl {
-    // Well over a second of a slow disk, well under a caller's patience.
-    Ttl::SECOND
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileTrust {
-    trust_domain: TrustDomain,
-    bundle: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileKeys {
-    root_key_file: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileJournal {
-    directory: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileOperator {
-    spiffe_id: SpiffeId,
-    roles: BTreeSet<Role>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct FileRevocation {
-    freshness: Ttl,
-    max_clock_skew: Ttl,
-}
-
-impl Default for FileRevocation {
-    fn default() -> Self {
-        Self { freshness: Ttl::SECOND, max_clock_skew: Ttl::HALF_SECOND }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct FileLimits {
-    calls_per_second: NonZeroU32,
-    purpose_bytes: usize,
-    instruction_bytes: usize,
-    secret_bytes: usize,
-    message_bytes: usize,
-    connections: usize,
-    handshakes: usize,
-    streams: u32,
-    connection_age: Ttl,
-    max_task_ttl: Ttl,
-    bundle_age: Ttl,
-}
-
-impl Default for FileLimits {
-    fn default() -> Self {
-        Self {
-            calls_per_second: NonZeroU32::MIN.saturating_add(999),
-            purpose_bytes: 1024,
-            instruction_bytes: 64 << 10,
-            secret_bytes: 256 << 10,
-            message_bytes: 1 << 20,
-            connections: 10_000,
-            handshakes: 64,
-            streams: 256,
-            connection_age: Ttl::QUARTER_HOUR,
-            max_task_ttl: Ttl::DAY,
-            bundle_age: Ttl::HOUR,
-        }
-    }
-}
-
-/// Reads sections one by one, so that an error in one does not hide those in others.
-struct Sections {
-    table: toml::Table,
-    errors: Vec<String>,
-}
-
-impl Sections {
-    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
-        let value = self.table.remove(name)?;
-        match serde_path_to_error::deserialize(value) {
-            Ok(section) => Some(section),
-            Err(error) => {
-                let path = error.path().to_string();
-                let path = if path == "." { String::new() } else { format!(".{path}") };
-                self.errors.push(format!("{name}{path}: {}", error.inner().message()));
-                None
-            }
-        }
-    }
-
-    fn need<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
-        if !self.table.contains_key(name) {
-            self.errors.push(format!("{name}: section is missing"));
-        }
-        self.take(name)
-    }
 }
 
 impl Config {

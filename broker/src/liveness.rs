@@ -324,17 +324,20 @@ impl Keeper {
     /// Appends what the store could not take before; says whether there was anything.
     async fn append_pending(&self) -> Result<bool, StoreError> {
         let pending = lock(&self.pending).clone();
-        let mut any = false;
+        let (mut done, mut any, mut failed) = (HashSet::new(), false, None);
         for entry in &pending {
             // From the journal, most are in the log already.
-            let in_log = self.read().is_in_log(&entry.id);
-            if !in_log && entry.until_ms > clock::now_ms() {
-                self.append_once(entry).await?;
+            if !self.read().is_in_log(&entry.id) && entry.until_ms > clock::now_ms() {
+                if let Err(error) = self.append_once(entry).await {
+                    failed = Some(error);
+                    break;
+                }
                 any = true;
             }
-            lock(&self.pending).retain(|other| other.id != entry.id);
+            done.insert(entry.id);
         }
-        Ok(any)
+        lock(&self.pending).retain(|entry| !done.contains(&entry.id));
+        failed.map_or(Ok(any), Err)
     }
 
     /// Starts answering, at once or one freshness bound from now.

@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     // One crypto provider for everything that asks for the process default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     start_logging(&cli.command);
+    if matches!(cli.command, Command::Serve { .. } | Command::Dev { .. }) {
+        forbid_core_files();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -70,6 +73,15 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::ExampleAgent => example_agent::run().await.map(done),
+    }
+}
+
+/// P9: a core file of a broker would hold keys and secrets (T79).
+fn forbid_core_files() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    if let Err(error) = none.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
+        tracing::warn!(%error, "core files could not be forbidden");
     }
 }
 

@@ -5,6 +5,7 @@ mod cli;
 mod ending;
 mod evidence;
 mod identity;
+mod manifest;
 mod operations;
 mod refusals;
 mod sdk;
