@@ -205,7 +205,11 @@ impl Broker {
 
     /// P4, P10: puts an ending on the record and appends it. Once this answers, nobody answers "active" for what it covers.
     pub(crate) async fn end(&self, event: Event, until_ms: i64, record: Record) -> Result<(LogEntry, Position), Refusal> {
-        let entry = Keeper::entry(event, until_ms)?;
+        self.end_as(Keeper::entry(event, until_ms)?, record).await
+    }
+
+    /// The same for an entry that has its name already.
+    pub(crate) async fn end_as(&self, entry: LogEntry, record: Record) -> Result<(LogEntry, Position), Refusal> {
         let text = String::from_utf8_lossy(&entry.encode()).into_owned();
         self.journal.write(record.with("entry", text)).await?;
         self.metrics.ending();

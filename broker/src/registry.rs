@@ -199,12 +199,18 @@ impl Broker {
     }
 
     /// Adds a key to the keyring and makes it the active one. Old records still open, and are sealed anew in the background.
-    pub(crate) async fn rotate_keyring(self: Arc<Self>, peer: Arc<Peer>, _: v1::RotateKeyringRequest) -> Result<v1::RotateKeyringResponse, Refusal> {
+    pub(crate) async fn rotate_keyring(self: Arc<Self>, peer: Arc<Peer>, request: v1::RotateKeyringRequest) -> Result<v1::RotateKeyringResponse, Refusal> {
         self.require(&peer, Role::Registrar)?;
         let unusable = |cause| Refusal::Seal { what: "keyring", cause };
+        let key = crate::broker::idempotency_key(request.idempotency_key)?;
+        let tag = URL_SAFE_NO_PAD.encode(self.root().derive(&[b"rotate-keyring", peer.id().as_str().as_bytes(), key.as_bytes()]));
         for _ in 0..ATTEMPTS {
             let before = self.records.store().document(DocumentKind::Meta, KEYRING).await?.ok_or(Refusal::Absent("keyring"))?;
-            let next = Keyring::unwrap(self.root(), &before).and_then(|ring| ring.rotated()).map_err(unusable)?;
+            let current = Keyring::unwrap(self.root(), &before).map_err(unusable)?;
+            if current.request() == tag {
+                return Ok(v1::RotateKeyringResponse { key_id: current.active_key_id() });
+            }
+            let next = current.rotated(&tag).map_err(unusable)?;
             let key_id = next.active_key_id();
             self.journal.write(journal::record("keyring_rotated").with("actor", peer.id()).with("key_id", key_id)).await?;
             let sealed = next.wrap(self.root()).map_err(unusable)?;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use sundew_core::{Credential, Event, Outcome, Selector, TaskId, TokenId};
+use sundew_core::{Credential, EntryId, Event, LogEntry, Outcome, Selector, TaskId, TokenId};
 use sundew_proto::v1;
 use v1::revoke_request::Target;
 
-use crate::broker::{Broker, Role};
+use crate::broker::{Broker, Role, idempotency_key};
 use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
@@ -24,7 +24,11 @@ impl Broker {
         if request.reason.trim().is_empty() || request.reason.len() > MAX_REASON {
             return Err(Refusal::invalid("reason", "is required, and at most 4096 bytes"));
         }
+        let key = idempotency_key(request.idempotency_key)?;
+        let mut id = EntryId::default();
+        id.0.iter_mut().zip(self.root().derive(&[b"revoke", peer.id().as_str().as_bytes(), key.as_bytes()])).for_each(|(to, from)| *to = from);
         let record = journal::record("revoked").with("actor", peer.id()).with("reason", &request.reason);
+        let mut ended = None;
         let (event, until_ms, target, tasks) = match request.target.ok_or(Refusal::invalid("target", "is required"))? {
             Target::Token(text) => {
                 let id = match Credential::parse(&text) {
@@ -37,10 +41,9 @@ impl Broker {
                 let id = TaskId::parse(&text).map_err(|e| Refusal::invalid("task_id", e))?;
                 let known = self.records.task(id).await?;
                 let until_ms = known.as_ref().map_or_else(|| self.remembered_until(), |task| Self::until_ms(task));
-                if let Some(task) = &known {
-                    self.records.store().release_task(task.record.workload.as_str(), id).await?;
-                }
-                (Event::Ended { task: id, outcome: Outcome::Revoked }, until_ms, id.to_string(), u64::from(known.is_some()))
+                let count = u64::from(known.is_some());
+                ended = known;
+                (Event::Ended { task: id, outcome: Outcome::Revoked }, until_ms, id.to_string(), count)
             }
             Target::Workload(text) => {
                 let id = spiffe_id(&text)?;
@@ -49,8 +52,17 @@ impl Broker {
                 (Event::Rule(Selector::Workload(id.clone())), self.remembered_until(), id.to_string(), tasks)
             }
         };
-        let (entry, position) = self.end(event, until_ms, record.with("target", target)).await?;
-        let revocation_id = format!("rev-{}", crate::task::hex(&entry.id.0));
+        let revocation_id = format!("rev-{}", crate::task::hex(&id.0));
+        let before = self.keeper.view()?.entry(&id).map(|(position, entry)| (position, entry.event == event));
+        let position = match before {
+            Some((position, true)) => position,
+            Some((_, false)) => return Err(Refusal::Idempotency),
+            None => self.end_as(LogEntry { id, event, until_ms }, record.with("target", target)).await?.1,
+        };
+        if let Some(task) = ended {
+            // After its ending holds: a task that lives must stay on the attendance list.
+            self.records.store().release_task(task.record.workload.as_str(), task.record.id).await?;
+        }
         Ok(v1::RevokeResponse { revocation_id, position: position.0, tasks })
     }
 

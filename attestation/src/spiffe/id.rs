@@ -1,6 +1,7 @@
 //! SPIFFE IDs (SPIFFE-ID specification, section 2). Exact strings only: nothing is normalised, so nothing matches by accident.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,7 @@ pub enum IdError {
 /// A trust domain name, such as `example.org`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TrustDomain(String);
+pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
     /// Parses a bare name (`example.org`) or the ID of a trust domain (`spiffe://example.org`).
@@ -48,7 +49,7 @@ impl TrustDomain {
         if !name.bytes().all(allowed) {
             return Err(IdError::Character);
         }
-        Ok(Self(name.to_owned()))
+        Ok(Self(name.into()))
     }
 
     /// The bare name.
@@ -79,15 +80,15 @@ impl TryFrom<String> for TrustDomain {
 
 impl From<TrustDomain> for String {
     fn from(domain: TrustDomain) -> Self {
-        domain.0
+        domain.0.as_ref().to_owned()
     }
 }
 
-/// A workload's SPIFFE ID: a trust domain and a path that is not empty.
+/// A workload's SPIFFE ID: a trust domain and a path that is not empty. Cheap to clone.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId {
-    text: String,
+    text: Arc<str>,
     trust_domain: TrustDomain,
 }
 
@@ -108,7 +109,7 @@ impl SpiffeId {
                 return Err(IdError::Character);
             }
         }
-        Ok(Self { text: text.to_owned(), trust_domain })
+        Ok(Self { text: text.into(), trust_domain })
     }
 
     /// The whole ID, as written.
@@ -139,7 +140,7 @@ impl TryFrom<String> for SpiffeId {
 
 impl From<SpiffeId> for String {
     fn from(id: SpiffeId) -> Self {
-        id.text
+        id.text.as_ref().to_owned()
     }
 }
 

@@ -3,6 +3,8 @@
 //! `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE length, names in ascending
 //! order and each once.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 /// Longest value kept, in bytes (T78).
@@ -16,7 +18,7 @@ pub struct Record {
     /// What happened.
     pub event: String,
     /// The circumstances, by name in ascending order.
-    pub fields: Vec<(String, String)>,
+    pub fields: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Record {
@@ -28,14 +30,15 @@ impl Record {
 
     /// With a circumstance; a value over 64 KiB is cut.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+        let name = name.into();
         let mut value = value.to_string();
         if value.len() > MAX_VALUE {
             let end = (0..=MAX_VALUE).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
             value.truncate(end);
         }
-        if let Err(index) = self.fields.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
-            self.fields.insert(index, (name.to_owned(), value));
+        if let Err(index) = self.fields.binary_search_by(|(n, _)| n.cmp(&name)) {
+            self.fields.insert(index, (name, value));
         }
         self
     }
@@ -70,9 +73,9 @@ impl Record {
         }
         let event = take(&mut rest)?;
         let (count, mut rest) = rest.split_first_chunk::<4>()?;
-        let mut fields: Vec<(String, String)> = Vec::new();
+        let mut fields: Vec<(Cow<'static, str>, String)> = Vec::new();
         for _ in 0..u32::from_be_bytes(*count) {
-            let field = (take(&mut rest)?, take(&mut rest)?);
+            let field = (Cow::Owned(take(&mut rest)?), take(&mut rest)?);
             if fields.last().is_some_and(|(name, _)| *name >= field.0) {
                 return None;
             }
@@ -107,7 +110,7 @@ mod tests {
     proptest! {
         #[test]
         fn ac_71_a_record_has_one_encoding(at_ms: i64, event in ".{0,9}", fields in proptest::collection::btree_map(".{0,4}", ".{0,9}", 0..4)) {
-            let record = fields.iter().fold(Record { at_ms, event, fields: vec![] }, |r, (n, v)| r.with(n, v));
+            let record = fields.iter().fold(Record { at_ms, event, fields: vec![] }, |r, (n, v)| r.with(n.clone(), v));
             let bytes = record.encode();
             prop_assert_eq!(Record::decode(&bytes), Some(record));
         }

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ const MAX_KIND: usize = 32;
 /// What a token may be used for.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Scope(String);
+pub struct Scope(Arc<str>);
 
 /// Why a string is not a scope.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -74,7 +75,7 @@ impl Scope {
                 return Err(ScopeError::Character);
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The scope of one secret, if the name can be one: `secret:<name>`, no wildcard.
@@ -121,14 +122,14 @@ impl TryFrom<String> for Scope {
 
 impl From<Scope> for String {
     fn from(scope: Scope) -> Self {
-        scope.0
+        scope.0.as_ref().to_owned()
     }
 }
 
-/// One to 64 scopes, sorted, without duplicates.
+/// One to 64 scopes, sorted, without duplicates. Cheap to clone.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
-pub struct ScopeSet(BTreeSet<Scope>);
+pub struct ScopeSet(Arc<BTreeSet<Scope>>);
 
 impl ScopeSet {
     /// Most scopes of one task or token.
@@ -140,7 +141,7 @@ impl ScopeSet {
             return Err(ScopeError::TooMany);
         }
         let set: BTreeSet<Scope> = texts.iter().map(|text| Scope::parse(text.as_ref())).collect::<Result<_, _>>()?;
-        if set.is_empty() { Err(ScopeError::Empty) } else { Ok(Self(set)) }
+        if set.is_empty() { Err(ScopeError::Empty) } else { Ok(Self(Arc::new(set))) }
     }
 
     /// Whether some scope here covers `scope`.
@@ -163,7 +164,7 @@ impl ScopeSet {
     /// As strings, in order.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
-        self.0.iter().map(|scope| scope.0.clone()).collect()
+        self.0.iter().map(|scope| scope.as_str().to_owned()).collect()
     }
 }
 

@@ -120,11 +120,14 @@ impl RootKey {
 /// The keys that seal stored secrets: one active, the older ones still opening.
 pub struct Keyring {
     keys: BTreeMap<u32, Zeroizing<[u8; 32]>>,
+    request: String,
 }
 
 #[derive(Deserialize, Serialize)]
 struct StoredKeyring {
     keys: Vec<(u32, Vec<u8>)>,
+    #[serde(default)]
+    request: String,
 }
 
 impl Drop for StoredKeyring {
@@ -138,16 +141,22 @@ impl Keyring {
 
     /// A keyring with one new key.
     pub fn generate() -> Result<Self, SealError> {
-        Self { keys: BTreeMap::new() }.rotated()
+        Self { keys: BTreeMap::new(), request: String::new() }.rotated("")
     }
 
-    /// The same keyring with a new active key.
-    pub fn rotated(&self) -> Result<Self, SealError> {
+    /// Which request made the active key, so that a retry does not make another.
+    #[must_use]
+    pub fn request(&self) -> &str {
+        &self.request
+    }
+
+    /// The same keyring with a new active key, made for this request.
+    pub fn rotated(&self, request: &str) -> Result<Self, SealError> {
         let mut keys = self.keys.clone();
         let mut key = Zeroizing::new([0; 32]);
         SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| SealError::Random)?;
         keys.insert(self.active_key_id().saturating_add(1), key);
-        Ok(Self { keys })
+        Ok(Self { keys, request: request.to_owned() })
     }
 
     /// Which key seals; 0 if there is none.
@@ -158,7 +167,7 @@ impl Keyring {
 
     /// For keeping in the store, sealed under the root key.
     pub fn wrap(&self, root: &RootKey) -> Result<Vec<u8>, SealError> {
-        let stored = StoredKeyring { keys: self.keys.iter().map(|(id, key)| (*id, key.to_vec())).collect() };
+        let stored = StoredKeyring { keys: self.keys.iter().map(|(id, key)| (*id, key.to_vec())).collect(), request: self.request.clone() };
         let text = Zeroizing::new(serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?);
         root.wrap(Self::NAME, &text)
     }
@@ -171,7 +180,7 @@ impl Keyring {
         for (id, key) in &stored.keys {
             keys.insert(*id, Zeroizing::new(<[u8; 32]>::try_from(key.as_slice()).map_err(|_| SealError::Opening)?));
         }
-        Ok(Self { keys })
+        Ok(Self { keys, request: stored.request.clone() })
     }
 
     /// Seals under the active key: key id (4 bytes, big-endian), nonce (12), ciphertext and tag.
@@ -244,7 +253,7 @@ mod tests {
         let root = RootKey::new(&[7; 32]).unwrap();
         let old = Keyring::generate().unwrap();
         let sealed = old.seal("a", b"value").unwrap();
-        let new = Keyring::unwrap(&root, &old.rotated().unwrap().wrap(&root).unwrap()).unwrap();
+        let new = Keyring::unwrap(&root, &old.rotated("r").unwrap().wrap(&root).unwrap()).unwrap();
         assert_eq!((old.active_key_id(), new.active_key_id()), (1, 2));
         assert_eq!(new.open("a", &sealed).unwrap().expose(), b"value");
         assert_eq!(old.open("a", &new.seal("a", b"x").unwrap()).err(), Some(SealError::UnknownKey(2)));

@@ -121,10 +121,16 @@ impl View {
         self.entries.contains_key(id)
     }
 
+    /// An entry from the log, with its position.
+    #[must_use]
+    pub fn entry(&self, id: &EntryId) -> Option<(Position, &LogEntry)> {
+        self.entries.get(id).filter(|own| !own.held).map(|own| (own.position, &own.entry))
+    }
+
     /// Whether it has an entry from the log.
     #[must_use]
     pub fn is_in_log(&self, id: &EntryId) -> bool {
-        self.entries.get(id).is_some_and(|own| !own.held)
+        self.entry(id).is_some()
     }
 
     /// The position up to which the log was applied, and the entry there.

@@ -203,10 +203,10 @@ fn begun(task: &TaskRecord, token: &TokenRecord, attested: &Attested, token_id: 
         .with("token_binding", format!("{:?}", token.binding).to_lowercase())
         .with("token_expires_ms", token.expires_at_ms);
     for claims in attested.claims() {
-        record = record.with(&format!("fresh.{}", claims.kind), claims.fresh);
+        record = record.with(format!("fresh.{}", claims.kind), claims.fresh);
         for name in ["digest", "sub", "repository_id", "project_id", "jti"] {
             if let Some(values) = claims.values.get(name) {
-                record = record.with(&format!("claim.{}.{name}", claims.kind), values.join(" "));
+                record = record.with(format!("claim.{}.{name}", claims.kind), values.join(" "));
             }
         }
     }

@@ -42,13 +42,17 @@ async fn rotating_the_keyring_loses_nothing_and_seals_anew() {
     operator.put_secret("app/a", "old").await;
     let key = operator.registry().rotate_keyring(RotateKeyringRequest::default()).await.expect("rotated").into_inner().key_id;
     assert_eq!(key, 2);
+    let again = RotateKeyringRequest { idempotency_key: "once".to_owned() };
+    for _ in 0..2 {
+        assert_eq!(operator.registry().rotate_keyring(again.clone()).await.expect("rotated").into_inner().key_id, 3);
+    }
     operator.put_secret("app/b", "new").await;
     let caller = world.caller(&two, "/agent");
     let begun = caller.begin(&world.issuer, "/agent", &["secret:app/*"]).await.expect("task");
     assert_eq!(caller.secret(&begun.task, "app/a").await.as_deref().ok(), Some("old"));
     assert_eq!(caller.secret(&begun.task, "app/b").await.as_deref().ok(), Some("new"));
     let listed = operator.registry().list_secrets(ListSecretsRequest {}).await.expect("list").into_inner().secrets;
-    assert!(listed.iter().all(|s| s.version == 1) && listed.iter().any(|s| s.key_id == 2));
+    assert!(listed.iter().all(|s| s.version == 1) && listed.iter().any(|s| s.key_id == 3));
 }
 
 /// Idempotency of what creates.
