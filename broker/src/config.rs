@@ -162,7 +162,7 @@ fn default_max_age() -> Ttl {
 impl Config {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("{}: {e}", path.display())]))?;
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("cannot be read: {e}")]))?;
         Self::parse(&text)
     }
 

@@ -243,7 +243,7 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
     story.tell(
         "evidence and task",
         !task.is_empty(),
-        format!("{task} begun {}", text(&begun, "refused")),
+        if task.is_empty() { text(&begun, "refused").to_owned() } else { format!("{task} begun") },
         "the manifest was signed by the registered key, measured, and bound to a fresh nonce and the SVID's key (P2)",
     );
     let active = operator.active(&token, &certificate).await?;

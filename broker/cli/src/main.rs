@@ -90,7 +90,8 @@ fn start_logging(command: &Command) {
     let json = matches!(command, Command::Serve { .. });
     let level = if json || matches!(command, Command::Dev { .. }) { "info" } else { "error" };
     let filter = EnvFilter::try_from_env("SUNDEW_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if json {
         builder.json().init();
     } else {

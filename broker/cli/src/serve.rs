@@ -15,7 +15,7 @@ use crate::output::Output;
 
 /// Runs a broker until SIGTERM or SIGINT.
 pub(crate) async fn serve(path: &Path) -> Result<()> {
-    let config = Config::load(path).map_err(|e| anyhow!("{}:\n{e}", path.display()))?;
+    let config = Config::load(path).map_err(|e| anyhow!("configuration {}:\n{e}", path.display()))?;
     let (mut terminate, mut interrupt, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     let server = tokio::select! {
         server = Server::start(config) => server?,
