@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls_pki_types::CertificateDer;
-use sundew_core::client::{Binding, BindingPurpose, SpiffeId};
+use sundew_core::client::{Binding, BindingPurpose, SpiffeId, public_key_of};
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::{ChallengeRequest, Evidence};
 use tonic::Status;
@@ -128,7 +127,8 @@ impl Agent {
     pub(crate) async fn prove(&self, connection: &Connection, purpose: BindingPurpose) -> Result<(Vec<u8>, Vec<Evidence>), Error> {
         let challenge = repeated(|| async { client(connection).challenge(ChallengeRequest {}).await }).await?.into_inner();
         let identity = connection.identity();
-        let public_key = identity.chain().first().map(public_key).transpose()?.unwrap_or_default();
+        let leaf = identity.chain().first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+        let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
         let binding = Binding::new(purpose, &challenge.nonce, &public_key, &connection.exporter());
         let context = Context::new(&binding, &challenge.audience, &identity.key);
         let mut evidence = Vec::new();
@@ -145,11 +145,6 @@ impl Agent {
         }
         Ok((challenge.nonce, evidence))
     }
-}
-
-fn public_key(certificate: &CertificateDer<'static>) -> Result<Vec<u8>, Error> {
-    let entity = webpki::EndEntityCert::try_from(certificate).map_err(|e| Error::Identity(e.to_string()))?;
-    Ok(entity.subject_public_key_info().to_vec())
 }
 
 pub(crate) fn client(connection: &Connection) -> AgentServiceClient<Channel> {

@@ -85,12 +85,6 @@ impl TrustBundle {
         self.roots.iter().map(|root| &root.der)
     }
 
-    /// Whether it trusts nobody.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.roots.is_empty()
-    }
-
     pub(super) fn roots_valid_at(&self, now_s: i64) -> impl Iterator<Item = &Root> {
         self.roots.iter().filter(move |root| root.not_before <= now_s && now_s < root.not_after)
     }

@@ -15,7 +15,7 @@ pub mod store;
 /// What clients share with the broker: the grammars, the binding, and X.509-SVID validation.
 pub mod client {
     pub use sundew_attestation::kinds::manifest;
-    pub use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, thumbprint, validate_chain};
+    pub use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of, thumbprint, validate_chain};
     pub use sundew_attestation::{Binding, BindingPurpose};
 
     pub use crate::credential::SecretBytes;

@@ -117,7 +117,8 @@ async fn noop(pid: u32, fleet: &Fleet, calls: usize) -> Measured {
     measure(pid, calls, IN_FLIGHT, move |worker, _| health(fleet.of(worker).channel.clone())).await
 }
 
-async fn bare_echo(world: &World, calls: usize) -> Measured {
+/// Starts the bare server; answers its process and address.
+fn start_bare(world: &World) -> (std::process::Child, String) {
     let mut child = Command::new(std::env::current_exe().expect("own path"))
         .args(["echo-server", &world.folder().display().to_string()])
         .stdout(Stdio::piped())
@@ -125,7 +126,12 @@ async fn bare_echo(world: &World, calls: usize) -> Measured {
         .expect("echo server");
     let mut address = String::new();
     BufReader::new(child.stdout.take().expect("pipe")).read_line(&mut address).expect("address");
-    let fleet = Fleet::new(address.trim(), &world.ca.svid("/agent"));
+    (child, address.trim().to_owned())
+}
+
+async fn bare_echo(world: &World, calls: usize) -> Measured {
+    let (mut child, address) = start_bare(world);
+    let fleet = Fleet::new(&address, &world.ca.svid("/agent"));
     noop(child.id(), &fleet, 2000).await;
     let measured = noop(child.id(), &fleet, calls).await;
     child.kill().expect("kill");
@@ -190,15 +196,9 @@ async fn handshakes(pid: u32, address: &str, svid: &sundew_tests::pki::Svid, cou
 }
 
 async fn bare_handshakes(world: &World, svid: &sundew_tests::pki::Svid, count: usize) -> Measured {
-    let mut child = Command::new(std::env::current_exe().expect("own path"))
-        .args(["echo-server", &world.folder().display().to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("echo server");
-    let mut address = String::new();
-    BufReader::new(child.stdout.take().expect("pipe")).read_line(&mut address).expect("address");
-    handshakes(child.id(), address.trim(), svid, 200).await;
-    let measured = handshakes(child.id(), address.trim(), svid, count).await;
+    let (mut child, address) = start_bare(world);
+    handshakes(child.id(), &address, svid, 200).await;
+    let measured = handshakes(child.id(), &address, svid, count).await;
     child.kill().expect("kill");
     child.wait().expect("wait");
     measured
