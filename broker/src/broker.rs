@@ -84,7 +84,8 @@ impl Limiters {
         Arc::clone(known.entry(id.clone()).or_insert_with(|| Arc::new(DefaultDirectRateLimiter::direct(self.quota))))
     }
 
-    /// Forgets those that no connection holds. Their buckets are full again after two seconds; this runs less often.
+    /// Forgets those that no connection holds. A workload that comes back after that begins with a full bucket: one burst more for
+    /// each time that this runs.
     pub(crate) fn forget(&self) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, limiter| Arc::strong_count(limiter) > 1);
     }
