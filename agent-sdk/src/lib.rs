@@ -30,7 +30,7 @@ pub use error::Error;
 pub use identity::{Identity, IdentitySource};
 pub use settings::Settings;
 pub use sundew_core::client::{BundleSet, Scope, ScopeSet, SecretBytes, SpiffeId, TrustBundle, TrustDomain, Ttl};
-pub use task::{Ended, Secret, Task, TaskBuilder, Token};
+pub use task::{Delegation, Ended, Lease, Secret, Task, TaskBuilder, Token};
 
 /// So many minutes.
 #[must_use]

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sundew_core::client::{BindingPurpose, ScopeSet, SecretBytes};
-use sundew_proto::v1::{self, BeginTaskRequest, CompleteTaskRequest, GetSecretRequest, MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest};
+use sundew_proto::v1::{
+    self, BeginTaskRequest, CompleteTaskRequest, DelegateRequest, GetSecretRequest, MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -125,6 +127,66 @@ impl Token {
 /// A secret's value. `Debug` shows nothing; wiped when dropped.
 pub struct Secret(SecretBytes);
 
+/// A credential that was made for one task in another system, and is removed there when the task ends. `Debug` shows its name only.
+pub struct Lease {
+    id: String,
+    username: String,
+    password: SecretBytes,
+    url: SecretBytes,
+    expires_at_ms: i64,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    /// Names it in lists and records.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The user's name there.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// The user's password there.
+    #[must_use]
+    pub fn expose_password(&self) -> &str {
+        std::str::from_utf8(self.password.expose()).unwrap_or_default()
+    }
+
+    /// How to connect, with name and password.
+    #[must_use]
+    pub fn expose_url(&self) -> &str {
+        std::str::from_utf8(self.url.expose()).unwrap_or_default()
+    }
+
+    /// When it ends at the latest, in milliseconds since the epoch.
+    #[must_use]
+    pub fn expires_at_ms(&self) -> i64 {
+        self.expires_at_ms
+    }
+}
+
+/// What another workload may do below a task.
+#[derive(Clone, Debug, Default)]
+pub struct Delegation {
+    /// Scopes, within the task's.
+    pub scopes: Vec<String>,
+    /// Audiences of its tokens; empty: as the task's.
+    pub audience: Vec<String>,
+    /// How long; as long as the task if not said.
+    pub ttl: Option<Duration>,
+    /// How many levels it may delegate further.
+    pub depth: u32,
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
@@ -183,6 +245,13 @@ impl TaskBuilder {
     #[must_use]
     pub fn audience(mut self, audience: &str) -> Self {
         self.request.audience.push(audience.to_owned());
+        self
+    }
+
+    /// Opens it below the task of another workload, which gave this grant ([`Task::delegate`]).
+    #[must_use]
+    pub fn under(mut self, grant: &str) -> Self {
+        grant.clone_into(&mut self.request.grant);
         self
     }
 
@@ -289,6 +358,34 @@ impl Task {
             client(&self.connection()).get_secret(request).await
         });
         Ok(Secret(SecretBytes::new(self.known(answer.await)?.into_inner().value)))
+    }
+
+    /// A credential in another system that its scopes name, such as `db/reporting/readonly`. Asked again, it is the same one.
+    pub async fn lease(&self, name: &str) -> Result<Lease, Error> {
+        let answer = repeated(|| async {
+            let request = GetSecretRequest { task_id: self.shared.id.clone(), name: name.to_owned() };
+            client(&self.connection()).get_secret(request).await
+        });
+        let answer = self.known(answer.await)?.into_inner();
+        let lease = answer.lease.ok_or_else(|| Error::Invalid(format!("{name} is a stored secret, not one that is made for a task")))?;
+        let (password, url) = (SecretBytes::new(lease.password.into_bytes()), SecretBytes::new(lease.url.into_bytes()));
+        Ok(Lease { id: lease.lease_id, username: lease.username, password, url, expires_at_ms: lease.expires_at_ms })
+    }
+
+    /// A grant with which another workload may open tasks below this one ([`TaskBuilder::under`]). They end with it.
+    pub async fn delegate(&self, delegate: &str, what: &Delegation) -> Result<String, Error> {
+        let answer = repeated(|| async {
+            let request = DelegateRequest {
+                task_id: self.shared.id.clone(),
+                delegate: delegate.to_owned(),
+                scopes: what.scopes.clone(),
+                audience: what.audience.clone(),
+                ttl_ms: what.ttl.map_or(0, |ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)),
+                depth: what.depth,
+            };
+            client(&self.connection()).delegate(request).await
+        });
+        Ok(self.known(answer.await)?.into_inner().grant)
     }
 
     /// Another token: narrower scopes (none: all of the task's), for an audience.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use sundew_core::{Credential, Liveness, Scope, TokenBinding, TokenRecord};
+use sundew_core::{Credential, KnownTask, Liveness, Scope, TokenBinding, TokenRecord};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
@@ -29,16 +29,16 @@ impl Broker {
         let hash = credential.hash();
         let Some(token) = self.records.token(credential.task(), &hash).await? else { return Ok(inactive) };
         let presenter = if introspector { request.presenter_certificate_sha256.as_slice() } else { peer.svid().thumbprint() };
-        if (!introspector && token.workload != *peer.id()) || !is_bound_to(&token, presenter) || !is_meant_for(&token, &request)? {
+        if (!introspector && token.task().workload != *peer.id()) || !is_bound_to(&token, presenter) || !is_meant_for(&token, &request)? {
             return Ok(inactive);
         }
-        match self.keeper.view()?.judge_token(&token, hash.token_id(), clock::now_ms()) {
+        match self.keeper.view()?.judge_token(&token, clock::now_ms()) {
             Liveness::Dead(_) => Ok(inactive),
             Liveness::Alive => Ok(v1::IntrospectResponse {
                 active: true,
-                spiffe_id: token.workload.to_string(),
-                task_id: token.task.to_string(),
-                token_id: hash.token_id().to_string(),
+                spiffe_id: token.task().workload.to_string(),
+                task_id: token.task().id.to_string(),
+                token_id: token.id().to_string(),
                 scopes: token.scopes.to_strings(),
                 audience: token.audience.clone(),
                 issued_at_ms: token.issued_at_ms,
@@ -46,9 +46,30 @@ impl Broker {
                 binding: binding_message(token.binding).into(),
                 certificate_sha256: if token.binding == TokenBinding::Certificate { token.certificate.to_vec() } else { Vec::new() },
                 registration_version: token.registration.clone(),
+                on_behalf_of: token.task().ancestors().first().map(|root| root.workload.to_string()).unwrap_or_default(),
+                act: actors(token.task()),
             }),
         }
     }
+}
+
+/// The chain of those who act for one another, the owner of this task outermost (RFC 8693, section 4.1).
+fn actors(task: &KnownTask) -> Option<v1::Actor> {
+    if task.ancestors().is_empty() {
+        return None;
+    }
+    let chain = task.ancestors().iter().map(AsRef::as_ref).chain([task]);
+    let mut act: Option<Box<v1::Actor>> = None;
+    for each in chain {
+        act = Some(Box::new(v1::Actor {
+            spiffe_id: each.workload.to_string(),
+            task_id: each.id.to_string(),
+            purpose: each.purpose.clone(),
+            instruction_sha256: ring::digest::digest(&ring::digest::SHA256, each.instruction.as_bytes()).as_ref().to_vec(),
+            act: act.take(),
+        }));
+    }
+    act.map(|outermost| *outermost)
 }
 
 fn is_bound_to(token: &TokenRecord, presenter: &[u8]) -> bool {

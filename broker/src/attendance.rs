@@ -3,16 +3,17 @@
 //! Every broker sweeps the store's list of what is due; that two of them end the same task gives one outcome, the log's first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sundew_core::{Cause, Event, Liveness, Outcome, TaskId};
+use sundew_core::{Cause, Event, KnownTask, Liveness, Outcome, TaskId};
 use tokio::sync::Notify;
 
 use crate::broker::Broker;
 use crate::clock;
 use crate::journal;
-use crate::records::KnownTask;
+use crate::records::Task;
 use crate::refusal::Refusal;
 
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -20,17 +21,22 @@ const SWEEP_EVERY: Duration = Duration::from_millis(250);
 const TELL_EVERY: Duration = Duration::from_millis(300);
 /// Due tasks looked at in one sweep.
 const BATCH: usize = 256;
+/// A task that a rule killed is looked at again after this long, in milliseconds.
+const REVOKED_AGAIN_MS: i64 = 30_000;
 /// Endings stay in the log this long after the task's deadline, in milliseconds.
 const UNTIL_AFTER_MS: i64 = 60_000;
 
 /// Tasks that are attended at this broker.
 pub struct Attendance {
     attended: Mutex<HashMap<TaskId, Attended>>,
+    /// How many of them were delegated: most often none, and then an ending concerns one task.
+    delegated: AtomicUsize,
     started: Instant,
 }
 
 #[derive(Clone)]
 struct Attended {
+    ancestors: Vec<TaskId>,
     streams: usize,
     grace_ms: i64,
     deadline_ms: i64,
@@ -52,7 +58,9 @@ impl Drop for Attending {
         if let Some(entry) = attended.get_mut(&self.task) {
             entry.streams = entry.streams.saturating_sub(1);
             if entry.streams == 0 {
+                let delegated = usize::from(!entry.ancestors.is_empty());
                 attended.remove(&self.task);
+                self.broker.attendance.delegated.fetch_sub(delegated, Ordering::Relaxed);
             }
         }
     }
@@ -60,7 +68,7 @@ impl Drop for Attending {
 
 impl Default for Attendance {
     fn default() -> Self {
-        Self { attended: Mutex::default(), started: clock::monotonic() }
+        Self { attended: Mutex::default(), delegated: AtomicUsize::new(0), started: clock::monotonic() }
     }
 }
 
@@ -69,13 +77,16 @@ impl Attendance {
         self.attended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn attend(broker: &Arc<Broker>, task: &KnownTask) -> Attending {
-        let record = &task.record;
-        let entry = Attended { streams: 0, grace_ms: record.grace_ms, deadline_ms: record.deadline_ms, told: None, news: Arc::default() };
+    pub(crate) fn attend(broker: &Arc<Broker>, task: &Task) -> Attending {
+        let (ancestors, grace_ms, deadline_ms) = (task.record().ancestors.clone(), task.grace_ms, task.deadline_ms);
+        let entry = Attended { ancestors, streams: 0, grace_ms, deadline_ms, told: None, news: Arc::default() };
         let mut attended = broker.attendance.lock();
-        let entry = attended.entry(record.id).or_insert(entry);
+        let entry = attended.entry(task.id).or_insert(entry);
+        if entry.streams == 0 {
+            broker.attendance.delegated.fetch_add(usize::from(!entry.ancestors.is_empty()), Ordering::Relaxed);
+        }
         entry.streams = entry.streams.saturating_add(1);
-        Attending { broker: Arc::clone(broker), task: record.id, news: Arc::clone(&entry.news) }
+        Attending { broker: Arc::clone(broker), task: task.id, news: Arc::clone(&entry.news) }
     }
 
     /// Tells the streams that an entry of the log concerns.
@@ -86,9 +97,12 @@ impl Attendance {
                 if let Some(entry) = attended.get(task) {
                     entry.news.notify_waiters();
                 }
+                if self.delegated.load(Ordering::Relaxed) > 0 {
+                    attended.values().filter(|entry| entry.ancestors.contains(task)).for_each(|entry| entry.news.notify_waiters());
+                }
             }
-            Event::Rule(_) => attended.values().for_each(|entry| entry.news.notify_waiters()),
-            Event::Changed(_) | Event::Floor => {}
+            Event::Rule { .. } => attended.values().for_each(|entry| entry.news.notify_waiters()),
+            Event::Lifted(_) | Event::Changed(_) | Event::Floor => {}
         }
     }
 
@@ -144,18 +158,20 @@ impl Broker {
             // Reserved and never created, or kept no longer.
             return Ok(self.records.store().release_task("", id).await?);
         };
-        let record = &task.record;
         let now_ms = clock::now_ms();
-        let liveness = self.keeper.view()?.judge_task(record, now_ms);
+        let liveness = self.keeper.view()?.judge_task(&task, now_ms);
         let outcome = match liveness {
-            Liveness::Dead(Cause::Expired) => Outcome::Expired,
-            Liveness::Dead(Cause::TaskEnded(_)) => return Ok(self.records.store().release_task(record.workload.as_str(), id).await?),
-            Liveness::Dead(_) => Outcome::Revoked,
+            Liveness::Dead(Cause::TaskEnded(_)) => return self.release(&task).await,
+            Liveness::Dead(Cause::Revoked) => {
+                // The clean-up after the rule counts it, takes it off the lists and puts it on the record.
+                return Ok(self.records.store().attend(vec![(id, now_ms.saturating_add(REVOKED_AGAIN_MS).min(task.deadline_ms))]).await?);
+            }
+            Liveness::Dead(cause) => cause.outcome(),
             Liveness::Alive => {
                 // Agents need time to come back after a restart of their broker.
                 let up_ms = i64::try_from(clock::since(self.attendance.started).as_millis()).unwrap_or(i64::MAX);
-                if up_ms < record.grace_ms || self.attendance.lock().contains_key(&id) {
-                    let due_ms = now_ms.saturating_add(record.grace_ms).min(record.deadline_ms);
+                if up_ms < task.grace_ms || self.attendance.lock().contains_key(&id) {
+                    let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
                     return Ok(self.records.store().attend(vec![(id, due_ms)]).await?);
                 }
                 Outcome::Abandoned
@@ -164,19 +180,28 @@ impl Broker {
         self.end_task(&task, outcome, None).await.map(drop)
     }
 
+    /// Takes an ended task off the lists.
+    pub(crate) async fn release(&self, task: &KnownTask) -> Result<(), Refusal> {
+        let store = self.records.store();
+        store.release_task(task.workload.as_str(), task.id).await?;
+        if let Some(parent) = task.record().ancestors.last() {
+            store.release_task(&parent.to_string(), task.id).await?;
+        }
+        Ok(())
+    }
+
     /// P4: ends a task. Answers the one outcome that it has.
     pub(crate) async fn end_task(&self, task: &KnownTask, outcome: Outcome, actor: Option<&str>) -> Result<Outcome, Refusal> {
-        let record = &task.record;
-        let known = self.keeper.view()?.outcome(record.id);
+        let known = self.keeper.view()?.outcome(task.id);
         if let Some(ended) = known {
             return Ok(ended);
         }
-        let audit = journal::record("task_ended").with("task", record.id).with("workload", &record.workload).with("outcome", outcome.as_str());
+        let audit = journal::record("task_ended").with("task", task.id).with("workload", &task.workload).with("outcome", outcome.as_str());
         let audit = audit.with("actor", actor.unwrap_or("broker"));
-        let until_ms = record.deadline_ms.max(clock::now_ms()).saturating_add(UNTIL_AFTER_MS);
-        self.end(Event::Ended { task: record.id, outcome }, until_ms, audit).await?;
-        let ended = self.keeper.view()?.outcome(record.id).unwrap_or(outcome);
-        if let Err(error) = self.records.store().release_task(record.workload.as_str(), record.id).await {
+        let until_ms = task.deadline_ms.max(clock::now_ms()).saturating_add(UNTIL_AFTER_MS);
+        self.end(Event::Ended { task: task.id, outcome }, until_ms, audit).await?;
+        let ended = self.keeper.view()?.outcome(task.id).unwrap_or(outcome);
+        if let Err(error) = self.release(task).await {
             tracing::debug!(%error, "an ended task stays on the lists until its deadline");
         }
         Ok(ended)
@@ -184,7 +209,7 @@ impl Broker {
 
     /// Until when an ending of this task must be remembered.
     pub(crate) fn until_ms(task: &KnownTask) -> i64 {
-        task.record.deadline_ms.saturating_add(UNTIL_AFTER_MS)
+        task.deadline_ms.saturating_add(UNTIL_AFTER_MS)
     }
 
     /// Until when a rule must be remembered whose targets may not be known: longer than any task can live.

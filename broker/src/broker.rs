@@ -13,12 +13,14 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_attestation::TrustMaterial;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{Credential, Event, Keyring, LogEntry, Position, RootKey, SealError, TaskId};
+use tokio::sync::{Notify, Semaphore};
 use tonic::{Request, Response, Status};
 
 use crate::attendance::Attendance;
 use crate::ca::Ca;
 use crate::clock;
 use crate::journal::{self, Journal, Record};
+use crate::lease::Leases;
 use crate::liveness::Keeper;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
@@ -119,6 +121,12 @@ pub struct Broker {
     pub audience: String,
     /// Calls by workload.
     pub limiters: Limiters,
+    /// Engines and their leases.
+    pub(crate) leases: Leases,
+    /// Rings when there is a clean-up to do.
+    pub(crate) new_action: Notify,
+    /// Places for previews.
+    pub(crate) previews: Arc<Semaphore>,
     /// Rings when a token named a key that its issuer's known keys do not have.
     pub unknown_key: Arc<tokio::sync::Notify>,
 }

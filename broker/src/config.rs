@@ -15,7 +15,7 @@ use sundew_core::Ttl;
 
 use crate::broker::{CallLimits, Role};
 use crate::liveness::Bounds;
-use crate::store::redis::RedisUrl;
+use crate::store::redis::{Durability, RedisUrl};
 use crate::tls::ListenerLimits;
 
 mod file;
@@ -130,6 +130,10 @@ pub enum StoreConfig {
         client: Option<(PathBuf, PathBuf)>,
         /// Longest time for one command.
         timeout: Duration,
+        /// How many replicas each primary has.
+        replicas: u32,
+        /// When tasks and tokens count as written.
+        durability: Durability,
     },
 }
 
@@ -260,7 +264,20 @@ fn check_store(store: FileStore, errors: &mut Vec<String>) -> Option<StoreConfig
             errors.push("store.url: Redis on another machine needs TLS: use rediss://".to_owned());
             None
         }
-        Ok(url) => Some(StoreConfig::Redis { url, password_file: store.password_file, ca_file: store.ca_file, client, timeout: store.timeout.to_std() }),
+        Ok(url) => {
+            // P4: where there may be a failover, a view must be renewed by more than one node.
+            let replicas = store.replicas.unwrap_or_else(|| u32::from(url.fails_over()));
+            if url.fails_over() && !(1..=10).contains(&replicas) {
+                errors.push("store.replicas: with Sentinel or Cluster, each primary needs between 1 and 10 replicas".to_owned());
+                return None;
+            }
+            if store.durability == Durability::Replicated && replicas == 0 {
+                errors.push("store.durability: `replicated` needs store.replicas to be at least 1".to_owned());
+                return None;
+            }
+            let (password_file, ca_file, timeout) = (store.password_file, store.ca_file, store.timeout.to_std());
+            Some(StoreConfig::Redis { url, password_file, ca_file, client, timeout, replicas, durability: store.durability })
+        }
         Err(error) => {
             errors.push(format!("store.url: {error}, or embedded:PATH"));
             None

@@ -40,6 +40,9 @@ impl AgentService for Services {
     async fn get_secret(&self, request: Request<GetSecretRequest>) -> Answer<GetSecretResponse> {
         self.0.serve_to_the_end("GetSecret", request, Broker::secret).await
     }
+    async fn delegate(&self, request: Request<DelegateRequest>) -> Answer<DelegateResponse> {
+        self.0.serve_to_the_end("Delegate", request, Broker::delegate).await
+    }
     async fn attend(&self, request: Request<Streaming<AttendRequest>>) -> Answer<Self::AttendStream> {
         let answer = self.0.serve("Attend", request, Broker::attend).await?;
         Ok(answer.map(ReceiverStream::new))
@@ -88,6 +91,15 @@ impl RegistryService for Services {
     async fn rotate_keyring(&self, request: Request<RotateKeyringRequest>) -> Answer<RotateKeyringResponse> {
         self.0.serve_to_the_end("RotateKeyring", request, Broker::rotate_keyring).await
     }
+    async fn put_engine(&self, request: Request<PutEngineRequest>) -> Answer<PutEngineResponse> {
+        self.0.serve_to_the_end("PutEngine", request, Broker::put_engine).await
+    }
+    async fn list_engines(&self, request: Request<ListEnginesRequest>) -> Answer<ListEnginesResponse> {
+        self.0.serve("ListEngines", request, Broker::list_engines).await
+    }
+    async fn delete_engine(&self, request: Request<DeleteEngineRequest>) -> Answer<DeleteEngineResponse> {
+        self.0.serve_to_the_end("DeleteEngine", request, Broker::delete_engine).await
+    }
     async fn create_join_token(&self, request: Request<CreateJoinTokenRequest>) -> Answer<CreateJoinTokenResponse> {
         self.0.serve_to_the_end("CreateJoinToken", request, Broker::create_join_token).await
     }
@@ -95,8 +107,28 @@ impl RegistryService for Services {
 
 #[tonic::async_trait]
 impl ResponseService for Services {
+    type PreviewStream = ReceiverStream<Result<PreviewResponse, Status>>;
+    type WatchRevocationStream = ReceiverStream<Result<RevocationStatus, Status>>;
+
+    async fn preview(&self, request: Request<PreviewRequest>) -> Answer<Self::PreviewStream> {
+        let answer = self.0.serve("Preview", request, Broker::preview).await?;
+        Ok(answer.map(ReceiverStream::new))
+    }
     async fn revoke(&self, request: Request<RevokeRequest>) -> Answer<RevokeResponse> {
         self.0.serve_to_the_end("Revoke", request, Broker::revoke).await
+    }
+    async fn lift(&self, request: Request<LiftRequest>) -> Answer<LiftResponse> {
+        self.0.serve_to_the_end("Lift", request, Broker::lift).await
+    }
+    async fn list_rules(&self, request: Request<ListRulesRequest>) -> Answer<ListRulesResponse> {
+        self.0.serve("ListRules", request, Broker::list_rules).await
+    }
+    async fn watch_revocation(&self, request: Request<WatchRevocationRequest>) -> Answer<Self::WatchRevocationStream> {
+        let answer = self.0.serve("WatchRevocation", request, Broker::watch_revocation).await?;
+        Ok(answer.map(ReceiverStream::new))
+    }
+    async fn list_leases(&self, request: Request<ListLeasesRequest>) -> Answer<ListLeasesResponse> {
+        self.0.serve("ListLeases", request, Broker::list_leases).await
     }
     async fn list_tasks(&self, request: Request<ListTasksRequest>) -> Answer<ListTasksResponse> {
         self.0.serve("ListTasks", request, Broker::list_tasks).await

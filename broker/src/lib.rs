@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod issuers;
 pub mod journal;
+mod lease;
 pub mod liveness;
 pub mod metrics;
 pub mod operations;

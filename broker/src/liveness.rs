@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use sundew_core::protocol::{Step, Waiting, after_heartbeat, is_gap, is_settled};
 use sundew_core::store::{Store, StoreError, StoredEntry};
 use sundew_core::{EntryId, Event, LogEntry, Position, RootKey, View};
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ const BATCH: usize = 1000;
 const HURRY: Duration = Duration::from_millis(2);
 /// Entries are kept this long after nothing they cover can live, for brokers whose clocks differ.
 const KEEP_MS: i64 = 60_000;
+/// How long an ending may wait for a majority, in freshness bounds.
+const SETTLE_WITHIN_BOUNDS: u32 = 3;
 /// Most endings held for a store that cannot take them.
 const MAX_PENDING: usize = 100_000;
 
@@ -63,6 +66,7 @@ pub struct Keeper {
     waiting: AtomicUsize,
     pending: Mutex<Vec<LogEntry>>,
     epoch: Mutex<Option<String>>,
+    primary: Mutex<Primary>,
     on_change: Box<dyn Fn(&Event) + Send + Sync>,
     on_emptied: Box<dyn Fn() + Send + Sync>,
     trouble: Mutex<Option<String>>,
@@ -70,10 +74,19 @@ pub struct Keeper {
     latest: Mutex<(i64, Instant)>,
 }
 
+/// Who answered the last heartbeat, and until when its list of brokers is not to be relied upon.
+#[derive(Default)]
+struct Primary {
+    name: Option<String>,
+    in_doubt_until: Option<Instant>,
+}
+
 #[derive(Clone, Default)]
 struct Beat {
     applied: Position,
-    peers: Vec<(String, Position)>,
+    peers: Vec<Position>,
+    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover.
+    in_doubt_until: Option<Instant>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,11 +115,18 @@ impl Keeper {
             waiting: AtomicUsize::new(0),
             pending: Mutex::default(),
             epoch: Mutex::default(),
+            primary: Mutex::default(),
             on_change: Box::new(on_change),
             on_emptied: Box::new(on_emptied),
             trouble: Mutex::default(),
             latest: Mutex::new((clock::now_ms(), clock::monotonic())),
         }
+    }
+
+    /// The name under which this broker reports.
+    #[must_use]
+    pub fn broker(&self) -> &str {
+        &self.broker
     }
 
     /// The view, if it is fresh. P5, P7: looked at after the lock is taken, so that a thread that slept does not answer.
@@ -170,8 +190,11 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        self.settled(position).await;
-        Ok(position)
+        if self.settled(position).await {
+            Ok(position)
+        } else {
+            Err(StoreError::Unavailable("the ending is in the log, and no majority has acknowledged it in time".to_owned()).into())
+        }
     }
 
     async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
@@ -179,14 +202,22 @@ impl Keeper {
         self.store.append(entry.id, &self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms, floor).await
     }
 
-    async fn settled(&self, position: Position) {
-        let deadline = tokio::time::Instant::from_std(clock::monotonic() + self.bounds.freshness);
+    /// P4: waits until the ending is on a majority and nobody who has not applied it has a fresh view. An ending that does not get
+    /// there in time holds all the same wherever it was applied; it is only not promised.
+    async fn settled(&self, position: Position) -> bool {
+        let appended = clock::monotonic();
+        let (bound, latest) = (appended + self.bounds.freshness, appended + self.bounds.freshness * SETTLE_WITHIN_BOUNDS);
         let mut beats = self.beats.subscribe();
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let done = |beat: &Beat| beat.applied >= position && beat.peers.iter().all(|(peer, applied)| *peer == self.broker || *applied >= position);
+        let settled = |beat: &Beat, bound_passed: bool| {
+            let peers_in_doubt = beat.in_doubt_until.is_some_and(|until| clock::monotonic() < until);
+            is_settled(Waiting { position, own: beat.applied, peers: &beat.peers, bound_passed, peers_in_doubt })
+        };
+        let early = tokio::time::timeout_at(bound.into(), beats.wait_for(|beat| settled(beat, false))).await.is_ok_and(|beat| beat.is_ok());
         // After the bound, a broker that has not applied it has no fresh view, whatever it is doing.
-        let _ = tokio::time::timeout_at(deadline, beats.wait_for(done)).await;
+        let late = early || tokio::time::timeout_at(latest.into(), beats.wait_for(|beat| settled(beat, true))).await.is_ok_and(|beat| beat.is_ok());
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+        late
     }
 
     /// Keeps the view for as long as it is polled. Never returns.
@@ -218,25 +249,43 @@ impl Keeper {
             let forget_after_ms = i64::try_from(self.bounds.freshness.as_millis()).unwrap_or(i64::MAX).saturating_mul(10);
             let beat = self.store.heartbeat(&self.broker, applied, forget_after_ms).await?;
             self.check_clock(beat.now_ms)?;
+            let in_doubt_until = self.notice_failover(&beat.primary, sent);
             let emptied = lock(&self.epoch).replace(beat.epoch.clone()).is_some_and(|epoch| epoch != beat.epoch);
             if emptied {
                 tracing::error!("the store was emptied: every task in it is gone");
                 (self.on_emptied)();
             }
-            if emptied || beat.tip.0 < applied || (beat.tip.0 == applied && applied > Position(0) && beat.tip.1 != last) {
-                self.assert_again().await?;
-                continue;
-            }
-            if beat.tip.0 > applied {
-                continue;
+            match after_heartbeat(applied, last, beat.tip, emptied) {
+                Step::AssertAgain => {
+                    self.assert_again().await?;
+                    continue;
+                }
+                Step::ReadOn => continue,
+                Step::Renew => {}
             }
             if self.append_pending().await? {
                 continue;
             }
             *self.fresh_until.write().unwrap_or_else(PoisonError::into_inner) = Some(sent + self.bounds.freshness);
-            self.beats.send_replace(Beat { applied, peers: beat.peers });
+            let peers = beat.peers.into_iter().filter(|(peer, _)| *peer != self.broker).map(|(_, applied)| applied).collect();
+            self.beats.send_replace(Beat { applied, peers, in_doubt_until });
             return Ok(());
         }
+    }
+
+    /// Another primary, or the same one started anew, may have lost endings that others will append again, and reports of others.
+    /// Nothing is answered for one bound, and for two nobody's report is taken for all there are.
+    fn notice_failover(&self, name: &str, sent: Instant) -> Option<Instant> {
+        let mut primary = lock(&self.primary);
+        if primary.name.replace(name.to_owned()).is_some_and(|before| before != name) {
+            tracing::warn!("the store has another primary: waiting one freshness bound for what it may have lost");
+            let mut open_from = lock(&self.open_from);
+            if let Some(from) = open_from.as_mut() {
+                *from = (*from).max(sent + self.bounds.freshness);
+            }
+            primary.in_doubt_until = Some(sent + self.bounds.freshness * 2);
+        }
+        primary.in_doubt_until
     }
 
     fn check_clock(&self, store_ms: i64) -> Result<(), StoreError> {
@@ -264,7 +313,7 @@ impl Keeper {
             let (applied, last) = self.read().applied();
             let batch = self.store.read_log(applied, BATCH).await?;
             let Some(first) = batch.first() else { return Ok(()) };
-            if applied > Position(0) && first.previous != last {
+            if is_gap(applied, last, first.previous) {
                 tracing::error!("the store lost entries of the revocation log; appending them again");
                 self.assert_again().await?;
                 continue;
@@ -348,8 +397,8 @@ impl Keeper {
     /// Drops what cannot matter any more, here and in the store.
     pub async fn forget(&self) -> Result<(), StoreError> {
         let before = clock::now_ms().saturating_sub(KEEP_MS);
-        self.write().forget(before);
-        self.store.trim_log(before).await
+        let places = self.write().forget(before);
+        self.store.trim_log(before, &places).await
     }
 
     /// Takes this broker off the list of those that others wait for. The view is not fresh from then on.

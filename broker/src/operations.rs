@@ -27,6 +27,7 @@ pub fn troubles(broker: &Broker) -> Vec<String> {
     if pending > 0 {
         troubles.push(format!("revocation log: {pending} endings hold here and wait for the store"));
     }
+    troubles.extend(broker.leases.troubles());
     troubles
 }
 
@@ -48,6 +49,6 @@ async fn ready(State(current): State<Current>) -> (StatusCode, String) {
 
 async fn metrics(State(current): State<Current>) -> impl IntoResponse {
     let broker = current.borrow().clone();
-    let text = broker.map(|broker| broker.metrics.render(broker.keeper.pending(), broker.keeper.view().is_ok())).unwrap_or_default();
+    let text = broker.map(|broker| broker.metrics.render(broker.keeper.pending(), broker.keeper.view().is_ok(), broker.leases.counts())).unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
-use sundew_core::{RecordError, RootKey, SealError, TaskId, TaskRecord, TokenHash, TokenRecord, WorkloadRecord};
+use sundew_core::{KnownTask, KnownToken, RecordError, RootKey, SealError, TaskId, TaskRecord, TokenHash, TokenId, TokenRecord, WorkloadRecord};
 
 use crate::refusal::Refusal;
 
@@ -21,19 +22,26 @@ const CACHE: usize = 200_000;
 pub(crate) const KEEP_MS: i64 = 600_000;
 
 /// A task with the certificates that may act for it.
-pub struct KnownTask {
-    /// The record.
-    pub record: TaskRecord,
+pub struct Task {
+    /// The task.
+    pub known: Arc<KnownTask>,
     /// SHA-256 of certificates that it was moved to.
     pub rotated_to: Vec<[u8; 32]>,
+}
+
+impl Deref for Task {
+    type Target = KnownTask;
+    fn deref(&self) -> &KnownTask {
+        &self.known
+    }
 }
 
 /// See the module.
 pub struct Records {
     store: Arc<dyn Store>,
     root: Arc<RootKey>,
-    tasks: Cache<TaskId, Arc<KnownTask>>,
-    tokens: Cache<TokenHash, Arc<TokenRecord>>,
+    tasks: Cache<TaskId, Arc<Task>>,
+    tokens: Cache<TokenHash, Arc<KnownToken>>,
     workloads: Mutex<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
     workloads_read: AtomicU64,
 }
@@ -109,7 +117,7 @@ impl Records {
     }
 
     /// Writes a task with its first token; answers the ones that count, which an earlier call with the same key may have written.
-    pub async fn create_task(&self, task: TaskRecord, token: TokenRecord, hash: &TokenHash) -> Result<(Arc<KnownTask>, Arc<TokenRecord>), Refusal> {
+    pub async fn create_task(&self, task: Arc<KnownTask>, token: KnownToken, hash: &TokenHash) -> Result<(Arc<Task>, Arc<KnownToken>), Refusal> {
         let id = task.id;
         let new = NewTask {
             id,
@@ -119,7 +127,7 @@ impl Records {
         };
         match self.store.create_task(new).await? {
             Created::New => {
-                let task = Arc::new(KnownTask { record: task, rotated_to: Vec::new() });
+                let task = Arc::new(Task { known: task, rotated_to: Vec::new() });
                 let token = Arc::new(token);
                 self.tasks.insert(id, Arc::clone(&task));
                 self.tokens.insert(*hash, Arc::clone(&token));
@@ -128,7 +136,7 @@ impl Records {
             Created::Existing(_) => {
                 let (existing, first) = tokio::try_join!(self.task(id), self.token(id, hash))?;
                 let existing = existing.ok_or(Refusal::Absent("task"))?;
-                if existing.record.request != task.request || existing.record.workload != task.workload {
+                if existing.request != task.request || existing.workload != task.workload {
                     return Err(Refusal::Idempotency);
                 }
                 // The first token is bound to the certificate of the first call.
@@ -137,13 +145,14 @@ impl Records {
         }
     }
 
-    fn new_token<'a>(&self, token: &TokenRecord, hash: &'a TokenHash) -> NewToken<'a> {
-        NewToken { hash, record: self.root.tag(&[b"token", hash.as_bytes()], token.encode()), keep_until_ms: token.expires_at_ms.saturating_add(1000) }
+    fn new_token<'a>(&self, token: &KnownToken, hash: &'a TokenHash) -> NewToken<'a> {
+        let record = self.root.tag(&[b"token", token.task().id.as_bytes(), token.id().as_bytes()], token.encode(token.task()));
+        NewToken { hash, record, keep_until_ms: token.expires_at_ms.saturating_add(1000) }
     }
 
     /// Writes a token; answers the one that counts.
-    pub async fn create_token(&self, token: TokenRecord, hash: &TokenHash) -> Result<Arc<TokenRecord>, Refusal> {
-        match self.store.create_token(token.task, self.new_token(&token, hash)).await? {
+    pub async fn create_token(&self, token: KnownToken, hash: &TokenHash) -> Result<Arc<KnownToken>, Refusal> {
+        match self.store.create_token(token.task().id, self.new_token(&token, hash)).await? {
             None => Err(Refusal::Absent("task")),
             Some(Created::New) => {
                 let token = Arc::new(token);
@@ -151,31 +160,39 @@ impl Records {
                 Ok(token)
             }
             Some(Created::Existing(bytes)) => {
-                let existing = self.open_token(hash, &bytes)?;
+                let existing = self.open_token(Arc::clone(token.task()), token.id(), &bytes)?;
                 if existing.request != token.request { Err(Refusal::Idempotency) } else { Ok(Arc::new(existing)) }
             }
         }
     }
 
-    fn open_token(&self, hash: &TokenHash, bytes: &[u8]) -> Result<TokenRecord, Refusal> {
+    /// Opens a token's record beside its task.
+    pub fn open_token(&self, task: Arc<KnownTask>, id: TokenId, bytes: &[u8]) -> Result<KnownToken, Refusal> {
         let what = "token";
-        let record = self.root.untag(&[b"token", hash.as_bytes()], bytes).map_err(unreadable(what))?;
-        TokenRecord::decode(record).map_err(malformed(what))
+        let record = self.root.untag(&[b"token", task.id.as_bytes(), id.as_bytes()], bytes).map_err(unreadable(what))?;
+        Ok(KnownToken::new(TokenRecord::decode(&task, record).map_err(malformed(what))?, id, task))
     }
 
-    /// A token, from memory or the store.
-    pub async fn token(&self, task: TaskId, hash: &TokenHash) -> Result<Option<Arc<TokenRecord>>, Refusal> {
+    /// A token with its task, from memory or the store; one round trip unless its task was delegated.
+    pub async fn token(&self, task: TaskId, hash: &TokenHash) -> Result<Option<Arc<KnownToken>>, Refusal> {
         if let Some(known) = self.tokens.get(hash) {
             return Ok(Some(known));
         }
-        let Some(bytes) = self.store.token(task, hash).await? else { return Ok(None) };
-        let record = Arc::new(self.open_token(hash, &bytes)?);
-        self.tokens.insert(*hash, Arc::clone(&record));
-        Ok(Some(record))
+        let Some(stored) = self.store.token(task, hash).await? else { return Ok(None) };
+        let known = match self.tasks.get(&task) {
+            Some(known) => Arc::clone(&known.known),
+            None => match self.open_task(task, &stored.task).await? {
+                Some(known) => known,
+                None => return Ok(None),
+            },
+        };
+        let token = Arc::new(self.open_token(known, hash.token_id(), &stored.record)?);
+        self.tokens.insert(*hash, Arc::clone(&token));
+        Ok(Some(token))
     }
 
     /// A task, from memory or the store.
-    pub async fn task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
+    pub async fn task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
         match self.tasks.get(&id) {
             Some(known) => Ok(Some(known)),
             None => self.read_task(id).await,
@@ -183,19 +200,48 @@ impl Records {
     }
 
     /// A task from the store, with the certificates that it was moved to at other brokers.
-    pub async fn read_task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
-        let what = "task";
+    pub async fn read_task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
         let Some(stored) = self.store.task(id).await? else { return Ok(None) };
-        let record = self.root.untag(&[b"task", id.as_bytes()], &stored.record).map_err(unreadable(what))?;
-        let record = TaskRecord::decode(record).map_err(malformed(what))?;
+        let Some(known) = self.open_task(id, &stored.record).await? else { return Ok(None) };
         let mut rotated_to = Vec::new();
         for binding in &stored.bindings {
-            let thumbprint = self.root.untag(&[b"binding", id.as_bytes()], binding).map_err(unreadable(what))?;
-            rotated_to.push(<[u8; 32]>::try_from(thumbprint).map_err(|_| unreadable(what)(SealError::Opening))?);
+            let thumbprint = self.root.untag(&[b"binding", id.as_bytes()], binding).map_err(unreadable("task"))?;
+            rotated_to.push(<[u8; 32]>::try_from(thumbprint).map_err(|_| unreadable("task")(SealError::Opening))?);
         }
-        let task = Arc::new(KnownTask { record, rotated_to });
+        let task = Arc::new(Task { known, rotated_to });
         self.tasks.insert(id, Arc::clone(&task));
         Ok(Some(task))
+    }
+
+    /// A task as it is now, without keeping it in memory: for those who look at all of them.
+    pub async fn look_at_task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        if let Some(known) = self.tasks.get(&id) {
+            return Ok(Some(Arc::clone(&known.known)));
+        }
+        match self.store.task(id).await? {
+            Some(stored) => self.open_task(id, &stored.record).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Opens a task's record, with all that it was delegated from. P4: a task whose ancestors cannot be looked at is none.
+    async fn open_task(&self, id: TaskId, bytes: &[u8]) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        let record = self.root.untag(&[b"task", id.as_bytes()], bytes).map_err(unreadable("task"))?;
+        let record = TaskRecord::decode(id, record).map_err(malformed("task"))?;
+        let mut ancestors: Vec<Arc<KnownTask>> = Vec::with_capacity(record.ancestors.len());
+        for ancestor in &record.ancestors {
+            let known = match self.tasks.get(ancestor) {
+                Some(known) => Arc::clone(&known.known),
+                None => {
+                    let Some(stored) = self.store.task(*ancestor).await? else { return Ok(None) };
+                    let bytes = self.root.untag(&[b"task", ancestor.as_bytes()], &stored.record).map_err(unreadable("task"))?;
+                    let above = TaskRecord::decode(*ancestor, bytes).map_err(malformed("task"))?;
+                    Arc::new(KnownTask::new(above, ancestors.clone()))
+                }
+            };
+            ancestors.push(known);
+        }
+        Ok(Some(Arc::new(KnownTask::new(record, ancestors))))
     }
 
     /// Lets another certificate act for a task.

@@ -35,6 +35,9 @@ pub enum Refusal {
     /// Policy said no.
     #[error("policy: {0}")]
     Denied(#[from] Denial),
+    /// The target of an engine did not make a credential.
+    #[error("engine: {0}")]
+    Engine(String),
     /// The workload has as many tasks as it may have.
     #[error("workload is at its limit of tasks")]
     Full,
@@ -55,6 +58,9 @@ pub enum Refusal {
     /// A join token that is unknown, used or expired.
     #[error("join token is unknown, used or expired")]
     JoinToken,
+    /// A quarantine covers what was asked for.
+    #[error("quarantined")]
+    Quarantined,
     /// Too many requests.
     #[error("rate limit")]
     RateLimit,
@@ -111,10 +117,11 @@ impl Refusal {
             | Self::Challenge
             | Self::Denied(_)
             | Self::JoinToken
+            | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)
             | Self::Unregistered => (Code::PermissionDenied, "NOT_PERMITTED", "not permitted".to_owned()),
-            Self::Append(_) | Self::Journal(_) | Self::Seal { .. } | Self::Stale(_) | Self::Store(_) => {
+            Self::Append(_) | Self::Engine(_) | Self::Journal(_) | Self::Seal { .. } | Self::Stale(_) | Self::Store(_) => {
                 (Code::Unavailable, "UNAVAILABLE", "cannot be answered now".to_owned())
             }
             Self::Full => (Code::ResourceExhausted, "TASK_LIMIT", "too many tasks at a time".to_owned()),

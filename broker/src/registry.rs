@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::digest;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, Event, Keyring, Registration, Scope, SealError, SecretRecord, Selector, Ttl, WorkloadRecord};
+use sundew_core::{Changed, Event, Keyring, Registration, Scope, SealError, SecretRecord, Ttl, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
@@ -96,7 +96,7 @@ impl Broker {
     }
 
     /// Tells every broker to read something anew; answers when they have.
-    async fn changed(&self, what: Changed) -> Result<(), Refusal> {
+    pub(crate) async fn changed(&self, what: Changed) -> Result<(), Refusal> {
         let entry = crate::liveness::Keeper::entry(Event::Changed(what), clock::now_ms().saturating_add(60_000))?;
         self.keeper.append(entry).await?;
         Ok(())
@@ -131,8 +131,7 @@ impl Broker {
             return Err(Refusal::Absent("workload"));
         }
         self.changed(Changed::Workload(id.clone())).await?;
-        let record = journal::record("revoked").with("target", &id).with("actor", peer.id()).with("reason", "registration deleted");
-        self.end(Event::Rule(Selector::Workload(id)), self.remembered_until(), record).await?;
+        self.revoke_workload(id, peer.id(), "registration deleted").await?;
         Ok(v1::DeleteWorkloadResponse {})
     }
 

@@ -14,7 +14,7 @@ use sundew_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use sundew_proto::v1::registry_service_server::RegistryServiceServer;
 use sundew_proto::v1::response_service_server::ResponseServiceServer;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server as Grpc;
@@ -27,10 +27,12 @@ use crate::config::{Config, Identity, StoreConfig, read_private};
 use crate::grpc::{Enrollment, Services};
 use crate::issuers;
 use crate::journal::Journal;
+use crate::lease::Leases;
 use crate::liveness::Keeper;
 use crate::metrics::{HandshakeRecorder, Metrics};
 use crate::operations;
 use crate::records::Records;
+use crate::response::PREVIEWS;
 use crate::sources;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{RedisSettings, RedisStore};
@@ -117,10 +119,14 @@ impl Server {
             limits: config.limits,
             audience: config.issuers.first().map(|i| i.audience.clone()).unwrap_or_default(),
             limiters: Limiters::new(&config.limits),
+            leases: Leases::default(),
+            new_action: Notify::new(),
+            previews: Arc::new(Semaphore::new(PREVIEWS)),
             unknown_key: Arc::default(),
         });
         let _ = this.set(Arc::downgrade(&broker));
         broker.reload_keyring().await.map_err(|e| start_error("keyring")(&e))?;
+        broker.reload_engines().await.map_err(|e| start_error("engines")(&e))?;
 
         let look_now = Arc::new(Notify::new());
         start_sources(&config, &broker, &look_now, &mut background)?;
@@ -130,7 +136,7 @@ impl Server {
             let keeper = Arc::clone(&keeper);
             async move { keeper.run().await }
         });
-        start_housekeeping(&broker, &mut background);
+        start_housekeeping(&broker, keeper.broker().to_owned(), &mut background);
 
         let observer = Arc::new(HandshakeRecorder { metrics: Arc::clone(&broker.metrics), journal: Arc::clone(&broker.journal) });
         let listener = bind(config.listen.workloads).await?;
@@ -244,7 +250,7 @@ fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
     let store: Arc<dyn Store> = match config {
         StoreConfig::Embedded(path) => EmbeddedStore::open(path).map_err(|e| start_error("store")(&e))?,
-        StoreConfig::Redis { url, password_file, ca_file, client, timeout } => {
+        StoreConfig::Redis { url, password_file, ca_file, client, timeout, replicas, durability } => {
             let fail = |key: &str| start_error(&format!("store.{key}"));
             let private = |path: &std::path::PathBuf| read_private(path).map(|bytes| sundew_core::SecretBytes::new(bytes.to_vec()));
             let public = |path: &std::path::PathBuf| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
@@ -256,7 +262,7 @@ async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> 
                     Some((public(certificate).map_err(|e| fail("certificate_file")(&e))?, private(key).map_err(|e| fail("key_file")(&e))?))
                 }
             };
-            RedisStore::new(RedisSettings { url: url.clone(), password, ca, client, timeout: *timeout })
+            RedisStore::new(RedisSettings { url: url.clone(), password, ca, client, timeout: *timeout, replicas: *replicas, durability: *durability })
         }
     };
     loop {
@@ -280,6 +286,13 @@ fn keeper(config: &Config, store: &Arc<dyn Store>, root: &Arc<RootKey>, this: &A
         let Some(broker) = broker(&changing) else { return };
         match event {
             Event::Changed(Changed::Workload(id)) => broker.records.forget_workload(id),
+            Event::Changed(Changed::Engines) => {
+                tokio::spawn(async move {
+                    if let Err(error) = broker.reload_engines().await {
+                        tracing::error!(%error, "engines could not be read anew");
+                    }
+                });
+            }
             Event::Changed(Changed::Keyring) => {
                 tokio::spawn(async move {
                     if let Err(error) = broker.reload_keyring().await {
@@ -287,7 +300,10 @@ fn keeper(config: &Config, store: &Arc<dyn Store>, root: &Arc<RootKey>, this: &A
                     }
                 });
             }
-            Event::Ended { .. } | Event::Rule(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Floor => broker.attendance.tell(event),
+            Event::Ended { .. } | Event::Rule { .. } | Event::Lifted(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Floor => {
+                broker.attendance.tell(event);
+                broker.leases.hear(event);
+            }
         }
     };
     let on_emptied = move || {
@@ -336,9 +352,11 @@ fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Arc<Notify>, 
     Ok(())
 }
 
-fn start_housekeeping(broker: &Arc<Broker>, background: &mut JoinSet<()>) {
+fn start_housekeeping(broker: &Arc<Broker>, worker: String, background: &mut JoinSet<()>) {
     background.spawn(Arc::clone(broker).keep_attendance());
     background.spawn(Arc::clone(broker).sweep());
+    background.spawn(Arc::clone(broker).keep_leases());
+    background.spawn(Arc::clone(broker).clean_up(worker));
     let housekeeper = Arc::clone(broker);
     background.spawn(async move {
         loop {

@@ -24,10 +24,11 @@ pub mod v1 {
         EnrollRequest,
         GetSecretResponse,
         IntrospectRequest,
+        Lease,
+        PutEngineRequest,
         PutSecretRequest,
-        RevokeRequest,
+        Selector,
         Token,
-        revoke_request::Target,
     );
 }
 

@@ -30,8 +30,9 @@ fn generate(out: &Path) {
             ".sundew.v1.IntrospectRequest",
             ".sundew.v1.PutSecretRequest",
             ".sundew.v1.CreateJoinTokenResponse",
-            ".sundew.v1.RevokeRequest",
-            ".sundew.v1.RevokeRequest.target",
+            ".sundew.v1.Lease",
+            ".sundew.v1.PutEngineRequest",
+            ".sundew.v1.Selector",
             ".sundew.v1.EnrollRequest",
         ])
         .compile_fds(set)

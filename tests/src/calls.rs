@@ -170,11 +170,70 @@ impl Caller {
         Ok(self.agent().complete_task(request).await?.into_inner().outcome())
     }
 
-    /// Revokes.
-    pub async fn revoke(&self, target: revoke_request::Target) -> Result<RevokeResponse, Status> {
-        let request = RevokeRequest { target: Some(target), reason: "test".to_owned(), idempotency_key: String::new() };
+    /// Revokes what a selector matches.
+    pub async fn revoke(&self, selector: Selector) -> Result<RevokeResponse, Status> {
+        self.respond(selector, Effect::Revoke).await
+    }
+
+    /// Puts a rule in force.
+    pub async fn respond(&self, selector: Selector, effect: Effect) -> Result<RevokeResponse, Status> {
+        let request = RevokeRequest { selector: Some(selector), effect: effect.into(), reason: "test".to_owned(), ..RevokeRequest::default() };
         Ok(self.response().revoke(request).await?.into_inner())
     }
+
+    /// Lifts a quarantine.
+    pub async fn lift(&self, revocation_id: &str) -> Result<LiftResponse, Status> {
+        let request = LiftRequest { revocation_id: revocation_id.to_owned(), reason: "test".to_owned() };
+        Ok(self.response().lift(request).await?.into_inner())
+    }
+
+    /// The last word of a preview.
+    pub async fn preview(&self, selector: Selector) -> Result<PreviewResponse, Status> {
+        let mut told = self.response().preview(PreviewRequest { selector: Some(selector) }).await?.into_inner();
+        let mut last = None;
+        while let Some(so_far) = told.message().await? {
+            last = Some(so_far);
+        }
+        Ok(last.filter(|last| last.done).expect("a last word"))
+    }
+
+    /// Follows a revocation until its clean-up is done.
+    pub async fn cleaned_up(&self, revocation_id: &str) -> Result<RevocationStatus, Status> {
+        let request = WatchRevocationRequest { revocation_id: revocation_id.to_owned(), follow: true };
+        let mut told = self.response().watch_revocation(request).await?.into_inner();
+        let mut last = None;
+        while let Some(status) = told.message().await? {
+            last = Some(status);
+        }
+        Ok(last.expect("a status"))
+    }
+
+    /// A grant for another workload.
+    pub async fn delegate(&self, task: &str, delegate: &str, scopes: &[&str], depth: u32) -> Result<String, Status> {
+        let request = DelegateRequest {
+            task_id: task.to_owned(),
+            delegate: delegate.to_owned(),
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            depth,
+            ..DelegateRequest::default()
+        };
+        Ok(self.agent().delegate(request).await?.into_inner().grant)
+    }
+}
+
+/// Everything of one workload.
+pub fn of_workload(path: &str) -> Selector {
+    Selector { spiffe_id: format!("spiffe://{}{path}", crate::broker::DOMAIN), ..Selector::default() }
+}
+
+/// One task.
+pub fn of_task(id: &str) -> Selector {
+    Selector { task_id: id.to_owned(), ..Selector::default() }
+}
+
+/// One token, by credential or id.
+pub fn of_token(token: &str) -> Selector {
+    Selector { token: token.to_owned(), ..Selector::default() }
 }
 
 /// A token as evidence.

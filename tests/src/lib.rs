@@ -6,6 +6,7 @@ pub mod broker;
 pub mod calls;
 pub mod issuer;
 pub mod pki;
+pub mod postgres;
 pub mod redis;
 
 use std::net::TcpListener;

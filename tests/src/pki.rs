@@ -30,6 +30,12 @@ impl Svid {
         sundew_attestation::spiffe::thumbprint(&self.chain[0])
     }
 
+    /// Serial number of its certificate, in hexadecimal.
+    pub fn serial(&self) -> String {
+        let (_, leaf) = x509_parser::parse_x509_certificate(&self.chain[0]).expect("certificate");
+        leaf.tbs_certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The key for rustls.
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::try_from(self.key.clone()).expect("key")

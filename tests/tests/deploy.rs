@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sundew_broker::config::Config;
-use sundew_broker::store::redis::{RedisSettings, RedisStore, RedisUrl};
-use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store as _};
-use sundew_core::{EntryId, Position, SecretBytes, TaskId, TokenHash};
+use sundew_broker::store::redis::{Durability, RedisSettings, RedisStore, RedisUrl};
+use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store, StoredLease};
+use sundew_core::{EntryId, LeaseId, Position, SecretBytes, TaskId, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::pki::{Ca, leaf};
 use sundew_tests::redis::Redis;
@@ -98,6 +98,8 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
         ca: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
         client: None,
         timeout: std::time::Duration::from_secs(1),
+        replicas: 0,
+        durability: Durability::Primary,
     };
     sundew_tests::until("the TLS port listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", tls_port)).await.is_ok() }).await;
     assert!(RedisStore::new(settings("wrong")).check().await.is_err());
@@ -118,8 +120,21 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
     assert_eq!(store.tasks(None, 9).await.map(|d| d.len()), Ok(1));
     store.append(EntryId([1; 16]), b"e", now, Position(0)).await.expect("append");
     store.await_log(Position(1), 5).await.expect("await");
-    store.trim_log(now).await.expect("trim");
+    store.trim_log(now, &[]).await.expect("trim");
+    assert!(store.token(task, &hash).await.expect("token").is_some());
+    assert_eq!(store.tokens(task, 0).await.map(|page| page.tokens.len()), Ok(1));
+    assert_eq!(store.scan_tasks(0).await.map(|page| page.tasks.len()), Ok(1));
+    assert_eq!(store.reap_tokens(task).await, Ok(1));
     store.release_task("w", task).await.expect("release");
+    let lease = StoredLease { id: LeaseId::from_bytes([1; 16]), record: b"l".to_vec(), due_ms: now + 1000 };
+    store.put_lease("db/x", task, lease.clone()).await.expect("lease");
+    assert_eq!(store.lease("db/x", lease.id).await, Ok(Some(lease.clone())));
+    assert_eq!(store.leases("db/x", 0).await.map(|(page, _)| page.len()), Ok(1));
+    store.lease_due("db/x", &[lease.id], now).await.expect("due");
+    assert_eq!(store.lease_counts("db/x", now).await, Ok((1, 1)));
+    assert_eq!(store.claim_leases("db/x", now, now + 1000, 9).await.map(|claimed| claimed.len()), Ok(1));
+    store.retry_lease("db/x", lease.clone()).await.expect("retry");
+    store.remove_leases("db/x", &[lease.id]).await.expect("removed");
     let url = format!("rediss://sundew:{}@127.0.0.1:{tls_port}", password.replace(' ', "%20"));
     let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(tls("bundle.pem")).expect("CA")) };
     let mut connection = redis::Client::build_with_tls(url, certificates).expect("client").get_connection().expect("connection");

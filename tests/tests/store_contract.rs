@@ -3,15 +3,23 @@
 use std::sync::Arc;
 
 use sundew_broker::store::embedded::EmbeddedStore;
-use sundew_broker::store::redis::{RedisSettings, RedisStore, RedisUrl};
-use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store};
-use sundew_core::{EntryId, Position, TaskId, TokenHash};
+use sundew_broker::store::redis::{Durability, RedisSettings, RedisStore, RedisUrl};
+use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store, StoredLease, StoredToken};
+use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::redis::Redis;
 
 fn redis_store(redis: &Redis) -> Arc<dyn Store> {
     let url = RedisUrl::parse(&redis.url()).expect("url");
-    RedisStore::new(RedisSettings { url, password: None, ca: None, client: None, timeout: std::time::Duration::from_secs(1) })
+    RedisStore::new(RedisSettings {
+        url,
+        password: None,
+        ca: None,
+        client: None,
+        timeout: std::time::Duration::from_secs(1),
+        replicas: 0,
+        durability: Durability::Primary,
+    })
 }
 
 /// Runs a contract against both.
@@ -37,6 +45,14 @@ fn token<'a>(hash: &'a TokenHash, record: &str, keep: i64) -> NewToken<'a> {
 
 fn task<'a>(id: TaskId, record: &str, hash: &'a TokenHash) -> NewTask<'a> {
     NewTask { id, record: record.as_bytes().to_vec(), keep_until_ms: now_ms() + 60_000, token: token(hash, "first", 60_000) }
+}
+
+fn first() -> StoredToken {
+    StoredToken { task: b"one".to_vec(), record: b"first".to_vec() }
+}
+
+fn lease(n: u8, due_ms: i64) -> StoredLease {
+    StoredLease { id: LeaseId::from_bytes([n; 16]), record: vec![n], due_ms }
 }
 
 #[tokio::test]
@@ -114,12 +130,109 @@ async fn a_task_and_its_first_token_are_created_once() {
         assert_eq!(store.task(A).await, Ok(None));
         assert_eq!(store.create_task(task(A, "one", &hash(1))).await, Ok(Created::New));
         assert_eq!(store.create_task(task(A, "two", &hash(2))).await, Ok(Created::Existing(b"one".to_vec())));
-        assert_eq!(store.token(A, &hash(1)).await, Ok(Some(b"first".to_vec())));
+        assert_eq!(store.token(A, &hash(1)).await, Ok(Some(first())));
         assert_eq!(store.token(A, &hash(2)).await, Ok(None), "the second call wrote nothing");
         assert_eq!(store.token(B, &hash(1)).await, Ok(None), "T35: a token is of one task");
         assert_eq!(store.create_token(B, token(&hash(3), "x", 1000)).await, Ok(None), "no task, no token");
         assert_eq!(store.create_token(A, token(&hash(3), "x", 60_000)).await, Ok(Some(Created::New)));
         assert_eq!(store.create_token(A, token(&hash(3), "y", 60_000)).await, Ok(Some(Created::Existing(b"x".to_vec()))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_and_tasks_are_walked_through_and_reaped() {
+    both(|store| async move {
+        let now = now_ms();
+        let tasks: Vec<TaskId> = (0..1500_u16).map(|n| TaskId::from_bytes(std::array::from_fn(|i| n.to_le_bytes()[i % 2]))).collect();
+        for task in &tasks {
+            assert_eq!(store.reserve_task("w", *task, now + 60_000, now + 500, 9999, now).await, Ok(Reserved::Taken));
+        }
+        let (mut seen, mut from) = (std::collections::BTreeSet::new(), 0);
+        loop {
+            let page = store.scan_tasks(from).await.expect("page");
+            seen.extend(page.tasks);
+            from = page.next;
+            if from == 0 {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), tasks.len());
+        assert_eq!(store.create_task(task(A, "one", &hash(1))).await, Ok(Created::New));
+        for n in 2..=200 {
+            assert_eq!(store.create_token(A, token(&hash(n), "x", 60_000)).await, Ok(Some(Created::New)));
+        }
+        let (mut seen, mut from) = (std::collections::BTreeMap::new(), 0);
+        loop {
+            let page = store.tokens(A, from).await.expect("page");
+            seen.extend(page.tokens);
+            from = page.next;
+            if from == 0 {
+                break;
+            }
+        }
+        assert_eq!((seen.len(), seen.get(&hash(1).token_id())), (200, Some(&b"first".to_vec())));
+        assert_eq!(store.reap_tokens(A).await, Ok(200));
+        assert_eq!(store.reap_tokens(A).await, Ok(0));
+        assert_eq!(store.token(A, &hash(1)).await, Ok(None));
+        assert!(store.task(A).await.expect("task").is_some(), "the task's record stays");
+        assert_eq!(store.reap_tokens(B).await, Ok(0));
+    })
+    .await;
+}
+
+/// P12: a long task does not hoard tokens that have expired.
+#[tokio::test]
+async fn tokens_that_have_expired_are_dropped_from_a_long_task() {
+    let redis = Redis::start();
+    let store = redis_store(&redis);
+    assert_eq!(store.create_task(task(A, "one", &hash(1))).await, Ok(Created::New));
+    for n in 0..2000_u16 {
+        let hash = TokenHash::from_bytes(std::array::from_fn(|i| n.to_le_bytes()[i % 2] ^ 0x55));
+        assert!(store.create_token(A, token(&hash, "x", if n == 7 { 60_000 } else { 1 })).await.is_ok());
+    }
+    let page = store.tokens(A, 0).await.expect("page").tokens.len();
+    assert!(page < 600, "{page} of 2000 are still there");
+}
+
+#[tokio::test]
+async fn a_lease_is_claimed_by_one_and_is_there_until_it_is_removed() {
+    both(|store| async move {
+        let now = now_ms();
+        let id = |n: u8| LeaseId::from_bytes([n; 16]);
+        store.put_lease("db/a", A, lease(1, now + 60_000)).await.expect("put");
+        store.put_lease("db/a", A, lease(2, now + 60_000)).await.expect("put");
+        store.put_lease("db/b", A, lease(3, now - 1)).await.expect("put");
+        assert_eq!(store.lease("db/a", id(3)).await, Ok(None), "engines do not share");
+        assert_eq!(store.claim_leases("db/a", now, now + 500, 10).await, Ok(vec![]));
+        store.lease_due("db/a", &[id(1), id(9)], now).await.expect("due");
+        store.put_lease("db/a", A, lease(1, now + 60_000)).await.expect("what is due stays due");
+        assert_eq!(store.lease_counts("db/a", now).await, Ok((2, 1)));
+        let claims: Vec<_> = (0..8)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.claim_leases("db/a", now, now + 500, 10).await.expect("claim").len() })
+            })
+            .collect();
+        let mut claimed = 0;
+        for claim in claims {
+            claimed += claim.await.expect("claim");
+        }
+        assert_eq!(claimed, 1);
+        assert_eq!(store.claim_leases("db/a", now + 500, now + 900, 10).await.map(|l| l.len()), Ok(1), "whoever claimed it died");
+        store.retry_lease("db/a", StoredLease { record: b"again".to_vec(), ..lease(1, now + 700) }).await.expect("retry");
+        assert_eq!(store.lease("db/a", id(1)).await.map(|l| l.map(|l| (l.record, l.due_ms))), Ok(Some((b"again".to_vec(), now + 700))));
+        store.remove_leases("db/a", &[id(1), id(8)]).await.expect("removed");
+        store.retry_lease("db/a", lease(1, now)).await.expect("nothing comes back");
+        let (left, next) = store.leases("db/a", 0).await.expect("leases");
+        assert_eq!((left, next), (vec![lease(2, now + 60_000)], 0));
+        assert_eq!(store.lease_counts("db/none", now).await, Ok((0, 0)));
+        assert_eq!(store.create_task(task(A, "one", &hash(1))).await, Ok(Created::New));
+        for n in [4, 5, 5] {
+            store.put_lease("db/a", A, lease(n, now)).await.expect("put");
+        }
+        store.remove_leases("db/a", &[id(4)]).await.expect("removed");
+        assert_eq!((store.leases_had(A).await, store.leases_had(B).await), (Ok(2), Ok(0)), "remembered for as long as the task is");
     })
     .await;
 }
@@ -202,9 +315,11 @@ async fn trimming_drops_what_is_past_and_keeps_the_tip() {
         for (n, until) in [(1, now - 1), (2, now + 60_000), (3, now - 1), (4, now - 1)] {
             store.append(EntryId([n; 16]), b"x", until, Position(0)).await.expect("append");
         }
-        store.trim_log(now).await.expect("trim");
-        let left: Vec<_> = store.read_log(Position(0), 10).await.expect("log").iter().map(|e| e.position.0).collect();
-        assert_eq!(left, [2, 4]);
+        store.trim_log(now, &[]).await.expect("trim");
+        let left = async || store.read_log(Position(0), 10).await.expect("log").iter().map(|e| e.position.0).collect::<Vec<_>>();
+        assert_eq!(left().await, [2, 4]);
+        store.trim_log(now, &[Position(2), Position(4)]).await.expect("trim");
+        assert_eq!(left().await, [4], "places that are named go, but never the tip");
         assert_eq!(store.append(EntryId([5; 16]), b"x", now, Position(0)).await, Ok(Position(5)));
     })
     .await;
@@ -229,7 +344,7 @@ async fn the_embedded_store_keeps_everything_over_a_restart() {
         assert_eq!(store.document(DocumentKind::Meta, "a").await, Ok(Some(b"1".to_vec())));
         assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(false));
         assert_eq!(store.task(A).await.map(|t| t.map(|t| t.bindings)), Ok(Some(vec![b"b".to_vec()])));
-        assert_eq!(store.token(A, &hash(1)).await, Ok(Some(b"first".to_vec())));
+        assert_eq!(store.token(A, &hash(1)).await, Ok(Some(first())));
         assert_eq!(store.due(now + 500, 10).await, Ok(vec![A]));
         assert_eq!(store.tasks(Some("w"), 9).await, Ok(vec![A]));
         assert_eq!(store.read_log(Position(0), 9).await.map(|l| l.len()), Ok(1));
@@ -249,7 +364,7 @@ async fn t47_every_record_in_redis_has_an_end() {
     assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(true));
     let mut connection = redis.connection();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("keys");
-    assert_eq!(keys.len(), 7, "{keys:?}");
+    assert_eq!(keys.len(), 6, "{keys:?}");
     for key in keys.iter().filter(|key| *key != "sundew:due") {
         let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut connection).expect("ttl");
         assert!((1..=60_000).contains(&ttl), "{key} has {ttl}");
@@ -349,7 +464,15 @@ async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
             }
         });
         let url = RedisUrl::parse(&format!("redis://127.0.0.1:{port}")).expect("url");
-        let store = RedisStore::new(RedisSettings { url, password: None, ca: None, client: None, timeout: std::time::Duration::from_millis(200) });
+        let store = RedisStore::new(RedisSettings {
+            url,
+            password: None,
+            ca: None,
+            client: None,
+            timeout: std::time::Duration::from_millis(200),
+            replicas: 0,
+            durability: Durability::Primary,
+        });
         let now = now_ms();
         // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
         assert!(store.heartbeat("me", Position(0), 1000).await.is_err(), "{reply:?}");

@@ -14,8 +14,7 @@ use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
-use sundew_proto::v1::revoke_request::Target;
-use sundew_proto::v1::{ApplyWorkloadsRequest, GetSecretRequest, IntrospectRequest, PutSecretRequest, RevokeRequest};
+use sundew_proto::v1::{ApplyWorkloadsRequest, GetSecretRequest, IntrospectRequest, PutSecretRequest, RevokeRequest, Selector};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tonic::transport::Channel;
@@ -121,8 +120,9 @@ impl Operator {
         Ok(self.access.clone().introspect(request).await.map_err(explained)?.into_inner().active)
     }
 
-    async fn revoke(&self, target: Target) -> Result<()> {
-        let request = RevokeRequest { target: Some(target), reason: "demo".to_owned(), idempotency_key: String::new() };
+    async fn revoke(&self, spiffe_id: String) -> Result<()> {
+        let selector = Some(Selector { spiffe_id, ..Selector::default() });
+        let request = RevokeRequest { selector, reason: "demo".to_owned(), ..RevokeRequest::default() };
         self.response.clone().revoke(request).await.map(drop).map_err(explained)
     }
 }
@@ -274,7 +274,7 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
     let begun = agent.ask("begin").await?;
     let (token, certificate) = (text(&begun, "token").to_owned(), bytes(begun.get("certificate").unwrap_or(&Value::Null)));
     let before = operator.active(&token, &certificate).await?;
-    operator.revoke(Target::Workload(id.clone())).await?;
+    operator.revoke(id.clone()).await?;
     let after = operator.active(&token, &certificate).await?;
     let told = agent.ask("wait").await?;
     story.tell(

@@ -4,11 +4,13 @@ mod args;
 mod client;
 mod demo;
 mod doctor;
+mod engine;
 mod example_agent;
 mod journal;
 mod local;
 mod operator;
 mod output;
+mod respond;
 mod run;
 mod serve;
 mod svid;
@@ -20,6 +22,7 @@ use anyhow::Result;
 use args::{Cli, Command, ConfigCommand};
 use clap::{CommandFactory as _, Parser as _};
 use output::Output;
+use sundew_proto::v1::Effect;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -64,7 +67,11 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Workload(command) => operator::workload(&connect, &output, command).await.map(done),
         Command::Secret(command) => operator::secret(&connect, &output, command).await.map(done),
         Command::Keyring(command) => operator::keyring(&connect, &output, command).await.map(done),
-        Command::Revoke(revoke) => operator::revoke(&connect, &output, revoke).await.map(done),
+        Command::Revoke(revoke) => respond::revoke(&connect, &output, revoke).await.map(done),
+        Command::Quarantine(quarantine) => respond::respond(&connect, &output, quarantine, Effect::Quarantine).await.map(done),
+        Command::Contain(contain) => respond::respond(&connect, &output, contain, Effect::Contain).await.map(done),
+        Command::Lift { revocation_id, reason } => respond::lift(&connect, &output, revocation_id, reason).await.map(done),
+        Command::Lease(command) => respond::lease(&connect, &output, command).await.map(done),
         Command::Svid(command) => svid::svid(&connect, &output, command).await.map(done),
         Command::Journal(command) => journal::journal(&output, command).map(done),
         Command::Doctor { operations } => doctor::doctor(&connect, &output, operations).await,

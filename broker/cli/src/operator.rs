@@ -4,14 +4,13 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use sundew_proto::v1::revoke_request::Target;
 use sundew_proto::v1::{
-    ApplyWorkloadsRequest, DeleteSecretRequest, DeleteWorkloadRequest, ListSecretsRequest, ListWorkloadsRequest, PutSecretRequest, RevokeRequest,
-    RotateKeyringRequest, ShowWorkloadRequest,
+    ApplyWorkloadsRequest, DeleteSecretRequest, DeleteWorkloadRequest, ListSecretsRequest, ListWorkloadsRequest, PutSecretRequest, RotateKeyringRequest,
+    ShowWorkloadRequest,
 };
 
-use crate::args::{Connect, KeyringCommand, Revoke, SecretCommand, WorkloadCommand};
-use crate::client::{explained, registry, response};
+use crate::args::{Connect, KeyringCommand, SecretCommand, WorkloadCommand};
+use crate::client::{explained, registry};
 use crate::output::{Output, table, time};
 
 pub(crate) async fn workload(connect: &Connect, output: &Output, command: WorkloadCommand) -> Result<()> {
@@ -93,7 +92,7 @@ fn documents(text: &str) -> Result<Vec<String>> {
     Ok(list.iter().map(ToString::to_string).collect())
 }
 
-fn read_input(file: &Path) -> Result<String> {
+pub(crate) fn read_input(file: &Path) -> Result<String> {
     if file == Path::new("-") {
         return std::io::read_to_string(std::io::stdin()).context("standard input");
     }
@@ -125,6 +124,7 @@ pub(crate) async fn secret(connect: &Connect, output: &Output, command: SecretCo
                 table(&["NAME", "VERSION", "KEY", "WRITTEN"], &rows)
             });
         }
+        SecretCommand::Engine(command) => crate::engine::engine(connect, output, command).await?,
         SecretCommand::Delete { name } => {
             registry(connect).await?.delete_secret(DeleteSecretRequest { name: name.clone() }).await.map_err(explained)?;
             output.result(&serde_json::json!({ "deleted": name }), || vec![format!("{name} deleted")]);
@@ -141,23 +141,5 @@ pub(crate) async fn keyring(connect: &Connect, output: &Output, command: Keyring
             output.result(&serde_json::json!({ "key_id": answer.key_id }), || vec![line]);
         }
     }
-    Ok(())
-}
-
-pub(crate) async fn revoke(connect: &Connect, output: &Output, revoke: Revoke) -> Result<()> {
-    let target = match (revoke.task, revoke.token, revoke.workload) {
-        (Some(task), None, None) => Target::TaskId(task),
-        (None, Some(token), None) => Target::Token(token),
-        (None, None, Some(workload)) => Target::Workload(workload),
-        _ => bail!("exactly one of --task, --token and --workload is needed"),
-    };
-    revoke_target(connect, output, target, revoke.reason).await
-}
-
-pub(crate) async fn revoke_target(connect: &Connect, output: &Output, target: Target, reason: String) -> Result<()> {
-    let request = RevokeRequest { target: Some(target), reason, idempotency_key: String::new() };
-    let answer = response(connect).await?.revoke(request).await.map_err(explained)?.into_inner();
-    let value = serde_json::json!({ "revocation_id": answer.revocation_id, "position": answer.position, "tasks": answer.tasks });
-    output.result(&value, || vec![format!("{}: dead everywhere; {} live tasks were covered", answer.revocation_id, answer.tasks)]);
     Ok(())
 }

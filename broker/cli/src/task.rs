@@ -5,17 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
-use sundew_proto::v1::revoke_request::Target;
-use sundew_proto::v1::{self, CompleteTaskRequest, IntrospectRequest, ListTasksRequest, Outcome, ShowTaskRequest};
+use sundew_proto::v1::{self, CompleteTaskRequest, DelegateRequest, IntrospectRequest, ListTasksRequest, Outcome, ShowTaskRequest};
 
 use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
 use crate::client::{access, agent, connection, explained, response};
-use crate::operator::revoke_target;
 use crate::output::{Output, quoted, table, time};
+use crate::respond::{of_token, put_in_force};
 
 pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskCommand) -> Result<()> {
     match command {
-        TaskCommand::Begin { purpose, instruction, scopes, ttl, no_attend } => {
+        TaskCommand::Begin { purpose, instruction, scopes, ttl, grant, no_attend } => {
             let agent = agent(connect).await?;
             let mut builder = agent.task(&purpose).instruction(&instruction);
             for scope in &scopes {
@@ -23,6 +22,9 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             }
             if let Some(ttl) = ttl {
                 builder = builder.ttl(ttl.to_std());
+            }
+            if let Some(grant) = &grant {
+                builder = builder.under(grant);
             }
             let task = builder.begin().await?;
             let token = task.token();
@@ -40,6 +42,14 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                 _ = tokio::signal::ctrl_c() => {}
             }
             eprintln!("{}", task.complete().await?);
+            Ok(())
+        }
+        TaskCommand::Delegate { task_id, to, scopes, audience, ttl, depth } => {
+            let ttl_ms = ttl.map_or(0, sundew_sdk::Ttl::as_ms);
+            let request = DelegateRequest { task_id, delegate: to.clone(), scopes, audience, ttl_ms, depth };
+            let answer = AgentServiceClient::new(connection(connect).await?.channel()).delegate(request).await.map_err(explained)?.into_inner();
+            let value = serde_json::json!({ "grant": answer.grant, "delegate": to, "expires_at_ms": answer.expires_at_ms });
+            output.result(&value, || vec![answer.grant.clone()]);
             Ok(())
         }
         TaskCommand::Complete { task_id, outcome } => {
@@ -78,6 +88,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                     format!("began         {}", time(task.created_at_ms)),
                     format!("deadline      {}", time(task.deadline_ms)),
                     format!("registration  {}", task.registration_version),
+                    format!("delegated by  {}", if task.ancestors.is_empty() { "nobody".to_owned() } else { task.ancestors.join(" > ") }),
                 ]
             });
             Ok(())
@@ -105,7 +116,17 @@ fn json(task: &v1::Task) -> serde_json::Value {
     serde_json::json!({
         "task_id": task.task_id, "spiffe_id": task.spiffe_id, "state": state(task), "purpose": task.purpose, "instruction": task.instruction,
         "scopes": task.scopes, "created_at_ms": task.created_at_ms, "deadline_ms": task.deadline_ms, "registration_version": task.registration_version,
+        "ancestors": task.ancestors, "audience": task.audience,
     })
+}
+
+/// The chain of actors, as RFC 8693 writes it.
+fn act(actor: &v1::Actor) -> serde_json::Value {
+    let mut value = serde_json::json!({ "sub": actor.spiffe_id, "task_id": actor.task_id, "purpose": actor.purpose });
+    if let (Some(members), Some(next)) = (value.as_object_mut(), &actor.act) {
+        members.insert("act".to_owned(), act(next));
+    }
+    value
 }
 
 pub(crate) async fn token(connect: &Connect, output: &Output, command: TokenCommand) -> Result<ExitCode> {
@@ -127,7 +148,7 @@ pub(crate) async fn token(connect: &Connect, output: &Output, command: TokenComm
             let value = serde_json::json!({
                 "active": true, "spiffe_id": answer.spiffe_id, "task_id": answer.task_id, "token_id": answer.token_id, "scopes": answer.scopes,
                 "audience": answer.audience, "expires_at_ms": answer.expires_at_ms, "registration_version": answer.registration_version,
-                "bearer": answer.binding() == v1::Binding::Bearer,
+                "bearer": answer.binding() == v1::Binding::Bearer, "on_behalf_of": answer.on_behalf_of, "act": answer.act.as_ref().map(act),
             });
             output.result(&value, || {
                 vec![
@@ -138,12 +159,13 @@ pub(crate) async fn token(connect: &Connect, output: &Output, command: TokenComm
                     format!("scopes    {}", answer.scopes.join(" ")),
                     format!("until     {}", time(answer.expires_at_ms)),
                     format!("binding   {}", if answer.binding() == v1::Binding::Bearer { "BEARER: whoever holds it" } else { "certificate" }),
+                    format!("for       {}", if answer.on_behalf_of.is_empty() { "itself" } else { &answer.on_behalf_of }),
                 ]
             });
             Ok(ExitCode::SUCCESS)
         }
         TokenCommand::Revoke { token_id, reason } => {
-            revoke_target(connect, output, Target::Token(token_id), reason).await?;
+            put_in_force(connect, output, of_token(token_id), v1::Effect::Revoke, reason, true).await?;
             Ok(ExitCode::SUCCESS)
         }
     }

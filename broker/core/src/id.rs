@@ -82,6 +82,12 @@ identifier!(
     "tok-"
 );
 
+identifier!(
+    /// Names a lease: `lease-` and 32 hexadecimal digits, derived from task and secret.
+    LeaseId,
+    "lease-"
+);
+
 fn nibble(digit: u8) -> Result<u8, IdParseError> {
     match digit {
         b'0'..=b'9' => Ok(digit - b'0'),

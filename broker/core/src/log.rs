@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 
-use crate::id::{TaskId, TokenId};
+use crate::id::TaskId;
 use crate::record::{Outcome, RecordError};
+use crate::selector::Selector;
 
 /// A place in the log. 0 is before the first entry.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
@@ -14,16 +15,40 @@ pub struct Position(pub u64);
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 pub struct EntryId(pub [u8; 16]);
 
-/// What a rule matches.
-#[derive(Clone, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
+/// What a rule does to what its selector matches.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Selector {
-    /// One token.
-    Token(TokenId),
-    /// The tokens of one task, not the task.
-    TaskTokens(TaskId),
-    /// Everything of one SPIFFE ID.
-    Workload(SpiffeId),
+pub enum Effect {
+    /// What was decided before the rule's position is dead.
+    Revoke,
+    /// Nothing new is issued until the rule is lifted; what lives goes on.
+    Quarantine,
+    /// Both.
+    Contain,
+}
+
+impl Effect {
+    /// Whether it kills what was issued before it.
+    #[must_use]
+    pub fn revokes(self) -> bool {
+        matches!(self, Self::Revoke | Self::Contain)
+    }
+
+    /// Whether it stands until it is lifted.
+    #[must_use]
+    pub fn quarantines(self) -> bool {
+        matches!(self, Self::Quarantine | Self::Contain)
+    }
+
+    /// The word for it, as in records and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Revoke => "revoke",
+            Self::Quarantine => "quarantine",
+            Self::Contain => "contain",
+        }
+    }
 }
 
 /// What happened.
@@ -37,8 +62,15 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
-    /// What the selector matches and was decided before this position is dead.
-    Rule(Selector),
+    /// A responder's rule, named by its entry.
+    Rule {
+        /// What it matches.
+        selector: Box<Selector>,
+        /// What it does.
+        effect: Effect,
+    },
+    /// A quarantine is lifted: new things may be issued again. Nothing that died comes back.
+    Lifted(EntryId),
     /// A task was suspended: its tokens are dead and no new ones are minted.
     Suspended(TaskId),
     /// It was resumed: new tokens may be minted, the old ones stay dead.
@@ -53,6 +85,8 @@ pub enum Event {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Changed {
+    /// The engines.
+    Engines,
     /// The keyring.
     Keyring,
     /// One registration.
@@ -69,6 +103,9 @@ pub struct LogEntry {
     /// When nothing that it covers can be alive any more, in milliseconds since the epoch; then it may be forgotten.
     pub until_ms: i64,
 }
+
+/// The end of what stands until it is lifted.
+pub const FOR_EVER_MS: i64 = 1 << 52;
 
 impl LogEntry {
     /// As the log has it.

@@ -12,8 +12,14 @@ use crate::scope::ScopeSet;
 
 /// A record that does not read.
 #[derive(Debug, thiserror::Error)]
-#[error("record is not readable: {0}")]
-pub struct RecordError(#[from] serde_json::Error);
+pub enum RecordError {
+    /// A document that is not the JSON that it should be.
+    #[error("record is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A stored task or token with something that cannot be.
+    #[error("record is not readable")]
+    Malformed,
+}
 
 /// How a task ended; exactly one per task.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
@@ -59,88 +65,71 @@ pub enum TokenBinding {
 }
 
 /// A task, as it was when it began.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TaskRecord {
     /// Its name.
-    #[serde(rename = "t")]
     pub id: TaskId,
     /// Its owner.
-    #[serde(rename = "w")]
     pub workload: SpiffeId,
     /// Why it exists, in the agent's words.
-    #[serde(rename = "p")]
     pub purpose: String,
     /// What the agent was told to do.
-    #[serde(rename = "i")]
     pub instruction: String,
     /// What it may do.
-    #[serde(rename = "s")]
     pub scopes: ScopeSet,
+    /// If not empty: the audiences that its tokens may be meant for, and one of which they must name.
+    pub audience: Vec<String>,
     /// When it began, in milliseconds since the epoch.
-    #[serde(rename = "c")]
     pub created_at_ms: i64,
     /// When it ends at the latest, in milliseconds since the epoch.
-    #[serde(rename = "d")]
     pub deadline_ms: i64,
-    /// SHA-256 of the SVID certificate that began it, base64url.
-    #[serde(rename = "x", with = "digest_text")]
+    /// SHA-256 of the SVID certificate that began it.
     pub certificate: [u8; 32],
+    /// Serial number of that certificate, big-endian.
+    pub svid_serial: Vec<u8>,
     /// The log position that the broker had applied when it decided.
-    #[serde(rename = "o")]
     pub position: Position,
     /// How long it may be unattended, in milliseconds.
-    #[serde(rename = "g")]
     pub grace_ms: i64,
     /// Which registration decided.
-    #[serde(rename = "r")]
     pub registration: String,
     /// Digest of the request, so that an idempotency key is not used for two of them.
-    #[serde(rename = "f", with = "digest_text")]
     pub request: [u8; 32],
-    /// Digests of the evidence.
-    #[serde(rename = "e", default)]
+    /// Digests of the evidence, `kind:hex`.
     pub evidence: Vec<String>,
+    /// Verified claims, `kind.name=value`.
+    pub claims: Vec<String>,
+    /// The tasks that it was delegated from, its parent last.
+    pub ancestors: Vec<TaskId>,
+    /// How many further levels may be delegated below it.
+    pub depth_left: u32,
 }
 
 /// A token, as it was minted.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenRecord {
     /// Its task.
-    #[serde(rename = "t")]
     pub task: TaskId,
-    /// Its subject.
-    #[serde(rename = "w")]
-    pub workload: SpiffeId,
     /// What it is good for.
-    #[serde(rename = "s")]
     pub scopes: ScopeSet,
     /// For whom.
-    #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
     pub audience: Vec<String>,
     /// When it was minted, in milliseconds since the epoch.
-    #[serde(rename = "c")]
     pub issued_at_ms: i64,
     /// When it ends, in milliseconds since the epoch; at that instant it is refused.
-    #[serde(rename = "d")]
     pub expires_at_ms: i64,
     /// What its presenter must hold.
-    #[serde(rename = "b")]
     pub binding: TokenBinding,
     /// SHA-256 of the SVID certificate that it was minted for.
-    #[serde(rename = "x", with = "digest_text")]
     pub certificate: [u8; 32],
+    /// Serial number of that certificate, big-endian.
+    pub svid_serial: Vec<u8>,
     /// The log position that the broker had applied when it decided.
-    #[serde(rename = "o")]
     pub position: Position,
-    /// The same of its task.
-    #[serde(rename = "q")]
-    pub task_position: Position,
     /// Which registration decided.
-    #[serde(rename = "r")]
     pub registration: String,
-    /// Digest of the request.
-    #[serde(rename = "f", with = "digest_text")]
-    pub request: [u8; 32],
+    /// Digest of the request, its first half.
+    pub request: [u8; 16],
 }
 
 /// A stored secret: sealed value and what is known of it.
@@ -185,7 +174,7 @@ macro_rules! encoded {
         })*
     };
 }
-encoded!(TaskRecord, TokenRecord, SecretRecord, WorkloadRecord);
+encoded!(SecretRecord, WorkloadRecord);
 
 /// A diff of two JSON documents by member, for people: `+ path: value`, `- path: value`.
 #[must_use]
@@ -214,21 +203,5 @@ fn leaves(path: &str, value: &serde_json::Value, out: &mut BTreeMap<String, Stri
         serde_json::Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| leaves(&join(&i.to_string()), v, out)),
         serde_json::Value::Null => {}
         serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::String(_) => drop(out.insert(path.to_owned(), value.to_string())),
-    }
-}
-
-mod digest_text {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(digest: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(digest))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(D::Error::custom)?;
-        bytes.try_into().map_err(|_| D::Error::custom("digest is not 32 bytes"))
     }
 }

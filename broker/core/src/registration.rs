@@ -10,6 +10,9 @@ use crate::record::TokenBinding;
 use crate::scope::ScopeSet;
 use crate::ttl::Ttl;
 
+/// Deepest delegation that a registration may allow: every use of a task looks at all that it was delegated from.
+const MAX_DEPTH: u32 = 8;
+
 /// Something that is wrong with a registration: a sentence for the registrar.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{spiffe_id}: {field}: {problem}")]
@@ -44,6 +47,12 @@ pub struct Registration {
     /// Most tasks at a time.
     #[serde(default = "default_max_tasks")]
     pub max_tasks: u32,
+    /// How many levels of tasks may be delegated below one of its tasks; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_delegation_depth: u32,
+    /// Most tasks at a time that are delegated from one task of it.
+    #[serde(default = "default_max_children")]
+    pub max_delegated_tasks: u32,
     /// Which bindings its tokens may have, the first one being the default.
     #[serde(default = "default_bindings")]
     pub bindings: Vec<TokenBinding>,
@@ -86,6 +95,13 @@ fn default_grace() -> Ttl {
 fn default_max_tasks() -> u32 {
     100
 }
+fn default_max_children() -> u32 {
+    16
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
 fn default_bindings() -> Vec<TokenBinding> {
     vec![TokenBinding::Certificate]
 }
@@ -120,6 +136,12 @@ impl Registration {
         }
         if self.max_tasks == 0 || self.max_tasks > 100_000 {
             say("max_tasks", "must be between 1 and 100000".to_owned());
+        }
+        if self.max_delegation_depth > MAX_DEPTH {
+            say("max_delegation_depth", format!("must be at most {MAX_DEPTH}"));
+        }
+        if self.max_delegated_tasks == 0 || self.max_delegated_tasks > 10_000 {
+            say("max_delegated_tasks", "must be between 1 and 10000".to_owned());
         }
         if self.bindings.is_empty() {
             say("bindings", "at least one binding must be allowed".to_owned());

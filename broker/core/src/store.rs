@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::credential::TokenHash;
-use crate::id::TaskId;
+use crate::id::{LeaseId, TaskId, TokenId};
 use crate::log::{EntryId, Position};
 
 /// What the operations return.
@@ -33,8 +33,12 @@ pub enum StoreError {
 /// Families of small documents that are kept until deleted.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum DocumentKind {
+    /// Engines that make credentials in other systems, sealed where they hold some.
+    Engine,
     /// Keys of the broker, sealed.
     Meta,
+    /// Actions of responders, with how far their clean-up is.
+    Response,
     /// Stored secrets, sealed.
     Secret,
     /// Registrations.
@@ -42,11 +46,16 @@ pub enum DocumentKind {
 }
 
 impl DocumentKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Engine, Self::Meta, Self::Response, Self::Secret, Self::Workload];
+
     /// A short name for keys.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Engine => "engine",
             Self::Meta => "meta",
+            Self::Response => "response",
             Self::Secret => "secret",
             Self::Workload => "workload",
         }
@@ -106,6 +115,44 @@ pub struct NewToken<'a> {
     pub keep_until_ms: i64,
 }
 
+/// A token as the store has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredToken {
+    /// Its task's record.
+    pub task: Vec<u8>,
+    /// Its record.
+    pub record: Vec<u8>,
+}
+
+/// Some of the tokens of a task.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TokenPage {
+    /// Names and records.
+    pub tokens: Vec<(TokenId, Vec<u8>)>,
+    /// Where to go on; 0 at the end.
+    pub next: u64,
+}
+
+/// Some of the tasks on the attendance list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TaskPage {
+    /// Names; one may come twice.
+    pub tasks: Vec<TaskId>,
+    /// Where to go on; 0 at the end.
+    pub next: u64,
+}
+
+/// A credential in another system that must be removed, as the store has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredLease {
+    /// Its name.
+    pub id: LeaseId,
+    /// Its record.
+    pub record: Vec<u8>,
+    /// When it is to be removed, in milliseconds since the epoch.
+    pub due_ms: i64,
+}
+
 /// One entry as the log has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StoredEntry {
@@ -126,6 +173,8 @@ pub struct Heartbeat {
     pub now_ms: i64,
     /// Which life of the store this is: another value means that the store was emptied.
     pub epoch: String,
+    /// Which primary answered: another value means that there was a failover, and that `peers` may be missing some.
+    pub primary: String,
     /// The last entry of the log.
     pub tip: (Position, EntryId),
     /// What every broker known to the store had applied when it last reported, by broker; the caller included.
@@ -164,8 +213,14 @@ pub trait Store: Send + Sync {
 
     /// Writes a token of an existing task; `None` if the task is not there.
     fn create_token<'a>(&'a self, task: TaskId, token: NewToken<'a>) -> BoxFuture<'a, Option<Created>>;
-    /// A token, if it is there.
-    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<Vec<u8>>>;
+    /// A token with its task, if both are there. One round trip.
+    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<StoredToken>>;
+    /// Tokens of a task from a place that an earlier page named, or 0; those that have expired may be among them.
+    fn tokens(&self, task: TaskId, from: u64) -> BoxFuture<'_, TokenPage>;
+    /// Tasks on the attendance list from a place that an earlier page named, or 0: each that is there all the while comes at least once.
+    fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage>;
+    /// Removes the tokens of a dead task; the task's record stays. Answers how many there were.
+    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64>;
 
     /// Says when tasks on the attendance list are due next; never puts one on it.
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()>;
@@ -178,10 +233,29 @@ pub trait Store: Send + Sync {
     fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>>;
     /// Returns when there may be entries after a position, or after `wait_ms`.
     fn await_log(&self, after: Position, wait_ms: u64) -> BoxFuture<'_, ()>;
-    /// Drops entries that cannot matter any more; never the last one.
-    fn trim_log(&self, now_ms: i64) -> BoxFuture<'_, ()>;
+    /// Drops entries that cannot matter any more and the ones at these places; never the last one.
+    fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()>;
     /// Reports what this broker has applied; with it, the tip of the log and the other brokers' reports.
     fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, forget_after_ms: i64) -> BoxFuture<'a, Heartbeat>;
+    /// Writes a lease of a task; one that is there keeps its time if that is earlier. The task is remembered to have had it.
+    fn put_lease<'a>(&'a self, engine: &'a str, task: TaskId, lease: StoredLease) -> BoxFuture<'a, ()>;
+    /// How many leases a task has had.
+    fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64>;
+    /// A lease, if it is there.
+    fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>>;
+    /// Leases of an engine from a place that an earlier call named, or 0, and where to go on, 0 at the end. One may come twice.
+    fn leases<'a>(&'a self, engine: &'a str, from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)>;
+    /// Makes leases due at this time, those of them that are there and due later.
+    fn lease_due<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId], due_ms: i64) -> BoxFuture<'a, ()>;
+    /// Takes leases that are due: nobody else gets them until `until_ms`.
+    fn claim_leases<'a>(&'a self, engine: &'a str, now_ms: i64, until_ms: i64, limit: usize) -> BoxFuture<'a, Vec<StoredLease>>;
+    /// Writes what became of a lease that was claimed, and when it is due again; nothing if it is gone.
+    fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()>;
+    /// Removes leases whose credentials are gone.
+    fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()>;
+    /// How many leases an engine has, and how many of them are due.
+    fn lease_counts<'a>(&'a self, engine: &'a str, now_ms: i64) -> BoxFuture<'a, (u64, u64)>;
+
     /// Takes this broker off the list of those that must have applied an ending.
     fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()>;
 }

@@ -1,25 +1,44 @@
 //! A broker's view of the revocation log: with the clock and the record, the only thing that decides liveness.
 //!
-//! P4: an ended task is dead for every token of it; a rule kills what was decided before its position. Pure: no clock, no I/O.
-//! Whether the view is fresh enough to be asked is its keeper's business (P5, P7).
+//! P4: an ended task is dead with every token of it and everything that was delegated from it; a rule kills what was decided before
+//! its position. Pure: no clock, no I/O. Whether the view is fresh enough to be asked is its keeper's business (P5, P7).
 
 use std::collections::HashMap;
+use std::iter;
 
 use crate::id::TaskId;
-use crate::log::{EntryId, Event, LogEntry, Position, Selector};
-use crate::record::{Outcome, TaskRecord, TokenRecord};
+use crate::log::{Effect, EntryId, Event, LogEntry, Position};
+use crate::record::Outcome;
+use crate::rules::Rules;
+use crate::subject::{KnownTask, KnownToken};
 
 /// Why something is dead. For the operator's record only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cause {
     /// Its task ended.
     TaskEnded(Outcome),
+    /// A task that it was delegated from ended, so.
+    AncestorEnded(Outcome),
     /// Its own time ran out.
     Expired,
     /// A responder's rule matched.
     Revoked,
-    /// Its task is suspended, or was since it was minted.
+    /// Its task, or one that it was delegated from, is suspended, or was since it was minted.
     Suspended,
+}
+
+impl Cause {
+    /// How a task that is dead for this reason ended, or ends.
+    #[must_use]
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::TaskEnded(outcome) => outcome,
+            Self::AncestorEnded(outcome @ (Outcome::Expired | Outcome::Revoked)) => outcome,
+            Self::AncestorEnded(_) => Outcome::Canceled,
+            Self::Expired => Outcome::Expired,
+            Self::Revoked | Self::Suspended => Outcome::Revoked,
+        }
+    }
 }
 
 /// What the view says.
@@ -37,6 +56,8 @@ struct Ended {
     until_ms: i64,
     /// Not from the log yet, so not the one reason yet.
     held: bool,
+    /// The entry that says so.
+    by: EntryId,
 }
 
 struct Known {
@@ -45,9 +66,10 @@ struct Known {
     held: bool,
 }
 
-struct Rule {
+struct Suspension {
     position: Position,
     until_ms: i64,
+    over: bool,
 }
 
 /// Endings and rules up to a position.
@@ -56,8 +78,9 @@ pub struct View {
     applied: Position,
     last: EntryId,
     ended: HashMap<TaskId, Ended>,
-    rules: HashMap<Selector, Rule>,
-    suspended: HashMap<TaskId, i64>,
+    rules: Rules,
+    suspensions: HashMap<TaskId, Suspension>,
+    lifted: HashMap<EntryId, i64>,
     /// Every entry that may still matter, so that what a store lost can be appended again.
     entries: HashMap<EntryId, Known>,
 }
@@ -74,35 +97,37 @@ impl View {
         match &entry.event {
             Event::Ended { task, outcome } => {
                 // AC-33: the first ending in the log is the one reason.
-                let fresh = Ended { outcome: *outcome, until_ms: entry.until_ms, held };
+                let fresh = Ended { outcome: *outcome, until_ms: entry.until_ms, held, by: entry.id };
                 let ended = self.ended.entry(*task).or_insert(fresh);
                 if ended.held && !held {
-                    (ended.outcome, ended.held) = (*outcome, false);
+                    (ended.outcome, ended.held, ended.by) = (*outcome, false, entry.id);
                 }
                 ended.until_ms = ended.until_ms.max(entry.until_ms);
-                self.suspended.remove(task);
             }
-            Event::Rule(selector) => self.raise(selector.clone(), position, entry.until_ms),
-            Event::Suspended(task) => {
-                self.raise(Selector::TaskTokens(*task), position, entry.until_ms);
-                if !self.ended.contains_key(task) {
-                    self.suspended.insert(*task, entry.until_ms);
+            Event::Rule { selector, effect } => {
+                // AC-4A: what was lifted stays lifted, in whatever order the two entries come.
+                let effect = if self.lifted.contains_key(&entry.id) && *effect == Effect::Contain { Effect::Revoke } else { *effect };
+                if !self.lifted.contains_key(&entry.id) || effect == Effect::Revoke {
+                    self.rules.raise(entry.id, selector, effect, position);
                 }
             }
-            Event::Resumed(task) => {
-                // Tokens decided by a broker that had not seen the suspension stay dead (position), new ones live.
-                self.raise(Selector::TaskTokens(*task), position, entry.until_ms);
-                self.suspended.remove(task);
+            Event::Lifted(rule) => {
+                self.rules.lift(rule);
+                self.lifted.insert(*rule, entry.until_ms);
             }
+            // Tokens decided by a broker that had not seen the suspension stay dead after the task is resumed (position).
+            Event::Suspended(task) => self.suspend(*task, position, entry.until_ms, false),
+            Event::Resumed(task) => self.suspend(*task, position, entry.until_ms, true),
             Event::Changed(_) | Event::Floor => {}
         }
         self.entries.insert(entry.id, Known { position, entry, held });
     }
 
-    fn raise(&mut self, selector: Selector, position: Position, until_ms: i64) {
-        let rule = self.rules.entry(selector).or_insert(Rule { position, until_ms });
-        rule.position = rule.position.max(position);
-        rule.until_ms = rule.until_ms.max(until_ms);
+    fn suspend(&mut self, task: TaskId, position: Position, until_ms: i64, over: bool) {
+        let suspension = self.suspensions.entry(task).or_insert(Suspension { position, until_ms, over });
+        if position >= suspension.position {
+            *suspension = Suspension { position, until_ms: until_ms.max(suspension.until_ms), over };
+        }
     }
 
     /// Holds an entry that the log could not take: it takes effect here at once. It is no part of the log's order.
@@ -147,63 +172,120 @@ impl View {
         missing.into_iter().map(|own| own.entry.clone()).collect()
     }
 
+    /// Rules that stand, with what is left of their effect, oldest first.
+    #[must_use]
+    pub fn standing(&self) -> Vec<(Position, &LogEntry, Effect)> {
+        let with_effect = |(id, effect)| self.entries.get(id).map(|own| (own.position, &own.entry, effect));
+        let mut standing: Vec<_> = self.rules.standing().filter_map(with_effect).collect();
+        standing.sort_by_key(|(position, ..)| *position);
+        standing
+    }
+
     /// How a task ended, if it did.
     #[must_use]
     pub fn outcome(&self, task: TaskId) -> Option<Outcome> {
         self.ended.get(&task).map(|ended| ended.outcome)
     }
 
-    /// Whether a task is suspended.
+    /// Whether a task, or one that it was delegated from, is suspended.
     #[must_use]
-    pub fn is_suspended(&self, task: TaskId) -> bool {
-        self.suspended.contains_key(&task)
+    pub fn is_suspended(&self, task: &KnownTask) -> bool {
+        let suspended = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| !suspension.over) && !self.ended.contains_key(id);
+        !self.suspensions.is_empty() && iter::once(&task.id).chain(&task.record().ancestors).any(suspended)
+    }
+
+    /// Whether a quarantine forbids to issue anything more in this task, or to begin it.
+    #[must_use]
+    pub fn is_quarantined(&self, task: &KnownTask) -> bool {
+        self.rules.any_quarantine() && chain(task).any(|each| self.rules.quarantine(&each.subject()))
+    }
+
+    /// The same for a token that is about to be minted.
+    #[must_use]
+    pub fn is_token_quarantined(&self, token: &KnownToken) -> bool {
+        self.rules.any_quarantine() && (self.rules.quarantine(&token.subject()) || self.is_quarantined(token.task()))
     }
 
     /// P4, P5: whether a task is alive. A suspended task is alive; its tokens are not.
-    pub fn judge_task(&self, task: &TaskRecord, now_ms: i64) -> Liveness {
-        if let Some(ended) = self.ended.get(&task.id) {
-            return Liveness::Dead(Cause::TaskEnded(ended.outcome));
+    pub fn judge_task(&self, task: &KnownTask, now_ms: i64) -> Liveness {
+        self.judge_task_without(task, now_ms, None)
+    }
+
+    /// The same as if one entry were not there: whether it is the one that killed something.
+    pub fn judge_task_without(&self, task: &KnownTask, now_ms: i64, without: Option<EntryId>) -> Liveness {
+        if let Some(cause) = self.ending_of(task, without) {
+            return Liveness::Dead(cause);
         }
         if now_ms >= task.deadline_ms {
             return Liveness::Dead(Cause::Expired);
         }
-        if self.kills(&Selector::Workload(task.workload.clone()), task.position) {
+        if !self.rules.is_empty() && chain(task).any(|each| self.rules.kill(&each.subject(), without)) {
             return Liveness::Dead(Cause::Revoked);
         }
         Liveness::Alive
     }
 
+    fn ending_of(&self, task: &KnownTask, without: Option<EntryId>) -> Option<Cause> {
+        let ended = |id: &TaskId| self.ended.get(id).filter(|ended| Some(ended.by) != without);
+        if let Some(ended) = ended(&task.id) {
+            return Some(Cause::TaskEnded(ended.outcome));
+        }
+        // The nearest one first: it is the reason that the owner of this task can make sense of.
+        let ended = task.record().ancestors.iter().rev().find_map(ended)?;
+        Some(Cause::AncestorEnded(ended.outcome))
+    }
+
     /// P4, P5: whether a token is alive.
-    pub fn judge_token(&self, token: &TokenRecord, id: crate::id::TokenId, now_ms: i64) -> Liveness {
-        if let Some(ended) = self.ended.get(&token.task) {
-            return Liveness::Dead(Cause::TaskEnded(ended.outcome));
+    pub fn judge_token(&self, token: &KnownToken, now_ms: i64) -> Liveness {
+        self.judge_token_without(token, now_ms, None)
+    }
+
+    /// The same as if one entry were not there.
+    pub fn judge_token_without(&self, token: &KnownToken, now_ms: i64, without: Option<EntryId>) -> Liveness {
+        let task = token.task();
+        if let Some(cause) = self.ending_of(task, without) {
+            return Liveness::Dead(cause);
         }
         if now_ms >= token.expires_at_ms {
             return Liveness::Dead(Cause::Expired);
         }
-        if self.rules.is_empty() {
-            return Liveness::Alive;
-        }
-        // A rule for the workload kills the task, and with it tokens minted later in it.
-        if self.kills(&Selector::Workload(token.workload.clone()), token.task_position) || self.rules.contains_key(&Selector::Token(id)) {
+        // A rule for the task kills tokens minted later in it, and in what was delegated from it.
+        if !self.rules.is_empty() && (self.rules.kill(&token.subject(), without) || chain(task).any(|each| self.rules.kill(&each.subject(), without))) {
             return Liveness::Dead(Cause::Revoked);
         }
-        if self.kills(&Selector::TaskTokens(token.task), token.position) {
-            return Liveness::Dead(Cause::Suspended);
+        if !self.suspensions.is_empty() {
+            let since = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| suspension.position > token.position);
+            if iter::once(&task.id).chain(&task.record().ancestors).any(since) {
+                return Liveness::Dead(Cause::Suspended);
+            }
         }
         Liveness::Alive
     }
 
-    fn kills(&self, selector: &Selector, stamped: Position) -> bool {
-        self.rules.get(selector).is_some_and(|rule| rule.position > stamped)
-    }
-
-    /// Forgets what nothing alive can be covered by any more.
-    pub fn forget(&mut self, now_ms: i64) {
+    /// Forgets what nothing alive can be covered by any more. A quarantine that was lifted before `now_ms` goes with what lifted it;
+    /// answers the places of both in the log, which does not drop them by itself.
+    pub fn forget(&mut self, now_ms: i64) -> Vec<Position> {
         self.ended.retain(|_, ended| ended.until_ms > now_ms);
-        self.rules.retain(|_, rule| rule.until_ms > now_ms);
-        self.suspended.retain(|_, until| *until > now_ms);
-        self.entries.retain(|_, own| own.entry.until_ms > now_ms);
+        self.suspensions.retain(|_, suspension| suspension.until_ms > now_ms);
+        let lifted = &mut self.lifted;
+        let mut places = Vec::new();
+        self.entries.retain(|id, own| {
+            let over = match own.entry.event {
+                Event::Lifted(rule) => lifted.get(&rule).is_none_or(|until| *until <= now_ms),
+                Event::Rule { .. } if own.entry.until_ms >= crate::log::FOR_EVER_MS => lifted.get(id).is_some_and(|until| *until <= now_ms),
+                Event::Rule { .. } | Event::Ended { .. } | Event::Suspended(_) | Event::Resumed(_) | Event::Changed(_) | Event::Floor => {
+                    own.entry.until_ms <= now_ms
+                }
+            };
+            if over && own.entry.until_ms > now_ms {
+                places.push(own.position);
+            }
+            !over
+        });
+        let entries = &self.entries;
+        self.rules.retain(|id| entries.contains_key(id));
+        lifted.retain(|rule, until| *until > now_ms || entries.contains_key(rule));
+        places
     }
 
     /// How many entries it holds.
@@ -217,6 +299,11 @@ impl View {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+}
+
+/// A task and all that it was delegated from.
+fn chain(task: &KnownTask) -> impl Iterator<Item = &KnownTask> {
+    iter::once(task).chain(task.ancestors().iter().map(AsRef::as_ref))
 }
 
 #[cfg(test)]

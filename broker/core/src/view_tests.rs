@@ -1,47 +1,30 @@
-use sundew_attestation::spiffe::SpiffeId;
+use std::sync::Arc;
 
 use super::*;
 use crate::id::TokenId;
-use crate::record::TokenBinding;
-use crate::scope::ScopeSet;
+use crate::log::FOR_EVER_MS;
+use crate::record::TokenRecord;
+use crate::selector::Selector;
+use crate::testing;
 
-fn id() -> SpiffeId {
-    SpiffeId::parse("spiffe://example.org/a").unwrap()
+fn task(position: u64) -> KnownTask {
+    KnownTask::new(testing::task(position), vec![])
 }
 
-fn task(position: u64) -> TaskRecord {
-    TaskRecord {
-        id: TaskId::from_bytes([1; 16]),
-        workload: id(),
-        purpose: String::new(),
-        instruction: String::new(),
-        scopes: ScopeSet::parse(&["exec:git"]).unwrap(),
-        created_at_ms: 0,
-        deadline_ms: 1000,
-        certificate: [0; 32],
-        position: Position(position),
-        grace_ms: 1000,
-        registration: String::new(),
-        request: [0; 32],
-        evidence: vec![],
-    }
+fn token_of(id: TokenId, position: u64, task_position: u64) -> KnownToken {
+    KnownToken::new(testing::token(position), id, Arc::new(task(task_position)))
 }
 
-fn token(position: u64, task_position: u64) -> TokenRecord {
-    TokenRecord {
-        task: TaskId::from_bytes([1; 16]),
-        workload: id(),
-        scopes: ScopeSet::parse(&["exec:git"]).unwrap(),
-        audience: vec![],
-        issued_at_ms: 0,
-        expires_at_ms: 900,
-        binding: TokenBinding::Certificate,
-        certificate: [0; 32],
-        position: Position(position),
-        task_position: Position(task_position),
-        registration: String::new(),
-        request: [0; 32],
-    }
+fn token(position: u64, task_position: u64) -> KnownToken {
+    token_of(TOKEN, position, task_position)
+}
+
+fn rule(selector: Selector, effect: Effect) -> Event {
+    Event::Rule { selector: Box::new(selector), effect }
+}
+
+fn workload() -> Selector {
+    Selector::workload(testing::task(0).workload)
 }
 
 fn entry(n: u8, event: Event) -> LogEntry {
@@ -53,8 +36,8 @@ const TOKEN: TokenId = TokenId::from_bytes([9; 16]);
 #[test]
 fn ac_23_a_token_is_good_until_the_instant_of_its_expiry() {
     let view = View::default();
-    assert_eq!(view.judge_token(&token(0, 0), TOKEN, 899), Liveness::Alive);
-    assert_eq!(view.judge_token(&token(0, 0), TOKEN, 900), Liveness::Dead(Cause::Expired));
+    assert_eq!(view.judge_token(&token(0, 0), 899), Liveness::Alive);
+    assert_eq!(view.judge_token(&token(0, 0), 900), Liveness::Dead(Cause::Expired));
     assert_eq!(view.judge_task(&task(0), 1000), Liveness::Dead(Cause::Expired));
 }
 
@@ -64,17 +47,17 @@ fn ac_33_the_first_ending_is_the_one_reason_and_kills_tokens_minted_later() {
     view.apply(Position(1), entry(1, Event::Ended { task: TaskId::from_bytes([1; 16]), outcome: Outcome::Completed }));
     view.apply(Position(2), entry(2, Event::Ended { task: TaskId::from_bytes([1; 16]), outcome: Outcome::Expired }));
     assert_eq!(view.outcome(TaskId::from_bytes([1; 16])), Some(Outcome::Completed));
-    assert_eq!(view.judge_token(&token(7, 0), TOKEN, 1), Liveness::Dead(Cause::TaskEnded(Outcome::Completed)));
+    assert_eq!(view.judge_token(&token(7, 0), 1), Liveness::Dead(Cause::TaskEnded(Outcome::Completed)));
 }
 
 #[test]
 fn a_workload_rule_kills_tasks_decided_before_it_and_tokens_minted_in_them_after_it() {
     let mut view = View::default();
-    view.apply(Position(5), entry(1, Event::Rule(Selector::Workload(id()))));
+    view.apply(Position(5), entry(1, rule(workload(), Effect::Revoke)));
     assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
     assert_eq!(view.judge_task(&task(5), 1), Liveness::Alive);
-    assert_eq!(view.judge_token(&token(9, 4), TOKEN, 1), Liveness::Dead(Cause::Revoked));
-    assert_eq!(view.judge_token(&token(5, 5), TOKEN, 1), Liveness::Alive);
+    assert_eq!(view.judge_token(&token(9, 4), 1), Liveness::Dead(Cause::Revoked));
+    assert_eq!(view.judge_token(&token(5, 5), 1), Liveness::Alive);
 }
 
 #[test]
@@ -82,32 +65,109 @@ fn ac_37_resuming_revives_no_token_not_even_one_from_a_broker_that_lagged() {
     let mut view = View::default();
     let suspended = TaskId::from_bytes([1; 16]);
     view.apply(Position(3), entry(1, Event::Suspended(suspended)));
-    assert!(view.is_suspended(suspended));
-    assert_eq!(view.judge_token(&token(2, 0), TOKEN, 1), Liveness::Dead(Cause::Suspended));
+    assert!(view.is_suspended(&task(0)));
+    assert_eq!(view.judge_token(&token(2, 0), 1), Liveness::Dead(Cause::Suspended));
     view.apply(Position(4), entry(2, Event::Resumed(suspended)));
-    assert!(!view.is_suspended(suspended));
+    assert!(!view.is_suspended(&task(0)));
     for lagged in [2, 3] {
-        assert_eq!(view.judge_token(&token(lagged, 0), TOKEN, 1), Liveness::Dead(Cause::Suspended));
+        assert_eq!(view.judge_token(&token(lagged, 0), 1), Liveness::Dead(Cause::Suspended));
     }
-    assert_eq!(view.judge_token(&token(4, 0), TOKEN, 1), Liveness::Alive);
+    assert_eq!(view.judge_token(&token(4, 0), 1), Liveness::Alive);
 }
 
 #[test]
 fn a_revoked_token_is_dead_wherever_it_was_stamped_and_others_live() {
     let mut view = View::default();
-    view.apply(Position(1), entry(1, Event::Rule(Selector::Token(TOKEN))));
-    assert_eq!(view.judge_token(&token(8, 8), TOKEN, 1), Liveness::Dead(Cause::Revoked));
-    assert_eq!(view.judge_token(&token(0, 0), TokenId::from_bytes([8; 16]), 1), Liveness::Alive);
+    view.apply(Position(1), entry(1, rule(Selector::token(TOKEN), Effect::Revoke)));
+    assert_eq!(view.judge_token(&token(8, 8), 1), Liveness::Dead(Cause::Revoked));
+    assert_eq!(view.judge_token(&token_of(TokenId::from_bytes([8; 16]), 0, 0), 1), Liveness::Alive);
 }
 
 #[test]
 fn what_a_store_lost_is_known_until_it_cannot_matter() {
     let mut view = View::default();
-    view.apply(Position(1), entry(1, Event::Rule(Selector::Workload(id()))));
-    view.hold(entry(2, Event::Rule(Selector::Token(TOKEN))));
+    view.apply(Position(1), entry(1, rule(workload(), Effect::Revoke)));
+    view.hold(entry(2, rule(Selector::token(TOKEN), Effect::Revoke)));
     assert_eq!(view.applied(), (Position(1), EntryId([1; 16])));
     let known = std::iter::once(EntryId([1; 16])).collect();
     assert_eq!(view.missing_from(&known).iter().map(|e| e.id).collect::<Vec<_>>(), [EntryId([2; 16])]);
     view.forget(1000);
     assert!(view.is_empty() && view.missing_from(&Default::default()).is_empty());
+}
+
+fn child_of(parent: KnownTask, position: u64) -> KnownTask {
+    let mut record = testing::task(position);
+    (record.id, record.ancestors) = (TaskId::from_bytes([2; 16]), parent.record().ancestors.iter().copied().chain([parent.id]).collect());
+    record.workload = sundew_attestation::spiffe::SpiffeId::parse("spiffe://example.org/b").unwrap();
+    let ancestors = parent.ancestors().iter().map(Arc::clone).collect::<Vec<_>>();
+    KnownTask::new(record, ancestors.into_iter().chain([Arc::new(parent)]).collect())
+}
+
+#[test]
+fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
+    let mut view = View::default();
+    let child = Arc::new(child_of(task(1), 9));
+    let minted = KnownToken::new(TokenRecord { position: Position(9), ..testing::token(9) }, TOKEN, Arc::clone(&child));
+    assert_eq!(view.judge_token(&minted, 1), Liveness::Alive);
+    view.apply(Position(3), entry(1, Event::Suspended(TaskId::from_bytes([1; 16]))));
+    assert!(view.is_suspended(&child));
+    view.apply(Position(4), entry(2, rule(workload(), Effect::Revoke)));
+    assert_eq!(view.judge_task(&child, 1), Liveness::Dead(Cause::Revoked), "a rule for the parent's owner");
+    view.apply(Position(5), entry(3, Event::Ended { task: TaskId::from_bytes([1; 16]), outcome: Outcome::Completed }));
+    assert_eq!(view.judge_token(&minted, 1), Liveness::Dead(Cause::AncestorEnded(Outcome::Completed)));
+    assert_eq!(Cause::AncestorEnded(Outcome::Completed).outcome(), Outcome::Canceled);
+    let mut ended = View::default();
+    ended.apply(Position(1), entry(1, Event::Ended { task: child.id, outcome: Outcome::Completed }));
+    assert_eq!(ended.judge_task(&task(0), 1), Liveness::Alive, "the child's end is not the parent's");
+}
+
+#[test]
+fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
+    for lift_first in [false, true] {
+        let mut view = View::default();
+        let contain = LogEntry { until_ms: FOR_EVER_MS, ..entry(1, rule(workload(), Effect::Contain)) };
+        let lift = entry(2, Event::Lifted(EntryId([1; 16])));
+        if !lift_first {
+            view.apply(Position(5), contain.clone());
+            assert!(view.is_quarantined(&task(9)) && view.standing().len() == 1);
+            view.apply(Position(6), lift);
+        } else {
+            view.apply(Position(4), lift);
+            view.apply(Position(5), contain);
+        }
+        assert!(!view.is_quarantined(&task(9)));
+        assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
+        assert_eq!(view.judge_task(&task(9), 1), Liveness::Alive);
+        assert_eq!(view.forget(999), [], "until nothing that it killed can live");
+        assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
+        assert_eq!(view.forget(1000), [Position(5)], "the log does not drop a quarantine by itself");
+        assert!(view.is_empty());
+    }
+}
+
+#[test]
+fn a_quarantine_alone_kills_nothing_and_stands_until_it_is_lifted() {
+    let mut view = View::default();
+    view.apply(Position(5), LogEntry { until_ms: FOR_EVER_MS, ..entry(1, rule(workload(), Effect::Quarantine)) });
+    assert_eq!(view.judge_token(&token(1, 1), 1), Liveness::Alive);
+    view.forget(i64::MAX >> 12);
+    assert!(view.is_token_quarantined(&token(1, 1)));
+    view.apply(Position(6), entry(2, Event::Lifted(EntryId([1; 16]))));
+    assert!(!view.is_token_quarantined(&token(1, 1)) && view.standing().is_empty());
+}
+
+#[test]
+fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
+    let mut view = View::default();
+    for n in 0..10_000_u64 {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let event = rule(Selector { claims: vec![format!("oidc.sub={n}")], ..Selector::default() }, Effect::Revoke);
+        view.apply(Position(n + 1), LogEntry { id: EntryId(id), event, until_ms: 1000 });
+    }
+    for (claim, dead) in [("oidc.sub=77", true), ("oidc.sub=10000", false), ("oidc.sub=7 7", false)] {
+        let mut record = testing::task(0);
+        record.claims = vec![claim.to_owned()];
+        assert_eq!(view.judge_task(&KnownTask::new(record, vec![]), 1) == Liveness::Dead(Cause::Revoked), dead, "{claim}");
+    }
 }

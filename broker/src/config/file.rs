@@ -10,6 +10,7 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
 use crate::broker::Role;
+use crate::store::redis::Durability;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +22,9 @@ pub(super) struct FileStore {
     pub(super) key_file: Option<PathBuf>,
     #[serde(default = "default_store_timeout")]
     pub(super) timeout: Ttl,
+    pub(super) replicas: Option<u32>,
+    #[serde(default)]
+    pub(super) durability: Durability,
 }
 
 fn default_store_timeout() -> Ttl {

@@ -4,14 +4,17 @@
 //! The file is compacted when it is opened and when it has outgrown what it describes. What lives only as long as tasks do
 //! is small and short-lived, so an append is all that a change costs; ARCHITECTURE.md has the comparison with a database.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prost::Message as _;
-use sundew_core::store::{BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError, StoredEntry, StoredTask};
-use sundew_core::{EntryId, Position, TaskId, TokenHash};
+use sundew_core::store::{
+    BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage,
+    TokenPage,
+};
+use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash, TokenId};
 use tokio::sync::{Notify, oneshot};
 
 use crate::chain_log::{ChainLog, ChainLogError};
@@ -22,6 +25,8 @@ use operation::{Operation, kind::Kind};
 
 /// Compacted when the file has so many operations more than what a snapshot needs.
 const SLACK_OPERATIONS: usize = 200_000;
+/// Tasks in one page of a scan.
+const PAGE: usize = 512;
 
 /// See the module.
 pub struct EmbeddedStore {
@@ -39,8 +44,10 @@ struct State {
     /// Workload to its tasks and their deadlines.
     places: HashMap<String, HashMap<TaskId, i64>>,
     due: BTreeSet<(i64, TaskId)>,
-    due_at: HashMap<TaskId, i64>,
+    due_at: BTreeMap<TaskId, i64>,
     entries: VecDeque<(StoredEntry, i64)>,
+    /// By engine: record and when it is due.
+    leases: HashMap<String, HashMap<LeaseId, (Vec<u8>, i64)>>,
     tip: (Position, EntryId),
     operations: usize,
 }
@@ -49,6 +56,8 @@ struct Task {
     record: Vec<u8>,
     keep_until_ms: i64,
     bindings: Vec<Vec<u8>>,
+    /// Leases that it has had.
+    leases: BTreeSet<LeaseId>,
     tokens: HashMap<[u8; 32], (Vec<u8>, i64)>,
 }
 
@@ -251,9 +260,52 @@ impl Store for EmbeddedStore {
         })
     }
 
-    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<Vec<u8>>> {
-        let found = self.lock().tasks.get(&task).and_then(|t| t.tokens.get(hash.as_bytes())).map(|(record, _)| record.clone());
+    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<StoredToken>> {
+        let state = self.lock();
+        let found = state.tasks.get(&task).and_then(|task| {
+            let (record, _) = task.tokens.get(hash.as_bytes())?;
+            Some(StoredToken { task: task.record.clone(), record: record.clone() })
+        });
         Box::pin(async move { Ok(found) })
+    }
+
+    fn tokens(&self, task: TaskId, _from: u64) -> BoxFuture<'_, TokenPage> {
+        let state = self.lock();
+        let tokens = state.tasks.get(&task).map(|task| {
+            let name = |hash: &[u8; 32]| TokenHash::from_bytes(*hash).token_id();
+            task.tokens.iter().map(|(hash, (record, _))| (name(hash), record.clone())).collect::<Vec<(TokenId, Vec<u8>)>>()
+        });
+        let page = TokenPage { tokens: tokens.unwrap_or_default(), next: 0 };
+        Box::pin(async move { Ok(page) })
+    }
+
+    fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage> {
+        // Places are prefixes of ids, so that what comes and goes meanwhile moves nothing else.
+        let state = self.lock();
+        let first = TaskId::from_bytes(u128::from(from).wrapping_shl(64).to_be_bytes());
+        let mut tasks: Vec<TaskId> = state.due_at.range(first..).map(|(task, _)| *task).take(PAGE).collect();
+        let mut next = 0;
+        if tasks.len() == PAGE {
+            let prefix = |task: &TaskId| u64::try_from(u128::from_be_bytes(*task.as_bytes()) >> 64).unwrap_or(0);
+            next = tasks.last().map_or(0, prefix);
+            if next == from {
+                // More than a page with one prefix: ids are derived, so this is nobody's doing, and all of them are taken at once.
+                tasks = state.due_at.range(first..).map(|(task, _)| *task).take_while(|task| prefix(task) == from).collect();
+                next = from.wrapping_add(1);
+            }
+        }
+        Box::pin(async move { Ok(TaskPage { tasks, next }) })
+    }
+
+    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
+        Box::pin(async move {
+            let mut state = self.lock();
+            let count = state.tasks.get(&task).map_or(0, |task| task.tokens.len());
+            if count > 0 {
+                self.commit_unwatched(&mut state, Kind::Reaped(operation::Reaped { task: task.as_bytes().to_vec() }))?;
+            }
+            Ok(u64::try_from(count).unwrap_or(u64::MAX))
+        })
     }
 
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {
@@ -305,8 +357,10 @@ impl Store for EmbeddedStore {
         })
     }
 
-    fn trim_log(&self, now_ms: i64) -> BoxFuture<'_, ()> {
+    fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()> {
         let mut state = self.lock();
+        let tip = state.tip.0;
+        state.entries.retain(|(entry, _)| entry.position == tip || !places.contains(&entry.position));
         let live = state.purge(now_ms);
         if state.operations > live.saturating_mul(2).saturating_add(SLACK_OPERATIONS) {
             self.compact(&mut state);
@@ -316,13 +370,96 @@ impl Store for EmbeddedStore {
 
     fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, _forget_after_ms: i64) -> BoxFuture<'a, Heartbeat> {
         let tip = self.lock().tip;
-        let heartbeat = Heartbeat { now_ms: clock::now_ms(), epoch: self.epoch.clone(), tip, peers: vec![(broker.to_owned(), applied)] };
+        let heartbeat =
+            Heartbeat { now_ms: clock::now_ms(), epoch: self.epoch.clone(), primary: String::new(), tip, peers: vec![(broker.to_owned(), applied)] };
         Box::pin(async move { Ok(heartbeat) })
+    }
+
+    fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64> {
+        let had = self.lock().tasks.get(&task).map_or(0, |task| task.leases.len());
+        Box::pin(async move { Ok(u64::try_from(had).unwrap_or(u64::MAX)) })
+    }
+
+    fn put_lease<'a>(&'a self, engine: &'a str, task: TaskId, lease: StoredLease) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let durable = {
+                let mut state = self.lock();
+                let earlier = state.leases.get(engine).and_then(|leases| leases.get(&lease.id)).map_or(i64::MAX, |(_, due_ms)| *due_ms);
+                let had = operation::Had { task: task.as_bytes().to_vec(), lease: lease.id.as_bytes().to_vec() };
+                self.commit_unwatched(&mut state, Kind::Had(had))?;
+                self.commit(&mut state, lease_operation(engine, lease.id, Some(lease.record), lease.due_ms.min(earlier)))?
+            };
+            settled(durable).await
+        })
+    }
+
+    fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>> {
+        let found = self.lock().leases.get(engine).and_then(|leases| leases.get(&id)).cloned();
+        Box::pin(async move { Ok(found.map(|(record, due_ms)| StoredLease { id, record, due_ms })) })
+    }
+
+    fn leases<'a>(&'a self, engine: &'a str, _from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)> {
+        let stored = |(id, (record, due_ms)): (&LeaseId, &(Vec<u8>, i64))| StoredLease { id: *id, record: record.clone(), due_ms: *due_ms };
+        let found = self.lock().leases.get(engine).map(|leases| leases.iter().map(stored).collect()).unwrap_or_default();
+        Box::pin(async move { Ok((found, 0)) })
+    }
+
+    fn lease_due<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId], due_ms: i64) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut state = self.lock();
+            for id in ids {
+                let found = state.leases.get(engine).and_then(|leases| leases.get(id)).filter(|(_, due)| *due > due_ms).map(|(record, _)| record.clone());
+                if let Some(record) = found {
+                    self.commit_unwatched(&mut state, lease_operation(engine, *id, Some(record), due_ms))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn claim_leases<'a>(&'a self, engine: &'a str, now_ms: i64, until_ms: i64, limit: usize) -> BoxFuture<'a, Vec<StoredLease>> {
+        let mut claimed = Vec::new();
+        // In memory only: after a restart, what was claimed is due again.
+        if let Some(leases) = self.lock().leases.get_mut(engine) {
+            for (id, (record, due_ms)) in leases.iter_mut().filter(|(_, (_, due_ms))| *due_ms <= now_ms).take(limit) {
+                *due_ms = until_ms;
+                claimed.push(StoredLease { id: *id, record: record.clone(), due_ms: until_ms });
+            }
+        }
+        Box::pin(async move { Ok(claimed) })
+    }
+
+    fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut state = self.lock();
+            if state.leases.get(engine).is_none_or(|leases| !leases.contains_key(&lease.id)) {
+                return Ok(());
+            }
+            self.commit_unwatched(&mut state, lease_operation(engine, lease.id, Some(lease.record), lease.due_ms))
+        })
+    }
+
+    fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut state = self.lock();
+            ids.iter().try_for_each(|id| self.commit_unwatched(&mut state, lease_operation(engine, *id, None, 0)))
+        })
+    }
+
+    fn lease_counts<'a>(&'a self, engine: &'a str, now_ms: i64) -> BoxFuture<'a, (u64, u64)> {
+        let state = self.lock();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let counts = state.leases.get(engine).map(|leases| (count(leases.len()), count(leases.values().filter(|(_, due_ms)| *due_ms <= now_ms).count())));
+        Box::pin(async move { Ok(counts.unwrap_or_default()) })
     }
 
     fn leave<'a>(&'a self, _broker: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
+}
+
+fn lease_operation(engine: &str, id: LeaseId, record: Option<Vec<u8>>, due_ms: i64) -> Kind {
+    Kind::Lease(operation::Lease { engine: engine.to_owned(), id: id.as_bytes().to_vec(), record, due_ms })
 }
 
 fn new_token(task: TaskId, token: NewToken<'_>) -> operation::NewToken {

@@ -3,18 +3,24 @@
 //! Every script touches one hash slot: `{task}` holds a task with its tokens, `{log}` the revocation log. Lists of tasks live
 //! outside and serve listing and attendance, never liveness. P7: every error is an error to the caller, none is "not there".
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::redis::streams::StreamRangeReply;
 use ::redis::{FromRedisValue, RedisError, Script, Value, cmd};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sundew_core::store::{BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError, StoredEntry, StoredTask};
-use sundew_core::{EntryId, Position, TaskId, TokenHash};
+use sundew_core::store::{
+    BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage,
+    TokenPage,
+};
+use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash, TokenId};
 
+mod leases;
 mod link;
+mod primaries;
 use link::Link;
-pub use link::{RedisSettings, RedisUrl, RedisUrlError};
+pub use link::{Durability, RedisSettings, RedisUrl, RedisUrlError};
+use primaries::{Call, Primaries};
 
 /// Oldest Redis that has what the scripts need (script flags, functions of streams).
 const MIN_MAJOR: u32 = 7;
@@ -22,51 +28,104 @@ const LOG: &str = "sundew:{log}:stream";
 const BROKERS: &str = "sundew:{log}:brokers";
 const EPOCH: &str = "sundew:{log}:epoch";
 const DUE: &str = "sundew:due";
+/// Entries that one trimming looks at, as `trim.lua` has it.
+const TRIM_BATCH: u64 = 2000;
+
+/// Fields of a hash.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+/// What `heartbeat.lua` answers.
+type Reported = (i64, String, u64, Vec<u8>, Vec<(String, u64)>, String);
 
 /// See the module.
 pub struct RedisStore {
+    settings: Arc<RedisSettings>,
     link: Arc<Link>,
+    /// The revocation log, where what is written must be on replicas before it counts.
+    log: Primaries,
+    /// Other writes of which this is demanded.
+    durable: Primaries,
     /// Blocking reads must not hold up the others.
-    tail: Arc<Link>,
+    tail: Primaries,
     scripts: Scripts,
-    description: String,
+    /// Where trimming goes on.
+    trimmed: Mutex<String>,
 }
 
 struct Scripts {
     replace_document: Script,
+    consume: Script,
     reserve_task: Script,
     create_task: Script,
     create_token: Script,
+    reap_tokens: Script,
     append: Script,
     heartbeat: Script,
     trim: Script,
+    put_lease: Script,
+    retry_lease: Script,
+    claim_leases: Script,
+    remove_leases: Script,
 }
 
 impl RedisStore {
     /// A store at this place. Connects when first used.
     #[must_use]
     pub fn new(settings: RedisSettings) -> Arc<Self> {
-        let description = settings.url.describe();
         let settings = Arc::new(settings);
+        let primaries = || Primaries::new(Arc::clone(&settings));
         Arc::new(Self {
-            link: Arc::new(Link::new(Arc::clone(&settings))),
-            tail: Arc::new(Link::new(settings)),
+            link: Arc::new(Link::new(Arc::clone(&settings), None)),
+            log: primaries(),
+            durable: primaries(),
+            tail: primaries(),
             scripts: Scripts {
                 replace_document: Script::new(include_str!("redis/replace_document.lua")),
+                consume: Script::new(include_str!("redis/consume.lua")),
                 reserve_task: Script::new(include_str!("redis/reserve_task.lua")),
                 create_task: Script::new(include_str!("redis/create_task.lua")),
                 create_token: Script::new(include_str!("redis/create_token.lua")),
+                reap_tokens: Script::new(include_str!("redis/reap_tokens.lua")),
                 append: Script::new(include_str!("redis/append.lua")),
                 heartbeat: Script::new(include_str!("redis/heartbeat.lua")),
                 trim: Script::new(include_str!("redis/trim.lua")),
+                put_lease: Script::new(include_str!("redis/put_lease.lua")),
+                retry_lease: Script::new(include_str!("redis/retry_lease.lua")),
+                claim_leases: Script::new(include_str!("redis/claim_leases.lua")),
+                remove_leases: Script::new(include_str!("redis/remove_leases.lua")),
             },
-            description,
+            trimmed: Mutex::new("-".to_owned()),
+            settings,
         })
     }
 
     async fn script<T: FromRedisValue>(&self, invocation: &::redis::ScriptInvocation<'_>) -> Result<T, StoreError> {
         let mut connection = self.link.connection().await?;
         self.link.settle(invocation.invoke_async(&mut connection).await)
+    }
+
+    /// Runs a script that writes something that should not be lost.
+    async fn write<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
+        match self.settings.durability {
+            Durability::Primary => self.script(&call.invocation()).await,
+            Durability::Replicated => self.durable.call(call, self.majority()).await,
+        }
+    }
+
+    /// Adds to a set that lives as long as its task's record; nothing if there is no such task.
+    async fn add_to_task(&self, task: TaskId, key: &str, member: &[u8]) -> Result<(), StoreError> {
+        let expires: i64 = self.query(cmd("PEXPIRETIME").arg(task_key(task))).await?;
+        if expires <= 0 {
+            return Ok(());
+        }
+        let mut connection = self.link.connection().await?;
+        let mut pipeline = ::redis::pipe();
+        pipeline.atomic().sadd(key, member).ignore().cmd("PEXPIREAT").arg(key).arg(expires).ignore();
+        self.link.settle(pipeline.query_async(&mut connection).await)
+    }
+
+    /// How many replicas must have something besides the primary for a majority of the nodes to have it.
+    fn majority(&self) -> u32 {
+        sundew_core::protocol::replicas_for_majority(self.settings.replicas)
     }
 
     async fn query<T: FromRedisValue>(&self, command: &::redis::Cmd) -> Result<T, StoreError> {
@@ -83,8 +142,23 @@ fn binding_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:bindings")
 }
 
-fn token_key(task: TaskId, hash: &TokenHash) -> String {
-    format!("sundew:{{{task}}}:token:{}", URL_SAFE_NO_PAD.encode(hash.as_bytes()))
+fn leases_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:leases")
+}
+
+fn tokens_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:tokens")
+}
+
+/// A token's value: until when it is kept, then its record.
+fn token_value(token: &NewToken<'_>) -> Vec<u8> {
+    let mut value = token.keep_until_ms.to_be_bytes().to_vec();
+    value.extend_from_slice(&token.record);
+    value
+}
+
+fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
+    value.get(8..).map(<[u8]>::to_vec).ok_or_else(|| nonsense("token"))
 }
 
 fn places_key(workload: &str) -> String {
@@ -113,13 +187,13 @@ fn nonsense(what: &str) -> StoreError {
 
 impl Store for RedisStore {
     fn describe(&self) -> String {
-        self.description.clone()
+        self.settings.url.describe()
     }
 
     fn check(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             for node in self.link.info().await? {
-                check_node(&node)?;
+                check_node(&node, &self.settings)?;
             }
             // Whether the user may do what Sundew does shows by doing it: a read, a write, and a script.
             let probe = self.heartbeat("probe", Position::default(), 1).await?;
@@ -144,10 +218,9 @@ impl Store for RedisStore {
     fn replace_document<'a>(&'a self, kind: DocumentKind, name: &'a str, expected: Option<&'a [u8]>, value: Option<&'a [u8]>) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let flag = |present: bool| if present { "1" } else { "0" };
-            let mut invocation = self.scripts.replace_document.prepare_invoke();
-            invocation.key(documents_key(kind)).arg(name).arg(flag(expected.is_some())).arg(expected.unwrap_or_default());
-            invocation.arg(flag(value.is_some())).arg(value.unwrap_or_default());
-            self.script(&invocation).await
+            let call = Call::new(&self.scripts.replace_document, &[&documents_key(kind)]).arg(name).arg(flag(expected.is_some()));
+            let call = call.arg(expected.unwrap_or_default()).arg(flag(value.is_some())).arg(value.unwrap_or_default());
+            self.write(&call).await
         })
     }
 
@@ -157,8 +230,7 @@ impl Store for RedisStore {
                 return Ok(false);
             }
             let key = format!("sundew:used:{}", URL_SAFE_NO_PAD.encode(name));
-            let set: Option<String> = self.query(cmd("SET").arg(key).arg("1").arg("NX").arg("PXAT").arg(until_ms)).await?;
-            Ok(set.is_some())
+            self.write(&Call::new(&self.scripts.consume, &[&key]).arg(until_ms)).await
         })
     }
 
@@ -177,10 +249,9 @@ impl Store for RedisStore {
 
     fn create_task<'a>(&'a self, task: NewTask<'a>) -> BoxFuture<'a, Created> {
         Box::pin(async move {
-            let mut invocation = self.scripts.create_task.prepare_invoke();
-            invocation.key(task_key(task.id)).key(token_key(task.id, task.token.hash));
-            invocation.arg(task.record).arg(task.keep_until_ms).arg(task.token.record).arg(task.token.keep_until_ms);
-            let existing: Option<Vec<u8>> = self.script(&invocation).await?;
+            let call = Call::new(&self.scripts.create_task, &[&task_key(task.id), &tokens_key(task.id)]).arg(task.record.as_slice()).arg(task.keep_until_ms);
+            let call = call.arg(&task.token.hash.token_id().as_bytes()[..]).arg(token_value(&task.token)).arg(task.token.keep_until_ms);
+            let existing: Option<Vec<u8>> = self.write(&call).await?;
             Ok(existing.map_or(Created::New, Created::Existing))
         })
     }
@@ -196,16 +267,7 @@ impl Store for RedisStore {
     }
 
     fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let expires: i64 = self.query(cmd("PEXPIRETIME").arg(task_key(task))).await?;
-            if expires <= 0 {
-                return Ok(());
-            }
-            let mut connection = self.link.connection().await?;
-            let mut pipeline = ::redis::pipe();
-            pipeline.atomic().sadd(binding_key(task), binding).ignore().cmd("PEXPIREAT").arg(binding_key(task)).arg(expires).ignore();
-            self.link.settle(pipeline.query_async(&mut connection).await)
-        })
+        Box::pin(async move { self.add_to_task(task, &binding_key(task), &binding).await })
     }
 
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()> {
@@ -228,20 +290,47 @@ impl Store for RedisStore {
 
     fn create_token<'a>(&'a self, task: TaskId, token: NewToken<'a>) -> BoxFuture<'a, Option<Created>> {
         Box::pin(async move {
-            let mut invocation = self.scripts.create_token.prepare_invoke();
-            invocation.key(task_key(task)).key(token_key(task, token.hash)).arg(token.record).arg(token.keep_until_ms);
+            let call = Call::new(&self.scripts.create_token, &[&task_key(task), &tokens_key(task)]);
+            let call = call.arg(&token.hash.token_id().as_bytes()[..]).arg(token_value(&token)).arg(token.keep_until_ms).arg(crate::clock::now_ms());
             #[expect(clippy::wildcard_enum_match_arm, reason = "replies of every other kind are nonsense")]
-            match self.script(&invocation).await? {
+            match self.write(&call).await? {
                 Value::Int(0) => Ok(None),
                 Value::Int(1) => Ok(Some(Created::New)),
-                Value::BulkString(existing) => Ok(Some(Created::Existing(existing))),
+                Value::BulkString(existing) => Ok(Some(Created::Existing(token_record(&existing)?))),
                 _ => Err(nonsense("create_token answered neither a number nor a record")),
             }
         })
     }
 
-    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<Vec<u8>>> {
-        Box::pin(async move { self.query(cmd("GET").arg(token_key(task, hash))).await })
+    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<StoredToken>> {
+        Box::pin(async move {
+            let mut connection = self.link.connection().await?;
+            let mut pipeline = ::redis::pipe();
+            pipeline.get(task_key(task)).hget(tokens_key(task), &hash.token_id().as_bytes()[..]);
+            let (record, token): (Option<Vec<u8>>, Option<Vec<u8>>) = self.link.settle(pipeline.query_async(&mut connection).await)?;
+            let (Some(task), Some(token)) = (record, token) else { return Ok(None) };
+            Ok(Some(StoredToken { task, record: token_record(&token)? }))
+        })
+    }
+
+    fn tokens(&self, task: TaskId, from: u64) -> BoxFuture<'_, TokenPage> {
+        Box::pin(async move {
+            let (next, found): (u64, Fields) = self.query(cmd("HSCAN").arg(tokens_key(task)).arg(from).arg("COUNT").arg(500)).await?;
+            let token =
+                |(id, value): (Vec<u8>, Vec<u8>)| Ok((TokenId::from_bytes(id.as_slice().try_into().map_err(|_| nonsense("token id"))?), token_record(&value)?));
+            Ok(TokenPage { tokens: found.into_iter().map(token).collect::<Result<_, StoreError>>()?, next })
+        })
+    }
+
+    fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage> {
+        Box::pin(async move {
+            let (next, found): (u64, Vec<(Vec<u8>, f64)>) = self.query(cmd("ZSCAN").arg(DUE).arg(from).arg("COUNT").arg(200)).await?;
+            Ok(TaskPage { tasks: found.iter().map(|(member, _)| task_of(member)).collect::<Result<_, _>>()?, next })
+        })
+    }
+
+    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
+        Box::pin(async move { self.script(&Call::new(&self.scripts.reap_tokens, &[&tokens_key(task)]).invocation()).await })
     }
 
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {
@@ -269,9 +358,9 @@ impl Store for RedisStore {
 
     fn append<'a>(&'a self, id: EntryId, entry: &'a [u8], until_ms: i64, floor: Position) -> BoxFuture<'a, Position> {
         Box::pin(async move {
-            let mut invocation = self.scripts.append.prepare_invoke();
-            invocation.key(LOG).arg(&id.0[..]).arg(entry).arg(until_ms).arg(floor.0);
-            Ok(Position(self.script(&invocation).await?))
+            let call = Call::new(&self.scripts.append, &[LOG]).arg(&id.0[..]).arg(entry).arg(until_ms).arg(floor.0);
+            // Not waited for here: an ending counts once a heartbeat after it was acknowledged by a majority.
+            Ok(Position(self.log.call(&call, 0).await?))
         })
     }
 
@@ -279,7 +368,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut command = cmd("XRANGE");
             command.arg(LOG).arg(format!("({}-0", after.0)).arg("+").arg("COUNT").arg(limit);
-            let reply: StreamRangeReply = self.query(&command).await?;
+            let reply: StreamRangeReply = self.log.query(LOG, &command).await?;
             reply
                 .ids
                 .into_iter()
@@ -295,18 +384,21 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut command = cmd("XREAD");
             command.arg("COUNT").arg(1).arg("BLOCK").arg(wait_ms.max(1)).arg("STREAMS").arg(LOG).arg(format!("{}-0", after.0));
-            let mut connection = self.tail.connection().await?;
-            self.tail.settle(command.query_async::<Value>(&mut connection).await).map(drop)
+            self.tail.query::<Value>(LOG, &command).await.map(drop)
         })
     }
 
-    fn trim_log(&self, now_ms: i64) -> BoxFuture<'_, ()> {
+    fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let mut invocation = self.scripts.trim.prepare_invoke();
-            invocation.key(LOG).arg(now_ms);
+            let mut places: Vec<String> = places.iter().map(|place| format!("{}-0", place.0)).collect();
             // Short scripts, so that nobody waits long; what is left is for the next time.
-            for _ in 0..50 {
-                if self.script::<i64>(&invocation).await? < 1000 {
+            for _ in 0..20 {
+                let from = self.trimmed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let call = Call::new(&self.scripts.trim, &[LOG]).arg(now_ms).arg(from).arg(std::mem::take(&mut places));
+                let (looked_at, last): (u64, String) = self.log.call(&call, 0).await?;
+                let done = looked_at < TRIM_BATCH;
+                *self.trimmed.lock().unwrap_or_else(PoisonError::into_inner) = if done { "-".to_owned() } else { format!("({last}") };
+                if done {
                     break;
                 }
             }
@@ -318,12 +410,51 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut random = [0; 16];
             ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).map_err(|_| nonsense("no randomness"))?;
-            let mut invocation = self.scripts.heartbeat.prepare_invoke();
-            invocation.key(BROKERS).key(LOG).key(EPOCH).arg(broker).arg(applied.0).arg(forget_after_ms).arg(URL_SAFE_NO_PAD.encode(random));
-            let (now_ms, epoch, tip, tip_id, peers): (i64, String, u64, Vec<u8>, Vec<(String, u64)>) = self.script(&invocation).await?;
+            let call = Call::new(&self.scripts.heartbeat, &[BROKERS, LOG, EPOCH]);
+            let call = call.arg(broker).arg(applied.0).arg(forget_after_ms).arg(URL_SAFE_NO_PAD.encode(random));
+            let (now_ms, epoch, tip, tip_id, peers, primary): Reported = self.log.call(&call, self.majority()).await?;
             let peers = peers.into_iter().map(|(id, position)| (id, Position(position))).collect();
-            Ok(Heartbeat { now_ms, epoch, tip: (Position(tip), entry_id(&tip_id)?), peers })
+            Ok(Heartbeat { now_ms, epoch, primary, tip: (Position(tip), entry_id(&tip_id)?), peers })
         })
+    }
+
+    fn put_lease<'a>(&'a self, engine: &'a str, task: TaskId, lease: StoredLease) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let (written, noted) = tokio::join!(self.write_lease(engine, &lease, false), self.note_lease(task, lease.id));
+            written.and(noted)
+        })
+    }
+
+    fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64> {
+        Box::pin(async move { self.query(cmd("SCARD").arg(leases_key(task))).await })
+    }
+
+    fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>> {
+        Box::pin(self.read_lease(engine, id))
+    }
+
+    fn leases<'a>(&'a self, engine: &'a str, from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)> {
+        Box::pin(self.read_leases(engine, from))
+    }
+
+    fn lease_due<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId], due_ms: i64) -> BoxFuture<'a, ()> {
+        Box::pin(self.make_due(engine, ids, due_ms))
+    }
+
+    fn claim_leases<'a>(&'a self, engine: &'a str, now_ms: i64, until_ms: i64, limit: usize) -> BoxFuture<'a, Vec<StoredLease>> {
+        Box::pin(self.claim(engine, now_ms, until_ms, limit))
+    }
+
+    fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.write_lease(engine, &lease, true).await })
+    }
+
+    fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()> {
+        Box::pin(self.drop_leases(engine, ids))
+    }
+
+    fn lease_counts<'a>(&'a self, engine: &'a str, now_ms: i64) -> BoxFuture<'a, (u64, u64)> {
+        Box::pin(self.count_leases(engine, now_ms))
     }
 
     fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()> {
@@ -337,7 +468,7 @@ fn position_of(stream_id: &str) -> Result<Position, StoreError> {
 }
 
 /// Refuses a server that would lose or evict what must stay (T65, AC-86).
-fn check_node(info: &str) -> Result<(), StoreError> {
+fn check_node(info: &str, settings: &RedisSettings) -> Result<(), StoreError> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let version = field("redis_version").unwrap_or_default();
     let major: u32 = version.split('.').next().and_then(|m| m.parse().ok()).unwrap_or(0);
@@ -351,6 +482,12 @@ fn check_node(info: &str) -> Result<(), StoreError> {
     }
     if field("role") == Some("slave") {
         return Err(StoreError::Misconfigured("this Redis is a replica: name the primary, or use redis+sentinel://".to_owned()));
+    }
+    let attached: u32 = field("connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
+    // P4: a majority that is counted too small is none, and a deposed primary could go on renewing views.
+    if settings.url.fails_over() && attached > settings.replicas {
+        let problem = format!("this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few", settings.replicas);
+        return Err(StoreError::Misconfigured(problem));
     }
     if field("aof_enabled") == Some("0") {
         tracing::warn!("Redis has no append-only file: a restart of Redis loses live tasks (endings are kept by the brokers); set `appendonly yes`");

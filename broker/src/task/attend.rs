@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_core::{Cause, Liveness};
+use sundew_core::Liveness;
 use sundew_proto::v1;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -15,7 +15,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::journal;
 use crate::peer::Peer;
-use crate::records::KnownTask;
+use crate::records::Task;
 use crate::refusal::Refusal;
 
 const RPC: &str = "Attend";
@@ -37,7 +37,7 @@ impl Broker {
         let task = self.own_task(&peer, &start.task_id).await?;
         let attending = Attendance::attend(&self, &task);
         let (answers, receiver) = mpsc::channel(8);
-        let accepted = v1::AttendAccepted { grace_ms: task.record.grace_ms };
+        let accepted = v1::AttendAccepted { grace_ms: task.grace_ms };
         let _ = answers.send(Ok(told(Told::Accepted(accepted)))).await;
         tokio::spawn(async move {
             if let Err(refusal) = self.follow(&peer, &task, &attending, &mut asked, &answers).await {
@@ -51,12 +51,12 @@ impl Broker {
     async fn follow(
         &self,
         peer: &Peer,
-        task: &KnownTask,
+        task: &Task,
         attending: &Attending,
         asked: &mut Streaming<v1::AttendRequest>,
         answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>,
     ) -> Result<(), Refusal> {
-        let grace = Duration::from_millis(u64::try_from(task.record.grace_ms).unwrap_or(0));
+        let grace = Duration::from_millis(u64::try_from(task.grace_ms).unwrap_or(0));
         let mut heard = clock::monotonic();
         let mut told_suspended = false;
         loop {
@@ -93,14 +93,12 @@ impl Broker {
         }
     }
 
-    fn news_of(&self, task: &KnownTask) -> Result<News, Refusal> {
+    fn news_of(&self, task: &Task) -> Result<News, Refusal> {
         // A view that is stale for a moment is no reason to drop the stream; nothing is answered from it.
         let Ok(view) = self.keeper.view() else { return Ok(News::Alive) };
-        Ok(match view.judge_task(&task.record, clock::now_ms()) {
-            Liveness::Dead(Cause::TaskEnded(outcome)) => News::Ended(super::outcome_message(outcome)),
-            Liveness::Dead(Cause::Expired) => News::Ended(v1::Outcome::Expired),
-            Liveness::Dead(Cause::Revoked | Cause::Suspended) => News::Ended(v1::Outcome::Revoked),
-            Liveness::Alive if view.is_suspended(task.record.id) => News::Suspended,
+        Ok(match view.judge_task(task, clock::now_ms()) {
+            Liveness::Dead(cause) => News::Ended(super::outcome_message(cause.outcome())),
+            Liveness::Alive if view.is_suspended(task) => News::Suspended,
             Liveness::Alive => News::Alive,
         })
     }
@@ -108,7 +106,7 @@ impl Broker {
     async fn hear(
         &self,
         peer: &Peer,
-        task: &KnownTask,
+        task: &Task,
         message: v1::AttendRequest,
         answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>,
     ) -> Result<(), Refusal> {
@@ -120,9 +118,9 @@ impl Broker {
                 let certificate: [u8; 32] =
                     rotate.certificate_sha256.as_slice().try_into().map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
                 self.usable(task)?;
-                let record = journal::record("binding_rotated").with("task", task.record.id).with("workload", peer.id());
+                let record = journal::record("binding_rotated").with("task", task.id).with("workload", peer.id());
                 self.journal.write(record.with("certificate_sha256", super::begin::hex(&certificate))).await?;
-                self.records.bind_task(task.record.id, certificate).await?;
+                self.records.bind_task(task.id, certificate).await?;
                 let _ = answers.send(Ok(told(Told::Rotated(v1::BindingRotated { certificate_sha256: rotate.certificate_sha256 })))).await;
                 Ok(())
             }

@@ -8,14 +8,18 @@ use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
 use sundew_attestation::{AppraisalError, Attested, Binding, BindingPurpose, Presented};
 use sundew_core::store::Reserved;
-use sundew_core::{SealError, TaskId, TaskRecord, TaskRequest, TokenRecord, WorkloadRecord, permit_task};
+use sundew_core::{KnownTask, KnownToken, Liveness, SealError, TaskId, TaskRecord, TaskRequest, TokenRecord, WorkloadRecord, permit_task};
 use sundew_proto::v1;
 
+use super::delegate::Above;
 use crate::broker::{Broker, idempotency_key};
 use crate::clock;
 use crate::journal::{self, Record};
 use crate::peer::{CHALLENGE_LIFE, Peer};
 use crate::refusal::Refusal;
+
+/// Longest claims of one task, in bytes.
+const MAX_CLAIMS: usize = 16 << 10;
 
 impl Broker {
     /// A nonce for this connection, and what must be shown with it. Costs no store round trip once the registration is known.
@@ -73,65 +77,84 @@ impl Broker {
             // AC-10: refused before anything but the nonce is consumed.
             return Err(sundew_core::Denial::Scope.into());
         }
+        let above = self.delegated(&request.grant, now_ms).await?;
         let attested = self.attest(&workload, &peer, &request.nonce, &request.evidence, BindingPurpose::BeginTask).await?;
-        let permit = permit_task(registration, peer.svid(), &attested, asked.task, now_ms)?;
+        let delegation = above.as_ref().map(|above| sundew_core::Delegation { grant: &above.grant, parent: above.parent.record() });
+        let permit = permit_task(registration, peer.svid(), &attested, asked.task, delegation, now_ms)?;
 
-        let id = self.task_id(&peer, &asked.key);
+        let id = TaskId::from_bytes(self.root().derive_name(&[b"task", peer.id().as_str().as_bytes(), asked.key.as_bytes()]));
         let credential = self.credential(id, "first", peer.svid().thumbprint());
         let hash = credential.hash();
-        let evidence: Vec<String> = attested.claims().iter().map(|c| format!("{}:{}", c.kind, hex(&c.digest))).collect();
-        let token = TokenRecord {
-            task: id,
-            workload: peer.id().clone(),
-            scopes: permit.scopes().clone(),
-            audience: asked.audience,
-            issued_at_ms: now_ms,
-            expires_at_ms: permit.token_expires_ms(),
-            binding: permit.binding(),
-            certificate: *peer.svid().thumbprint(),
-            position,
-            task_position: position,
-            registration: workload.version.clone(),
-            request: asked.digest,
-        };
+        let ancestors: Vec<_> = above.iter().flat_map(|above| above.parent.ancestors().iter().chain([&above.parent])).map(Arc::clone).collect();
         let task = TaskRecord {
             id,
             workload: peer.id().clone(),
             purpose: request.purpose,
             instruction: request.instruction,
             scopes: permit.scopes().clone(),
+            audience: permit.task_audience().to_vec(),
             created_at_ms: now_ms,
             deadline_ms: permit.deadline_ms(),
             certificate: *peer.svid().thumbprint(),
+            svid_serial: peer.svid().serial().to_vec(),
             position,
             grace_ms: registration.attendance_grace.as_ms(),
             registration: workload.version.clone(),
             request: asked.digest,
-            evidence,
+            evidence: attested.claims().iter().map(|c| format!("{}:{}", c.kind, hex(&c.digest))).collect(),
+            claims: claims(&attested)?,
+            ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
+            depth_left: permit.depth_left(),
         };
-        let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
-        match self.records.store().reserve_task(peer.id().as_str(), id, task.deadline_ms, due_ms, registration.max_tasks, now_ms).await? {
-            Reserved::Full => return Err(Refusal::Full),
-            Reserved::Taken => {}
-        }
-        self.journal.write(begun(&task, &token, &attested, &hash.token_id().to_string())).await?;
+        let task = Arc::new(KnownTask::new(task, ancestors));
+        let token = TokenRecord {
+            task: id,
+            scopes: permit.scopes().clone(),
+            audience: permit.audience().to_vec(),
+            issued_at_ms: now_ms,
+            expires_at_ms: permit.token_expires_ms(),
+            binding: permit.binding(),
+            certificate: *peer.svid().thumbprint(),
+            svid_serial: task.svid_serial.clone(),
+            position,
+            registration: workload.version.clone(),
+            request: super::first_half(&asked.digest),
+        };
+        let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
+        // AC-4A: looked at before anything is written, and again before anything is answered.
+        self.not_quarantined(&token)?;
+        self.reserve(&task, registration.max_tasks, above.as_ref(), now_ms).await?;
+        self.journal.write(begun(&task, &token, &attested)).await?;
         let (task, token) = self.records.create_task(task, token, &hash).await?;
         self.usable(&task)?;
-        let record = &task.record;
+        self.not_quarantined(&token)?;
         Ok(v1::BeginTaskResponse {
-            task: Some(self.task_message(record)?),
+            task: Some(self.task_message(&task)?),
             token: Some(super::token_message(&token, &credential)),
-            attendance_grace_ms: record.grace_ms,
+            attendance_grace_ms: task.grace_ms,
         })
     }
 
-    fn task_id(&self, peer: &Peer, key: &str) -> TaskId {
-        let derived = self.root().derive(&[b"task", peer.id().as_str().as_bytes(), key.as_bytes()]);
-        let mut id = [0; 16];
-        for (to, from) in id.iter_mut().zip(derived) {
-            *to = from;
+    /// A place among the workload's tasks, and among those that are delegated from the parent (P12).
+    async fn reserve(&self, task: &KnownTask, limit: u32, above: Option<&Above>, now_ms: i64) -> Result<(), Refusal> {
+        let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
+        let store = self.records.store();
+        if let Some(above) = above {
+            let parent = above.parent.id.to_string();
+            match store.reserve_task(&parent, task.id, task.deadline_ms, due_ms, above.most_children, now_ms).await? {
+                Reserved::Full => return Err(Refusal::Full),
+                Reserved::Taken => {}
+            }
         }
-        TaskId::from_bytes(id)
+        match store.reserve_task(task.workload.as_str(), task.id, task.deadline_ms, due_ms, limit, now_ms).await? {
+            Reserved::Full => {
+                if let Some(above) = above {
+                    store.release_task(&above.parent.id.to_string(), task.id).await?;
+                }
+                Err(Refusal::Full)
+            }
+            Reserved::Taken => Ok(()),
+        }
     }
 
     fn parse(&self, request: &v1::BeginTaskRequest) -> Result<Asked, Refusal> {
@@ -141,43 +164,36 @@ impl Broker {
         if request.instruction.len() > self.limits.instruction_bytes {
             return Err(Refusal::invalid("instruction", format!("must be at most {} bytes", self.limits.instruction_bytes)));
         }
-        let audience = super::audience(request.audience.clone())?;
-        let task = TaskRequest { scopes: super::scopes(&request.scopes)?, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)? };
-        let texts = [
-            &request.purpose,
-            &request.instruction,
-            &task.scopes.to_strings().join(
-                "
-",
-            ),
-            &audience.join(
-                "
-",
-            ),
-        ];
+        let task = TaskRequest {
+            scopes: super::scopes(&request.scopes)?,
+            ttl: super::ttl(request.ttl_ms)?,
+            binding: super::binding(request.binding)?,
+            audience: super::audience(request.audience.clone())?,
+        };
+        let texts = [&request.purpose, &request.instruction, &task.scopes.to_strings().join("\n"), &task.audience.join("\n"), &request.grant];
         let digest = super::request_digest(&texts, &[request.ttl_ms, request.binding.into()]);
-        Ok(Asked { key: idempotency_key(request.idempotency_key.clone())?, task, audience, digest })
+        Ok(Asked { key: idempotency_key(request.idempotency_key.clone())?, task, digest })
     }
 
-    pub(crate) fn task_message(&self, record: &TaskRecord) -> Result<v1::Task, Refusal> {
+    pub(crate) fn task_message(&self, task: &KnownTask) -> Result<v1::Task, Refusal> {
         let view = self.keeper.view()?;
-        let outcome = match view.judge_task(record, clock::now_ms()) {
-            sundew_core::Liveness::Alive => v1::Outcome::Unspecified,
-            sundew_core::Liveness::Dead(sundew_core::Cause::TaskEnded(outcome)) => super::outcome_message(outcome),
-            sundew_core::Liveness::Dead(sundew_core::Cause::Expired) => v1::Outcome::Expired,
-            sundew_core::Liveness::Dead(sundew_core::Cause::Revoked | sundew_core::Cause::Suspended) => v1::Outcome::Revoked,
+        let outcome = match view.judge_task(task, clock::now_ms()) {
+            Liveness::Alive => v1::Outcome::Unspecified,
+            Liveness::Dead(cause) => super::outcome_message(cause.outcome()),
         };
         Ok(v1::Task {
-            task_id: record.id.to_string(),
-            spiffe_id: record.workload.to_string(),
-            purpose: record.purpose.clone(),
-            instruction: record.instruction.clone(),
-            scopes: record.scopes.to_strings(),
-            created_at_ms: record.created_at_ms,
-            deadline_ms: record.deadline_ms,
+            task_id: task.id.to_string(),
+            spiffe_id: task.workload.to_string(),
+            purpose: task.purpose.clone(),
+            instruction: task.instruction.clone(),
+            scopes: task.scopes.to_strings(),
+            created_at_ms: task.created_at_ms,
+            deadline_ms: task.deadline_ms,
             outcome: outcome.into(),
-            suspended: view.is_suspended(record.id),
-            registration_version: record.registration.clone(),
+            suspended: view.is_suspended(task),
+            registration_version: task.registration.clone(),
+            ancestors: task.record().ancestors.iter().map(ToString::to_string).collect(),
+            audience: task.audience.clone(),
         })
     }
 }
@@ -185,11 +201,25 @@ impl Broker {
 struct Asked {
     key: String,
     task: TaskRequest,
-    audience: Vec<String>,
     digest: [u8; 32],
 }
 
-fn begun(task: &TaskRecord, token: &TokenRecord, attested: &Attested, token_id: &str) -> Record {
+/// What rules may later be about: all verified claims but those that are another for each piece of evidence.
+fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
+    let mut all = Vec::new();
+    for claims in attested.claims() {
+        for (name, values) in claims.values.iter().filter(|(name, _)| !matches!(name.as_str(), "exp" | "iat" | "nbf" | "jti" | "nonce")) {
+            all.extend(values.iter().map(|value| format!("{}.{name}={value}", claims.kind)));
+        }
+    }
+    // A claim that is left out is one that no rule finds, so none is.
+    if all.iter().map(String::len).sum::<usize>() > MAX_CLAIMS {
+        return Err(Refusal::invalid("evidence", format!("its claims are longer than {MAX_CLAIMS} bytes")));
+    }
+    Ok(all)
+}
+
+fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
     let mut record = journal::record("task_begun")
         .with("task", task.id)
         .with("workload", &task.workload)
@@ -199,9 +229,12 @@ fn begun(task: &TaskRecord, token: &TokenRecord, attested: &Attested, token_id: 
         .with("deadline_ms", task.deadline_ms)
         .with("registration", &task.registration)
         .with("evidence", task.evidence.join(" "))
-        .with("token_id", token_id)
+        .with("token_id", token.id())
         .with("token_binding", format!("{:?}", token.binding).to_lowercase())
         .with("token_expires_ms", token.expires_at_ms);
+    if !task.record().ancestors.is_empty() {
+        record = record.with("ancestors", super::spaced(&task.record().ancestors));
+    }
     for claims in attested.claims() {
         record = record.with(format!("fresh.{}", claims.kind), claims.fresh);
         for name in ["digest", "sub", "repository_id", "project_id", "jti"] {

@@ -25,11 +25,12 @@ impl Broker {
             }
         };
         let task = self.own_task(&peer, &request.task_id).await?;
-        let liveness = self.keeper.view()?.judge_task(&task.record, clock::now_ms());
+        let liveness = self.keeper.view()?.judge_task(&task, clock::now_ms());
         let outcome = match liveness {
             Liveness::Dead(Cause::TaskEnded(outcome)) => outcome,
-            Liveness::Dead(Cause::Expired) => self.end_task(&task, Outcome::Expired, None).await?,
-            Liveness::Dead(Cause::Revoked | Cause::Suspended) => self.end_task(&task, Outcome::Revoked, None).await?,
+            // The clean-up after the rule puts it on the record, once.
+            Liveness::Dead(Cause::Revoked) => Outcome::Revoked,
+            Liveness::Dead(cause) => self.end_task(&task, cause.outcome(), None).await?,
             Liveness::Alive => self.end_task(&task, asked, Some(peer.id().as_str())).await?,
         };
         Ok(v1::CompleteTaskResponse { outcome: super::outcome_message(outcome).into() })
@@ -42,8 +43,8 @@ impl Broker {
             Err(Refusal::TaskDead(Cause::Suspended)) => return Ok(v1::SuspendTaskResponse {}),
             other => other?,
         }
-        let record = journal::record("task_suspended").with("task", task.record.id).with("workload", peer.id());
-        self.end(Event::Suspended(task.record.id), Self::until_ms(&task), record).await?;
+        let record = journal::record("task_suspended").with("task", task.id).with("workload", peer.id());
+        self.end(Event::Suspended(task.id), Self::until_ms(&task), record).await?;
         Ok(v1::SuspendTaskResponse {})
     }
 
@@ -67,8 +68,8 @@ impl Broker {
         }
         let mut position = self.keeper.view()?.applied().0;
         if suspended {
-            let record = journal::record("task_resumed").with("task", task.record.id).with("workload", peer.id());
-            position = self.end(Event::Resumed(task.record.id), Self::until_ms(&task), record).await?.1;
+            let record = journal::record("task_resumed").with("task", task.id).with("workload", peer.id());
+            position = self.end(Event::Resumed(task.id), Self::until_ms(&task), record).await?.1;
         }
         // P3: a token on evidence that ends soon ends then.
         let left = attested.not_after_ms().map(|end| end.saturating_sub(clock::now_ms()));
@@ -76,7 +77,7 @@ impl Broker {
             Some(ms) => Some(sundew_core::Ttl::from_ms(ms).map_err(|_| sundew_core::Denial::NoTime)?),
             None => None,
         };
-        let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None }, audience: Vec::new(), key, digest: [0; 32] };
+        let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None, audience: Vec::new() }, key, digest: [0; 16] };
         Ok(v1::ResumeTaskResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
     }
 }

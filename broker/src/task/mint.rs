@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use sundew_core::{Position, TokenRecord, TokenRequest, permit_token};
+use sundew_core::{KnownToken, Position, TokenRecord, TokenRequest, permit_token};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, idempotency_key};
 use crate::clock;
 use crate::journal;
 use crate::peer::Peer;
-use crate::records::KnownTask;
+use crate::records::Task;
 use crate::refusal::Refusal;
 
 /// What a new token shall be.
 pub(super) struct Wanted {
     pub(super) request: TokenRequest,
-    pub(super) audience: Vec<String>,
     /// Names the token within its task; a retry with the same name gets the same token.
     pub(super) key: String,
-    pub(super) digest: [u8; 32],
+    pub(super) digest: [u8; 16],
 }
 
 impl Broker {
@@ -26,24 +25,11 @@ impl Broker {
     pub(crate) async fn mint(self: Arc<Self>, peer: Arc<Peer>, request: v1::MintTokenRequest) -> Result<v1::MintTokenResponse, Refusal> {
         let scopes = if request.scopes.is_empty() { None } else { Some(super::scopes(&request.scopes)?) };
         let audience = super::audience(request.audience)?;
-        let digest = super::request_digest(
-            &[
-                &request.scopes.join(
-                    "
-",
-                ),
-                &audience.join(
-                    "
-",
-                ),
-            ],
-            &[request.ttl_ms, request.binding.into()],
-        );
+        let digest = super::request_digest(&[&request.scopes.join("\n"), &audience.join("\n")], &[request.ttl_ms, request.binding.into()]);
         let wanted = Wanted {
-            request: TokenRequest { scopes, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)? },
-            audience,
+            request: TokenRequest { scopes, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)?, audience },
             key: format!("mint:{}", idempotency_key(request.idempotency_key)?),
-            digest,
+            digest: super::first_half(&digest),
         };
         // Before the decision: what is decided on an older view is dead under a later rule.
         let position = self.keeper.view()?.applied().0;
@@ -52,29 +38,30 @@ impl Broker {
         Ok(v1::MintTokenResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
     }
 
-    pub(super) async fn mint_within(&self, peer: &Peer, task: &KnownTask, wanted: Wanted, position: Position, event: &str) -> Result<v1::Token, Refusal> {
+    pub(super) async fn mint_within(&self, peer: &Peer, task: &Task, wanted: Wanted, position: Position, event: &str) -> Result<v1::Token, Refusal> {
         let now_ms = clock::now_ms();
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let permit = permit_token(&workload.registration, peer.svid(), &task.record, wanted.request, now_ms)?;
-        let credential = self.credential(task.record.id, &wanted.key, peer.svid().thumbprint());
+        let permit = permit_token(&workload.registration, peer.svid(), task.record(), wanted.request, now_ms)?;
+        let credential = self.credential(task.id, &wanted.key, peer.svid().thumbprint());
         let hash = credential.hash();
         let token = TokenRecord {
-            task: task.record.id,
-            workload: peer.id().clone(),
+            task: task.id,
             scopes: permit.scopes().clone(),
-            audience: wanted.audience,
+            audience: permit.audience().to_vec(),
             issued_at_ms: now_ms,
             expires_at_ms: permit.token_expires_ms(),
             binding: permit.binding(),
             certificate: *peer.svid().thumbprint(),
+            svid_serial: peer.svid().serial().to_vec(),
             position,
-            task_position: task.record.position,
             registration: workload.version.clone(),
             request: wanted.digest,
         };
+        let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
+        self.not_quarantined(&token)?;
         let record = journal::record(event)
-            .with("task", token.task)
-            .with("workload", &token.workload)
+            .with("task", token.task().id)
+            .with("workload", peer.id())
             .with("token_id", hash.token_id())
             .with("scopes", token.scopes.to_strings().join(" "))
             .with("audience", token.audience.join(" "))
@@ -84,6 +71,7 @@ impl Broker {
         self.journal.write(record).await?;
         let token = self.records.create_token(token, &hash).await?;
         self.usable(task)?;
+        self.not_quarantined(&token)?;
         Ok(super::token_message(&token, &credential))
     }
 }

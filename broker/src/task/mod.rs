@@ -2,6 +2,7 @@
 
 mod attend;
 mod begin;
+mod delegate;
 mod finish;
 mod mint;
 mod secret;
@@ -10,13 +11,13 @@ pub(crate) use begin::hex;
 
 use std::sync::Arc;
 
-use sundew_core::{Cause, Liveness, Outcome, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
+use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
 use crate::clock;
 use crate::peer::Peer;
-use crate::records::KnownTask;
+use crate::records::Task;
 use crate::refusal::Refusal;
 
 /// Most audiences of a token, and longest one in bytes.
@@ -25,10 +26,10 @@ const MAX_AUDIENCE: usize = 256;
 
 impl Broker {
     /// The caller's own task. Unknown and not yours are refused alike (AC-32, P11).
-    pub(crate) async fn own_task(&self, peer: &Peer, id: &str) -> Result<Arc<KnownTask>, Refusal> {
+    pub(crate) async fn own_task(&self, peer: &Peer, id: &str) -> Result<Arc<Task>, Refusal> {
         let id = TaskId::parse(id).map_err(|e| Refusal::invalid("task_id", e))?;
         let mut task = self.records.task(id).await?.ok_or(Refusal::Absent("task"))?;
-        if !acts_for(peer, &task) && task.record.workload == *peer.id() {
+        if !acts_for(peer, &task) && task.workload == *peer.id() {
             // It may have been moved to this certificate at another broker.
             task = self.records.read_task(id).await?.ok_or(Refusal::Absent("task"))?;
         }
@@ -39,17 +40,24 @@ impl Broker {
     /// P4, P5, P7: whether a task may be used at this moment.
     pub(crate) fn usable(&self, task: &KnownTask) -> Result<(), Refusal> {
         let view = self.keeper.view()?;
-        match view.judge_task(&task.record, clock::now_ms()) {
+        match view.judge_task(task, clock::now_ms()) {
             Liveness::Dead(cause) => Err(Refusal::TaskDead(cause)),
-            Liveness::Alive if view.is_suspended(task.record.id) => Err(Refusal::TaskDead(Cause::Suspended)),
+            Liveness::Alive if view.is_suspended(task) => Err(Refusal::TaskDead(Cause::Suspended)),
             Liveness::Alive => Ok(()),
         }
     }
 }
 
-fn acts_for(peer: &Peer, task: &KnownTask) -> bool {
+impl Broker {
+    /// AC-4A: whether a quarantine forbids this token.
+    fn not_quarantined(&self, token: &KnownToken) -> Result<(), Refusal> {
+        if self.keeper.view()?.is_token_quarantined(token) { Err(Refusal::Quarantined) } else { Ok(()) }
+    }
+}
+
+fn acts_for(peer: &Peer, task: &Task) -> bool {
     let own = peer.svid().thumbprint();
-    task.record.workload == *peer.id() && (task.record.certificate == *own || task.rotated_to.contains(own))
+    task.workload == *peer.id() && (task.certificate == *own || task.rotated_to.contains(own))
 }
 
 /// What a request asks, so that an idempotency key is not used for two of them. Injective: each text counts with its length.
@@ -63,6 +71,17 @@ fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
+}
+
+fn first_half(digest: &[u8; 32]) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+    half
+}
+
+/// A list as records have it.
+fn spaced(list: &[impl ToString]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn ttl(ms: i64) -> Result<Option<Ttl>, Refusal> {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_core::store::DocumentKind;
-use sundew_core::{Denial, Scope, SealError, SecretRecord};
+use sundew_core::{Denial, LeaseRecord, Scope, SealError, SecretRecord};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
 use crate::journal;
+use crate::lease::RunningEngine;
 use crate::peer::Peer;
+use crate::records::Task;
 use crate::refusal::Refusal;
 
 impl Broker {
@@ -20,14 +22,27 @@ impl Broker {
         let task = self.own_task(&peer, &request.task_id).await?;
         self.usable(&task)?;
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        if !task.record.scopes.covers(&scope) || !workload.registration.scopes.covers(&scope) {
+        if !task.scopes.covers(&scope) || !workload.registration.scopes.covers(&scope) {
             return Err(Denial::Scope.into());
         }
-        let stored = self.read_secret(&request.name).await?.ok_or(Refusal::Absent("secret"))?;
+        if self.keeper.view()?.is_quarantined(&task) {
+            return Err(Refusal::Quarantined);
+        }
+        let mut made = self.engine_of(&request.name);
+        let mut stored = if made.is_some() { None } else { self.read_secret(&request.name).await? };
+        if made.is_none() && stored.is_none() {
+            // An engine that was put at another broker just now.
+            self.reload_engines().await?;
+            made = self.engine_of(&request.name);
+        }
+        if let Some((engine, role)) = made {
+            return self.made_secret(&task, &request.name, &engine, &role).await;
+        }
+        let stored = stored.take().ok_or(Refusal::Absent("secret"))?;
         let sealed = STANDARD.decode(&stored.sealed).map_err(|_| Refusal::Seal { what: "secret", cause: SealError::Opening })?;
         let value = self.open_secret(&request.name, &sealed).await?;
         let record = journal::record("secret_read")
-            .with("task", task.record.id)
+            .with("task", task.id)
             .with("workload", peer.id())
             .with("secret", &request.name)
             .with("version", stored.version)
@@ -35,7 +50,17 @@ impl Broker {
         // P10: on the record before it leaves; P5: and only if the task is still good after all that waiting.
         self.journal.write(record).await?;
         self.usable(&task)?;
-        Ok(v1::GetSecretResponse { value: value.expose().to_vec(), version: stored.version, expires_at_ms: task.record.deadline_ms })
+        Ok(v1::GetSecretResponse { value: value.expose().to_vec(), version: stored.version, expires_at_ms: task.deadline_ms, lease: None })
+    }
+
+    /// A secret that is made for this task, and removed at its source when the task ends.
+    async fn made_secret(&self, task: &Task, name: &str, engine: &RunningEngine, role: &str) -> Result<v1::GetSecretResponse, Refusal> {
+        let record = journal::record("secret_read").with("task", task.id).with("workload", &task.workload).with("secret", name);
+        self.journal.write(record.with("lease", LeaseRecord::id(self.root(), task.id, name))).await?;
+        let lease = self.lease(&task.known, name, engine, role).await?;
+        // What was made for a task that ended meanwhile is due, and is nobody's.
+        self.usable(task)?;
+        Ok(v1::GetSecretResponse { value: lease.url.clone().into_bytes(), version: 1, expires_at_ms: lease.expires_at_ms, lease: Some(lease) })
     }
 
     pub(crate) async fn read_secret(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {

@@ -51,6 +51,11 @@ pub struct Task {
     pub suspended: bool,
     #[prost(string, tag = "10")]
     pub registration_version: ::prost::alloc::string::String,
+    /// The tasks that it was delegated from, its parent last.
+    #[prost(string, repeated, tag = "11")]
+    pub ancestors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "12")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// How a task ended. Exactly one per task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -143,7 +148,7 @@ pub struct IntrospectRequest {
     #[prost(string, repeated, tag = "4")]
     pub required_scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IntrospectResponse {
     /// Everything else is empty unless active.
     #[prost(bool, tag = "1")]
@@ -169,6 +174,27 @@ pub struct IntrospectResponse {
     pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "11")]
     pub registration_version: ::prost::alloc::string::String,
+    /// For a task that was delegated: the SPIFFE ID of the owner of the first task, on whose behalf everything happens.
+    #[prost(string, tag = "12")]
+    pub on_behalf_of: ::prost::alloc::string::String,
+    /// Who acts, and for whom (RFC 8693, section 4.1): the owner of the token's task, then the owner of the task that it was delegated
+    /// from, and so on. Set only for a task that was delegated.
+    #[prost(message, optional, tag = "13")]
+    pub act: ::core::option::Option<Actor>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Actor {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub purpose: ::prost::alloc::string::String,
+    /// SHA-256 of the instruction that it acts on.
+    #[prost(bytes = "vec", tag = "4")]
+    pub instruction_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, boxed, tag = "5")]
+    pub act: ::core::option::Option<::prost::alloc::boxed::Box<Actor>>,
 }
 /// Generated client implementations.
 pub mod access_service_client {
@@ -511,6 +537,9 @@ pub struct BeginTaskRequest {
     pub binding: i32,
     #[prost(string, repeated, tag = "9")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// From the owner of another task: opens this task below that one.
+    #[prost(string, tag = "10")]
+    pub grant: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginTaskResponse {
@@ -559,6 +588,52 @@ pub struct GetSecretResponse {
     #[prost(uint64, tag = "2")]
     pub version: u64,
     #[prost(int64, tag = "3")]
+    pub expires_at_ms: i64,
+    /// Set if the secret was made for this task, and is removed at its source when the task ends.
+    #[prost(message, optional, tag = "4")]
+    pub lease: ::core::option::Option<Lease>,
+}
+/// A credential made for one task in another system.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Lease {
+    #[prost(string, tag = "1")]
+    pub lease_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub username: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub password: ::prost::alloc::string::String,
+    /// With user name and password; also the value of the secret.
+    #[prost(string, tag = "4")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub expires_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegateRequest {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    /// The SPIFFE ID of the workload that may use the grant.
+    #[prost(string, tag = "2")]
+    pub delegate: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Audiences that the delegate's tokens may be meant for; empty: as the task's.
+    #[prost(string, repeated, tag = "4")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long the grant and every task under it may live; 0: as long as the task.
+    #[prost(int64, tag = "5")]
+    pub ttl_ms: i64,
+    /// How many levels the delegate may delegate further.
+    #[prost(uint32, tag = "6")]
+    pub depth: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegateResponse {
+    /// Not a credential: only the delegate can use it, with its own SVID and evidence.
+    #[prost(string, tag = "1")]
+    pub grant: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -858,6 +933,31 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("sundew.v1.AgentService", "GetSecret"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets another workload open tasks below a task of the caller's.
+        pub async fn delegate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DelegateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DelegateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.AgentService/Delegate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.AgentService", "Delegate"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Keeps a task alive while open, moves it to a rotated SVID, and tells of its ending.
         pub async fn attend(
             &mut self,
@@ -1003,6 +1103,14 @@ pub mod agent_service_server {
             request: tonic::Request<super::GetSecretRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetSecretResponse>,
+            tonic::Status,
+        >;
+        /// Lets another workload open tasks below a task of the caller's.
+        async fn delegate(
+            &self,
+            request: tonic::Request<super::DelegateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DelegateResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the Attend method.
@@ -1283,6 +1391,51 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.AgentService/Delegate" => {
+                    #[allow(non_camel_case_types)]
+                    struct DelegateSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::DelegateRequest>
+                    for DelegateSvc<T> {
+                        type Response = super::DelegateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DelegateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::delegate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DelegateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2052,6 +2205,52 @@ pub struct CreateJoinTokenResponse {
     #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct PutEngineRequest {
+    /// JSON: name, kind, address and roles; see `sundew secret engine put --help`.
+    #[prost(string, tag = "1")]
+    pub document: ::prost::alloc::string::String,
+    /// What the broker proves itself with at the target. Empty: as it is.
+    #[prost(bytes = "vec", tag = "2")]
+    pub password: ::prost::alloc::vec::Vec<u8>,
+    /// Do not try to reach the target first.
+    #[prost(bool, tag = "3")]
+    pub unchecked: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutEngineResponse {
+    /// "created", "changed" or "unchanged"
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEnginesRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EngineInfo {
+    /// Without the password.
+    #[prost(string, tag = "1")]
+    pub document: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub leases: u64,
+    #[prost(uint64, tag = "3")]
+    pub leases_due: u64,
+    /// Why the target could not be worked with lately; empty if it could.
+    #[prost(string, tag = "4")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListEnginesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub engines: ::prost::alloc::vec::Vec<EngineInfo>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteEngineRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteEngineResponse {}
 /// Generated client implementations.
 pub mod registry_service_client {
     #![allow(
@@ -2339,6 +2538,80 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "RotateKeyring"));
             self.inner.unary(req, path, codec).await
         }
+        /// Creates or replaces an engine: something that makes credentials in another system for one task each.
+        pub async fn put_engine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutEngineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutEngineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/PutEngine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "PutEngine"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_engines(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListEnginesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEnginesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/ListEngines",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "ListEngines"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes an engine that has no leases left.
+        pub async fn delete_engine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteEngineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteEngineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/DeleteEngine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "DeleteEngine"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Creates a single-use join token with which a registered workload gets its first SVID.
         pub async fn create_join_token(
             &mut self,
@@ -2436,6 +2709,29 @@ pub mod registry_service_server {
             request: tonic::Request<super::RotateKeyringRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RotateKeyringResponse>,
+            tonic::Status,
+        >;
+        /// Creates or replaces an engine: something that makes credentials in another system for one task each.
+        async fn put_engine(
+            &self,
+            request: tonic::Request<super::PutEngineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutEngineResponse>,
+            tonic::Status,
+        >;
+        async fn list_engines(
+            &self,
+            request: tonic::Request<super::ListEnginesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEnginesResponse>,
+            tonic::Status,
+        >;
+        /// Removes an engine that has no leases left.
+        async fn delete_engine(
+            &self,
+            request: tonic::Request<super::DeleteEngineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteEngineResponse>,
             tonic::Status,
         >;
         /// Creates a single-use join token with which a registered workload gets its first SVID.
@@ -2888,6 +3184,141 @@ pub mod registry_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/sundew.v1.RegistryService/PutEngine" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutEngineSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::PutEngineRequest>
+                    for PutEngineSvc<T> {
+                        type Response = super::PutEngineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutEngineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::put_engine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutEngineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/ListEngines" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListEnginesSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ListEnginesRequest>
+                    for ListEnginesSvc<T> {
+                        type Response = super::ListEnginesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListEnginesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_engines(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListEnginesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/DeleteEngine" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteEngineSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::DeleteEngineRequest>
+                    for DeleteEngineSvc<T> {
+                        type Response = super::DeleteEngineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteEngineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::delete_engine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteEngineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/sundew.v1.RegistryService/CreateJoinToken" => {
                     #[allow(non_camel_case_types)]
                     struct CreateJoinTokenSvc<T: RegistryService>(pub Arc<T>);
@@ -2974,43 +3405,185 @@ pub mod registry_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Everything that is set must hold. Nothing set is refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
-pub struct RevokeRequest {
-    /// Required; goes into the record.
+pub struct Selector {
+    /// The credential itself, or its token id.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// The task, and not what was delegated from it.
+    #[prost(string, tag = "2")]
+    pub task_id: ::prost::alloc::string::String,
+    /// The task and everything that was delegated from it.
+    #[prost(string, tag = "3")]
+    pub task_tree: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
-    pub reason: ::prost::alloc::string::String,
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// A SPIFFE ID and all below it: whole path segments.
     #[prost(string, tag = "5")]
-    pub idempotency_key: ::prost::alloc::string::String,
-    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3")]
-    pub target: ::core::option::Option<revoke_request::Target>,
+    pub spiffe_path_prefix: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub audience: ::prost::alloc::string::String,
+    /// Tasks and tokens that may do something that this scope allows; `kind:a/*` for all below.
+    #[prost(string, tag = "8")]
+    pub scope: ::prost::alloc::string::String,
+    /// Tasks and tokens that may read this secret.
+    #[prost(string, tag = "9")]
+    pub secret: ::prost::alloc::string::String,
+    /// Verified claims, `kind.name=value`.
+    #[prost(string, repeated, tag = "10")]
+    pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Hexadecimal, colons allowed.
+    #[prost(string, tag = "11")]
+    pub svid_serial: ::prost::alloc::string::String,
+    #[prost(string, tag = "12")]
+    pub registration_version: ::prost::alloc::string::String,
+    /// Issued before this instant.
+    #[prost(int64, tag = "13")]
+    pub issued_before_ms: i64,
+    /// Everything; goes with no other criterion.
+    #[prost(bool, tag = "14")]
+    pub everything: bool,
 }
-/// Nested message and enum types in `RevokeRequest`.
-pub mod revoke_request {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    #[prost(skip_debug)]
-    pub enum Target {
-        /// The credential itself, or its token id.
-        #[prost(string, tag = "1")]
-        Token(::prost::alloc::string::String),
-        #[prost(string, tag = "2")]
-        TaskId(::prost::alloc::string::String),
-        /// Everything issued so far to this SPIFFE ID.
-        #[prost(string, tag = "3")]
-        Workload(::prost::alloc::string::String),
-    }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreviewRequest {
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<Selector>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkloadCount {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub tasks: u64,
+    #[prost(uint64, tag = "3")]
+    pub tokens: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewResponse {
+    /// Live tasks and tokens that match, of those looked at so far.
+    #[prost(uint64, tag = "1")]
+    pub tasks: u64,
+    #[prost(uint64, tag = "2")]
+    pub tokens: u64,
+    /// Credentials in other systems that would be removed.
+    #[prost(uint64, tag = "3")]
+    pub leases: u64,
+    /// Tasks looked at so far.
+    #[prost(uint64, tag = "4")]
+    pub looked_at: u64,
+    /// The last message.
+    #[prost(bool, tag = "5")]
+    pub done: bool,
+    /// In the last message: the workloads with the most tokens, at most 100, and how many others there are.
+    #[prost(message, repeated, tag = "6")]
+    pub workloads: ::prost::alloc::vec::Vec<WorkloadCount>,
+    #[prost(uint64, tag = "7")]
+    pub other_workloads: u64,
+    /// In the last message: some of the tasks.
+    #[prost(message, repeated, tag = "8")]
+    pub samples: ::prost::alloc::vec::Vec<Task>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeRequest {
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<Selector>,
+    #[prost(enumeration = "Effect", tag = "2")]
+    pub effect: i32,
+    /// Required; goes into the record.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeResponse {
-    /// Names the rule in the record.
+    /// Names the rule.
     #[prost(string, tag = "1")]
     pub revocation_id: ::prost::alloc::string::String,
     /// Position in the revocation log.
     #[prost(uint64, tag = "2")]
     pub position: u64,
-    /// How many live tasks it covered as far as the index knows.
-    #[prost(uint64, tag = "3")]
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiftRequest {
+    #[prost(string, tag = "1")]
+    pub revocation_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiftResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRulesRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rule {
+    #[prost(string, tag = "1")]
+    pub revocation_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    /// What is left of it: a containment that was lifted only revokes.
+    #[prost(enumeration = "Effect", tag = "3")]
+    pub effect: i32,
+    #[prost(message, optional, tag = "4")]
+    pub selector: ::core::option::Option<Selector>,
+    /// When it is forgotten, since nothing that it matches can live; 0 if it stands until lifted.
+    #[prost(int64, tag = "5")]
+    pub until_ms: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRulesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub rules: ::prost::alloc::vec::Vec<Rule>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRevocationRequest {
+    #[prost(string, tag = "1")]
+    pub revocation_id: ::prost::alloc::string::String,
+    /// Go on until the clean-up is done; otherwise answer once.
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevocationStatus {
+    #[prost(string, tag = "1")]
+    pub revocation_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub selector: ::core::option::Option<Selector>,
+    #[prost(enumeration = "Effect", tag = "3")]
+    pub effect: i32,
+    #[prost(string, tag = "4")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(int64, tag = "6")]
+    pub at_ms: i64,
+    /// Live tasks and tokens that it killed. Meaningful once `counted`.
+    #[prost(uint64, tag = "7")]
     pub tasks: u64,
+    #[prost(uint64, tag = "8")]
+    pub tokens: u64,
+    #[prost(bool, tag = "9")]
+    pub counted: bool,
+    /// Tasks whose tokens and lists are cleaned up.
+    #[prost(uint64, tag = "10")]
+    pub reaped_tasks: u64,
+    /// Credentials in other systems made due by it, and how many of them are not removed yet.
+    #[prost(uint64, tag = "11")]
+    pub leases: u64,
+    #[prost(uint64, tag = "12")]
+    pub leases_left: u64,
+    /// Why the last one of them could not be removed yet.
+    #[prost(string, tag = "13")]
+    pub lease_problem: ::prost::alloc::string::String,
+    #[prost(bool, tag = "14")]
+    pub done: bool,
+    /// Set once the quarantine was lifted.
+    #[prost(bool, tag = "15")]
+    pub lifted: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksRequest {
@@ -3035,6 +3608,84 @@ pub struct ShowTaskRequest {
 pub struct ShowTaskResponse {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<Task>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLeasesRequest {
+    /// Empty: of all engines.
+    #[prost(string, tag = "1")]
+    pub engine: ::prost::alloc::string::String,
+    /// Only those that are due.
+    #[prost(bool, tag = "2")]
+    pub due: bool,
+    /// 1 to 1000; 0 means 100.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseInfo {
+    #[prost(string, tag = "1")]
+    pub lease_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub engine: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub username: ::prost::alloc::string::String,
+    #[prost(int64, tag = "6")]
+    pub due_ms: i64,
+    /// Attempts to remove it that failed, and why the last one did.
+    #[prost(uint32, tag = "7")]
+    pub failures: u32,
+    #[prost(string, tag = "8")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLeasesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub leases: ::prost::alloc::vec::Vec<LeaseInfo>,
+    /// Over all engines asked about.
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+    #[prost(uint64, tag = "3")]
+    pub total_due: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Effect {
+    /// Revoke.
+    Unspecified = 0,
+    /// What was issued before is dead.
+    Revoke = 1,
+    /// Nothing new is issued until the rule is lifted.
+    Quarantine = 2,
+    /// Both, in one append.
+    Contain = 3,
+}
+impl Effect {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EFFECT_UNSPECIFIED",
+            Self::Revoke => "EFFECT_REVOKE",
+            Self::Quarantine => "EFFECT_QUARANTINE",
+            Self::Contain => "EFFECT_CONTAIN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EFFECT_UNSPECIFIED" => Some(Self::Unspecified),
+            "EFFECT_REVOKE" => Some(Self::Revoke),
+            "EFFECT_QUARANTINE" => Some(Self::Quarantine),
+            "EFFECT_CONTAIN" => Some(Self::Contain),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod response_service_client {
@@ -3128,7 +3779,32 @@ pub mod response_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Kills a token, a task, or everything of a workload. Success means: refused everywhere from now on.
+        /// Says what a selector matches now: counts as they grow, then samples. Changes nothing.
+        pub async fn preview(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PreviewRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PreviewResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.ResponseService/Preview",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.ResponseService", "Preview"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Kills what a selector matches, forbids anything new that it matches, or both. Success means: in force everywhere from now on.
         pub async fn revoke(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeRequest>,
@@ -3149,6 +3825,78 @@ pub mod response_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "Revoke"));
             self.inner.unary(req, path, codec).await
+        }
+        /// Ends a quarantine. What died stays dead.
+        pub async fn lift(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LiftRequest>,
+        ) -> std::result::Result<tonic::Response<super::LiftResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.ResponseService/Lift",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.ResponseService", "Lift"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Rules that stand.
+        pub async fn list_rules(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRulesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.ResponseService/ListRules",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.ResponseService", "ListRules"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How far the clean-up after a revocation is, until it is done.
+        pub async fn watch_revocation(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRevocationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RevocationStatus>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.ResponseService/WatchRevocation",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.ResponseService", "WatchRevocation"));
+            self.inner.server_streaming(req, path, codec).await
         }
         pub async fn list_tasks(
             &mut self,
@@ -3198,6 +3946,31 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "ShowTask"));
             self.inner.unary(req, path, codec).await
         }
+        /// Credentials in other systems that are still to be removed.
+        pub async fn list_leases(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLeasesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.ResponseService/ListLeases",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.ResponseService", "ListLeases"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3213,11 +3986,49 @@ pub mod response_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ResponseServiceServer.
     #[async_trait]
     pub trait ResponseService: std::marker::Send + std::marker::Sync + 'static {
-        /// Kills a token, a task, or everything of a workload. Success means: refused everywhere from now on.
+        /// Server streaming response type for the Preview method.
+        type PreviewStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PreviewResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Says what a selector matches now: counts as they grow, then samples. Changes nothing.
+        async fn preview(
+            &self,
+            request: tonic::Request<super::PreviewRequest>,
+        ) -> std::result::Result<tonic::Response<Self::PreviewStream>, tonic::Status>;
+        /// Kills what a selector matches, forbids anything new that it matches, or both. Success means: in force everywhere from now on.
         async fn revoke(
             &self,
             request: tonic::Request<super::RevokeRequest>,
         ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status>;
+        /// Ends a quarantine. What died stays dead.
+        async fn lift(
+            &self,
+            request: tonic::Request<super::LiftRequest>,
+        ) -> std::result::Result<tonic::Response<super::LiftResponse>, tonic::Status>;
+        /// Rules that stand.
+        async fn list_rules(
+            &self,
+            request: tonic::Request<super::ListRulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRulesResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchRevocation method.
+        type WatchRevocationStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RevocationStatus, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// How far the clean-up after a revocation is, until it is done.
+        async fn watch_revocation(
+            &self,
+            request: tonic::Request<super::WatchRevocationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchRevocationStream>,
+            tonic::Status,
+        >;
         async fn list_tasks(
             &self,
             request: tonic::Request<super::ListTasksRequest>,
@@ -3230,6 +4041,14 @@ pub mod response_service_server {
             request: tonic::Request<super::ShowTaskRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ShowTaskResponse>,
+            tonic::Status,
+        >;
+        /// Credentials in other systems that are still to be removed.
+        async fn list_leases(
+            &self,
+            request: tonic::Request<super::ListLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLeasesResponse>,
             tonic::Status,
         >;
     }
@@ -3310,6 +4129,52 @@ pub mod response_service_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/sundew.v1.ResponseService/Preview" => {
+                    #[allow(non_camel_case_types)]
+                    struct PreviewSvc<T: ResponseService>(pub Arc<T>);
+                    impl<
+                        T: ResponseService,
+                    > tonic::server::ServerStreamingService<super::PreviewRequest>
+                    for PreviewSvc<T> {
+                        type Response = super::PreviewResponse;
+                        type ResponseStream = T::PreviewStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PreviewRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponseService>::preview(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PreviewSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/sundew.v1.ResponseService/Revoke" => {
                     #[allow(non_camel_case_types)]
                     struct RevokeSvc<T: ResponseService>(pub Arc<T>);
@@ -3351,6 +4216,143 @@ pub mod response_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.ResponseService/Lift" => {
+                    #[allow(non_camel_case_types)]
+                    struct LiftSvc<T: ResponseService>(pub Arc<T>);
+                    impl<
+                        T: ResponseService,
+                    > tonic::server::UnaryService<super::LiftRequest> for LiftSvc<T> {
+                        type Response = super::LiftResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LiftRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponseService>::lift(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LiftSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.ResponseService/ListRules" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRulesSvc<T: ResponseService>(pub Arc<T>);
+                    impl<
+                        T: ResponseService,
+                    > tonic::server::UnaryService<super::ListRulesRequest>
+                    for ListRulesSvc<T> {
+                        type Response = super::ListRulesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRulesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponseService>::list_rules(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRulesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.ResponseService/WatchRevocation" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchRevocationSvc<T: ResponseService>(pub Arc<T>);
+                    impl<
+                        T: ResponseService,
+                    > tonic::server::ServerStreamingService<
+                        super::WatchRevocationRequest,
+                    > for WatchRevocationSvc<T> {
+                        type Response = super::RevocationStatus;
+                        type ResponseStream = T::WatchRevocationStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRevocationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponseService>::watch_revocation(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchRevocationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -3430,6 +4432,51 @@ pub mod response_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShowTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.ResponseService/ListLeases" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListLeasesSvc<T: ResponseService>(pub Arc<T>);
+                    impl<
+                        T: ResponseService,
+                    > tonic::server::UnaryService<super::ListLeasesRequest>
+                    for ListLeasesSvc<T> {
+                        type Response = super::ListLeasesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListLeasesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponseService>::list_leases(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListLeasesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

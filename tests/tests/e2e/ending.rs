@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sundew_proto::v1::attend_request::Request;
 use sundew_proto::v1::attend_response::Event;
-use sundew_proto::v1::revoke_request::Target;
 use sundew_proto::v1::{AttendPing, AttendRequest, AttendStart, Outcome, ResumeTaskRequest, ShowTaskRequest, SuspendTaskRequest};
 use sundew_tests::broker::{Broker, World};
-use sundew_tests::calls::{Caller, oidc};
+use sundew_tests::calls::{Caller, of_task, of_token, of_workload, oidc};
 use sundew_tests::redis::Redis;
 use sundew_tests::until;
 use tokio_stream::StreamExt as _;
@@ -184,14 +183,13 @@ async fn responders_kill_a_token_a_task_or_a_workload_and_agents_hear_of_it() {
             async move { elsewhere.active(&token, &presenter).await.expect("answer") }
         };
         assert!(active(&minted.token).await && active(&begun.token).await);
-        operator.revoke(Target::Token(minted.token_id)).await.expect("revoked");
+        operator.revoke(of_token(&minted.token_id)).await.expect("revoked");
         assert!(!active(&minted.token).await && active(&begun.token).await);
 
         let (asked, requests) = tokio::sync::mpsc::channel(4);
         asked.send(AttendRequest { request: Some(Request::Start(AttendStart { task_id: begun.task.clone() })) }).await.expect("start");
         let mut told = caller.agent().attend(ReceiverStream::new(requests)).await.expect("attend").into_inner();
-        let answer = operator.revoke(Target::TaskId(begun.task.clone())).await.expect("revoked");
-        assert_eq!(answer.tasks, 1);
+        let answer = operator.revoke(of_task(&begun.task)).await.expect("revoked");
         assert!(!active(&begun.token).await);
         let heard = loop {
             match told.next().await.expect("event").expect("event").event {
@@ -200,19 +198,21 @@ async fn responders_kill_a_token_a_task_or_a_workload_and_agents_hear_of_it() {
             }
         };
         assert_eq!(heard, Outcome::Revoked);
+        let status = operator.cleaned_up(&answer.revocation_id).await.expect("status");
+        assert_eq!((status.tasks, status.tokens, status.reason.as_str()), (1, 1, "test"), "AC-41: one token was dead before");
         assert_eq!(caller.complete(&begun.task).await.ok(), Some(Outcome::Revoked), "AC-33: one reason");
 
         let third = caller.begin(&world.issuer, "/agent", SCOPES).await.expect("task");
-        operator.revoke(Target::Workload("spiffe://test.example/agent".to_owned())).await.expect("revoked");
+        operator.revoke(of_workload("/agent")).await.expect("revoked");
         assert!(!active(&third.token).await);
         assert_eq!(caller.mint(&third.task).await.expect_err("dead").code(), Code::PermissionDenied);
         let fourth = caller.begin(&world.issuer, "/agent", SCOPES).await.expect("what is issued later lives");
         assert!(active(&fourth.token).await);
         // AC-48: what was never seen is remembered.
-        operator.revoke(Target::TaskId(format!("task-{}", "a".repeat(32)))).await.expect("remembered");
+        operator.revoke(of_task(&format!("task-{}", "a".repeat(32)))).await.expect("remembered");
         let status = operator
             .response()
-            .revoke(sundew_proto::v1::RevokeRequest { reason: " ".to_owned(), target: Some(Target::TaskId(third.task)), ..Default::default() })
+            .revoke(sundew_proto::v1::RevokeRequest { reason: " ".to_owned(), selector: Some(of_task(&third.task)), ..Default::default() })
             .await;
         assert_eq!(status.expect_err("AC-49: a reason is needed").code(), Code::InvalidArgument);
     }
@@ -337,7 +337,7 @@ async fn t71_an_edited_record_is_refused() {
     let (mut broker, caller) = ready(&world).await;
     let begun = caller.begin(&world.issuer, "/agent", SCOPES).await.expect("task");
     let mut connection = world.redis.as_ref().expect("redis").connection();
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*:token:*").query(&mut connection).expect("keys");
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*:task").query(&mut connection).expect("keys");
     let record: Vec<u8> = redis::cmd("GET").arg(&keys[0]).query(&mut connection).expect("record");
     let text = String::from_utf8_lossy(&record);
     assert!(text.contains("exec:git") && !text.contains(&begun.token[4..]));

@@ -2,12 +2,15 @@
 
 mod abuse;
 mod cli;
+mod delegation;
 mod ending;
 mod evidence;
 mod identity;
+mod leases;
 mod manifest;
 mod operations;
 mod refusals;
+mod responders;
 mod sdk;
 mod secrets;
 mod sources;

@@ -82,8 +82,7 @@ async fn a_task_is_attended_and_the_program_hears_when_it_is_ended_from_outside(
     let task = begin(&agent).await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(outcomes(&broker).is_empty());
-    let revoke = sundew_proto::v1::revoke_request::Target::TaskId(task.id().to_owned());
-    world.operator(&broker).revoke(revoke).await.expect("revoked");
+    world.operator(&broker).revoke(sundew_tests::calls::of_task(task.id())).await.expect("revoked");
     assert_eq!(tokio::time::timeout(Duration::from_secs(2), task.ended()).await.expect("told"), Ended::Revoked);
     assert!(matches!(task.secret("app/key").await, Err(Error::Ended(Ended::Revoked))));
 }

@@ -1,14 +1,16 @@
 //! The operations that the embedded store's file is made of, and what each does to the state.
 
+use std::collections::HashMap;
+
 use sundew_core::store::{DocumentKind, StoredEntry};
-use sundew_core::{EntryId, Position, TaskId};
+use sundew_core::{EntryId, LeaseId, Position, TaskId};
 
 use super::{State, Task};
 
 /// One change.
 #[derive(Clone, prost::Message)]
 pub(super) struct Operation {
-    #[prost(oneof = "kind::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "kind::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(super) kind: Option<kind::Kind>,
 }
 
@@ -102,6 +104,33 @@ pub(super) struct Entry {
     pub(super) until_ms: i64,
 }
 
+#[derive(Clone, prost::Message)]
+pub(super) struct Lease {
+    #[prost(string, tag = "1")]
+    pub(super) engine: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) id: Vec<u8>,
+    /// None: it is gone.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(super) record: Option<Vec<u8>>,
+    #[prost(int64, tag = "4")]
+    pub(super) due_ms: i64,
+}
+
+#[derive(Clone, prost::Message)]
+pub(super) struct Had {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) task: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) lease: Vec<u8>,
+}
+
+#[derive(Clone, prost::Message)]
+pub(super) struct Reaped {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) task: Vec<u8>,
+}
+
 pub(super) mod kind {
     /// What changes.
     #[derive(Clone, prost::Oneof)]
@@ -124,6 +153,12 @@ pub(super) mod kind {
         Due(super::Due),
         #[prost(message, tag = "9")]
         Entry(super::Entry),
+        #[prost(message, tag = "10")]
+        Lease(super::Lease),
+        #[prost(message, tag = "11")]
+        Reaped(super::Reaped),
+        #[prost(message, tag = "12")]
+        Had(super::Had),
     }
 }
 
@@ -139,7 +174,7 @@ impl State {
         self.operations = self.operations.saturating_add(1);
         match kind {
             Kind::Document(change) => {
-                let Some(family) = [DocumentKind::Meta, DocumentKind::Secret, DocumentKind::Workload].into_iter().find(|k| k.as_str() == change.kind) else {
+                let Some(family) = DocumentKind::ALL.into_iter().find(|k| k.as_str() == change.kind) else {
                     return;
                 };
                 let place = (family.as_str(), change.name.clone());
@@ -157,7 +192,13 @@ impl State {
                 self.set_due(task, Some(place.due_ms));
             }
             Kind::Task(task) => {
-                let new = Task { record: task.record.clone(), keep_until_ms: task.keep_until_ms, bindings: Vec::new(), tokens: Default::default() };
+                let new = Task {
+                    record: task.record.clone(),
+                    keep_until_ms: task.keep_until_ms,
+                    bindings: Vec::new(),
+                    leases: Default::default(),
+                    tokens: Default::default(),
+                };
                 self.tasks.insert(task_id(&task.id), new);
                 if let Some(token) = &task.token {
                     self.add_token(token);
@@ -184,6 +225,24 @@ impl State {
                 let stored = StoredEntry { position, id, previous: self.tip.1, bytes: entry.entry.clone() };
                 self.tip = (position, id);
                 self.entries.push_back((stored, entry.until_ms));
+            }
+            Kind::Lease(lease) => {
+                let id = LeaseId::from_bytes(lease.id.as_slice().try_into().unwrap_or_default());
+                let leases = self.leases.entry(lease.engine.clone()).or_default();
+                match &lease.record {
+                    Some(record) => drop(leases.insert(id, (record.clone(), lease.due_ms))),
+                    None => drop(leases.remove(&id)),
+                }
+            }
+            Kind::Had(had) => {
+                if let Some(task) = self.tasks.get_mut(&task_id(&had.task)) {
+                    task.leases.insert(LeaseId::from_bytes(had.lease.as_slice().try_into().unwrap_or_default()));
+                }
+            }
+            Kind::Reaped(reaped) => {
+                if let Some(task) = self.tasks.get_mut(&task_id(&reaped.task)) {
+                    task.tokens.clear();
+                }
             }
         }
     }
@@ -219,7 +278,8 @@ impl State {
         let tip = self.tip.0;
         self.entries.retain(|(entry, until)| *until > now_ms || entry.position == tip);
         let tokens: usize = self.tasks.values().map(|task| task.tokens.len()).sum();
-        self.documents.len() + self.used.len() + self.tasks.len() + tokens + self.due.len() + self.entries.len()
+        let leases: usize = self.leases.values().map(HashMap::len).sum();
+        self.documents.len() + self.used.len() + self.tasks.len() + tokens + self.due.len() + self.entries.len() + leases
     }
 
     /// Operations that make this state out of nothing.
@@ -246,8 +306,16 @@ impl State {
             for binding in &task.bindings {
                 out.push(Kind::Binding(Binding { task: name.clone(), binding: binding.clone() }));
             }
+            for lease in &task.leases {
+                out.push(Kind::Had(Had { task: name.clone(), lease: lease.as_bytes().to_vec() }));
+            }
             for (hash, (record, keep_until_ms)) in &task.tokens {
                 out.push(Kind::Token(NewToken { task: name.clone(), hash: hash.to_vec(), record: record.clone(), keep_until_ms: *keep_until_ms }));
+            }
+        }
+        for (engine, leases) in &self.leases {
+            for (id, (record, due_ms)) in leases {
+                out.push(Kind::Lease(Lease { engine: engine.clone(), id: id.as_bytes().to_vec(), record: Some(record.clone()), due_ms: *due_ms }));
             }
         }
         for (entry, until_ms) in &self.entries {

@@ -1,7 +1,16 @@
 #!lua
--- Writes a token of a task that is there. ARGV: record, keep until
+-- Writes a token of a task that is there. KEYS: task, tokens. ARGV: token id, token, keep until, now
+-- A token begins with the time until which it is kept, 8 bytes big-endian, so that a long task does not hoard dead ones.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local old = redis.call('GET', KEYS[2])
+local old = redis.call('HGET', KEYS[2], ARGV[1])
 if old then return old end
-redis.call('SET', KEYS[2], ARGV[1], 'PXAT', ARGV[2])
+local count = redis.call('HLEN', KEYS[2])
+if count >= 128 and count % 32 == 0 then
+  local some = redis.call('HRANDFIELD', KEYS[2], 64, 'WITHVALUES')
+  for i = 1, #some, 2 do
+    if struct.unpack('>I8', some[i + 1]) < tonumber(ARGV[4]) then redis.call('HDEL', KEYS[2], some[i]) end
+  end
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+if redis.call('PEXPIRETIME', KEYS[2]) < tonumber(ARGV[3]) then redis.call('PEXPIREAT', KEYS[2], ARGV[3]) end
 return 1

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Reports what a broker has applied; answers time, epoch, tip and all brokers' reports.
+-- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, and which primary this is.
 -- KEYS: brokers, log, epoch. ARGV: broker, applied, forget after (ms), epoch if there is none
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,4 +27,5 @@ if tip then
     if tip[2][i] == 'u' then id = tip[2][i + 1] end
   end
 end
-return { now, epoch, position, id, peers }
+local primary = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
+return { now, epoch, position, id, peers, primary }

@@ -93,6 +93,17 @@ impl RedisUrl {
         format!("{form} at {}{}", nodes.join(","), if self.tls { " over TLS" } else { "" })
     }
 
+    /// Whether there may be a failover to another primary.
+    #[must_use]
+    pub fn fails_over(&self) -> bool {
+        self.form != Form::Single
+    }
+
+    /// The nodes of a Cluster; empty if this is none.
+    pub(super) fn cluster_nodes(&self) -> &[(String, u16)] {
+        if self.form == Form::Cluster { &self.nodes } else { &[] }
+    }
+
     /// Whether the way there is encrypted or stays on this machine.
     #[must_use]
     pub fn is_private(&self) -> bool {
@@ -125,6 +136,21 @@ pub struct RedisSettings {
     pub client: Option<(Vec<u8>, SecretBytes)>,
     /// Longest time for one command.
     pub timeout: Duration,
+    /// How many replicas each primary has.
+    pub replicas: u32,
+    /// When a task or a token counts as written.
+    pub durability: Durability,
+}
+
+/// When a task, a token or a document counts as written. Endings are always on a majority before they are acknowledged.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// When the primary has it: a failover may lose the newest ones, and their holders begin again.
+    #[default]
+    Primary,
+    /// When so many replicas have it that a majority of the nodes does.
+    Replicated,
 }
 
 impl fmt::Debug for RedisSettings {
@@ -161,13 +187,15 @@ impl ConnectionLike for Connection {
 
 pub(super) struct Link {
     settings: Arc<RedisSettings>,
+    /// One node of a Cluster, instead of what the URL says.
+    node: Option<(String, u16)>,
     current: Mutex<Option<Connection>>,
     connecting: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Link {
-    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
-        Self { settings, current: Mutex::new(None), connecting: tokio::sync::Mutex::new(None) }
+    pub(super) fn new(settings: Arc<RedisSettings>, node: Option<(String, u16)>) -> Self {
+        Self { settings, node, current: Mutex::new(None), connecting: tokio::sync::Mutex::new(None) }
     }
 
     fn current(&self) -> Option<Connection> {
@@ -203,12 +231,17 @@ impl Link {
         }
     }
 
+    /// Lets go of the connection: whom it leads to is in doubt.
+    pub(super) fn drop_connection(&self) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Turns a result into ours, and lets go of a connection that is of no use any more.
     pub(super) fn settle<T>(&self, result: RedisResult<T>) -> Result<T, StoreError> {
         result.map_err(|e| {
             let deposed = matches!(e.code(), Some("READONLY" | "LOADING" | "MASTERDOWN"));
             if deposed || e.is_io_error() || e.is_connection_dropped() || e.is_unrecoverable_error() {
-                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.drop_connection();
             }
             super::store_error(&e)
         })
@@ -232,9 +265,10 @@ impl Link {
         let url = &settings.url;
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(settings.timeout)).set_connection_timeout(Some(CONNECT_WITHIN));
         let password = settings.password.as_ref().map(|p| String::from_utf8_lossy(p.expose()).trim().to_owned());
-        match &url.form {
+        let form = if self.node.is_some() { &Form::Single } else { &url.form };
+        match form {
             Form::Single => {
-                let (host, port) = url.nodes.first().cloned().unwrap_or_default();
+                let (host, port) = self.node.clone().or_else(|| url.nodes.first().cloned()).unwrap_or_default();
                 let mut info = self.address(host, port).into_connection_info()?;
                 let mut redis = info.redis_settings().clone();
                 if let Some(user) = &url.user {

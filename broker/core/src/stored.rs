@@ -1,0 +1,206 @@
+//! How tasks and tokens are stored: compact, since a million of them live in memory. A token leaves out what it shares with its task.
+
+use prost::Message;
+use sundew_attestation::spiffe::SpiffeId;
+
+use crate::id::TaskId;
+use crate::log::Position;
+use crate::record::{RecordError, TaskRecord, TokenBinding, TokenRecord};
+use crate::scope::ScopeSet;
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredTask {
+    #[prost(string, tag = "1")]
+    workload: String,
+    #[prost(string, tag = "2")]
+    purpose: String,
+    #[prost(string, tag = "3")]
+    instruction: String,
+    #[prost(string, repeated, tag = "4")]
+    scopes: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    audience: Vec<String>,
+    #[prost(int64, tag = "6")]
+    created_at_ms: i64,
+    #[prost(int64, tag = "7")]
+    life_ms: i64,
+    #[prost(bytes = "vec", tag = "8")]
+    certificate: Vec<u8>,
+    #[prost(bytes = "vec", tag = "9")]
+    svid_serial: Vec<u8>,
+    #[prost(uint64, tag = "10")]
+    position: u64,
+    #[prost(int64, tag = "11")]
+    grace_ms: i64,
+    #[prost(string, tag = "12")]
+    registration: String,
+    #[prost(bytes = "vec", tag = "13")]
+    request: Vec<u8>,
+    #[prost(string, repeated, tag = "14")]
+    evidence: Vec<String>,
+    #[prost(string, repeated, tag = "15")]
+    claims: Vec<String>,
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    ancestors: Vec<Vec<u8>>,
+    #[prost(uint32, tag = "17")]
+    depth_left: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredToken {
+    /// Empty: all of the task's.
+    #[prost(string, repeated, tag = "1")]
+    scopes: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    audience: Vec<String>,
+    /// Milliseconds after the task began.
+    #[prost(int64, tag = "3")]
+    issued_after_ms: i64,
+    #[prost(int64, tag = "4")]
+    life_ms: i64,
+    #[prost(bool, tag = "5")]
+    bearer: bool,
+    /// Empty: the task's.
+    #[prost(bytes = "vec", tag = "6")]
+    certificate: Vec<u8>,
+    #[prost(bytes = "vec", tag = "7")]
+    svid_serial: Vec<u8>,
+    #[prost(uint64, tag = "8")]
+    position: u64,
+    /// Empty: the task's.
+    #[prost(string, tag = "9")]
+    registration: String,
+    #[prost(bytes = "vec", tag = "10")]
+    request: Vec<u8>,
+}
+
+fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], RecordError> {
+    bytes.try_into().map_err(|_| RecordError::Malformed)
+}
+
+fn scopes(texts: &[String]) -> Result<ScopeSet, RecordError> {
+    ScopeSet::parse(texts).map_err(|_| RecordError::Malformed)
+}
+
+impl TaskRecord {
+    /// As the store has it, under its name.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        StoredTask {
+            workload: self.workload.to_string(),
+            purpose: self.purpose.clone(),
+            instruction: self.instruction.clone(),
+            scopes: self.scopes.to_strings(),
+            audience: self.audience.clone(),
+            created_at_ms: self.created_at_ms,
+            life_ms: self.deadline_ms.saturating_sub(self.created_at_ms),
+            certificate: self.certificate.to_vec(),
+            svid_serial: self.svid_serial.clone(),
+            position: self.position.0,
+            grace_ms: self.grace_ms,
+            registration: self.registration.clone(),
+            request: self.request.to_vec(),
+            evidence: self.evidence.clone(),
+            claims: self.claims.clone(),
+            ancestors: self.ancestors.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            depth_left: self.depth_left,
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads what [`TaskRecord::encode`] wrote under this name.
+    pub fn decode(id: TaskId, bytes: &[u8]) -> Result<Self, RecordError> {
+        let stored = StoredTask::decode(bytes).map_err(|_| RecordError::Malformed)?;
+        Ok(Self {
+            id,
+            workload: SpiffeId::parse(&stored.workload).map_err(|_| RecordError::Malformed)?,
+            purpose: stored.purpose,
+            instruction: stored.instruction,
+            scopes: scopes(&stored.scopes)?,
+            audience: stored.audience,
+            created_at_ms: stored.created_at_ms,
+            deadline_ms: stored.created_at_ms.saturating_add(stored.life_ms),
+            certificate: exactly(&stored.certificate)?,
+            svid_serial: stored.svid_serial,
+            position: Position(stored.position),
+            grace_ms: stored.grace_ms,
+            registration: stored.registration,
+            request: exactly(&stored.request)?,
+            evidence: stored.evidence,
+            claims: stored.claims,
+            ancestors: stored.ancestors.iter().map(|id| exactly(id).map(TaskId::from_bytes)).collect::<Result<_, _>>()?,
+            depth_left: stored.depth_left,
+        })
+    }
+}
+
+impl TokenRecord {
+    /// As the store has it, beside its task.
+    #[must_use]
+    pub fn encode(&self, task: &TaskRecord) -> Vec<u8> {
+        let same = self.certificate == task.certificate;
+        StoredToken {
+            scopes: if self.scopes == task.scopes { Vec::new() } else { self.scopes.to_strings() },
+            audience: self.audience.clone(),
+            issued_after_ms: self.issued_at_ms.saturating_sub(task.created_at_ms),
+            life_ms: self.expires_at_ms.saturating_sub(self.issued_at_ms),
+            bearer: self.binding == TokenBinding::Bearer,
+            certificate: if same { Vec::new() } else { self.certificate.to_vec() },
+            svid_serial: if same { Vec::new() } else { self.svid_serial.clone() },
+            position: self.position.0,
+            registration: if self.registration == task.registration { String::new() } else { self.registration.clone() },
+            request: self.request.to_vec(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads what [`TokenRecord::encode`] wrote beside this task.
+    pub fn decode(task: &TaskRecord, bytes: &[u8]) -> Result<Self, RecordError> {
+        let stored = StoredToken::decode(bytes).map_err(|_| RecordError::Malformed)?;
+        let issued_at_ms = task.created_at_ms.saturating_add(stored.issued_after_ms);
+        let same = stored.certificate.is_empty();
+        Ok(Self {
+            task: task.id,
+            scopes: if stored.scopes.is_empty() { task.scopes.clone() } else { scopes(&stored.scopes)? },
+            audience: stored.audience,
+            issued_at_ms,
+            expires_at_ms: issued_at_ms.saturating_add(stored.life_ms),
+            binding: if stored.bearer { TokenBinding::Bearer } else { TokenBinding::Certificate },
+            certificate: if same { task.certificate } else { exactly(&stored.certificate)? },
+            svid_serial: if same { task.svid_serial.clone() } else { stored.svid_serial },
+            position: Position(stored.position),
+            registration: if stored.registration.is_empty() { task.registration.clone() } else { stored.registration },
+            request: exactly(&stored.request)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    proptest! {
+        #[test]
+        fn what_is_stored_is_what_is_read(position in any::<u64>(), rotated in any::<bool>(), narrowed in any::<bool>(), bearer in any::<bool>(), life in 1_i64..1 << 40) {
+            let mut task = testing::task(position);
+            task.ancestors = vec![TaskId::from_bytes([7; 16])];
+            task.claims = vec!["oidc.sub=x".to_owned()];
+            let mut token = testing::token(position);
+            token.expires_at_ms = token.issued_at_ms + life;
+            if rotated { (token.certificate, token.svid_serial) = ([9; 32], vec![1, 2]); }
+            if narrowed { token.scopes = ScopeSet::parse(&["tool:x"]).unwrap(); }
+            if bearer { token.binding = TokenBinding::Bearer; }
+            let read = TaskRecord::decode(task.id, &task.encode()).unwrap();
+            prop_assert_eq!(&read, &task);
+            prop_assert_eq!(TokenRecord::decode(&read, &token.encode(&task)).unwrap(), token);
+        }
+    }
+
+    #[test]
+    fn a_token_that_shares_everything_with_its_task_is_small() {
+        assert!(testing::token(1 << 20).encode(&testing::task(1 << 20)).len() <= 36);
+    }
+}

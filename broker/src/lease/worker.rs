@@ -1,0 +1,232 @@
+//! Removing what is due, for ever until it succeeds, and finding what nobody knows of.
+//!
+//! One worker per engine, so that a dead target holds up nobody else's leases. Leases are claimed with a time-out: when a broker dies,
+//! another one takes over what it had claimed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use sundew_core::{LeaseId, LeaseRecord};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::RunningEngine;
+use super::engine::EngineError;
+use crate::broker::Broker;
+use crate::clock;
+use crate::journal;
+use crate::refusal::Refusal;
+
+/// How long a broker has a lease to itself.
+const CLAIM_MS: i64 = 30_000;
+/// Leases claimed at a time, for each connection to the target.
+const CLAIM_PER_CONNECTION: usize = 16;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often all leases are looked at: those that another broker made and did not live to end.
+const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(10);
+/// How often a target is asked for what it has under our names.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Longest pause before a target that cannot be reached is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+impl Broker {
+    /// Ends the leases of dead tasks and keeps a worker for each engine, for as long as it is polled.
+    pub(crate) async fn keep_leases(self: Arc<Self>) {
+        let mut workers: HashMap<String, (Arc<RunningEngine>, AbortHandle)> = HashMap::new();
+        let mut running = JoinSet::new();
+        let mut looked: Option<std::time::Instant> = None;
+        loop {
+            let engines: HashMap<_, _> = self.leases.engines().into_iter().collect();
+            workers.retain(|name, (engine, handle)| {
+                let same = engines.get(name).is_some_and(|now| Arc::ptr_eq(now, engine));
+                if !same {
+                    handle.abort();
+                }
+                same
+            });
+            for (name, engine) in engines {
+                workers.entry(name).or_insert_with(|| (Arc::clone(&engine), running.spawn(Arc::clone(&self).work_for(engine))));
+            }
+            let all = looked.is_none_or(|at| clock::since(at) >= LOOK_AT_ALL_EVERY);
+            if all && !workers.is_empty() {
+                match self.look_at_all_leases().await {
+                    Ok(()) => looked = Some(clock::monotonic()),
+                    Err(error) => tracing::debug!(%error, "leases"),
+                }
+            }
+            let every = all || self.leases.look_at_all.swap(false, Ordering::AcqRel);
+            let mut tasks = std::mem::take(&mut *self.leases.ended.lock().unwrap_or_else(PoisonError::into_inner));
+            if every {
+                tasks = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+            }
+            if !tasks.is_empty()
+                && let Err(error) = self.end_leases(tasks.clone()).await
+            {
+                tracing::debug!(%error, "leases could not be made due yet");
+                self.leases.ended.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+            }
+            if let Err(error) = self.count_leases().await {
+                tracing::debug!(%error, "leases");
+            }
+            let _ = tokio::time::timeout(LOOK_EVERY, self.leases.news.notified()).await;
+        }
+    }
+
+    async fn count_leases(&self) -> Result<(), Refusal> {
+        let (mut all, mut due) = (0_u64, 0_u64);
+        for (name, _) in self.leases.engines() {
+            let (leases, of_them_due) = self.records.store().lease_counts(&name, clock::now_ms()).await?;
+            (all, due) = (all.saturating_add(leases), due.saturating_add(of_them_due));
+        }
+        *self.leases.counts.lock().unwrap_or_else(PoisonError::into_inner) = (all, due);
+        Ok(())
+    }
+
+    /// Watches every lease there is, and makes those due whose task is gone.
+    async fn look_at_all_leases(&self) -> Result<(), Refusal> {
+        let mut all = Vec::new();
+        self.each_lease(|lease| all.push((lease.id, lease.record.engine, lease.record.task))).await?;
+        for (id, engine, task) in all {
+            match self.records.look_at_task(task).await? {
+                Some(task) => self.leases.watch(&task, &engine, id),
+                // P6: intent without a task is as due as any.
+                None => self.records.store().lease_due(&engine, &[id], clock::now_ms()).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn work_for(self: Arc<Self>, engine: Arc<RunningEngine>) {
+        let (mut pause, mut swept): (Option<Duration>, Option<std::time::Instant>) = (None, None);
+        loop {
+            let result = if swept.is_none_or(|at| clock::since(at) >= SWEEP_EVERY) {
+                let result = self.sweep_orphans(&engine).await;
+                if result.is_ok() {
+                    swept = Some(clock::monotonic());
+                }
+                result.map(|()| true)
+            } else {
+                self.remove_due(&engine).await
+            };
+            match result {
+                Ok(busy) => {
+                    pause = None;
+                    if !busy {
+                        let _ = tokio::time::timeout(LOOK_EVERY, engine.wake.notified()).await;
+                    }
+                }
+                Err(error) => {
+                    // A target that is down is tried with one lease at a time, less and less often, and finds no crowd when it is back.
+                    let next = pause.map_or(Duration::from_millis(250), |last| (last * 2).min(LONGEST_PAUSE));
+                    tracing::warn!(engine = engine.config.name, %error, "leases cannot be removed now");
+                    pause = Some(next);
+                    tokio::time::sleep(next / 2 + next.mul_f64(f64::from(random() % 1000) / 2000.0)).await;
+                }
+            }
+        }
+    }
+
+    /// Removes some of what is due; says whether there was anything.
+    async fn remove_due(self: &Arc<Self>, engine: &Arc<RunningEngine>) -> Result<bool, Refusal> {
+        let (store, name, now_ms) = (self.records.store(), &engine.config.name, clock::now_ms());
+        // After a failure, one: it says whether the target is back.
+        let limit = if engine.problem().is_empty() { engine.config.max_connections.saturating_mul(CLAIM_PER_CONNECTION) } else { 1 };
+        let claimed = store.claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), limit).await?;
+        if claimed.is_empty() {
+            return Ok(false);
+        }
+        let mut removals = JoinSet::new();
+        for stored in claimed {
+            let record = self.open_lease(name, &stored)?;
+            let engine = Arc::clone(engine);
+            removals.spawn(async move {
+                let result = engine.driver.remove(&record.username).await;
+                (stored.id, record, result)
+            });
+        }
+        let (mut gone, mut unreachable): (Vec<LeaseId>, Option<EngineError>) = (Vec::new(), None);
+        while let Some(removal) = removals.join_next().await {
+            let Ok((id, record, result)) = removal else { continue };
+            match result {
+                Ok(()) => {
+                    let removed = journal::record("lease_removed").with("lease", id).with("task", record.task).with("workload", &record.workload);
+                    self.journal.note(removed.with("engine", name).with("username", &record.username));
+                    gone.push(id);
+                }
+                Err(error) => {
+                    self.put_off(record, id, &error).await?;
+                    if matches!(error, EngineError::Unreachable(_)) {
+                        unreachable = Some(error);
+                    }
+                }
+            }
+        }
+        if !gone.is_empty() {
+            store.remove_leases(name, &gone).await?;
+        }
+        match unreachable {
+            Some(error) => {
+                engine.set_problem(&error);
+                Err(Refusal::Engine(error.to_string()))
+            }
+            None => {
+                engine.set_problem("");
+                Ok(true)
+            }
+        }
+    }
+
+    /// T59: nothing is ever given up; it is tried again later, and shown meanwhile.
+    async fn put_off(&self, mut record: LeaseRecord, id: LeaseId, error: &EngineError) -> Result<(), Refusal> {
+        if record.failures == 0 {
+            let failed = journal::record("lease_removal_failed").with("lease", id).with("task", record.task).with("engine", &record.engine);
+            self.journal.note(failed.with("reason", error));
+        }
+        record.failures = record.failures.saturating_add(1);
+        record.problem = error.to_string();
+        let due_ms = clock::now_ms().saturating_add(LeaseRecord::retry_after_ms(record.failures, random()));
+        let engine = record.engine.clone();
+        Ok(self.records.store().retry_lease(&engine, self.sealed_lease(id, &record, due_ms)).await?)
+    }
+
+    /// T58: removes what the target has under our names and no lease knows. Leases are read after the list: intent comes before creation,
+    /// so whatever was listed and is wanted has one.
+    async fn sweep_orphans(&self, engine: &RunningEngine) -> Result<(), Refusal> {
+        let unreachable = |error: EngineError| {
+            engine.set_problem(&error);
+            Refusal::Engine(error.to_string())
+        };
+        let listed = engine.driver.list(&engine.prefix).await.map_err(unreachable)?;
+        if listed.is_empty() {
+            return Ok(());
+        }
+        let name = &engine.config.name;
+        let (mut known, mut from) = (HashSet::new(), 0);
+        loop {
+            let (page, next) = self.records.store().leases(name, from).await?;
+            known.extend(page.iter().map(|lease| LeaseRecord::username(&engine.prefix, lease.id)));
+            from = next;
+            if from == 0 {
+                break;
+            }
+        }
+        for orphan in listed.into_iter().filter(|username| !known.contains(username)) {
+            tracing::warn!(engine = name, username = orphan, "removing a credential that no lease knows");
+            self.journal.note(journal::record("orphan_removed").with("engine", name).with("username", &orphan));
+            if let Err(error) = engine.driver.remove(&orphan).await {
+                tracing::warn!(engine = name, username = orphan, %error, "it could not be removed yet");
+                engine.set_problem(&error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    // Only for spreading retries: a generator that fails spreads none.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    u32::from_le_bytes(bytes)
+}

@@ -1,0 +1,144 @@
+//! A walk over all live tasks and tokens, in small steps: what a preview counts and what a clean-up works through.
+//!
+//! P12: one walk holds the names of the tasks it has seen (16 bytes each, since a page may repeat some) and a bounded table of counts.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sundew_core::{EntryId, KnownTask, Liveness, Selector, TaskId, View};
+use tokio::task::JoinSet;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::refusal::Refusal;
+
+/// Tasks looked at together.
+const TOGETHER: usize = 16;
+
+/// What is looked for.
+#[derive(Clone)]
+pub(super) enum Wanted {
+    /// What is alive and matches.
+    Matching(Arc<Selector>),
+    /// What this entry killed: dead, and alive if it were not for it.
+    KilledBy(EntryId),
+}
+
+/// A task of which something is wanted.
+pub(super) struct Hit {
+    pub(super) task: Arc<KnownTask>,
+    /// Whether the task itself is, and so everything in it.
+    pub(super) whole: bool,
+    /// How many of its live tokens are.
+    pub(super) tokens: u64,
+    /// How many credentials in other systems it has had.
+    pub(super) leases: u64,
+}
+
+/// The walk.
+pub(super) struct Survey {
+    broker: Arc<Broker>,
+    wanted: Wanted,
+    at_ms: i64,
+    from: u64,
+    left: Vec<TaskId>,
+    seen: HashSet<TaskId>,
+    ended: bool,
+}
+
+impl Survey {
+    /// From the beginning. Times are looked at as of `at_ms`.
+    pub(super) fn new(broker: &Arc<Broker>, wanted: Wanted, at_ms: i64) -> Self {
+        Self { broker: Arc::clone(broker), wanted, at_ms, from: 0, left: Vec::new(), seen: HashSet::new(), ended: false }
+    }
+
+    /// How many tasks were looked at.
+    pub(super) fn looked_at(&self) -> u64 {
+        u64::try_from(self.seen.len().saturating_sub(self.left.len())).unwrap_or(u64::MAX)
+    }
+
+    /// The next few hits; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Hit>>, Refusal> {
+        while self.left.is_empty() {
+            if self.ended {
+                return Ok(None);
+            }
+            let page = self.broker.records.store().scan_tasks(self.from).await?;
+            (self.from, self.ended) = (page.next, page.next == 0);
+            self.left.extend(page.tasks.into_iter().filter(|task| self.seen.insert(*task)));
+        }
+        let some = self.left.split_off(self.left.len().saturating_sub(TOGETHER));
+        let mut looks = JoinSet::new();
+        for task in some {
+            looks.spawn(look(Arc::clone(&self.broker), self.wanted.clone(), self.at_ms, task));
+        }
+        let mut hits = Vec::new();
+        while let Some(look) = looks.join_next().await {
+            hits.extend(look.map_err(|_| Refusal::Unsupported("a survey that panicked"))??);
+        }
+        Ok(Some(hits))
+    }
+}
+
+impl Wanted {
+    fn task(&self, view: &View, task: &KnownTask, at_ms: i64) -> bool {
+        match self {
+            Self::Matching(selector) => {
+                view.judge_task(task, at_ms) == Liveness::Alive
+                    && (selector.matches(&task.subject()) || task.ancestors().iter().any(|above| selector.matches(&above.subject())))
+            }
+            Self::KilledBy(id) => view.judge_task(task, at_ms) != Liveness::Alive && view.judge_task_without(task, at_ms, Some(*id)) == Liveness::Alive,
+        }
+    }
+
+    /// Whether tokens may be wanted whose task is not.
+    fn looks_into(&self, view: &View, task: &KnownTask, at_ms: i64) -> bool {
+        let alive = match self {
+            Self::Matching(_) => view.judge_task(task, at_ms),
+            Self::KilledBy(id) => view.judge_task_without(task, at_ms, Some(*id)),
+        };
+        alive == Liveness::Alive
+            && match self {
+                Self::Matching(selector) => selector.is_about_tokens(),
+                Self::KilledBy(_) => true,
+            }
+    }
+}
+
+async fn look(broker: Arc<Broker>, wanted: Wanted, at_ms: i64, id: TaskId) -> Result<Option<Hit>, Refusal> {
+    let Some(task) = broker.records.look_at_task(id).await? else { return Ok(None) };
+    let (whole, inside) = {
+        let view = broker.keeper.view()?;
+        (wanted.task(&view, &task, at_ms), wanted.looks_into(&view, &task, at_ms))
+    };
+    if !whole && !inside {
+        return Ok(None);
+    }
+    let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
+    loop {
+        let page = broker.records.store().tokens(id, from).await?;
+        for (name, bytes) in page.tokens.into_iter().filter(|(name, _)| seen.insert(*name)) {
+            let token = broker.records.open_token(Arc::clone(&task), name, &bytes)?;
+            let view = broker.keeper.view()?;
+            let hit = match &wanted {
+                Wanted::Matching(selector) => view.judge_token(&token, at_ms) == Liveness::Alive && (whole || selector.matches(&token.subject())),
+                Wanted::KilledBy(entry) => {
+                    view.judge_token(&token, at_ms) != Liveness::Alive && view.judge_token_without(&token, at_ms, Some(*entry)) == Liveness::Alive
+                }
+            };
+            tokens = tokens.saturating_add(u64::from(hit));
+        }
+        from = page.next;
+        if from == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let leases = if whole && !broker.leases.engines().is_empty() { broker.records.store().leases_had(id).await? } else { 0 };
+    Ok((whole || tokens > 0).then_some(Hit { task, whole, tokens, leases }))
+}
+
+/// When a walk begins: what is alive then is what it counts.
+pub(super) fn now_ms() -> i64 {
+    clock::now_ms()
+}

@@ -1,0 +1,186 @@
+//! Scripts on the very node that has a slot, with `WAIT` for its replicas.
+//!
+//! `WAIT` counts only on the connection that wrote, so this goes by connections of its own: one to the primary, or in a Cluster one to
+//! the primary of each slot, found by following `MOVED`. P4: a heartbeat that a majority did not acknowledge renews nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::redis::{FromRedisValue, Pipeline, RedisError, Script, Value, cmd};
+use sundew_core::store::StoreError;
+
+use super::link::{Link, RedisSettings};
+
+/// Redirections followed and scripts loaded for one call.
+const ATTEMPTS: usize = 4;
+
+/// Host and port.
+type Node = (String, u16);
+
+/// See the module.
+pub(super) struct Primaries {
+    settings: Arc<RedisSettings>,
+    /// Where there is no Cluster: the one link. In a Cluster: by node.
+    links: Mutex<HashMap<Option<Node>, Arc<Link>>>,
+    /// Where each slot was last seen.
+    slots: Mutex<HashMap<u16, Node>>,
+    turn: AtomicUsize,
+}
+
+/// A script with its keys, all of one slot, and its arguments.
+pub(super) struct Call<'a> {
+    pub(super) script: &'a Script,
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<Vec<u8>>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(script: &'a Script, keys: &[&str]) -> Self {
+        Self { script, keys: keys.iter().map(ToString::to_string).collect(), arguments: Vec::new() }
+    }
+
+    pub(super) fn arg(mut self, argument: impl ::redis::ToRedisArgs) -> Self {
+        self.arguments.extend(argument.to_redis_args());
+        self
+    }
+
+    /// As an invocation on a connection that finds slots by itself.
+    pub(super) fn invocation(&self) -> ::redis::ScriptInvocation<'_> {
+        let mut invocation = self.script.prepare_invoke();
+        for key in &self.keys {
+            invocation.key(key);
+        }
+        for argument in &self.arguments {
+            invocation.arg(argument.as_slice());
+        }
+        invocation
+    }
+
+    fn command(&self) -> ::redis::Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(self.script.get_hash()).arg(self.keys.len()).arg(&self.keys);
+        for argument in &self.arguments {
+            command.arg(argument.as_slice());
+        }
+        command
+    }
+}
+
+impl Primaries {
+    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
+        Self { settings, links: Mutex::default(), slots: Mutex::default(), turn: AtomicUsize::new(0) }
+    }
+
+    /// The link to whoever has this key.
+    pub(super) fn link(&self, key: &str) -> Arc<Link> {
+        let nodes = self.settings.url.cluster_nodes();
+        let node = if nodes.is_empty() {
+            None
+        } else {
+            let known = self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(&slot(key)).cloned();
+            let turn = self.turn.load(Ordering::Relaxed).checked_rem(nodes.len()).unwrap_or(0);
+            known.or_else(|| nodes.get(turn).cloned())
+        };
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(links.entry(node.clone()).or_insert_with(|| Arc::new(Link::new(Arc::clone(&self.settings), node))))
+    }
+
+    /// Something is wrong with who was thought to have this key: asks another node next time.
+    fn doubt(&self, key: &str) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot(key));
+    }
+
+    /// Runs a command on whoever has the key.
+    pub(super) async fn query<T: FromRedisValue>(&self, key: &str, command: &::redis::Cmd) -> Result<T, StoreError> {
+        let mut pipeline = ::redis::pipe();
+        pipeline.add_command(command.clone());
+        parsed(self.on_primary(key, &pipeline, None).await?.into_iter().next().unwrap_or(Value::Nil))
+    }
+
+    /// Runs a script on whoever has its first key; answers once so many replicas have it.
+    pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>, replicas: u32) -> Result<T, StoreError> {
+        let key = call.keys.first().map(String::as_str).unwrap_or_default();
+        let wait_ms = u64::try_from(self.settings.timeout.as_millis() / 2).unwrap_or(u64::MAX).max(1);
+        let mut pipeline = ::redis::pipe();
+        pipeline.add_command(call.command());
+        if replicas > 0 {
+            pipeline.cmd("WAIT").arg(replicas).arg(wait_ms);
+        }
+        let mut answers = self.on_primary(key, &pipeline, Some(call.script)).await?.into_iter();
+        let answer = answers.next().ok_or_else(|| StoreError::Corrupt("no answer to a script".to_owned()))?;
+        if replicas > 0 {
+            let have: u32 = parsed(answers.next().unwrap_or(Value::Nil))?;
+            if have < replicas {
+                // Whether this is still the primary is in doubt.
+                self.link(key).drop_connection();
+                self.doubt(key);
+                return Err(StoreError::Unavailable(format!("{have} of {replicas} replicas have acknowledged in time")));
+            }
+        }
+        parsed(answer)
+    }
+
+    async fn on_primary(&self, key: &str, pipeline: &Pipeline, script: Option<&Script>) -> Result<Vec<Value>, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let link = self.link(key);
+            let mut connection = match link.connection().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.doubt(key);
+                    return Err(error);
+                }
+            };
+            let result = pipeline.query_async::<Vec<Value>>(&mut connection).await;
+            if let Err(error) = &result {
+                match (error.code(), script) {
+                    (Some("NOSCRIPT"), Some(script)) => {
+                        link.settle(script.prepare_invoke().load_async(&mut connection).await)?;
+                        continue;
+                    }
+                    (Some("MOVED"), _) => {
+                        if let Some(node) = moved(error) {
+                            self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot(key), node);
+                            continue;
+                        }
+                    }
+                    _ => {}
+                }
+                if !self.settings.url.cluster_nodes().is_empty() {
+                    self.doubt(key);
+                }
+            }
+            return link.settle(result);
+        }
+        Err(StoreError::Unavailable("the cluster redirects in circles".to_owned()))
+    }
+}
+
+fn moved(error: &RedisError) -> Option<Node> {
+    let (node, _) = error.redirect_node()?;
+    let (host, port) = node.rsplit_once(':')?;
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+fn parsed<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
+    ::redis::from_redis_value(value).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+/// The hash slot of a key: CRC-16/XMODEM of what is between the first braces (Redis Cluster specification, "Key distribution model").
+fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc =
+        tag.bytes().fold(0_u16, |crc, byte| (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }));
+    crc % 16384
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(super::slot("123456789"), 0x31c3);
+        assert_eq!(super::slot("foo{bar}zap"), super::slot("bar"));
+        assert_eq!(super::slot("foo{}{bar}"), super::slot("foo{}{bar}"));
+    }
+}

@@ -1,0 +1,67 @@
+//! Delegate, and what a task below another one needs of it.
+
+use std::sync::Arc;
+
+use sundew_core::{Denial, Grant, GrantRequest, KnownTask};
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::journal;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::registry::spiffe_id;
+
+/// The parent of a task that is about to begin, and the leave for it.
+pub(super) struct Above {
+    pub(super) grant: Grant,
+    pub(super) parent: Arc<KnownTask>,
+    /// P12: how many tasks the parent may have below it at a time.
+    pub(super) most_children: u32,
+}
+
+impl Broker {
+    /// Lets another workload open tasks below a task of the caller's. The grant is tagged, not stored: any broker knows it again.
+    pub(crate) async fn delegate(self: Arc<Self>, peer: Arc<Peer>, request: v1::DelegateRequest) -> Result<v1::DelegateResponse, Refusal> {
+        let wanted = GrantRequest {
+            delegate: spiffe_id(&request.delegate)?,
+            scopes: super::scopes(&request.scopes)?,
+            audience: super::audience(request.audience)?,
+            ttl: super::ttl(request.ttl_ms)?,
+            depth: request.depth,
+        };
+        let task = self.own_task(&peer, &request.task_id).await?;
+        self.usable(&task)?;
+        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        let grant = Grant::permit(&workload.registration, task.record(), wanted, clock::now_ms())?;
+        let record = journal::record("delegated")
+            .with("task", task.id)
+            .with("workload", peer.id())
+            .with("delegate", &grant.delegate)
+            .with("scopes", grant.scopes.to_strings().join(" "))
+            .with("audience", grant.audience.join(" "))
+            .with("depth", grant.depth)
+            .with("expires_ms", grant.expires_at_ms);
+        self.journal.write(record).await?;
+        self.usable(&task)?;
+        Ok(v1::DelegateResponse { grant: grant.to_text(self.root()), expires_at_ms: grant.expires_at_ms })
+    }
+
+    /// P4: the parent of a grant, if both are good now. Whose grant it is, policy looks at.
+    pub(super) async fn delegated(&self, text: &str, now_ms: i64) -> Result<Option<Above>, Refusal> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let grant = Grant::parse(self.root(), text).map_err(|_| Refusal::Denied(Denial::Delegation))?;
+        if now_ms >= grant.expires_at_ms {
+            return Err(Denial::NoTime.into());
+        }
+        let parent = self.records.task(grant.parent).await?.ok_or(Refusal::Absent("task"))?;
+        self.usable(&parent)?;
+        let owner = self.records.workload(&parent.workload).await?.ok_or(Refusal::Unregistered)?;
+        if owner.registration.max_delegation_depth == 0 {
+            return Err(Denial::Delegation.into());
+        }
+        Ok(Some(Above { grant, parent: Arc::clone(&parent.known), most_children: owner.registration.max_delegated_tasks }))
+    }
+}
