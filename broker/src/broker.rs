@@ -57,6 +57,8 @@ impl Role {
 pub struct CallLimits {
     /// Calls per second and workload, with bursts of twice as many.
     pub calls_per_second: NonZeroU32,
+    /// Calls that issue something served at a time; more are refused.
+    pub issuing: usize,
     /// Longest purpose, in bytes.
     pub purpose_bytes: usize,
     /// Longest instruction, in bytes.
@@ -125,6 +127,8 @@ pub struct Broker {
     pub(crate) leases: Leases,
     /// Rings when there is a clean-up to do.
     pub(crate) new_action: Notify,
+    /// Places for calls that issue something.
+    pub(crate) issuing: Arc<Semaphore>,
     /// Places for previews.
     pub(crate) previews: Arc<Semaphore>,
     /// Rings when a token named a key that its issuer's known keys do not have.
@@ -171,6 +175,38 @@ impl Broker {
         self.serve(rpc, request, |broker, peer, body| {
             let work = tokio::spawn(use_case(broker, peer, body));
             async move { work.await.unwrap_or(Err(Refusal::Unsupported("a use case that panicked"))) }
+        })
+        .await
+    }
+
+    /// The same for what issues something. P12: that has a budget of its own, so that under overload endings and introspection are served
+    /// and what cannot be issued soon is refused at once.
+    pub(crate) async fn serve_issuing<Q, A, F>(
+        self: &Arc<Self>,
+        rpc: &'static str,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<Self>, Arc<Peer>, Q) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        A: Send + 'static,
+    {
+        let place = Arc::clone(&self.issuing).try_acquire_owned();
+        self.serve(rpc, request, |broker, peer, body| {
+            // The place is held until the use case has run to its end, whether or not the caller is still there.
+            let work = place.ok().map(|place| {
+                let work = use_case(broker, peer, body);
+                tokio::spawn(async move {
+                    let _place = place;
+                    work.await
+                })
+            });
+            async move {
+                match work {
+                    Some(work) => work.await.unwrap_or(Err(Refusal::Unsupported("a use case that panicked"))),
+                    None => Err(Refusal::Overload),
+                }
+            }
         })
         .await
     }

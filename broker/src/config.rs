@@ -227,6 +227,7 @@ impl Config {
                 issuers,
                 limits: CallLimits {
                     calls_per_second: limits.calls_per_second,
+                    issuing: limits.issuing,
                     purpose_bytes: limits.purpose_bytes,
                     instruction_bytes: limits.instruction_bytes,
                     secret_bytes: limits.secret_bytes,
@@ -296,6 +297,7 @@ fn check_limits(limits: &FileLimits, revocation: &FileRevocation, errors: &mut V
     check((4096..=16 << 20).contains(&limits.message_bytes), "limits.message_bytes: must be between 4096 and 16777216");
     check(limits.secret_bytes < limits.message_bytes, "limits.secret_bytes: must be less than limits.message_bytes");
     check(limits.instruction_bytes < limits.message_bytes, "limits.instruction_bytes: must be less than limits.message_bytes");
+    check((1..=100_000).contains(&limits.issuing), "limits.issuing: must be between 1 and 100000");
     check(limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0, "limits: connections, handshakes and streams must be at least 1");
 }
 

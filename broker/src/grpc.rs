@@ -32,16 +32,16 @@ impl AgentService for Services {
         self.0.serve("Challenge", request, Broker::challenge).await
     }
     async fn begin_task(&self, request: Request<BeginTaskRequest>) -> Answer<BeginTaskResponse> {
-        self.0.serve_to_the_end("BeginTask", request, Broker::begin).await
+        self.0.serve_issuing("BeginTask", request, Broker::begin).await
     }
     async fn mint_token(&self, request: Request<MintTokenRequest>) -> Answer<MintTokenResponse> {
-        self.0.serve_to_the_end("MintToken", request, Broker::mint).await
+        self.0.serve_issuing("MintToken", request, Broker::mint).await
     }
     async fn get_secret(&self, request: Request<GetSecretRequest>) -> Answer<GetSecretResponse> {
-        self.0.serve_to_the_end("GetSecret", request, Broker::secret).await
+        self.0.serve_issuing("GetSecret", request, Broker::secret).await
     }
     async fn delegate(&self, request: Request<DelegateRequest>) -> Answer<DelegateResponse> {
-        self.0.serve_to_the_end("Delegate", request, Broker::delegate).await
+        self.0.serve_issuing("Delegate", request, Broker::delegate).await
     }
     async fn attend(&self, request: Request<Streaming<AttendRequest>>) -> Answer<Self::AttendStream> {
         let answer = self.0.serve("Attend", request, Broker::attend).await?;
@@ -51,7 +51,7 @@ impl AgentService for Services {
         self.0.serve_to_the_end("SuspendTask", request, Broker::suspend).await
     }
     async fn resume_task(&self, request: Request<ResumeTaskRequest>) -> Answer<ResumeTaskResponse> {
-        self.0.serve_to_the_end("ResumeTask", request, Broker::resume).await
+        self.0.serve_issuing("ResumeTask", request, Broker::resume).await
     }
     async fn complete_task(&self, request: Request<CompleteTaskRequest>) -> Answer<CompleteTaskResponse> {
         self.0.serve_to_the_end("CompleteTask", request, Broker::complete).await

@@ -3,9 +3,12 @@
 //! P9: nothing here takes a credential or a secret.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sundew_core::LogEntry;
 pub use sundew_core::Record;
+use sundew_core::store::{BoxFuture, StoreError};
 
 use crate::chain_log::{self, ChainHash, ChainLog, ChainLogError};
 use crate::clock;
@@ -50,14 +53,9 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in a folder, verifies the chain, and hands every record younger than `replay_from_ms` to `replay`.
-    pub fn open(folder: &Path, replay_from_ms: i64, mut replay: impl FnMut(Record)) -> Result<Self, JournalError> {
+    /// Opens the journal in a folder, verifies the chain, and hands every record to `take`.
+    pub fn open(folder: &Path, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
         std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io { path: folder.to_owned(), reason: e.to_string() })?;
-        let mut take = |record: Record| {
-            if record.at_ms >= replay_from_ms {
-                replay(record);
-            }
-        };
         let mut segments = segments(folder)?;
         let last = segments.pop().unwrap_or_else(|| folder.join(segment_name(1)));
         let mut hash = verify_all(&segments, &mut take)?;
@@ -97,6 +95,21 @@ impl Journal {
         if let Err(e) = self.log.submit_unwatched(record.encode()) {
             tracing::error!(error = %e, event = record.event, "record was lost");
         }
+    }
+}
+
+impl crate::liveness::Keep for Arc<Journal> {
+    fn keep(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut records = entries.iter().map(|entry| record("ending_heard").with("entry", String::from_utf8_lossy(&entry.encode())));
+            let last = records.next_back();
+            records.for_each(|record| self.note(record));
+            // The last one is durable only with those before it.
+            match last {
+                Some(last) => self.write(last).await.map_err(|e| StoreError::Unavailable(format!("endings of other brokers cannot be kept: {e}"))),
+                None => Ok(()),
+            }
+        })
     }
 }
 
@@ -152,7 +165,7 @@ mod tests {
     async fn t78_hostile_text_stays_one_record() {
         let folder = tempfile::tempdir().unwrap();
         let hostile = format!("a\n\u{1b}[31m\",\"{}", "x".repeat(1 << 20));
-        let journal = Journal::open(folder.path(), 0, |_| {}).unwrap();
+        let journal = Journal::open(folder.path(), |_| {}).unwrap();
         journal.write(record("refused").with("purpose", &hostile)).await.unwrap();
         let mut records = Vec::new();
         read(folder.path(), |r| records.push(r)).unwrap();

@@ -5,12 +5,12 @@
 //! on the monotonic clock; a view that is not fresh is not asked.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use sundew_core::protocol::{Step, Waiting, after_heartbeat, is_gap, is_settled};
-use sundew_core::store::{Store, StoreError, StoredEntry};
+use sundew_core::store::{BoxFuture, Store, StoreError, StoredEntry};
 use sundew_core::{EntryId, Event, LogEntry, Position, RootKey, View};
 use tokio::sync::watch;
 
@@ -52,6 +52,13 @@ pub struct Bounds {
     pub max_skew: Duration,
 }
 
+/// Where endings that other brokers appended are kept, before this one says that it has applied them: whoever knows of an ending still
+/// knows of it after a restart, whatever the store has lost meanwhile.
+pub trait Keep: Send + Sync {
+    /// Answers when they are durable.
+    fn keep(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()>;
+}
+
 /// See the module.
 pub struct Keeper {
     store: Arc<dyn Store>,
@@ -67,6 +74,10 @@ pub struct Keeper {
     pending: Mutex<Vec<LogEntry>>,
     epoch: Mutex<Option<String>>,
     primary: Mutex<Primary>,
+    turn: AtomicU64,
+    /// Entries that this broker appended and has in its journal already.
+    authored: Mutex<HashSet<EntryId>>,
+    keep: Box<dyn Keep>,
     on_change: Box<dyn Fn(&Event) + Send + Sync>,
     on_emptied: Box<dyn Fn() + Send + Sync>,
     trouble: Mutex<Option<String>>,
@@ -84,7 +95,11 @@ struct Primary {
 #[derive(Clone, Default)]
 struct Beat {
     applied: Position,
+    /// Whether every replica has acknowledged it.
+    everywhere: bool,
     peers: Vec<Position>,
+    /// Counts failovers, and losses that were mended.
+    turn: u64,
     /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover.
     in_doubt_until: Option<Instant>,
 }
@@ -100,6 +115,7 @@ impl Keeper {
         root: Arc<RootKey>,
         broker: String,
         bounds: Bounds,
+        keep: impl Keep + 'static,
         on_change: impl Fn(&Event) + Send + Sync + 'static,
         on_emptied: impl Fn() + Send + Sync + 'static,
     ) -> Self {
@@ -116,6 +132,9 @@ impl Keeper {
             pending: Mutex::default(),
             epoch: Mutex::default(),
             primary: Mutex::default(),
+            turn: AtomicU64::new(0),
+            authored: Mutex::default(),
+            keep: Box::new(keep),
             on_change: Box::new(on_change),
             on_emptied: Box::new(on_emptied),
             trouble: Mutex::default(),
@@ -179,6 +198,7 @@ impl Keeper {
 
     /// P4: appends an ending, and answers when no broker can answer "active" any more for what it covers.
     pub async fn append(&self, entry: LogEntry) -> Result<Position, AppendError> {
+        let entry_id = entry.id;
         let position = match self.append_once(&entry).await {
             Ok(position) => position,
             Err(error) => {
@@ -190,7 +210,7 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        if self.settled(position).await {
+        if self.settled(entry_id, position).await {
             Ok(position)
         } else {
             Err(StoreError::Unavailable("the ending is in the log, and no majority has acknowledged it in time".to_owned()).into())
@@ -198,26 +218,48 @@ impl Keeper {
     }
 
     async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
+        lock(&self.authored).insert(entry.id);
         let floor = self.read().applied().0;
         self.store.append(entry.id, &self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms, floor).await
     }
 
     /// P4: waits until the ending is on a majority and nobody who has not applied it has a fresh view. An ending that does not get
     /// there in time holds all the same wherever it was applied; it is only not promised.
-    async fn settled(&self, position: Position) -> bool {
-        let appended = clock::monotonic();
-        let (bound, latest) = (appended + self.bounds.freshness, appended + self.bounds.freshness * SETTLE_WITHIN_BOUNDS);
+    async fn settled(&self, id: EntryId, mut position: Position) -> bool {
+        let latest = clock::monotonic() + self.bounds.freshness * SETTLE_WITHIN_BOUNDS;
         let mut beats = self.beats.subscribe();
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let settled = |beat: &Beat, bound_passed: bool| {
-            let peers_in_doubt = beat.in_doubt_until.is_some_and(|until| clock::monotonic() < until);
-            is_settled(Waiting { position, own: beat.applied, peers: &beat.peers, bound_passed, peers_in_doubt })
+        let (mut bound, mut turn) = (None, beats.borrow().turn);
+        let settled = loop {
+            let now = clock::monotonic();
+            // After a failover, what was waited for counts for nothing: the ending may have another place now.
+            let current = self.read().entry(&id).map(|(position, _)| position);
+            {
+                let beat = beats.borrow_and_update();
+                if beat.turn != turn {
+                    (bound, turn, position) = (None, beat.turn, current.unwrap_or(position));
+                }
+                if bound.is_none() && beat.applied >= position {
+                    bound = Some(now + self.bounds.freshness);
+                }
+                let bound_passed = bound.is_some_and(|bound| now >= bound);
+                let peers_in_doubt = beat.in_doubt_until.is_some_and(|until| now < until);
+                let waiting = Waiting { position, own: beat.applied, everywhere: beat.everywhere, peers: &beat.peers, bound_passed, peers_in_doubt };
+                if is_settled(waiting) {
+                    break true;
+                }
+            }
+            if now >= latest {
+                break false;
+            }
+            // After the bound, a broker that has not applied it has no fresh view, whatever it is doing.
+            let next = bound.filter(|bound| *bound > now).unwrap_or(latest).min(latest);
+            if let Ok(Err(_)) = tokio::time::timeout_at(next.into(), beats.changed()).await {
+                break false;
+            }
         };
-        let early = tokio::time::timeout_at(bound.into(), beats.wait_for(|beat| settled(beat, false))).await.is_ok_and(|beat| beat.is_ok());
-        // After the bound, a broker that has not applied it has no fresh view, whatever it is doing.
-        let late = early || tokio::time::timeout_at(latest.into(), beats.wait_for(|beat| settled(beat, true))).await.is_ok_and(|beat| beat.is_ok());
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        late
+        settled
     }
 
     /// Keeps the view for as long as it is polled. Never returns.
@@ -266,9 +308,12 @@ impl Keeper {
             if self.append_pending().await? {
                 continue;
             }
-            *self.fresh_until.write().unwrap_or_else(PoisonError::into_inner) = Some(sent + self.bounds.freshness);
+            // What was read before a pause was over may miss what others append again in it.
+            if lock(&self.open_from).is_some_and(|from| sent >= from) {
+                *self.fresh_until.write().unwrap_or_else(PoisonError::into_inner) = Some(sent + self.bounds.freshness);
+            }
             let peers = beat.peers.into_iter().filter(|(peer, _)| *peer != self.broker).map(|(_, applied)| applied).collect();
-            self.beats.send_replace(Beat { applied, peers, in_doubt_until });
+            self.beats.send_replace(Beat { applied, everywhere: beat.everywhere, peers, turn: self.turn.load(Ordering::Relaxed), in_doubt_until });
             return Ok(());
         }
     }
@@ -278,6 +323,7 @@ impl Keeper {
     fn notice_failover(&self, name: &str, sent: Instant) -> Option<Instant> {
         let mut primary = lock(&self.primary);
         if primary.name.replace(name.to_owned()).is_some_and(|before| before != name) {
+            self.turn.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("the store has another primary: waiting one freshness bound for what it may have lost");
             let mut open_from = lock(&self.open_from);
             if let Some(from) = open_from.as_mut() {
@@ -318,17 +364,31 @@ impl Keeper {
                 self.assert_again().await?;
                 continue;
             }
-            self.apply(batch)?;
+            self.apply(batch).await?;
         }
     }
 
-    fn apply(&self, batch: Vec<StoredEntry>) -> Result<(), StoreError> {
+    async fn apply(&self, batch: Vec<StoredEntry>) -> Result<(), StoreError> {
+        let mut entries = Vec::with_capacity(batch.len());
         for stored in batch {
-            let entry = self.open(&stored)?;
-            self.write().apply(stored.position, entry.clone());
-            (self.on_change)(&entry.event);
+            entries.push((stored.position, self.open(&stored)?));
+        }
+        self.keep_foreign(entries.iter().map(|(_, entry)| entry)).await?;
+        for (position, entry) in entries {
+            let event = entry.event.clone();
+            self.write().apply(position, entry);
+            (self.on_change)(&event);
         }
         Ok(())
+    }
+
+    async fn keep_foreign(&self, entries: impl Iterator<Item = &LogEntry>) -> Result<(), StoreError> {
+        let foreign: Vec<LogEntry> = {
+            let (view, mut authored) = (self.read(), lock(&self.authored));
+            let ends = |entry: &&LogEntry| !matches!(entry.event, Event::Changed(_) | Event::Floor);
+            entries.filter(|entry| !authored.remove(&entry.id) && !view.knows(&entry.id)).filter(ends).cloned().collect()
+        };
+        if foreign.is_empty() { Ok(()) } else { self.keep.keep(foreign).await }
     }
 
     /// T71: an entry that somebody else wrote or edited is no entry, and a log with it cannot be followed.
@@ -349,8 +409,13 @@ impl Keeper {
             let batch = self.store.read_log(position, BATCH).await?;
             let Some(end) = batch.last() else { break };
             (position, last) = (end.position, end.id);
+            let mut entries = Vec::with_capacity(batch.len());
             for stored in batch {
                 let entry = self.open(&stored)?;
+                entries.push((stored, entry));
+            }
+            self.keep_foreign(entries.iter().map(|(_, entry)| entry)).await?;
+            for (stored, entry) in entries {
                 known.insert(stored.id);
                 if stored.position <= stamped && !self.read().knows(&stored.id) {
                     repeat.push(Self::entry(entry.event.clone(), entry.until_ms).map_err(|e| StoreError::Unavailable(e.to_string()))?);
@@ -367,6 +432,7 @@ impl Keeper {
             self.store.append(entry.id, &bytes, entry.until_ms, stamped).await?;
         }
         self.write().rewind(position, last);
+        self.turn.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

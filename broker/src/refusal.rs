@@ -58,6 +58,9 @@ pub enum Refusal {
     /// A join token that is unknown, used or expired.
     #[error("join token is unknown, used or expired")]
     JoinToken,
+    /// More is being issued than the broker does at a time.
+    #[error("overload")]
+    Overload,
     /// A quarantine covers what was asked for.
     #[error("quarantined")]
     Quarantined,
@@ -127,6 +130,7 @@ impl Refusal {
             Self::Full => (Code::ResourceExhausted, "TASK_LIMIT", "too many tasks at a time".to_owned()),
             Self::Idempotency => (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", "idempotency key was used for another request".to_owned()),
             Self::Invalid { field, problem } => (Code::InvalidArgument, "INVALID_ARGUMENT", format!("{field}: {problem}")),
+            Self::Overload => (Code::ResourceExhausted, "OVERLOAD", "too much is being issued now".to_owned()),
             Self::RateLimit => (Code::ResourceExhausted, "RATE_LIMIT", "too many requests".to_owned()),
             Self::Svid(_) | Self::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED", "a valid SVID is required".to_owned()),
             Self::Unsupported(_) => (Code::Unimplemented, "UNSUPPORTED", "not supported by this broker".to_owned()),

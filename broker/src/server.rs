@@ -88,10 +88,12 @@ impl Server {
         let store = open_store(&config.store).await?;
         let metrics = Arc::new(Metrics::default());
         let trust = Arc::new(Trust::default());
-        let longest_ms = config.limits.longest_task.as_ms().saturating_add(60_000);
         let mut endings = Vec::new();
-        let journal = Journal::open(&config.journal, clock::now_ms().saturating_sub(longest_ms), |record| {
-            endings.extend(record.field("entry").and_then(|entry| LogEntry::decode(entry.as_bytes()).ok()));
+        let now_ms = clock::now_ms();
+        // A quarantine may be as old as the journal is.
+        let journal = Journal::open(&config.journal, |record| {
+            let entry = record.field("entry").and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
+            endings.extend(entry.filter(|entry| entry.until_ms > now_ms));
         });
         let journal = Arc::new(journal.map_err(|e| start_error("journal")(&e))?);
 
@@ -102,7 +104,7 @@ impl Server {
             Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
         };
         let this: Arc<OnceLock<Weak<Broker>>> = Arc::default();
-        let keeper = Arc::new(keeper(&config, &store, &root, &this)?);
+        let keeper = Arc::new(keeper(&config, &store, &root, &journal, &this)?);
         keeper.remember(endings);
         let material = Arc::new(ArcSwap::from_pointee(issuers::without_keys(&config.issuers)));
         let broker = Arc::new(Broker {
@@ -121,6 +123,7 @@ impl Server {
             limiters: Limiters::new(&config.limits),
             leases: Leases::default(),
             new_action: Notify::new(),
+            issuing: Arc::new(Semaphore::new(config.limits.issuing)),
             previews: Arc::new(Semaphore::new(PREVIEWS)),
             unknown_key: Arc::default(),
         });
@@ -278,7 +281,13 @@ async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> 
     }
 }
 
-fn keeper(config: &Config, store: &Arc<dyn Store>, root: &Arc<RootKey>, this: &Arc<OnceLock<Weak<Broker>>>) -> Result<Keeper, StartError> {
+fn keeper(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    root: &Arc<RootKey>,
+    journal: &Arc<Journal>,
+    this: &Arc<OnceLock<Weak<Broker>>>,
+) -> Result<Keeper, StartError> {
     let name = crate::broker::random_name().map_err(|e| start_error("broker name")(&e))?;
     let (changing, emptied) = (Arc::clone(this), Arc::clone(this));
     let broker = |this: &OnceLock<Weak<Broker>>| this.get().and_then(Weak::upgrade);
@@ -311,7 +320,7 @@ fn keeper(config: &Config, store: &Arc<dyn Store>, root: &Arc<RootKey>, this: &A
             broker.records.forget();
         }
     };
-    Ok(Keeper::new(Arc::clone(store), Arc::clone(root), name, config.bounds, on_change, on_emptied))
+    Ok(Keeper::new(Arc::clone(store), Arc::clone(root), name, config.bounds, Arc::clone(journal), on_change, on_emptied))
 }
 
 fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Arc<Notify>, background: &mut JoinSet<()>) -> Result<(), StartError> {

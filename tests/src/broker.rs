@@ -35,6 +35,8 @@ pub struct World {
     pub issuer: TestIssuer,
     /// The Redis, if there is one.
     pub redis: Option<Redis>,
+    /// URL and further settings of the store, if it is neither that Redis nor a file.
+    store: Option<String>,
     folder: TempDir,
 }
 
@@ -59,10 +61,15 @@ impl World {
         [Self::embedded(), Self::redis()]
     }
 
+    /// With a store of this URL, and so many replicas to each primary.
+    pub fn with_store(url: &str, replicas: usize) -> Self {
+        Self { store: Some(format!("url = \"{url}\"\nreplicas = {replicas}")), ..Self::new(None) }
+    }
+
     fn new(redis: Option<Redis>) -> Self {
         crate::init();
         let folder = tempfile::tempdir().expect("folder");
-        let world = Self { ca: Ca::new(DOMAIN), issuer: TestIssuer::default(), redis, folder };
+        let world = Self { ca: Ca::new(DOMAIN), issuer: TestIssuer::default(), redis, store: None, folder };
         let path = world.folder.path();
         write_private(&path.join("root.key"), &"7a".repeat(32));
         world.ca.svid("/sundew/broker").write(&path.join("broker"), std::slice::from_ref(&world.ca.certificate));
@@ -102,9 +109,10 @@ impl World {
         let own = tempfile::tempdir_in(self.folder.path()).expect("folder");
         let (port, operations) = (crate::free_port(), crate::free_port());
         let files = self.folder.path().display();
-        let store = match &self.redis {
-            Some(redis) => redis.url(),
-            None => format!("embedded:{}", own.path().join("store.log").display()),
+        let store = match (&self.store, &self.redis) {
+            (Some(store), _) => store.clone(),
+            (None, Some(redis)) => format!("url = \"{}\"", redis.url()),
+            (None, None) => format!("url = \"embedded:{}\"", own.path().join("store.log").display()),
         };
         let config = format!(
             r#"
@@ -119,7 +127,7 @@ key = "{files}/broker/key.pem"
 trust_domain = "{DOMAIN}"
 bundle = "{files}/bundle.pem"
 [store]
-url = "{store}"
+{store}
 [keys]
 root_key_file = "{files}/root.key"
 [journal]

@@ -8,6 +8,7 @@ pub mod issuer;
 pub mod pki;
 pub mod postgres;
 pub mod redis;
+pub mod replicated;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

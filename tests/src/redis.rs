@@ -43,6 +43,17 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its options.
+    pub fn options(&self) -> &[String] {
+        &self.options
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("pid")).expect("pid");
+        rustix::process::kill_process(pid, signal).expect("signal");
+    }
+
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port

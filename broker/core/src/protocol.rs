@@ -48,19 +48,28 @@ pub struct Waiting<'a> {
     pub position: Position,
     /// Up to where this broker's heartbeats were acknowledged by a majority.
     pub own: Position,
+    /// The last of those heartbeats was acknowledged by every replica.
+    pub everywhere: bool,
     /// What the other brokers that the store knows have applied.
     pub peers: &'a [Position],
-    /// The freshness bound has passed since the ending was appended.
+    /// The freshness bound has passed since `own` reached `position`. Counted from the append it would be too short: until a majority has
+    /// the ending, a deposed primary may still renew views.
     pub bound_passed: bool,
     /// There was a failover so recently that a broker with a fresh view may be missing from `peers`.
     pub peers_in_doubt: bool,
 }
 
 /// Whether an ending may be answered: it is on a majority, and nobody who has not applied it has a fresh view.
+///
+/// Where somebody has not applied it and may still be alive, it must be on every node: if this broker died too, a failover to a node
+/// without it would leave nobody who knows.
 #[must_use]
 pub fn is_settled(waiting: Waiting<'_>) -> bool {
-    let everybody = !waiting.peers_in_doubt && waiting.peers.iter().all(|applied| *applied >= waiting.position);
-    waiting.own >= waiting.position && (everybody || waiting.bound_passed)
+    if waiting.own < waiting.position {
+        return false;
+    }
+    let applied = waiting.peers.iter().all(|applied| *applied >= waiting.position);
+    (applied && !waiting.peers_in_doubt) || (waiting.bound_passed && (applied || waiting.everywhere))
 }
 
 #[cfg(test)]

@@ -175,6 +175,8 @@ pub struct Heartbeat {
     pub epoch: String,
     /// Which primary answered: another value means that there was a failover, and that `peers` may be missing some.
     pub primary: String,
+    /// Whether every replica has acknowledged it, and not only a majority.
+    pub everywhere: bool,
     /// The last entry of the log.
     pub tip: (Position, EntryId),
     /// What every broker known to the store had applied when it last reported, by broker; the caller included.

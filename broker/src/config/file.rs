@@ -75,6 +75,7 @@ impl Default for FileRevocation {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileLimits {
     pub(super) calls_per_second: NonZeroU32,
+    pub(super) issuing: usize,
     pub(super) purpose_bytes: usize,
     pub(super) instruction_bytes: usize,
     pub(super) secret_bytes: usize,
@@ -91,6 +92,7 @@ impl Default for FileLimits {
     fn default() -> Self {
         Self {
             calls_per_second: NonZeroU32::MIN.saturating_add(999),
+            issuing: 256,
             purpose_bytes: 1024,
             instruction_bytes: 64 << 10,
             secret_bytes: 256 << 10,

@@ -370,8 +370,14 @@ impl Store for EmbeddedStore {
 
     fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, _forget_after_ms: i64) -> BoxFuture<'a, Heartbeat> {
         let tip = self.lock().tip;
-        let heartbeat =
-            Heartbeat { now_ms: clock::now_ms(), epoch: self.epoch.clone(), primary: String::new(), tip, peers: vec![(broker.to_owned(), applied)] };
+        let heartbeat = Heartbeat {
+            now_ms: clock::now_ms(),
+            epoch: self.epoch.clone(),
+            primary: String::new(),
+            everywhere: true,
+            tip,
+            peers: vec![(broker.to_owned(), applied)],
+        };
         Box::pin(async move { Ok(heartbeat) })
     }
 

@@ -412,9 +412,10 @@ impl Store for RedisStore {
             ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).map_err(|_| nonsense("no randomness"))?;
             let call = Call::new(&self.scripts.heartbeat, &[BROKERS, LOG, EPOCH]);
             let call = call.arg(broker).arg(applied.0).arg(forget_after_ms).arg(URL_SAFE_NO_PAD.encode(random));
-            let (now_ms, epoch, tip, tip_id, peers, primary): Reported = self.log.call(&call, self.majority()).await?;
+            let (reported, everywhere) = self.log.call_everywhere(&call, self.majority(), self.settings.replicas).await?;
+            let (now_ms, epoch, tip, tip_id, peers, primary): Reported = reported;
             let peers = peers.into_iter().map(|(id, position)| (id, Position(position))).collect();
-            Ok(Heartbeat { now_ms, epoch, primary, tip: (Position(tip), entry_id(&tip_id)?), peers })
+            Ok(Heartbeat { now_ms, epoch, primary, everywhere, tip: (Position(tip), entry_id(&tip_id)?), peers })
         })
     }
 

@@ -10,6 +10,7 @@ mod leases;
 mod manifest;
 mod operations;
 mod refusals;
+mod replicas;
 mod responders;
 mod sdk;
 mod secrets;

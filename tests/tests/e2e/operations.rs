@@ -180,6 +180,118 @@ async fn t74_an_io_error_of_fdatasync_poisons_the_journal() {
     }
 }
 
+/// T75: a disk that does not answer: callers hear so within their time, nothing is sent, and who needs no record is served meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t75_a_journal_that_blocks_holds_up_only_what_must_be_on_it() {
+    let world = World::redis();
+    let mut broker = world.prepare("");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=20000000:when=7+", "-o", "/dev/null"]).arg(sundew());
+    broker.up_as(strace);
+    broker.ready().await;
+    world.register(&broker, "/agent", json!({})).await;
+    world.operator(&broker).put_secret("app/key", "canary").await;
+    let caller = world.caller(&broker, "/agent");
+    let mut last = None;
+    let blocked = loop {
+        let began = std::time::Instant::now();
+        match caller.begin(&world.issuer, "/agent", &["secret:app/key"]).await {
+            Ok(begun) => last = Some(begun),
+            Err(status) => break (status, began.elapsed()),
+        }
+    };
+    assert_eq!(blocked.0.code(), Code::Unavailable);
+    assert!(blocked.1 < Duration::from_secs(10), "{:?}", blocked.1);
+    let begun = last.expect("one before the disk stood still");
+    let secrets: Vec<_> = (0..8)
+        .map(|_| {
+            let (caller, task) = (caller.clone(), begun.task.clone());
+            tokio::spawn(async move { caller.secret(&task, "app/key").await })
+        })
+        .collect();
+    for _ in 0..20 {
+        let began = std::time::Instant::now();
+        assert_eq!(caller.active(&begun.token, &[]).await.ok(), Some(true), "introspection needs no record");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    for secret in secrets {
+        assert_eq!(secret.await.expect("call").expect_err("P10").code(), Code::Unavailable);
+    }
+}
+
+/// AC-88: ten times more is asked to be issued than the broker takes: what is too much is refused at once, and no ending ever is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ac_88_endings_and_introspection_are_served_under_ten_fold_load() {
+    let world = World::redis();
+    let broker = world.broker_with("[limits]\nissuing = 8\ncalls_per_second = 100000\n").await;
+    world.register(&broker, "/agent", json!({ "max_tasks": 10_000 })).await;
+    let caller = world.caller(&broker, "/agent");
+    let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task");
+    let mut doomed = Vec::new();
+    for _ in 0..30 {
+        doomed.push(caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task"));
+    }
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flood: Vec<_> = (0..80)
+        .map(|_| {
+            let (caller, task, stop) = (caller.clone(), begun.task.clone(), std::sync::Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (mut minted, mut shed) = (0, 0);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    match caller.mint(&task).await {
+                        Ok(_) => minted += 1,
+                        Err(status) => {
+                            assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "too much is being issued now"));
+                            shed += 1;
+                        }
+                    }
+                }
+                (minted, shed)
+            })
+        })
+        .collect();
+    let operator = world.operator(&broker);
+    for task in &doomed {
+        operator.revoke(sundew_tests::calls::of_task(&task.task)).await.expect("no ending is refused");
+        assert_eq!(operator.active(&task.token, &caller.thumbprint()).await.ok(), Some(false), "nor introspection");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (mut minted, mut shed) = (0, 0);
+    for agent in flood {
+        let counts = agent.await.expect("agent");
+        (minted, shed) = (minted + counts.0, shed + counts.1);
+    }
+    assert!(minted > 0 && shed > minted / 4, "{minted} minted, {shed} refused");
+}
+
+/// T50: two brokers whose clocks are apart: within the allowed skew they agree but for that skew, beyond it the wrong one answers nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t50_brokers_with_skewed_clocks_agree_or_do_not_answer() {
+    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"].map(|d| format!("{d}/faketime/libfaketime.so.1"));
+    let library = library.iter().find(|p| std::path::Path::new(p).exists()).expect("libfaketime is not installed: run ./tests/run");
+    let world = World::redis();
+    let right = world.broker().await;
+    world.register(&right, "/agent", json!({})).await;
+    let caller = world.caller(&right, "/agent");
+    let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task");
+    for (offset, answers) in [("+0.3", true), ("-0.3", true), ("+30", false), ("-30", false)] {
+        let mut skewed = world.prepare("");
+        let mut command = Command::new(sundew());
+        command.env("LD_PRELOAD", library).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        skewed.up_as(command);
+        let server = world.operator(&skewed);
+        if answers {
+            skewed.ready().await;
+            assert_eq!(server.active(&begun.token, &caller.thumbprint()).await.ok(), Some(true), "{offset}");
+        } else {
+            until("says why", || async { skewed.http("/readyz").await.is_some_and(|(status, text)| status == 503 && text.contains("clock")) }).await;
+            for _ in 0..10 {
+                assert!(server.active(&begun.token, &caller.thumbprint()).await.is_err(), "{offset}");
+            }
+        }
+    }
+}
+
 /// T77: kill -9 at random moments: what clients saw is on the record, the chain verifies, and no acknowledged task is lost.
 #[tokio::test]
 async fn t77_what_clients_saw_is_on_the_record_whenever_the_broker_is_killed() {

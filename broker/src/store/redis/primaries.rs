@@ -15,6 +15,9 @@ use super::link::{Link, RedisSettings};
 /// Redirections followed and scripts loaded for one call.
 const ATTEMPTS: usize = 4;
 
+/// How long the replicas beyond a majority are waited for, in milliseconds: one that is down must not slow every heartbeat.
+const EVERYWHERE_WITHIN_MS: u64 = 5;
+
 /// Host and port.
 type Node = (String, u16);
 
@@ -101,25 +104,32 @@ impl Primaries {
 
     /// Runs a script on whoever has its first key; answers once so many replicas have it.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>, replicas: u32) -> Result<T, StoreError> {
+        Ok(self.call_everywhere(call, replicas, replicas).await?.0)
+    }
+
+    /// The same, and whether as many as `all` have it.
+    pub(super) async fn call_everywhere<T: FromRedisValue>(&self, call: &Call<'_>, needed: u32, all: u32) -> Result<(T, bool), StoreError> {
         let key = call.keys.first().map(String::as_str).unwrap_or_default();
         let wait_ms = u64::try_from(self.settings.timeout.as_millis() / 2).unwrap_or(u64::MAX).max(1);
         let mut pipeline = ::redis::pipe();
         pipeline.add_command(call.command());
-        if replicas > 0 {
-            pipeline.cmd("WAIT").arg(replicas).arg(wait_ms);
+        if needed > 0 {
+            pipeline.cmd("WAIT").arg(needed).arg(wait_ms);
+        }
+        if all > needed {
+            pipeline.cmd("WAIT").arg(all).arg(EVERYWHERE_WITHIN_MS);
         }
         let mut answers = self.on_primary(key, &pipeline, Some(call.script)).await?.into_iter();
         let answer = answers.next().ok_or_else(|| StoreError::Corrupt("no answer to a script".to_owned()))?;
-        if replicas > 0 {
-            let have: u32 = parsed(answers.next().unwrap_or(Value::Nil))?;
-            if have < replicas {
-                // Whether this is still the primary is in doubt.
-                self.link(key).drop_connection();
-                self.doubt(key);
-                return Err(StoreError::Unavailable(format!("{have} of {replicas} replicas have acknowledged in time")));
-            }
+        let acknowledged = answers.map(parsed::<u32>).collect::<Result<Vec<_>, _>>()?;
+        let have = acknowledged.last().copied().unwrap_or(0);
+        if have < needed {
+            // Whether this is still the primary is in doubt.
+            self.link(key).drop_connection();
+            self.doubt(key);
+            return Err(StoreError::Unavailable(format!("{have} of {needed} replicas have acknowledged in time")));
         }
-        parsed(answer)
+        Ok((parsed(answer)?, have >= all))
     }
 
     async fn on_primary(&self, key: &str, pipeline: &Pipeline, script: Option<&Script>) -> Result<Vec<Value>, StoreError> {
