@@ -192,8 +192,12 @@ impl Broker {
 
     /// P4: ends a task. Answers the one outcome that it has.
     pub(crate) async fn end_task(&self, task: &KnownTask, outcome: Outcome, actor: Option<&str>) -> Result<Outcome, Refusal> {
-        let known = self.keeper.view()?.outcome(task.id);
-        if let Some(ended) = known {
+        let known = {
+            let view = self.keeper.view()?;
+            view.outcome(task.id).zip(view.ended_by(task))
+        };
+        if let Some((ended, by)) = known {
+            self.keeper.confirm(by).await?;
             return Ok(ended);
         }
         let audit = journal::record("task_ended").with("task", task.id).with("workload", &task.workload).with("outcome", outcome.as_str());

@@ -75,6 +75,8 @@ pub struct Keeper {
     epoch: Mutex<Option<String>>,
     primary: Mutex<Primary>,
     turn: AtomicU64,
+    /// Up to where endings are settled, in which turn.
+    settled_to: Mutex<(u64, Position)>,
     /// Entries that this broker appended and has in its journal already.
     authored: Mutex<HashSet<EntryId>>,
     keep: Box<dyn Keep>,
@@ -133,6 +135,7 @@ impl Keeper {
             epoch: Mutex::default(),
             primary: Mutex::default(),
             turn: AtomicU64::new(0),
+            settled_to: Mutex::default(),
             authored: Mutex::default(),
             keep: Box::new(keep),
             on_change: Box::new(on_change),
@@ -210,11 +213,38 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        if self.settled(entry_id, position).await {
-            Ok(position)
-        } else {
-            Err(StoreError::Unavailable("the ending is in the log, and no majority has acknowledged it in time".to_owned()).into())
+        self.promised(entry_id, position).await
+    }
+
+    /// P4: an ending that is known here already is answered like one that was appended just now: it may be held for a store that has not
+    /// taken it, or be on its way to the others.
+    pub async fn confirm(&self, id: EntryId) -> Result<Position, AppendError> {
+        let known = self.read().known(&id).map(|(entry, position)| (entry.clone(), position));
+        match known {
+            Some((_, Some(position))) => self.promised(id, position).await,
+            Some((entry, None)) => self.append(entry).await,
+            None => Err(StoreError::Unavailable("the ending is not known any more".to_owned()).into()),
         }
+    }
+
+    async fn promised(&self, id: EntryId, position: Position) -> Result<Position, AppendError> {
+        let turn = self.turn.load(Ordering::Acquire);
+        {
+            let settled = lock(&self.settled_to);
+            if settled.0 == turn && settled.1 >= position {
+                return Ok(position);
+            }
+        }
+        if !self.settled(id, position).await {
+            return Err(StoreError::Unavailable("the ending is in the log, and was not acknowledged by everybody in time".to_owned()).into());
+        }
+        let mut settled = lock(&self.settled_to);
+        if settled.0 == turn {
+            settled.1 = settled.1.max(position);
+        } else {
+            *settled = (turn, position);
+        }
+        Ok(position)
     }
 
     async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
@@ -289,7 +319,7 @@ impl Keeper {
             let sent = clock::monotonic();
             let (applied, last) = self.read().applied();
             let forget_after_ms = i64::try_from(self.bounds.freshness.as_millis()).unwrap_or(i64::MAX).saturating_mul(10);
-            let beat = self.store.heartbeat(&self.broker, applied, forget_after_ms).await?;
+            let beat = self.store.heartbeat(&self.broker, (applied, last), forget_after_ms).await?;
             self.check_clock(beat.now_ms)?;
             let in_doubt_until = self.notice_failover(&beat.primary, sent);
             let emptied = lock(&self.epoch).replace(beat.epoch.clone()).is_some_and(|epoch| epoch != beat.epoch);

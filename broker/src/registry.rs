@@ -222,7 +222,7 @@ impl Broker {
         Err(Refusal::Store(sundew_core::store::StoreError::Unavailable("the keyring is being rotated by others".to_owned())))
     }
 
-    /// Reads the keyring from the store; makes it if there is none.
+    /// Reads the keyring from the store; puts ours there if there is none.
     pub(crate) async fn reload_keyring(&self) -> Result<(), Refusal> {
         let unusable = |cause| Refusal::Seal { what: "keyring", cause };
         loop {
@@ -230,8 +230,9 @@ impl Broker {
                 self.keyring.store(Arc::new(Keyring::unwrap(self.root(), &sealed).map_err(unusable)?));
                 return Ok(());
             }
-            let fresh = Keyring::generate().and_then(|ring| ring.wrap(self.root())).map_err(unusable)?;
-            self.records.store().replace_document(DocumentKind::Meta, KEYRING, None, Some(&fresh)).await?;
+            // At the first start, the one that was generated just now; in a store that was emptied, the one that others still use.
+            let own = self.keyring.load().wrap(self.root()).map_err(unusable)?;
+            self.records.store().replace_document(DocumentKind::Meta, KEYRING, None, Some(&own)).await?;
         }
     }
 

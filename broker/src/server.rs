@@ -318,6 +318,15 @@ fn keeper(
     let on_emptied = move || {
         if let Some(broker) = broker(&emptied) {
             broker.records.forget();
+            tokio::spawn(async move {
+                let again = async {
+                    broker.reload_keyring().await?;
+                    broker.reload_engines().await
+                };
+                if let Err(error) = again.await {
+                    tracing::error!(%error, "keyring and engines could not be read anew");
+                }
+            });
         }
     };
     Ok(Keeper::new(Arc::clone(store), Arc::clone(root), name, config.bounds, Arc::clone(journal), on_change, on_emptied))

@@ -19,8 +19,11 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-/// The binary under test: the one that was built with these tests.
+/// The binary under test: the one that was built with these tests, or what `SUNDEW_UNDER_TEST` names.
 pub fn sundew() -> PathBuf {
+    if let Some(path) = std::env::var_os("SUNDEW_UNDER_TEST") {
+        return path.into();
+    }
     let mut path = std::env::current_exe().expect("own path");
     path.pop();
     if path.ends_with("deps") {

@@ -166,7 +166,8 @@ impl State {
             }
             // Beat.
             let (position, last) = (self.brokers[b].position, self.brokers[b].last);
-            self.nodes[node].reports[b] = Some(position);
+            let is_here = self.nodes[node].log.contains(&(position, last));
+            self.nodes[node].reports[b] = Some(if is_here { position } else { 0 });
             let primary = self.nodes[node].clone();
             for replica in acknowledge {
                 let follows = self.nodes[*replica].follows;

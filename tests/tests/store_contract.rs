@@ -283,7 +283,7 @@ async fn the_log_is_ordered_chained_and_never_goes_back() {
         assert_eq!(found, [(1, id(1), none, &b"one"[..]), (2, id(2), id(1), b"two"), (41, id(3), id(2), b"three")]);
         assert_eq!(store.read_log(Position(2), 10).await.map(|l| l.len()), Ok(1));
         assert_eq!(store.read_log(Position(0), 2).await.map(|l| l.len()), Ok(2));
-        let beat = store.heartbeat("me", Position(41), 60_000).await.expect("heartbeat");
+        let beat = store.heartbeat("me", (Position(41), id(3)), 60_000).await.expect("heartbeat");
         assert_eq!(beat.tip, (Position(41), id(3)));
         assert_eq!(beat.peers, [("me".to_owned(), Position(41))]);
         assert!((beat.now_ms - now_ms()).abs() < 5000);
@@ -351,6 +351,21 @@ async fn the_embedded_store_keeps_everything_over_a_restart() {
     }
 }
 
+/// A report about a log that was lost counts for nothing: whoever waits for that broker waits on.
+#[tokio::test]
+async fn a_report_counts_only_for_the_log_that_it_is_about() {
+    let redis = Redis::start();
+    let store = redis_store(&redis);
+    let id = |n: u8| EntryId([n; 16]);
+    for n in 1..=3 {
+        store.append(id(n), b"x", now_ms() + 60_000, Position(0)).await.expect("append");
+    }
+    let reported = async |applied| store.heartbeat("me", applied, 60_000).await.expect("heartbeat").peers[0].1;
+    assert_eq!(reported((Position(2), id(2))).await, Position(2));
+    assert_eq!(reported((Position(3), id(9))).await, Position(0), "another entry is there");
+    assert_eq!(reported((Position(500), id(3))).await, Position(0), "nothing is there");
+}
+
 /// T47: after every operation, no key that holds a task or a token lives for ever.
 #[tokio::test]
 async fn t47_every_record_in_redis_has_an_end() {
@@ -390,7 +405,7 @@ async fn t66_a_full_redis_takes_endings_and_nothing_else() {
     assert!(matches!(store.create_task(task(A, "one", &hash(1))).await, Err(sundew_core::store::StoreError::Full(_))));
     assert!(matches!(store.consume(&[1; 32], now_ms() + 1000).await, Err(sundew_core::store::StoreError::Full(_))));
     assert_eq!(store.append(EntryId([1; 16]), b"x", now_ms() + 1000, Position(0)).await, Ok(Position(1)));
-    store.heartbeat("me", Position(1), 60_000).await.expect("heartbeat");
+    store.heartbeat("me", (Position(1), EntryId([1; 16])), 60_000).await.expect("heartbeat");
 }
 
 /// T65: a Redis that would lose what must stay is refused, with what to do.
@@ -475,7 +490,7 @@ async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
         });
         let now = now_ms();
         // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
-        assert!(store.heartbeat("me", Position(0), 1000).await.is_err(), "{reply:?}");
+        assert!(store.heartbeat("me", Default::default(), 1000).await.is_err(), "{reply:?}");
         assert!(store.read_log(Position(0), 10).await.is_err(), "{reply:?}");
         assert!(store.task(A).await.is_err(), "{reply:?}");
         assert!(store.check().await.is_err(), "{reply:?}");

@@ -67,6 +67,13 @@ impl Rules {
         }
     }
 
+    /// A rule that kills the subject.
+    pub(crate) fn killer(&self, subject: &Subject<'_>) -> Option<EntryId> {
+        let kills = |id: &&EntryId| self.rules.get(*id).is_some_and(|rule| rule.kills(subject));
+        let indexed = subject.attributes().filter_map(|attribute| self.index.get(attribute)).flatten();
+        self.unindexed.iter().chain(indexed).find(kills).copied()
+    }
+
     fn any(&self, subject: &Subject<'_>, hit: impl Fn(&EntryId, &Rule) -> bool) -> bool {
         let found = |id: &EntryId| self.rules.get(id).is_some_and(|rule| hit(id, rule));
         self.unindexed.iter().any(found) || subject.attributes().filter_map(|attribute| self.index.get(attribute)).flatten().any(found)

@@ -237,8 +237,9 @@ pub trait Store: Send + Sync {
     fn await_log(&self, after: Position, wait_ms: u64) -> BoxFuture<'_, ()>;
     /// Drops entries that cannot matter any more and the ones at these places; never the last one.
     fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()>;
-    /// Reports what this broker has applied; with it, the tip of the log and the other brokers' reports.
-    fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, forget_after_ms: i64) -> BoxFuture<'a, Heartbeat>;
+    /// Reports what this broker has applied, and which entry was the last of it; with it, the tip of the log and the other brokers' reports. A
+    /// report counts only if this log has that entry there: otherwise it is about a log that was lost, and counts as nothing applied.
+    fn heartbeat<'a>(&'a self, broker: &'a str, applied: (Position, EntryId), forget_after_ms: i64) -> BoxFuture<'a, Heartbeat>;
     /// Writes a lease of a task; one that is there keeps its time if that is earlier. The task is remembered to have had it.
     fn put_lease<'a>(&'a self, engine: &'a str, task: TaskId, lease: StoredLease) -> BoxFuture<'a, ()>;
     /// How many leases a task has had.

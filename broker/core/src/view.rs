@@ -10,6 +10,7 @@ use crate::id::TaskId;
 use crate::log::{Effect, EntryId, Event, LogEntry, Position};
 use crate::record::Outcome;
 use crate::rules::Rules;
+use crate::selector::Subject;
 use crate::subject::{KnownTask, KnownToken};
 
 /// Why something is dead. For the operator's record only.
@@ -67,6 +68,7 @@ struct Known {
 }
 
 struct Suspension {
+    by: EntryId,
     position: Position,
     until_ms: i64,
     over: bool,
@@ -116,17 +118,18 @@ impl View {
                 self.lifted.insert(*rule, entry.until_ms);
             }
             // Tokens decided by a broker that had not seen the suspension stay dead after the task is resumed (position).
-            Event::Suspended(task) => self.suspend(*task, position, entry.until_ms, false),
-            Event::Resumed(task) => self.suspend(*task, position, entry.until_ms, true),
+            Event::Suspended(task) => self.suspend(*task, position, &entry, false),
+            Event::Resumed(task) => self.suspend(*task, position, &entry, true),
             Event::Changed(_) | Event::Floor => {}
         }
         self.entries.insert(entry.id, Known { position, entry, held });
     }
 
-    fn suspend(&mut self, task: TaskId, position: Position, until_ms: i64, over: bool) {
-        let suspension = self.suspensions.entry(task).or_insert(Suspension { position, until_ms, over });
+    fn suspend(&mut self, task: TaskId, position: Position, entry: &LogEntry, over: bool) {
+        let (by, until_ms) = (entry.id, entry.until_ms);
+        let suspension = self.suspensions.entry(task).or_insert(Suspension { by, position, until_ms, over });
         if position >= suspension.position {
-            *suspension = Suspension { position, until_ms: until_ms.max(suspension.until_ms), over };
+            *suspension = Suspension { by, position, until_ms: until_ms.max(suspension.until_ms), over };
         }
     }
 
@@ -219,10 +222,35 @@ impl View {
         if now_ms >= task.deadline_ms {
             return Liveness::Dead(Cause::Expired);
         }
-        if !self.rules.is_empty() && chain(task).any(|each| self.rules.kill(&each.subject(), without)) {
+        if !self.rules.is_empty() && chain(task).any(|each| self.rules.kill(&self.placed(each.subject()), without)) {
             return Liveness::Dead(Cause::Revoked);
         }
         Liveness::Alive
+    }
+
+    /// The entry by which a task is dead or suspended; nothing if it lives or its time ran out.
+    #[must_use]
+    pub fn ended_by(&self, task: &KnownTask) -> Option<EntryId> {
+        let ended = iter::once(&task.id).chain(task.record().ancestors.iter().rev()).find_map(|id| self.ended.get(id)).map(|ended| ended.by);
+        let killed = || chain(task).find_map(|each| self.rules.killer(&self.placed(each.subject())));
+        let suspended = || self.suspensions.get(&task.id).filter(|suspension| !suspension.over).map(|suspension| suspension.by);
+        ended.or_else(killed).or_else(suspended)
+    }
+
+    /// An entry, from the log or held, with its position if it is in the log.
+    #[must_use]
+    pub fn known(&self, id: &EntryId) -> Option<(&LogEntry, Option<Position>)> {
+        self.entries.get(id).map(|own| (&own.entry, (!own.held).then_some(own.position)))
+    }
+
+    /// A stamp beyond everything that was applied is from a log that was lost, or this view lags: it counts as nothing, so that a matching
+    /// rule kills. Of the two ways to be wrong for a moment, this is the one that revives nothing.
+    fn placed<'a>(&self, subject: Subject<'a>) -> Subject<'a> {
+        Subject { position: self.counted(subject.position), ..subject }
+    }
+
+    fn counted(&self, stamp: Position) -> Position {
+        if stamp > self.applied { Position(0) } else { stamp }
     }
 
     fn ending_of(&self, task: &KnownTask, without: Option<EntryId>) -> Option<Cause> {
@@ -250,11 +278,13 @@ impl View {
             return Liveness::Dead(Cause::Expired);
         }
         // A rule for the task kills tokens minted later in it, and in what was delegated from it.
-        if !self.rules.is_empty() && (self.rules.kill(&token.subject(), without) || chain(task).any(|each| self.rules.kill(&each.subject(), without))) {
+        if !self.rules.is_empty()
+            && (self.rules.kill(&self.placed(token.subject()), without) || chain(task).any(|each| self.rules.kill(&self.placed(each.subject()), without)))
+        {
             return Liveness::Dead(Cause::Revoked);
         }
         if !self.suspensions.is_empty() {
-            let since = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| suspension.position > token.position);
+            let since = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| suspension.position > self.counted(token.position));
             if iter::once(&task.id).chain(&task.record().ancestors).any(since) {
                 return Liveness::Dead(Cause::Suspended);
             }

@@ -56,6 +56,9 @@ fn a_workload_rule_kills_tasks_decided_before_it_and_tokens_minted_in_them_after
     view.apply(Position(5), entry(1, rule(workload(), Effect::Revoke)));
     assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
     assert_eq!(view.judge_task(&task(5), 1), Liveness::Alive);
+    assert_eq!(view.judge_task(&task(6), 1), Liveness::Dead(Cause::Revoked), "a stamp from a log that was lost counts for nothing");
+    view.apply(Position(9), entry(7, Event::Floor));
+    assert_eq!(view.judge_task(&task(6), 1), Liveness::Alive);
     assert_eq!(view.judge_token(&token(9, 4), 1), Liveness::Dead(Cause::Revoked));
     assert_eq!(view.judge_token(&token(5, 5), 1), Liveness::Alive);
 }
@@ -135,6 +138,7 @@ fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
             view.apply(Position(4), lift);
             view.apply(Position(5), contain);
         }
+        view.apply(Position(9), entry(7, Event::Floor));
         assert!(!view.is_quarantined(&task(9)));
         assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
         assert_eq!(view.judge_task(&task(9), 1), Liveness::Alive);

@@ -68,6 +68,8 @@ pub(crate) struct Leases {
     news: Notify,
     ended: Mutex<Vec<TaskId>>,
     counts: Mutex<(u64, u64)>,
+    /// What is wrong with engines that cannot be used at all.
+    unusable: Mutex<Vec<String>>,
     look_at_all: std::sync::atomic::AtomicBool,
 }
 
@@ -94,7 +96,8 @@ impl Leases {
     /// What is wrong with targets, for health.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let problems = self.engines().into_iter().map(|(name, engine)| (name, engine.problem()));
-        problems.filter(|(_, problem)| !problem.is_empty()).map(|(name, problem)| format!("engine {name}: {problem}")).collect()
+        let problems = problems.filter(|(_, problem)| !problem.is_empty()).map(|(name, problem)| format!("engine {name}: {problem}"));
+        self.unusable.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().chain(problems).collect()
     }
 
     fn watch(&self, task: &Arc<KnownTask>, engine: &str, id: LeaseId) {
@@ -282,17 +285,29 @@ impl Broker {
 
     /// Reads all engines anew.
     pub(crate) async fn reload_engines(&self) -> Result<(), Refusal> {
-        let mut fresh = HashMap::new();
+        let (mut fresh, mut unusable) = (HashMap::new(), Vec::new());
         for (name, bytes) in self.records.store().documents(DocumentKind::Engine).await? {
-            let document = self.open_engine(&name, &bytes)?;
-            let password = self.engine_password(&name, &document).await?;
-            let prefix = LeaseRecord::prefix(self.root(), &name);
-            let driver = document.config.driver(password).map_err(|e| Refusal::Engine(e.to_string()))?;
-            fresh.insert(name, Arc::new(RunningEngine { config: document.config, driver, prefix, problem: Mutex::default(), wake: Notify::new() }));
+            match self.running_engine(&name, &bytes).await {
+                Ok(engine) => drop(fresh.insert(name, Arc::new(engine))),
+                Err(error) => {
+                    // The others work, and this one's leases wait for an engine that can be used.
+                    tracing::error!(engine = name, %error, "engine cannot be used: put it again");
+                    unusable.push(format!("engine {name} cannot be used, put it again: {error}"));
+                }
+            }
         }
         *self.leases.engines.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.leases.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
         self.leases.news.notify_one();
         Ok(())
+    }
+
+    async fn running_engine(&self, name: &str, bytes: &[u8]) -> Result<RunningEngine, Refusal> {
+        let document = self.open_engine(name, bytes)?;
+        let password = self.engine_password(name, &document).await?;
+        let prefix = LeaseRecord::prefix(self.root(), name);
+        let driver = document.config.driver(password).map_err(|e| Refusal::Engine(e.to_string()))?;
+        Ok(RunningEngine { config: document.config, driver, prefix, problem: Mutex::default(), wake: Notify::new() })
     }
 
     /// Creates or replaces an engine.
@@ -307,7 +322,14 @@ impl Broker {
         let name = config.name.clone();
         for _ in 0..ATTEMPTS {
             let before = self.records.store().document(DocumentKind::Engine, &name).await?;
-            let old = before.as_ref().map(|bytes| self.open_engine(&name, bytes)).transpose()?;
+            // One that does not open any more is replaced like one that is not there.
+            let mut old = before.as_ref().and_then(|bytes| self.open_engine(&name, bytes).ok());
+            if let Some(document) = &old
+                && given.expose().is_empty()
+                && self.engine_password(&name, document).await.is_err()
+            {
+                old = None;
+            }
             let action = match &old {
                 None => "created",
                 Some(old) if given.expose().is_empty() && old.config == config => return Ok(v1::PutEngineResponse { action: "unchanged".to_owned() }),

@@ -78,10 +78,10 @@ impl Broker {
             }
             _ => (Event::Rule { selector: Box::new(selector.clone()), effect }, if effect.quarantines() { FOR_EVER_MS } else { self.remembered_until() }),
         };
-        let before = self.keeper.view()?.entry(&id).map(|(position, entry)| (position, entry.event == event));
+        let before = self.keeper.view()?.known(&id).map(|(entry, _)| entry.event == event);
         let position = match before {
-            Some((position, true)) => position,
-            Some((_, false)) => return Err(Refusal::Idempotency),
+            Some(true) => self.keeper.confirm(id).await?,
+            Some(false) => return Err(Refusal::Idempotency),
             None => {
                 let action = Action::new(id, selector.clone(), effect, peer.id().to_string(), reason.clone());
                 if let Err(error) = self.write_action(&action, None).await {

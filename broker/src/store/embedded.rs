@@ -368,7 +368,7 @@ impl Store for EmbeddedStore {
         Box::pin(async { Ok(()) })
     }
 
-    fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, _forget_after_ms: i64) -> BoxFuture<'a, Heartbeat> {
+    fn heartbeat<'a>(&'a self, broker: &'a str, applied: (Position, EntryId), _forget_after_ms: i64) -> BoxFuture<'a, Heartbeat> {
         let tip = self.lock().tip;
         let heartbeat = Heartbeat {
             now_ms: clock::now_ms(),
@@ -376,7 +376,7 @@ impl Store for EmbeddedStore {
             primary: String::new(),
             everywhere: true,
             tip,
-            peers: vec![(broker.to_owned(), applied)],
+            peers: vec![(broker.to_owned(), applied.0)],
         };
         Box::pin(async move { Ok(heartbeat) })
     }

@@ -196,7 +196,7 @@ impl Store for RedisStore {
                 check_node(&node, &self.settings)?;
             }
             // Whether the user may do what Sundew does shows by doing it: a read, a write, and a script.
-            let probe = self.heartbeat("probe", Position::default(), 1).await?;
+            let probe = self.heartbeat("probe", Default::default(), 1).await?;
             let _: Option<Vec<u8>> = self.query(cmd("HGET").arg(documents_key(DocumentKind::Meta)).arg("probe")).await?;
             self.read_log(probe.tip.0, 1).await?;
             self.leave("probe").await
@@ -406,12 +406,12 @@ impl Store for RedisStore {
         })
     }
 
-    fn heartbeat<'a>(&'a self, broker: &'a str, applied: Position, forget_after_ms: i64) -> BoxFuture<'a, Heartbeat> {
+    fn heartbeat<'a>(&'a self, broker: &'a str, applied: (Position, EntryId), forget_after_ms: i64) -> BoxFuture<'a, Heartbeat> {
         Box::pin(async move {
             let mut random = [0; 16];
             ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).map_err(|_| nonsense("no randomness"))?;
             let call = Call::new(&self.scripts.heartbeat, &[BROKERS, LOG, EPOCH]);
-            let call = call.arg(broker).arg(applied.0).arg(forget_after_ms).arg(URL_SAFE_NO_PAD.encode(random));
+            let call = call.arg(broker).arg(applied.0.0).arg(forget_after_ms).arg(URL_SAFE_NO_PAD.encode(random)).arg(&applied.1.0[..]);
             let (reported, everywhere) = self.log.call_everywhere(&call, self.majority(), self.settings.replicas).await?;
             let (now_ms, epoch, tip, tip_id, peers, primary): Reported = reported;
             let peers = peers.into_iter().map(|(id, position)| (id, Position(position))).collect();

@@ -25,13 +25,18 @@ impl Broker {
             }
         };
         let task = self.own_task(&peer, &request.task_id).await?;
-        let liveness = self.keeper.view()?.judge_task(&task, clock::now_ms());
-        let outcome = match liveness {
-            Liveness::Dead(Cause::TaskEnded(outcome)) => outcome,
-            // The clean-up after the rule puts it on the record, once.
-            Liveness::Dead(Cause::Revoked) => Outcome::Revoked,
-            Liveness::Dead(cause) => self.end_task(&task, cause.outcome(), None).await?,
-            Liveness::Alive => self.end_task(&task, asked, Some(peer.id().as_str())).await?,
+        let (liveness, by) = {
+            let view = self.keeper.view()?;
+            (view.judge_task(&task, clock::now_ms()), view.ended_by(&task))
+        };
+        let outcome = match (liveness, by) {
+            (Liveness::Alive, _) => self.end_task(&task, asked, Some(peer.id().as_str())).await?,
+            // The clean-up after a rule puts it on the record, once.
+            (Liveness::Dead(Cause::Revoked), Some(by)) => {
+                self.keeper.confirm(by).await?;
+                Outcome::Revoked
+            }
+            (Liveness::Dead(cause), _) => self.end_task(&task, cause.outcome(), None).await?,
         };
         Ok(v1::CompleteTaskResponse { outcome: super::outcome_message(outcome).into() })
     }
@@ -40,7 +45,13 @@ impl Broker {
     pub(crate) async fn suspend(self: Arc<Self>, peer: Arc<Peer>, request: v1::SuspendTaskRequest) -> Result<v1::SuspendTaskResponse, Refusal> {
         let task = self.own_task(&peer, &request.task_id).await?;
         match self.usable(&task) {
-            Err(Refusal::TaskDead(Cause::Suspended)) => return Ok(v1::SuspendTaskResponse {}),
+            Err(Refusal::TaskDead(Cause::Suspended)) => {
+                let by = self.keeper.view()?.ended_by(&task);
+                if let Some(by) = by {
+                    self.keeper.confirm(by).await?;
+                }
+                return Ok(v1::SuspendTaskResponse {});
+            }
             other => other?,
         }
         let record = journal::record("task_suspended").with("task", task.id).with("workload", peer.id());

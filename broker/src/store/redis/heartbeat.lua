@@ -1,9 +1,17 @@
 #!lua flags=allow-oom
 -- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, and which primary this is.
--- KEYS: brokers, log, epoch. ARGV: broker, applied, forget after (ms), epoch if there is none
+-- A report counts only if this log has the entry that the broker applied last. KEYS: brokers, log, epoch.
+-- ARGV: broker, applied, forget after (ms), epoch if there is none, last entry applied
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.0f', now))
+local applied = '0'
+local last = redis.call('XRANGE', KEYS[2], ARGV[2] .. '-0', ARGV[2] .. '-0')[1]
+if last then
+  for i = 1, #last[2], 2 do
+    if last[2][i] == 'u' and last[2][i + 1] == ARGV[5] then applied = ARGV[2] end
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], applied .. ' ' .. string.format('%.0f', now))
 local epoch = redis.call('GET', KEYS[3])
 if not epoch then
   epoch = ARGV[4]
