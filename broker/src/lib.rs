@@ -28,3 +28,5 @@ mod registry;
 mod response;
 mod task;
 mod workload_api;
+
+pub use lease::postgres_removal;

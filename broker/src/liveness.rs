@@ -457,10 +457,10 @@ impl Keeper {
         let now_ms = clock::now_ms();
         let missing = self.read().missing_from(&known).into_iter().filter(|entry| entry.until_ms > now_ms);
         let floor = Self::entry(Event::Floor, now_ms.saturating_add(KEEP_MS)).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        for entry in missing.chain(repeat).chain([floor]) {
-            let bytes = self.root.tag(&[b"log", &entry.id.0], entry.encode());
-            self.store.append(entry.id, &bytes, entry.until_ms, stamped).await?;
-        }
+        let sealed = |entry: LogEntry| (entry.id, self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms);
+        let again: Vec<_> = missing.chain(repeat).chain([floor]).map(sealed).collect();
+        tracing::warn!(entries = again.len(), "appending what the revocation log has lost");
+        self.store.append_all(&again, stamped).await?;
         self.write().rewind(position, last);
         self.turn.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -292,6 +292,17 @@ async fn the_log_is_ordered_chained_and_never_goes_back() {
 }
 
 #[tokio::test]
+async fn many_entries_are_appended_in_their_order() {
+    both(|store| async move {
+        let entries: Vec<_> = (1..=600_u32).map(|n| (EntryId(std::array::from_fn(|i| n.to_be_bytes()[i % 4])), vec![1], now_ms() + 60_000)).collect();
+        store.append_all(&entries, Position(40)).await.expect("appended");
+        let log = store.read_log(Position(0), 1000).await.expect("log");
+        assert_eq!(log.iter().map(|e| (e.position.0, e.id)).collect::<Vec<_>>(), (41..).zip(entries.iter().map(|e| e.0)).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn waiting_for_the_log_ends_when_there_is_something_and_not_for_ever() {
     both(|store| async move {
         let waiting = {

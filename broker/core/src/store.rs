@@ -231,6 +231,15 @@ pub trait Store: Send + Sync {
 
     /// Appends to the log, after `floor` at least, and answers the position once it is durable. May be repeated.
     fn append<'a>(&'a self, id: EntryId, entry: &'a [u8], until_ms: i64, floor: Position) -> BoxFuture<'a, Position>;
+    /// Appends several in this order, each after `floor` at least; if it fails, some of them may be there. For what a store has lost.
+    fn append_all<'a>(&'a self, entries: &'a [(EntryId, Vec<u8>, i64)], floor: Position) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for (id, entry, until_ms) in entries {
+                self.append(*id, entry, *until_ms, floor).await?;
+            }
+            Ok(())
+        })
+    }
     /// Entries after a position, at most `limit`.
     fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>>;
     /// Returns when there may be entries after a position, or after `wait_ms`.

@@ -8,6 +8,8 @@ mod postgres;
 mod redis_acl;
 mod worker;
 
+pub use postgres::removal as postgres_removal;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

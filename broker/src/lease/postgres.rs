@@ -181,21 +181,7 @@ impl Engine for Postgres {
     }
 
     fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, ()> {
-        Box::pin(async move {
-            let (name, text) = (identifier(username), literal(username));
-            // Nobody can log in any more before sessions are ended, and sessions are ended before the role goes.
-            let batch = format!(
-                "BEGIN; DO $sundew$ BEGIN ALTER ROLE {name} NOLOGIN; EXCEPTION WHEN undefined_object THEN NULL; END $sundew$; COMMIT; \
-                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {text}; \
-                 DO $sundew$ BEGIN \
-                   IF EXISTS (SELECT FROM pg_roles WHERE rolname = {text}) THEN \
-                     IF NOT pg_has_role(current_user, {text}, 'USAGE') THEN EXECUTE 'GRANT ' || quote_ident({text}) || ' TO CURRENT_USER'; END IF; \
-                     REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}; \
-                   END IF; \
-                 END $sundew$"
-            );
-            self.batch(&batch).await
-        })
+        Box::pin(async move { self.batch(&removal(username)).await })
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> EngineFuture<'a, Vec<String>> {
@@ -213,6 +199,23 @@ impl Engine for Postgres {
         let mode = if ca.is_some() { "?sslmode=verify-full" } else { "" };
         format!("postgresql://{username}:{password}@{host}:{port}/{database}{mode}")
     }
+}
+
+/// The statements that remove a role, in one round trip.
+#[must_use]
+pub fn removal(username: &str) -> String {
+    let (name, text) = (identifier(username), literal(username));
+    // Nobody can log in any more before sessions are ended, and sessions are ended before the role goes.
+    format!(
+        "BEGIN; DO $sundew$ BEGIN ALTER ROLE {name} NOLOGIN; EXCEPTION WHEN undefined_object THEN NULL; END $sundew$; COMMIT; \
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {text}; \
+         DO $sundew$ BEGIN \
+           IF EXISTS (SELECT FROM pg_roles WHERE rolname = {text}) THEN \
+             IF NOT pg_has_role(current_user, {text}, 'USAGE') THEN EXECUTE 'GRANT ' || quote_ident({text}) || ' TO CURRENT_USER'; END IF; \
+             REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}; \
+           END IF; \
+         END $sundew$"
+    )
 }
 
 /// A quoted identifier (PostgreSQL, section 4.1.1).

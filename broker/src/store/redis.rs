@@ -28,6 +28,8 @@ const LOG: &str = "sundew:{log}:stream";
 const BROKERS: &str = "sundew:{log}:brokers";
 const EPOCH: &str = "sundew:{log}:epoch";
 const DUE: &str = "sundew:due";
+/// Entries appended in one round trip, when a log that was lost is mended.
+const APPENDED_TOGETHER: usize = 256;
 /// Entries that one trimming looks at, as `trim.lua` has it.
 const TRIM_BATCH: u64 = 2000;
 
@@ -361,6 +363,18 @@ impl Store for RedisStore {
             let call = Call::new(&self.scripts.append, &[LOG]).arg(&id.0[..]).arg(entry).arg(until_ms).arg(floor.0);
             // Not waited for here: an ending counts once a heartbeat after it was acknowledged by a majority.
             Ok(Position(self.log.call(&call, 0).await?))
+        })
+    }
+
+    fn append_all<'a>(&'a self, entries: &'a [(EntryId, Vec<u8>, i64)], floor: Position) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let call = |(id, entry, until_ms): &(EntryId, Vec<u8>, i64)| {
+                Call::new(&self.scripts.append, &[LOG]).arg(&id.0[..]).arg(entry.as_slice()).arg(*until_ms).arg(floor.0)
+            };
+            for some in entries.chunks(APPENDED_TOGETHER) {
+                self.log.call_all(&some.iter().map(call).collect::<Vec<_>>()).await?;
+            }
+            Ok(())
         })
     }
 

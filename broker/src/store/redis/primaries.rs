@@ -132,6 +132,17 @@ impl Primaries {
         Ok((parsed(answer)?, have >= all))
     }
 
+    /// Runs calls of one script on one slot, in order, in one round trip.
+    pub(super) async fn call_all(&self, calls: &[Call<'_>]) -> Result<(), StoreError> {
+        let Some(first) = calls.first() else { return Ok(()) };
+        let mut pipeline = ::redis::pipe();
+        calls.iter().for_each(|call| {
+            pipeline.add_command(call.command());
+        });
+        let key = first.keys.first().map(String::as_str).unwrap_or_default();
+        self.on_primary(key, &pipeline, Some(first.script)).await.map(drop)
+    }
+
     async fn on_primary(&self, key: &str, pipeline: &Pipeline, script: Option<&Script>) -> Result<Vec<Value>, StoreError> {
         for _ in 0..ATTEMPTS {
             let link = self.link(key);
