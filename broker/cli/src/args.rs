@@ -1,5 +1,9 @@
 //! What the user said: the command line, and nothing that happens because of it.
 
+mod respond;
+
+pub(crate) use respond::{EngineCommand, LeaseCommand, Respond, Revoke, RevokeCommand, Select};
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -293,148 +297,6 @@ pub(crate) enum SecretCommand {
 pub(crate) enum KeyringCommand {
     /// Add a new key; stored secrets are sealed anew in the background.
     Rotate,
-}
-
-/// What a rule is about: everything that is given must hold.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Selector (criteria combine with AND)")]
-#[group(required = true, multiple = true)]
-pub(crate) struct Select {
-    /// One token, by its id.
-    #[arg(long, value_name = "TOKEN_ID")]
-    pub(crate) token: Option<String>,
-    /// One task; with no other criterion it is ended, and what was delegated from it with it.
-    #[arg(long, value_name = "TASK_ID")]
-    pub(crate) task: Option<String>,
-    /// A task and everything that was delegated from it.
-    #[arg(long, value_name = "TASK_ID")]
-    pub(crate) task_tree: Option<String>,
-    /// Everything of one SPIFFE ID.
-    #[arg(long, visible_alias = "spiffe-id", value_name = "SPIFFE_ID")]
-    pub(crate) workload: Option<String>,
-    /// A SPIFFE ID and all below it, by whole path segments.
-    #[arg(long, value_name = "SPIFFE_ID")]
-    pub(crate) spiffe_prefix: Option<String>,
-    /// A whole trust domain.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) trust_domain: Option<String>,
-    /// Tokens meant for this audience.
-    #[arg(long, value_name = "AUDIENCE")]
-    pub(crate) audience: Option<String>,
-    /// Whoever may do something that this scope allows; ends in /* for all below.
-    #[arg(long, value_name = "SCOPE")]
-    pub(crate) scope: Option<String>,
-    /// Whoever may read this secret.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) secret: Option<String>,
-    /// A verified claim, such as oidc.repository=org/repo or manifest.digest=HEX. May be repeated.
-    #[arg(long = "claim", value_name = "KIND.NAME=VALUE")]
-    pub(crate) claims: Vec<String>,
-    /// Serial number of an SVID, in hexadecimal.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) svid_serial: Option<String>,
-    /// What this version of a registration decided.
-    #[arg(long, value_name = "VERSION")]
-    pub(crate) registration: Option<String>,
-    /// Issued before this instant: RFC 3339 in UTC, such as 2026-11-24T06:00:00Z, or milliseconds since the epoch.
-    #[arg(long, value_name = "TIME", value_parser = instant)]
-    pub(crate) issued_before: Option<i64>,
-    /// Everything there is; goes with no other criterion.
-    #[arg(long)]
-    pub(crate) everything: bool,
-}
-
-fn instant(text: &str) -> Result<i64, String> {
-    if let Ok(ms) = text.parse::<i64>() {
-        return Ok(ms);
-    }
-    crate::output::parse_time(text).ok_or_else(|| "must be like 2026-11-24T06:00:00Z, or milliseconds since the epoch".to_owned())
-}
-
-/// What is done to what a selector matches.
-#[derive(Debug, Args)]
-pub(crate) struct Respond {
-    #[command(flatten)]
-    pub(crate) select: Select,
-    /// Why; goes into the record.
-    #[arg(long, value_name = "TEXT", required_unless_present = "preview", help_heading = "Options")]
-    pub(crate) reason: Option<String>,
-    /// Say what it would hit, and change nothing.
-    #[arg(long, help_heading = "Options")]
-    pub(crate) preview: bool,
-    /// Do not wait until what was hit is counted and cleaned up.
-    #[arg(long, help_heading = "Options")]
-    pub(crate) no_wait: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(crate) struct Revoke {
-    #[command(subcommand)]
-    pub(crate) command: Option<RevokeCommand>,
-    #[command(flatten)]
-    pub(crate) respond: Respond,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RevokeCommand {
-    /// How far the clean-up after a revocation is.
-    Status {
-        #[arg(value_name = "REVOCATION_ID")]
-        revocation_id: String,
-        /// Go on until it is done.
-        #[arg(long)]
-        watch: bool,
-    },
-    /// List rules and quarantines that stand.
-    List,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LeaseCommand {
-    /// List credentials in other systems that are still to be removed.
-    List {
-        /// Only those of one engine.
-        #[arg(long, value_name = "NAME")]
-        engine: Option<String>,
-        /// Only those that are due.
-        #[arg(long)]
-        due: bool,
-        #[arg(long, default_value_t = 100)]
-        limit: u32,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum EngineCommand {
-    /// Create or replace an engine from a TOML or JSON file; the target is tried first.
-    ///
-    /// name = "db/reporting"            # secrets are db/reporting/ROLE
-    ///
-    /// password_file = "admin.password" # or an environment variable: password_env = "PGPASSWORD"
-    ///
-    /// [target]
-    /// kind = "postgres"  # or "redis"
-    /// host = "db.example.org"
-    /// database = "app"
-    /// username = "sundew"
-    /// ca = "…PEM…"
-    ///
-    /// [roles.readonly]
-    /// grants = ["GRANT SELECT ON ALL TABLES IN SCHEMA public TO {{name}}"]
-    #[command(verbatim_doc_comment)]
-    Put {
-        /// The file, or - for standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// Do not try the target.
-        #[arg(long)]
-        unchecked: bool,
-    },
-    /// List engines, with their backlog and what is wrong with them.
-    List,
-    /// Remove an engine that has no leases left.
-    Delete { name: String },
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::redis::streams::StreamRangeReply;
-use ::redis::{FromRedisValue, RedisError, Script, Value, cmd};
+use ::redis::{FromRedisValue, Script, Value, cmd};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sundew_core::store::{
@@ -15,19 +15,17 @@ use sundew_core::store::{
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash, TokenId};
 
+mod judge;
+mod keys;
 mod leases;
 mod link;
 mod primaries;
+use judge::{check_node, store_error};
+use keys::*;
 use link::Link;
 pub use link::{Durability, RedisSettings, RedisUrl, RedisUrlError};
 use primaries::{Call, Primaries};
 
-/// Oldest Redis that has what the scripts need (script flags, functions of streams).
-const MIN_MAJOR: u32 = 7;
-const LOG: &str = "sundew:{log}:stream";
-const BROKERS: &str = "sundew:{log}:brokers";
-const EPOCH: &str = "sundew:{log}:epoch";
-const DUE: &str = "sundew:due";
 /// Entries appended in one round trip, when a log that was lost is mended.
 const APPENDED_TOGETHER: usize = 256;
 /// Entries that one trimming looks at, as `trim.lua` has it.
@@ -134,57 +132,6 @@ impl RedisStore {
         let mut connection = self.link.connection().await?;
         self.link.settle(command.query_async(&mut connection).await)
     }
-}
-
-fn task_key(task: TaskId) -> String {
-    format!("sundew:{{{task}}}:task")
-}
-
-fn binding_key(task: TaskId) -> String {
-    format!("sundew:{{{task}}}:bindings")
-}
-
-fn leases_key(task: TaskId) -> String {
-    format!("sundew:{{{task}}}:leases")
-}
-
-fn tokens_key(task: TaskId) -> String {
-    format!("sundew:{{{task}}}:tokens")
-}
-
-/// A token's value: until when it is kept, then its record.
-fn token_value(token: &NewToken<'_>) -> Vec<u8> {
-    let mut value = token.keep_until_ms.to_be_bytes().to_vec();
-    value.extend_from_slice(&token.record);
-    value
-}
-
-fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
-    value.get(8..).map(<[u8]>::to_vec).ok_or_else(|| nonsense("token"))
-}
-
-fn places_key(workload: &str) -> String {
-    // SPIFFE IDs have no braces, so this is one hash tag, and `:` at the end is outside of it (T37).
-    format!("sundew:{{{workload}}}:tasks")
-}
-
-fn documents_key(kind: DocumentKind) -> String {
-    format!("sundew:documents:{}", kind.as_str())
-}
-
-fn task_of(member: &[u8]) -> Result<TaskId, StoreError> {
-    Ok(TaskId::from_bytes(member.try_into().map_err(|_| StoreError::Corrupt("member of a task list".to_owned()))?))
-}
-
-fn entry_id(bytes: &[u8]) -> Result<EntryId, StoreError> {
-    if bytes.is_empty() {
-        return Ok(EntryId::default());
-    }
-    Ok(EntryId(bytes.try_into().map_err(|_| StoreError::Corrupt("entry id".to_owned()))?))
-}
-
-fn nonsense(what: &str) -> StoreError {
-    StoreError::Corrupt(what.to_owned())
 }
 
 impl Store for RedisStore {
@@ -474,50 +421,5 @@ impl Store for RedisStore {
 
     fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move { self.query::<i64>(cmd("HDEL").arg(BROKERS).arg(broker)).await.map(drop) })
-    }
-}
-
-fn position_of(stream_id: &str) -> Result<Position, StoreError> {
-    let (position, _) = stream_id.split_once('-').ok_or_else(|| nonsense("stream id"))?;
-    Ok(Position(position.parse().map_err(|_| nonsense("stream id"))?))
-}
-
-/// Refuses a server that would lose or evict what must stay (T65, AC-86).
-fn check_node(info: &str, settings: &RedisSettings) -> Result<(), StoreError> {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    let version = field("redis_version").unwrap_or_default();
-    let major: u32 = version.split('.').next().and_then(|m| m.parse().ok()).unwrap_or(0);
-    if major < MIN_MAJOR {
-        return Err(StoreError::Misconfigured(format!("Redis {version} is too old: {MIN_MAJOR}.0 or later is needed")));
-    }
-    match field("maxmemory_policy") {
-        Some("noeviction") => {}
-        Some(policy) => return Err(StoreError::Misconfigured(format!("maxmemory-policy is `{policy}` and would evict revocations: set it to `noeviction`"))),
-        None => return Err(StoreError::Misconfigured("INFO does not tell maxmemory_policy".to_owned())),
-    }
-    if field("role") == Some("slave") {
-        return Err(StoreError::Misconfigured("this Redis is a replica: name the primary, or use redis+sentinel://".to_owned()));
-    }
-    let attached: u32 = field("connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
-    // P4: a majority that is counted too small is none, and a deposed primary could go on renewing views.
-    if settings.url.fails_over() && attached > settings.replicas {
-        let problem = format!("this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few", settings.replicas);
-        return Err(StoreError::Misconfigured(problem));
-    }
-    if field("aof_enabled") == Some("0") {
-        tracing::warn!("Redis has no append-only file: a restart of Redis loses live tasks (endings are kept by the brokers); set `appendonly yes`");
-    }
-    Ok(())
-}
-
-/// T64: what each error of the server means. None of them is ever "not there".
-fn store_error(error: &RedisError) -> StoreError {
-    let text = error.to_string();
-    match error.code() {
-        Some("OOM") => StoreError::Full(text),
-        Some("MISCONF" | "NOPERM" | "NOAUTH" | "WRONGPASS") => StoreError::Misconfigured(text),
-        Some(_) | None if matches!(error.kind(), ::redis::ErrorKind::UnexpectedReturnType | ::redis::ErrorKind::Parse) => StoreError::Corrupt(text),
-        Some(_) | None if error.kind() == ::redis::ErrorKind::AuthenticationFailed => StoreError::Misconfigured(text),
-        Some(_) | None => StoreError::Unavailable(text),
     }
 }

@@ -1,0 +1,65 @@
+//! Where things are in Redis, and how their names and values read back. Names have no braces, so each key has one hash tag (T37).
+
+use sundew_core::store::{DocumentKind, NewToken, StoreError};
+use sundew_core::{EntryId, Position, TaskId};
+
+pub(super) const LOG: &str = "sundew:{log}:stream";
+pub(super) const BROKERS: &str = "sundew:{log}:brokers";
+pub(super) const EPOCH: &str = "sundew:{log}:epoch";
+pub(super) const DUE: &str = "sundew:due";
+
+pub(super) fn task_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:task")
+}
+
+pub(super) fn binding_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:bindings")
+}
+
+pub(super) fn leases_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:leases")
+}
+
+pub(super) fn tokens_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:tokens")
+}
+
+/// A token's value: until when it is kept, then its record.
+pub(super) fn token_value(token: &NewToken<'_>) -> Vec<u8> {
+    let mut value = token.keep_until_ms.to_be_bytes().to_vec();
+    value.extend_from_slice(&token.record);
+    value
+}
+
+pub(super) fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
+    value.get(8..).map(<[u8]>::to_vec).ok_or_else(|| nonsense("token"))
+}
+
+pub(super) fn places_key(workload: &str) -> String {
+    // SPIFFE IDs have no braces, so this is one hash tag, and `:` at the end is outside of it (T37).
+    format!("sundew:{{{workload}}}:tasks")
+}
+
+pub(super) fn documents_key(kind: DocumentKind) -> String {
+    format!("sundew:documents:{}", kind.as_str())
+}
+
+pub(super) fn task_of(member: &[u8]) -> Result<TaskId, StoreError> {
+    Ok(TaskId::from_bytes(member.try_into().map_err(|_| StoreError::Corrupt("member of a task list".to_owned()))?))
+}
+
+pub(super) fn entry_id(bytes: &[u8]) -> Result<EntryId, StoreError> {
+    if bytes.is_empty() {
+        return Ok(EntryId::default());
+    }
+    Ok(EntryId(bytes.try_into().map_err(|_| StoreError::Corrupt("entry id".to_owned()))?))
+}
+
+pub(super) fn nonsense(what: &str) -> StoreError {
+    StoreError::Corrupt(what.to_owned())
+}
+
+pub(super) fn position_of(stream_id: &str) -> Result<Position, StoreError> {
+    let (position, _) = stream_id.split_once('-').ok_or_else(|| nonsense("stream id"))?;
+    Ok(Position(position.parse().map_err(|_| nonsense("stream id"))?))
+}
