@@ -104,6 +104,17 @@ impl World {
         broker
     }
 
+    /// Starts a broker that reaches the store by another URL.
+    pub async fn broker_by(&self, url: &str) -> Broker {
+        let mut broker = self.prepare("");
+        let config = std::fs::read_to_string(&broker.file).expect("config");
+        let own = self.redis.as_ref().expect("redis").url();
+        std::fs::write(&broker.file, config.replace(&own, url)).expect("config");
+        broker.up();
+        broker.ready().await;
+        broker
+    }
+
     /// A broker that is configured and not started.
     pub fn prepare(&self, more: &str) -> Broker {
         let own = tempfile::tempdir_in(self.folder.path()).expect("folder");

@@ -84,10 +84,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Keyring(KeyringCommand),
     /// Kill what a selector matches, at once and everywhere. Needs the role `responder`.
+    #[command(override_usage = "sundew revoke --reason <TEXT> <SELECTOR>…\n       sundew revoke --preview <SELECTOR>…\n       sundew revoke <COMMAND>")]
     Revoke(Revoke),
     /// Issue nothing new to what a selector matches, until lifted. Needs the role `responder`.
+    #[command(override_usage = "sundew quarantine --reason <TEXT> <SELECTOR>…\n       sundew quarantine --preview <SELECTOR>…")]
     Quarantine(Respond),
     /// Quarantine and revoke in one step. Needs the role `responder`.
+    #[command(override_usage = "sundew contain --reason <TEXT> <SELECTOR>…\n       sundew contain --preview <SELECTOR>…")]
     Contain(Respond),
     /// End a quarantine; what died stays dead. Needs the role `responder`.
     Lift {

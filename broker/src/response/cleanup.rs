@@ -22,6 +22,9 @@ use crate::refusal::Refusal;
 /// How long a broker has an action to itself without saying that it is still at it.
 const CLAIM_MS: i64 = 5_000;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often rules are looked for that have no action, and how many of them are taken at a time.
+const ADOPTED_TOGETHER: usize = 100;
+const ADOPT_EVERY: Duration = Duration::from_secs(60);
 /// Actions are kept this long after everything is done, in milliseconds.
 const KEEP_MS: i64 = 24 * 3_600_000;
 
@@ -134,15 +137,19 @@ impl Broker {
 
     /// Works on actions, for as long as it is polled.
     pub(crate) async fn clean_up(self: Arc<Self>, worker: String) {
+        let mut adopted: Option<std::time::Instant> = None;
         loop {
-            if let Err(error) = self.clean_up_once(&worker).await {
-                tracing::debug!(%error, "clean-up");
+            let adopt = adopted.is_none_or(|at| clock::since(at) >= ADOPT_EVERY);
+            match self.clean_up_once(&worker, adopt).await {
+                Ok(()) if adopt => adopted = Some(clock::monotonic()),
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "clean-up"),
             }
             let _ = tokio::time::timeout(LOOK_EVERY, self.new_action.notified()).await;
         }
     }
 
-    async fn clean_up_once(self: &Arc<Self>, worker: &str) -> Result<(), Refusal> {
+    async fn clean_up_once(self: &Arc<Self>, worker: &str, adopt: bool) -> Result<(), Refusal> {
         let now_ms = clock::now_ms();
         let mut known = std::collections::HashSet::new();
         for (name, bytes) in self.records.store().documents(DocumentKind::Response).await? {
@@ -160,7 +167,7 @@ impl Broker {
                 self.work_on(action, bytes).await?;
             }
         }
-        self.adopt(&known).await
+        if adopt { self.adopt(&known).await } else { Ok(()) }
     }
 
     /// Rules without an action: their broker died, or could not reach the store, just then.
@@ -177,7 +184,7 @@ impl Broker {
                 )
                 .collect()
         };
-        for (id, selector, effect) in orphans {
+        for (id, selector, effect) in orphans.into_iter().take(ADOPTED_TOGETHER) {
             // One-token rules need no clean-up and may be many.
             if selector.token.is_none() {
                 let action = Action::new(id, selector, effect, String::new(), "the journal of the broker that was asked has the reason".to_owned());
@@ -188,15 +195,19 @@ impl Broker {
     }
 
     async fn work_on(self: &Arc<Self>, mut action: Action, mut bytes: Vec<u8>) -> Result<(), Refusal> {
-        let wanted = Wanted::KilledBy(action.entry);
+        let (wanted, one_token) = (Wanted::KilledBy(action.entry), action.selector.token.is_some());
         if !action.counted {
-            let mut survey = Survey::new(self, wanted.clone(), action.at_ms);
+            let mut survey = Survey::new(self, &action.selector, wanted.clone(), action.at_ms).await?;
             let (mut tasks, mut tokens, mut due) = (0_u64, 0_u64, 0_u64);
             while let Some(hits) = survey.next().await? {
                 for hit in hits {
                     tasks = tasks.saturating_add(u64::from(hit.whole));
                     tokens = tokens.saturating_add(hit.tokens);
                     due = due.saturating_add(hit.leases);
+                }
+                // There is one token of a name.
+                if one_token && tokens > 0 {
+                    break;
                 }
                 if !self.still_at(&mut action, &mut bytes).await? {
                     return Ok(());
@@ -207,8 +218,8 @@ impl Broker {
                 return Ok(());
             }
         }
-        if !action.reaped {
-            let mut survey = Survey::new(self, wanted, action.at_ms);
+        if !action.reaped && !one_token {
+            let mut survey = Survey::new(self, &action.selector, wanted, action.at_ms).await?;
             while let Some(hits) = survey.next().await? {
                 for hit in hits.into_iter().filter(|hit| hit.whole) {
                     let record = journal::record("task_ended").with("task", hit.task.id).with("workload", &hit.task.workload).with("outcome", "revoked");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Selector, TaskId};
+use sundew_core::{Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Selector, TaskId};
 use sundew_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -67,6 +67,7 @@ impl Broker {
         self.require(&peer, Role::Responder)?;
         let reason = reason_of(request.reason)?;
         let effect = selector::read_effect(request.effect)?;
+        let of_credential = request.selector.as_ref().and_then(|selector| Credential::parse(&selector.token)).map(|credential| credential.task());
         let selector = selector::read(request.selector, clock::now_ms())?;
         let key = idempotency_key(request.idempotency_key)?;
         let id = EntryId(self.root().derive_name(&[b"revoke", peer.id().as_str().as_bytes(), key.as_bytes()]));
@@ -83,7 +84,10 @@ impl Broker {
             Some(true) => self.keeper.confirm(id).await?,
             Some(false) => return Err(Refusal::Idempotency),
             None => {
-                let action = Action::new(id, selector.clone(), effect, peer.id().to_string(), reason.clone());
+                // A credential tells its task, and with it where to look for what it killed.
+                let mut looked_for = selector.clone();
+                looked_for.task = looked_for.task.or(of_credential);
+                let action = Action::new(id, looked_for, effect, peer.id().to_string(), reason.clone());
                 if let Err(error) = self.write_action(&action, None).await {
                     // The ending comes first; what follows it is adopted by whoever finds the rule.
                     tracing::warn!(%error, "clean-up could not be noted");
@@ -158,7 +162,8 @@ impl Broker {
     }
 
     async fn count(self: &Arc<Self>, selector: Selector, answers: &mpsc::Sender<Result<v1::PreviewResponse, Status>>) -> Result<(), Refusal> {
-        let mut survey = Survey::new(self, Wanted::Matching(Arc::new(selector)), survey::now_ms());
+        let selector = Arc::new(selector);
+        let mut survey = Survey::new(self, &selector, Wanted::Matching(Arc::clone(&selector)), clock::now_ms()).await?;
         let mut counts: HashMap<SpiffeId, (u64, u64)> = HashMap::new();
         let mut so_far = v1::PreviewResponse::default();
         let (mut samples, mut told) = (Vec::new(), clock::monotonic());

@@ -1,4 +1,5 @@
-//! A walk over all live tasks and tokens, in small steps: what a preview counts and what a clean-up works through.
+//! A walk over live tasks and tokens, in small steps: what a preview counts and what a clean-up works through. Over all of them, or where the
+//! selector names a workload or a task, over those and what was delegated from them.
 //!
 //! P12: one walk holds the names of the tasks it has seen (16 bytes each, since a page may repeat some) and a bounded table of counts.
 
@@ -9,7 +10,6 @@ use sundew_core::{EntryId, KnownTask, Liveness, Selector, TaskId, View};
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
-use crate::clock;
 use crate::refusal::Refusal;
 
 /// Tasks looked at together.
@@ -40,16 +40,28 @@ pub(super) struct Survey {
     broker: Arc<Broker>,
     wanted: Wanted,
     at_ms: i64,
+    /// Whether there are pages of all tasks to come, and from where.
     from: u64,
     left: Vec<TaskId>,
+    /// What was delegated from a hit is looked at too; a walk over everything comes to it by itself.
+    follow: bool,
     seen: HashSet<TaskId>,
     ended: bool,
 }
 
 impl Survey {
     /// From the beginning. Times are looked at as of `at_ms`.
-    pub(super) fn new(broker: &Arc<Broker>, wanted: Wanted, at_ms: i64) -> Self {
-        Self { broker: Arc::clone(broker), wanted, at_ms, from: 0, left: Vec::new(), seen: HashSet::new(), ended: false }
+    pub(super) async fn new(broker: &Arc<Broker>, selector: &Selector, wanted: Wanted, at_ms: i64) -> Result<Self, Refusal> {
+        let store = broker.records.store();
+        let some = match (selector.task.or(selector.task_tree), &selector.workload) {
+            (Some(task), _) => Some(vec![task]),
+            (None, Some(workload)) => Some(store.tasks(Some(workload.as_str()), usize::MAX >> 1).await?),
+            (None, None) => None,
+        };
+        let follow = some.is_some();
+        let left = some.unwrap_or_default();
+        let seen = left.iter().copied().collect();
+        Ok(Self { broker: Arc::clone(broker), wanted, at_ms, from: 0, left, follow, seen, ended: follow })
     }
 
     /// How many tasks were looked at.
@@ -75,6 +87,12 @@ impl Survey {
         let mut hits = Vec::new();
         while let Some(look) = looks.join_next().await {
             hits.extend(look.map_err(|_| Refusal::Unsupported("a survey that panicked"))??);
+        }
+        if self.follow {
+            for hit in hits.iter().filter(|hit| hit.whole) {
+                let children = self.broker.records.store().tasks(Some(&hit.task.id.to_string()), usize::MAX >> 1).await?;
+                self.left.extend(children.into_iter().filter(|task| self.seen.insert(*task)));
+            }
         }
         Ok(Some(hits))
     }
@@ -136,9 +154,4 @@ async fn look(broker: Arc<Broker>, wanted: Wanted, at_ms: i64, id: TaskId) -> Re
     }
     let leases = if whole && !broker.leases.engines().is_empty() { broker.records.store().leases_had(id).await? } else { 0 };
     Ok((whole || tokens > 0).then_some(Hit { task, whole, tokens, leases }))
-}
-
-/// When a walk begins: what is alive then is what it counts.
-pub(super) fn now_ms() -> i64 {
-    clock::now_ms()
 }

@@ -217,6 +217,69 @@ async fn tasks_and_tokens_can_be_looked_at_and_ended() {
     assert!(text(&show).lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
 
+/// A responder's first five minutes, as the README has them, with a database behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_responder_previews_contains_watches_and_lifts_from_the_command_line() {
+    let postgres = sundew_tests::postgres::Postgres::start().await;
+    let world = World::embedded();
+    let broker = world.broker().await;
+    world
+        .register(
+            &broker,
+            "/agents/one",
+            json!({ "scopes": ["secret:db/*"], "evidence": [{ "kind": "oidc", "issuer": "https://issuer.test", "claims": { "sub": ["/agent"] } }] }),
+        )
+        .await;
+    let engine = world.folder().join("engine.toml");
+    let password = world.folder().join("admin.password");
+    std::fs::write(&password, sundew_tests::postgres::PASSWORD).expect("password");
+    let toml = format!(
+        "name = \"db/app\"\npassword_file = \"{}\"\n[target]\nkind = \"postgres\"\nhost = \"127.0.0.1\"\nport = {}\ndatabase = \"app\"\nusername = \"admin\"\n\
+         [roles.readonly]\ngrants = [\"GRANT reader TO {{{{name}}}}\"]\n",
+        password.display(),
+        postgres.port()
+    );
+    std::fs::write(&engine, toml).expect("engine");
+    let operator = |arguments: &[&str]| run_as(&world, &broker, "/operator", arguments, "");
+    let put = operator(&["secret", "engine", "put", "-f", &engine.display().to_string()]);
+    assert!(put.status.success() && text(&put).contains("db/app created"), "{}", text(&put));
+    let mut running = command_as(&world, &broker, "/agents/one")
+        .args(["run", "--task", "report", "--scope", "secret:db/app/readonly", "--secret", "DATABASE_URL=db/app/readonly", "--kill-after", "1s"])
+        .args(["--", "sh", "-c", "echo $DATABASE_URL; exec sleep 60"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run");
+    let mut url = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(running.stdout.take().expect("pipe")), &mut url).expect("URL");
+    assert!(url.starts_with("postgresql://sdw_"), "{url}");
+    let prefix = ["--spiffe-prefix", "spiffe://test.example/agents"];
+    let preview = operator(&["revoke", prefix[0], prefix[1], "--preview"]);
+    assert!(text(&preview).contains("would hit 1 live tasks with 1 live tokens, and 1 credentials"), "{}", text(&preview));
+    let engines = text(&operator(&["secret", "engine", "list"]));
+    assert!(engines.contains("db/app") && engines.contains("postgres"), "{engines}");
+    assert!(text(&operator(&["lease", "list"])).contains("1 leases, 0 of them due"));
+    let contain = operator(&["contain", prefix[0], prefix[1], "--reason", "incident 12"]);
+    let told = text(&contain);
+    assert!(contain.status.success() && told.contains("1 live tasks with 1 live tokens were killed") && told.contains("1 of 1 credentials"), "{told}");
+    let id = told.split(':').next().expect("id").to_owned();
+    assert!(!running.wait().expect("run").success(), "the agent was stopped");
+    assert!(postgres.roles().await.is_empty());
+    let status: Value = serde_json::from_slice(&operator(&["--json", "revoke", "status", &id, "--watch"]).stdout).expect("JSON");
+    assert_eq!((&status["done"], &status["reason"], &status["effect"]), (&json!(true), &json!("incident 12"), &json!("contain")));
+    let list = text(&operator(&["revoke", "list"]));
+    assert!(list.contains(&id) && list.contains("contain") && list.contains("lifted"), "{list}");
+    let refused = run_as(&world, &broker, "/agents/one", &["task", "begin", "again", "--scope", "secret:db/app/readonly", "--no-attend"], "");
+    assert!(!refused.status.success());
+    let lifted = operator(&["lift", &id, "--reason", "fixed"]);
+    assert!(text(&lifted).contains("what died stays dead"), "{}", text(&lifted));
+    let again = run_as(&world, &broker, "/agents/one", &["task", "begin", "again", "--scope", "secret:db/app/readonly", "--no-attend"], "");
+    assert!(again.status.success(), "{}", text(&again));
+    for nothing in [&["revoke", "--reason", "x"][..], &["contain", "--workload", "spiffe://test.example/a"]] {
+        assert_eq!(operator(nothing).status.code(), Some(2), "{nothing:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_doctor_names_the_broken_thing() {
     let world = World::embedded();

@@ -164,6 +164,38 @@ async fn t59_a_dead_target_is_tried_until_it_is_back_and_holds_up_no_other() {
     until("nothing is left to do", || async { leases(&operator).await.total == 0 }).await;
 }
 
+/// AC-61: a database that has no connections to spare.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ac_61_a_target_at_its_limit_of_connections_is_cleaned_up_all_the_same() {
+    let postgres = Postgres::with(&["max_connections=9", "superuser_reserved_connections=3"]).await;
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let caller = agent(&world, &broker).await;
+    let mut engine = postgres.engine("db/app");
+    engine["max_connections"] = json!(8);
+    put_engine(&world.operator(&broker), &engine, PASSWORD).await.expect("engine");
+    let begun = caller.begin(&world.issuer, "/agent", SCOPES).await.expect("task");
+    let mut tasks = vec![begun.task.clone()];
+    lease(&caller, &begun.task, "db/app/readonly").await.expect("lease");
+    for _ in 0..12 {
+        let begun = caller.begin(&world.issuer, "/agent", SCOPES).await.expect("task");
+        lease(&caller, &begun.task, "db/app/readonly").await.expect("lease");
+        tasks.push(begun.task);
+    }
+    let mut held = Vec::new();
+    while held.len() < 5 {
+        match postgres.client("admin", PASSWORD, "app").await {
+            Ok(client) => held.push(client),
+            Err(_) => break,
+        }
+    }
+    for task in &tasks {
+        caller.complete(task).await.expect("completed");
+    }
+    gone(&postgres).await;
+    drop(held);
+}
+
 /// T58: kill -9 between creation and the record of it, and a store that came back empty: orphans are found and removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t58_an_orphan_is_found_by_its_name_after_the_store_lost_everything() {

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Begun, Caller, of_workload};
+use sundew_tests::proxy::Proxy;
 use sundew_tests::redis::Redis;
 use sundew_tests::replicated::{Cluster, Sentinels, info};
 use sundew_tests::until;
@@ -123,6 +124,39 @@ async fn a_broker_on_the_wrong_side_with_a_deposed_primary_turns_stale() {
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     until("and says why", || async { cut_off.http("/readyz").await.is_some_and(|(status, text)| status == 503 && text.contains("0 of 1 replicas")) }).await;
     assert!(caller.complete(&begun.task).await.is_err(), "nothing is acknowledged there");
+}
+
+/// AC-80: the way between one broker and Redis is cut without a word, then slow: that broker refuses within the bound, the others wait for
+/// it one bound, and nothing that ended meanwhile is active when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_cut_off_from_redis_refuses_and_delays_others_by_the_bound() {
+    let world = World::redis();
+    let near = world.broker().await;
+    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
+    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let caller = agent(&world, &near).await;
+    let servers = [world.operator(&near), world.operator(&far)];
+    let mut dead = Vec::new();
+    for round in 0..3 {
+        let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task");
+        for server in &servers {
+            until("caches are warm", || async { server.active(&begun.token, &caller.thumbprint()).await.ok() == Some(true) }).await;
+        }
+        proxy.cut(true);
+        let began = Instant::now();
+        caller.complete(&begun.task).await.expect("completed");
+        assert!(began.elapsed() < Duration::from_millis(1600), "round {round}: {:?}", began.elapsed());
+        assert_ne!(servers[1].active(&begun.token, &caller.thumbprint()).await.ok(), Some(true), "after the answer");
+        until("refused there", || async { servers[1].active(&begun.token, &caller.thumbprint()).await.is_err() }).await;
+        proxy.cut(false);
+        dead.push(begun);
+        all_refused(&servers, &dead, &caller.thumbprint()).await;
+    }
+    // Slower than the bound: it never has a fresh view.
+    proxy.slow(Duration::from_millis(450));
+    until("stale", || async { servers[1].active(&dead[0].token, &caller.thumbprint()).await.is_err() }).await;
+    proxy.slow(Duration::ZERO);
+    all_refused(&servers, &dead, &caller.thumbprint()).await;
 }
 
 /// AC-83 and failover on a Cluster of three primaries with replicas.

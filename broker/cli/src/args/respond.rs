@@ -66,13 +66,13 @@ pub(crate) struct Respond {
     #[command(flatten)]
     pub(crate) select: Select,
     /// Why; goes into the record.
-    #[arg(long, value_name = "TEXT", required_unless_present = "preview", help_heading = "Options")]
+    #[arg(long, value_name = "TEXT", required_unless_present = "preview", help_heading = "Action")]
     pub(crate) reason: Option<String>,
     /// Say what it would hit, and change nothing.
-    #[arg(long, help_heading = "Options")]
+    #[arg(long, help_heading = "Action")]
     pub(crate) preview: bool,
     /// Do not wait until what was hit is counted and cleaned up.
-    #[arg(long, help_heading = "Options")]
+    #[arg(long, help_heading = "Action")]
     pub(crate) no_wait: bool,
 }
 
