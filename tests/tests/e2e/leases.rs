@@ -31,7 +31,7 @@ async fn leases(operator: &Caller) -> ListLeasesResponse {
 }
 
 async fn agent(world: &World, broker: &Broker) -> Caller {
-    world.register(broker, "/agent", json!({ "scopes": ["secret:db/*", "secret:cache/*", "exec:git"], "attendance_grace": "1s" })).await;
+    world.register(broker, "/agent", json!({ "scopes": ["secret:db/*", "secret:cache/*", "exec:git"], "attendance_grace": "3s" })).await;
     world.caller(broker, "/agent")
 }
 
@@ -60,7 +60,7 @@ async fn ac_61_a_role_lives_as_long_as_its_task_and_so_do_its_sessions() {
         let elsewhere = world.caller_with(second.as_ref().unwrap_or(&broker), caller.svid.clone().expect("SVID"));
         for how in ["completed", "time", "attendance", "revoked", "its scope"] {
             let mut request = caller.request(&world.issuer, "/agent", SCOPES).await.expect("request");
-            request.ttl_ms = if how == "time" { 1500 } else { 60_000 };
+            request.ttl_ms = if how == "time" { 4000 } else { 60_000 };
             // A broker that has just started gives agents time to come back.
             let begun = caller.send(request).await.expect("task");
             let made = lease(&elsewhere, &begun.task, "db/app/readonly").await.expect("lease");
