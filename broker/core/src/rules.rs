@@ -38,11 +38,14 @@ pub(crate) struct Rules {
     /// Rules without a criterion that is an attribute.
     unindexed: Vec<EntryId>,
     quarantines: usize,
+    /// Changes with every change of the rules.
+    generation: u64,
 }
 
 impl Rules {
     /// Adds a rule, or moves one that is there to a later position.
     pub(crate) fn raise(&mut self, id: EntryId, selector: &Selector, effect: Effect, position: Position) {
+        self.generation = self.generation.saturating_add(1);
         if let Some(rule) = self.rules.get_mut(&id) {
             rule.position = rule.position.max(position);
             return;
@@ -89,6 +92,16 @@ impl Rules {
         self.any(subject, |_, rule| rule.quarantines(subject))
     }
 
+    /// What was found before is to be found anew.
+    pub(crate) fn touch(&mut self) {
+        self.generation = self.generation.saturating_add(1);
+    }
+
+    /// Another number whenever a rule came, went or moved.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub(crate) fn any_quarantine(&self) -> bool {
         self.quarantines > 0
     }
@@ -107,6 +120,7 @@ impl Rules {
         let before = self.rules.len();
         self.rules.retain(|id, _| stands(id));
         if self.rules.len() != before {
+            self.generation = self.generation.saturating_add(1);
             let rules = &self.rules;
             self.index.retain(|_, ids| {
                 ids.retain(|id| rules.contains_key(id));

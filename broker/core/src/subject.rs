@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::TokenId;
 use crate::record::{TaskRecord, TokenRecord};
@@ -73,6 +74,8 @@ pub struct KnownToken {
     id: TokenId,
     task: Arc<KnownTask>,
     own: Vec<Attribute>,
+    /// The generation of the rules at which none of them killed it: what was found once holds until a rule changes.
+    spared_at: AtomicU64,
 }
 
 impl Deref for KnownToken {
@@ -95,7 +98,15 @@ impl KnownToken {
         if record.registration != task.registration {
             own.push(Attribute::Registration(record.registration.as_str().into()));
         }
-        Self { record, id, task, own }
+        Self { record, id, task, own, spared_at: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn is_spared_at(&self, generation: u64) -> bool {
+        self.spared_at.load(Ordering::Relaxed) == generation
+    }
+
+    pub(crate) fn spare_at(&self, generation: u64) {
+        self.spared_at.store(generation, Ordering::Relaxed);
     }
 
     /// Its name.

@@ -138,8 +138,9 @@ impl View {
         self.take_effect(Position(self.applied.0.saturating_add(1)), entry, true);
     }
 
-    /// Goes on reading from this place: the store lost what came after it.
+    /// Goes on reading from this place: the store lost what came after it. What was found of stamps before counts no more.
     pub fn rewind(&mut self, position: Position, last: EntryId) {
+        self.rules.touch();
         (self.applied, self.last) = (position, last);
     }
 
@@ -277,11 +278,16 @@ impl View {
         if now_ms >= token.expires_at_ms {
             return Liveness::Dead(Cause::Expired);
         }
-        // A rule for the task kills tokens minted later in it, and in what was delegated from it.
-        if !self.rules.is_empty()
-            && (self.rules.kill(&self.placed(token.subject()), without) || chain(task).any(|each| self.rules.kill(&self.placed(each.subject()), without)))
-        {
-            return Liveness::Dead(Cause::Revoked);
+        let generation = self.rules.generation();
+        if !self.rules.is_empty() && (without.is_some() || !token.is_spared_at(generation)) {
+            // A rule for the task kills tokens minted later in it, and in what was delegated from it.
+            let in_chain = || chain(task).any(|each| self.rules.kill(&self.placed(each.subject()), without));
+            if self.rules.kill(&self.placed(token.subject()), without) || in_chain() {
+                return Liveness::Dead(Cause::Revoked);
+            }
+            if without.is_none() {
+                token.spare_at(generation);
+            }
         }
         if !self.suspensions.is_empty() {
             let since = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| suspension.position > self.counted(token.position));

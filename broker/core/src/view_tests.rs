@@ -161,6 +161,21 @@ fn a_quarantine_alone_kills_nothing_and_stands_until_it_is_lifted() {
 }
 
 #[test]
+fn a_token_that_was_spared_is_looked_at_again_when_a_rule_comes() {
+    let mut view = View::default();
+    view.apply(Position(5), entry(1, rule(Selector { audience: Some("other".to_owned()), ..Selector::default() }, Effect::Revoke)));
+    let token = token(4, 4);
+    for _ in 0..2 {
+        assert_eq!(view.judge_token(&token, 1), Liveness::Alive);
+    }
+    view.apply(Position(6), entry(2, rule(workload(), Effect::Revoke)));
+    assert_eq!(view.judge_token(&token, 1), Liveness::Dead(Cause::Revoked));
+    let mut again = View::default();
+    again.hold(entry(2, rule(workload(), Effect::Revoke)));
+    assert_eq!(again.judge_token(&token, 1), Liveness::Dead(Cause::Revoked));
+}
+
+#[test]
 fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
     let mut view = View::default();
     for n in 0..10_000_u64 {

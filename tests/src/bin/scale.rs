@@ -107,7 +107,7 @@ async fn fill(writer: &Writer, groups: usize, tasks: usize, tokens: usize, svid:
                         } else {
                             records.create_token(token, &hash).await.expect("token");
                         }
-                        if n % (tasks / 500).max(1) == 0 && t == 0 {
+                        if n % ((tasks / 500) | 1) == 0 && t == 0 {
                             sample.push((group, credential.expose().to_string()));
                         }
                     }
@@ -262,7 +262,7 @@ async fn rules() {
     println!("\n## Introspection with 10 000 standing rules\n");
     let world = World::redis();
     let broker = world.broker_with(LIMITS).await;
-    world.register(&broker, "/agent", json!({ "max_tasks": 1000 })).await;
+    world.register(&broker, "/agent", json!({ "max_tasks": 1000, "attendance_grace": "30m" })).await;
     let caller = world.caller(&broker, "/agent");
     let mut tokens = Vec::new();
     for _ in 0..200 {
