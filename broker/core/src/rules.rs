@@ -1,9 +1,13 @@
 //! Standing rules, found by attribute: as many look-ups as a subject has attributes, however many rules there are.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::log::{Effect, EntryId, Position};
 use crate::selector::{Attribute, Selector, Subject};
+
+/// No two states of any rules have the same number, so that what is remembered by number is never of others.
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
 struct Rule {
     criteria: Vec<Vec<Attribute>>,
@@ -45,7 +49,7 @@ pub(crate) struct Rules {
 impl Rules {
     /// Adds a rule, or moves one that is there to a later position.
     pub(crate) fn raise(&mut self, id: EntryId, selector: &Selector, effect: Effect, position: Position) {
-        self.generation = self.generation.saturating_add(1);
+        self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
         if let Some(rule) = self.rules.get_mut(&id) {
             rule.position = rule.position.max(position);
             return;
@@ -94,7 +98,7 @@ impl Rules {
 
     /// What was found before is to be found anew.
     pub(crate) fn touch(&mut self) {
-        self.generation = self.generation.saturating_add(1);
+        self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Another number whenever a rule came, went or moved.
@@ -120,7 +124,7 @@ impl Rules {
         let before = self.rules.len();
         self.rules.retain(|id, _| stands(id));
         if self.rules.len() != before {
-            self.generation = self.generation.saturating_add(1);
+            self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
             let rules = &self.rules;
             self.index.retain(|_, ids| {
                 ids.retain(|id| rules.contains_key(id));
