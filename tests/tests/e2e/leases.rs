@@ -18,9 +18,18 @@ async fn put_engine(operator: &Caller, document: &Value, password: &str) -> Resu
     Ok(operator.registry().put_engine(request).await?.into_inner().action)
 }
 
+/// A lease, asked for again while the broker says that it cannot answer now, as the SDK does.
 async fn lease(caller: &Caller, task: &str, name: &str) -> Result<Lease, Status> {
-    let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned() };
-    let answer = caller.agent().get_secret(request).await?.into_inner();
+    let mut tries = 0;
+    let answer = loop {
+        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned() };
+        match caller.agent().get_secret(request).await {
+            Ok(answer) => break answer.into_inner(),
+            Err(status) if status.code() == Code::Unavailable && tries < 30 => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(status) => return Err(status),
+        }
+        tries += 1;
+    };
     let lease = answer.lease.expect("a lease");
     assert_eq!(answer.value, lease.url.as_bytes());
     Ok(lease)
