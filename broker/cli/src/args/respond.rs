@@ -114,24 +114,23 @@ pub(crate) enum LeaseCommand {
     },
 }
 
+const ENGINE_EXAMPLE: &str = r#"Example:
+  name = "db/reporting"               # its secrets are db/reporting/ROLE
+  password_file = "admin.password"    # or password_env = "PGPASSWORD"
+  [target]
+  kind = "postgres"                   # or "redis"
+  host = "db.example.org"
+  database = "app"
+  username = "sundew"                 # PostgreSQL: CREATEROLE and pg_signal_backend; Redis: +acl +client
+  ca = """-----BEGIN CERTIFICATE-----…"""
+  [roles.readonly]                    # PostgreSQL: statements; Redis: ACL rules such as "~app:*", "+get"
+  grants = ["GRANT SELECT ON ALL TABLES IN SCHEMA public TO {{name}}"]
+  max_ttl = "1h""#;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum EngineCommand {
     /// Create or replace an engine from a TOML or JSON file; the target is tried first.
-    ///
-    /// name = "db/reporting"            # secrets are db/reporting/ROLE
-    ///
-    /// password_file = "admin.password" # or an environment variable: password_env = "PGPASSWORD"
-    ///
-    /// [target]
-    /// kind = "postgres"  # or "redis"
-    /// host = "db.example.org"
-    /// database = "app"
-    /// username = "sundew"
-    /// ca = "…PEM…"
-    ///
-    /// [roles.readonly]
-    /// grants = ["GRANT SELECT ON ALL TABLES IN SCHEMA public TO {{name}}"]
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = ENGINE_EXAMPLE)]
     Put {
         /// The file, or - for standard input.
         #[arg(short, long, value_name = "FILE")]
