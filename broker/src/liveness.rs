@@ -265,9 +265,13 @@ impl Keeper {
     /// Nothing is answered for one bound, and for two nobody's report is taken for all there are.
     fn notice_failover(&self, name: &str, sent: Instant) -> Option<Instant> {
         let mut primary = lock(&self.primary);
-        if primary.name.replace(name.to_owned()).is_some_and(|before| before != name) {
+        let before = primary.name.replace(name.to_owned());
+        // The first primary that a broker meets may have been promoted just before. A store that cannot fail over has no names.
+        if !name.is_empty() && before.as_deref() != Some(name) {
             self.turn.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("the store has another primary: waiting one freshness bound for what it may have lost");
+            if before.is_some() {
+                tracing::warn!("the store has another primary: waiting one freshness bound for what it may have lost");
+            }
             let mut open_from = lock(&self.open_from);
             if let Some(from) = open_from.as_mut() {
                 *from = (*from).max(sent + self.bounds.freshness);

@@ -130,7 +130,15 @@ impl Postgres {
 
     /// A connection as superuser.
     pub async fn superuser(&self) -> Client {
-        self.client("postgres", "", "postgres").await.expect("connection")
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            // A server at its limit of connections has none to spare for a moment.
+            match self.client("postgres", "", "postgres").await {
+                Ok(client) => return client,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Names of all roles that Sundew made.

@@ -179,7 +179,7 @@ impl State {
             }
             let broker = &mut self.brokers[b];
             let name = (u8::try_from(node).expect("few"), primary.name);
-            if broker.primary.replace(name).is_some_and(|before| before != name) {
+            if broker.primary.replace(name) != Some(name) {
                 if without != Without::PauseAfterFailover {
                     broker.closed = broker.closed.max(FRESH);
                 }
