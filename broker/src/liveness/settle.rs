@@ -16,6 +16,8 @@ impl Keeper {
     /// P4: appends an ending, and answers when no broker can answer "active" any more for what it covers.
     pub async fn append(&self, entry: LogEntry) -> Result<Position, AppendError> {
         let entry_id = entry.id;
+        // Before the append: what was appended before a failover is nowhere, until it is found in the log after it.
+        let turn = self.turn.load(Ordering::Acquire);
         let position = match self.append_once(&entry).await {
             Ok(position) => position,
             Err(error) => {
@@ -27,29 +29,29 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        self.promised(entry_id, position).await
+        self.promised(entry_id, position, turn).await
     }
 
     /// P4: an ending that is known here already is answered like one that was appended just now: it may be held for a store that has not
     /// taken it, or be on its way to the others.
     pub async fn confirm(&self, id: EntryId) -> Result<Position, AppendError> {
+        let turn = self.turn.load(Ordering::Acquire);
         let known = self.read().known(&id).map(|(entry, position)| (entry.clone(), position));
         match known {
-            Some((_, Some(position))) => self.promised(id, position).await,
+            Some((_, Some(position))) => self.promised(id, position, turn).await,
             Some((entry, None)) => self.append(entry).await,
             None => Err(StoreError::Unavailable("the ending is not known any more".to_owned()).into()),
         }
     }
 
-    async fn promised(&self, id: EntryId, position: Position) -> Result<Position, AppendError> {
-        let turn = self.turn.load(Ordering::Acquire);
+    async fn promised(&self, id: EntryId, position: Position, turn: u64) -> Result<Position, AppendError> {
         {
             let settled = lock(&self.settled_to);
-            if settled.0 == turn && settled.1 >= position {
+            if settled.0 == turn && settled.1 >= position && self.turn.load(Ordering::Acquire) == turn {
                 return Ok(position);
             }
         }
-        if !self.settled(id, position).await {
+        if !self.settled(id, position, turn).await {
             return Err(StoreError::Unavailable("the ending is in the log, and was not acknowledged by everybody in time".to_owned()).into());
         }
         let mut settled = lock(&self.settled_to);
@@ -63,11 +65,11 @@ impl Keeper {
 
     /// P4: waits until the ending is on a majority and nobody who has not applied it has a fresh view. An ending that does not get
     /// there in time holds all the same wherever it was applied; it is only not promised.
-    async fn settled(&self, id: EntryId, mut position: Position) -> bool {
+    async fn settled(&self, id: EntryId, mut position: Position, mut turn: u64) -> bool {
         let latest = clock::monotonic() + self.bounds.freshness * SETTLE_WITHIN_BOUNDS;
         let mut beats = self.beats.subscribe();
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let (mut bound, mut turn) = (None, beats.borrow().turn);
+        let mut bound = None;
         let settled = loop {
             let now = clock::monotonic();
             // After a failover, what was waited for counts for nothing: the ending may have another place now.
@@ -75,7 +77,8 @@ impl Keeper {
             {
                 let beat = beats.borrow_and_update();
                 if beat.turn != turn {
-                    (bound, turn, position) = (None, beat.turn, current.unwrap_or(position));
+                    let Some(place) = current else { break false };
+                    (bound, turn, position) = (None, beat.turn, place);
                 }
                 if bound.is_none() && beat.applied >= position {
                     bound = Some(now + self.bounds.freshness);
