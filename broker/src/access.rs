@@ -58,9 +58,9 @@ fn actors(task: &KnownTask) -> Option<v1::Actor> {
     if task.ancestors().is_empty() {
         return None;
     }
-    let chain = task.ancestors().iter().map(AsRef::as_ref).chain([task]);
+    // From the first task to this one: whoever acts wraps whom it acts for.
     let mut act: Option<Box<v1::Actor>> = None;
-    for each in chain {
+    for each in task.ancestors().iter().map(AsRef::as_ref).chain([task]) {
         act = Some(Box::new(v1::Actor {
             spiffe_id: each.workload.to_string(),
             task_id: each.id.to_string(),

@@ -2,8 +2,6 @@
 //!
 //! Every broker sweeps the store's list of what is due; that two of them end the same task gives one outcome, the log's first.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +11,7 @@ use tokio::sync::Notify;
 use crate::broker::Broker;
 use crate::clock;
 use crate::journal;
+use crate::kin::Kin;
 use crate::records::Task;
 use crate::refusal::Refusal;
 
@@ -28,15 +27,11 @@ const UNTIL_AFTER_MS: i64 = 60_000;
 
 /// Tasks that are attended at this broker.
 pub struct Attendance {
-    attended: Mutex<HashMap<TaskId, Attended>>,
-    /// How many of them were delegated: most often none, and then an ending concerns one task.
-    delegated: AtomicUsize,
+    attended: Mutex<Kin<Attended>>,
     started: Instant,
 }
 
-#[derive(Clone)]
 struct Attended {
-    ancestors: Vec<TaskId>,
     streams: usize,
     grace_ms: i64,
     deadline_ms: i64,
@@ -58,9 +53,7 @@ impl Drop for Attending {
         if let Some(entry) = attended.get_mut(&self.task) {
             entry.streams = entry.streams.saturating_sub(1);
             if entry.streams == 0 {
-                let delegated = usize::from(!entry.ancestors.is_empty());
                 attended.remove(&self.task);
-                self.broker.attendance.delegated.fetch_sub(delegated, Ordering::Relaxed);
             }
         }
     }
@@ -68,40 +61,31 @@ impl Drop for Attending {
 
 impl Default for Attendance {
     fn default() -> Self {
-        Self { attended: Mutex::default(), delegated: AtomicUsize::new(0), started: clock::monotonic() }
+        Self { attended: Mutex::default(), started: clock::monotonic() }
     }
 }
 
 impl Attendance {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Attended>> {
+    fn lock(&self) -> MutexGuard<'_, Kin<Attended>> {
         self.attended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn attend(broker: &Arc<Broker>, task: &Task) -> Attending {
-        let (ancestors, grace_ms, deadline_ms) = (task.record().ancestors.clone(), task.grace_ms, task.deadline_ms);
-        let entry = Attended { ancestors, streams: 0, grace_ms, deadline_ms, told: None, news: Arc::default() };
+        let fresh = || Attended { streams: 0, grace_ms: task.grace_ms, deadline_ms: task.deadline_ms, told: None, news: Arc::default() };
         let mut attended = broker.attendance.lock();
-        let entry = attended.entry(task.id).or_insert(entry);
-        if entry.streams == 0 {
-            broker.attendance.delegated.fetch_add(usize::from(!entry.ancestors.is_empty()), Ordering::Relaxed);
-        }
+        let entry = attended.or_insert_with(task.id, &task.record().ancestors, fresh);
         entry.streams = entry.streams.saturating_add(1);
         Attending { broker: Arc::clone(broker), task: task.id, news: Arc::clone(&entry.news) }
     }
 
     /// Tells the streams that an entry of the log concerns.
     pub(crate) fn tell(&self, event: &Event) {
-        let attended = self.lock();
+        let mut attended = self.lock();
         match event {
             Event::Ended { task, .. } | Event::Suspended(task) | Event::Resumed(task) => {
-                if let Some(entry) = attended.get(task) {
-                    entry.news.notify_waiters();
-                }
-                if self.delegated.load(Ordering::Relaxed) > 0 {
-                    attended.values().filter(|entry| entry.ancestors.contains(task)).for_each(|entry| entry.news.notify_waiters());
-                }
+                attended.ending_with(task).for_each(|(_, entry)| entry.news.notify_waiters());
             }
-            Event::Rule { .. } => attended.values().for_each(|entry| entry.news.notify_waiters()),
+            Event::Rule { .. } => attended.iter_mut().for_each(|(_, entry)| entry.news.notify_waiters()),
             Event::Lifted(_) | Event::Changed(_) | Event::Floor => {}
         }
     }
@@ -170,7 +154,7 @@ impl Broker {
             Liveness::Alive => {
                 // Agents need time to come back after a restart of their broker.
                 let up_ms = i64::try_from(clock::since(self.attendance.started).as_millis()).unwrap_or(i64::MAX);
-                if up_ms < task.grace_ms || self.attendance.lock().contains_key(&id) {
+                if up_ms < task.grace_ms || self.attendance.lock().get(&id).is_some() {
                     let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
                     return Ok(self.records.store().attend(vec![(id, due_ms)]).await?);
                 }

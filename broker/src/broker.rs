@@ -192,20 +192,12 @@ impl Broker {
         A: Send + 'static,
     {
         let place = Arc::clone(&self.issuing).try_acquire_owned();
-        self.serve(rpc, request, |broker, peer, body| {
-            // The place is held until the use case has run to its end, whether or not the caller is still there.
-            let work = place.ok().map(|place| {
-                let work = use_case(broker, peer, body);
-                tokio::spawn(async move {
-                    let _place = place;
-                    work.await
-                })
-            });
+        self.serve_to_the_end(rpc, request, |broker, peer, body| {
+            let work = place.ok().map(|place| (place, use_case(broker, peer, body)));
             async move {
-                match work {
-                    Some(work) => work.await.unwrap_or(Err(Refusal::Unsupported("a use case that panicked"))),
-                    None => Err(Refusal::Overload),
-                }
+                // The place is held until the use case has run to its end, whether or not the caller is still there.
+                let (_place, work) = work.ok_or(Refusal::Overload)?;
+                work.await
             }
         })
         .await

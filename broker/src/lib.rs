@@ -24,6 +24,7 @@ pub mod trust;
 mod access;
 mod enrollment;
 mod grpc;
+mod kin;
 mod registry;
 mod response;
 mod task;

@@ -316,17 +316,20 @@ impl Keeper {
     }
 
     async fn apply(&self, batch: Vec<StoredEntry>) -> Result<(), StoreError> {
-        let mut entries = Vec::with_capacity(batch.len());
-        for stored in batch {
-            entries.push((stored.position, self.open(&stored)?));
-        }
-        self.keep_foreign(entries.iter().map(|(_, entry)| entry)).await?;
-        for (position, entry) in entries {
+        for (stored, entry) in self.take_in(batch).await? {
             let event = entry.event.clone();
-            self.write().apply(position, entry);
+            self.write().apply(stored.position, entry);
             (self.on_change)(&event);
         }
         Ok(())
+    }
+
+    /// Opens entries, and keeps those of other brokers before anything is made of them.
+    async fn take_in(&self, batch: Vec<StoredEntry>) -> Result<Vec<(StoredEntry, LogEntry)>, StoreError> {
+        let open = |stored: StoredEntry| self.open(&stored).map(|entry| (stored, entry));
+        let entries: Vec<_> = batch.into_iter().map(open).collect::<Result<_, _>>()?;
+        self.keep_foreign(entries.iter().map(|(_, entry)| entry)).await?;
+        Ok(entries)
     }
 
     async fn keep_foreign(&self, entries: impl Iterator<Item = &LogEntry>) -> Result<(), StoreError> {
@@ -356,13 +359,7 @@ impl Keeper {
             let batch = self.store.read_log(position, BATCH).await?;
             let Some(end) = batch.last() else { break };
             (position, last) = (end.position, end.id);
-            let mut entries = Vec::with_capacity(batch.len());
-            for stored in batch {
-                let entry = self.open(&stored)?;
-                entries.push((stored, entry));
-            }
-            self.keep_foreign(entries.iter().map(|(_, entry)| entry)).await?;
-            for (stored, entry) in entries {
+            for (stored, entry) in self.take_in(batch).await? {
                 known.insert(stored.id);
                 if stored.position <= stamped && !self.read().knows(&stored.id) {
                     repeat.push(Self::entry(entry.event.clone(), entry.until_ms).map_err(|e| StoreError::Unavailable(e.to_string()))?);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
-use sundew_core::{KnownTask, KnownToken, RecordError, RootKey, SealError, TaskId, TaskRecord, TokenHash, TokenId, TokenRecord, WorkloadRecord};
+use sundew_core::{KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord, TokenHash, TokenId, TokenRecord, WorkloadRecord};
 
 use crate::refusal::Refusal;
 
@@ -46,14 +46,6 @@ pub struct Records {
     workloads_read: AtomicU64,
 }
 
-fn unreadable(what: &'static str) -> impl Fn(SealError) -> Refusal {
-    move |cause| Refusal::Seal { what, cause }
-}
-
-fn malformed(what: &'static str) -> impl Fn(RecordError) -> Refusal {
-    move |_| Refusal::Seal { what, cause: SealError::Opening }
-}
-
 impl Records {
     /// Records in a store, tagged under a root key.
     pub fn new(store: Arc<dyn Store>, root: Arc<RootKey>) -> Self {
@@ -68,6 +60,18 @@ impl Records {
     /// The root key.
     pub fn root(&self) -> &RootKey {
         &self.root
+    }
+
+    /// Opens what was tagged under these parts.
+    pub(crate) fn open<'a, T, E>(
+        &self,
+        what: &'static str,
+        parts: &[&[u8]],
+        bytes: &'a [u8],
+        decode: impl FnOnce(&'a [u8]) -> Result<T, E>,
+    ) -> Result<T, Refusal> {
+        let record = self.root.untag(parts, bytes).map_err(|cause| Refusal::Seal { what, cause })?;
+        decode(record).map_err(|_| Refusal::Seal { what, cause: SealError::Opening })
     }
 
     /// Forgets everything in memory: the store was emptied.
@@ -106,9 +110,7 @@ impl Records {
 
     /// Opens a registration's document.
     pub fn open_workload(&self, name: &str, bytes: &[u8]) -> Result<WorkloadRecord, Refusal> {
-        let what = "workload";
-        let record = self.root.untag(&[b"workload", name.as_bytes()], bytes).map_err(unreadable(what))?;
-        WorkloadRecord::decode(record).map_err(malformed(what))
+        self.open("workload", &[b"workload", name.as_bytes()], bytes, WorkloadRecord::decode)
     }
 
     /// A registration's document.
@@ -168,9 +170,8 @@ impl Records {
 
     /// Opens a token's record beside its task.
     pub fn open_token(&self, task: Arc<KnownTask>, id: TokenId, bytes: &[u8]) -> Result<KnownToken, Refusal> {
-        let what = "token";
-        let record = self.root.untag(&[b"token", task.id.as_bytes(), id.as_bytes()], bytes).map_err(unreadable(what))?;
-        Ok(KnownToken::new(TokenRecord::decode(&task, record).map_err(malformed(what))?, id, task))
+        let record = self.open("token", &[b"token", task.id.as_bytes(), id.as_bytes()], bytes, |record| TokenRecord::decode(&task, record))?;
+        Ok(KnownToken::new(record, id, task))
     }
 
     /// A token with its task, from memory or the store; one round trip unless its task was delegated.
@@ -205,8 +206,7 @@ impl Records {
         let Some(known) = self.open_task(id, &stored.record).await? else { return Ok(None) };
         let mut rotated_to = Vec::new();
         for binding in &stored.bindings {
-            let thumbprint = self.root.untag(&[b"binding", id.as_bytes()], binding).map_err(unreadable("task"))?;
-            rotated_to.push(<[u8; 32]>::try_from(thumbprint).map_err(|_| unreadable("task")(SealError::Opening))?);
+            rotated_to.push(self.open("task", &[b"binding", id.as_bytes()], binding, <[u8; 32]>::try_from)?);
         }
         let task = Arc::new(Task { known, rotated_to });
         self.tasks.insert(id, Arc::clone(&task));
@@ -226,17 +226,15 @@ impl Records {
 
     /// Opens a task's record, with all that it was delegated from. P4: a task whose ancestors cannot be looked at is none.
     async fn open_task(&self, id: TaskId, bytes: &[u8]) -> Result<Option<Arc<KnownTask>>, Refusal> {
-        let record = self.root.untag(&[b"task", id.as_bytes()], bytes).map_err(unreadable("task"))?;
-        let record = TaskRecord::decode(id, record).map_err(malformed("task"))?;
+        let open = |id: TaskId, bytes: &[u8]| self.open("task", &[b"task", id.as_bytes()], bytes, |record| TaskRecord::decode(id, record));
+        let record = open(id, bytes)?;
         let mut ancestors: Vec<Arc<KnownTask>> = Vec::with_capacity(record.ancestors.len());
         for ancestor in &record.ancestors {
             let known = match self.tasks.get(ancestor) {
                 Some(known) => Arc::clone(&known.known),
                 None => {
                     let Some(stored) = self.store.task(*ancestor).await? else { return Ok(None) };
-                    let bytes = self.root.untag(&[b"task", ancestor.as_bytes()], &stored.record).map_err(unreadable("task"))?;
-                    let above = TaskRecord::decode(*ancestor, bytes).map_err(malformed("task"))?;
-                    Arc::new(KnownTask::new(above, ancestors.clone()))
+                    Arc::new(KnownTask::new(open(*ancestor, &stored.record)?, ancestors.clone()))
                 }
             };
             ancestors.push(known);

@@ -33,17 +33,16 @@ use crate::metrics::{HandshakeRecorder, Metrics};
 use crate::operations;
 use crate::records::Records;
 use crate::response::PREVIEWS;
-use crate::sources;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{RedisSettings, RedisStore};
 use crate::tls::{self, Clients};
 use crate::trust::Trust;
 use crate::workload_api::{self, WorkloadApi};
 
+mod background;
+
 /// How long open calls may take to end at shutdown.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
-const RESEAL_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a broker did not start: one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -132,14 +131,14 @@ impl Server {
         broker.reload_engines().await.map_err(|e| start_error("engines")(&e))?;
 
         let look_now = Arc::new(Notify::new());
-        start_sources(&config, &broker, &look_now, &mut background)?;
+        background::start_sources(&config, &broker, &look_now, &mut background)?;
         let shared = matches!(config.store, StoreConfig::Redis { .. });
         keeper.open_after(if shared { config.bounds.freshness } else { Duration::ZERO });
         background.spawn({
             let keeper = Arc::clone(&keeper);
             async move { keeper.run().await }
         });
-        start_housekeeping(&broker, keeper.broker().to_owned(), &mut background);
+        background::start_housekeeping(&broker, keeper.broker().to_owned(), &mut background);
 
         let observer = Arc::new(HandshakeRecorder { metrics: Arc::clone(&broker.metrics), journal: Arc::clone(&broker.journal) });
         let listener = bind(config.listen.workloads).await?;
@@ -330,72 +329,6 @@ fn keeper(
         }
     };
     Ok(Keeper::new(Arc::clone(store), Arc::clone(root), name, config.bounds, Arc::clone(journal), on_change, on_emptied))
-}
-
-fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Arc<Notify>, background: &mut JoinSet<()>) -> Result<(), StartError> {
-    let trust = &broker.trust;
-    for (domain, path) in &config.trust {
-        // A bundle that is bad from the start is an error, not a wait (T85).
-        trust.publish(sources::read_bundle(domain, path).map_err(|e| start_error("trust")(&e))?);
-    }
-    if !config.trust.is_empty() {
-        background.spawn(sources::watch_bundles(Arc::clone(trust), config.trust.clone(), config.bundle_limit, Arc::clone(look_now)));
-    }
-    match &config.identity {
-        Identity::Files { certificate, key } => {
-            trust.set_identity(sources::read_identity(certificate, key).map_err(|e| start_error("identity")(&e))?);
-            background.spawn(sources::watch_identity(Arc::clone(trust), certificate.clone(), key.clone(), Arc::clone(look_now)));
-        }
-        Identity::WorkloadApi { socket } => {
-            background.spawn(sources::follow_workload_api(Arc::clone(trust), socket.clone(), config.bundle_limit));
-        }
-        Identity::EmbeddedCa { svid_ttl, .. } => {
-            let broker = Arc::clone(broker);
-            let half = svid_ttl.to_std() / 2;
-            let issue = move || broker.ca.as_ref().map_or(Ok(()), |ca| sources::issue_own(&broker.trust, ca));
-            issue().map_err(|e| start_error("embedded CA")(&e))?;
-            background.spawn(async move {
-                loop {
-                    tokio::time::sleep(half).await;
-                    if let Err(error) = issue() {
-                        tracing::error!(error, "own SVID could not be renewed");
-                    }
-                }
-            });
-        }
-    }
-    for issuer in &config.issuers {
-        background.spawn(issuers::follow(issuer.clone(), Arc::clone(&broker.material), Arc::clone(trust), Arc::clone(&broker.unknown_key)));
-    }
-    Ok(())
-}
-
-fn start_housekeeping(broker: &Arc<Broker>, worker: String, background: &mut JoinSet<()>) {
-    background.spawn(Arc::clone(broker).keep_attendance());
-    background.spawn(Arc::clone(broker).sweep());
-    background.spawn(Arc::clone(broker).keep_leases());
-    background.spawn(Arc::clone(broker).clean_up(worker));
-    let housekeeper = Arc::clone(broker);
-    background.spawn(async move {
-        loop {
-            tokio::time::sleep(HOUSEKEEPING_EVERY).await;
-            housekeeper.limiters.forget();
-            if let Err(error) = housekeeper.keeper.forget().await {
-                tracing::debug!(%error, "housekeeping");
-            }
-        }
-    });
-    let sealer = Arc::clone(broker);
-    background.spawn(async move {
-        loop {
-            match sealer.reseal().await {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(count, "secrets sealed anew under the active key"),
-                Err(error) => tracing::warn!(%error, "secrets could not be sealed anew"),
-            }
-            tokio::time::sleep(RESEAL_EVERY).await;
-        }
-    });
 }
 
 fn grpc(config: &Config) -> Grpc {

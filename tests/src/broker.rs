@@ -6,13 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::calls::Caller;
 use crate::issuer::{AUDIENCE, ISSUER, TestIssuer};
 use crate::pki::{Ca, Svid, write_private};
+use crate::process;
 use crate::redis::Redis;
 
 /// The trust domain of all tests.
@@ -308,8 +309,7 @@ impl Broker {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("pid")).expect("pid");
-        kill_process(pid, signal).expect("signal");
+        process::signal(self.pid(), signal);
     }
 
     /// SIGKILL.

@@ -7,6 +7,7 @@ pub mod calls;
 pub mod issuer;
 pub mod pki;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod replicated;

@@ -113,8 +113,7 @@ impl Postgres {
     /// Ends it at once, as a crash does: SIGQUIT to the whole of it, since what it started must not outlive it.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("pid")).expect("pid");
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+            crate::process::signal(child.id(), rustix::process::Signal::QUIT);
             let _ = child.wait();
         }
     }

@@ -5,7 +5,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sundew_broker::store::redis::{Durability, RedisSettings, RedisUrl};
 use tempfile::TempDir;
+
+/// How a store reaches a Redis at this URL that stands alone.
+pub fn settings(url: &str, timeout: Duration) -> RedisSettings {
+    let url = RedisUrl::parse(url).expect("url");
+    RedisSettings { url, password: None, ca: None, client: None, timeout, replicas: 0, durability: Durability::Primary }
+}
 
 /// A running Redis with an append-only file, synced at every write.
 pub struct Redis {
@@ -50,8 +57,7 @@ impl Redis {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("pid")).expect("pid");
-        rustix::process::kill_process(pid, signal).expect("signal");
+        crate::process::signal(self.pid(), signal);
     }
 
     /// Its port.

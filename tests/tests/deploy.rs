@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sundew_broker::config::Config;
-use sundew_broker::store::redis::{Durability, RedisSettings, RedisStore, RedisUrl};
+use sundew_broker::store::redis::{RedisSettings, RedisStore};
 use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store, StoredLease};
 use sundew_core::{EntryId, LeaseId, Position, SecretBytes, TaskId, TokenHash};
 use sundew_tests::now_ms;
@@ -93,13 +93,9 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
         "no",
     ]);
     let settings = |password: &str| RedisSettings {
-        url: RedisUrl::parse(&format!("rediss://sundew@127.0.0.1:{tls_port}")).expect("url"),
         password: Some(SecretBytes::new(password.as_bytes().to_vec())),
         ca: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
-        client: None,
-        timeout: std::time::Duration::from_secs(1),
-        replicas: 0,
-        durability: Durability::Primary,
+        ..sundew_tests::redis::settings(&format!("rediss://sundew@127.0.0.1:{tls_port}"), std::time::Duration::from_secs(1))
     };
     sundew_tests::until("the TLS port listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", tls_port)).await.is_ok() }).await;
     assert!(RedisStore::new(settings("wrong")).check().await.is_err());

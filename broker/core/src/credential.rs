@@ -54,11 +54,7 @@ impl TokenHash {
     /// The name of the token that has this hash.
     #[must_use]
     pub fn token_id(&self) -> TokenId {
-        let mut id = [0; 16];
-        for (to, from) in id.iter_mut().zip(self.0.iter()) {
-            *to = *from;
-        }
-        TokenId::from_bytes(id)
+        TokenId::from_bytes(self.0.first_chunk().copied().unwrap_or_default())
     }
 }
 

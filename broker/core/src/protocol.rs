@@ -1,5 +1,5 @@
 //! The decisions of the protocol by which P4 and P5 hold over several brokers and primaries, as pure functions: the keeper of the view
-//! and the model that is explored exhaustively (`tests/tests/model.rs`) call the same ones.
+//! and the model that is explored exhaustively (`tests/tests/model`) call the same ones.
 
 use crate::log::{EntryId, Position};
 

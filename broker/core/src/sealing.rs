@@ -104,9 +104,7 @@ impl RootKey {
     /// The first 16 bytes of [`RootKey::derive`]: a name that nobody else can foresee.
     #[must_use]
     pub fn derive_name(&self, parts: &[&[u8]]) -> [u8; 16] {
-        let mut out = [0; 16];
-        out.iter_mut().zip(self.derive(parts)).for_each(|(to, from)| *to = from);
-        out
+        self.derive(parts).first_chunk().copied().unwrap_or_default()
     }
 
     fn mac(&self, key: &hmac::Key, parts: &[&[u8]], tail: &[u8]) -> hmac::Tag {

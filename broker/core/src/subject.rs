@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::id::TokenId;
+use crate::id::{TaskId, TokenId};
 use crate::record::{TaskRecord, TokenRecord};
 use crate::selector::{Attribute, Subject, scope_attributes, workload_attributes};
 
@@ -58,6 +58,16 @@ impl KnownTask {
     #[must_use]
     pub fn ancestors(&self) -> &[Arc<Self>] {
         &self.ancestors
+    }
+
+    /// Itself, then the tasks that it was delegated from, the first one first.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.ancestors.iter().map(AsRef::as_ref))
+    }
+
+    /// The names of itself and of the tasks that it was delegated from, the nearest first.
+    pub fn lineage(&self) -> impl Iterator<Item = &TaskId> {
+        std::iter::once(&self.record.id).chain(self.record.ancestors.iter().rev())
     }
 
     /// As rules see it.

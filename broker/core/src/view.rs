@@ -4,7 +4,6 @@
 //! its position. Pure: no clock, no I/O. Whether the view is fresh enough to be asked is its keeper's business (P5, P7).
 
 use std::collections::HashMap;
-use std::iter;
 
 use crate::id::TaskId;
 use crate::log::{Effect, EntryId, Event, LogEntry, Position};
@@ -195,13 +194,13 @@ impl View {
     #[must_use]
     pub fn is_suspended(&self, task: &KnownTask) -> bool {
         let suspended = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| !suspension.over) && !self.ended.contains_key(id);
-        !self.suspensions.is_empty() && iter::once(&task.id).chain(&task.record().ancestors).any(suspended)
+        !self.suspensions.is_empty() && task.lineage().any(suspended)
     }
 
     /// Whether a quarantine forbids to issue anything more in this task, or to begin it.
     #[must_use]
     pub fn is_quarantined(&self, task: &KnownTask) -> bool {
-        self.rules.any_quarantine() && chain(task).any(|each| self.rules.quarantine(&each.subject()))
+        self.rules.any_quarantine() && task.chain().any(|each| self.rules.quarantine(&each.subject()))
     }
 
     /// The same for a token that is about to be minted.
@@ -223,7 +222,7 @@ impl View {
         if now_ms >= task.deadline_ms {
             return Liveness::Dead(Cause::Expired);
         }
-        if !self.rules.is_empty() && chain(task).any(|each| self.rules.kill(&self.placed(each.subject()), without)) {
+        if !self.rules.is_empty() && task.chain().any(|each| self.rules.kill(&self.placed(each.subject()), without)) {
             return Liveness::Dead(Cause::Revoked);
         }
         Liveness::Alive
@@ -232,8 +231,8 @@ impl View {
     /// The entry by which a task is dead or suspended; nothing if it lives or its time ran out.
     #[must_use]
     pub fn ended_by(&self, task: &KnownTask) -> Option<EntryId> {
-        let ended = iter::once(&task.id).chain(task.record().ancestors.iter().rev()).find_map(|id| self.ended.get(id)).map(|ended| ended.by);
-        let killed = || chain(task).find_map(|each| self.rules.killer(&self.placed(each.subject())));
+        let ended = task.lineage().find_map(|id| self.ended.get(id)).map(|ended| ended.by);
+        let killed = || task.chain().find_map(|each| self.rules.killer(&self.placed(each.subject())));
         let suspended = || self.suspensions.get(&task.id).filter(|suspension| !suspension.over).map(|suspension| suspension.by);
         ended.or_else(killed).or_else(suspended)
     }
@@ -281,7 +280,7 @@ impl View {
         let generation = self.rules.generation();
         if !self.rules.is_empty() && (without.is_some() || !token.is_spared_at(generation)) {
             // A rule for the task kills tokens minted later in it, and in what was delegated from it.
-            let in_chain = || chain(task).any(|each| self.rules.kill(&self.placed(each.subject()), without));
+            let in_chain = || task.chain().any(|each| self.rules.kill(&self.placed(each.subject()), without));
             if self.rules.kill(&self.placed(token.subject()), without) || in_chain() {
                 return Liveness::Dead(Cause::Revoked);
             }
@@ -291,7 +290,7 @@ impl View {
         }
         if !self.suspensions.is_empty() {
             let since = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| suspension.position > self.counted(token.position));
-            if iter::once(&task.id).chain(&task.record().ancestors).any(since) {
+            if task.lineage().any(since) {
                 return Liveness::Dead(Cause::Suspended);
             }
         }
@@ -335,11 +334,6 @@ impl View {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
-}
-
-/// A task and all that it was delegated from.
-fn chain(task: &KnownTask) -> impl Iterator<Item = &KnownTask> {
-    iter::once(task).chain(task.ancestors().iter().map(AsRef::as_ref))
 }
 
 #[cfg(test)]

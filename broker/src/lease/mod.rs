@@ -10,7 +10,8 @@ mod worker;
 
 pub use postgres::removal as postgres_removal;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 use crate::broker::{Broker, Role as OperatorRole};
 use crate::clock;
 use crate::journal;
+use crate::kin::Kin;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use engine::{Engine, EngineConfig, NewCredential};
@@ -65,14 +67,14 @@ impl RunningEngine {
 pub(crate) struct Leases {
     engines: Mutex<HashMap<String, Arc<RunningEngine>>>,
     /// Tasks with leases that are not due yet, as far as this broker knows.
-    tasks: Mutex<HashMap<TaskId, Watched>>,
+    tasks: Mutex<Kin<Watched>>,
     /// Rings when tasks may have died, and when engines changed.
     news: Notify,
     ended: Mutex<Vec<TaskId>>,
     counts: Mutex<(u64, u64)>,
     /// What is wrong with engines that cannot be used at all.
     unusable: Mutex<Vec<String>>,
-    look_at_all: std::sync::atomic::AtomicBool,
+    look_at_all: AtomicBool,
 }
 
 struct Watched {
@@ -104,7 +106,7 @@ impl Leases {
 
     fn watch(&self, task: &Arc<KnownTask>, engine: &str, id: LeaseId) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let watched = tasks.entry(task.id).or_insert_with(|| Watched { task: Arc::clone(task), leases: Vec::new() });
+        let watched = tasks.or_insert_with(task.id, &task.record().ancestors, || Watched { task: Arc::clone(task), leases: Vec::new() });
         if !watched.leases.iter().any(|(_, known)| *known == id) {
             watched.leases.push((engine.to_owned(), id));
         }
@@ -115,15 +117,14 @@ impl Leases {
         match event {
             Event::Ended { task, .. } => {
                 let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-                let concerned = tasks.iter().filter(|(id, watched)| **id == *task || watched.task.record().ancestors.contains(task)).map(|(id, _)| *id);
                 let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
                 let before = ended.len();
-                ended.extend(concerned);
+                ended.extend(tasks.ending_with(task).map(|(id, _)| *id));
                 if ended.len() == before {
                     return;
                 }
             }
-            Event::Rule { .. } => self.look_at_all.store(true, std::sync::atomic::Ordering::Release),
+            Event::Rule { .. } => self.look_at_all.store(true, Ordering::Release),
             Event::Lifted(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Changed(_) | Event::Floor => return,
         }
         self.news.notify_one();
@@ -154,9 +155,7 @@ impl Lease {
 
 impl Broker {
     fn open_lease(&self, engine: &str, stored: &StoredLease) -> Result<LeaseRecord, Refusal> {
-        let unreadable = |cause| Refusal::Seal { what: "lease", cause };
-        let record = self.root().untag(&[b"lease", engine.as_bytes(), stored.id.as_bytes()], &stored.record).map_err(unreadable)?;
-        LeaseRecord::decode(record).map_err(|_| unreadable(SealError::Opening))
+        self.records.open("lease", &[b"lease", engine.as_bytes(), stored.id.as_bytes()], &stored.record, LeaseRecord::decode)
     }
 
     fn sealed_lease(&self, id: LeaseId, record: &LeaseRecord, due_ms: i64) -> StoredLease {
@@ -178,34 +177,30 @@ impl Broker {
         let granted = engine.config.roles.get(role).ok_or(Refusal::Absent("role of an engine"))?;
         let (name, id, now_ms) = (&engine.config.name, LeaseRecord::id(self.root(), task.id, secret), clock::now_ms());
         let store = self.records.store();
-        let existing = match store.lease(name, id).await? {
-            Some(stored) => Some((self.open_lease(name, &stored)?, stored.due_ms)),
-            None => None,
-        };
-        let (mut record, known) = match existing {
-            // Once it is due it is on its way out, and a task does not get the same again.
-            Some((record, due_ms)) if record.is_being_removed(due_ms, now_ms) => return Err(Refusal::Engine(record.problem)),
-            Some((record, _)) => (record.clone(), record.confirmed),
-            None => {
-                let expires_at_ms = now_ms.saturating_add(granted.max_ttl.as_ms()).min(task.deadline_ms);
-                let username = LeaseRecord::username(&engine.prefix, id);
-                let record = LeaseRecord {
-                    task: task.id,
-                    workload: task.workload.clone(),
-                    engine: name.clone(),
-                    role: role.to_owned(),
-                    username,
-                    created_at_ms: now_ms,
-                    expires_at_ms,
-                    confirmed: false,
-                    failures: 0,
-                    problem: String::new(),
-                };
-                (record, false)
+        let mut record = match store.lease(name, id).await? {
+            Some(stored) => {
+                let record = self.open_lease(name, &stored)?;
+                // Once it is due it is on its way out, and a task does not get the same again.
+                if record.is_being_removed(stored.due_ms, now_ms) {
+                    return Err(Refusal::Engine(record.problem));
+                }
+                record
             }
+            None => LeaseRecord {
+                task: task.id,
+                workload: task.workload.clone(),
+                engine: name.clone(),
+                role: role.to_owned(),
+                username: LeaseRecord::username(&engine.prefix, id),
+                created_at_ms: now_ms,
+                expires_at_ms: now_ms.saturating_add(granted.max_ttl.as_ms()).min(task.deadline_ms),
+                confirmed: false,
+                failures: 0,
+                problem: String::new(),
+            },
         };
         let password = self.lease_password(id);
-        if !known {
+        if !record.confirmed {
             // P6: whatever happens from here on, somebody will remove it.
             store.put_lease(name, task.id, self.sealed_lease(id, &record, record.expires_at_ms)).await?;
             self.leases.watch(task, name, id);
@@ -225,24 +220,27 @@ impl Broker {
         Ok(v1::Lease { lease_id: id.to_string(), username: record.username, password, url, expires_at_ms: record.expires_at_ms })
     }
 
-    /// Shows every lease of every engine to `look`; one may come twice only if it changes meanwhile.
+    /// Shows every lease of every engine to `look`.
     pub(crate) async fn each_lease(&self, mut look: impl FnMut(Lease)) -> Result<(), Refusal> {
         for (name, _) in self.leases.engines() {
-            let (mut from, mut seen) = (0, std::collections::HashSet::new());
-            loop {
-                let (page, next) = self.records.store().leases(&name, from).await?;
-                for stored in page {
-                    if seen.insert(stored.id) {
-                        look(Lease { id: stored.id, record: self.open_lease(&name, &stored)?, due_ms: stored.due_ms });
-                    }
-                }
-                from = next;
-                if from == 0 {
-                    break;
-                }
+            for stored in self.stored_leases(&name).await? {
+                look(Lease { id: stored.id, record: self.open_lease(&name, &stored)?, due_ms: stored.due_ms });
             }
         }
         Ok(())
+    }
+
+    /// All leases of an engine as they are stored, each once.
+    async fn stored_leases(&self, engine: &str) -> Result<Vec<StoredLease>, Refusal> {
+        let (mut all, mut seen, mut from) = (Vec::new(), HashSet::new(), 0);
+        loop {
+            let (page, next) = self.records.store().leases(engine, from).await?;
+            all.extend(page.into_iter().filter(|lease| seen.insert(lease.id)));
+            if next == 0 {
+                return Ok(all);
+            }
+            from = next;
+        }
     }
 
     /// Makes the leases of these tasks due, if the tasks are dead.
@@ -270,14 +268,12 @@ impl Broker {
             }
         }
         let mut watched = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        dead.iter().for_each(|task| drop(watched.remove(task)));
+        dead.iter().for_each(|task| watched.remove(task));
         Ok(())
     }
 
     fn open_engine(&self, name: &str, bytes: &[u8]) -> Result<EngineDocument, Refusal> {
-        let unreadable = |cause| Refusal::Seal { what: "engine", cause };
-        let record = self.root().untag(&[b"engine", name.as_bytes()], bytes).map_err(unreadable)?;
-        serde_json::from_slice(record).map_err(|_| unreadable(SealError::Opening))
+        self.records.open("engine", &[b"engine", name.as_bytes()], bytes, serde_json::from_slice)
     }
 
     async fn engine_password(&self, name: &str, document: &EngineDocument) -> Result<SecretBytes, Refusal> {
@@ -325,21 +321,16 @@ impl Broker {
         for _ in 0..ATTEMPTS {
             let before = self.records.store().document(DocumentKind::Engine, &name).await?;
             // One that does not open any more is replaced like one that is not there.
-            let mut old = before.as_ref().and_then(|bytes| self.open_engine(&name, bytes).ok());
-            if let Some(document) = &old
-                && given.expose().is_empty()
-                && self.engine_password(&name, document).await.is_err()
-            {
-                old = None;
-            }
+            let old = before.as_ref().and_then(|bytes| self.open_engine(&name, bytes).ok());
+            let kept = match &old {
+                Some(old) if given.expose().is_empty() => self.engine_password(&name, old).await.ok(),
+                Some(_) | None => Some(given.clone()),
+            };
+            let (old, password) = kept.map_or_else(|| (None, given.clone()), |password| (old, password));
             let action = match &old {
                 None => "created",
                 Some(old) if given.expose().is_empty() && old.config == config => return Ok(v1::PutEngineResponse { action: "unchanged".to_owned() }),
                 Some(_) => "changed",
-            };
-            let password = match &old {
-                Some(old) if given.expose().is_empty() => self.engine_password(&name, old).await?,
-                Some(_) | None => given.clone(),
             };
             if !request.unchecked {
                 let driver = config.driver(password.clone()).map_err(|e| Refusal::invalid("document", e))?;

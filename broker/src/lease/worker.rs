@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_core::{LeaseId, LeaseRecord};
@@ -36,7 +36,7 @@ impl Broker {
     pub(crate) async fn keep_leases(self: Arc<Self>) {
         let mut workers: HashMap<String, (Arc<RunningEngine>, AbortHandle)> = HashMap::new();
         let mut running = JoinSet::new();
-        let mut looked: Option<std::time::Instant> = None;
+        let mut looked: Option<Instant> = None;
         loop {
             let engines: HashMap<_, _> = self.leases.engines().into_iter().collect();
             workers.retain(|name, (engine, handle)| {
@@ -59,7 +59,7 @@ impl Broker {
             let every = all || self.leases.look_at_all.swap(false, Ordering::AcqRel);
             let mut tasks = std::mem::take(&mut *self.leases.ended.lock().unwrap_or_else(PoisonError::into_inner));
             if every {
-                tasks = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+                tasks = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner).names().copied().collect();
             }
             if !tasks.is_empty()
                 && let Err(error) = self.end_leases(tasks.clone()).await
@@ -99,7 +99,7 @@ impl Broker {
     }
 
     async fn work_for(self: Arc<Self>, engine: Arc<RunningEngine>) {
-        let (mut pause, mut swept): (Option<Duration>, Option<std::time::Instant>) = (None, None);
+        let (mut pause, mut swept): (Option<Duration>, Option<Instant>) = (None, None);
         loop {
             let result = if swept.is_none_or(|at| clock::since(at) >= SWEEP_EVERY) {
                 let result = self.sweep_orphans(&engine).await;
@@ -203,15 +203,7 @@ impl Broker {
             return Ok(());
         }
         let name = &engine.config.name;
-        let (mut known, mut from) = (HashSet::new(), 0);
-        loop {
-            let (page, next) = self.records.store().leases(name, from).await?;
-            known.extend(page.iter().map(|lease| LeaseRecord::username(&engine.prefix, lease.id)));
-            from = next;
-            if from == 0 {
-                break;
-            }
-        }
+        let known: HashSet<_> = self.stored_leases(name).await?.iter().map(|lease| LeaseRecord::username(&engine.prefix, lease.id)).collect();
         for orphan in listed.into_iter().filter(|username| !known.contains(username)) {
             tracing::warn!(engine = name, username = orphan, "removing a credential that no lease knows");
             self.journal.note(journal::record("orphan_removed").with("engine", name).with("username", &orphan));

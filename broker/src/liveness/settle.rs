@@ -15,21 +15,30 @@ const SETTLE_WITHIN_BOUNDS: u32 = 3;
 impl Keeper {
     /// P4: appends an ending, and answers when no broker can answer "active" any more for what it covers.
     pub async fn append(&self, entry: LogEntry) -> Result<Position, AppendError> {
-        let entry_id = entry.id;
         // Before the append: what was appended before a failover is nowhere, until it is found in the log after it.
         let turn = self.turn.load(Ordering::Acquire);
         let position = match self.append_once(&entry).await {
             Ok(position) => position,
             Err(error) => {
-                self.write().hold(entry.clone());
-                let mut pending = lock(&self.pending);
-                if pending.len() < MAX_PENDING {
-                    pending.push(entry);
-                }
+                self.hold(entry);
                 return Err(error.into());
             }
         };
-        self.promised(entry_id, position, turn).await
+        let promised = self.promised(entry.id, position, turn).await;
+        if promised.is_err() && !self.read().knows(&entry.id) {
+            // It went with a primary that was deposed.
+            self.hold(entry);
+        }
+        promised
+    }
+
+    /// An ending that is not in the log holds here, and is appended as soon as that is possible.
+    fn hold(&self, entry: LogEntry) {
+        self.write().hold(entry.clone());
+        let mut pending = lock(&self.pending);
+        if pending.len() < MAX_PENDING {
+            pending.push(entry);
+        }
     }
 
     /// P4: an ending that is known here already is answered like one that was appended just now: it may be held for a store that has not

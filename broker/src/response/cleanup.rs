@@ -4,12 +4,13 @@
 //! action is a document that one broker works on at a time (T55). Counting comes before reaping, so that a count that was broken off
 //! can begin again and be right.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Effect, EntryId, Event, Selector};
+use sundew_core::{Effect, EntryId, Event, LogEntry, Selector};
 use sundew_proto::v1;
 
 use super::selector;
@@ -116,9 +117,7 @@ impl Action {
 
 impl Broker {
     fn open_action(&self, name: &str, bytes: &[u8]) -> Result<Action, Refusal> {
-        let unreadable = |cause| Refusal::Seal { what: "action", cause };
-        let text = self.root().untag(&[b"response", name.as_bytes()], bytes).map_err(unreadable)?;
-        serde_json::from_slice(text).map_err(|_| unreadable(sundew_core::SealError::Opening))
+        self.records.open("action", &[b"response", name.as_bytes()], bytes, serde_json::from_slice)
     }
 
     /// An action with its bytes, for replacing it.
@@ -137,7 +136,7 @@ impl Broker {
 
     /// Works on actions, for as long as it is polled.
     pub(crate) async fn clean_up(self: Arc<Self>, worker: String) {
-        let mut adopted: Option<std::time::Instant> = None;
+        let mut adopted: Option<Instant> = None;
         loop {
             let adopt = adopted.is_none_or(|at| clock::since(at) >= ADOPT_EVERY);
             match self.clean_up_once(&worker, adopt).await {
@@ -151,7 +150,7 @@ impl Broker {
 
     async fn clean_up_once(self: &Arc<Self>, worker: &str, adopt: bool) -> Result<(), Refusal> {
         let now_ms = clock::now_ms();
-        let mut known = std::collections::HashSet::new();
+        let mut known = HashSet::new();
         for (name, bytes) in self.records.store().documents(DocumentKind::Response).await? {
             let mut action = self.open_action(&name, &bytes)?;
             known.insert(action.entry);
@@ -171,33 +170,32 @@ impl Broker {
     }
 
     /// Rules without an action: their broker died, or could not reach the store, just then.
-    async fn adopt(&self, known: &std::collections::HashSet<EntryId>) -> Result<(), Refusal> {
+    async fn adopt(&self, known: &HashSet<EntryId>) -> Result<(), Refusal> {
         let orphans: Vec<_> = {
             let view = self.keeper.view()?;
             let standing = view.standing();
             let orphans = standing.into_iter().filter(|(_, entry, effect)| effect.revokes() && !known.contains(&entry.id));
-            orphans
-                .filter_map(
-                    |(_, entry, effect)| {
-                        if let Event::Rule { selector, .. } = &entry.event { Some((entry.id, Selector::clone(selector), effect)) } else { None }
-                    },
-                )
-                .collect()
+            let rule = |(_, entry, effect): (_, &LogEntry, _)| match &entry.event {
+                // One-token rules need no clean-up and may be many.
+                Event::Rule { selector, .. } if selector.token.is_none() => Some((entry.id, Selector::clone(selector), effect)),
+                Event::Rule { .. } | Event::Ended { .. } | Event::Lifted(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Changed(_) | Event::Floor => {
+                    None
+                }
+            };
+            orphans.filter_map(rule).take(ADOPTED_TOGETHER).collect()
         };
-        for (id, selector, effect) in orphans.into_iter().take(ADOPTED_TOGETHER) {
-            // One-token rules need no clean-up and may be many.
-            if selector.token.is_none() {
-                let action = Action::new(id, selector, effect, String::new(), "the journal of the broker that was asked has the reason".to_owned());
-                self.write_action(&action, None).await?;
-            }
+        for (id, selector, effect) in orphans {
+            let action = Action::new(id, selector, effect, String::new(), "the journal of the broker that was asked has the reason".to_owned());
+            self.write_action(&action, None).await?;
         }
         Ok(())
     }
 
     async fn work_on(self: &Arc<Self>, mut action: Action, mut bytes: Vec<u8>) -> Result<(), Refusal> {
-        let (wanted, one_token) = (Wanted::KilledBy(action.entry), action.selector.token.is_some());
+        let wanted = Wanted { selector: Arc::new(action.selector.clone()), killed_by: Some(action.entry), at_ms: action.at_ms };
+        let one_token = action.selector.token.is_some();
         if !action.counted {
-            let mut survey = Survey::new(self, &action.selector, wanted.clone(), action.at_ms).await?;
+            let mut survey = Survey::new(self, wanted.clone()).await?;
             let (mut tasks, mut tokens, mut due) = (0_u64, 0_u64, 0_u64);
             while let Some(hits) = survey.next().await? {
                 for hit in hits {
@@ -219,7 +217,7 @@ impl Broker {
             }
         }
         if !action.reaped && !one_token {
-            let mut survey = Survey::new(self, &action.selector, wanted, action.at_ms).await?;
+            let mut survey = Survey::new(self, wanted.clone()).await?;
             while let Some(hits) = survey.next().await? {
                 for hit in hits.into_iter().filter(|hit| hit.whole) {
                     let record = journal::record("task_ended").with("task", hit.task.id).with("workload", &hit.task.workload).with("outcome", "revoked");
@@ -238,7 +236,7 @@ impl Broker {
             }
         }
         if action.leases_left > 0 {
-            (action.leases_left, action.lease_problem) = self.leases_killed_by(&action).await?;
+            (action.leases_left, action.lease_problem) = self.leases_killed_by(&wanted).await?;
         }
         action.done = action.leases_left == 0;
         if action.done {
@@ -271,16 +269,14 @@ impl Broker {
         Ok(false)
     }
 
-    /// Leases whose task this action killed and that are still there, and why the last one that failed did.
-    async fn leases_killed_by(self: &Arc<Self>, action: &Action) -> Result<(u64, String), Refusal> {
+    /// Leases whose task was killed and that are still there, and why the last one that failed did.
+    async fn leases_killed_by(&self, wanted: &Wanted) -> Result<(u64, String), Refusal> {
         let mut left = Vec::new();
         self.each_lease(|lease| left.push((lease.record.task, lease.record.problem))).await?;
         let (mut count, mut problem) = (0_u64, String::new());
         for (task, why) in left {
             let Some(task) = self.records.look_at_task(task).await? else { continue };
-            let view = self.keeper.view()?;
-            let killed = view.judge_task(&task, action.at_ms) != sundew_core::Liveness::Alive
-                && view.judge_task_without(&task, action.at_ms, Some(action.entry)) == sundew_core::Liveness::Alive;
+            let (killed, _) = wanted.task(&*self.keeper.view()?, &task);
             if killed {
                 count = count.saturating_add(1);
                 if !why.is_empty() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Selector, TaskId};
+use sundew_core::{Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Position, Selector, TaskId};
 use sundew_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -87,18 +87,10 @@ impl Broker {
                 // A credential tells its task, and with it where to look for what it killed.
                 let mut looked_for = selector.clone();
                 looked_for.task = looked_for.task.or(of_credential);
-                let action = Action::new(id, looked_for, effect, peer.id().to_string(), reason.clone());
-                if let Err(error) = self.write_action(&action, None).await {
-                    // The ending comes first; what follows it is adopted by whoever finds the rule.
-                    tracing::warn!(%error, "clean-up could not be noted");
-                }
-                let target = serde_json::to_string(&selector).unwrap_or_default();
-                let record = journal::record("revoked").with("actor", peer.id()).with("reason", reason).with("effect", effect.as_str()).with("target", target);
-                let (_, position) = self.end_as(LogEntry { id, event, until_ms }, record).await?;
-                position
+                let action = Action::new(id, looked_for, effect, peer.id().to_string(), reason);
+                self.put_in_force(LogEntry { id, event, until_ms }, &selector, &action).await?
             }
         };
-        self.new_action.notify_one();
         Ok(v1::RevokeResponse { revocation_id: name(&id), position: position.0 })
     }
 
@@ -132,7 +124,7 @@ impl Broker {
     pub(crate) async fn list_rules(self: Arc<Self>, peer: Arc<Peer>, _: v1::ListRulesRequest) -> Result<v1::ListRulesResponse, Refusal> {
         self.require(&peer, Role::Responder)?;
         let view = self.keeper.view()?;
-        let rule = |(position, entry, effect): (sundew_core::Position, &LogEntry, Effect)| {
+        let rule = |(position, entry, effect): (Position, &LogEntry, Effect)| {
             let Event::Rule { selector, .. } = &entry.event else { return None };
             Some(v1::Rule {
                 revocation_id: name(&entry.id),
@@ -162,8 +154,7 @@ impl Broker {
     }
 
     async fn count(self: &Arc<Self>, selector: Selector, answers: &mpsc::Sender<Result<v1::PreviewResponse, Status>>) -> Result<(), Refusal> {
-        let selector = Arc::new(selector);
-        let mut survey = Survey::new(self, &selector, Wanted::Matching(Arc::clone(&selector)), clock::now_ms()).await?;
+        let mut survey = Survey::new(self, Wanted { selector: Arc::new(selector), killed_by: None, at_ms: clock::now_ms() }).await?;
         let mut counts: HashMap<SpiffeId, (u64, u64)> = HashMap::new();
         let mut so_far = v1::PreviewResponse::default();
         let (mut samples, mut told) = (Vec::new(), clock::monotonic());
@@ -279,14 +270,21 @@ impl Broker {
         let selector = Selector::workload(id);
         let entry = Keeper::entry(Event::Rule { selector: Box::new(selector.clone()), effect: Effect::Revoke }, self.remembered_until())?;
         let action = Action::new(entry.id, selector.clone(), Effect::Revoke, actor.to_string(), reason.to_owned());
-        if let Err(error) = self.write_action(&action, None).await {
+        self.put_in_force(entry, &selector, &action).await.map(drop)
+    }
+
+    /// Notes the clean-up, puts the rule on the record, and appends it.
+    async fn put_in_force(&self, entry: LogEntry, selector: &Selector, action: &Action) -> Result<Position, Refusal> {
+        if let Err(error) = self.write_action(action, None).await {
+            // The ending comes first; what follows it is adopted by whoever finds the rule.
             tracing::warn!(%error, "clean-up could not be noted");
         }
-        let target = serde_json::to_string(&selector).unwrap_or_default();
-        let record = journal::record("revoked").with("target", target).with("actor", actor).with("reason", reason).with("effect", Effect::Revoke.as_str());
-        self.end_as(entry, record).await?;
+        let target = serde_json::to_string(selector).unwrap_or_default();
+        let record = journal::record("revoked").with("actor", &action.actor).with("reason", &action.reason);
+        let record = record.with("effect", action.effect.as_str()).with("target", target);
+        let (_, position) = self.end_as(entry, record).await?;
         self.new_action.notify_one();
-        Ok(())
+        Ok(position)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sundew_core::{EntryId, KnownTask, Liveness, Selector, TaskId, View};
+use sundew_core::{EntryId, KnownTask, KnownToken, Liveness, Selector, TaskId, View};
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
@@ -15,13 +15,13 @@ use crate::refusal::Refusal;
 /// Tasks looked at together.
 const TOGETHER: usize = 16;
 
-/// What is looked for.
+/// What is looked for: what matches the selector, alive, or killed by this entry: dead, and alive if it were not for it.
 #[derive(Clone)]
-pub(super) enum Wanted {
-    /// What is alive and matches.
-    Matching(Arc<Selector>),
-    /// What this entry killed: dead, and alive if it were not for it.
-    KilledBy(EntryId),
+pub(super) struct Wanted {
+    pub(super) selector: Arc<Selector>,
+    pub(super) killed_by: Option<EntryId>,
+    /// Times are looked at as of then, in milliseconds since the epoch.
+    pub(super) at_ms: i64,
 }
 
 /// A task of which something is wanted.
@@ -39,7 +39,6 @@ pub(super) struct Hit {
 pub(super) struct Survey {
     broker: Arc<Broker>,
     wanted: Wanted,
-    at_ms: i64,
     /// Whether there are pages of all tasks to come, and from where.
     from: u64,
     left: Vec<TaskId>,
@@ -50,9 +49,9 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// From the beginning. Times are looked at as of `at_ms`.
-    pub(super) async fn new(broker: &Arc<Broker>, selector: &Selector, wanted: Wanted, at_ms: i64) -> Result<Self, Refusal> {
-        let store = broker.records.store();
+    /// From the beginning.
+    pub(super) async fn new(broker: &Arc<Broker>, wanted: Wanted) -> Result<Self, Refusal> {
+        let (store, selector) = (broker.records.store(), &wanted.selector);
         let some = match (selector.task.or(selector.task_tree), &selector.workload) {
             (Some(task), _) => Some(vec![task]),
             (None, Some(workload)) => Some(store.tasks(Some(workload.as_str()), usize::MAX >> 1).await?),
@@ -61,7 +60,7 @@ impl Survey {
         let follow = some.is_some();
         let left = some.unwrap_or_default();
         let seen = left.iter().copied().collect();
-        Ok(Self { broker: Arc::clone(broker), wanted, at_ms, from: 0, left, follow, seen, ended: follow })
+        Ok(Self { broker: Arc::clone(broker), wanted, from: 0, left, follow, seen, ended: follow })
     }
 
     /// How many tasks were looked at.
@@ -82,7 +81,7 @@ impl Survey {
         let some = self.left.split_off(self.left.len().saturating_sub(TOGETHER));
         let mut looks = JoinSet::new();
         for task in some {
-            looks.spawn(look(Arc::clone(&self.broker), self.wanted.clone(), self.at_ms, task));
+            looks.spawn(look(Arc::clone(&self.broker), self.wanted.clone(), task));
         }
         let mut hits = Vec::new();
         while let Some(look) = looks.join_next().await {
@@ -99,37 +98,32 @@ impl Survey {
 }
 
 impl Wanted {
-    fn task(&self, view: &View, task: &KnownTask, at_ms: i64) -> bool {
-        match self {
-            Self::Matching(selector) => {
-                view.judge_task(task, at_ms) == Liveness::Alive
-                    && (selector.matches(&task.subject()) || task.ancestors().iter().any(|above| selector.matches(&above.subject())))
-            }
-            Self::KilledBy(id) => view.judge_task(task, at_ms) != Liveness::Alive && view.judge_task_without(task, at_ms, Some(*id)) == Liveness::Alive,
+    /// Whether a task as a whole is wanted, and whether tokens in it may be.
+    pub(super) fn task(&self, view: &View, task: &KnownTask) -> (bool, bool) {
+        if view.judge_task_without(task, self.at_ms, self.killed_by) != Liveness::Alive {
+            return (false, false);
         }
+        let whole = match self.killed_by {
+            None => task.chain().any(|each| self.selector.matches(&each.subject())),
+            Some(_) => view.judge_task(task, self.at_ms) != Liveness::Alive,
+        };
+        // A token whose task lives is killed by what is about tokens only.
+        (whole, whole || self.selector.is_about_tokens())
     }
 
-    /// Whether tokens may be wanted whose task is not.
-    fn looks_into(&self, view: &View, task: &KnownTask, at_ms: i64) -> bool {
-        let alive = match self {
-            Self::Matching(_) => view.judge_task(task, at_ms),
-            Self::KilledBy(id) => view.judge_task_without(task, at_ms, Some(*id)),
-        };
-        alive == Liveness::Alive
-            && match self {
-                Self::Matching(selector) => selector.is_about_tokens(),
-                Self::KilledBy(_) => true,
+    fn token(&self, view: &View, token: &KnownToken, whole: bool) -> bool {
+        view.judge_token_without(token, self.at_ms, self.killed_by) == Liveness::Alive
+            && match self.killed_by {
+                None => whole || self.selector.matches(&token.subject()),
+                Some(_) => view.judge_token(token, self.at_ms) != Liveness::Alive,
             }
     }
 }
 
-async fn look(broker: Arc<Broker>, wanted: Wanted, at_ms: i64, id: TaskId) -> Result<Option<Hit>, Refusal> {
+async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<Hit>, Refusal> {
     let Some(task) = broker.records.look_at_task(id).await? else { return Ok(None) };
-    let (whole, inside) = {
-        let view = broker.keeper.view()?;
-        (wanted.task(&view, &task, at_ms), wanted.looks_into(&view, &task, at_ms))
-    };
-    if !whole && !inside {
+    let (whole, inside) = wanted.task(&*broker.keeper.view()?, &task);
+    if !inside {
         return Ok(None);
     }
     let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
@@ -137,13 +131,7 @@ async fn look(broker: Arc<Broker>, wanted: Wanted, at_ms: i64, id: TaskId) -> Re
         let page = broker.records.store().tokens(id, from).await?;
         for (name, bytes) in page.tokens.into_iter().filter(|(name, _)| seen.insert(*name)) {
             let token = broker.records.open_token(Arc::clone(&task), name, &bytes)?;
-            let view = broker.keeper.view()?;
-            let hit = match &wanted {
-                Wanted::Matching(selector) => view.judge_token(&token, at_ms) == Liveness::Alive && (whole || selector.matches(&token.subject())),
-                Wanted::KilledBy(entry) => {
-                    view.judge_token(&token, at_ms) != Liveness::Alive && view.judge_token_without(&token, at_ms, Some(*entry)) == Liveness::Alive
-                }
-            };
+            let hit = wanted.token(&*broker.keeper.view()?, &token, whole);
             tokens = tokens.saturating_add(u64::from(hit));
         }
         from = page.next;

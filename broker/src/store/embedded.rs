@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::chain_log::{ChainLog, ChainLogError};
 use crate::clock;
 
+mod leases;
 mod operation;
 use operation::{Operation, kind::Kind};
 
@@ -387,85 +388,44 @@ impl Store for EmbeddedStore {
     }
 
     fn put_lease<'a>(&'a self, engine: &'a str, task: TaskId, lease: StoredLease) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let durable = {
-                let mut state = self.lock();
-                let earlier = state.leases.get(engine).and_then(|leases| leases.get(&lease.id)).map_or(i64::MAX, |(_, due_ms)| *due_ms);
-                let had = operation::Had { task: task.as_bytes().to_vec(), lease: lease.id.as_bytes().to_vec() };
-                self.commit_unwatched(&mut state, Kind::Had(had))?;
-                self.commit(&mut state, lease_operation(engine, lease.id, Some(lease.record), lease.due_ms.min(earlier)))?
-            };
-            settled(durable).await
-        })
+        Box::pin(self.write_lease(engine, task, lease))
     }
 
     fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>> {
-        let found = self.lock().leases.get(engine).and_then(|leases| leases.get(&id)).cloned();
-        Box::pin(async move { Ok(found.map(|(record, due_ms)| StoredLease { id, record, due_ms })) })
+        let found = self.read_lease(engine, id);
+        Box::pin(async move { Ok(found) })
     }
 
     fn leases<'a>(&'a self, engine: &'a str, _from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)> {
-        let stored = |(id, (record, due_ms)): (&LeaseId, &(Vec<u8>, i64))| StoredLease { id: *id, record: record.clone(), due_ms: *due_ms };
-        let found = self.lock().leases.get(engine).map(|leases| leases.iter().map(stored).collect()).unwrap_or_default();
+        let found = self.read_leases(engine);
         Box::pin(async move { Ok((found, 0)) })
     }
 
     fn lease_due<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId], due_ms: i64) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let mut state = self.lock();
-            for id in ids {
-                let found = state.leases.get(engine).and_then(|leases| leases.get(id)).filter(|(_, due)| *due > due_ms).map(|(record, _)| record.clone());
-                if let Some(record) = found {
-                    self.commit_unwatched(&mut state, lease_operation(engine, *id, Some(record), due_ms))?;
-                }
-            }
-            Ok(())
-        })
+        Box::pin(async move { self.make_due(engine, ids, due_ms) })
     }
 
     fn claim_leases<'a>(&'a self, engine: &'a str, now_ms: i64, until_ms: i64, limit: usize) -> BoxFuture<'a, Vec<StoredLease>> {
-        let mut claimed = Vec::new();
-        // In memory only: after a restart, what was claimed is due again.
-        if let Some(leases) = self.lock().leases.get_mut(engine) {
-            for (id, (record, due_ms)) in leases.iter_mut().filter(|(_, (_, due_ms))| *due_ms <= now_ms).take(limit) {
-                *due_ms = until_ms;
-                claimed.push(StoredLease { id: *id, record: record.clone(), due_ms: until_ms });
-            }
-        }
+        let claimed = self.claim(engine, now_ms, until_ms, limit);
         Box::pin(async move { Ok(claimed) })
     }
 
     fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let mut state = self.lock();
-            if state.leases.get(engine).is_none_or(|leases| !leases.contains_key(&lease.id)) {
-                return Ok(());
-            }
-            self.commit_unwatched(&mut state, lease_operation(engine, lease.id, Some(lease.record), lease.due_ms))
-        })
+        Box::pin(async move { self.rewrite_lease(engine, lease) })
     }
 
     fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let mut state = self.lock();
-            ids.iter().try_for_each(|id| self.commit_unwatched(&mut state, lease_operation(engine, *id, None, 0)))
-        })
+        Box::pin(async move { self.drop_leases(engine, ids) })
     }
 
     fn lease_counts<'a>(&'a self, engine: &'a str, now_ms: i64) -> BoxFuture<'a, (u64, u64)> {
-        let state = self.lock();
-        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let counts = state.leases.get(engine).map(|leases| (count(leases.len()), count(leases.values().filter(|(_, due_ms)| *due_ms <= now_ms).count())));
-        Box::pin(async move { Ok(counts.unwrap_or_default()) })
+        let counts = self.count_leases(engine, now_ms);
+        Box::pin(async move { Ok(counts) })
     }
 
     fn leave<'a>(&'a self, _broker: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-}
-
-fn lease_operation(engine: &str, id: LeaseId, record: Option<Vec<u8>>, due_ms: i64) -> Kind {
-    Kind::Lease(operation::Lease { engine: engine.to_owned(), id: id.as_bytes().to_vec(), record, due_ms })
 }
 
 fn new_token(task: TaskId, token: NewToken<'_>) -> operation::NewToken {

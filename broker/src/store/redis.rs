@@ -98,15 +98,15 @@ impl RedisStore {
         })
     }
 
-    async fn script<T: FromRedisValue>(&self, invocation: &::redis::ScriptInvocation<'_>) -> Result<T, StoreError> {
+    async fn script<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
         let mut connection = self.link.connection().await?;
-        self.link.settle(invocation.invoke_async(&mut connection).await)
+        self.link.settle(call.on(&mut connection).await)
     }
 
     /// Runs a script that writes something that should not be lost.
     async fn write<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
         match self.settings.durability {
-            Durability::Primary => self.script(&call.invocation()).await,
+            Durability::Primary => self.script(call).await,
             Durability::Replicated => self.durable.call(call, self.majority()).await,
         }
     }
@@ -185,12 +185,11 @@ impl Store for RedisStore {
 
     fn reserve_task<'a>(&'a self, workload: &'a str, task: TaskId, deadline_ms: i64, due_ms: i64, limit: u32, now_ms: i64) -> BoxFuture<'a, Reserved> {
         Box::pin(async move {
-            let mut invocation = self.scripts.reserve_task.prepare_invoke();
-            invocation.key(places_key(workload)).arg(&task.as_bytes()[..]).arg(deadline_ms).arg(limit).arg(now_ms);
+            let place = Call::new(&self.scripts.reserve_task, &[&places_key(workload)]).arg(&task.as_bytes()[..]).arg(deadline_ms).arg(limit).arg(now_ms);
             let mut due = cmd("ZADD");
             due.arg(DUE).arg("NX").arg(due_ms).arg(&task.as_bytes()[..]);
             // On the attendance list before it can live: a task that nobody watches must not exist.
-            let (reserved, due) = tokio::join!(self.script::<bool>(&invocation), self.query::<i64>(&due));
+            let (reserved, due) = tokio::join!(self.script::<bool>(&place), self.query::<i64>(&due));
             due?;
             Ok(if reserved? { Reserved::Taken } else { Reserved::Full })
         })
@@ -279,7 +278,7 @@ impl Store for RedisStore {
     }
 
     fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
-        Box::pin(async move { self.script(&Call::new(&self.scripts.reap_tokens, &[&tokens_key(task)]).invocation()).await })
+        Box::pin(async move { self.script(&Call::new(&self.scripts.reap_tokens, &[&tokens_key(task)])).await })
     }
 
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {

@@ -8,7 +8,7 @@ use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
 use sundew_attestation::{AppraisalError, Attested, Binding, BindingPurpose, Presented};
 use sundew_core::store::Reserved;
-use sundew_core::{KnownTask, KnownToken, Liveness, SealError, TaskId, TaskRecord, TaskRequest, TokenRecord, WorkloadRecord, permit_task};
+use sundew_core::{KnownTask, KnownToken, Liveness, SealError, TaskId, TaskRecord, TaskRequest, WorkloadRecord, permit_task};
 use sundew_proto::v1;
 
 use super::delegate::Above;
@@ -107,19 +107,7 @@ impl Broker {
             depth_left: permit.depth_left(),
         };
         let task = Arc::new(KnownTask::new(task, ancestors));
-        let token = TokenRecord {
-            task: id,
-            scopes: permit.scopes().clone(),
-            audience: permit.audience().to_vec(),
-            issued_at_ms: now_ms,
-            expires_at_ms: permit.token_expires_ms(),
-            binding: permit.binding(),
-            certificate: *peer.svid().thumbprint(),
-            svid_serial: task.svid_serial.clone(),
-            position,
-            registration: workload.version.clone(),
-            request: super::first_half(&asked.digest),
-        };
+        let token = super::new_token(&peer, &permit, id, &workload.version, position, now_ms, &asked.digest);
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
         // AC-4A: looked at before anything is written, and again before anything is answered.
         self.not_quarantined(&token)?;

@@ -88,7 +88,7 @@ impl Broker {
             Some(ms) => Some(sundew_core::Ttl::from_ms(ms).map_err(|_| sundew_core::Denial::NoTime)?),
             None => None,
         };
-        let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None, audience: Vec::new() }, key, digest: [0; 16] };
+        let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None, audience: Vec::new() }, key, digest: [0; 32] };
         Ok(v1::ResumeTaskResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sundew_core::{KnownToken, Position, TokenRecord, TokenRequest, permit_token};
+use sundew_core::{KnownToken, Position, TokenRequest, permit_token};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, idempotency_key};
@@ -17,7 +17,7 @@ pub(super) struct Wanted {
     pub(super) request: TokenRequest,
     /// Names the token within its task; a retry with the same name gets the same token.
     pub(super) key: String,
-    pub(super) digest: [u8; 16],
+    pub(super) digest: [u8; 32],
 }
 
 impl Broker {
@@ -29,7 +29,7 @@ impl Broker {
         let wanted = Wanted {
             request: TokenRequest { scopes, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)?, audience },
             key: format!("mint:{}", idempotency_key(request.idempotency_key)?),
-            digest: super::first_half(&digest),
+            digest,
         };
         // Before the decision: what is decided on an older view is dead under a later rule.
         let position = self.keeper.view()?.applied().0;
@@ -44,19 +44,7 @@ impl Broker {
         let permit = permit_token(&workload.registration, peer.svid(), task.record(), wanted.request, now_ms)?;
         let credential = self.credential(task.id, &wanted.key, peer.svid().thumbprint());
         let hash = credential.hash();
-        let token = TokenRecord {
-            task: task.id,
-            scopes: permit.scopes().clone(),
-            audience: permit.audience().to_vec(),
-            issued_at_ms: now_ms,
-            expires_at_ms: permit.token_expires_ms(),
-            binding: permit.binding(),
-            certificate: *peer.svid().thumbprint(),
-            svid_serial: peer.svid().serial().to_vec(),
-            position,
-            registration: workload.version.clone(),
-            request: wanted.digest,
-        };
+        let token = super::new_token(peer, &permit, task.id, &workload.version, position, now_ms, &wanted.digest);
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
         self.not_quarantined(&token)?;
         let record = journal::record(event)

@@ -11,7 +11,7 @@ pub(crate) use begin::hex;
 
 use std::sync::Arc;
 
-use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
+use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
@@ -60,6 +60,23 @@ fn acts_for(peer: &Peer, task: &Task) -> bool {
     task.workload == *peer.id() && (task.certificate == *own || task.rotated_to.contains(own))
 }
 
+/// A token of a task, as a permit allows it to this peer; `position` is that of the view on which it was decided.
+fn new_token(peer: &Peer, permit: &Permit, task: TaskId, registration: &str, position: Position, now_ms: i64, request: &[u8; 32]) -> TokenRecord {
+    TokenRecord {
+        task,
+        scopes: permit.scopes().clone(),
+        audience: permit.audience().to_vec(),
+        issued_at_ms: now_ms,
+        expires_at_ms: permit.token_expires_ms(),
+        binding: permit.binding(),
+        certificate: *peer.svid().thumbprint(),
+        svid_serial: peer.svid().serial().to_vec(),
+        position,
+        registration: registration.to_owned(),
+        request: request.first_chunk().copied().unwrap_or_default(),
+    }
+}
+
 /// What a request asks, so that an idempotency key is not used for two of them. Injective: each text counts with its length.
 fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
@@ -71,12 +88,6 @@ fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
-}
-
-fn first_half(digest: &[u8; 32]) -> [u8; 16] {
-    let mut half = [0; 16];
-    half.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
-    half
 }
 
 /// A list as records have it.

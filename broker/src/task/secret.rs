@@ -69,9 +69,7 @@ impl Broker {
     }
 
     pub(crate) fn secret_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
-        let unreadable = |cause| Refusal::Seal { what: "secret", cause };
-        let record = self.root().untag(&[b"secret", name.as_bytes()], bytes).map_err(unreadable)?;
-        SecretRecord::decode(record).map_err(|_| unreadable(SealError::Opening))
+        self.records.open("secret", &[b"secret", name.as_bytes()], bytes, SecretRecord::decode)
     }
 
     /// P8: opens only under its own name.

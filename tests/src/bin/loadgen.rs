@@ -18,6 +18,7 @@ use serde_json::json;
 use sundew_proto::v1::{BeginTaskRequest, MintTokenRequest};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Caller, oidc};
+use sundew_tests::process::cpu_time;
 use tonic::transport::Channel;
 
 const CONNECTIONS: usize = 4;
@@ -55,14 +56,6 @@ impl Measured {
     }
 }
 
-/// CPU time of a process so far: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms.
-fn cpu_of(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-    let fields: Vec<&str> = stat.rsplit_once(')').expect("stat").1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-    Duration::from_millis(ticks * 10)
-}
-
 /// Runs `calls` calls with `in_flight` at a time. `call` gets the number of its worker and of the call.
 async fn measure<F, Fut>(pid: u32, calls: usize, in_flight: usize, call: F) -> Measured
 where
@@ -70,7 +63,7 @@ where
     Fut: Future<Output = ()> + Send,
 {
     let (next, call) = (Arc::new(AtomicUsize::new(0)), Arc::new(call));
-    let (before, began) = (cpu_of(pid), Instant::now());
+    let (before, began) = (cpu_time(pid), Instant::now());
     let workers: Vec<_> = (0..in_flight)
         .map(|worker| {
             let (next, call) = (Arc::clone(&next), Arc::clone(&call));
@@ -92,7 +85,7 @@ where
     for worker in workers {
         latency.add(worker.await.expect("worker")).expect("histogram");
     }
-    Measured { calls, elapsed: began.elapsed(), cpu: cpu_of(pid).saturating_sub(before), latency }
+    Measured { calls, elapsed: began.elapsed(), cpu: cpu_time(pid).saturating_sub(before), latency }
 }
 
 #[derive(Clone)]

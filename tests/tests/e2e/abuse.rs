@@ -9,15 +9,9 @@ use serde_json::json;
 use sundew_proto::v1::{BeginTaskRequest, PutSecretRequest};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Caller, oidc};
+use sundew_tests::process::resident;
 use sundew_tests::until;
 use tonic::Code;
-
-/// Resident memory in bytes.
-fn memory(broker: &Broker) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("status");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("number") * 1024
-}
 
 async fn ready() -> (World, Broker, Caller) {
     let world = World::embedded();
@@ -59,10 +53,10 @@ async fn ac_84_challenges_and_failed_calls_take_bounded_memory() {
         }
     };
     flood(20_000).await;
-    let before = memory(&broker);
+    let before = resident(broker.pid());
     // `SUNDEW_AC84_CALLS=1000000` for the case as it is written.
     flood(std::env::var("SUNDEW_AC84_CALLS").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000)).await;
-    let after = memory(&broker);
+    let after = resident(broker.pid());
     assert!(after < before + (16 << 20), "{before} grew to {after}");
 }
 
@@ -146,7 +140,7 @@ async fn t82_running_out_of_file_descriptors_does_not_end_the_listener() {
 async fn t80_rapid_reset_closes_the_connection_and_hurts_nobody() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (world, broker, caller) = ready().await;
-    let before = memory(&broker);
+    let before = resident(broker.pid());
     let config = std::sync::Arc::new(sundew_tests::calls::client_config(Some(&world.ca.svid("/agent"))));
     let socket = tokio::net::TcpStream::connect(broker.address()).await.expect("connect");
     let name = rustls_pki_types::ServerName::try_from("broker").expect("name");
@@ -177,7 +171,7 @@ async fn t80_rapid_reset_closes_the_connection_and_hurts_nobody() {
     closed |= ended.is_ok();
     assert!(closed, "20 000 resets were taken without a word");
     caller.nonce().await.expect("others are served");
-    assert!(memory(&broker) < before + (32 << 20));
+    assert!(resident(broker.pid()) < before + (32 << 20));
 }
 
 /// Random bytes after a good handshake.

@@ -4,12 +4,12 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::{sundew, until};
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -157,7 +157,7 @@ async fn run_forwards_signals_and_stops_the_command_when_the_task_is_revoked() {
     let child = start("trap 'exit 33' TERM; echo up; while :; do sleep 0.05; done");
     begun(1).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    kill_process(Pid::from_raw(i32::try_from(child.id()).expect("pid")).expect("pid"), Signal::TERM).expect("signal");
+    sundew_tests::process::signal(child.id(), Signal::TERM);
     assert_eq!(child.wait_with_output().expect("wait").status.code(), Some(33));
     assert!(broker.journal().iter().any(|r| r.event == "task_ended" && r.field("outcome") == Some("canceled")));
 
@@ -315,155 +315,4 @@ fn help_version_completion_and_usage_errors_are_as_everywhere() {
     }
     let output = run(&["workload", "list"]);
     assert!(!output.status.success() && text(&output).contains("SUNDEW_BROKER"), "{}", text(&output));
-}
-
-/// The development broker, its Workload API, and an unmodified SPIFFE client.
-#[tokio::test]
-async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_registration() {
-    let folder = tempfile::tempdir().expect("folder");
-    let mut dev = Command::new(sundew())
-        .args(["--json", "dev", "--listen", "127.0.0.1:0", "--state"])
-        .arg(folder.path().join("state"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dev");
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(dev.stdout.take().expect("pipe")), &mut line).expect("line");
-    let place: Value = serde_json::from_str(&line).expect("JSON");
-    let field = |name: &str| place[name].as_str().expect("field").to_owned();
-    let operator = |arguments: &[&str], input: &str| {
-        let mut command = Command::new(sundew());
-        command.args(arguments).env("SUNDEW_BROKER", field("broker")).env("SUNDEW_SVID_DIR", field("operator_svid_dir"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-        child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
-        child.wait_with_output().expect("run")
-    };
-    let exe = std::env::current_exe().expect("own path").canonicalize().expect("own path");
-    let digest: String =
-        ring::digest::digest(&ring::digest::SHA256, &std::fs::read(&exe).expect("own code")).as_ref().iter().map(|b| format!("{b:02x}")).collect();
-    let key = rcgen::KeyPair::generate().expect("key").public_key_pem();
-    let workload = |path: &str, local: Value| json!({ "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "scopes": ["exec:git"], "local": [local], "evidence": [{ "kind": "manifest", "keys": [key] }] });
-    let uid = rustix::process::geteuid().as_raw();
-    let documents = json!([
-        workload("/mine", json!({ "uid": uid, "exe": exe, "exe_sha256": digest })),
-        workload("/other-user", json!({ "uid": uid + 1 })),
-        workload("/other-code", json!({ "uid": uid, "exe_sha256": "00".repeat(32) })),
-    ]);
-    let applied = operator(&["workload", "apply", "-f", "-"], &documents.to_string());
-    assert!(applied.status.success(), "{}", text(&applied));
-    let endpoint = field("endpoint_socket").replacen("unix:///", "unix:/", 1);
-    let source = spiffe::X509Source::builder().endpoint(&endpoint).build().await.expect("the spiffe crate gets an identity");
-    assert_eq!(source.svid().expect("SVID").spiffe_id().to_string(), "spiffe://dev.local/mine");
-    assert_eq!(source.bundle_set().expect("bundles").len(), 1);
-
-    // Without the header, the call may come from a confused deputy.
-    let channel =
-        tonic::transport::Endpoint::from_shared(field("endpoint_socket").replacen("unix://", "unix:", 1)).expect("uri").connect().await.expect("connect");
-    let mut bare = sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient::new(channel);
-    let refused = bare.fetch_x509svid(sundew_proto::spiffe::X509svidRequest {}).await;
-    assert_eq!(refused.expect_err("no header").code(), tonic::Code::InvalidArgument);
-
-    operator(&["workload", "delete", "spiffe://dev.local/mine"], "");
-    until("withdrawn", || {
-        let mut bare = bare.clone();
-        async move {
-            let mut request = tonic::Request::new(sundew_proto::spiffe::X509svidRequest {});
-            request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("value"));
-            match bare.fetch_x509svid(request).await {
-                Ok(stream) => stream.into_inner().message().await.is_err_and(|s| s.code() == tonic::Code::PermissionDenied),
-                Err(status) => status.code() == tonic::Code::PermissionDenied,
-            }
-        }
-    })
-    .await;
-    kill_process(Pid::from_raw(i32::try_from(dev.id()).expect("pid")).expect("pid"), Signal::TERM).expect("signal");
-    assert!(dev.wait().expect("wait").success());
-}
-
-/// A join token gives one SVID, once; the SVID renews itself.
-#[tokio::test]
-async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
-    let world = World::embedded();
-    let port = sundew_tests::free_port();
-    let mut broker = world.prepare("");
-    let text_of = std::fs::read_to_string(broker.config_file()).expect("config");
-    let from = text_of.find("[identity]").expect("section");
-    let to = text_of.find("[store]").expect("section");
-    let own = format!(
-        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
-        world.folder().display()
-    );
-    let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace("[identity]", &format!("enrollment = \"127.0.0.1:{port}\"\n[identity]"));
-    std::fs::write(broker.config_file(), config).expect("config");
-    broker.up();
-    broker.ready().await;
-    let operator = world.operator(&broker);
-    let mut document = World::registration("/agent", json!({}));
-    document["spiffe_id"] = json!("spiffe://own.example/agent");
-    operator.apply(&[document]).await.expect("registered");
-    let create = |id: &str| sundew_proto::v1::CreateJoinTokenRequest { spiffe_id: id.to_owned(), ttl_ms: 0 };
-    assert!(operator.registry().create_join_token(create("spiffe://own.example/unknown")).await.is_err());
-    let token = operator.registry().create_join_token(create("spiffe://own.example/agent")).await.expect("token").into_inner().join_token;
-    // The roots come out of band; here from the broker's own handshake.
-    let bundle = world.folder().join("own-root.pem");
-    let chain = server_chain(&world, &broker).await;
-    assert_eq!(chain.len(), 1, "the CA's certificate is not in the handshake");
-    let root = own_root(&world, &broker, &token, port).await;
-    std::fs::write(&bundle, sundew_tests::pki::pem("CERTIFICATE", &root)).expect("bundle");
-    let second = operator.registry().create_join_token(create("spiffe://own.example/agent")).await.expect("token").into_inner().join_token;
-    let out = world.folder().join("enrolled");
-    let enroll = |token: &str| {
-        let mut command = Command::new(sundew());
-        command
-            .args(["svid", "enroll", "--enrollment", &format!("127.0.0.1:{port}"), "--trust-domain", "own.example", "--bundle"])
-            .arg(&bundle)
-            .arg("--out")
-            .arg(&out);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-        child.stdin.take().expect("pipe").write_all(token.as_bytes()).expect("input");
-        child.wait_with_output().expect("run")
-    };
-    let first = enroll(&second);
-    assert!(first.status.success(), "{}", text(&first));
-    for bad in [second.as_str(), "sdj_AAAA", "", &second[..second.len() - 2]] {
-        let output = enroll(bad);
-        assert!(!output.status.success() && text(&output).contains("not permitted"), "{bad:?}: {}", text(&output));
-    }
-    let before = std::fs::read(out.join("svid.pem")).expect("svid");
-    let renew = Command::new(sundew())
-        .args(["svid", "renew"])
-        .env("SUNDEW_BROKER", broker.address())
-        .env("SUNDEW_SVID_DIR", &out)
-        .stdin(Stdio::null())
-        .output()
-        .expect("renew");
-    assert!(renew.status.success(), "{}", text(&renew));
-    assert_ne!(before, std::fs::read(out.join("svid.pem")).expect("svid"));
-    let doctor = Command::new(sundew())
-        .arg("doctor")
-        .env("SUNDEW_BROKER", broker.address())
-        .env("SUNDEW_SVID_DIR", &out)
-        .env("SUNDEW_OIDC_TOKEN_FILE", "/dev/null")
-        .stdin(Stdio::null())
-        .output()
-        .expect("doctor");
-    assert!(doctor.status.success(), "{}", text(&doctor));
-}
-
-async fn server_chain(world: &World, broker: &Broker) -> Vec<rustls_pki_types::CertificateDer<'static>> {
-    let config = std::sync::Arc::new(sundew_tests::calls::client_config(Some(&world.ca.svid("/operator"))));
-    let socket = tokio::net::TcpStream::connect(broker.address()).await.expect("connect");
-    let stream = tokio_rustls::TlsConnector::from(config).connect(rustls_pki_types::ServerName::try_from("b").expect("name"), socket).await.expect("handshake");
-    stream.get_ref().1.peer_certificates().expect("chain").to_vec()
-}
-
-/// Enrolls by hand, without looking at the server, to learn the root.
-async fn own_root(_world: &World, _broker: &Broker, token: &str, port: u16) -> Vec<u8> {
-    let key = rcgen::KeyPair::generate().expect("key");
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("csr").der().to_vec();
-    let caller = sundew_tests::calls::Caller::new(format!("127.0.0.1:{port}"), None);
-    let request = sundew_proto::v1::EnrollRequest { join_token: token.to_owned(), csr };
-    caller.enrollment().enroll(request).await.expect("enrolled").into_inner().svid.expect("svid").bundle[0].clone()
 }

@@ -4,6 +4,7 @@ mod abuse;
 mod cli;
 mod delegation;
 mod ending;
+mod enrollment;
 mod evidence;
 mod identity;
 mod leases;

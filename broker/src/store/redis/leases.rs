@@ -68,7 +68,7 @@ impl RedisStore {
     pub(super) async fn claim(&self, engine: &str, now_ms: i64, until_ms: i64, limit: usize) -> Result<Vec<StoredLease>, StoreError> {
         let (records, due) = keys(engine);
         let call = Call::new(&self.scripts.claim_leases, &[&records, &due]).arg(now_ms).arg(until_ms).arg(limit);
-        let found: Fields = self.script(&call.invocation()).await?;
+        let found: Fields = self.script(&call).await?;
         found.into_iter().map(|(id, record)| Ok(StoredLease { id: lease_id(&id)?, record, due_ms: until_ms })).collect()
     }
 
@@ -78,7 +78,7 @@ impl RedisStore {
         for id in ids {
             call = call.arg(&id.as_bytes()[..]);
         }
-        self.script::<Value>(&call.invocation()).await.map(drop)
+        self.script::<Value>(&call).await.map(drop)
     }
 
     pub(super) async fn count_leases(&self, engine: &str, now_ms: i64) -> Result<(u64, u64), StoreError> {

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::redis::{FromRedisValue, Pipeline, RedisError, Script, Value, cmd};
+use ::redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Script, Value, cmd};
 use sundew_core::store::StoreError;
 
-use super::link::{Link, RedisSettings};
+use super::link::{Connection, Link, RedisSettings};
 
+/// What a server answers that was not given the script yet.
+const NOT_LOADED: &str = "NOSCRIPT";
 /// Redirections followed and scripts loaded for one call.
 const ATTEMPTS: usize = 4;
 
@@ -33,41 +35,38 @@ pub(super) struct Primaries {
 
 /// A script with its keys, all of one slot, and its arguments.
 pub(super) struct Call<'a> {
-    pub(super) script: &'a Script,
-    pub(super) keys: Vec<String>,
-    pub(super) arguments: Vec<Vec<u8>>,
+    script: &'a Script,
+    /// Names the slot.
+    key: String,
+    command: Cmd,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(script: &'a Script, keys: &[&str]) -> Self {
-        Self { script, keys: keys.iter().map(ToString::to_string).collect(), arguments: Vec::new() }
+        let mut command = cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(keys.len()).arg(keys);
+        Self { script, key: keys.first().map(ToString::to_string).unwrap_or_default(), command }
     }
 
     pub(super) fn arg(mut self, argument: impl ::redis::ToRedisArgs) -> Self {
-        self.arguments.extend(argument.to_redis_args());
+        self.command.arg(argument);
         self
     }
 
-    /// As an invocation on a connection that finds slots by itself.
-    pub(super) fn invocation(&self) -> ::redis::ScriptInvocation<'_> {
-        let mut invocation = self.script.prepare_invoke();
-        for key in &self.keys {
-            invocation.key(key);
+    /// Runs it on a connection that finds slots by itself.
+    pub(super) async fn on<T: FromRedisValue>(&self, connection: &mut Connection) -> RedisResult<T> {
+        match self.command.query_async(connection).await {
+            Err(error) if error.code() == Some(NOT_LOADED) => {
+                load(self.script, connection).await?;
+                self.command.query_async(connection).await
+            }
+            result => result,
         }
-        for argument in &self.arguments {
-            invocation.arg(argument.as_slice());
-        }
-        invocation
     }
+}
 
-    fn command(&self) -> ::redis::Cmd {
-        let mut command = cmd("EVALSHA");
-        command.arg(self.script.get_hash()).arg(self.keys.len()).arg(&self.keys);
-        for argument in &self.arguments {
-            command.arg(argument.as_slice());
-        }
-        command
-    }
+async fn load(script: &Script, connection: &mut Connection) -> RedisResult<()> {
+    script.prepare_invoke().load_async(connection).await.map(drop)
 }
 
 impl Primaries {
@@ -96,7 +95,7 @@ impl Primaries {
     }
 
     /// Runs a command on whoever has the key.
-    pub(super) async fn query<T: FromRedisValue>(&self, key: &str, command: &::redis::Cmd) -> Result<T, StoreError> {
+    pub(super) async fn query<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, StoreError> {
         let mut pipeline = ::redis::pipe();
         pipeline.add_command(command.clone());
         parsed(self.on_primary(key, &pipeline, None).await?.into_iter().next().unwrap_or(Value::Nil))
@@ -109,10 +108,10 @@ impl Primaries {
 
     /// The same, and whether as many as `all` have it.
     pub(super) async fn call_everywhere<T: FromRedisValue>(&self, call: &Call<'_>, needed: u32, all: u32) -> Result<(T, bool), StoreError> {
-        let key = call.keys.first().map(String::as_str).unwrap_or_default();
+        let key = call.key.as_str();
         let wait_ms = u64::try_from(self.settings.timeout.as_millis() / 2).unwrap_or(u64::MAX).max(1);
         let mut pipeline = ::redis::pipe();
-        pipeline.add_command(call.command());
+        pipeline.add_command(call.command.clone());
         if needed > 0 {
             pipeline.cmd("WAIT").arg(needed).arg(wait_ms);
         }
@@ -137,10 +136,9 @@ impl Primaries {
         let Some(first) = calls.first() else { return Ok(()) };
         let mut pipeline = ::redis::pipe();
         calls.iter().for_each(|call| {
-            pipeline.add_command(call.command());
+            pipeline.add_command(call.command.clone());
         });
-        let key = first.keys.first().map(String::as_str).unwrap_or_default();
-        self.on_primary(key, &pipeline, Some(first.script)).await.map(drop)
+        self.on_primary(&first.key, &pipeline, Some(first.script)).await.map(drop)
     }
 
     async fn on_primary(&self, key: &str, pipeline: &Pipeline, script: Option<&Script>) -> Result<Vec<Value>, StoreError> {
@@ -156,8 +154,8 @@ impl Primaries {
             let result = pipeline.query_async::<Vec<Value>>(&mut connection).await;
             if let Err(error) = &result {
                 match (error.code(), script) {
-                    (Some("NOSCRIPT"), Some(script)) => {
-                        link.settle(script.prepare_invoke().load_async(&mut connection).await)?;
+                    (Some(NOT_LOADED), Some(script)) => {
+                        link.settle(load(script, &mut connection).await)?;
                         continue;
                     }
                     (Some("MOVED"), _) => {

@@ -4,131 +4,27 @@
 //!
 //! Tokens are written by the broker's own record writer straight into Redis, since minting a million of them over TLS says nothing more.
 
+mod writer;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_broker::records::Records;
-use sundew_broker::store::redis::{Durability, RedisSettings, RedisStore, RedisUrl};
-use sundew_core::store::Reserved;
-use sundew_core::{
-    Credential, Effect, EntryId, Event, KnownTask, KnownToken, LogEntry, Outcome, Position, RootKey, ScopeSet, Selector as Rule, TaskId, TaskRecord,
-    TokenBinding, TokenRecord,
-};
+use sundew_core::{Effect, Event, Outcome, Selector as Rule, TaskId};
 use sundew_proto::v1::{GetSecretRequest, PreviewRequest, PutEngineRequest, Selector};
-use sundew_tests::broker::{Broker, DOMAIN, World};
+use sundew_tests::broker::{DOMAIN, World};
 use sundew_tests::calls::{Caller, of_workload};
-use sundew_tests::now_ms;
 use sundew_tests::postgres::{PASSWORD, Postgres};
+use sundew_tests::process::{cpu_time, resident};
+use writer::{Writer, append, fill};
 
 const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\n";
-
-/// The writer that brokers use, with the harness's root key.
-struct Writer {
-    records: Arc<Records>,
-    root: Arc<RootKey>,
-}
-
-impl Writer {
-    fn new(world: &World) -> Self {
-        let url = RedisUrl::parse(&world.redis.as_ref().expect("redis").url()).expect("url");
-        let settings =
-            RedisSettings { url, password: None, ca: None, client: None, timeout: Duration::from_secs(5), replicas: 0, durability: Durability::Primary };
-        let root = Arc::new(RootKey::new(&[0x7a; 32]).expect("key"));
-        Self { records: Arc::new(Records::new(RedisStore::new(settings), Arc::clone(&root))), root }
-    }
-}
-
-fn task_record(id: TaskId, workload: &str, created_at_ms: i64, position: u64, svid: &sundew_tests::pki::Svid) -> TaskRecord {
-    TaskRecord {
-        id,
-        workload: SpiffeId::parse(workload).expect("id"),
-        purpose: "triage the open issues of the payment service".to_owned(),
-        instruction: "read issue 4711 and propose a fix".to_owned(),
-        scopes: ScopeSet::parse(&["secret:app/key", "tool:github.create_pr"]).expect("scopes"),
-        audience: vec![],
-        created_at_ms,
-        deadline_ms: created_at_ms + 3_600_000,
-        certificate: svid.thumbprint(),
-        svid_serial: vec![7; 16],
-        position: Position(position),
-        grace_ms: 3_600_000,
-        registration: "0123456789abcdef".to_owned(),
-        request: [3; 32],
-        evidence: vec![format!("oidc:{}", "ab".repeat(32))],
-        claims: vec![format!("oidc.sub={workload}"), "oidc.iss=https://issuer.example".to_owned(), "oidc.aud=sundew".to_owned()],
-        ancestors: vec![],
-        depth_left: 0,
-    }
-}
-
-/// Writes tasks with tokens, 64 at a time; answers a sample of credentials with the index of their group.
-async fn fill(writer: &Writer, groups: usize, tasks: usize, tokens: usize, svid: &sundew_tests::pki::Svid) -> Vec<(usize, String)> {
-    let (now, mut sample) = (now_ms(), Vec::new());
-    let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let work: Vec<_> = (0..64)
-        .map(|_| {
-            let (records, root, next, svid) = (Arc::clone(&writer.records), Arc::clone(&writer.root), Arc::clone(&next), svid.clone());
-            tokio::spawn(async move {
-                let mut sample = Vec::new();
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    if n >= tasks {
-                        return sample;
-                    }
-                    let group = n % groups;
-                    let workload = format!("spiffe://{DOMAIN}/fleet/g{group}/agent");
-                    let id = TaskId::from_bytes(root.derive_name(&[b"fill", &n.to_be_bytes()]));
-                    let record = task_record(id, &workload, now, 1, &svid);
-                    let reserved = records.store().reserve_task(&workload, id, record.deadline_ms, record.deadline_ms, 1_000_000, now).await;
-                    assert_eq!(reserved, Ok(Reserved::Taken));
-                    let task = Arc::new(KnownTask::new(record, vec![]));
-                    for t in 0..tokens {
-                        let credential = Credential::new(id, root.derive(&[b"fill", &n.to_be_bytes(), &t.to_be_bytes()]));
-                        let hash = credential.hash();
-                        let token = TokenRecord {
-                            task: id,
-                            scopes: task.scopes.clone(),
-                            audience: vec![],
-                            issued_at_ms: now,
-                            expires_at_ms: now + 3_000_000,
-                            binding: TokenBinding::Certificate,
-                            certificate: task.certificate,
-                            svid_serial: task.svid_serial.clone(),
-                            position: Position(1),
-                            registration: task.registration.clone(),
-                            request: [4; 16],
-                        };
-                        let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
-                        if t == 0 {
-                            records.create_task(Arc::clone(&task), token, &hash).await.expect("task");
-                        } else {
-                            records.create_token(token, &hash).await.expect("token");
-                        }
-                        if n % ((tasks / 500) | 1) == 0 && t == 0 {
-                            sample.push((group, credential.expose().to_string()));
-                        }
-                    }
-                }
-            })
-        })
-        .collect();
-    for each in work {
-        sample.extend(each.await.expect("fill"));
-    }
-    sample
-}
 
 fn used_memory(world: &World) -> u64 {
     let text: String = redis::cmd("INFO").arg("memory").query(&mut world.redis.as_ref().expect("redis").connection()).expect("info");
     text.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("memory").trim().parse().expect("number")
-}
-
-fn rss_kib(broker: &Broker) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("status");
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("rss").trim().trim_end_matches(" kB").trim().parse().expect("number")
 }
 
 fn quantile(sorted: &[Duration], q: f64) -> Duration {
@@ -199,7 +95,7 @@ async fn tokens() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     stop.store(true, Ordering::Relaxed);
     let quiet = work.await.expect("introspection");
-    let before = rss_kib(&brokers[0]);
+    let before = resident(brokers[0].pid());
     let (stop, work) = introspecting(servers[0].clone(), all.clone(), svid.thumbprint().to_vec(), Some(true));
     let began = Instant::now();
     let prefix = |path: &str| Selector { spiffe_path_prefix: format!("spiffe://{DOMAIN}{path}"), ..Selector::default() };
@@ -207,7 +103,7 @@ async fn tokens() {
     let (mut first, mut peak, mut last) = (None, before, None);
     while let Some(so_far) = told.message().await.expect("preview") {
         first.get_or_insert_with(|| began.elapsed());
-        peak = peak.max(rss_kib(&brokers[0]));
+        peak = peak.max(resident(brokers[0].pid()));
         last = Some(so_far);
     }
     let took = began.elapsed();
@@ -219,7 +115,7 @@ async fn tokens() {
         last.tasks,
         last.tokens,
         first.expect("first"),
-        (peak - before) / 1024
+        (peak - before) >> 20
     );
     println!("introspection p99 {:?} quiet, {:?} meanwhile ({:.2} ×)", quiet.2, busy.2, busy.2.as_secs_f64() / quiet.2.as_secs_f64());
 
@@ -270,12 +166,7 @@ async fn rules() {
     }
     let fleet: Vec<_> = (0..4).map(|_| world.caller_with(&broker, caller.svid.clone().expect("SVID"))).collect();
     let run = async || {
-        let ticks = || {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", broker.pid())).expect("stat");
-            let fields: Vec<u64> = stat.rsplit_once(')').expect("stat").1.split_whitespace().skip(11).take(2).map(|f| f.parse().expect("ticks")).collect();
-            fields.iter().sum::<u64>() * 10_000
-        };
-        let before = ticks();
+        let before = cpu_time(broker.pid());
         let work: Vec<_> = (0..64)
             .map(|worker| {
                 let (caller, tokens) = (fleet[worker % 4].clone(), tokens.clone());
@@ -289,7 +180,7 @@ async fn rules() {
         for each in work {
             each.await.expect("introspection");
         }
-        (ticks() - before) as f64 / 96_000.0
+        (cpu_time(broker.pid()) - before).as_secs_f64() * 1e6 / 96_000.0
     };
     run().await;
     let mut none = f64::MAX;
@@ -313,14 +204,6 @@ async fn rules() {
         all = all.min(run().await);
     }
     println!("server CPU per call: {none:.1} µs without rules, {all:.1} µs with 10 000 ({:.2} ×)", all / none);
-}
-
-async fn append(writer: &Writer, n: u64, event: Event) {
-    let mut id = [0x55; 16];
-    id[..8].copy_from_slice(&n.to_be_bytes());
-    let entry = LogEntry { id: EntryId(id), event, until_ms: now_ms() + 3_600_000 };
-    let bytes = writer.root.tag(&[b"log", &entry.id.0], entry.encode());
-    writer.records.store().append(entry.id, &bytes, entry.until_ms, Position(0)).await.expect("append");
 }
 
 async fn start() {

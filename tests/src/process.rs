@@ -1,0 +1,24 @@
+//! Looking at processes, and signalling them, by their ids.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Sends a signal.
+pub fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid"), signal).expect("signal");
+}
+
+/// CPU time so far: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let ticks: u64 = stat.rsplit_once(')').expect("stat").1.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Resident memory, in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("number") * 1024
+}
