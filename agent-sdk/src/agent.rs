@@ -130,20 +130,28 @@ impl Agent {
         let leaf = identity.chain().first().map(|leaf| leaf.as_ref()).unwrap_or_default();
         let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
         let binding = Binding::new(purpose, &challenge.nonce, &public_key, &connection.exporter());
-        let context = Context::new(&binding, &challenge.audience, &identity.key);
-        let mut evidence = Vec::new();
-        for kind in challenge.required_evidence {
-            let fail = |problem: String| Error::Evidence { kind: kind.clone(), problem };
-            let collector = self
-                .inner
-                .collectors
-                .iter()
-                .find(|c| c.kind() == kind)
-                .ok_or_else(|| fail("the broker asks for it and nothing here collects it".to_owned()))?;
-            let payload = collector.collect(&context).await.map_err(fail)?;
-            evidence.push(Evidence { kind, payload });
+        let context = Context::new(&binding, &challenge.audience, Some(&identity.key));
+        // The first set that can be collected; if none can, what was missing for the first one.
+        let mut missing = None;
+        for set in &challenge.evidence_sets {
+            match self.collect(&set.kinds, &context).await {
+                Ok(evidence) => return Ok((challenge.nonce, evidence)),
+                Err(error) => missing = missing.or(Some(error)),
+            }
         }
-        Ok((challenge.nonce, evidence))
+        Err(missing.unwrap_or_else(|| Error::Evidence { kind: "any".to_owned(), problem: "the broker asks for none, and takes none".to_owned() }))
+    }
+
+    async fn collect(&self, kinds: &[String], context: &Context<'_>) -> Result<Vec<Evidence>, Error> {
+        let mut evidence = Vec::new();
+        for kind in kinds {
+            let fail = |problem: String| Error::Evidence { kind: kind.clone(), problem };
+            let collector = self.inner.collectors.iter().find(|c| c.kind() == kind);
+            let collector = collector.ok_or_else(|| fail("the broker asks for it and nothing here collects it".to_owned()))?;
+            let payload = collector.collect(context).await.map_err(fail)?;
+            evidence.push(Evidence { kind: kind.clone(), payload });
+        }
+        Ok(evidence)
     }
 }
 

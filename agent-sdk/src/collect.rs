@@ -1,5 +1,9 @@
 //! Collectors: what the agent can show of itself. One per kind of evidence.
 
+mod command;
+mod tpm2;
+mod tsm;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,9 @@ use sundew_core::client::manifest::{Evidence, Measured, signed_bytes};
 
 use crate::error::Error;
 use crate::settings::Settings;
+pub use command::EvidenceCollector;
+pub use tpm2::Tpm2Collector;
+pub use tsm::{TsmCollector, TsmKind};
 
 /// What a collector gets to work with.
 pub struct Context<'a> {
@@ -22,18 +29,18 @@ pub struct Context<'a> {
     pub binding: &'a Binding,
     /// The audience that tokens for this broker must have.
     pub audience: &'a str,
-    key: &'a PrivateKeyDer<'static>,
+    key: Option<&'a PrivateKeyDer<'static>>,
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(binding: &'a Binding, audience: &'a str, key: &'a PrivateKeyDer<'static>) -> Self {
+    pub(crate) fn new(binding: &'a Binding, audience: &'a str, key: Option<&'a PrivateKeyDer<'static>>) -> Self {
         Self { binding, audience, key }
     }
 
     /// A signature of the SVID key: ECDSA in ASN.1 DER, or Ed25519.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
         use rustls::SignatureScheme as Scheme;
-        let key = rustls::crypto::ring::sign::any_supported_type(self.key).map_err(|e| e.to_string())?;
+        let key = rustls::crypto::ring::sign::any_supported_type(self.key.ok_or("there is no SVID here whose key could sign")?).map_err(|e| e.to_string())?;
         let schemes = [Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
         let signer = key.choose_scheme(&schemes).ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
         signer.sign(message).map_err(|e| e.to_string())
@@ -46,7 +53,7 @@ pub type Collected<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + 
 /// Collects one kind of evidence.
 pub trait Collector: Send + Sync {
     /// The kind, such as `oidc`.
-    fn kind(&self) -> &'static str;
+    fn kind(&self) -> &str;
     /// Collects it anew, for one challenge.
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a>;
 }
@@ -77,7 +84,49 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector
         let script = "curl -fsS -H \"Authorization: Bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN\" \"$ACTIONS_ID_TOKEN_REQUEST_URL&audience=$SUNDEW_AUDIENCE\" | sed -n 's/.*\"value\":\"\\([^\"]*\\)\".*/\\1/p'";
         collectors.push(Arc::new(OidcCollector::command(script)));
     }
+    if let Some(text) = &settings.tpm2 {
+        let tpm = Tpm2Collector::parse(text).map_err(|problem| Error::Evidence { kind: "tpm2".to_owned(), problem: format!("SUNDEW_TPM2: {problem}") })?;
+        collectors.push(Arc::new(match &settings.tpm2_event_log {
+            Some(path) => tpm.event_log(path),
+            None => tpm,
+        }));
+    }
+    for (kind, path) in &settings.evidence_files {
+        collectors.push(Arc::new(EvidenceCollector::file(kind, path)));
+    }
+    for (kind, command) in &settings.evidence_commands {
+        collectors.push(Arc::new(EvidenceCollector::command(kind, command)));
+    }
+    // What the machine itself can show, unless something else was set for it.
+    let snp = TsmCollector::new(TsmKind::SevSnp);
+    let own: [Arc<dyn Collector>; 3] = [
+        Arc::new(match &settings.sev_snp_certificate {
+            Some(path) => snp.certificate(path),
+            None => snp,
+        }),
+        Arc::new(TsmCollector::new(TsmKind::Tdx)),
+        Arc::new(EvidenceCollector::command("aws_iid", command::AWS_IID)),
+    ];
+    for collector in own {
+        if collectors.iter().all(|other| other.kind() != collector.kind()) {
+            collectors.push(collector);
+        }
+    }
     Ok(collectors)
+}
+
+/// Collects one piece of evidence away from any broker, bound to these 32 bytes; kinds that the SVID key signs need `identity`.
+pub async fn collect(settings: &Settings, kind: &str, binding: [u8; 32], audience: &str, identity: Option<&crate::Identity>) -> Result<Vec<u8>, Error> {
+    let fail = |problem: String| Error::Evidence { kind: kind.to_owned(), problem };
+    let collectors = from_settings(settings)?;
+    let collector = collectors.iter().find(|c| c.kind() == kind).ok_or_else(|| fail("nothing here collects it".to_owned()))?;
+    let binding = Binding::from_bytes(binding);
+    collector.collect(&Context::new(&binding, audience, identity.map(|identity| &identity.key))).await.map_err(fail)
+}
+
+/// The kinds of evidence that these settings let an agent collect, without looking whether this machine can.
+pub fn kinds(settings: &Settings) -> Result<Vec<String>, Error> {
+    Ok(from_settings(settings)?.iter().map(|collector| collector.kind().to_owned()).collect())
 }
 
 /// An OIDC token from a file (read anew each time) or from a command.
@@ -103,7 +152,7 @@ impl OidcCollector {
 }
 
 impl Collector for OidcCollector {
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         "oidc"
     }
 
@@ -111,14 +160,7 @@ impl Collector for OidcCollector {
         Box::pin(async move {
             let token = match &self.0 {
                 TokenSource::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()))?,
-                TokenSource::Command(command) => {
-                    let output = tokio::process::Command::new("/bin/sh").arg("-c").arg(command).env("SUNDEW_AUDIENCE", context.audience).output();
-                    let output = output.await.map_err(|e| e.to_string())?;
-                    if !output.status.success() {
-                        return Err(format!("the command failed: {}", output.status));
-                    }
-                    output.stdout
-                }
+                TokenSource::Command(command) => command::run(command, context).await?,
             };
             Ok(token.trim_ascii().to_vec())
         })
@@ -165,7 +207,7 @@ impl ManifestCollector {
 }
 
 impl Collector for ManifestCollector {
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         "manifest"
     }
 
@@ -183,5 +225,9 @@ impl Collector for ManifestCollector {
 }
 
 fn hex_digest(content: &[u8]) -> String {
-    digest::digest(&digest::SHA256, content).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, content).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

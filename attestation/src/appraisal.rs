@@ -2,51 +2,21 @@
 //!
 //! P1, P2: [`Attested`] is made only here, after every requirement was met and every single-use evidence was consumed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 use crate::challenge::Binding;
-use crate::claims::{Claims, SingleUse};
-use crate::dsse::VerifyingKey;
-use crate::kinds::{manifest, oidc};
-use crate::spiffe::VerifiedSvid;
-
-/// Most pieces of evidence in one request.
-const MAX_EVIDENCE: usize = 8;
-
-/// What a registration requires of one piece of evidence.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Requirement {
-    /// A JWT of an issuer that the broker is configured with.
-    Oidc {
-        /// The issuer's URL, exactly its tokens' `iss`.
-        issuer: String,
-        /// Claim name to the values that are taken. The issuer's pinned claim must be among them.
-        claims: BTreeMap<String, BTreeSet<String>>,
-    },
-    /// A signed manifest of the agent.
-    Manifest {
-        /// Public keys in PEM that may sign it.
-        keys: Vec<String>,
-        /// How many distinct keys must have signed.
-        #[serde(default = "one")]
-        threshold: usize,
-        /// Claim name to the values that are taken, such as `digest` or `model`.
-        #[serde(default)]
-        claims: BTreeMap<String, BTreeSet<String>>,
-    },
-}
-
-fn one() -> usize {
-    1
-}
+use crate::claims::{Assurance, Claims, Counter, SingleUse};
+use crate::dsse::{DsseError, VerifyingKey};
+use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, sev_snp, tdx, tpm2};
+use crate::requirement::{AppraisalPolicy, CrossCheck, MAX_EVIDENCE, Requirement};
+use crate::trust::TrustMaterial;
 
 /// Why evidence was not enough. For the operator's record only.
 #[derive(Debug, thiserror::Error)]
 pub enum AppraisalError {
+    /// The document was not taken.
+    #[error("aws_iid: {0}")]
+    AwsIid(#[from] aws_iid::IidError),
     /// A claim has a value that the registration does not take.
     #[error("{kind}: claim `{claim}` is not one of the registered values")]
     Claim {
@@ -58,55 +28,53 @@ pub enum AppraisalError {
     /// Single-use evidence that was not consumed, or was used before.
     #[error("evidence was used before")]
     Consumed,
+    /// The signature was not taken.
+    #[error("cosign: {0}")]
+    Cosign(#[from] cosign::CosignError),
+    /// The source of the evidence counts less than it did before.
+    #[error("the evidence's source was set back")]
+    Counter,
+    /// Two pieces of evidence do not fit each other.
+    #[error("`{claim}` is not among `{among}`")]
+    CrossCheck {
+        /// The one claim.
+        claim: String,
+        /// The other.
+        among: String,
+    },
+    /// A registered key cannot be read.
+    #[error("registered key: {0}")]
+    Key(#[from] DsseError),
     /// The manifest was not taken.
     #[error("manifest: {0}")]
     Manifest(#[from] manifest::ManifestError),
-    /// Evidence of a required kind is missing.
-    #[error("evidence of kind `{0}` is missing")]
-    Missing(&'static str),
+    /// The kinds of evidence are not a set that the registration asks for.
+    #[error("evidence of the kinds that the registration asks for is missing")]
+    Missing,
+    /// The document was not taken.
+    #[error("nitro: {0}")]
+    Nitro(#[from] nitro::NitroError),
     /// The registration requires nothing, so nothing can be proven.
     #[error("the registration requires no evidence")]
     NothingRequired,
+    /// The token was not taken.
+    #[error("oidc: {0}")]
+    Oidc(#[from] oidc::OidcError),
+    /// The report was not taken.
+    #[error("sev_snp: {0}")]
+    SevSnp(#[from] sev_snp::SnpError),
+    /// The quote was not taken.
+    #[error("tdx: {0}")]
+    Tdx(#[from] tdx::TdxError),
+    /// The quote was not taken.
+    #[error("tpm2: {0}")]
+    Tpm2(#[from] tpm2::TpmError),
     /// Evidence that no requirement asks for, of an unknown kind, or too many pieces.
     #[error("evidence that the registration does not ask for")]
     Unexpected,
     /// The issuer is not configured at this broker.
     #[error("issuer is not configured, or has no keys")]
     UnknownIssuer,
-    /// The token was not taken.
-    #[error("oidc: {0}")]
-    Oidc(#[from] oidc::OidcError),
-}
-
-impl Requirement {
-    /// The kind of evidence that can meet it.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Oidc { .. } => "oidc",
-            Self::Manifest { .. } => "manifest",
-        }
-    }
-
-    /// What is wrong with it as a registration, if anything: a sentence for the registrar.
-    #[must_use]
-    pub fn problem(&self, trust: &TrustMaterial) -> Option<String> {
-        match self {
-            Self::Oidc { issuer, claims } => {
-                let Some(known) = trust.issuers.get(issuer) else {
-                    return Some(format!("issuer `{issuer}` is not configured at this broker"));
-                };
-                let pinned = known.preset.pinned_claim();
-                claims.get(pinned).is_none_or(BTreeSet::is_empty).then(|| format!("claims must pin `{pinned}`"))
-            }
-            Self::Manifest { keys, threshold, .. } => {
-                if let Some(index) = keys.iter().position(|key| VerifyingKey::from_pem(key).is_err()) {
-                    return Some(format!("key {index} is not a P-256, P-384 or Ed25519 public key in PEM"));
-                }
-                (*threshold == 0 || *threshold > keys.len()).then(|| format!("threshold must be between 1 and the number of keys, {}", keys.len()))
-            }
-        }
-    }
 }
 
 /// What the caller presented.
@@ -118,14 +86,7 @@ pub struct Presented<'a> {
     pub payload: &'a [u8],
 }
 
-/// An immutable snapshot of what verifiers trust; background tasks publish new ones.
-#[derive(Clone, Debug, Default)]
-pub struct TrustMaterial {
-    /// OpenID issuers by URL.
-    pub issuers: BTreeMap<String, Arc<oidc::Issuer>>,
-}
-
-/// Evidence that met every requirement; single-use evidence is still to be consumed.
+/// Evidence that met every requirement; single-use evidence is still to be consumed, counters are still to be compared.
 #[derive(Debug)]
 #[must_use]
 pub struct Appraised(Vec<Claims>);
@@ -143,9 +104,26 @@ impl Appraised {
         self.0.iter().filter_map(|claims| claims.single_use.as_ref())
     }
 
-    /// Makes the proof, if all single-use evidence is among what was consumed just now.
-    pub fn confirm(self, consumed: &BTreeSet<SingleUse>) -> Result<Attested, AppraisalError> {
-        if self.single_use().all(|item| consumed.contains(item)) { Ok(Attested { claims: self.0 }) } else { Err(AppraisalError::Consumed) }
+    /// What must not be below what was seen before, and must be remembered, before [`Appraised::confirm`].
+    pub fn counters(&self) -> impl Iterator<Item = &Counter> {
+        self.0.iter().filter_map(|claims| claims.counter.as_ref())
+    }
+
+    /// What was found true, for a record of what was not enough.
+    #[must_use]
+    pub fn claims(&self) -> &[Claims] {
+        &self.0
+    }
+
+    /// Makes the proof, if all single-use evidence is among what was consumed just now, and all counters among those that were remembered.
+    pub fn confirm(self, consumed: &BTreeSet<SingleUse>, counted: &BTreeSet<[u8; 32]>) -> Result<Attested, AppraisalError> {
+        if !self.single_use().all(|item| consumed.contains(item)) {
+            return Err(AppraisalError::Consumed);
+        }
+        if !self.counters().all(|counter| counted.contains(&counter.source)) {
+            return Err(AppraisalError::Counter);
+        }
+        Ok(Attested { claims: self.0 })
     }
 }
 
@@ -167,66 +145,144 @@ impl Attested {
     pub fn is_fresh(&self) -> bool {
         self.claims.iter().any(|claims| claims.fresh)
     }
+
+    /// What the weakest piece is worth.
+    #[must_use]
+    pub fn assurance(&self) -> Assurance {
+        self.claims.iter().map(|claims| claims.assurance).min().unwrap_or(Assurance::Claimed)
+    }
 }
 
-/// Verifies what was presented and appraises it: each requirement needs one piece, each piece a requirement.
+/// What verifiers get besides the evidence.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The SubjectPublicKeyInfo of who presents it, in DER.
+    pub public_key: &'a [u8],
+    /// What it must be bound to.
+    pub binding: &'a Binding,
+    /// What is trusted.
+    pub trust: &'a TrustMaterial,
+    /// Now, in milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+/// What was found of one piece of evidence: for the operator, not for the claimant.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The kind of evidence.
+    pub kind: &'static str,
+    /// What is true of it, if it was verified; even if that was not enough.
+    pub claims: Option<Claims>,
+    /// Why it was not enough.
+    pub problem: Option<String>,
+}
+
+/// Verifies what was presented and appraises it: of one set that the registration asks for, each requirement needs one piece, and each piece a
+/// requirement. Each requirement is looked at once, however many sets have it, and leaves what was found among the findings.
 pub fn appraise(
-    required: &[Requirement],
+    policy: AppraisalPolicy<'_>,
     presented: &[Presented<'_>],
-    svid: &VerifiedSvid,
-    binding: &Binding,
-    trust: &TrustMaterial,
-    now_ms: i64,
+    circumstances: Circumstances<'_>,
+    findings: &mut Vec<Finding>,
 ) -> Result<Appraised, AppraisalError> {
-    if required.is_empty() {
+    let alternatives = policy.alternatives().unwrap_or_default();
+    if alternatives.iter().all(Vec::is_empty) {
         return Err(AppraisalError::NothingRequired);
     }
-    if presented.len() > MAX_EVIDENCE || presented.len() > required.len() {
+    let kinds: BTreeSet<&str> = presented.iter().map(|piece| piece.kind).collect();
+    if presented.len() > MAX_EVIDENCE || kinds.len() != presented.len() {
         return Err(AppraisalError::Unexpected);
     }
-    let mut left: Vec<&Presented<'_>> = presented.iter().collect();
-    let mut all = Vec::with_capacity(required.len());
-    for requirement in required {
-        let index = left.iter().position(|piece| piece.kind == requirement.kind()).ok_or(AppraisalError::Missing(requirement.kind()))?;
-        let piece = left.remove(index);
-        all.push(verify_one(requirement, piece.payload, svid, binding, trust, now_ms)?);
+    let wanted: BTreeSet<&str> = alternatives.iter().flatten().map(|requirement| requirement.kind()).collect();
+    if !kinds.is_subset(&wanted) {
+        return Err(AppraisalError::Unexpected);
     }
-    if left.is_empty() { Ok(Appraised(all)) } else { Err(AppraisalError::Unexpected) }
+    let mut problem = AppraisalError::Missing;
+    let mut looked_at: Vec<&Requirement> = Vec::new();
+    for alternative in alternatives {
+        // Exactly what this set asks for: more would be passed over, and what is passed over is not appraised.
+        if alternative.is_empty() || alternative.len() != presented.len() || !alternative.iter().all(|requirement| kinds.contains(requirement.kind())) {
+            continue;
+        }
+        let mut all = Vec::with_capacity(alternative.len());
+        for requirement in &alternative {
+            let at = looked_at.iter().position(|seen| std::ptr::eq(*seen, *requirement)).unwrap_or(looked_at.len());
+            if at == looked_at.len() {
+                let piece = presented.iter().find(|piece| piece.kind == requirement.kind()).ok_or(AppraisalError::Missing)?;
+                let mut finding = Finding { kind: requirement.kind(), claims: None, problem: None };
+                if let Err(error) = look_at(requirement, piece.payload, circumstances, &mut finding.claims) {
+                    finding.problem = Some(error.to_string());
+                    problem = error;
+                }
+                looked_at.push(requirement);
+                findings.push(finding);
+            }
+            all.extend(findings.get(at).filter(|finding| finding.problem.is_none()).and_then(|finding| finding.claims.clone()));
+        }
+        if all.len() == alternative.len() {
+            match cross_check(policy.cross_checks, &all) {
+                Ok(()) => return Ok(Appraised(all)),
+                Err(error) => problem = error,
+            }
+        }
+    }
+    Err(problem)
 }
 
-fn verify_one(
-    requirement: &Requirement,
-    payload: &[u8],
-    svid: &VerifiedSvid,
-    binding: &Binding,
-    trust: &TrustMaterial,
-    now_ms: i64,
-) -> Result<Claims, AppraisalError> {
-    let (claims, expected) = match requirement {
-        Requirement::Oidc { issuer, claims } => {
-            let issuer = trust.issuers.get(issuer).ok_or(AppraisalError::UnknownIssuer)?;
-            let found = oidc::verify(payload, issuer, now_ms)?;
-            // T22: pull requests are taken only where the registration names the event.
-            if issuer.preset == oidc::Preset::Github
-                && !claims.contains_key("event_name")
-                && found.values.get("event_name").is_some_and(|v| v.iter().any(|e| e.starts_with("pull_request")))
-            {
-                return Err(AppraisalError::Claim { kind: "oidc", claim: "event_name".to_owned() });
-            }
-            (found, claims)
-        }
-        Requirement::Manifest { keys, threshold, claims } => {
-            let keys: Vec<VerifyingKey> =
-                keys.iter().map(|key| VerifyingKey::from_pem(key)).collect::<Result<_, _>>().map_err(manifest::ManifestError::from)?;
-            (manifest::verify(payload, &keys, *threshold, binding, svid.public_key(), now_ms)?, claims)
-        }
+/// Checks between pieces; one whose kinds are not both in this set says nothing of it.
+fn cross_check(checks: &[CrossCheck], all: &[Claims]) -> Result<(), AppraisalError> {
+    let values = |name: &str| {
+        let (kind, claim) = name.split_once('.')?;
+        let claims = all.iter().find(|claims| claims.kind == kind)?;
+        Some(claims.values.get(claim).map(Vec::as_slice).unwrap_or_default())
     };
-    for (claim, allowed) in expected {
-        let found = claims.values.get(claim).map(Vec::as_slice).unwrap_or_default();
-        // A claim with several values must have all of them allowed: what no rule mentions never grants.
-        if found.is_empty() || !found.iter().all(|value| allowed.contains(value)) {
-            return Err(AppraisalError::Claim { kind: claims.kind, claim: claim.clone() });
+    for check in checks {
+        let (Some(these), Some(among)) = (values(&check.claim), values(&check.among)) else { continue };
+        if these.is_empty() || !these.iter().all(|value| among.contains(value)) {
+            return Err(AppraisalError::CrossCheck { claim: check.claim.clone(), among: check.among.clone() });
         }
     }
-    Ok(claims)
+    Ok(())
+}
+
+/// Verifies one piece, and compares its claims with what is wanted.
+fn look_at(requirement: &Requirement, payload: &[u8], circumstances: Circumstances<'_>, found: &mut Option<Claims>) -> Result<(), AppraisalError> {
+    let claims = found.insert(verify(requirement, payload, circumstances)?);
+    let unmet = |claim: &str| Err(AppraisalError::Claim { kind: requirement.kind(), claim: claim.to_owned() });
+    let values = |claim: &str| claims.values.get(claim).map(Vec::as_slice).unwrap_or_default();
+    for (claim, constraint) in requirement.claims() {
+        if !constraint.takes(values(claim), circumstances.trust) {
+            return unmet(claim);
+        }
+    }
+    let says = |claim: &str| requirement.claims().contains_key(claim);
+    // T22: pull requests are taken only where the registration names the event.
+    if requirement.kind() == "oidc" && !says("event_name") && values("event_name").iter().any(|event| event.starts_with("pull_request")) {
+        return unmet("event_name");
+    }
+    // T31: anything else is taken only where the registration says so.
+    if requirement.kind() == "tdx" && !says("tcb_status") && values("tcb_status") != ["UpToDate"] {
+        return unmet("tcb_status");
+    }
+    // What a boot measured is much, and of interest only where the registration is about it.
+    claims.values.retain(|name, _| !name.starts_with("event.") || says(name));
+    Ok(())
+}
+
+fn verify(requirement: &Requirement, payload: &[u8], circumstances: Circumstances<'_>) -> Result<Claims, AppraisalError> {
+    let Circumstances { public_key, binding, trust, now_ms } = circumstances;
+    Ok(match requirement {
+        Requirement::AwsIid { .. } => aws_iid::verify(payload, |region| trust.region_certificate(region), now_ms)?,
+        Requirement::Cosign { keys, .. } => cosign::verify(payload, &parsed(keys)?)?,
+        Requirement::Manifest { keys, threshold, .. } => manifest::verify(payload, &parsed(keys)?, *threshold, binding, public_key, now_ms)?,
+        Requirement::Nitro { .. } => nitro::verify(payload, &trust.nitro_roots(), binding.as_bytes(), now_ms)?,
+        Requirement::Oidc { issuer, .. } => oidc::verify(payload, trust.issuers.get(issuer).ok_or(AppraisalError::UnknownIssuer)?, now_ms)?,
+        Requirement::SevSnp { endorsement, .. } => sev_snp::verify(payload, &trust.sev_snp_roots(), *endorsement, &binding.wide(), now_ms)?,
+        Requirement::Tdx { .. } => tdx::verify(payload, trust.tdx_collateral(), &binding.wide(), now_ms)?,
+        Requirement::Tpm2 { .. } => tpm2::verify(payload, |name| trust.attestation_key(name), binding.as_bytes())?,
+    })
+}
+
+fn parsed(keys: &[String]) -> Result<Vec<VerifyingKey>, AppraisalError> {
+    keys.iter().map(|key| VerifyingKey::from_pem(key)).collect::<Result<_, _>>().map_err(AppraisalError::Key)
 }

@@ -17,6 +17,15 @@ pub enum BindingPurpose {
 }
 
 impl BindingPurpose {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BeginTask => "begin_task",
+            Self::ResumeTask => "resume_task",
+        }
+    }
+
     fn label(self) -> &'static [u8] {
         match self {
             Self::BeginTask => b"begin-task",
@@ -48,9 +57,26 @@ impl Binding {
         Self(out)
     }
 
-    /// The 32 bytes.
+    /// A binding that was noted down, to look at evidence away from the broker that it was meant for.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes, for kinds whose room takes any length up to a limit: a TPM's qualifying data, a Nitro nonce.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// For kinds whose room is exactly 64 bytes: SHA-512 over `"sundew/v1/evidence-binding/64"` and the 32 bytes. Never padded, never cut.
+    #[must_use]
+    pub fn wide(&self) -> [u8; 64] {
+        let mut context = digest::Context::new(&digest::SHA512);
+        context.update(b"sundew/v1/evidence-binding/64");
+        context.update(&self.0);
+        let mut out = [0; 64];
+        out.copy_from_slice(context.finish().as_ref());
+        out
     }
 }

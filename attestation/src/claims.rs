@@ -11,6 +11,39 @@ pub struct SingleUse {
     pub until_ms: i64,
 }
 
+/// How much a piece of evidence is worth at best, the weakest first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Assurance {
+    /// The claimant measured itself; others signed what it should be (`manifest`).
+    Claimed,
+    /// A third party that knows the claimant says so (`oidc`, `aws_iid`, `cosign`).
+    Vouched,
+    /// Hardware that the claimant does not control measured it (`tpm2`, `sev_snp`, `tdx`, `nitro`).
+    Hardware,
+}
+
+impl Assurance {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Vouched => "vouched",
+            Self::Hardware => "hardware",
+        }
+    }
+}
+
+/// A counter of the evidence's source that only grows. The broker remembers it: evidence with a lower one comes from a source that was
+/// set back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Counter {
+    /// Names the source, over all callers and brokers.
+    pub source: [u8; 32],
+    /// What it says now.
+    pub value: u128,
+}
+
 /// Verified claims of one piece of evidence.
 #[derive(Clone, Debug)]
 pub struct Claims {
@@ -18,12 +51,49 @@ pub struct Claims {
     pub kind: &'static str,
     /// Claim name to values, such as `repository_id` or `subject.code`; a claim may have several values.
     pub values: BTreeMap<String, Vec<String>>,
+    /// What the evidence is worth.
+    pub assurance: Assurance,
     /// Whether the evidence carried the nonce (P2).
     pub fresh: bool,
     /// When the evidence itself ends, in milliseconds since the epoch; nothing that rests on it lives longer (P3).
     pub not_after_ms: Option<i64>,
     /// Set for kinds that are good once.
     pub single_use: Option<SingleUse>,
+    /// Set for kinds whose source counts.
+    pub counter: Option<Counter>,
     /// SHA-256 of the evidence, for the record.
     pub digest: [u8; 32],
+}
+
+/// A claim set under construction: every value is one string, numbers in decimal and bytes in lower-case hexadecimal.
+#[derive(Debug, Default)]
+pub(crate) struct Values(BTreeMap<String, Vec<String>>);
+
+impl Values {
+    pub(crate) fn text(&mut self, name: &str, value: impl ToString) {
+        self.0.entry(name.to_owned()).or_default().push(value.to_string());
+    }
+
+    pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
+        self.text(name, hex(value));
+    }
+
+    pub(crate) fn into_map(self) -> BTreeMap<String, Vec<String>> {
+        self.0
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    out
 }

@@ -3,14 +3,20 @@
 //! Upholds P1, P2 and P8. Pure and synchronous: no I/O, no clock (time is an argument), no state.
 
 mod appraisal;
+mod chain;
 mod challenge;
 mod claims;
 pub mod dsse;
 pub mod json;
 pub mod jws;
 pub mod kinds;
+mod requirement;
 pub mod spiffe;
+mod trust;
 
-pub use appraisal::{AppraisalError, Appraised, Attested, Presented, Requirement, TrustMaterial, appraise};
+pub use appraisal::{AppraisalError, Appraised, Attested, Circumstances, Finding, Presented, appraise};
+pub use chain::ChainError;
 pub use challenge::{Binding, BindingPurpose, Nonce};
-pub use claims::{Claims, SingleUse};
+pub use claims::{Assurance, Claims, Counter, SingleUse};
+pub use requirement::{Alternative, AppraisalPolicy, AtLeast, Constraint, Constraints, CrossCheck, Reference, Requirement, Rule};
+pub use trust::{MAX_CONTENT, TrustError, TrustItem, TrustKind, TrustMaterial};

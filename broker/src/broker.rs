@@ -10,7 +10,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use governor::{DefaultDirectRateLimiter, Quota};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use sundew_attestation::TrustMaterial;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{Credential, Event, Keyring, LogEntry, Position, RootKey, SealError, TaskId};
 use tokio::sync::{Notify, Semaphore};
@@ -19,9 +18,11 @@ use tonic::{Request, Response, Status};
 use crate::attendance::Attendance;
 use crate::ca::Ca;
 use crate::clock;
+use crate::evidence::Attempts;
 use crate::journal::{self, Journal, Record};
 use crate::lease::Leases;
 use crate::liveness::Keeper;
+use crate::material::{Material, MaterialConfig};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::records::Records;
@@ -106,7 +107,11 @@ pub struct Broker {
     /// Bundles and own identity.
     pub trust: Arc<Trust>,
     /// What verifiers trust.
-    pub material: Arc<ArcSwap<TrustMaterial>>,
+    pub material: Arc<Material>,
+    /// Where the configuration says that some of it is.
+    pub(crate) configured_material: Vec<MaterialConfig>,
+    /// The last attempts at evidence.
+    pub(crate) attempts: Attempts,
     /// Keys that seal secrets.
     pub keyring: Arc<ArcSwap<Keyring>>,
     /// Who may do what.

@@ -15,6 +15,7 @@ use sundew_core::Ttl;
 
 use crate::broker::{CallLimits, Role};
 use crate::liveness::Bounds;
+use crate::material::MaterialConfig;
 use crate::store::redis::{Durability, RedisUrl};
 use crate::tls::ListenerLimits;
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
     /// OpenID issuers.
     pub issuers: Vec<IssuerConfig>,
+    /// What verifiers trust besides.
+    pub material: Vec<MaterialConfig>,
     /// Limits on calls.
     pub limits: CallLimits,
     /// Limits on connections.
@@ -183,12 +186,14 @@ impl Config {
         let revocation: FileRevocation = sections.take("revocation").unwrap_or_default();
         let operators: Vec<FileOperator> = sections.take("operators").unwrap_or_default();
         let issuers: Vec<IssuerConfig> = sections.take("issuers").unwrap_or_default();
+        let material: Vec<MaterialConfig> = sections.take("trust_material").unwrap_or_default();
         let limits: FileLimits = sections.take("limits").unwrap_or_default();
         let Sections { table, mut errors } = sections;
         errors.extend(table.keys().map(|name| format!("{name}: unknown section")));
         let store = store.and_then(|store| check_store(store, &mut errors));
         check_limits(&limits, &revocation, &mut errors);
         check_issuers(&issuers, &mut errors);
+        check_material(&material, &mut errors);
         if let (Some(listen), Some(identity)) = (&listen, &identity) {
             let embedded = matches!(identity, Identity::EmbeddedCa { .. });
             for (name, set) in [("enrollment", listen.enrollment.is_some()), ("workload_api", listen.workload_api.is_some())] {
@@ -225,6 +230,7 @@ impl Config {
                 bounds: Bounds { freshness: revocation.freshness.to_std(), max_skew: revocation.max_clock_skew.to_std() },
                 operators: roles,
                 issuers,
+                material,
                 limits: CallLimits {
                     calls_per_second: limits.calls_per_second,
                     issuing: limits.issuing,
@@ -316,6 +322,22 @@ fn check_issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
         }
         if issuer.jwks_file.is_some() && issuer.jwks_url.is_some() {
             errors.push(format!("issuers: {name}: jwks_file and jwks_url exclude each other"));
+        }
+    }
+}
+
+fn check_material(items: &[MaterialConfig], errors: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for item in items {
+        let name = format!("{} `{}`", item.kind.as_str(), item.name);
+        if !seen.insert((item.kind, &item.name)) {
+            errors.push(format!("trust_material: {name} is named twice"));
+        }
+        match (&item.file, &item.url) {
+            (Some(_), None) => {}
+            (None, Some(url)) if url.starts_with("https://") => {}
+            (None, Some(_)) => errors.push(format!("trust_material: {name}: url: only https is fetched")),
+            (Some(_), Some(_)) | (None, None) => errors.push(format!("trust_material: {name}: needs one of file and url")),
         }
     }
 }

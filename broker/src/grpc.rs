@@ -100,6 +100,18 @@ impl RegistryService for Services {
     async fn delete_engine(&self, request: Request<DeleteEngineRequest>) -> Answer<DeleteEngineResponse> {
         self.0.serve_to_the_end("DeleteEngine", request, Broker::delete_engine).await
     }
+    async fn add_trust(&self, request: Request<AddTrustRequest>) -> Answer<AddTrustResponse> {
+        self.0.serve_to_the_end("AddTrust", request, Broker::add_trust).await
+    }
+    async fn list_trust(&self, request: Request<ListTrustRequest>) -> Answer<ListTrustResponse> {
+        self.0.serve("ListTrust", request, Broker::list_trust).await
+    }
+    async fn remove_trust(&self, request: Request<RemoveTrustRequest>) -> Answer<RemoveTrustResponse> {
+        self.0.serve_to_the_end("RemoveTrust", request, Broker::remove_trust).await
+    }
+    async fn explain_evidence(&self, request: Request<ExplainEvidenceRequest>) -> Answer<ExplainEvidenceResponse> {
+        self.0.serve("ExplainEvidence", request, Broker::explain_evidence).await
+    }
     async fn create_join_token(&self, request: Request<CreateJoinTokenRequest>) -> Answer<CreateJoinTokenResponse> {
         self.0.serve_to_the_end("CreateJoinToken", request, Broker::create_join_token).await
     }

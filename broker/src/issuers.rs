@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use sundew_attestation::TrustMaterial;
 use sundew_attestation::jws::KeySet;
 use sundew_attestation::kinds::oidc::Issuer;
@@ -14,13 +13,13 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::config::IssuerConfig;
+use crate::fetch;
+use crate::material::Material;
 use crate::trust::Trust;
 
 const FETCH_EVERY: Duration = Duration::from_secs(300);
 const FETCH_AT_MOST_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const FETCH_WITHIN: Duration = Duration::from_secs(5);
-const MAX_DOCUMENT: usize = 1 << 20;
 
 /// The issuers as configured, without keys: registrations can be checked against them before the first fetch.
 #[must_use]
@@ -32,11 +31,18 @@ pub fn without_keys(issuers: &[IssuerConfig]) -> TrustMaterial {
         max_age_s: issuer.max_age.as_ms().div_euclid(1000),
         keys: KeySet::default(),
     };
-    TrustMaterial { issuers: issuers.iter().map(|issuer| (issuer.url.clone(), Arc::new(bare(issuer)))).collect() }
+    TrustMaterial::of_issuers(issuers.iter().map(bare))
+}
+
+/// Takes these keys as an issuer's.
+pub fn put_keys(material: &mut TrustMaterial, url: &str, keys: &KeySet) {
+    if let Some(known) = material.issuers.get_mut(url) {
+        *known = Arc::new(Issuer { keys: keys.clone(), ..Issuer::clone(known) });
+    }
 }
 
 /// Keeps one issuer's keys up to date, for as long as it is polled. `wanted` rings when a token named a key that is not known.
-pub async fn follow(issuer: IssuerConfig, material: Arc<ArcSwap<TrustMaterial>>, trust: Arc<Trust>, wanted: Arc<Notify>) {
+pub async fn follow(issuer: IssuerConfig, material: Arc<Material>, trust: Arc<Trust>, wanted: Arc<Notify>) {
     let source = format!("keys of {}", issuer.url);
     let mut last = None;
     let mut fetched: Option<Instant> = None;
@@ -53,13 +59,7 @@ pub async fn follow(issuer: IssuerConfig, material: Arc<ArcSwap<TrustMaterial>>,
         }) {
             Ok(None) => trust.report(&source, Ok(())),
             Ok(Some((document, keys))) => {
-                material.rcu(|current| {
-                    let mut next = TrustMaterial::clone(current);
-                    if let Some(known) = next.issuers.get_mut(&issuer.url) {
-                        *known = Arc::new(Issuer { keys: keys.clone(), ..Issuer::clone(known) });
-                    }
-                    next
-                });
+                material.update_issuers(|next| put_keys(next, &issuer.url, &keys));
                 last = Some(document);
                 trust.report(&source, Ok(()));
             }
@@ -76,47 +76,22 @@ pub async fn follow(issuer: IssuerConfig, material: Arc<ArcSwap<TrustMaterial>>,
 }
 
 async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, String> {
-    let mut builder = reqwest::Client::builder()
-        .https_only(true)
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(FETCH_WITHIN)
-        .user_agent(concat!("sundew/", env!("CARGO_PKG_VERSION")));
-    if let Some(path) = &issuer.ca_file {
-        let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| e.to_string())?);
-    }
-    let client = builder.build().map_err(|e| e.to_string())?;
+    let client = fetch::client(issuer.ca_file.as_deref())?;
     if let Some(url) = &issuer.jwks_url {
-        return get(&client, url).await;
+        return fetch::get(&client, url).await;
     }
-    let discovery = get(&client, &format!("{}/.well-known/openid-configuration", issuer.url.trim_end_matches('/'))).await?;
-    let document = sundew_attestation::json::parse(&discovery, MAX_DOCUMENT).map_err(|e| e.to_string())?;
+    let discovery = fetch::get(&client, &format!("{}/.well-known/openid-configuration", issuer.url.trim_end_matches('/'))).await?;
+    let document = sundew_attestation::json::parse(&discovery, fetch::MAX_DOCUMENT).map_err(|e| e.to_string())?;
     let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
     if text("issuer") != Some(&issuer.url) {
         return Err("the discovery document is of another issuer".to_owned());
     }
     let keys =
         text("jwks_uri").filter(|uri| same_host(uri, &issuer.url)).ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
-    get(&client, keys).await
+    fetch::get(&client, keys).await
 }
 
 fn same_host(a: &str, b: &str) -> bool {
     let host = |url: &str| url.strip_prefix("https://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned());
     host(a).is_some() && host(a) == host(b)
-}
-
-async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
-    let fail = |e: reqwest::Error| format!("{url}: {}", e.without_url());
-    let mut response = client.get(url).send().await.map_err(fail)?.error_for_status().map_err(fail)?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(format!("{url}: answered {}", response.status()));
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(fail)? {
-        if body.len().saturating_add(chunk.len()) > MAX_DOCUMENT {
-            return Err(format!("{url}: larger than {MAX_DOCUMENT} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }

@@ -10,7 +10,9 @@ pub mod issuers;
 pub mod journal;
 mod lease;
 pub mod liveness;
+pub mod material;
 pub mod metrics;
+pub mod offline;
 pub mod operations;
 pub mod peer;
 pub mod records;
@@ -23,11 +25,14 @@ pub mod trust;
 
 mod access;
 mod enrollment;
+mod evidence;
+mod fetch;
 mod grpc;
 mod kin;
 mod registry;
 mod response;
 mod task;
+mod trust_items;
 mod workload_api;
 
 pub use lease::postgres_removal;

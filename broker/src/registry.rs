@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::digest;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, Event, Keyring, Registration, Scope, SealError, SecretRecord, Ttl, WorkloadRecord};
+use sundew_core::{Changed, Event, Keyring, Registration, Scope, SealError, SecretRecord, Selector, Ttl, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
@@ -31,6 +31,7 @@ impl Broker {
         if request.documents.len() > MAX_APPLIED {
             return Err(Refusal::invalid("documents", format!("at most {MAX_APPLIED} workloads at a time")));
         }
+        let trust = self.trusted().await?;
         let mut registrations: Vec<Registration> = Vec::new();
         let mut problems = Vec::new();
         for (index, document) in request.documents.iter().enumerate() {
@@ -40,7 +41,7 @@ impl Broker {
                     problems.push(format!("{}: named twice", registration.spiffe_id));
                 }
                 Ok(registration) => {
-                    problems.extend(registration.problems(&self.material.load()).iter().map(ToString::to_string));
+                    problems.extend(registration.problems(&trust).iter().map(ToString::to_string));
                     if self.ca.as_ref().is_some_and(|ca| registration.spiffe_id.as_str().starts_with(&format!("{}/sundew/", ca.trust_domain().id()))) {
                         problems.push(format!("{}: spiffe_id: `/sundew/…` is for brokers", registration.spiffe_id));
                     }
@@ -131,7 +132,7 @@ impl Broker {
             return Err(Refusal::Absent("workload"));
         }
         self.changed(Changed::Workload(id.clone())).await?;
-        self.revoke_workload(id, peer.id(), "registration deleted").await?;
+        self.revoke_for(Selector::workload(id), peer.id(), "registration deleted").await?;
         Ok(v1::DeleteWorkloadResponse {})
     }
 

@@ -24,11 +24,13 @@ use crate::broker::{Broker, Limiters};
 use crate::ca::Ca;
 use crate::clock;
 use crate::config::{Config, Identity, StoreConfig, read_private};
+use crate::evidence::Attempts;
 use crate::grpc::{Enrollment, Services};
 use crate::issuers;
 use crate::journal::Journal;
 use crate::lease::Leases;
 use crate::liveness::Keeper;
+use crate::material::Material;
 use crate::metrics::{HandshakeRecorder, Metrics};
 use crate::operations;
 use crate::records::Records;
@@ -105,13 +107,14 @@ impl Server {
         let this: Arc<OnceLock<Weak<Broker>>> = Arc::default();
         let keeper = Arc::new(keeper(&config, &store, &root, &journal, &this)?);
         keeper.remember(endings);
-        let material = Arc::new(ArcSwap::from_pointee(issuers::without_keys(&config.issuers)));
         let broker = Arc::new(Broker {
             records: Records::new(Arc::clone(&store), root),
             keeper: Arc::clone(&keeper),
             journal,
             trust: Arc::clone(&trust),
-            material: Arc::clone(&material),
+            material: Arc::new(Material::new(issuers::without_keys(&config.issuers))),
+            configured_material: config.material.clone(),
+            attempts: Attempts::default(),
             keyring: Arc::new(ArcSwap::from_pointee(Keyring::generate().map_err(|e| start_error("keyring")(&e))?)),
             operators: ArcSwap::from_pointee(config.operators.clone()),
             ca,
@@ -129,6 +132,7 @@ impl Server {
         let _ = this.set(Arc::downgrade(&broker));
         broker.reload_keyring().await.map_err(|e| start_error("keyring")(&e))?;
         broker.reload_engines().await.map_err(|e| start_error("engines")(&e))?;
+        broker.trusted().await.map_err(|e| start_error("trust material")(&e))?;
 
         let look_now = Arc::new(Notify::new());
         background::start_sources(&config, &broker, &look_now, &mut background)?;
@@ -294,6 +298,8 @@ fn keeper(
         let Some(broker) = broker(&changing) else { return };
         match event {
             Event::Changed(Changed::Workload(id)) => broker.records.forget_workload(id),
+            // Read anew by the next call that needs it.
+            Event::Changed(Changed::Trust) => broker.material.changed(),
             Event::Changed(Changed::Engines) => {
                 tokio::spawn(async move {
                     if let Err(error) = broker.reload_engines().await {
@@ -317,6 +323,7 @@ fn keeper(
     let on_emptied = move || {
         if let Some(broker) = broker(&emptied) {
             broker.records.forget();
+            broker.material.changed();
             tokio::spawn(async move {
                 let again = async {
                     broker.reload_keyring().await?;

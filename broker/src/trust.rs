@@ -92,6 +92,12 @@ impl Trust {
         }
     }
 
+    /// What is wrong with a source, if anything.
+    #[must_use]
+    pub fn trouble(&self, source: &str) -> Option<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
+    }
+
     /// What is wrong with sources, for health.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {

@@ -12,7 +12,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::challenge::Binding;
-use crate::claims::Claims;
+use crate::claims::{Assurance, Claims, hex, sha256};
 use crate::dsse::{DsseError, Envelope, VerifyingKey};
 pub use crate::dsse::{Envelope as SignedManifest, pre_authentication_encoding};
 use crate::json;
@@ -140,12 +140,19 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey], threshold: usize, binding: 
     let measured: Measured = strict(evidence.measured.as_bytes())?;
     compare(&statement, &measured)?;
     let mut values: BTreeMap<String, Vec<String>> = measured.subjects.iter().map(|(name, hash)| (format!("subject.{name}"), vec![hash.clone()])).collect();
-    values.insert("digest".to_owned(), vec![hex(digest::digest(&digest::SHA256, &signed).as_ref())]);
+    values.insert("digest".to_owned(), vec![hex(&sha256(&signed))]);
     values.insert("model".to_owned(), vec![statement.predicate.model]);
     values.insert("name".to_owned(), vec![statement.predicate.name]);
-    let mut evidence_digest = [0; 32];
-    evidence_digest.copy_from_slice(digest::digest(&digest::SHA256, payload).as_ref());
-    Ok(Claims { kind: "manifest", values, fresh: true, not_after_ms: statement.predicate.expires_ms, single_use: None, digest: evidence_digest })
+    Ok(Claims {
+        kind: "manifest",
+        values,
+        assurance: Assurance::Claimed,
+        fresh: true,
+        not_after_ms: statement.predicate.expires_ms,
+        single_use: None,
+        counter: None,
+        digest: sha256(payload),
+    })
 }
 
 /// Measured and signed subjects must be the same set with the same digests: nothing missing, nothing more.
@@ -174,8 +181,4 @@ fn compare(statement: &Statement, measured: &Measured) -> Result<(), ManifestErr
 fn strict<T: for<'de> Deserialize<'de>>(document: &[u8]) -> Result<T, ManifestError> {
     let value = json::parse(document, MAX_EVIDENCE).map_err(|e| ManifestError::Malformed(e.to_string()))?;
     T::deserialize(value).map_err(|e| ManifestError::Malformed(e.to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,4 +1,10 @@
-//! One file per kind of evidence. A new kind is a file here, a variant of [`crate::Requirement`] and a collector in the SDK.
+//! One file or folder per kind of evidence. A new kind is one here, a variant of [`crate::Requirement`] and a collector in the SDK.
 
+pub mod aws_iid;
+pub mod cosign;
 pub mod manifest;
+pub mod nitro;
 pub mod oidc;
+pub mod sev_snp;
+pub mod tdx;
+pub mod tpm2;

@@ -6,7 +6,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::claims::{Claims, SingleUse};
+use crate::claims::{Assurance, Claims, SingleUse};
 use crate::jws::{self, JwsError, KeySet};
 
 /// How far an issuer's clock may be ahead of ours, in seconds.
@@ -104,9 +104,11 @@ pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, Oidc
     Ok(Claims {
         kind: "oidc",
         values: flatten(claims, issuer.preset)?,
+        assurance: Assurance::Vouched,
         fresh: false,
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse { id: use_id(issuer, claims, &signed.signing_input)?, until_ms: until_ms.saturating_add(MAX_SKEW_S * 1000) }),
+        counter: None,
         digest: sha256(&[token]),
     })
 }

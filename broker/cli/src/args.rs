@@ -1,7 +1,9 @@
 //! What the user said: the command line, and nothing that happens because of it.
 
+mod attest;
 mod respond;
 
+pub(crate) use attest::{AttestCommand, TrustCommand};
 pub(crate) use respond::{EngineCommand, LeaseCommand, Respond, Revoke, RevokeCommand, Select};
 
 use std::path::PathBuf;
@@ -103,6 +105,12 @@ pub(crate) enum Command {
     /// Look at credentials in other systems. Needs the role `responder`.
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// Say what verifiers of evidence trust. Needs the role `registrar`.
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// Look at evidence: why it was refused, collect it, verify it.
+    #[command(subcommand)]
+    Attest(AttestCommand),
     /// Get an X.509-SVID from the embedded CA.
     #[command(subcommand)]
     Svid(SvidCommand),

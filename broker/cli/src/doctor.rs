@@ -82,7 +82,8 @@ async fn examine(connect: &Connect, checks: &mut Vec<Check>) -> Result<()> {
     let connection = Connection::open(&broker, expected, identity)?;
     let challenge = AgentServiceClient::new(connection.channel()).challenge(ChallengeRequest {}).await;
     let challenge = challenge.map_err(explained).context("is this SPIFFE ID registered? Operators are not and need not be")?.into_inner();
-    found(checks, format!("registered; evidence wanted: {}", challenge.required_evidence.join(", ")));
+    let wanted: Vec<_> = challenge.evidence_sets.iter().map(|set| set.kinds.join(" and ")).collect();
+    found(checks, format!("registered; evidence wanted: {}", wanted.join(", or ")));
 
     begin(checks, "clock");
     // A challenge lives 60 seconds from the broker's now.
@@ -93,14 +94,12 @@ async fn examine(connect: &Connect, checks: &mut Vec<Check>) -> Result<()> {
     found(checks, "within 5 seconds of the broker's".to_owned());
 
     begin(checks, "evidence");
-    let collected = |kind: &str| match kind {
-        "manifest" => settings.manifest.is_some(),
-        "oidc" => settings.oidc_token_file.is_some() || settings.oidc_token_command.is_some() || std::env::var_os("ACTIONS_ID_TOKEN_REQUEST_URL").is_some(),
-        _ => false,
-    };
-    let missing: Vec<_> = challenge.required_evidence.iter().filter(|kind| !collected(kind)).map(String::as_str).collect();
-    if !missing.is_empty() {
-        anyhow::bail!("nothing here collects: {}; set SUNDEW_MANIFEST, SUNDEW_OIDC_TOKEN_FILE or SUNDEW_OIDC_TOKEN_COMMAND", missing.join(", "));
+    let collected = sundew_sdk::kinds(&settings)?;
+    if !challenge.evidence_sets.iter().any(|set| set.kinds.iter().all(|kind| collected.contains(kind))) {
+        anyhow::bail!(
+            "nothing here collects {}: set SUNDEW_MANIFEST, SUNDEW_OIDC_TOKEN_FILE, SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or SUNDEW_EVIDENCE_COMMAND_<KIND>",
+            wanted.join(", or ")
+        );
     }
     found(checks, "everything wanted can be collected".to_owned());
     Ok(())

@@ -1,6 +1,7 @@
 //! The one binary: broker, demo, and client.
 
 mod args;
+mod attest;
 mod client;
 mod demo;
 mod doctor;
@@ -72,6 +73,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Contain(contain) => respond::respond(&connect, &output, contain, Effect::Contain).await.map(done),
         Command::Lift { revocation_id, reason } => respond::lift(&connect, &output, revocation_id, reason).await.map(done),
         Command::Lease(command) => respond::lease(&connect, &output, command).await.map(done),
+        Command::Trust(command) => attest::trust(&connect, &output, command).await,
+        Command::Attest(command) => attest::attest(&connect, &output, command).await,
         Command::Svid(command) => svid::svid(&connect, &output, command).await.map(done),
         Command::Journal(command) => journal::journal(&output, command).map(done),
         Command::Doctor { operations } => doctor::doctor(&connect, &output, operations).await,

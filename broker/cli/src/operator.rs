@@ -45,9 +45,15 @@ fn parse(document: &str) -> Result<serde_json::Value> {
     serde_json::from_str(document).context("the broker sent a registration that is not JSON")
 }
 
+/// The kinds that a registration names, alternatives with `|` between them.
 fn kinds(document: &serde_json::Value) -> String {
+    fn name(rule: &serde_json::Value) -> String {
+        let all = |key: &str, between: &str| rule.get(key).and_then(|r| r.as_array()).map(|rules| rules.iter().map(name).collect::<Vec<_>>().join(between));
+        let kind = || rule.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
+        all("all_of", "+").or_else(|| all("any_of", "|")).unwrap_or_else(kind)
+    }
     let list = document.get("evidence").and_then(|e| e.as_array()).cloned().unwrap_or_default();
-    list.iter().filter_map(|e| e.get("kind").and_then(|k| k.as_str())).collect::<Vec<_>>().join(",")
+    list.iter().map(name).collect::<Vec<_>>().join(",")
 }
 
 async fn apply(connect: &Connect, output: &Output, file: &Path, dry_run: bool) -> Result<()> {

@@ -89,6 +89,8 @@ pub enum Changed {
     Engines,
     /// The keyring.
     Keyring,
+    /// What verifiers trust.
+    Trust,
     /// One registration.
     Workload(SpiffeId),
 }

@@ -1,10 +1,10 @@
 //! A workload's registration: what it must prove and what it may ask.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_attestation::{Requirement, TrustMaterial};
+use sundew_attestation::{AppraisalPolicy, CrossCheck, Rule, TrustMaterial};
 
 use crate::record::TokenBinding;
 use crate::scope::ScopeSet;
@@ -32,7 +32,10 @@ pub struct Registration {
     /// Whose it is.
     pub spiffe_id: SpiffeId,
     /// What it must show: every one of these.
-    pub evidence: Vec<Requirement>,
+    pub evidence: Vec<Rule>,
+    /// What must hold between pieces of evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cross_checks: Vec<CrossCheck>,
     /// The most that any task of it may do.
     pub scopes: ScopeSet,
     /// Longest task.
@@ -112,21 +115,12 @@ impl Registration {
     pub fn problems(&self, trust: &TrustMaterial) -> Vec<RegistrationProblem> {
         let mut problems = Vec::new();
         let mut say = |field, problem: String| problems.push(RegistrationProblem { spiffe_id: self.spiffe_id.to_string(), field, problem });
-        if self.evidence.is_empty() {
-            // P1: what proves nothing gets nothing.
-            say("evidence", "at least one kind of evidence must be required".to_owned());
+        for problem in self.policy().problems(trust) {
+            say("evidence", problem);
         }
-        let kinds: BTreeSet<_> = self.evidence.iter().map(Requirement::kind).collect();
-        if kinds.len() != self.evidence.len() {
-            say("evidence", "each kind may be required once".to_owned());
-        }
-        for requirement in &self.evidence {
-            if let Some(problem) = requirement.problem(trust) {
-                say("evidence", problem);
-            }
-        }
-        if self.require_fresh_evidence && !kinds.contains("manifest") {
-            say("require_fresh_evidence", "none of the required kinds can carry a nonce".to_owned());
+        let alternatives = self.policy().alternatives().unwrap_or_default();
+        if self.require_fresh_evidence && !alternatives.iter().all(|set| set.iter().any(|requirement| requirement.can_be_fresh())) {
+            say("require_fresh_evidence", "in some set, none of the required kinds can carry a nonce".to_owned());
         }
         if self.max_token_ttl > self.max_task_ttl {
             say("max_token_ttl", "must not be longer than max_task_ttl".to_owned());
@@ -155,6 +149,12 @@ impl Registration {
             }
         }
         problems
+    }
+
+    /// What it says of evidence.
+    #[must_use]
+    pub fn policy(&self) -> AppraisalPolicy<'_> {
+        AppraisalPolicy { rules: &self.evidence, cross_checks: &self.cross_checks }
     }
 
     /// Its canonical JSON: what is stored, compared and shown.

@@ -41,13 +41,15 @@ pub enum DocumentKind {
     Response,
     /// Stored secrets, sealed.
     Secret,
+    /// What verifiers trust.
+    Trust,
     /// Registrations.
     Workload,
 }
 
 impl DocumentKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Engine, Self::Meta, Self::Response, Self::Secret, Self::Workload];
+    pub const ALL: [Self; 6] = [Self::Engine, Self::Meta, Self::Response, Self::Secret, Self::Trust, Self::Workload];
 
     /// A short name for keys.
     #[must_use]
@@ -57,6 +59,7 @@ impl DocumentKind {
             Self::Meta => "meta",
             Self::Response => "response",
             Self::Secret => "secret",
+            Self::Trust => "trust",
             Self::Workload => "workload",
         }
     }

@@ -265,12 +265,13 @@ impl Broker {
         Ok(answer)
     }
 
-    /// A rule that is the consequence of something else, such as the end of a registration.
-    pub(crate) async fn revoke_workload(&self, id: SpiffeId, actor: &SpiffeId, reason: &str) -> Result<(), Refusal> {
-        let selector = Selector::workload(id);
+    /// A rule that is the consequence of something else, such as the end of a registration. Answers its name.
+    pub(crate) async fn revoke_for(&self, selector: Selector, actor: &SpiffeId, reason: &str) -> Result<String, Refusal> {
         let entry = Keeper::entry(Event::Rule { selector: Box::new(selector.clone()), effect: Effect::Revoke }, self.remembered_until())?;
         let action = Action::new(entry.id, selector.clone(), Effect::Revoke, actor.to_string(), reason.to_owned());
-        self.put_in_force(entry, &selector, &action).await.map(drop)
+        let id = name(&entry.id);
+        self.put_in_force(entry, &selector, &action).await?;
+        Ok(id)
     }
 
     /// Notes the clean-up, puts the rule on the record, and appends it.

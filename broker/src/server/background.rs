@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::{StartError, start_error};
 use crate::broker::Broker;
 use crate::config::{Config, Identity};
-use crate::{issuers, sources};
+use crate::{issuers, material, sources};
 
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
 const RESEAL_EVERY: Duration = Duration::from_secs(30);
@@ -48,6 +48,9 @@ pub(super) fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Ar
     }
     for issuer in &config.issuers {
         background.spawn(issuers::follow(issuer.clone(), Arc::clone(&broker.material), Arc::clone(trust), Arc::clone(&broker.unknown_key)));
+    }
+    for item in &config.material {
+        background.spawn(material::follow(item.clone(), Arc::clone(&broker.material), Arc::clone(trust)));
     }
     Ok(())
 }

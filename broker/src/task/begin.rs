@@ -1,14 +1,11 @@
 //! Challenge and BeginTask: the path of DESIGN "Begin and mint", step by step.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use sundew_attestation::jws::JwsError;
-use sundew_attestation::kinds::oidc::OidcError;
-use sundew_attestation::{AppraisalError, Attested, Binding, BindingPurpose, Presented};
+use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::store::Reserved;
-use sundew_core::{KnownTask, KnownToken, Liveness, SealError, TaskId, TaskRecord, TaskRequest, WorkloadRecord, permit_task};
+use sundew_core::{KnownTask, KnownToken, Liveness, SealError, TaskId, TaskRecord, TaskRequest, permit_task};
 use sundew_proto::v1;
 
 use super::delegate::Above;
@@ -28,38 +25,13 @@ impl Broker {
         let mut nonce = [0; 32];
         SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
         peer.issue(nonce);
+        let sets = workload.registration.policy().alternatives().unwrap_or_default();
         Ok(v1::ChallengeResponse {
             nonce: nonce.to_vec(),
             expires_at_ms: clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
-            required_evidence: workload.registration.evidence.iter().map(|r| r.kind().to_owned()).collect(),
+            evidence_sets: sets.iter().map(|set| v1::EvidenceSet { kinds: set.iter().map(|r| r.kind().to_owned()).collect() }).collect(),
             audience: self.audience.clone(),
         })
-    }
-
-    /// P2: consumes the challenge, then verifies and appraises the evidence, then consumes what is good once.
-    pub(crate) async fn attest(
-        &self,
-        workload: &WorkloadRecord,
-        peer: &Peer,
-        nonce: &[u8],
-        evidence: &[v1::Evidence],
-        purpose: BindingPurpose,
-    ) -> Result<Attested, Refusal> {
-        let binding = Binding::new(purpose, nonce, peer.svid().public_key(), peer.exporter());
-        let presented: Vec<_> = evidence.iter().map(|e| Presented { kind: &e.kind, payload: &e.payload }).collect();
-        let appraised =
-            sundew_attestation::appraise(&workload.registration.evidence, &presented, peer.svid(), &binding, &self.material.load(), clock::now_ms());
-        if let Err(AppraisalError::Oidc(OidcError::Jws(JwsError::UnknownKey))) = appraised {
-            self.unknown_key.notify_waiters();
-        }
-        let appraised = appraised?;
-        let mut consumed = BTreeSet::new();
-        for item in appraised.single_use() {
-            if self.records.store().consume(&item.id, item.until_ms).await? {
-                consumed.insert(item.clone());
-            }
-        }
-        Ok(appraised.confirm(&consumed)?)
     }
 
     /// Opens a task and mints its first token.
@@ -223,9 +195,10 @@ fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
     if !task.record().ancestors.is_empty() {
         record = record.with("ancestors", super::spaced(&task.record().ancestors));
     }
+    record = record.with("assurance", attested.assurance().as_str());
     for claims in attested.claims() {
         record = record.with(format!("fresh.{}", claims.kind), claims.fresh);
-        for name in ["digest", "sub", "repository_id", "project_id", "jti"] {
+        for name in ["digest", "sub", "repository_id", "project_id", "jti", "key", "measurement", "mrtd", "pcr0", "accountId", "instanceId"] {
             if let Some(values) = claims.values.get(name) {
                 record = record.with(format!("claim.{}.{name}", claims.kind), values.join(" "));
             }

@@ -501,19 +501,25 @@ pub mod access_service_server {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChallengeRequest {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChallengeResponse {
     /// 32 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
-    /// The evidence kinds that the caller's registration requires.
-    #[prost(string, repeated, tag = "3")]
-    pub required_evidence: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the caller's registration requires: one of these sets, in the order of preference.
+    #[prost(message, repeated, tag = "3")]
+    pub evidence_sets: ::prost::alloc::vec::Vec<EvidenceSet>,
     /// For kinds with an audience: what theirs must be.
     #[prost(string, tag = "4")]
     pub audience: ::prost::alloc::string::String,
+}
+/// Kinds of evidence that do together.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EvidenceSet {
+    #[prost(string, repeated, tag = "1")]
+    pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BeginTaskRequest {
@@ -2251,6 +2257,129 @@ pub struct DeleteEngineRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteEngineResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddTrustRequest {
+    /// "aws_iid", "nitro", "reference", "sev_snp", "tdx" or "tpm2_ak".
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// In the form that the kind has: PEM or JSON, or any remark for a reference value.
+    #[prost(bytes = "vec", tag = "3")]
+    pub content: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddTrustResponse {
+    /// "created", "changed" or "unchanged"
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTrustRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustItem {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of the content.
+    #[prost(string, tag = "3")]
+    pub digest: ::prost::alloc::string::String,
+    /// When it ends by itself; 0 if it does not.
+    #[prost(int64, tag = "4")]
+    pub not_after_ms: i64,
+    /// "added", or the file or URL of the configuration.
+    #[prost(string, tag = "5")]
+    pub source: ::prost::alloc::string::String,
+    /// Why its source does not work, if it does not: the last good content counts meanwhile.
+    #[prost(string, tag = "6")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTrustResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<TrustItem>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveTrustRequest {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveTrustResponse {
+    /// The workloads whose tasks may have rested on it, each with the revocation that ended those.
+    #[prost(message, repeated, tag = "1")]
+    pub revocations: ::prost::alloc::vec::Vec<TrustRevocation>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustRevocation {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub revocation_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainEvidenceRequest {
+    /// Only attempts of this workload; empty: of all.
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EvidenceAttempt {
+    #[prost(int64, tag = "1")]
+    pub at_ms: i64,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// "begin_task" or "resume_task"
+    #[prost(string, tag = "3")]
+    pub purpose: ::prost::alloc::string::String,
+    /// Kinds in the order in which they were shown.
+    #[prost(string, repeated, tag = "4")]
+    pub shown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The sets that the registration wants, as JSON.
+    #[prost(string, tag = "5")]
+    pub wanted: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub findings: ::prost::alloc::vec::Vec<EvidenceFinding>,
+    /// Why it was refused; empty if it was taken.
+    #[prost(string, tag = "7")]
+    pub refusal: ::prost::alloc::string::String,
+    /// "claimed", "vouched" or "hardware": what the weakest piece is worth. Empty if it was refused.
+    #[prost(string, tag = "8")]
+    pub assurance: ::prost::alloc::string::String,
+}
+/// What became of one piece of evidence.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EvidenceFinding {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Why it was not enough; empty if it was.
+    #[prost(string, tag = "2")]
+    pub problem: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub claims: ::prost::alloc::vec::Vec<Claim>,
+    #[prost(bool, tag = "4")]
+    pub fresh: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Claim {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainEvidenceResponse {
+    /// The latest first.
+    #[prost(message, repeated, tag = "1")]
+    pub attempts: ::prost::alloc::vec::Vec<EvidenceAttempt>,
+}
 /// Generated client implementations.
 pub mod registry_service_client {
     #![allow(
@@ -2612,6 +2741,106 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "DeleteEngine"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds something that verifiers trust, or replaces it.
+        pub async fn add_trust(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AddTrustResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/AddTrust",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "AddTrust"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Everything that verifiers trust at this broker, whether it was added or comes from its configuration.
+        pub async fn list_trust(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrustResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/ListTrust",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "ListTrust"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Withdraws something that was added; tasks that rest on it die.
+        pub async fn remove_trust(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveTrustResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/RemoveTrust",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "RemoveTrust"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The last attempts at evidence at this broker: what was shown, what was found, what was wanted, and why it was refused.
+        pub async fn explain_evidence(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainEvidenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainEvidenceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/ExplainEvidence",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "ExplainEvidence"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Creates a single-use join token with which a registered workload gets its first SVID.
         pub async fn create_join_token(
             &mut self,
@@ -2732,6 +2961,38 @@ pub mod registry_service_server {
             request: tonic::Request<super::DeleteEngineRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteEngineResponse>,
+            tonic::Status,
+        >;
+        /// Adds something that verifiers trust, or replaces it.
+        async fn add_trust(
+            &self,
+            request: tonic::Request<super::AddTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AddTrustResponse>,
+            tonic::Status,
+        >;
+        /// Everything that verifiers trust at this broker, whether it was added or comes from its configuration.
+        async fn list_trust(
+            &self,
+            request: tonic::Request<super::ListTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrustResponse>,
+            tonic::Status,
+        >;
+        /// Withdraws something that was added; tasks that rest on it die.
+        async fn remove_trust(
+            &self,
+            request: tonic::Request<super::RemoveTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveTrustResponse>,
+            tonic::Status,
+        >;
+        /// The last attempts at evidence at this broker: what was shown, what was found, what was wanted, and why it was refused.
+        async fn explain_evidence(
+            &self,
+            request: tonic::Request<super::ExplainEvidenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainEvidenceResponse>,
             tonic::Status,
         >;
         /// Creates a single-use join token with which a registered workload gets its first SVID.
@@ -3304,6 +3565,187 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteEngineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/AddTrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddTrustSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::AddTrustRequest>
+                    for AddTrustSvc<T> {
+                        type Response = super::AddTrustResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddTrustRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::add_trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddTrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/ListTrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTrustSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ListTrustRequest>
+                    for ListTrustSvc<T> {
+                        type Response = super::ListTrustResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTrustRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::list_trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/RemoveTrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveTrustSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::RemoveTrustRequest>
+                    for RemoveTrustSvc<T> {
+                        type Response = super::RemoveTrustResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveTrustRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::remove_trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveTrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/ExplainEvidence" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainEvidenceSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ExplainEvidenceRequest>
+                    for ExplainEvidenceSvc<T> {
+                        type Response = super::ExplainEvidenceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainEvidenceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::explain_evidence(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainEvidenceSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

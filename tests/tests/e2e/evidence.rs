@@ -204,7 +204,10 @@ async fn ac_06_evidence_that_does_not_fit_the_registration_is_refused() {
     let operator = world.operator(&broker);
     for (changes, part) in [
         (json!({ "evidence": [] }), "at least one kind of evidence"),
-        (json!({ "evidence": [{ "kind": "tpm2" }] }), "unknown variant"),
+        (json!({ "evidence": [{ "kind": "palm_reading" }] }), "unknown variant"),
+        (json!({ "evidence": [{ "kind": "tpm2", "claims": { "pcr.sha256.7": ["00"] } }] }), "nothing is trusted for it"),
+        (json!({ "evidence": [{ "any_of": [] }] }), "at least one kind of evidence"),
+        (json!({ "evidence": [{ "all_of": [], "kind": "oidc" }] }), "stands alone"),
         (json!({ "evidence": [{ "kind": "oidc", "issuer": "https://elsewhere", "claims": { "sub": ["x"] } }] }), "not configured"),
         (json!({ "evidence": [{ "kind": "oidc", "issuer": ISSUER, "claims": {} }] }), "pin `sub`"),
         (json!({ "require_fresh_evidence": true }), "carry a nonce"),

@@ -1,0 +1,134 @@
+//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP quoting library API). Its report data is the binding, at exactly
+//! 64 bytes. Signatures, certificate chains, revocation lists, QE identity, TDX module identity and TCB levels are judged by `dcap-qvl`.
+
+use dcap_qvl::QuoteCollateralV3;
+use dcap_qvl::quote::{Quote, Report, TDReport10};
+use dcap_qvl::verify::QuoteVerifier;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::claims::{Assurance, Claims, Values, sha256};
+use crate::json;
+
+/// Largest quote, in bytes.
+const MAX_QUOTE: usize = 16 << 10;
+/// Largest collateral, in bytes.
+const MAX_COLLATERAL: usize = 256 << 10;
+/// Debug attribute of a trust domain.
+const DEBUG: u8 = 1;
+
+/// Why a quote or its collateral was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TdxError {
+    /// The report data is not the binding.
+    #[error("not bound to this challenge and key")]
+    Binding,
+    /// There is no collateral for the platform's model.
+    #[error("no collateral for FMSPC {0}")]
+    Collateral(String),
+    /// The trust domain can be debugged from outside.
+    #[error("the trust domain runs in debug mode")]
+    Debug,
+    /// Not a quote of a trust domain.
+    #[error("malformed quote: {0}")]
+    Malformed(String),
+    /// Not verified against the collateral at this time.
+    #[error("not verified: {0}")]
+    Unverified(String),
+}
+
+/// Intel's statements about one model of platform: TCB levels, identities and revocation lists, as a PCCS serves them.
+#[derive(Clone)]
+pub struct Collateral {
+    fmspc: String,
+    next_update_ms: i64,
+    content: QuoteCollateralV3,
+}
+
+impl std::fmt::Debug for Collateral {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collateral").field("fmspc", &self.fmspc).field("next_update_ms", &self.next_update_ms).finish_non_exhaustive()
+    }
+}
+
+impl Collateral {
+    /// Reads it in the JSON form of `dcap-qvl` and its tools. Its signatures are checked with each quote.
+    pub fn parse(document: &[u8]) -> Result<Self, TdxError> {
+        let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
+        let value = json::parse(document, MAX_COLLATERAL).map_err(|e| fail(&e))?;
+        let content: QuoteCollateralV3 = serde_json::from_value(value).map_err(|e| fail(&e))?;
+        let info = json::parse(content.tcb_info.as_bytes(), MAX_COLLATERAL).map_err(|e| fail(&e))?;
+        let text = |name: &str| info.get(name).and_then(serde_json::Value::as_str).ok_or_else(|| fail(&format!("tcb_info has no {name}")));
+        if text("id")? != "TDX" {
+            return Err(fail(&"tcb_info is not for TDX"));
+        }
+        let next = OffsetDateTime::parse(text("nextUpdate")?, &Rfc3339).map_err(|e| fail(&e))?;
+        let next_update_ms = next.unix_timestamp().saturating_mul(1000);
+        Ok(Self { fmspc: text("fmspc")?.to_ascii_lowercase(), next_update_ms, content })
+    }
+
+    /// The model of platform that it is for, in lower-case hexadecimal.
+    #[must_use]
+    pub fn fmspc(&self) -> &str {
+        &self.fmspc
+    }
+
+    /// When the next one is due, in milliseconds since the epoch: nothing is verified with this one after that.
+    #[must_use]
+    pub fn next_update_ms(&self) -> i64 {
+        self.next_update_ms
+    }
+}
+
+/// Verifies a quote against the collateral of its platform's model, and that its report data is `binding`.
+pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Collateral>, binding: &[u8; 64], now_ms: i64) -> Result<Claims, TdxError> {
+    if payload.len() > MAX_QUOTE {
+        return Err(TdxError::Malformed("longer than 16 KiB".to_owned()));
+    }
+    let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
+    let quote = Quote::parse(payload).map_err(|e| fail(&e))?;
+    let pck = dcap_qvl::intel::quote_fmspc(&quote).map_err(|e| fail(&e))?;
+    let fmspc = crate::claims::hex(&pck);
+    let collateral = collateral.into_iter().find(|known| known.fmspc == fmspc).ok_or(TdxError::Collateral(fmspc.clone()))?;
+    let seconds = u64::try_from(now_ms.div_euclid(1000)).map_err(|e| fail(&e))?;
+    let verified = QuoteVerifier::new_prod().verify(payload, &collateral.content, seconds).map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
+    let report: &TDReport10 = match &verified.report {
+        Report::TD10(report) => report,
+        Report::TD15(report) => &report.base,
+        Report::TD15Ex(report) => &report.base.base,
+        Report::SgxEnclave(_) => return Err(TdxError::Malformed("an SGX enclave's quote".to_owned())),
+    };
+    if report.td_attributes.first().is_none_or(|first| first & DEBUG != 0) {
+        return Err(TdxError::Debug);
+    }
+    if &report.report_data != binding {
+        return Err(TdxError::Binding);
+    }
+    let mut values = Values::default();
+    values.text("tcb_status", &verified.status);
+    for advisory in &verified.advisory_ids {
+        values.text("advisory", advisory);
+    }
+    values.text("fmspc", fmspc);
+    values.bytes("mrtd", &report.mr_td);
+    values.bytes("mrconfigid", &report.mr_config_id);
+    values.bytes("mrowner", &report.mr_owner);
+    values.bytes("mrownerconfig", &report.mr_owner_config);
+    values.bytes("mrseam", &report.mr_seam);
+    values.bytes("td_attributes", &report.td_attributes);
+    values.bytes("xfam", &report.xfam);
+    for (index, register) in [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3].iter().enumerate() {
+        values.bytes(&format!("rtmr{index}"), register);
+    }
+    values.bytes("ppid", &verified.ppid);
+    Ok(Claims {
+        kind: "tdx",
+        values: values.into_map(),
+        assurance: Assurance::Hardware,
+        fresh: true,
+        not_after_ms: Some(collateral.next_update_ms),
+        single_use: None,
+        counter: None,
+        digest: sha256(payload),
+    })
+}

@@ -1,0 +1,195 @@
+//! `tpm2`: a quote of a TPM 2.0 over its PCRs, signed by an attestation key that the platform team registered, with the boot's event log if there
+//! is one. Its qualifying data is the binding.
+
+mod event_log;
+mod structures;
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::claims::{Assurance, Claims, Counter, Values, hex, sha256};
+use crate::json;
+use structures::Quote;
+pub use structures::{Hash, Public};
+
+/// Largest evidence, in bytes: base64 of the largest log, and the rest.
+const MAX_EVIDENCE: usize = (event_log::MAX_LOG / 3) * 4 + (16 << 10);
+
+/// What a collector sends.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// The attestation key's name in lower-case hexadecimal: which registered key it is.
+    pub key: String,
+    /// Base64 of the TPMS_ATTEST.
+    pub quote: String,
+    /// Base64 of the TPMT_SIGNATURE.
+    pub signature: String,
+    /// PCR index to value in lower-case hexadecimal: exactly those that are quoted.
+    pub pcrs: BTreeMap<usize, String>,
+    /// Base64 of the crypto-agile event log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<String>,
+}
+
+/// An attestation key that is trusted, as `sundew trust add tpm2_ak NAME` reads it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RegisteredKey {
+    /// Base64 of the TPM2B_PUBLIC of the key, such as `tpm2_createak -u` writes.
+    key: String,
+    /// Base64 of the TPM2B_PUBLIC of its parent, such as `tpm2_createek -u` writes.
+    parent: String,
+    /// Where the parent is.
+    #[serde(default)]
+    hierarchy: Hierarchy,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Hierarchy {
+    #[default]
+    Endorsement,
+    Owner,
+}
+
+impl Hierarchy {
+    fn handle(self) -> [u8; 4] {
+        match self {
+            Self::Endorsement => 0x4000_000b_u32.to_be_bytes(),
+            Self::Owner => 0x4000_0001_u32.to_be_bytes(),
+        }
+    }
+}
+
+/// An attestation key that quotes are taken of.
+#[derive(Clone, Debug)]
+pub struct AttestationKey {
+    public: Public,
+    qualified_name: Vec<u8>,
+}
+
+impl AttestationKey {
+    /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, the first two being base64 of TPM2B_PUBLIC.
+    pub fn parse(document: &[u8]) -> Result<Self, TpmError> {
+        let value = json::parse(document, 16 << 10).map_err(|e| TpmError::Json(e.to_string()))?;
+        let registered = RegisteredKey::deserialize(value).map_err(|e| TpmError::Json(e.to_string()))?;
+        let public = Public::parse(&decode(&registered.key)?)?;
+        if !public.is_attestation_key() {
+            return Err(TpmError::NotAttestationKey);
+        }
+        let parent = Public::parse(&decode(&registered.parent)?)?.qualified_name(&registered.hierarchy.handle());
+        Ok(Self { qualified_name: public.qualified_name(&parent), public })
+    }
+
+    /// Its name in lower-case hexadecimal.
+    #[must_use]
+    pub fn name(&self) -> String {
+        hex(self.public.name())
+    }
+}
+
+/// Why a quote was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TpmError {
+    /// The qualifying data is not the binding.
+    #[error("not bound to this challenge and key")]
+    Binding,
+    /// The event log is malformed, or says something else than the PCRs.
+    #[error("event log {0}")]
+    EventLog(&'static str),
+    /// Not JSON of the expected form.
+    #[error("malformed: {0}")]
+    Json(String),
+    /// A structure that is not what it must be.
+    #[error("malformed structure: {0}")]
+    Malformed(&'static str),
+    /// A key that could be used for something else than quotes, or that was not made in its TPM.
+    #[error("not a restricted signing key that was made in its TPM and stays there")]
+    NotAttestationKey,
+    /// The PCRs that were sent are not those that were quoted.
+    #[error("PCR values are not those quoted")]
+    Pcrs,
+    /// Not a quote over PCRs of one bank of SHA-256 or better.
+    #[error("quoted PCRs: must be some, of one bank of SHA-256 or better")]
+    Selection,
+    /// The signature is not the key's.
+    #[error("signature")]
+    Signature,
+    /// Signed by a key at another place of the TPM's hierarchies.
+    #[error("qualified signer is another key")]
+    Signer,
+    /// The key is not registered.
+    #[error("attestation key `{0}` is not registered")]
+    UnknownKey(String),
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, TpmError> {
+    STANDARD.decode(text).map_err(|_| TpmError::Malformed("not base64"))
+}
+
+/// Verifies a quote under the registered key that it names, and that its qualifying data is `binding`.
+pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a AttestationKey>, binding: &[u8]) -> Result<Claims, TpmError> {
+    let value = json::parse(payload, MAX_EVIDENCE).map_err(|e| TpmError::Json(e.to_string()))?;
+    let evidence = Evidence::deserialize(value).map_err(|e| TpmError::Json(e.to_string()))?;
+    let key = key_named(&evidence.key).ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(72).collect()))?;
+    let quote = decode(&evidence.quote)?;
+    let hash = key.public.verify(&quote, &decode(&evidence.signature)?)?;
+    let quote = Quote::parse(&quote)?;
+    if quote.signer != key.qualified_name {
+        return Err(TpmError::Signer);
+    }
+    if quote.extra_data != binding {
+        return Err(TpmError::Binding);
+    }
+    let mut pcrs = BTreeMap::new();
+    for (index, value) in &evidence.pcrs {
+        pcrs.insert(*index, unhex(value).filter(|v| v.len() == quote.bank.algorithm().output_len()).ok_or(TpmError::Pcrs)?);
+    }
+    let values: Vec<&[u8]> = pcrs.values().map(Vec::as_slice).collect();
+    if !pcrs.keys().eq(quote.selection.iter()) || hash.digest(&values) != quote.pcr_digest {
+        return Err(TpmError::Pcrs);
+    }
+    let mut claims = Values::default();
+    for (index, value) in &pcrs {
+        claims.bytes(&format!("pcr.{}.{index}", quote.bank.name()), value);
+    }
+    claims.text("key", &evidence.key);
+    claims.text("firmware_version", format!("{:016x}", quote.firmware_version));
+    claims.text("reset_count", quote.reset_count);
+    claims.text("restart_count", quote.restart_count);
+    claims.text("clock_safe", quote.safe);
+    if let Some(log) = &evidence.event_log {
+        let measured = event_log::replay(&decode(log)?, quote.bank, &pcrs)?;
+        for (index, digests) in &measured.digests {
+            for digest in digests {
+                claims.bytes(&format!("event.{}.{index}", quote.bank.name()), digest);
+            }
+        }
+        if let Some(state) = measured.secure_boot {
+            claims.text("secure_boot", state);
+        }
+    }
+    // A reset or restart counts before the clock, which a reset may set back to the last time that it was saved.
+    let counter = (u128::from(quote.reset_count) << 96) | (u128::from(quote.restart_count) << 64) | u128::from(quote.clock_ms);
+    Ok(Claims {
+        kind: "tpm2",
+        values: claims.into_map(),
+        assurance: Assurance::Hardware,
+        fresh: true,
+        not_after_ms: None,
+        single_use: None,
+        counter: Some(Counter { source: sha256(&key.qualified_name), value: counter }),
+        digest: sha256(payload),
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || text.bytes().any(|b| !b.is_ascii_digit() && !(b'a'..=b'f').contains(&b)) {
+        return None;
+    }
+    text.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}

@@ -1,0 +1,94 @@
+//! The command line of evidence and of what verifiers trust.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustCommand {
+    /// Trust something, or replace it.
+    ///
+    /// Kinds: `nitro` (roots, PEM), `sev_snp` (AMD's ARK and ASK or ASVK, PEM), `tdx` (Intel's collateral, JSON), `tpm2_ak` (an attestation
+    /// key, JSON: {"key": …, "parent": …, "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `aws_iid` (the certificate of the region that
+    /// NAME is, PEM), `reference` (an approved value: NAME is SET/VALUE).
+    Add {
+        kind: String,
+        name: String,
+        /// The content, or - for standard input. A reference value needs none.
+        #[arg(short, long, value_name = "FILE", required_unless_present = "remark")]
+        file: Option<PathBuf>,
+        /// For a reference value: a remark instead of a file.
+        #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+        remark: Option<String>,
+    },
+    /// List everything that is trusted, with where it comes from and when it ends.
+    List,
+    /// Stop trusting something; tasks that rest on it die.
+    Remove {
+        kind: String,
+        name: String,
+        /// Why; goes into the record.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Say what does not work or ends soon; exit code 1 if anything does.
+    Status {
+        /// What counts as soon.
+        #[arg(long, default_value = "24h", value_name = "DURATION")]
+        within: sundew_sdk::Ttl,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AttestCommand {
+    /// Say what was shown lately, what was found in it, what the registration wanted, and why it was refused. Needs the role `registrar`.
+    Explain {
+        /// Only attempts of this workload.
+        #[arg(value_name = "SPIFFE_ID")]
+        spiffe_id: Option<String>,
+        #[arg(long, default_value_t = 5)]
+        limit: u32,
+    },
+    /// Collect one piece of evidence, as the SDK would, and write it to a file.
+    Collect {
+        kind: String,
+        /// What it shall be bound to: 32 bytes in hexadecimal.
+        #[arg(long, value_name = "HEX", default_value = "0000000000000000000000000000000000000000000000000000000000000000")]
+        binding: String,
+        /// The audience that it shall have, for kinds with one.
+        #[arg(long, default_value = "")]
+        audience: String,
+        /// Where to write it, or - for standard output.
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        out: PathBuf,
+    },
+    /// Verify one piece of evidence from a file, away from any broker; exit code 1 if it would be refused.
+    Verify {
+        kind: String,
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// File with the requirement in JSON, as it stands in a registration: {"kind": …, "claims": {…}}.
+        #[arg(long, value_name = "FILE")]
+        requirement: PathBuf,
+        /// What it must be bound to: 32 bytes in hexadecimal.
+        #[arg(long, value_name = "HEX", default_value = "0000000000000000000000000000000000000000000000000000000000000000")]
+        binding: String,
+        /// What is trusted: KIND/NAME=FILE, as `sundew trust add` takes it. May be repeated.
+        #[arg(long = "trust", value_name = "KIND/NAME=FILE", value_parser = item)]
+        trust: Vec<(String, PathBuf)>,
+        /// A broker's configuration, for its issuers and trust material that are in files.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// PEM of the claimant's SVID, for kinds that its key signs.
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
+        /// At which time, such as 2026-01-31T12:00:00Z [default: now].
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+    },
+}
+
+fn item(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("must be KIND/NAME=FILE")?;
+    Ok((name.to_owned(), path.into()))
+}

@@ -1,0 +1,170 @@
+//! Evidence: from what a caller shows to the proof that it is attested, and what operators may see of it.
+//!
+//! P2: a challenge is gone before this begins. P11: a caller hears nothing of what was found; an operator can ask.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sundew_attestation::jws::JwsError;
+use sundew_attestation::kinds::oidc::OidcError;
+use sundew_attestation::{
+    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented, TrustItem, TrustKind, TrustMaterial, appraise,
+};
+use sundew_core::store::{DocumentKind, StoreError};
+use sundew_core::{SealError, WorkloadRecord};
+use sundew_proto::v1;
+
+use crate::broker::{Broker, Role};
+use crate::clock;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+/// Most attempts that are remembered, and most that are listed if nothing is said.
+const MAX_ATTEMPTS: usize = 256;
+const LISTED: usize = 20;
+/// How often a counter is tried again when another broker wrote it.
+const ATTEMPTS: usize = 8;
+
+/// The last attempts at evidence, in memory: an operator's help, not a record.
+#[derive(Default)]
+pub(crate) struct Attempts(Mutex<VecDeque<v1::EvidenceAttempt>>);
+
+impl Attempts {
+    fn note(&self, attempt: v1::EvidenceAttempt) {
+        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts.len() == MAX_ATTEMPTS {
+            attempts.pop_front();
+        }
+        attempts.push_back(attempt);
+    }
+
+    /// The latest first, of one workload or of all.
+    fn list(&self, spiffe_id: &str, limit: usize) -> Vec<v1::EvidenceAttempt> {
+        let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.iter().rev().filter(|attempt| spiffe_id.is_empty() || attempt.spiffe_id == spiffe_id).take(limit).cloned().collect()
+    }
+}
+
+impl Broker {
+    /// Verifies and appraises the evidence, consumes what is good once, and compares what only grows.
+    pub(crate) async fn attest(
+        &self,
+        workload: &WorkloadRecord,
+        peer: &Peer,
+        nonce: &[u8],
+        evidence: &[v1::Evidence],
+        purpose: BindingPurpose,
+    ) -> Result<Attested, Refusal> {
+        let mut findings = Vec::new();
+        let result = self.appraise(workload, peer, nonce, evidence, purpose, &mut findings).await;
+        self.attempts.note(v1::EvidenceAttempt {
+            at_ms: clock::now_ms(),
+            spiffe_id: peer.id().to_string(),
+            purpose: purpose.as_str().to_owned(),
+            shown: evidence.iter().take(16).map(|piece| piece.kind.chars().take(32).collect()).collect(),
+            wanted: serde_json::to_string(&workload.registration.evidence).unwrap_or_default(),
+            findings: findings.into_iter().map(finding_message).collect(),
+            refusal: result.as_ref().err().map(ToString::to_string).unwrap_or_default(),
+            assurance: result.as_ref().map(|attested| attested.assurance().as_str().to_owned()).unwrap_or_default(),
+        });
+        result
+    }
+
+    async fn appraise(
+        &self,
+        workload: &WorkloadRecord,
+        peer: &Peer,
+        nonce: &[u8],
+        evidence: &[v1::Evidence],
+        purpose: BindingPurpose,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Attested, Refusal> {
+        let binding = Binding::new(purpose, nonce, peer.svid().public_key(), peer.exporter());
+        let presented: Vec<_> = evidence.iter().map(|e| Presented { kind: &e.kind, payload: &e.payload }).collect();
+        let trust = self.trusted().await?;
+        let circumstances = Circumstances { public_key: peer.svid().public_key(), binding: &binding, trust: &trust, now_ms: clock::now_ms() };
+        let appraised = appraise(workload.registration.policy(), &presented, circumstances, findings);
+        if let Err(AppraisalError::Oidc(OidcError::Jws(JwsError::UnknownKey))) = appraised {
+            self.unknown_key.notify_waiters();
+        }
+        let appraised = appraised?;
+        let mut counted = BTreeSet::new();
+        for counter in appraised.counters() {
+            if self.advance(counter).await? {
+                counted.insert(counter.source);
+            }
+        }
+        let mut consumed = BTreeSet::new();
+        for item in appraised.single_use() {
+            if self.records.store().consume(&item.id, item.until_ms).await? {
+                consumed.insert(item.clone());
+            }
+        }
+        Ok(appraised.confirm(&consumed, &counted)?)
+    }
+
+    /// Remembers how far a source of evidence has counted; says whether it has not been set back (T29).
+    async fn advance(&self, counter: &Counter) -> Result<bool, Refusal> {
+        let name = format!("counter/{}", crate::task::hex(&counter.source));
+        let place: [&[u8]; 2] = [b"counter", &counter.source];
+        for _ in 0..ATTEMPTS {
+            let before = self.records.store().document(DocumentKind::Meta, &name).await?;
+            let known = match &before {
+                Some(bytes) => self.records.open("counter", &place, bytes, |record| record.try_into().map(u128::from_be_bytes))?,
+                None => 0,
+            };
+            if counter.value <= known {
+                return Ok(counter.value == known);
+            }
+            let after = self.root().tag(&place, counter.value.to_be_bytes().to_vec());
+            if self.records.store().replace_document(DocumentKind::Meta, &name, before.as_deref(), Some(&after)).await? {
+                return Ok(true);
+            }
+        }
+        Err(Refusal::Store(StoreError::Unavailable("the counter is being changed by others".to_owned())))
+    }
+
+    /// What verifiers trust now: read anew if the log says that it changed.
+    pub(crate) async fn trusted(&self) -> Result<Arc<TrustMaterial>, Refusal> {
+        if let Some(change) = self.material.unread() {
+            let mut items = Vec::new();
+            for (name, bytes) in self.records.store().documents(DocumentKind::Trust).await? {
+                let content = self.records.open("trust", &[b"trust", name.as_bytes()], &bytes, |content| Ok::<_, SealError>(content.to_vec()))?;
+                let parsed = name.split_once('/').and_then(|(kind, name)| Some((TrustKind::parse(kind)?, name)));
+                let item = parsed.and_then(|(kind, name)| TrustItem::parse(kind, name, &content).ok());
+                match item {
+                    Some(item) => items.push(item),
+                    // Written by a version that took what this one does not: what cannot be read is not trusted.
+                    None => tracing::error!(name, "trusted item cannot be read and is not trusted"),
+                }
+            }
+            self.material.publish_added(items, change);
+        }
+        Ok(self.material.snapshot())
+    }
+
+    /// What was shown, found and wanted lately: for the platform team and for responders.
+    pub(crate) async fn explain_evidence(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::ExplainEvidenceRequest,
+    ) -> Result<v1::ExplainEvidenceResponse, Refusal> {
+        self.require(&peer, Role::Registrar)?;
+        let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
+            0 => LISTED,
+            limit if limit <= MAX_ATTEMPTS => limit,
+            _ => return Err(Refusal::invalid("limit", format!("at most {MAX_ATTEMPTS}"))),
+        };
+        Ok(v1::ExplainEvidenceResponse { attempts: self.attempts.list(&request.spiffe_id, limit) })
+    }
+}
+
+pub(crate) fn finding_message(finding: Finding) -> v1::EvidenceFinding {
+    let (claims, fresh) = finding.claims.map(|claims| (claims.values, claims.fresh)).unwrap_or_default();
+    v1::EvidenceFinding {
+        kind: finding.kind.to_owned(),
+        problem: finding.problem.unwrap_or_default(),
+        claims: claims.into_iter().map(|(name, values)| v1::Claim { name, values }).collect(),
+        fresh,
+    }
+}

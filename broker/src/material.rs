@@ -1,0 +1,160 @@
+//! What verifiers trust at this broker: issuers, what its configuration names, and what registrars added to the store.
+//!
+//! Verifiers get immutable snapshots and do no I/O. A bad update keeps the last good one and says so. P4: what was withdrawn is not used by a
+//! broker that has seen the withdrawal in the log: the snapshot is then read anew before it is used.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use sundew_attestation::{TrustItem, TrustKind, TrustMaterial};
+
+use crate::clock;
+use crate::fetch;
+use crate::trust::Trust;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const FETCH_EVERY: Duration = Duration::from_secs(300);
+
+/// Something that verifiers trust, from the configuration.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaterialConfig {
+    /// What it is for.
+    pub kind: TrustKind,
+    /// Its name, unique among those of its kind.
+    pub name: String,
+    /// Where it is: a file, watched.
+    pub file: Option<PathBuf>,
+    /// Where it is: an https URL, fetched in the background.
+    pub url: Option<String>,
+    /// PEM of the CA of the URL, if it is not a public one.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl MaterialConfig {
+    /// The place that it comes from, as health and lists name it.
+    #[must_use]
+    pub fn source(&self) -> String {
+        match (&self.file, &self.url) {
+            (Some(path), _) => path.display().to_string(),
+            (None, Some(url)) => url.clone(),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+type Named = BTreeMap<(TrustKind, String), Arc<TrustItem>>;
+
+/// See the module.
+pub struct Material {
+    current: ArcSwap<TrustMaterial>,
+    parts: Mutex<Parts>,
+    changes: AtomicU64,
+    read: AtomicU64,
+}
+
+#[derive(Default)]
+struct Parts {
+    configured: Named,
+    added: Named,
+}
+
+impl Material {
+    /// With the issuers of the configuration; nothing was read from the store yet.
+    #[must_use]
+    pub fn new(issuers: TrustMaterial) -> Self {
+        Self { current: ArcSwap::from_pointee(issuers), parts: Mutex::default(), changes: AtomicU64::new(1), read: AtomicU64::new(0) }
+    }
+
+    /// The snapshot of this moment, which may be older than what the log says; see [`Material::is_current`].
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<TrustMaterial> {
+        self.current.load_full()
+    }
+
+    /// Changes the issuers.
+    pub fn update_issuers(&self, change: impl Fn(&mut TrustMaterial)) {
+        self.current.rcu(|current| {
+            let mut next = TrustMaterial::clone(current);
+            change(&mut next);
+            next
+        });
+    }
+
+    /// What was added changed in the store: it is to be read anew before it is used.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The change up to which everything must be read, if it is not.
+    #[must_use]
+    pub fn unread(&self) -> Option<u64> {
+        let changes = self.changes.load(Ordering::Acquire);
+        (self.read.load(Ordering::Acquire) < changes).then_some(changes)
+    }
+
+    /// Takes over what was read from the store after change number `change` was heard of.
+    pub fn publish_added(&self, items: impl IntoIterator<Item = TrustItem>, change: u64) {
+        let added = items.into_iter().map(|item| ((item.kind(), item.name().to_owned()), Arc::new(item))).collect();
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was read later must not be replaced by what was read earlier.
+        if self.read.load(Ordering::Acquire) <= change {
+            parts.added = added;
+            self.publish(&parts);
+            self.read.fetch_max(change, Ordering::AcqRel);
+        }
+    }
+
+    /// Takes over an item of the configuration.
+    pub fn publish_configured(&self, item: TrustItem) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.configured.insert((item.kind(), item.name().to_owned()), Arc::new(item));
+        self.publish(&parts);
+    }
+
+    /// An item of the configuration stands over an added one of the same name.
+    fn publish(&self, parts: &Parts) {
+        self.update_issuers(|next| next.replace_items(parts.added.values().chain(parts.configured.values()).map(Arc::clone)));
+    }
+
+    /// The items that were added, of a kind and name.
+    #[must_use]
+    pub fn is_configured(&self, kind: TrustKind, name: &str) -> bool {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).configured.contains_key(&(kind, name.to_owned()))
+    }
+}
+
+/// Keeps one item of the configuration up to date, for as long as it is polled.
+pub async fn follow(config: MaterialConfig, material: Arc<Material>, trust: Arc<Trust>) {
+    let source = config.source();
+    let mut last = None;
+    loop {
+        let mut fetched: Option<Instant> = None;
+        let content = match (&config.file, &config.url) {
+            (Some(path), _) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display())),
+            (None, Some(url)) => {
+                fetched = Some(clock::monotonic());
+                match fetch::client(config.ca_file.as_deref()) {
+                    Ok(client) => fetch::get(&client, url).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            (None, None) => Err("neither file nor url".to_owned()),
+        };
+        let read = content.and_then(|content| {
+            if last.as_ref() == Some(&content) {
+                return Ok(());
+            }
+            let item = TrustItem::parse(config.kind, &config.name, &content).map_err(|e| e.to_string())?;
+            material.publish_configured(item);
+            last = Some(content);
+            Ok(())
+        });
+        trust.report(&source, read);
+        tokio::time::sleep(if fetched.is_some() { FETCH_EVERY } else { LOOK_EVERY }).await;
+    }
+}
