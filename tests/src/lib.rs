@@ -11,6 +11,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod replicated;
+pub mod tpm;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -27,6 +27,12 @@ const PASSWORD: [u8; 9] = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];
 /// Longest answer of a TPM, in bytes.
 const MAX_ANSWER: usize = 4096;
 const WITHIN: Duration = Duration::from_secs(10);
+/// Response codes that ask for the same command again.
+const RETRY: u32 = 0x922;
+const YIELDED: u32 = 0x908;
+const TESTING: u32 = 0x90a;
+const BUSY_ATTEMPTS: usize = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the firmware's log is on Linux.
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
@@ -66,7 +72,7 @@ impl Tpm2Collector {
     }
 
     fn quote(&self, binding: &[u8]) -> Result<Evidence, String> {
-        let mut tpm = Tpm::open(&self.device)?;
+        let mut tpm = Tpm::open(&self.device, self.key)?;
         let mut answer = tpm.run(NO_SESSIONS, READ_PUBLIC, &self.key.to_be_bytes())?;
         buffer(&mut answer)?;
         let name = buffer(&mut answer)?;
@@ -124,21 +130,35 @@ impl Collector for Tpm2Collector {
 trait Channel: Read + Write {}
 impl<T: Read + Write> Channel for T {}
 
-struct Tpm(Box<dyn Channel>);
+/// The way to it, and the key that is worked with.
+struct Tpm(Box<dyn Channel>, u32);
 
 impl Tpm {
-    fn open(path: &Path) -> Result<Self, String> {
+    fn open(path: &Path, key: u32) -> Result<Self, String> {
         let fail = |e: std::io::Error| format!("{}: {e}", path.display());
         if std::fs::metadata(path).map_err(fail)?.file_type().is_socket() {
             let stream = UnixStream::connect(path).map_err(fail)?;
             stream.set_read_timeout(Some(WITHIN)).and_then(|()| stream.set_write_timeout(Some(WITHIN))).map_err(fail)?;
-            return Ok(Self(Box::new(stream)));
+            return Ok(Self(Box::new(stream), key));
         }
-        Ok(Self(Box::new(std::fs::File::options().read(true).write(true).open(path).map_err(fail)?)))
+        Ok(Self(Box::new(std::fs::File::options().read(true).write(true).open(path).map_err(fail)?), key))
     }
 
     /// Sends a command and reads the answer, without its header.
     fn run(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<Vec<u8>, String> {
+        for _ in 0..BUSY_ATTEMPTS {
+            match self.run_once(tag, code, body)? {
+                (0, answer) => return Ok(answer),
+                // It tests itself, or had something else to do: the command was not begun.
+                (RETRY | YIELDED | TESTING, _) => std::thread::sleep(BUSY_PAUSE),
+                (0x18b, _) => return Err(format!("the TPM has no key at handle {:#x}", self.1)),
+                (code, _) => return Err(format!("the TPM refused (response code {code:#x})")),
+            }
+        }
+        Err("the TPM is busy".to_owned())
+    }
+
+    fn run_once(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<(u32, Vec<u8>), String> {
         let fail = |e: std::io::Error| format!("TPM: {e}");
         let length = u32::try_from(body.len().saturating_add(10)).map_err(|e| e.to_string())?;
         let mut command = tag.to_be_bytes().to_vec();
@@ -162,8 +182,7 @@ impl Tpm {
             }
         };
         match answer.get(6..10).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes) {
-            Some(0) => Ok(answer.get(10..length).unwrap_or_default().to_vec()),
-            Some(code) => Err(format!("the TPM refused (response code {code:#x})")),
+            Some(code) => Ok((code, answer.get(10..length).unwrap_or_default().to_vec())),
             None => Err("the TPM's answer was cut short".to_owned()),
         }
     }

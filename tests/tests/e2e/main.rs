@@ -17,3 +17,4 @@ mod sdk;
 mod secrets;
 mod sources;
 mod tasks;
+mod tpm2;

@@ -129,3 +129,73 @@ fn secure_boot(content: &[u8]) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COREOS: &[u8] = include_bytes!("../../../../tests/vectors/tpm-eventlogs/coreos_36_shielded_vm_no_secure_boot_eventlog");
+    const AGILE: &[u8] = include_bytes!("../../../../tests/vectors/tpm-eventlogs/crypto_agile_eventlog");
+
+    fn pcrs(values: &[(usize, &str)]) -> BTreeMap<usize, Vec<u8>> {
+        values.iter().map(|(index, value)| (*index, super::super::unhex(value).unwrap_or_default())).collect()
+    }
+
+    /// As a second decoder has them: `tpm2_eventlog` of tpm2-tools 5.4.
+    fn coreos() -> BTreeMap<usize, Vec<u8>> {
+        pcrs(&[
+            (0, "0f35c214608d93c7a6e68ae7359b4a8be5a0e99eea9107ece427c4dea4e439cf"),
+            (4, "b465254355b722692d82ff3d46500d73f05cd56fb0d643d32cd9df100c78abb3"),
+            (7, "9340551428472c4820d41f51368427f5d1620b3e7d2081cf8859e7e220554bcd"),
+            (9, "f8bd4e934ac53e6d6fb4e16b6cd9a505dc0e639c4d0af06817b989f828376668"),
+            (14, "d7c4cc7ff7933022f013e03bdee875b91720b5b86cf1753cad830f95e791926f"),
+        ])
+    }
+
+    #[test]
+    fn logs_replay_to_what_a_second_decoder_computes() {
+        let measured = replay(COREOS, Hash::Sha256, &coreos()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(measured.secure_boot, Some(false));
+        let of_384 = pcrs(&[(7, "01c71e7c43af16384ee8e5eb407ff521146643fc93a6ce4bd6b6dea15c92107aa298428d6bddc11541058e81da192860")]);
+        assert!(replay(COREOS, Hash::Sha384, &of_384).is_ok());
+        let agile = pcrs(&[
+            (0, "1536de221b2187a421602cd81f43aa04496b0bd5a424d3b25b637a942080d0fa"),
+            (5, "3f2855fc9db5201707a42708e00f9f54ebf78e250152decbf5086cab1690add8"),
+            (7, "3d6207f9a2c3fa1db729f06e71b09d2e7ca7c0c198f6c1410c2186bbe2cc1826"),
+        ]);
+        assert!(replay(AGILE, Hash::Sha256, &agile).is_ok());
+        // It has no digests of that bank.
+        assert!(replay(AGILE, Hash::Sha384, &of_384).is_err());
+    }
+
+    #[test]
+    fn t29_a_log_with_an_entry_more_or_less_or_changed_is_refused_and_none_panics() {
+        let quoted = coreos();
+        let genuine = replay(COREOS, Hash::Sha256, &quoted).map(|measured| measured.digests).unwrap_or_default();
+        for length in 0..COREOS.len() {
+            // Events of PCRs that are not quoted may stand at the end, and may be left out.
+            if let Ok(measured) = replay(COREOS.get(..length).unwrap_or_default(), Hash::Sha256, &quoted) {
+                assert_eq!(measured.digests, genuine, "cut at {length}");
+            }
+        }
+        let mut variant = COREOS.to_vec();
+        for at in 0..variant.len() {
+            for bit in [0, 3, 7] {
+                if let Some(byte) = variant.get_mut(at) {
+                    *byte ^= 1 << bit;
+                }
+                // What is not covered: content and types of events, the other banks, events of PCRs that are not quoted. Digests are.
+                if let Ok(measured) = replay(&variant, Hash::Sha256, &quoted) {
+                    assert_eq!(measured.digests, genuine, "byte {at}, bit {bit}");
+                    assert_ne!(measured.secure_boot, Some(true), "byte {at}, bit {bit}");
+                }
+                if let Some(byte) = variant.get_mut(at) {
+                    *byte ^= 1 << bit;
+                }
+            }
+        }
+        let mut twice = COREOS.to_vec();
+        twice.extend_from_within(COREOS.len().saturating_sub(200)..);
+        assert!(replay(&twice, Hash::Sha256, &quoted).is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! A TPM of its own: Debian's swtpm, provisioned with tpm2-tools.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use sundew_sdk::Settings;
+use tempfile::TempDir;
+
+/// Persistent handle of the attestation key.
+const KEY: &str = "0x81010002";
+
+/// A TPM emulator with an endorsement key and an attestation key below it.
+pub struct Tpm {
+    folder: TempDir,
+    child: Option<Child>,
+}
+
+impl Tpm {
+    /// With an attestation key of this kind: what `tpm2_createak` takes for `-G`, `-g` and `-s`, such as `ecc`, `sha256`, `ecdsa`.
+    pub fn new(key: &str, hash: &str, scheme: &str) -> Self {
+        let mut tpm = Self { folder: TempDir::new().expect("folder"), child: None };
+        std::fs::create_dir(tpm.state()).expect("state folder");
+        let port = (0..100).map(|_| crate::free_port()).find(|port| std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok()).expect("two free ports");
+        tpm.start(&[format!("--server=type=tcp,port={port},disconnect"), format!("--ctrl=type=tcp,port={}", port + 1)]);
+        tpm.wait(|| std::net::TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
+        let run = |command: &str| {
+            let mut words = command.split_whitespace();
+            let output = Command::new(words.next().expect("command"))
+                .args(words)
+                .current_dir(tpm.folder.path())
+                .env("TPM2TOOLS_TCTI", format!("swtpm:host=127.0.0.1,port={port}"))
+                .output()
+                .expect("tpm2-tools are installed");
+            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        run("tpm2_createek -c 0x81010001 -G rsa -u ek.pub");
+        run(&format!("tpm2_createak -C 0x81010001 -c ak.ctx -G {key} -g {hash} -s {scheme} -u ak.pub"));
+        run("tpm2_flushcontext -t");
+        run(&format!("tpm2_evictcontrol -C o -c ak.ctx {KEY}"));
+        tpm.restart();
+        tpm
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("tpm.sock")
+    }
+
+    fn start(&mut self, arguments: &[String]) {
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg(format!("--tpmstate=dir={}", self.state().display()))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("swtpm is installed");
+        self.child = Some(child);
+    }
+
+    fn wait(&self, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < deadline, "swtpm did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            crate::process::signal(child.id(), rustix::process::Signal::TERM);
+            let _ = child.wait();
+        }
+    }
+
+    /// Switches the machine off and on: its PCRs are zero again, its reset count is higher.
+    pub fn restart(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_file(self.socket());
+        self.start(&[format!("--server=type=unixio,path={}", self.socket().display())]);
+        let socket = self.socket();
+        self.wait(|| UnixStream::connect(&socket).is_ok());
+    }
+
+    /// Copies what it keeps to `to`; it is off meanwhile.
+    pub fn save(&mut self, to: &Path) {
+        self.stop();
+        copy(&self.state(), to);
+        self.restart();
+    }
+
+    /// Sets it back to what was copied.
+    pub fn restore(&mut self, from: &Path) {
+        self.stop();
+        copy(from, &self.state());
+        self.restart();
+    }
+
+    /// The attestation key as `sundew trust add tpm2_ak` reads it.
+    pub fn registered(&self) -> Value {
+        let file = |name: &str| STANDARD.encode(std::fs::read(self.folder.path().join(name)).expect("public area"));
+        json!({ "key": file("ak.pub"), "parent": file("ek.pub") })
+    }
+
+    /// What the SDK needs to quote these PCRs, such as `0+7`.
+    pub fn settings(&self, pcrs: &str) -> Settings {
+        Settings { tpm2: Some(format!("{},{KEY},{pcrs}", self.socket().display())), ..Settings::default() }
+    }
+
+    /// Evidence that is bound to these bytes.
+    pub async fn evidence(&self, pcrs: &str, binding: [u8; 32]) -> Result<Vec<u8>, String> {
+        sundew_sdk::collect(&self.settings(pcrs), "tpm2", binding, "", None).await.map_err(|e| e.to_string())
+    }
+
+    /// Extends a PCR of the SHA-256 bank (TPM2_PCR_Extend).
+    pub fn extend(&self, pcr: u32, digest: &[u8; 32]) {
+        let mut body = pcr.to_be_bytes().to_vec();
+        body.extend(9_u32.to_be_bytes());
+        body.extend([0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
+        body.extend(1_u32.to_be_bytes());
+        body.extend(0x000b_u16.to_be_bytes());
+        body.extend(digest);
+        let mut command = 0x8002_u16.to_be_bytes().to_vec();
+        command.extend(u32::try_from(body.len() + 10).expect("length").to_be_bytes());
+        command.extend(0x0000_0182_u32.to_be_bytes());
+        command.extend(body);
+        for _ in 0..100 {
+            let mut stream = UnixStream::connect(self.socket()).expect("TPM");
+            stream.write_all(&command).expect("command");
+            let mut header = [0; 10];
+            stream.read_exact(&mut header).expect("answer");
+            match header[6..] {
+                [0, 0, 0, 0] => return,
+                // It asks for the command again.
+                [0, 0, 0x09, 0x22] => std::thread::sleep(Duration::from_millis(20)),
+                _ => panic!("PCR_Extend: {header:x?}"),
+            }
+        }
+        panic!("the TPM stays busy");
+    }
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("folder");
+    for entry in std::fs::read_dir(from).expect("folder") {
+        let entry = entry.expect("entry");
+        if entry.file_type().expect("type").is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copy");
+        }
+    }
+}
