@@ -100,7 +100,7 @@ impl KeySet {
 fn read_key(jwk: &Value) -> Option<Key> {
     let text = |name: &str| jwk.get(name).and_then(Value::as_str);
     let bytes = |name: &str| text(name).and_then(|v| URL_SAFE_NO_PAD.decode(v).ok());
-    if text("use").is_some_and(|usage| usage != "sig") {
+    if text("use").is_some_and(|usage| usage != "sig" && usage != "jwt-svid") {
         return None;
     }
     let point = |len: usize| {

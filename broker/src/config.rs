@@ -317,6 +317,9 @@ fn check_issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
         if issuer.audience.is_empty() {
             errors.push(format!("issuers: {name}: audience must not be empty"));
         }
+        if issuer.preset == Preset::SpiffeJwt && TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or_default()).is_err() {
+            errors.push(format!("issuers: {name}: with preset spiffe_jwt the URL is a trust domain, such as spiffe://example.org"));
+        }
         if issuer.jwks_file.is_none() && !issuer.jwks_url.as_deref().unwrap_or(name).starts_with("https://") {
             errors.push(format!("issuers: {name}: keys are fetched over https only; use jwks_url, or jwks_file"));
         }

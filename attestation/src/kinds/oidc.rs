@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::claims::{Assurance, Claims, SingleUse};
 use crate::jws::{self, JwsError, KeySet};
+use crate::spiffe::SpiffeId;
 
 /// How far an issuer's clock may be ahead of ours, in seconds.
 const MAX_SKEW_S: i64 = 30;
@@ -23,12 +24,19 @@ pub enum Preset {
     /// Any OpenID provider: `sub` must be pinned.
     #[default]
     Generic,
+    /// Managed identities of Azure: `oid` must be pinned. Tokens of users, and tokens of another tenant than the issuer's, are not taken.
+    Azure,
+    /// Instances of Google Compute Engine, tokens in the `full` format: `sub`, the service account's number, must be pinned. A token that the
+    /// account got otherwise says nothing of an instance and is not taken.
+    Gcp,
     /// GitHub Actions: `repository_id` must be pinned (names can be taken over); pull requests only when asked for.
     Github,
     /// GitLab CI: `project_id` must be pinned.
     Gitlab,
     /// Projected service-account tokens: `sub` must be pinned; `kubernetes.io` claims must be there, legacy tokens have none.
     Kubernetes,
+    /// JWT-SVIDs of the trust domain that is the issuer's URL, `spiffe://<domain>`: `sub` must be pinned.
+    SpiffeJwt,
 }
 
 impl Preset {
@@ -36,7 +44,8 @@ impl Preset {
     #[must_use]
     pub fn pinned_claim(self) -> &'static str {
         match self {
-            Self::Generic | Self::Kubernetes => "sub",
+            Self::Azure => "oid",
+            Self::Gcp | Self::Generic | Self::Kubernetes | Self::SpiffeJwt => "sub",
             Self::Github => "repository_id",
             Self::Gitlab => "project_id",
         }
@@ -84,13 +93,13 @@ pub enum OidcError {
 /// Verifies a token; `now_ms` is milliseconds since the epoch.
 pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, OidcError> {
     let signed = jws::verify(token, &issuer.keys)?;
-    if signed.typ.as_deref().is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
+    // JWT-SVID, section 2.3, has `JOSE` too.
+    let is_type = |typ: &str| typ.eq_ignore_ascii_case("JWT") || (issuer.preset == Preset::SpiffeJwt && typ.eq_ignore_ascii_case("JOSE"));
+    if signed.typ.as_deref().is_some_and(|typ| !is_type(typ)) {
         return Err(OidcError::Type);
     }
     let claims = &signed.claims;
-    if claims.get("iss").and_then(Value::as_str) != Some(issuer.url.as_str()) {
-        return Err(OidcError::Issuer);
-    }
+    check_issuer(claims, issuer)?;
     check_audience(claims, &issuer.audience)?;
     let now_s = now_ms.div_euclid(1000);
     let (exp, iat) = (seconds(claims, "exp")?, seconds(claims, "iat")?);
@@ -111,6 +120,17 @@ pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, Oidc
         counter: None,
         digest: sha256(&[token]),
     })
+}
+
+fn check_issuer(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), OidcError> {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    let is_its_own = match issuer.preset {
+        // JWT-SVID, section 3: the trust domain of the subject says whose keys verify it; `iss` is free.
+        Preset::SpiffeJwt => text("sub").and_then(|sub| SpiffeId::parse(sub).ok()).is_some_and(|id| id.trust_domain().id() == issuer.url),
+        Preset::Azure => text("iss") == Some(&issuer.url) && text("tid").is_some_and(|tenant| issuer.url.split('/').any(|part| part == tenant)),
+        Preset::Gcp | Preset::Generic | Preset::Github | Preset::Gitlab | Preset::Kubernetes => text("iss") == Some(&issuer.url),
+    };
+    if is_its_own { Ok(()) } else { Err(OidcError::Issuer) }
 }
 
 fn check_audience(claims: &Map<String, Value>, ours: &str) -> Result<(), OidcError> {
@@ -157,10 +177,31 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 fn flatten(claims: &Map<String, Value>, preset: Preset) -> Result<BTreeMap<String, Vec<String>>, OidcError> {
     let mut values = BTreeMap::new();
     for (name, value) in claims {
-        add(&mut values, name, value);
+        // What a profile finds has a name of its own; a claim that merely has such a name is another one.
+        if !name.starts_with("gce.") && !name.starts_with("kubernetes.") {
+            add(&mut values, name, value);
+        }
     }
     match preset {
-        Preset::Generic | Preset::Gitlab => {}
+        Preset::Generic | Preset::Gitlab | Preset::SpiffeJwt => {}
+        Preset::Azure => {
+            // A token that a user gave away has scopes; one of an application itself has not, and says so.
+            if claims.contains_key("scp") || claims.get("idtyp").is_some_and(|kind| kind != "app") {
+                return Err(OidcError::Claim("idtyp"));
+            }
+        }
+        Preset::Gcp => {
+            let engine = claims.get("google").and_then(|google| google.get("compute_engine")).and_then(Value::as_object);
+            let engine = engine.ok_or(OidcError::Claim("google.compute_engine"))?;
+            for name in ["instance_confidentiality", "instance_id", "instance_name", "project_id", "project_number", "zone"] {
+                if let Some(value) = engine.get(name) {
+                    add(&mut values, &format!("gce.{name}"), value);
+                }
+            }
+            if !values.contains_key("gce.instance_id") {
+                return Err(OidcError::Claim("google.compute_engine"));
+            }
+        }
         Preset::Github => {
             // T22: a pull request runs somebody else's code; only a registration that pins `pull_request` takes it.
             if !values.contains_key("event_name") {

@@ -296,6 +296,81 @@ async fn t21_projected_service_account_tokens_are_taken_and_legacy_ones_are_not(
     assert!(with_token(&caller, world.issuer.token_of(&legacy)).await.is_err(), "a legacy token was taken");
 }
 
+/// Profiles of clouds: each with the shape of its real tokens, and with its own trap.
+#[tokio::test]
+async fn profiles_of_azure_gcp_and_spiffe_take_their_own_tokens_and_not_what_looks_like_them() {
+    let world = World::embedded();
+    let jwks = world.folder().join("jwks.json");
+    let tenant = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+    let azure = format!("https://sts.windows.net/{tenant}/");
+    let more: String = [("azure", azure.as_str()), ("gcp", "https://accounts.google.com"), ("spiffe_jwt", "spiffe://other.test")]
+        .iter()
+        .map(|(preset, url)| format!("[[issuers]]\nurl = \"{url}\"\naudience = \"{AUDIENCE}\"\npreset = \"{preset}\"\njwks_file = \"{}\"\n", jwks.display()))
+        .collect();
+    let broker = world.broker_with(&more).await;
+    let evidence = |issuer: &str, claims: Value| json!({ "evidence": [{ "kind": "oidc", "issuer": issuer, "claims": claims }] });
+    let token = |iss: &str, own: &Value, change: &dyn Fn(&mut Value)| {
+        let mut claims = TestIssuer::claims("s");
+        claims["iss"] = json!(iss);
+        claims.as_object_mut().expect("object").extend(own.as_object().expect("object").clone());
+        change(&mut claims);
+        world.issuer.token_of(&claims)
+    };
+    type Bent<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let remove = |claims: &mut Value, name: &str| drop(claims.as_object_mut().expect("object").remove(name));
+
+    world.register(&broker, "/azure", evidence(&azure, json!({ "oid": ["o-1"] }))).await;
+    let caller = world.caller(&broker, "/azure");
+    let own = json!({ "oid": "o-1", "tid": tenant, "appid": "a-1", "idtyp": "app", "xms_mirid": "/subscriptions/s/resourcegroups/r/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i" });
+    with_token(&caller, token(&azure, &own, &|_| {})).await.expect("azure");
+    let bad: [Bent<'_>; 5] = [
+        ("another tenant's", &|c| c["tid"] = json!("11111111-86f1-41af-91ab-2d7cd011db47")),
+        ("no tenant", &|c| remove(c, "tid")),
+        ("a user's", &|c| c["idtyp"] = json!("user")),
+        ("given away by a user", &|c| c["scp"] = json!("user_impersonation")),
+        ("another identity", &|c| c["oid"] = json!("o-2")),
+    ];
+    for (what, change) in bad {
+        assert!(with_token(&caller, token(&azure, &own, change)).await.is_err(), "azure: {what}");
+    }
+
+    let google = "https://accounts.google.com";
+    world.register(&broker, "/gcp", evidence(google, json!({ "sub": ["1234567890"], "gce.project_number": ["77"] }))).await;
+    let caller = world.caller(&broker, "/gcp");
+    let engine = json!({ "instance_id": "42", "instance_name": "vm", "project_id": "p", "project_number": 77, "zone": "europe-west1-b", "instance_creation_timestamp": 1 });
+    let own = json!({ "sub": "1234567890", "azp": "1234567890", "google": { "compute_engine": engine } });
+    with_token(&caller, token(google, &own, &|_| {})).await.expect("gcp");
+    let bad: [Bent<'_>; 4] = [
+        ("of the account, without an instance", &|c| remove(c, "google")),
+        ("with the claim at another place", &|c| {
+            remove(c, "google");
+            c["gce.instance_id"] = json!("42");
+            c["gce.project_number"] = json!(77);
+        }),
+        ("another project", &|c| c["google"]["compute_engine"]["project_number"] = json!(78)),
+        ("another account", &|c| c["sub"] = json!("1234567891")),
+    ];
+    for (what, change) in bad {
+        assert!(with_token(&caller, token(google, &own, change)).await.is_err(), "gcp: {what}");
+    }
+
+    let domain = "spiffe://other.test";
+    world.register(&broker, "/spiffe", evidence(domain, json!({ "sub": ["spiffe://other.test/agent"] }))).await;
+    let caller = world.caller(&broker, "/spiffe");
+    let own = json!({ "sub": "spiffe://other.test/agent", "aud": [AUDIENCE] });
+    with_token(&caller, token("https://oidc.other.test", &own, &|_| {})).await.expect("a JWT-SVID");
+    with_token(&caller, token(domain, &own, &|c| remove(c, "iss"))).await.expect("a JWT-SVID without issuer");
+    let bad: [Bent<'_>; 4] = [
+        ("of another trust domain", &|c| c["sub"] = json!("spiffe://other.test.evil/agent")),
+        ("of a trust domain below", &|c| c["sub"] = json!("spiffe://a.other.test/agent")),
+        ("for two audiences", &|c| c["aud"] = json!([AUDIENCE, "other"])),
+        ("T16: without an end", &|c| remove(c, "exp")),
+    ];
+    for (what, change) in bad {
+        assert!(with_token(&caller, token(domain, &own, change)).await.is_err(), "spiffe: {what}");
+    }
+}
+
 /// T34: the evidence cut at each length and with one flipped byte per position.
 #[test]
 fn t34_every_cut_and_every_flipped_byte_of_a_token_is_refused_without_panic() {
