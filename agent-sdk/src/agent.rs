@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sundew_core::client::{Binding, BindingPurpose, SpiffeId, public_key_of};
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
-use sundew_proto::v1::{ChallengeRequest, Evidence};
+use sundew_proto::v1::{ChallengeRequest, Evidence, EvidenceSet};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -126,16 +126,28 @@ impl Agent {
     /// Takes a challenge on this connection and collects the evidence that it asks for.
     pub(crate) async fn prove(&self, connection: &Connection, purpose: BindingPurpose) -> Result<(Vec<u8>, Vec<Evidence>), Error> {
         let challenge = repeated(|| async { client(connection).challenge(ChallengeRequest {}).await }).await?.into_inner();
+        let evidence = self.answer(connection, purpose, &challenge.nonce, &challenge.evidence_sets, &challenge.audience).await?;
+        Ok((challenge.nonce, evidence))
+    }
+
+    /// Collects what a challenge asks for: the first set that can be collected; if none can, tells what was missing for the first one.
+    pub(crate) async fn answer(
+        &self,
+        connection: &Connection,
+        purpose: BindingPurpose,
+        nonce: &[u8],
+        sets: &[EvidenceSet],
+        audience: &str,
+    ) -> Result<Vec<Evidence>, Error> {
         let identity = connection.identity();
         let leaf = identity.chain().first().map(|leaf| leaf.as_ref()).unwrap_or_default();
         let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
-        let binding = Binding::new(purpose, &challenge.nonce, &public_key, &connection.exporter());
-        let context = Context::new(&binding, &challenge.audience, Some(&identity.key));
-        // The first set that can be collected; if none can, what was missing for the first one.
+        let binding = Binding::new(purpose, nonce, &public_key, &connection.exporter());
+        let context = Context::new(&binding, audience, Some(&identity.key));
         let mut missing = None;
-        for set in &challenge.evidence_sets {
+        for set in sets {
             match self.collect(&set.kinds, &context).await {
-                Ok(evidence) => return Ok((challenge.nonce, evidence)),
+                Ok(evidence) => return Ok(evidence),
                 Err(error) => missing = missing.or(Some(error)),
             }
         }

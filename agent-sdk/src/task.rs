@@ -113,6 +113,7 @@ pub struct Task {
     agent: Agent,
     shared: Arc<Shared>,
     record: v1::Task,
+    evidence_at_secrets: bool,
     attending: JoinHandle<()>,
     finished: bool,
 }
@@ -123,6 +124,8 @@ struct Shared {
     token: ArcSwap<Token>,
     ended: watch::Sender<Option<Ended>>,
     grace: Duration,
+    /// What the broker gave for the last evidence.
+    proof: ArcSwap<Vec<u8>>,
 }
 
 impl fmt::Debug for Task {
@@ -136,9 +139,16 @@ impl Task {
         let record = answer.task.ok_or_else(|| Error::Unavailable("the broker sent no task".to_owned()))?;
         let grace = Duration::from_millis(u64::try_from(answer.attendance_grace_ms).unwrap_or(1000).max(1000));
         let token = ArcSwap::from_pointee(Token::of(answer.token, &connection)?);
-        let shared = Arc::new(Shared { id: record.task_id.clone(), connection: ArcSwap::new(connection), token, ended: watch::Sender::default(), grace });
+        let shared = Arc::new(Shared {
+            id: record.task_id.clone(),
+            connection: ArcSwap::new(connection),
+            token,
+            ended: watch::Sender::default(),
+            grace,
+            proof: ArcSwap::default(),
+        });
         let attending = tokio::spawn(attend::attend(agent.clone(), Arc::clone(&shared)));
-        Ok(Self { agent, shared, record, attending, finished: false })
+        Ok(Self { agent, shared, record, evidence_at_secrets: answer.evidence_at_secrets, attending, finished: false })
     }
 
     /// Its name.
@@ -167,22 +177,35 @@ impl Task {
 
     /// A secret that its scopes name.
     pub async fn secret(&self, name: &str) -> Result<Secret, Error> {
-        let answer = repeated(|| async {
-            let request = GetSecretRequest { task_id: self.shared.id.clone(), name: name.to_owned() };
-            client(&self.connection()).get_secret(request).await
-        });
-        Ok(Secret(SecretBytes::new(self.known(answer.await)?.into_inner().value)))
+        Ok(Secret(SecretBytes::new(self.read(name).await?.value)))
     }
 
     /// A credential in another system that its scopes name, such as `db/reporting/readonly`. Asked again, it is the same one.
     pub async fn lease(&self, name: &str) -> Result<Lease, Error> {
-        let answer = repeated(|| async {
-            let request = GetSecretRequest { task_id: self.shared.id.clone(), name: name.to_owned() };
-            client(&self.connection()).get_secret(request).await
-        });
-        let answer = self.known(answer.await)?.into_inner();
+        let answer = self.read(name).await?;
         let lease = answer.lease.ok_or_else(|| Error::Invalid(format!("{name} is a stored secret, not one that is made for a task")))?;
         Ok(Lease::of(lease))
+    }
+
+    async fn read(&self, name: &str) -> Result<v1::GetSecretResponse, Error> {
+        let plain = GetSecretRequest { task_id: self.shared.id.clone(), name: name.to_owned(), ..GetSecretRequest::default() };
+        if !self.evidence_at_secrets {
+            let answer = repeated(|| async { client(&self.connection()).get_secret(plain.clone()).await });
+            return Ok(self.known(answer.await)?.into_inner());
+        }
+        // A challenge is good once and on its connection, so each attempt takes a new one.
+        let mut again = 3;
+        loop {
+            let connection = self.connection();
+            let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::GetSecret).await?;
+            match client(&connection).get_secret(GetSecretRequest { nonce, evidence, ..plain.clone() }).await {
+                Err(status) if again > 0 && crate::error::is_transient(&status) => {
+                    again -= 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                answer => return Ok(self.known(answer.map_err(|status| Error::of(&status)))?.into_inner()),
+            }
+        }
     }
 
     /// A grant with which another workload may open tasks below this one ([`TaskBuilder::under`]). They end with it.
@@ -225,7 +248,9 @@ impl Task {
         let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::ResumeTask).await?;
         let request = ResumeTaskRequest { task_id: self.shared.id.clone(), nonce, evidence, idempotency_key: key };
         let answer = client(&connection).resume_task(request).await.map_err(|status| Error::of(&status));
-        let token = Token::of(self.known(answer)?.into_inner().token, &connection)?;
+        let answer = self.known(answer)?.into_inner();
+        self.shared.proof.store(Arc::new(answer.proof));
+        let token = Token::of(answer.token, &connection)?;
         self.shared.token.store(Arc::new(token));
         Ok(())
     }

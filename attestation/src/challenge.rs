@@ -12,6 +12,10 @@ pub type Nonce = [u8; 32];
 pub enum BindingPurpose {
     /// Opening a task.
     BeginTask,
+    /// Reading a secret.
+    GetSecret,
+    /// Going on with a task.
+    Prove,
     /// Reviving a suspended task.
     ResumeTask,
 }
@@ -22,6 +26,8 @@ impl BindingPurpose {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BeginTask => "begin_task",
+            Self::GetSecret => "get_secret",
+            Self::Prove => "prove",
             Self::ResumeTask => "resume_task",
         }
     }
@@ -29,6 +35,8 @@ impl BindingPurpose {
     fn label(self) -> &'static [u8] {
         match self {
             Self::BeginTask => b"begin-task",
+            Self::GetSecret => b"get-secret",
+            Self::Prove => b"prove",
             Self::ResumeTask => b"resume-task",
         }
     }

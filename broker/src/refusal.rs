@@ -32,6 +32,9 @@ pub enum Refusal {
     /// The nonce was not issued on this connection, was used, or has expired.
     #[error("challenge is unknown, used or expired")]
     Challenge,
+    /// The evidence is good, and of something else than what the task was begun on.
+    #[error("evidence differs from what the task was begun on: {0}")]
+    Changed(String),
     /// Policy said no.
     #[error("policy: {0}")]
     Denied(#[from] Denial),
@@ -118,6 +121,7 @@ impl Refusal {
             | Self::Absent(_)
             | Self::Binding
             | Self::Challenge
+            | Self::Changed(_)
             | Self::Denied(_)
             | Self::JoinToken
             | Self::Quarantined

@@ -33,7 +33,7 @@ pub struct World {
     /// The CA.
     pub ca: Ca,
     /// The issuer.
-    pub issuer: TestIssuer,
+    pub issuer: Arc<TestIssuer>,
     /// The Redis, if there is one.
     pub redis: Option<Redis>,
     /// URL and further settings of the store, if it is neither that Redis nor a file.
@@ -70,7 +70,7 @@ impl World {
     fn new(redis: Option<Redis>) -> Self {
         crate::init();
         let folder = tempfile::tempdir().expect("folder");
-        let world = Self { ca: Ca::new(DOMAIN), issuer: TestIssuer::default(), redis, store: None, folder };
+        let world = Self { ca: Ca::new(DOMAIN), issuer: Arc::default(), redis, store: None, folder };
         let path = world.folder.path();
         write_private(&path.join("root.key"), &"7a".repeat(32));
         world.ca.svid("/sundew/broker").write(&path.join("broker"), std::slice::from_ref(&world.ca.certificate));

@@ -159,7 +159,7 @@ impl Caller {
 
     /// Reads a secret.
     pub async fn secret(&self, task: &str, name: &str) -> Result<String, Status> {
-        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned() };
+        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned(), ..GetSecretRequest::default() };
         let value = self.agent().get_secret(request).await?.into_inner().value;
         Ok(String::from_utf8(value).expect("text"))
     }

@@ -130,7 +130,7 @@ impl Agent {
             tokens.extend(broker.mint(&begun.task).await.ok().map(|minted| minted.token));
         }
         if self.random.below(4) == 0 {
-            let request = GetSecretRequest { task_id: begun.task.clone(), name: "db/app/readonly".to_owned() };
+            let request = GetSecretRequest { task_id: begun.task.clone(), name: "db/app/readonly".to_owned(), ..GetSecretRequest::default() };
             let (_, broker) = self.broker();
             let _ = self.shared.count(&self.shared.leases, broker.agent().get_secret(request).await);
         }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sundew_core::client::BindingPurpose;
 use sundew_proto::v1::attend_request::Request;
 use sundew_proto::v1::attend_response::Event;
-use sundew_proto::v1::{AttendPing, AttendRequest, AttendStart, RotateBinding};
+use sundew_proto::v1::{AttendPing, AttendRequest, AttendStart, Prove, RotateBinding};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -50,7 +51,7 @@ async fn stream(agent: &Agent, shared: &Shared, heard: &mut Instant) -> Over {
     let connection = shared.connection.load_full();
     let (asked, requests) = mpsc::channel(8);
     let ask = |request: Request| asked.try_send(AttendRequest { request: Some(request) });
-    let _ = ask(Request::Start(AttendStart { task_id: shared.id.clone() }));
+    let _ = ask(Request::Start(AttendStart { task_id: shared.id.clone(), proof: shared.proof.load().to_vec() }));
     let mut answers = match client(&connection).attend(ReceiverStream::new(requests)).await {
         Ok(answers) => answers.into_inner(),
         Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => return Over::Ended(Ended::Lost),
@@ -90,6 +91,21 @@ async fn stream(agent: &Agent, shared: &Shared, heard: &mut Instant) -> Over {
                                 }
                                 Err(error) => tracing::warn!(%error, "no connection with the new SVID"),
                             },
+                            Some(Event::ProofWanted(wanted)) => {
+                                // Beside the stream: collecting takes its time, and pings must go on.
+                                let (agent, connection, asked) = (agent.clone(), Arc::clone(&connection), asked.clone());
+                                tokio::spawn(async move {
+                                    let purpose = BindingPurpose::Prove;
+                                    match agent.answer(&connection, purpose, &wanted.nonce, &wanted.evidence_sets, &wanted.audience).await {
+                                        Ok(evidence) => {
+                                            let prove = Prove { nonce: wanted.nonce, evidence };
+                                            let _ = asked.send(AttendRequest { request: Some(Request::Prove(prove)) }).await;
+                                        }
+                                        Err(error) => tracing::warn!(%error, "the broker wants fresh evidence; without it the task is suspended"),
+                                    }
+                                });
+                            }
+                            Some(Event::Proven(proven)) => shared.proof.store(Arc::new(proven.proof)),
                             Some(Event::Accepted(_) | Event::Suspended(_)) | None => {}
                         }
                     }

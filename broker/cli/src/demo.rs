@@ -297,7 +297,7 @@ async fn theft(story: &mut Story<'_>, local: &Local, operator: &Operator, task: 
     let thief: Connect = local.connect_with(folder);
     let connection = connection(&thief).await?;
     let active = operator.active(token, &connection.identity().thumbprint()).await?;
-    let request = GetSecretRequest { task_id: task.to_owned(), name: "demo/api-key".to_owned() };
+    let request = GetSecretRequest { task_id: task.to_owned(), name: "demo/api-key".to_owned(), ..GetSecretRequest::default() };
     let stolen = AgentServiceClient::new(connection.channel()).get_secret(request).await;
     let refused = stolen.as_ref().err().map(|status| status.message().to_owned());
     story.tell(

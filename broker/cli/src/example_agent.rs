@@ -66,7 +66,7 @@ async fn secret(task: &Task) -> Value {
 
 /// What a hijacked agent would try: the SDK's task is gone, its id is not.
 async fn secret_of(agent: &Agent, task_id: &str) -> Value {
-    let request = sundew_proto::v1::GetSecretRequest { task_id: task_id.to_owned(), name: "demo/api-key".to_owned() };
+    let request = sundew_proto::v1::GetSecretRequest { task_id: task_id.to_owned(), name: "demo/api-key".to_owned(), ..Default::default() };
     let Ok(connection) = agent.connection() else { return json!({}) };
     match sundew_proto::v1::agent_service_client::AgentServiceClient::new(connection.channel()).get_secret(request).await {
         Ok(_) => json!({ "sha256": "it was given" }),

@@ -62,6 +62,12 @@ pub struct Registration {
     /// Whether some evidence must carry the nonce.
     #[serde(default)]
     pub require_fresh_evidence: bool,
+    /// A task must show fresh evidence this often; one that does not is suspended, and ended after as long again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prove_every: Option<Ttl>,
+    /// Whether each secret is given for evidence of its own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub evidence_at_secrets: bool,
     /// Local processes to which the embedded CA gives this identity over the Workload API.
     #[serde(default)]
     pub local: Vec<LocalSelector>,
@@ -105,6 +111,10 @@ fn default_max_children() -> u32 {
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
 fn default_bindings() -> Vec<TokenBinding> {
     vec![TokenBinding::Certificate]
 }
@@ -127,6 +137,9 @@ impl Registration {
         }
         if self.attendance_grace.as_ms() < 1000 {
             say("attendance_grace", "must be at least 1s".to_owned());
+        }
+        if self.prove_every.is_some_and(|every| every.as_ms() < 2000) {
+            say("prove_every", "must be at least 2s".to_owned());
         }
         if self.max_tasks == 0 || self.max_tasks > 100_000 {
             say("max_tasks", "must be between 1 and 100000".to_owned());

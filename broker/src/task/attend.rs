@@ -10,6 +10,7 @@ use tonic::{Status, Streaming};
 use v1::attend_request::Request as Asked;
 use v1::attend_response::Event as Told;
 
+use super::prove::Proof;
 use crate::attendance::{Attendance, Attending};
 use crate::broker::Broker;
 use crate::clock;
@@ -36,11 +37,12 @@ impl Broker {
         };
         let task = self.own_task(&peer, &start.task_id).await?;
         let attending = Attendance::attend(&self, &task);
+        let mut proof = self.proof(&task, &start.proof)?;
         let (answers, receiver) = mpsc::channel(8);
         let accepted = v1::AttendAccepted { grace_ms: task.grace_ms };
         let _ = answers.send(Ok(told(Told::Accepted(accepted)))).await;
         tokio::spawn(async move {
-            if let Err(refusal) = self.follow(&peer, &task, &attending, &mut asked, &answers).await {
+            if let Err(refusal) = self.follow(&peer, &task, &attending, &mut proof, &mut asked, &answers).await {
                 let status = self.refuse(RPC, Some(&peer), &refusal);
                 let _ = answers.send(Err(status)).await;
             }
@@ -53,6 +55,7 @@ impl Broker {
         peer: &Peer,
         task: &Task,
         attending: &Attending,
+        proof: &mut Proof,
         asked: &mut Streaming<v1::AttendRequest>,
         answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>,
     ) -> Result<(), Refusal> {
@@ -71,7 +74,18 @@ impl Broker {
                     let _ = answers.send(Ok(told(Told::Suspended(v1::TaskSuspended {})))).await;
                 }
                 News::Suspended => {}
-                News::Alive => told_suspended = false,
+                News::Alive => {
+                    if std::mem::take(&mut told_suspended) {
+                        // It was resumed, on fresh evidence.
+                        proof.renew();
+                    }
+                }
+            }
+            match self.look_at_proof(peer, task, proof, told_suspended).await {
+                Ok(None) => {}
+                Ok(Some(wanted)) => drop(answers.send(Ok(told(Told::ProofWanted(wanted)))).await),
+                // Looked at again at the next turn.
+                Err(error) => tracing::debug!(%error, task = %task.id, "evidence could not be asked for"),
             }
             // P7: a stream is looked at like a call. An agent that is silent for its grace is not there (T81).
             peer.check(&self.trust, clock::now_ms())?;
@@ -85,7 +99,7 @@ impl Broker {
                 message = asked.message() => match message {
                     Ok(Some(message)) => {
                         heard = clock::monotonic();
-                        self.hear(peer, task, message, answers).await?;
+                        self.hear(peer, task, proof, message, answers).await?;
                     }
                     Ok(None) | Err(_) => return Ok(()),
                 },
@@ -107,12 +121,20 @@ impl Broker {
         &self,
         peer: &Peer,
         task: &Task,
+        proof: &mut Proof,
         message: v1::AttendRequest,
         answers: &mpsc::Sender<Result<v1::AttendResponse, Status>>,
     ) -> Result<(), Refusal> {
         match message.request {
             Some(Asked::Ping(_)) => Ok(()),
-            Some(Asked::Start(_)) | None => Err(Refusal::invalid("request", "must be `ping` or `rotate`")),
+            Some(Asked::Start(_)) | None => Err(Refusal::invalid("request", "must be `ping`, `rotate` or `prove`")),
+            Some(Asked::Prove(prove)) => {
+                if self.prove(peer, task, prove).await? {
+                    proof.renew();
+                    let _ = answers.send(Ok(told(Told::Proven(v1::Proven { proof: self.proof_ticket(task) })))).await;
+                }
+                Ok(())
+            }
             Some(Asked::Rotate(rotate)) => {
                 // AC-26: the holder of the old SVID says which one comes next; nobody else can.
                 let certificate: [u8; 32] =

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::store::Reserved;
-use sundew_core::{KnownTask, KnownToken, Liveness, SealError, TaskId, TaskRecord, TaskRequest, permit_task};
+use sundew_core::{KnownTask, KnownToken, Liveness, Registration, TaskId, TaskRecord, TaskRequest, permit_task};
 use sundew_proto::v1;
 
 use super::delegate::Above;
@@ -22,14 +21,11 @@ impl Broker {
     /// A nonce for this connection, and what must be shown with it. Costs no store round trip once the registration is known.
     pub(crate) async fn challenge(self: Arc<Self>, peer: Arc<Peer>, _: v1::ChallengeRequest) -> Result<v1::ChallengeResponse, Refusal> {
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let mut nonce = [0; 32];
-        SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
-        peer.issue(nonce);
-        let sets = workload.registration.policy().alternatives().unwrap_or_default();
+        let nonce = Self::issue_challenge(&peer)?;
         Ok(v1::ChallengeResponse {
             nonce: nonce.to_vec(),
             expires_at_ms: clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
-            evidence_sets: sets.iter().map(|set| v1::EvidenceSet { kinds: set.iter().map(|r| r.kind().to_owned()).collect() }).collect(),
+            evidence_sets: evidence_sets(&workload.registration),
             audience: self.audience.clone(),
         })
     }
@@ -92,6 +88,7 @@ impl Broker {
             task: Some(self.task_message(&task)?),
             token: Some(super::token_message(&token, &credential)),
             attendance_grace_ms: task.grace_ms,
+            evidence_at_secrets: registration.evidence_at_secrets,
         })
     }
 
@@ -164,11 +161,20 @@ struct Asked {
     digest: [u8; 32],
 }
 
+/// What a registration wants to see: one of these sets.
+pub(super) fn evidence_sets(registration: &Registration) -> Vec<v1::EvidenceSet> {
+    let sets = registration.policy().alternatives().unwrap_or_default();
+    sets.iter().map(|set| v1::EvidenceSet { kinds: set.iter().map(|requirement| requirement.kind().to_owned()).collect() }).collect()
+}
+
+/// Claims that are another for each piece of evidence.
+const VOLATILE: [&str; 8] = ["clock_safe", "exp", "iat", "jti", "nbf", "nonce", "reset_count", "restart_count"];
+
 /// What rules may later be about: all verified claims but those that are another for each piece of evidence.
-fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
+pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
     let mut all = Vec::new();
     for claims in attested.claims() {
-        for (name, values) in claims.values.iter().filter(|(name, _)| !matches!(name.as_str(), "exp" | "iat" | "nbf" | "jti" | "nonce")) {
+        for (name, values) in claims.values.iter().filter(|(name, _)| !VOLATILE.contains(&name.as_str())) {
             all.extend(values.iter().map(|value| format!("{}.{name}={value}", claims.kind)));
         }
     }

@@ -72,11 +72,7 @@ impl Broker {
             Err(other) => return Err(other),
             Ok(()) => false,
         };
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let attested = self.attest(&workload, &peer, &request.nonce, &request.evidence, BindingPurpose::ResumeTask).await?;
-        if workload.registration.require_fresh_evidence && !attested.is_fresh() {
-            return Err(sundew_core::Denial::NotFresh.into());
-        }
+        let attested = self.attest_again(&peer, &task, &request.nonce, &request.evidence, BindingPurpose::ResumeTask).await?;
         let mut position = self.keeper.view()?.applied().0;
         if suspended {
             let record = journal::record("task_resumed").with("task", task.id).with("workload", peer.id());
@@ -89,6 +85,7 @@ impl Broker {
             None => None,
         };
         let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None, audience: Vec::new() }, key, digest: [0; 32] };
-        Ok(v1::ResumeTaskResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
+        let token = self.mint_within(&peer, &task, wanted, position, "token_minted").await?;
+        Ok(v1::ResumeTaskResponse { token: Some(token), proof: self.proof_ticket(&task) })
     }
 }

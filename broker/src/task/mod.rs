@@ -5,6 +5,7 @@ mod begin;
 mod delegate;
 mod finish;
 mod mint;
+mod prove;
 mod secret;
 
 pub(crate) use begin::hex;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use sundew_attestation::BindingPurpose;
 use sundew_core::store::DocumentKind;
 use sundew_core::{Denial, LeaseRecord, Scope, SealError, SecretRecord};
 use sundew_proto::v1;
@@ -19,6 +20,8 @@ impl Broker {
     /// Hands out a secret.
     pub(crate) async fn secret(self: Arc<Self>, peer: Arc<Peer>, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, Refusal> {
         let scope = Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
+        // The nonce is gone from here on, whatever else is wrong.
+        let challenged = !request.nonce.is_empty() && peer.consume(&request.nonce);
         let task = self.own_task(&peer, &request.task_id).await?;
         self.usable(&task)?;
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
@@ -27,6 +30,12 @@ impl Broker {
         }
         if self.keeper.view()?.is_quarantined(&task) {
             return Err(Refusal::Quarantined);
+        }
+        if workload.registration.evidence_at_secrets {
+            if !challenged {
+                return Err(Refusal::Challenge);
+            }
+            drop(self.attest_again(&peer, &task, &request.nonce, &request.evidence, BindingPurpose::GetSecret).await?);
         }
         let mut made = self.engine_of(&request.name);
         let mut stored = if made.is_some() { None } else { self.read_secret(&request.name).await? };

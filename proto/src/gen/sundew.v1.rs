@@ -556,6 +556,9 @@ pub struct BeginTaskResponse {
     /// A task not attended for this long ends.
     #[prost(int64, tag = "3")]
     pub attendance_grace_ms: i64,
+    /// Whether each GetSecret needs evidence of its own.
+    #[prost(bool, tag = "4")]
+    pub evidence_at_secrets: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintTokenRequest {
@@ -578,12 +581,17 @@ pub struct MintTokenResponse {
     #[prost(message, optional, tag = "1")]
     pub token: ::core::option::Option<Token>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetSecretRequest {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
+    /// Where the registration wants evidence at each secret: a challenge and evidence for it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "4")]
+    pub evidence: ::prost::alloc::vec::Vec<Evidence>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
@@ -642,14 +650,14 @@ pub struct DelegateResponse {
     #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttendRequest {
-    #[prost(oneof = "attend_request::Request", tags = "1, 2, 3")]
+    #[prost(oneof = "attend_request::Request", tags = "1, 2, 3, 4")]
     pub request: ::core::option::Option<attend_request::Request>,
 }
 /// Nested message and enum types in `AttendRequest`.
 pub mod attend_request {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Request {
         /// The first message of the stream.
         #[prost(message, tag = "1")]
@@ -659,12 +667,26 @@ pub mod attend_request {
         Rotate(super::RotateBinding),
         #[prost(message, tag = "3")]
         Ping(super::AttendPing),
+        /// Answers `ProofWanted`.
+        #[prost(message, tag = "4")]
+        Prove(super::Prove),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttendStart {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
+    /// The last `proof` that a broker gave for the task; empty if none did since it was begun.
+    #[prost(bytes = "vec", tag = "2")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
+}
+/// Fresh evidence for a running task.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Prove {
+    #[prost(bytes = "vec", tag = "1")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    pub evidence: ::prost::alloc::vec::Vec<Evidence>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RotateBinding {
@@ -674,14 +696,14 @@ pub struct RotateBinding {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttendPing {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttendResponse {
-    #[prost(oneof = "attend_response::Event", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "attend_response::Event", tags = "1, 2, 3, 4, 5, 6")]
     pub event: ::core::option::Option<attend_response::Event>,
 }
 /// Nested message and enum types in `AttendResponse`.
 pub mod attend_response {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Event {
         #[prost(message, tag = "1")]
         Accepted(super::AttendAccepted),
@@ -691,7 +713,29 @@ pub mod attend_response {
         Ended(super::TaskEnded),
         #[prost(message, tag = "4")]
         Suspended(super::TaskSuspended),
+        #[prost(message, tag = "5")]
+        ProofWanted(super::ProofWanted),
+        #[prost(message, tag = "6")]
+        Proven(super::Proven),
     }
+}
+/// The registration wants fresh evidence: without it, the task is suspended at `due_ms`, and ended some time after.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProofWanted {
+    #[prost(bytes = "vec", tag = "1")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    pub evidence_sets: ::prost::alloc::vec::Vec<EvidenceSet>,
+    #[prost(string, tag = "3")]
+    pub audience: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub due_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Proven {
+    /// To be shown when the stream is opened again, at any broker. Not a credential.
+    #[prost(bytes = "vec", tag = "1")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttendAccepted {
@@ -732,6 +776,9 @@ pub struct ResumeTaskRequest {
 pub struct ResumeTaskResponse {
     #[prost(message, optional, tag = "1")]
     pub token: ::core::option::Option<Token>,
+    /// As in `Proven`.
+    #[prost(bytes = "vec", tag = "2")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CompleteTaskRequest {

@@ -99,7 +99,7 @@ async fn ac_36_a_task_that_nobody_attends_ends_after_its_grace_and_one_that_is_a
         let kept = caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task");
         let (asked, requests) = tokio::sync::mpsc::channel(4);
         let say = |request| AttendRequest { request: Some(request) };
-        asked.send(say(Request::Start(AttendStart { task_id: kept.task.clone() }))).await.expect("start");
+        asked.send(say(Request::Start(AttendStart { task_id: kept.task.clone(), ..AttendStart::default() }))).await.expect("start");
         let mut told = caller.agent().attend(ReceiverStream::new(requests)).await.expect("attend").into_inner();
         let began = Instant::now();
         until("abandoned", || async {
@@ -187,7 +187,7 @@ async fn responders_kill_a_token_a_task_or_a_workload_and_agents_hear_of_it() {
         assert!(!active(&minted.token).await && active(&begun.token).await);
 
         let (asked, requests) = tokio::sync::mpsc::channel(4);
-        asked.send(AttendRequest { request: Some(Request::Start(AttendStart { task_id: begun.task.clone() })) }).await.expect("start");
+        asked.send(AttendRequest { request: Some(Request::Start(AttendStart { task_id: begun.task.clone(), ..AttendStart::default() })) }).await.expect("start");
         let mut told = caller.agent().attend(ReceiverStream::new(requests)).await.expect("attend").into_inner();
         let answer = operator.revoke(of_task(&begun.task)).await.expect("revoked");
         assert!(!active(&begun.token).await);

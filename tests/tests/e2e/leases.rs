@@ -22,7 +22,7 @@ async fn put_engine(operator: &Caller, document: &Value, password: &str) -> Resu
 async fn lease(caller: &Caller, task: &str, name: &str) -> Result<Lease, Status> {
     let mut tries = 0;
     let answer = loop {
-        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned() };
+        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned(), ..GetSecretRequest::default() };
         match caller.agent().get_secret(request).await {
             Ok(answer) => break answer.into_inner(),
             Err(status) if status.code() == Code::Unavailable && tries < 30 => tokio::time::sleep(Duration::from_millis(100)).await,

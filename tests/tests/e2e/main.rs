@@ -10,6 +10,7 @@ mod identity;
 mod leases;
 mod manifest;
 mod operations;
+mod prove;
 mod refusals;
 mod replicas;
 mod responders;

@@ -247,7 +247,7 @@ async fn ac_26_t11_a_task_moves_to_the_svid_that_its_holder_names_and_to_no_othe
         assert_eq!(next.mint(&begun.task).await.expect_err("not yet").code(), Code::PermissionDenied);
         let (asked, requests) = tokio::sync::mpsc::channel(4);
         let say = |request| AttendRequest { request: Some(request) };
-        asked.send(say(Request::Start(AttendStart { task_id: begun.task.clone() }))).await.expect("start");
+        asked.send(say(Request::Start(AttendStart { task_id: begun.task.clone(), ..AttendStart::default() }))).await.expect("start");
         asked.send(say(Request::Rotate(RotateBinding { certificate_sha256: next.thumbprint() }))).await.expect("rotate");
         let mut told = old.agent().attend(tokio_stream::wrappers::ReceiverStream::new(requests)).await.expect("attend").into_inner();
         while !matches!(told.next().await.expect("event").expect("event").event, Some(Event::Rotated(_))) {}

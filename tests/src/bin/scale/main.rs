@@ -266,7 +266,7 @@ async fn leases() {
                 let mut token = None;
                 while next.fetch_add(1, Ordering::Relaxed) < ROLES {
                     let begun = caller.begin(&world.issuer, "/agent", &["secret:db/app/readonly"]).await.expect("task");
-                    let request = GetSecretRequest { task_id: begun.task.clone(), name: "db/app/readonly".to_owned() };
+                    let request = GetSecretRequest { task_id: begun.task.clone(), name: "db/app/readonly".to_owned(), ..GetSecretRequest::default() };
                     caller.agent().get_secret(request).await.expect("lease");
                     token = Some(begun.token);
                 }

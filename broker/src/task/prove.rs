@@ -1,0 +1,128 @@
+//! Proving anew: a task whose registration wants it shows fresh evidence every so often.
+//!
+//! P1, P5: one that cannot is suspended when it is due, and ended after as long again. When it was last proven is in a ticket that any broker
+//! can read and that an agent cannot make: closing a stream and opening another, here or elsewhere, gains nothing.
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use sundew_attestation::{Attested, BindingPurpose};
+use sundew_core::{Event, Outcome, SealError};
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::journal;
+use crate::peer::Peer;
+use crate::records::Task;
+use crate::refusal::Refusal;
+
+/// Evidence is asked for this long before it is due at most, in milliseconds.
+const LEAD_MS: i64 = 30_000;
+
+/// When the task of a stream was last proven, as far as the stream knows.
+pub(super) struct Proof {
+    at_ms: i64,
+    wanted: bool,
+}
+
+impl Proof {
+    /// Proven just now.
+    pub(super) fn renew(&mut self) {
+        *self = Self { at_ms: clock::now_ms(), wanted: false };
+    }
+}
+
+impl Broker {
+    /// What a ticket says; without one, the task was proven when it was begun.
+    pub(super) fn proof(&self, task: &Task, ticket: &[u8]) -> Result<Proof, Refusal> {
+        let at_ms = match ticket {
+            [] => task.created_at_ms,
+            ticket => self
+                .records
+                .open("proof", &[b"proof", task.id.as_bytes()], ticket, |bytes| bytes.try_into().map(i64::from_be_bytes))
+                .map_err(|_| Refusal::invalid("proof", "is not of this task"))?,
+        };
+        Ok(Proof { at_ms, wanted: false })
+    }
+
+    /// A ticket that says that the task was proven now.
+    pub(super) fn proof_ticket(&self, task: &Task) -> Vec<u8> {
+        self.root().tag(&[b"proof", task.id.as_bytes()], clock::now_ms().to_be_bytes().to_vec())
+    }
+
+    /// Looks whether evidence is due; answers what to ask the agent, if there is something to ask.
+    pub(super) async fn look_at_proof(&self, peer: &Peer, task: &Task, proof: &mut Proof, suspended: bool) -> Result<Option<v1::ProofWanted>, Refusal> {
+        let workload = self.records.workload(&task.workload).await?.ok_or(Refusal::Unregistered)?;
+        let Some(every) = workload.registration.prove_every else { return Ok(None) };
+        let (now_ms, due_ms) = (clock::now_ms(), proof.at_ms.saturating_add(every.as_ms()));
+        if now_ms >= due_ms.saturating_add(every.as_ms()) {
+            self.end_task(task, Outcome::Revoked, None).await?;
+        } else if now_ms >= due_ms && !suspended {
+            self.suspend_unproven(task, "evidence is due").await?;
+        } else if now_ms >= due_ms.saturating_sub(LEAD_MS.min(every.as_ms() / 2)) && !proof.wanted && !suspended {
+            proof.wanted = true;
+            return Ok(Some(v1::ProofWanted {
+                nonce: Self::issue_challenge(peer)?.to_vec(),
+                evidence_sets: super::begin::evidence_sets(&workload.registration),
+                audience: self.audience.clone(),
+                due_ms,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// A nonce for this connection.
+    pub(super) fn issue_challenge(peer: &Peer) -> Result<[u8; 32], Refusal> {
+        let mut nonce = [0; 32];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
+        peer.issue(nonce);
+        Ok(nonce)
+    }
+
+    /// Takes fresh evidence for a running task. One that is not good enough suspends it at once: something has changed for the worse.
+    pub(super) async fn prove(&self, peer: &Peer, task: &Task, prove: v1::Prove) -> Result<bool, Refusal> {
+        let challenged = peer.consume(&prove.nonce);
+        self.usable(task)?;
+        let result =
+            if challenged { self.attest_again(peer, task, &prove.nonce, &prove.evidence, BindingPurpose::Prove).await } else { Err(Refusal::Challenge) };
+        match result {
+            Ok(_) => {
+                self.journal.write(journal::record("task_proven").with("task", task.id).with("workload", &task.workload)).await?;
+                Ok(true)
+            }
+            Err(refusal @ (Refusal::Appraisal(_) | Refusal::Changed(_) | Refusal::Challenge | Refusal::Denied(_))) => {
+                // On the record once, like every refusal; the stream goes on and says that the task is suspended.
+                drop(self.refuse("Attend", Some(peer), &refusal));
+                self.suspend_unproven(task, "evidence was not enough").await?;
+                Ok(false)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Evidence for a task that there is: good enough for the registration of now, and about the same as what the task was begun on, so that
+    /// what is withdrawn or revoked by a claim still finds it.
+    pub(super) async fn attest_again(
+        &self,
+        peer: &Peer,
+        task: &Task,
+        nonce: &[u8],
+        evidence: &[v1::Evidence],
+        purpose: BindingPurpose,
+    ) -> Result<Attested, Refusal> {
+        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        let attested = self.attest(&workload, peer, nonce, evidence, purpose).await?;
+        if workload.registration.require_fresh_evidence && !attested.is_fresh() {
+            return Err(sundew_core::Denial::NotFresh.into());
+        }
+        let now = super::begin::claims(&attested)?;
+        match now.iter().find(|claim| !task.claims.contains(claim)).or_else(|| task.claims.iter().find(|claim| !now.contains(claim))) {
+            Some(claim) => Err(Refusal::Changed(claim.clone())),
+            None => Ok(attested),
+        }
+    }
+
+    async fn suspend_unproven(&self, task: &Task, reason: &str) -> Result<(), Refusal> {
+        let record = journal::record("task_suspended").with("task", task.id).with("workload", &task.workload).with("reason", reason);
+        self.end(Event::Suspended(task.id), Self::until_ms(task), record).await.map(drop)
+    }
+}
