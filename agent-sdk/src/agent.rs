@@ -107,6 +107,12 @@ impl Agent {
         self.inner.identities.current().id().clone()
     }
 
+    /// Its SVID of this moment.
+    #[must_use]
+    pub fn identity(&self) -> Arc<Identity> {
+        self.inner.identities.current()
+    }
+
     /// A connection of the current identity, for generated clients.
     pub fn connection(&self) -> Result<Arc<Connection>, Error> {
         let current = self.inner.connection.load_full();

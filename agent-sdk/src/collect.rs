@@ -1,6 +1,7 @@
 //! Collectors: what the agent can show of itself. One per kind of evidence.
 
 mod command;
+mod process;
 mod tpm2;
 mod tsm;
 
@@ -20,6 +21,7 @@ use sundew_core::client::manifest::{Evidence, Measured, signed_bytes};
 use crate::error::Error;
 use crate::settings::Settings;
 pub use command::EvidenceCollector;
+pub use process::ProcessCollector;
 pub use tpm2::Tpm2Collector;
 pub use tsm::{TsmCollector, TsmKind};
 
@@ -39,12 +41,17 @@ impl<'a> Context<'a> {
 
     /// A signature of the SVID key: ECDSA in ASN.1 DER, or Ed25519.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
-        use rustls::SignatureScheme as Scheme;
-        let key = rustls::crypto::ring::sign::any_supported_type(self.key.ok_or("there is no SVID here whose key could sign")?).map_err(|e| e.to_string())?;
-        let schemes = [Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
-        let signer = key.choose_scheme(&schemes).ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
-        signer.sign(message).map_err(|e| e.to_string())
+        sign(self.key.ok_or("there is no SVID here whose key could sign")?, message)
     }
+}
+
+/// A signature of an SVID key: ECDSA in ASN.1 DER, or Ed25519.
+pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, String> {
+    use rustls::SignatureScheme as Scheme;
+    let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|e| e.to_string())?;
+    let schemes = [Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
+    let signer = key.choose_scheme(&schemes).ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
+    signer.sign(message).map_err(|e| e.to_string())
 }
 
 /// What [`Collector::collect`] returns.
@@ -90,6 +97,9 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector
             Some(path) => tpm.event_log(path),
             None => tpm,
         }));
+    }
+    if let Some(socket) = &settings.node_socket {
+        collectors.push(Arc::new(ProcessCollector::new(socket)));
     }
     for (kind, path) in &settings.evidence_files {
         collectors.push(Arc::new(EvidenceCollector::file(kind, path)));

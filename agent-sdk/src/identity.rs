@@ -42,6 +42,18 @@ impl Identity {
         self.chain.first().map(|leaf| thumbprint(leaf)).unwrap_or_default()
     }
 
+    /// A signature of its key: ECDSA in ASN.1 DER, or Ed25519.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        crate::collect::sign(&self.key, message).map_err(Error::Identity)
+    }
+
+    /// The roots that it checks others with: concatenated DER, by trust domain as `spiffe://<name>`.
+    #[must_use]
+    pub fn roots(&self) -> Vec<(String, Vec<u8>)> {
+        let concatenated = |bundle: &TrustBundle| bundle.certificates().flat_map(|root| root.to_vec()).collect();
+        self.bundles.iter().map(|bundle| (bundle.trust_domain().id(), concatenated(bundle))).collect()
+    }
+
     /// The chain in DER, leaf first.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {

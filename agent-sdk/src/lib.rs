@@ -24,7 +24,9 @@ mod settings;
 mod task;
 
 pub use agent::{Agent, AgentBuilder};
-pub use collect::{Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector, Tpm2Collector, TsmCollector, TsmKind, collect, kinds};
+pub use collect::{
+    Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector, Tpm2Collector, TsmCollector, TsmKind, collect, kinds,
+};
 pub use connection::{Connection, anonymous_channel, handshake};
 pub use error::Error;
 pub use identity::{Identity, IdentitySource};

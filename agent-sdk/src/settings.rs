@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Where things are. [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`, `SPIFFE_ENDPOINT_SOCKET`,
 /// `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`, `SUNDEW_SYSTEM_PROMPT_FILE`, `SUNDEW_CODE`,
-/// `SUNDEW_OIDC_TOKEN_FILE`, `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`, `SUNDEW_SEV_SNP_CERTIFICATE`, and for any other
+/// `SUNDEW_OIDC_TOKEN_FILE`, `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`, `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other
 /// kind `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as `SUNDEW_EVIDENCE_COMMAND_NITRO`.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -36,6 +36,8 @@ pub struct Settings {
     pub tpm2_event_log: Option<PathBuf>,
     /// The VCEK or VLEK of this machine in DER, where the host does not hand it out.
     pub sev_snp_certificate: Option<PathBuf>,
+    /// The socket of this host's node, as `unix:/path` or `unix:///path`.
+    pub node_socket: Option<String>,
     /// Kind of evidence to a file that has it.
     pub evidence_files: BTreeMap<String, PathBuf>,
     /// Kind of evidence to a command that prints it.
@@ -68,6 +70,7 @@ impl Settings {
             tpm2: text("SUNDEW_TPM2"),
             tpm2_event_log: path("SUNDEW_TPM2_EVENT_LOG"),
             sev_snp_certificate: path("SUNDEW_SEV_SNP_CERTIFICATE"),
+            node_socket: text("SUNDEW_NODE_SOCKET"),
             evidence_files: by_kind("SUNDEW_EVIDENCE_FILE_").into_iter().map(|(kind, path)| (kind, path.into())).collect(),
             evidence_commands: by_kind("SUNDEW_EVIDENCE_COMMAND_"),
         }

@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 
 use crate::challenge::Binding;
-use crate::claims::{Assurance, Claims, Counter, SingleUse};
+use crate::claims::{Assurance, Claims, Counter, SingleUse, Voucher};
 use crate::dsse::{DsseError, VerifyingKey};
-use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, sev_snp, tdx, tpm2};
+use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, process, sev_snp, tdx, tpm2};
 use crate::requirement::{AppraisalPolicy, CrossCheck, MAX_EVIDENCE, Requirement};
+use crate::spiffe::BundleSet;
 use crate::trust::TrustMaterial;
 
 /// Why evidence was not enough. For the operator's record only.
@@ -60,6 +61,9 @@ pub enum AppraisalError {
     /// The token was not taken.
     #[error("oidc: {0}")]
     Oidc(#[from] oidc::OidcError),
+    /// The statement was not taken.
+    #[error("process: {0}")]
+    Process(#[from] process::ProcessError),
     /// The report was not taken.
     #[error("sev_snp: {0}")]
     SevSnp(#[from] sev_snp::SnpError),
@@ -72,6 +76,9 @@ pub enum AppraisalError {
     /// Evidence that no requirement asks for, of an unknown kind, or too many pieces.
     #[error("evidence that the registration does not ask for")]
     Unexpected,
+    /// The task of the node that vouches is not alive, not its own, or does not let it serve.
+    #[error("the node that vouches has no live task with the scope `node:serve`")]
+    Unvouched,
     /// The issuer is not configured at this broker.
     #[error("issuer is not configured, or has no keys")]
     UnknownIssuer,
@@ -109,14 +116,23 @@ impl Appraised {
         self.0.iter().filter_map(|claims| claims.counter.as_ref())
     }
 
+    /// Whose word must count before [`Appraised::confirm`].
+    pub fn vouchers(&self) -> impl Iterator<Item = &Voucher> {
+        self.0.iter().filter_map(|claims| claims.voucher.as_ref())
+    }
+
     /// What was found true, for a record of what was not enough.
     #[must_use]
     pub fn claims(&self) -> &[Claims] {
         &self.0
     }
 
-    /// Makes the proof, if all single-use evidence is among what was consumed just now, and all counters among those that were remembered.
-    pub fn confirm(self, consumed: &BTreeSet<SingleUse>, counted: &BTreeSet<[u8; 32]>) -> Result<Attested, AppraisalError> {
+    /// Makes the proof, if all single-use evidence is among what was consumed just now, all counters among those that were remembered, and all
+    /// vouchers among those whose word counts.
+    pub fn confirm(self, consumed: &BTreeSet<SingleUse>, counted: &BTreeSet<[u8; 32]>, vouched: &BTreeSet<Voucher>) -> Result<Attested, AppraisalError> {
+        if !self.vouchers().all(|voucher| vouched.contains(voucher)) {
+            return Err(AppraisalError::Unvouched);
+        }
         if !self.single_use().all(|item| consumed.contains(item)) {
             return Err(AppraisalError::Consumed);
         }
@@ -162,6 +178,8 @@ pub struct Circumstances<'a> {
     pub binding: &'a Binding,
     /// What is trusted.
     pub trust: &'a TrustMaterial,
+    /// Roots of trust domains, for what other workloads have signed.
+    pub bundles: &'a BundleSet,
     /// Now, in milliseconds since the epoch.
     pub now_ms: i64,
 }
@@ -270,13 +288,14 @@ fn look_at(requirement: &Requirement, payload: &[u8], circumstances: Circumstanc
 }
 
 fn verify(requirement: &Requirement, payload: &[u8], circumstances: Circumstances<'_>) -> Result<Claims, AppraisalError> {
-    let Circumstances { public_key, binding, trust, now_ms } = circumstances;
+    let Circumstances { public_key, binding, trust, bundles, now_ms } = circumstances;
     Ok(match requirement {
         Requirement::AwsIid { .. } => aws_iid::verify(payload, |region| trust.region_certificate(region), now_ms)?,
         Requirement::Cosign { keys, .. } => cosign::verify(payload, &parsed(keys)?)?,
         Requirement::Manifest { keys, threshold, .. } => manifest::verify(payload, &parsed(keys)?, *threshold, binding, public_key, now_ms)?,
         Requirement::Nitro { .. } => nitro::verify(payload, &trust.nitro_roots(), binding.as_bytes(), now_ms)?,
         Requirement::Oidc { issuer, .. } => oidc::verify(payload, trust.issuers.get(issuer).ok_or(AppraisalError::UnknownIssuer)?, now_ms)?,
+        Requirement::Process { nodes, .. } => process::verify(payload, nodes, bundles, binding.as_bytes(), now_ms)?,
         Requirement::SevSnp { endorsement, .. } => sev_snp::verify(payload, &trust.sev_snp_roots(), *endorsement, &binding.wide(), now_ms)?,
         Requirement::Tdx { .. } => tdx::verify(payload, trust.tdx_collateral(), &binding.wide(), now_ms)?,
         Requirement::Tpm2 { .. } => tpm2::verify(payload, |name| trust.attestation_key(name), binding.as_bytes())?,

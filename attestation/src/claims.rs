@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::spiffe::SpiffeId;
+
 /// An evidence kind that cannot carry a nonce is good once: the broker consumes this before anything rests on it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SingleUse {
@@ -44,6 +46,17 @@ pub struct Counter {
     pub value: u128,
 }
 
+/// Whose word it is: the broker takes it only while that node's task is alive.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Voucher {
+    /// The node.
+    pub node: SpiffeId,
+    /// SHA-256 of the certificate that it signed with.
+    pub certificate: [u8; 32],
+    /// The task that it names.
+    pub task: String,
+}
+
 /// Verified claims of one piece of evidence.
 #[derive(Clone, Debug)]
 pub struct Claims {
@@ -61,6 +74,8 @@ pub struct Claims {
     pub single_use: Option<SingleUse>,
     /// Set for kinds whose source counts.
     pub counter: Option<Counter>,
+    /// Set for kinds that are another workload's word.
+    pub voucher: Option<Voucher>,
     /// SHA-256 of the evidence, for the record.
     pub digest: [u8; 32],
 }

@@ -17,6 +17,6 @@ mod trust;
 pub use appraisal::{AppraisalError, Appraised, Attested, Circumstances, Finding, Presented, appraise};
 pub use chain::ChainError;
 pub use challenge::{Binding, BindingPurpose, Nonce};
-pub use claims::{Assurance, Claims, Counter, SingleUse};
+pub use claims::{Assurance, Claims, Counter, SingleUse, Voucher};
 pub use requirement::{Alternative, AppraisalPolicy, AtLeast, Constraint, Constraints, CrossCheck, Reference, Requirement, Rule};
 pub use trust::{MAX_CONTENT, TrustError, TrustItem, TrustKind, TrustMaterial};

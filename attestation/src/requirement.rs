@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::dsse::VerifyingKey;
 use crate::kinds::sev_snp::Endorsement;
+use crate::spiffe::SpiffeId;
 use crate::trust::{TrustItem, TrustKind, TrustMaterial};
 
 /// Most sets of evidence that may do for one registration: each may be tried.
@@ -120,6 +121,13 @@ pub enum Requirement {
         /// The issuer's pinned claim must be among them.
         claims: Constraints,
     },
+    /// What a node says of a process on its host.
+    Process {
+        /// The nodes whose word counts.
+        nodes: Vec<SpiffeId>,
+        /// `exe_sha256`, `container_id` or `systemd_unit` must be among them.
+        claims: Constraints,
+    },
     /// An AMD SEV-SNP guest's report.
     SevSnp {
         /// Which kind of key must have signed it.
@@ -154,6 +162,7 @@ impl Requirement {
             Self::Manifest { .. } => "manifest",
             Self::Nitro { .. } => "nitro",
             Self::Oidc { .. } => "oidc",
+            Self::Process { .. } => "process",
             Self::SevSnp { .. } => "sev_snp",
             Self::Tdx { .. } => "tdx",
             Self::Tpm2 { .. } => "tpm2",
@@ -164,7 +173,7 @@ impl Requirement {
     #[must_use]
     pub fn can_be_fresh(&self) -> bool {
         match self {
-            Self::Manifest { .. } | Self::Nitro { .. } | Self::SevSnp { .. } | Self::Tdx { .. } | Self::Tpm2 { .. } => true,
+            Self::Manifest { .. } | Self::Nitro { .. } | Self::Process { .. } | Self::SevSnp { .. } | Self::Tdx { .. } | Self::Tpm2 { .. } => true,
             Self::AwsIid { .. } | Self::Cosign { .. } | Self::Oidc { .. } => false,
         }
     }
@@ -178,6 +187,7 @@ impl Requirement {
             | Self::Manifest { claims, .. }
             | Self::Nitro { claims }
             | Self::Oidc { claims, .. }
+            | Self::Process { claims, .. }
             | Self::SevSnp { claims, .. }
             | Self::Tdx { claims }
             | Self::Tpm2 { claims } => claims,
@@ -193,7 +203,7 @@ impl Requirement {
             Self::SevSnp { .. } => Some(TrustKind::SevSnp),
             Self::Tdx { .. } => Some(TrustKind::Tdx),
             Self::Tpm2 { .. } => Some(TrustKind::Tpm2Ak),
-            Self::Cosign { .. } | Self::Manifest { .. } | Self::Oidc { .. } => None,
+            Self::Cosign { .. } | Self::Manifest { .. } | Self::Oidc { .. } | Self::Process { .. } => None,
         }
     }
 
@@ -222,6 +232,8 @@ impl Requirement {
                 Some(known) => pins(&[known.preset.pinned_claim()]),
                 None => Some(format!("issuer `{issuer}` is not configured at this broker")),
             },
+            Self::Process { nodes, .. } if nodes.is_empty() => Some("process: nodes must name whose word counts".to_owned()),
+            Self::Process { .. } => pins(&["exe_sha256", "container_id", "systemd_unit"]),
             Self::SevSnp { .. } => pins(&["measurement"]),
             Self::Tdx { .. } => pins(&["mrtd"]),
             Self::Tpm2 { .. } => {

@@ -13,6 +13,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 use sundew_attestation::kinds::{aws_iid, cosign, nitro, sev_snp};
+use sundew_attestation::spiffe::BundleSet;
 use sundew_attestation::{
     AppraisalPolicy, Assurance, Binding, Circumstances, Claims, CrossCheck, Finding, Presented, Rule, TrustItem, TrustKind, TrustMaterial, appraise,
 };
@@ -398,10 +399,11 @@ impl Case {
         let policy = AppraisalPolicy { rules: &rules, cross_checks: checks };
         let presented: Vec<_> = presented.iter().map(|(kind, payload)| Presented { kind, payload }).collect();
         let binding = Binding::from_bytes([9; 32]);
-        let circumstances = Circumstances { public_key: &[], binding: &binding, trust, now_ms: NOW_MS };
+        let circumstances = Circumstances { public_key: &[], binding: &binding, trust, bundles: &BundleSet::default(), now_ms: NOW_MS };
         let mut findings = Vec::new();
         let appraised = appraise(policy, &presented, circumstances, &mut findings).map_err(|e| e.to_string());
-        let attested = appraised.and_then(|appraised| appraised.confirm(&Default::default(), &Default::default()).map_err(|e| e.to_string()));
+        let attested =
+            appraised.and_then(|appraised| appraised.confirm(&Default::default(), &Default::default(), &Default::default()).map_err(|e| e.to_string()));
         (attested.map(|attested| attested.assurance()), findings)
     }
 

@@ -53,7 +53,7 @@ impl Broker {
         Ok(v1::RenewResponse { svid: Some(self.issue(peer.id(), &request.csr, "renewal").await?) })
     }
 
-    async fn issue(&self, id: &SpiffeId, csr: &[u8], grounds: &str) -> Result<v1::Svid, Refusal> {
+    pub(crate) async fn issue(&self, id: &SpiffeId, csr: &[u8], grounds: &str) -> Result<v1::Svid, Refusal> {
         let ca = self.own_ca()?;
         self.registered_here(id, ca).await?;
         let svid = ca.issue_for_csr(id, csr).map_err(ca_refusal)?;

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
 use sundew_attestation::{
-    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented, TrustItem, TrustKind, TrustMaterial, appraise,
+    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented, TrustItem, TrustKind, TrustMaterial, Voucher, appraise,
 };
 use sundew_core::store::{DocumentKind, StoreError};
-use sundew_core::{SealError, WorkloadRecord};
+use sundew_core::{SealError, TaskId, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
@@ -82,12 +82,20 @@ impl Broker {
         let binding = Binding::new(purpose, nonce, peer.svid().public_key(), peer.exporter());
         let presented: Vec<_> = evidence.iter().map(|e| Presented { kind: &e.kind, payload: &e.payload }).collect();
         let trust = self.trusted().await?;
-        let circumstances = Circumstances { public_key: peer.svid().public_key(), binding: &binding, trust: &trust, now_ms: clock::now_ms() };
+        let roots = self.trust.current();
+        let circumstances =
+            Circumstances { public_key: peer.svid().public_key(), binding: &binding, trust: &trust, bundles: &roots.bundles, now_ms: clock::now_ms() };
         let appraised = appraise(workload.registration.policy(), &presented, circumstances, findings);
         if let Err(AppraisalError::Oidc(OidcError::Jws(JwsError::UnknownKey))) = appraised {
             self.unknown_key.notify_waiters();
         }
         let appraised = appraised?;
+        let mut vouched = BTreeSet::new();
+        for voucher in appraised.vouchers() {
+            if self.vouches(voucher).await? {
+                vouched.insert(voucher.clone());
+            }
+        }
         let mut counted = BTreeSet::new();
         for counter in appraised.counters() {
             if self.advance(counter).await? {
@@ -100,7 +108,19 @@ impl Broker {
                 consumed.insert(item.clone());
             }
         }
-        Ok(appraised.confirm(&consumed, &counted)?)
+        Ok(appraised.confirm(&consumed, &counted, &vouched)?)
+    }
+
+    /// Whether a node's word counts now: the task that it names is its own, under the certificate that it signed with, alive, and one that serves.
+    async fn vouches(&self, voucher: &Voucher) -> Result<bool, Refusal> {
+        let Ok(id) = TaskId::parse(&voucher.task) else { return Ok(false) };
+        let Some(task) = self.records.read_task(id).await? else { return Ok(false) };
+        let is_its_own = task.workload == voucher.node && (task.certificate == voucher.certificate || task.rotated_to.contains(&voucher.certificate));
+        match self.usable(&task).and_then(|()| self.serves(&task)) {
+            Ok(()) => Ok(is_its_own),
+            Err(Refusal::TaskDead(_) | Refusal::Denied(_) | Refusal::Quarantined) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     /// Remembers how far a source of evidence has counted; says whether it has not been set back (T29).

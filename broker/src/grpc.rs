@@ -152,6 +152,12 @@ impl ResponseService for Services {
 
 #[tonic::async_trait]
 impl EnrollmentService for Services {
+    async fn list_entries(&self, request: Request<ListEntriesRequest>) -> Answer<ListEntriesResponse> {
+        self.0.serve("ListEntries", request, Broker::list_entries).await
+    }
+    async fn issue_entry(&self, request: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
+        self.0.serve_issuing("IssueEntry", request, Broker::issue_entry).await
+    }
     async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
         self.0.serve("Enroll", request, |_, _, _| async { Err(Refusal::Unsupported("enrollment on this listener")) }).await
     }
@@ -168,5 +174,11 @@ impl EnrollmentService for Enrollment {
     }
     async fn renew(&self, _: Request<RenewRequest>) -> Answer<RenewResponse> {
         self.0.answer("Renew", None, Err(Refusal::Unauthenticated))
+    }
+    async fn list_entries(&self, _: Request<ListEntriesRequest>) -> Answer<ListEntriesResponse> {
+        self.0.answer("ListEntries", None, Err(Refusal::Unauthenticated))
+    }
+    async fn issue_entry(&self, _: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
+        self.0.answer("IssueEntry", None, Err(Refusal::Unauthenticated))
     }
 }

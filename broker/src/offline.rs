@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sundew_attestation::jws::KeySet;
+use sundew_attestation::spiffe::BundleSet;
 use sundew_attestation::{AppraisalPolicy, Binding, Circumstances, Presented, Rule, TrustItem, TrustKind, TrustMaterial, appraise};
 use sundew_proto::v1;
 
@@ -33,7 +34,7 @@ pub struct Inspection<'a> {
 
 /// What verifiers trust in an inspection.
 #[derive(Default)]
-pub struct Trusted(TrustMaterial);
+pub struct Trusted(TrustMaterial, BundleSet);
 
 impl Trusted {
     /// With what a broker's configuration names and is in files, and with these items: `KIND/NAME` and the file that has its content.
@@ -55,7 +56,11 @@ impl Trusted {
             parsed.push(item(kind, name, path)?);
         }
         trust.replace_items(parsed);
-        Ok(Self(trust))
+        let mut bundles = BundleSet::default();
+        for (domain, path) in config.into_iter().flat_map(|config| &config.trust) {
+            bundles.insert(crate::sources::read_bundle(domain, path).map_err(|e| e.to_string())?);
+        }
+        Ok(Self(trust, bundles))
     }
 }
 
@@ -77,7 +82,8 @@ pub fn inspect(inspection: &Inspection<'_>, trusted: &Trusted) -> Result<(Vec<v1
     let policy = AppraisalPolicy { rules: &rules, cross_checks: &[] };
     let binding = Binding::from_bytes(inspection.binding);
     let presented = [Presented { kind: inspection.kind, payload: inspection.payload }];
-    let circumstances = Circumstances { public_key: inspection.public_key, binding: &binding, trust: &trusted.0, now_ms: inspection.now_ms };
+    let circumstances =
+        Circumstances { public_key: inspection.public_key, binding: &binding, trust: &trusted.0, bundles: &trusted.1, now_ms: inspection.now_ms };
     let mut findings = Vec::new();
     let result = appraise(policy, &presented, circumstances, &mut findings);
     Ok((findings.into_iter().map(finding_message).collect(), result.err().map(|e| e.to_string())))

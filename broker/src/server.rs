@@ -30,16 +30,18 @@ use crate::issuers;
 use crate::journal::Journal;
 use crate::lease::Leases;
 use crate::liveness::Keeper;
+use crate::local_process;
 use crate::material::Material;
 use crate::metrics::{HandshakeRecorder, Metrics};
 use crate::operations;
+use crate::own_identities::OwnIdentities;
 use crate::records::Records;
 use crate::response::PREVIEWS;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{RedisSettings, RedisStore};
 use crate::tls::{self, Clients};
 use crate::trust::Trust;
-use crate::workload_api::{self, WorkloadApi};
+use crate::workload_api::WorkloadApi;
 
 mod background;
 
@@ -168,10 +170,10 @@ impl Server {
             listeners.spawn(async move { drop(served.await) });
         }
         if let Some(path) = &config.listen.workload_api {
-            let listener = workload_api::bind(path).map_err(|e| start_error(&format!("listen.workload_api: {}", path.display()))(&e))?;
+            let listener = local_process::bind(path).map_err(|e| start_error(&format!("listen.workload_api: {}", path.display()))(&e))?;
             let (connections, incoming) = mpsc::channel(16);
-            background.spawn(workload_api::accept(listener, connections));
-            let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::clone(&broker))).max_decoding_message_size(4 << 10);
+            background.spawn(local_process::accept(listener, connections));
+            let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::new(OwnIdentities(Arc::clone(&broker))))).max_decoding_message_size(4 << 10);
             let served = Grpc::builder().add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped));
             listeners.spawn(async move { drop(served.await) });
         }

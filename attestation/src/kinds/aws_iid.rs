@@ -92,6 +92,7 @@ pub fn verify<'a>(payload: &[u8], certificate_of: impl FnOnce(&str) -> Option<&'
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse { id, until_ms: now_ms.saturating_add(WINDOW_MS) }),
         counter: None,
+        voucher: None,
         digest: sha256(payload),
     })
 }

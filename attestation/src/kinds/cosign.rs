@@ -118,6 +118,7 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
         not_after_ms: None,
         single_use: None,
         counter: None,
+        voucher: None,
         digest: sha256(payload),
     })
 }

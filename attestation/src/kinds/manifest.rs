@@ -151,6 +151,7 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey], threshold: usize, binding: 
         not_after_ms: statement.predicate.expires_ms,
         single_use: None,
         counter: None,
+        voucher: None,
         digest: sha256(payload),
     })
 }

@@ -5,6 +5,7 @@ pub mod cosign;
 pub mod manifest;
 pub mod nitro;
 pub mod oidc;
+pub mod process;
 pub mod sev_snp;
 pub mod tdx;
 pub mod tpm2;

@@ -83,6 +83,7 @@ pub fn verify(document: &[u8], roots: &[Vec<u8>], binding: &[u8], now_ms: i64) -
         not_after_ms: None,
         single_use: None,
         counter: None,
+        voucher: None,
         digest: sha256(document),
     })
 }

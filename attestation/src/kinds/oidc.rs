@@ -118,6 +118,7 @@ pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, Oidc
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse { id: use_id(issuer, claims, &signed.signing_input)?, until_ms: until_ms.saturating_add(MAX_SKEW_S * 1000) }),
         counter: None,
+        voucher: None,
         digest: sha256(&[token]),
     })
 }

@@ -158,6 +158,7 @@ pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: 
         not_after_ms: Some(certificate.validity().not_after.timestamp().saturating_mul(1000)),
         single_use: None,
         counter: None,
+        voucher: None,
         digest: sha256(payload),
     })
 }

@@ -129,6 +129,7 @@ pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Colla
         not_after_ms: Some(collateral.next_update_ms),
         single_use: None,
         counter: None,
+        voucher: None,
         digest: sha256(payload),
     })
 }

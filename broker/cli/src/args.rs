@@ -111,6 +111,15 @@ pub(crate) enum Command {
     /// Look at evidence: why it was refused, collect it, verify it.
     #[command(subcommand)]
     Attest(AttestCommand),
+    /// Serve the processes of this host: say which they are, and give them the identities that are delegated to this node.
+    Node {
+        /// The Unix socket on which it serves the SPIFFE Workload API and process evidence.
+        #[arg(long, default_value = "/run/sundew/node.sock", value_name = "PATH")]
+        socket: PathBuf,
+        /// How long one task of the node may last; it begins another one after.
+        #[arg(long, default_value = "1h", value_name = "DURATION")]
+        ttl: Ttl,
+    },
     /// Get an X.509-SVID from the embedded CA.
     #[command(subcommand)]
     Svid(SvidCommand),

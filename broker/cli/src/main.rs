@@ -9,6 +9,7 @@ mod engine;
 mod example_agent;
 mod journal;
 mod local;
+mod node;
 mod operator;
 mod output;
 mod respond;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     // One crypto provider for everything that asks for the process default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     start_logging(&cli.command);
-    if matches!(cli.command, Command::Serve { .. } | Command::Dev { .. }) {
+    if matches!(cli.command, Command::Serve { .. } | Command::Dev { .. } | Command::Node { .. }) {
         forbid_core_files();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -73,6 +74,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Contain(contain) => respond::respond(&connect, &output, contain, Effect::Contain).await.map(done),
         Command::Lift { revocation_id, reason } => respond::lift(&connect, &output, revocation_id, reason).await.map(done),
         Command::Lease(command) => respond::lease(&connect, &output, command).await.map(done),
+        Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await.map(done),
         Command::Trust(command) => attest::trust(&connect, &output, command).await,
         Command::Attest(command) => attest::attest(&connect, &output, command).await,
         Command::Svid(command) => svid::svid(&connect, &output, command).await.map(done),
@@ -98,7 +100,7 @@ fn forbid_core_files() {
 /// Structured logs on standard error: JSON for the production broker, short text for people.
 fn start_logging(command: &Command) {
     let json = matches!(command, Command::Serve { .. });
-    let level = if json || matches!(command, Command::Dev { .. }) { "info" } else { "error" };
+    let level = if json || matches!(command, Command::Dev { .. } | Command::Node { .. }) { "info" } else { "error" };
     let filter = EnvFilter::try_from_env("SUNDEW_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));

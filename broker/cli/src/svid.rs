@@ -56,7 +56,8 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
     }
 }
 
-fn key_and_csr() -> Result<(KeyPair, Vec<u8>)> {
+/// A new key, and a request with nothing in it but the key.
+pub(crate) fn key_and_csr() -> Result<(KeyPair, Vec<u8>)> {
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?;
     Ok((key, csr.der().to_vec()))

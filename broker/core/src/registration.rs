@@ -82,6 +82,9 @@ pub struct Registration {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalSelector {
+    /// The node that gives the identity out to its processes; without one, the broker to those on its own machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<SpiffeId>,
     /// Effective user id.
     pub uid: Option<u32>,
     /// Effective group id.

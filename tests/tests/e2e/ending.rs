@@ -187,7 +187,10 @@ async fn responders_kill_a_token_a_task_or_a_workload_and_agents_hear_of_it() {
         assert!(!active(&minted.token).await && active(&begun.token).await);
 
         let (asked, requests) = tokio::sync::mpsc::channel(4);
-        asked.send(AttendRequest { request: Some(Request::Start(AttendStart { task_id: begun.task.clone(), ..AttendStart::default() })) }).await.expect("start");
+        asked
+            .send(AttendRequest { request: Some(Request::Start(AttendStart { task_id: begun.task.clone(), ..AttendStart::default() })) })
+            .await
+            .expect("start");
         let mut told = caller.agent().attend(ReceiverStream::new(requests)).await.expect("attend").into_inner();
         let answer = operator.revoke(of_task(&begun.task)).await.expect("revoked");
         assert!(!active(&begun.token).await);

@@ -9,6 +9,7 @@ mod evidence;
 mod identity;
 mod leases;
 mod manifest;
+mod node;
 mod operations;
 mod prove;
 mod refusals;

@@ -116,7 +116,10 @@ async fn ac_62_no_canary_shows_anywhere() {
         caller.active(&minted, &[]).await.expect("answer");
         let _ = caller.secret(&begun.task, "app/other").await;
         caller.complete(&begun.task).await.expect("completed");
-        let answer = caller.agent().get_secret(sundew_proto::v1::GetSecretRequest { task_id: begun.task.clone(), name: "app/key".to_owned(), ..Default::default() }).await;
+        let answer = caller
+            .agent()
+            .get_secret(sundew_proto::v1::GetSecretRequest { task_id: begun.task.clone(), name: "app/key".to_owned(), ..Default::default() })
+            .await;
         let canaries = [secret, &begun.token[4..], &minted[4..]];
         let mut said = vec![
             ("output", broker.output()),

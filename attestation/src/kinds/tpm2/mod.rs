@@ -183,6 +183,7 @@ pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a Att
         not_after_ms: None,
         single_use: None,
         counter: Some(Counter { source: sha256(&key.qualified_name), value: counter }),
+        voucher: None,
         digest: sha256(payload),
     })
 }

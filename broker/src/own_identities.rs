@@ -1,0 +1,115 @@
+//! What the embedded CA gives to processes on the broker's own machine, and to nodes for those on theirs.
+
+use std::sync::Arc;
+
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::store::DocumentKind;
+use sundew_core::{Registration, Scope};
+use sundew_proto::spiffe::X509svid;
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::ca::Ca;
+use crate::journal;
+use crate::local_process::LocalProcess;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::workload_api::{Answer, Bundles, Candidate, Identities};
+
+/// What a node's task must be allowed to do.
+const SERVE: &str = "node:serve";
+
+/// The broker's own CA as a source of identities.
+pub(crate) struct OwnIdentities(pub(crate) Arc<Broker>);
+
+impl Identities for OwnIdentities {
+    fn candidates(&self) -> Answer<'_, Vec<Candidate>> {
+        Box::pin(async move { self.0.served_by(None).await.map_err(|refusal| self.0.refuse("FetchX509SVID", None, &refusal)) })
+    }
+
+    fn issue<'a>(&'a self, id: &'a SpiffeId) -> Answer<'a, (X509svid, i64)> {
+        Box::pin(async move { self.0.issue_local(id).await.map_err(|refusal| self.0.refuse("FetchX509SVID", None, &refusal)) })
+    }
+
+    fn bundles(&self) -> Bundles {
+        let current = self.0.trust.current();
+        let roots = |bundle: &sundew_attestation::spiffe::TrustBundle| bundle.certificates().flat_map(|c| c.to_vec()).collect();
+        Bundles { generation: current.generation, by_domain: current.bundles.iter().map(|bundle| (bundle.trust_domain().id(), roots(bundle))).collect() }
+    }
+
+    fn refused(&self, process: &LocalProcess) {
+        let record = journal::record("refused").with("rpc", "FetchX509SVID").with("reason", "no registration matches the process");
+        self.0.journal.note(record.with("uid", process.uid()).with("gid", process.gid()));
+    }
+}
+
+impl Broker {
+    fn embedded_ca(&self) -> Result<&Ca, Refusal> {
+        self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
+    }
+
+    /// What this broker's own machine, or a node, gives to local processes.
+    async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
+        let ca = self.embedded_ca()?;
+        let mut candidates = Vec::new();
+        for (name, bytes) in self.records.store().documents(DocumentKind::Workload).await? {
+            let Registration { spiffe_id: id, mut local, .. } = self.records.open_workload(&name, &bytes)?.registration;
+            local.retain(|selector| selector.node.as_ref() == node);
+            if id.trust_domain() == ca.trust_domain() && !local.is_empty() {
+                candidates.push(Candidate { id, local });
+            }
+        }
+        Ok(candidates)
+    }
+
+    async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
+        let (svid, key) = self.embedded_ca()?.issue_with_key(id).map_err(crate::enrollment::ca_refusal)?;
+        self.record_svid(id, &svid, "local process").await?;
+        let concatenated = |list: &[rustls_pki_types::CertificateDer<'static>]| list.iter().flat_map(|c| c.to_vec()).collect();
+        let message = X509svid {
+            spiffe_id: id.to_string(),
+            x509_svid: concatenated(&svid.chain),
+            x509_svid_key: key.expose().to_vec(),
+            bundle: concatenated(&svid.bundle),
+            hint: String::new(),
+        };
+        Ok((message, svid.not_after_ms))
+    }
+
+    /// P1: a node is a workload with a live task that may serve; it has shown its evidence for that.
+    async fn node(&self, peer: &Peer, task_id: &str) -> Result<(), Refusal> {
+        let task = self.own_task(peer, task_id).await?;
+        self.usable(&task)?;
+        self.serves(&task)
+    }
+
+    /// Whether a task is one of a node.
+    pub(crate) fn serves(&self, task: &crate::records::Task) -> Result<(), Refusal> {
+        let scope = Scope::parse(SERVE).map_err(|e| Refusal::invalid("scopes", e))?;
+        if !task.scopes.covers(&scope) {
+            return Err(sundew_core::Denial::Scope.into());
+        }
+        if self.keeper.view()?.is_quarantined(task) { Err(Refusal::Quarantined) } else { Ok(()) }
+    }
+
+    /// What a node may give to its local processes.
+    pub(crate) async fn list_entries(self: Arc<Self>, peer: Arc<Peer>, request: v1::ListEntriesRequest) -> Result<v1::ListEntriesResponse, Refusal> {
+        self.node(&peer, &request.task_id).await?;
+        let entries = self.served_by(Some(peer.id())).await?;
+        let entry = |candidate: Candidate| v1::NodeEntry {
+            spiffe_id: candidate.id.to_string(),
+            selectors: candidate.local.iter().map(|selector| serde_json::to_string(selector).unwrap_or_default()).collect(),
+        };
+        Ok(v1::ListEntriesResponse { entries: entries.into_iter().map(entry).collect() })
+    }
+
+    /// An SVID for a process on a node: the node says who it is, for identities that are delegated to it and no others.
+    pub(crate) async fn issue_entry(self: Arc<Self>, peer: Arc<Peer>, request: v1::IssueEntryRequest) -> Result<v1::IssueEntryResponse, Refusal> {
+        self.node(&peer, &request.task_id).await?;
+        let id = SpiffeId::parse(&request.spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
+        if !self.served_by(Some(peer.id())).await?.iter().any(|candidate| candidate.id == id) {
+            return Err(Refusal::Absent("entry of this node"));
+        }
+        Ok(v1::IssueEntryResponse { svid: Some(self.issue(&id, &request.csr, peer.id().as_str()).await?) })
+    }
+}

@@ -1,0 +1,163 @@
+//! A node: proven by its TPM, it vouches for local processes and gives them the identities that are delegated to it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sundew_tests::process::signal;
+use sundew_tests::tpm::Tpm;
+use sundew_tests::{sundew, until};
+use tempfile::TempDir;
+
+use crate::cli::text;
+
+/// A development broker, a TPM, and a node that it proves.
+struct Host {
+    folder: TempDir,
+    dev: Child,
+    node: Option<Child>,
+    place: Value,
+    tpm: Tpm,
+}
+
+impl Host {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("folder");
+        let mut dev = Command::new(sundew())
+            .args(["--json", "dev", "--listen", "127.0.0.1:0", "--state"])
+            .arg(folder.path().join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dev");
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(dev.stdout.take().expect("pipe")), &mut line).expect("line");
+        Self { folder, dev, node: None, place: serde_json::from_str(&line).expect("JSON"), tpm: Tpm::new("ecc", "sha256", "ecdsa") }
+    }
+
+    fn field(&self, name: &str) -> String {
+        self.place[name].as_str().expect("field").to_owned()
+    }
+
+    fn operator(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = Command::new(sundew());
+        command.args(arguments).env("SUNDEW_BROKER", self.field("broker")).env("SUNDEW_SVID_DIR", self.field("operator_svid_dir"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+        child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
+        child.wait_with_output().expect("run")
+    }
+
+    fn did(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.operator(arguments, input);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn socket(&self) -> String {
+        format!("unix://{}", self.folder.path().join("node.sock").display())
+    }
+
+    fn start_node(&mut self) {
+        let child = Command::new(sundew())
+            .args(["node", "--socket"])
+            .arg(self.folder.path().join("node.sock"))
+            .env("SUNDEW_BROKER", self.field("broker"))
+            .env("SPIFFE_ENDPOINT_SOCKET", self.field("endpoint_socket"))
+            .env("SUNDEW_TPM2", self.tpm.settings("7").tpm2.expect("TPM"))
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(self.folder.path().join("node.log")).expect("log"))
+            .spawn()
+            .expect("node");
+        self.node = Some(child);
+    }
+
+    /// Runs a command as an agent of this host.
+    fn run_as(&self, program: &Path) -> Output {
+        Command::new(program)
+            .args(["run", "--task", "x", "--scope", "exec:git", "--", "true"])
+            .env("SUNDEW_BROKER", self.field("broker"))
+            .env("SPIFFE_ENDPOINT_SOCKET", self.socket())
+            .env("SUNDEW_NODE_SOCKET", self.socket())
+            .output()
+            .expect("run")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for child in self.node.iter_mut().chain([&mut self.dev]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn digest(path: &Path) -> String {
+    ring::digest::digest(&ring::digest::SHA256, &std::fs::read(path).expect("file")).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+async fn identity(socket: &str) -> Option<spiffe::X509Source> {
+    // The crate asks for ever when it is refused.
+    let source = spiffe::X509Source::builder().endpoint(socket.replacen("unix:///", "unix:/", 1)).build();
+    tokio::time::timeout(std::time::Duration::from_secs(2), source).await.ok()?.ok()
+}
+
+#[tokio::test]
+async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identities_until_it_is_contained() {
+    let mut host = Host::new();
+    let (uid, program, own) = (rustix::process::geteuid().as_raw(), digest(&sundew()), digest(&std::env::current_exe().expect("own path")));
+    let id = |path: &str| format!("spiffe://dev.local{path}");
+    let node = id("/node");
+    host.did(&["trust", "add", "tpm2_ak", "this-host", "-f", "-"], &host.tpm.registered().to_string());
+    let documents = json!([
+        {
+            "spiffe_id": node, "owner": "platform", "scopes": ["node:serve"], "local": [{ "uid": uid, "exe_sha256": program }],
+            "evidence": [{ "kind": "tpm2", "claims": { "pcr.sha256.7": ["0".repeat(64)] } }], "require_fresh_evidence": true,
+        },
+        {
+            "spiffe_id": id("/agent"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "uid": uid, "exe_sha256": program }],
+            "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": [program], "uid": [uid.to_string()] } }],
+            "require_fresh_evidence": true,
+        },
+        {
+            "spiffe_id": id("/client"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "exe_sha256": own }],
+            "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)] } }],
+        },
+    ]);
+    host.did(&["workload", "apply", "-f", "-"], &documents.to_string());
+    assert!(host.did(&["workload", "list"], "").contains("tpm2"));
+    // What is delegated to a node is not given out by the broker itself.
+    assert!(identity(&host.field("endpoint_socket")).await.is_none());
+    host.start_node();
+    let socket = host.socket();
+    until("the node serves", || async { host.run_as(&sundew()).status.success() }).await;
+
+    // An unmodified SPIFFE client.
+    let source = identity(&socket).await.expect("the spiffe crate gets an identity");
+    assert_eq!(source.svid().expect("SVID").spiffe_id().to_string(), id("/client"));
+
+    // The same program with one byte more is another program.
+    let copy: PathBuf = host.folder.path().join("copy");
+    std::fs::copy(sundew(), &copy).expect("copy");
+    std::fs::OpenOptions::new().append(true).open(&copy).and_then(|mut file| file.write_all(b"x")).expect("append");
+    assert!(!host.run_as(&copy).status.success());
+
+    // An operator sees what was shown and found.
+    let explained = host.did(&["attest", "explain", &id("/agent")], "");
+    for part in ["taken, worth `vouched`", "process: good, fresh", &format!("exe_sha256 = {program}"), &format!("node = {node}")] {
+        assert!(explained.contains(part), "{part} is missing from {explained}");
+    }
+
+    // The node's word counts no more, and its identities are withdrawn.
+    host.did(&["contain", "--workload", &node, "--reason", "stolen"], "");
+    assert!(!host.run_as(&sundew()).status.success(), "a process that a contained node vouches for");
+    until("withdrawn", || async { identity(&socket).await.is_none() }).await;
+
+    let node = host.node.take().expect("node");
+    signal(node.id(), Signal::TERM);
+    let status = { node }.wait().expect("wait");
+    assert!(status.success(), "{status}: {}", std::fs::read_to_string(host.folder.path().join("node.log")).unwrap_or_default());
+}
