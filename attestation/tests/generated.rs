@@ -570,3 +570,72 @@ fn registrations_that_could_take_anything_are_refused() {
         assert!(problems.iter().any(|problem| problem.contains(said)), "{what}: {problems:?}");
     }
 }
+
+/// A trust domain with nodes.
+struct Domain {
+    authority: Authority,
+}
+
+impl Domain {
+    fn svid(&self, id: &str, key: &KeyPair) -> Vec<u8> {
+        let mut params = named("node");
+        params.subject_alt_names = vec![rcgen::SanType::URI(id.to_owned().try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.is_ca = IsCa::ExplicitNoCa;
+        self.authority.sign(&params, key)
+    }
+
+    fn bundles(&self) -> BundleSet {
+        use sundew_attestation::spiffe::{TrustBundle, TrustDomain};
+        let mut bundles = BundleSet::default();
+        bundles.insert(TrustBundle::from_der(TrustDomain::parse("example.org").unwrap(), [self.authority.certificate().as_slice()]).unwrap());
+        bundles
+    }
+}
+
+#[test]
+fn ac_05_a_nodes_statement_counts_if_a_registered_node_signed_it_for_this_challenge() {
+    use sundew_attestation::kinds::process::{ProcessError, Statement, signed_bytes, verify};
+    use sundew_attestation::spiffe::SpiffeId;
+    let domain = Domain { authority: Authority::new("example.org") };
+    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let now_ms = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let nodes = [SpiffeId::parse("spiffe://example.org/node").unwrap()];
+    let statement =
+        Statement { binding: "09".repeat(32), task: "task-x".to_owned(), exe: "/bin/a".to_owned(), exe_sha256: "ab".repeat(32), ..Statement::default() };
+    let statement = serde_json::to_string(&statement).unwrap();
+    let evidence = |text: &str, id: &str, signer: &KeyPair, holder: &KeyPair, domain: &Domain| {
+        let signature = STANDARD.encode(signer.sign(&signed_bytes(text)).unwrap());
+        json!({ "statement": text, "signature": signature, "chain": [STANDARD.encode(domain.svid(id, holder))] })
+    };
+    let node = "spiffe://example.org/node";
+    let check = |evidence: &Value, binding: &[u8], at| verify(evidence.to_string().as_bytes(), &nodes, &domain.bundles(), binding, at);
+    let good = evidence(&statement, node, &key, &key, &domain);
+    let claims = check(&good, &[9; 32], now_ms).unwrap();
+    assert_eq!((claims.values["node"][0].as_str(), claims.values["exe"][0].as_str(), claims.assurance), (node, "/bin/a", Assurance::Vouched));
+    assert!(claims.fresh && claims.not_after_ms.is_some());
+    // Its word counts only while the broker finds the node's task alive.
+    assert_eq!(claims.voucher.map(|voucher| voucher.task), Some("task-x".to_owned()));
+
+    let evil = Domain { authority: Authority::new("example.org") };
+    let mut changed = good.clone();
+    changed["statement"] = json!(statement.replace("/bin/a", "/bin/b"));
+    let mut more = good.clone();
+    more["note"] = json!("x");
+    let twice = statement.replacen('{', "{\"exe\":\"/bin/b\",", 1);
+    for (what, evidence, binding) in [
+        ("bound to another challenge", good.clone(), [8; 32]),
+        ("a node that is not registered", evidence(&statement, "spiffe://example.org/node2", &key, &key, &domain), [9; 32]),
+        ("a workload below the node", evidence(&statement, "spiffe://example.org/node/x", &key, &key, &domain), [9; 32]),
+        ("signed by another key than the SVID's", evidence(&statement, node, &other, &key, &domain), [9; 32]),
+        ("another root of the same name", evidence(&statement, node, &key, &key, &evil), [9; 32]),
+        ("changed under the signature", changed, [9; 32]),
+        ("a member that nobody knows", more, [9; 32]),
+        ("a member twice", evidence(&twice, node, &key, &key, &domain), [9; 32]),
+        ("no SVID", json!({ "statement": statement, "signature": "", "chain": [] }), [9; 32]),
+    ] {
+        assert!(check(&evidence, &binding, now_ms).is_err(), "{what}: taken");
+    }
+    assert!(matches!(check(&good, &[9; 31], now_ms), Err(ProcessError::Binding)));
+    assert!(matches!(check(&good, &[9; 32], now_ms + 3_000_000 * 86_400_000), Err(ProcessError::Svid(_))), "expired");
+}

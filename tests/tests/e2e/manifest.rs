@@ -149,3 +149,52 @@ async fn ac_05_t33_a_manifest_must_be_signed_fresh_bound_and_match_what_is_measu
     begin(evidence_of(&both, &good_measure, &key, &bound(&nonce)), nonce).await.expect("two keys");
     let _: Measured = serde_json::from_str(&good_measure).expect("measured");
 }
+
+/// AC-0A: provenance alone is not enough; an approved digest is; and withdrawing the approval ends what rests on it, at every broker.
+#[tokio::test]
+async fn ac_0a_a_digest_counts_while_it_is_approved() {
+    use sundew_proto::v1::{AddTrustRequest, RemoveTrustRequest};
+    let world = World::redis();
+    let (broker, second) = (world.broker().await, world.broker().await);
+    let (manifest, other) = (Manifest::new(), Manifest { code: "cd".repeat(32), ..Manifest::new() });
+    let keys = [manifest.signer.public_key_pem(), other.signer.public_key_pem()];
+    let requirement = json!({ "kind": "manifest", "keys": keys, "claims": { "digest": { "reference": "agents" } } });
+    world.register(&broker, "/agent", json!({ "evidence": [requirement] })).await;
+    let operator = world.operator(&broker);
+    let digest = |manifest: &Manifest| {
+        let hash = ring::digest::digest(&ring::digest::SHA256, manifest.statement().to_string().as_bytes());
+        hash.as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>()
+    };
+    let begin = |manifest: &Manifest, at: &sundew_tests::broker::Broker| {
+        let caller = world.caller(at, "/agent");
+        let key = KeyPair::try_from(caller.svid.clone().expect("SVID").key.as_slice()).expect("key");
+        let (envelope, measured) = (manifest.envelope(&manifest.statement()), manifest.measured().to_string());
+        async move {
+            let nonce = caller.nonce().await.expect("nonce");
+            let binding = Binding::new(BindingPurpose::BeginTask, &nonce, &key.subject_public_key_info(), &caller.exporter());
+            let evidence = vec![Evidence { kind: "manifest".to_owned(), payload: evidence_of(&envelope, &measured, &key, &binding) }];
+            let request = BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence, ..BeginTaskRequest::default() };
+            let thumbprint = caller.thumbprint();
+            caller.send(request).await.map(|begun| (begun.token, thumbprint))
+        }
+    };
+    let approve = |manifest: &Manifest| AddTrustRequest { kind: "reference".to_owned(), name: format!("agents/{}", digest(manifest)), content: Vec::new() };
+    assert_eq!(begin(&manifest, &broker).await.expect_err("signed, not approved").code(), Code::PermissionDenied);
+    for manifest in [&manifest, &other] {
+        operator.registry().add_trust(approve(manifest)).await.expect("approved");
+    }
+    let (mine, others) = (begin(&manifest, &broker).await.expect("approved"), begin(&other, &second).await.expect("approved"));
+    let introspector = |at| world.caller(at, "/introspector");
+    for at in [&broker, &second] {
+        assert!(introspector(at).active(&mine.0, &mine.1).await.expect("answer") && introspector(at).active(&others.0, &others.1).await.expect("answer"));
+    }
+    let withdraw = RemoveTrustRequest { kind: "reference".to_owned(), name: format!("agents/{}", digest(&manifest)), reason: "bad model".to_owned() };
+    let answer = operator.registry().remove_trust(withdraw).await.expect("withdrawn").into_inner();
+    assert_eq!(answer.revocations.len(), 1);
+    for at in [&broker, &second] {
+        assert!(!introspector(at).active(&mine.0, &mine.1).await.expect("answer"), "dead at every broker at once");
+        assert!(introspector(at).active(&others.0, &others.1).await.expect("answer"), "the other digest is still approved");
+        assert_eq!(begin(&manifest, at).await.expect_err("withdrawn").code(), Code::PermissionDenied);
+    }
+    begin(&other, &second).await.expect("still approved");
+}
