@@ -2,6 +2,8 @@
 //!
 //! The caller names the anchors: a certificate that comes with the evidence is an intermediate at most (T28).
 
+use std::collections::BTreeSet;
+
 use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, ring as algorithms};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -52,6 +54,9 @@ const NO_PURPOSE: KeyUsage = KeyUsage::required_if_present(&[0x67, 0x81, 0x05, 0
 /// Why a path was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
+    /// Two intermediates of the same name.
+    #[error("two intermediate certificates of the same name")]
+    Ambiguous,
     /// Not a certificate.
     #[error("not a certificate")]
     Malformed,
@@ -71,12 +76,17 @@ pub(crate) fn verify(leaf: &[u8], intermediates: &[Vec<u8>], anchors: &[Vec<u8>]
     if intermediates.len() > MAX_INTERMEDIATES {
         return Err(ChainError::TooLong);
     }
+    let mut subjects = BTreeSet::new();
     for der in intermediates {
         // webpki does not look at the key usage of issuers.
         let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| ChainError::Malformed)?;
         let usage = certificate.key_usage().map_err(|_| ChainError::Malformed)?;
         if !rest.is_empty() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
             return Err(ChainError::Usage);
+        }
+        // T09: one candidate for each step, so that a path costs as many signatures as it is long.
+        if !subjects.insert(certificate.subject().as_raw().to_vec()) {
+            return Err(ChainError::Ambiguous);
         }
     }
     let borrowed: Vec<CertificateDer<'_>> = anchors.iter().map(|der| CertificateDer::from(der.as_slice())).collect();

@@ -131,6 +131,14 @@ fn ac_05_t30_nitro_documents_of_debug_enclaves_or_of_another_form_are_refused() 
     let mut twice = enclave.content();
     twice.push(("nonce", Cbor::Bytes(vec![9; 32])));
     assert!(enclave.verify(&enclave.document(twice)).is_err(), "a member twice");
+    // T09: a mesh of intermediates costs no more than a chain.
+    let mesh: Vec<_> = (0..3).map(|_| Cbor::Bytes(enclave.root.sign(&Authority::new("mesh").params, &KeyPair::generate().unwrap()))).collect();
+    let mesh = [vec![Cbor::Bytes(enclave.root.certificate())], mesh].concat();
+    let refused = enclave.verify(&enclave.with("cabundle", Some(Cbor::Array(mesh))));
+    assert!(matches!(refused, Err(nitro::NitroError::Chain(sundew_attestation::ChainError::Ambiguous))));
+    let long: Vec<_> = (0..10).map(|index| Cbor::Bytes(Authority::new(&format!("link {index}")).certificate())).collect();
+    let refused = enclave.verify(&enclave.with("cabundle", Some(Cbor::Array(long))));
+    assert!(matches!(refused, Err(nitro::NitroError::Chain(sundew_attestation::ChainError::TooLong))));
     // T28: a chain of the attacker's own in the bundle, and a real one beside another signer.
     let evil = Enclave::new();
     assert!(matches!(enclave.verify(&evil.document(evil.content())), Err(nitro::NitroError::Chain(_))));

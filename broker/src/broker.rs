@@ -134,6 +134,8 @@ pub struct Broker {
     pub(crate) new_action: Notify,
     /// Places for calls that issue something.
     pub(crate) issuing: Arc<Semaphore>,
+    /// Places for verifications that take long.
+    pub(crate) verifying: Semaphore,
     /// Places for previews.
     pub(crate) previews: Arc<Semaphore>,
     /// Rings when a token named a key that its issuer's known keys do not have.

@@ -22,6 +22,8 @@ use crate::refusal::Refusal;
 /// Most attempts that are remembered, and most that are listed if nothing is said.
 const MAX_ATTEMPTS: usize = 256;
 const LISTED: usize = 20;
+/// Kinds whose verification takes a millisecond or more: chains of P-384 and RSA-4096.
+const HEAVY: [&str; 3] = ["nitro", "sev_snp", "tdx"];
 /// How often a counter is tried again when another broker wrote it.
 const ATTEMPTS: usize = 8;
 
@@ -85,7 +87,14 @@ impl Broker {
         let roots = self.trust.current();
         let circumstances =
             Circumstances { public_key: peer.svid().public_key(), binding: &binding, trust: &trust, bundles: &roots.bundles, now_ms: clock::now_ms() };
-        let appraised = appraise(workload.registration.policy(), &presented, circumstances, findings);
+        let policy = workload.registration.policy();
+        let appraised = if evidence.iter().any(|piece| HEAVY.contains(&piece.kind.as_str())) {
+            // P12: not on a thread that others wait for, and not on more of them than half.
+            let _place = self.verifying.acquire().await.map_err(|_| Refusal::Overload)?;
+            tokio::task::block_in_place(|| appraise(policy, &presented, circumstances, findings))
+        } else {
+            appraise(policy, &presented, circumstances, findings)
+        };
         if let Err(AppraisalError::Oidc(OidcError::Jws(JwsError::UnknownKey))) = appraised {
             self.unknown_key.notify_waiters();
         }

@@ -128,6 +128,7 @@ impl Server {
             leases: Leases::default(),
             new_action: Notify::new(),
             issuing: Arc::new(Semaphore::new(config.limits.issuing)),
+            verifying: Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))),
             previews: Arc::new(Semaphore::new(PREVIEWS)),
             unknown_key: Arc::default(),
         });

@@ -104,9 +104,13 @@ pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: 
     let report = STANDARD.decode(&evidence.report).map_err(|_| malformed("report is not base64"))?;
     let report: &[u8; REPORT] = report.as_slice().try_into().map_err(|_| malformed("report is not 1184 bytes long"))?;
     let certificate = STANDARD.decode(&evidence.certificate).map_err(|_| malformed("certificate is not base64"))?;
+    let report = Report(report);
+    // What costs nothing comes first.
+    if report.bytes::<64>(0x50) != binding {
+        return Err(SnpError::Binding);
+    }
     chain::verify(&certificate, &roots.intermediates, &roots.anchors, now_ms)?;
     let (_, certificate) = X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
-    let report = Report(report);
 
     // What a version-2 reader knows is in the same places in every later version.
     if report.u32(0) < 2 || report.u32(0x34) != 1 {
@@ -122,9 +126,6 @@ pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: 
     };
     if (report.u32(0x48) >> 2) & 0b111 != wanted {
         return Err(SnpError::Endorsement);
-    }
-    if report.bytes::<64>(0x50) != binding {
-        return Err(SnpError::Binding);
     }
     let policy = report.u64(0x08);
     if policy & (1 << 19) != 0 {

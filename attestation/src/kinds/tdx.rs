@@ -87,22 +87,18 @@ pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Colla
     }
     let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
     let quote = Quote::parse(payload).map_err(|e| fail(&e))?;
+    // What costs nothing comes first.
+    if &report_of(&quote.report)?.report_data != binding {
+        return Err(TdxError::Binding);
+    }
     let pck = dcap_qvl::intel::quote_fmspc(&quote).map_err(|e| fail(&e))?;
     let fmspc = crate::claims::hex(&pck);
     let collateral = collateral.into_iter().find(|known| known.fmspc == fmspc).ok_or(TdxError::Collateral(fmspc.clone()))?;
     let seconds = u64::try_from(now_ms.div_euclid(1000)).map_err(|e| fail(&e))?;
     let verified = QuoteVerifier::new_prod().verify(payload, &collateral.content, seconds).map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
-    let report: &TDReport10 = match &verified.report {
-        Report::TD10(report) => report,
-        Report::TD15(report) => &report.base,
-        Report::TD15Ex(report) => &report.base.base,
-        Report::SgxEnclave(_) => return Err(TdxError::Malformed("an SGX enclave's quote".to_owned())),
-    };
+    let report = report_of(&verified.report)?;
     if report.td_attributes.first().is_none_or(|first| first & DEBUG != 0) {
         return Err(TdxError::Debug);
-    }
-    if &report.report_data != binding {
-        return Err(TdxError::Binding);
     }
     let mut values = Values::default();
     values.text("tcb_status", &verified.status);
@@ -132,4 +128,13 @@ pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Colla
         voucher: None,
         digest: sha256(payload),
     })
+}
+
+fn report_of(report: &Report) -> Result<&TDReport10, TdxError> {
+    match report {
+        Report::TD10(report) => Ok(report),
+        Report::TD15(report) => Ok(&report.base),
+        Report::TD15Ex(report) => Ok(&report.base.base),
+        Report::SgxEnclave(_) => Err(TdxError::Malformed("an SGX enclave's quote".to_owned())),
+    }
 }

@@ -131,6 +131,11 @@ fn decode(text: &str) -> Result<Vec<u8>, TpmError> {
     STANDARD.decode(text).map_err(|_| TpmError::Malformed("not base64"))
 }
 
+/// What a crypto-agile event log says was measured, if it replays to these PCRs of a bank: every digest by PCR, in order.
+pub fn replay_event_log(log: &[u8], bank: Hash, pcrs: &BTreeMap<usize, Vec<u8>>) -> Result<BTreeMap<usize, Vec<Vec<u8>>>, TpmError> {
+    event_log::replay(log, bank, pcrs).map(|measured| measured.digests)
+}
+
 /// Verifies a quote under the registered key that it names, and that its qualifying data is `binding`.
 pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a AttestationKey>, binding: &[u8]) -> Result<Claims, TpmError> {
     let value = json::parse(payload, MAX_EVIDENCE).map_err(|e| TpmError::Json(e.to_string()))?;
