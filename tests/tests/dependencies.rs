@@ -74,7 +74,7 @@ fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
 fn every_test_that_security_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut tests = BTreeSet::new();
-    for folder in ["tests/tests", "attestation/src", "broker/core/src", "broker/src", "proto/tests"] {
+    for folder in ["tests/tests", "attestation/src", "attestation/tests", "broker/core/src", "broker/src", "proto/tests"] {
         visit(&root.join(folder), &mut |_, text| {
             let mut lines = text.lines().peekable();
             while let Some(line) = lines.next() {

@@ -196,3 +196,38 @@ async fn systemd_is_told() {
     assert_eq!(hear(), "STOPPING=1");
     assert!(broker.wait().success());
 }
+
+/// Every registration and issuer that the documents show is one that the program reads.
+#[test]
+fn what_the_quick_starts_show_is_what_the_program_reads() {
+    use sundew_attestation::Rule;
+    use sundew_broker::config::IssuerConfig;
+    use sundew_core::Registration;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(deploy("quickstart")).expect("folder").map(|entry| entry.expect("entry").path()).collect();
+    files.push(deploy("../README.md"));
+    let mut seen = 0;
+    for file in files {
+        let document = std::fs::read_to_string(&file).expect("document");
+        // Blocks in lists are indented.
+        let lines: Vec<&str> = document.lines().map(str::trim_start).collect();
+        for block in lines.split(|line| *line == "```toml").skip(1) {
+            let text: String = block.iter().take_while(|line| **line != "```").map(|line| format!("{line}\n")).collect();
+            let table: serde_json::Value = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}\n{text}", file.display()));
+            let read = |what: &str, result: Result<(), serde_json::Error>| result.unwrap_or_else(|e| panic!("{}: {what}: {e}\n{text}", file.display()));
+            let workloads = table.get("workload").map(|workloads| workloads.as_array().cloned().unwrap_or_else(|| vec![workloads.clone()]));
+            for workload in workloads.into_iter().flatten() {
+                seen += 1;
+                if workload.get("spiffe_id").is_some() {
+                    read("workload", serde_json::from_value::<Registration>(workload.clone()).map(drop));
+                } else {
+                    read("evidence", serde_json::from_value::<Vec<Rule>>(workload["evidence"].clone()).map(drop));
+                }
+            }
+            for issuer in table["issuers"].as_array().into_iter().flatten() {
+                seen += 1;
+                read("issuer", serde_json::from_value::<IssuerConfig>(issuer.clone()).map(drop));
+            }
+        }
+    }
+    assert!(seen >= 10, "{seen} were read");
+}
