@@ -188,12 +188,21 @@ impl Broker {
     }
 }
 
+fn shortened(text: &str) -> String {
+    text.chars().take(512).collect()
+}
+
 pub(crate) fn finding_message(finding: Finding) -> v1::EvidenceFinding {
     let (claims, fresh) = finding.claims.map(|claims| (claims.values, claims.fresh)).unwrap_or_default();
     v1::EvidenceFinding {
         kind: finding.kind.to_owned(),
         problem: finding.problem.unwrap_or_default(),
-        claims: claims.into_iter().map(|(name, values)| v1::Claim { name, values }).collect(),
+        // P12: what is remembered of an attempt is bounded, whatever was measured.
+        claims: claims
+            .into_iter()
+            .take(64)
+            .map(|(name, values)| v1::Claim { name: shortened(&name), values: values.iter().take(16).map(|v| shortened(v)).collect() })
+            .collect(),
         fresh,
     }
 }

@@ -69,7 +69,7 @@ impl Broker {
             grace_ms: registration.attendance_grace.as_ms(),
             registration: workload.version.clone(),
             request: asked.digest,
-            evidence: attested.claims().iter().map(|c| format!("{}:{}", c.kind, hex(&c.digest))).collect(),
+            evidence: evidence_of(&attested),
             claims: claims(&attested)?,
             ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
             depth_left: permit.depth_left(),
@@ -161,6 +161,11 @@ struct Asked {
     digest: [u8; 32],
 }
 
+/// Kinds and digests of evidence, for records.
+pub(super) fn evidence_of(attested: &Attested) -> Vec<String> {
+    attested.claims().iter().map(|c| format!("{}:{}", c.kind, hex(&c.digest))).collect()
+}
+
 /// What a registration wants to see: one of these sets.
 pub(super) fn evidence_sets(registration: &Registration) -> Vec<v1::EvidenceSet> {
     let sets = registration.policy().alternatives().unwrap_or_default();
@@ -168,7 +173,7 @@ pub(super) fn evidence_sets(registration: &Registration) -> Vec<v1::EvidenceSet>
 }
 
 /// Claims that are another for each piece of evidence.
-const VOLATILE: [&str; 8] = ["clock_safe", "exp", "iat", "jti", "nbf", "nonce", "reset_count", "restart_count"];
+const VOLATILE: [&str; 12] = ["aio", "at_hash", "clock_safe", "exp", "iat", "jti", "nbf", "nonce", "reset_count", "restart_count", "rh", "uti"];
 
 /// What rules may later be about: all verified claims but those that are another for each piece of evidence.
 pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {

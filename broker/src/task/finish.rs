@@ -76,6 +76,7 @@ impl Broker {
         let mut position = self.keeper.view()?.applied().0;
         if suspended {
             let record = journal::record("task_resumed").with("task", task.id).with("workload", peer.id());
+            let record = record.with("evidence", super::begin::evidence_of(&attested).join(" "));
             position = self.end(Event::Resumed(task.id), Self::until_ms(&task), record).await?.1;
         }
         // P3: a token on evidence that ends soon ends then.

@@ -85,8 +85,9 @@ impl Broker {
         let result =
             if challenged { self.attest_again(peer, task, &prove.nonce, &prove.evidence, BindingPurpose::Prove).await } else { Err(Refusal::Challenge) };
         match result {
-            Ok(_) => {
-                self.journal.write(journal::record("task_proven").with("task", task.id).with("workload", &task.workload)).await?;
+            Ok(attested) => {
+                let record = journal::record("task_proven").with("task", task.id).with("workload", &task.workload);
+                self.journal.write(record.with("evidence", super::begin::evidence_of(&attested).join(" "))).await?;
                 Ok(true)
             }
             Err(refusal @ (Refusal::Appraisal(_) | Refusal::Changed(_) | Refusal::Challenge | Refusal::Denied(_))) => {
