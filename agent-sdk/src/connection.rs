@@ -56,9 +56,31 @@ impl Connection {
     }
 }
 
-/// A channel to an enrollment listener, for those who have no SVID yet: only the broker is checked.
-pub fn anonymous_channel(broker: &str, expected: SpiffeId, bundles: BundleSet) -> Result<Channel, Error> {
-    Ok(dial(broker, client_config(expected, Arc::new(bundles), None)?)?.0)
+/// A connection to an enrollment listener, for those who have no SVID yet: only the broker is checked.
+#[derive(Clone, Debug)]
+pub struct AnonymousConnection {
+    channel: Channel,
+    exporter: Exporter,
+}
+
+impl AnonymousConnection {
+    /// Connects when first used.
+    pub fn open(broker: &str, expected: SpiffeId, bundles: BundleSet) -> Result<Self, Error> {
+        let (channel, exporter) = dial(broker, client_config(expected, Arc::new(bundles), None)?)?;
+        Ok(Self { channel, exporter })
+    }
+
+    /// For generated clients.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The channel binding (RFC 9266) of the session that is open now.
+    #[must_use]
+    pub fn exporter(&self) -> [u8; 32] {
+        *self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 type Exporter = Arc<Mutex<[u8; 32]>>;

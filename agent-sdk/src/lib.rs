@@ -27,7 +27,7 @@ pub use agent::{Agent, AgentBuilder};
 pub use collect::{
     Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector, Tpm2Collector, TsmCollector, TsmKind, collect, kinds,
 };
-pub use connection::{Connection, anonymous_channel, handshake};
+pub use connection::{AnonymousConnection, Connection, handshake};
 pub use error::Error;
 pub use identity::{Identity, IdentitySource};
 pub use settings::Settings;

@@ -12,6 +12,8 @@ pub type Nonce = [u8; 32];
 pub enum BindingPurpose {
     /// Opening a task.
     BeginTask,
+    /// A first SVID: the key is that of the request.
+    Enroll,
     /// Reading a secret.
     GetSecret,
     /// Going on with a task.
@@ -26,6 +28,7 @@ impl BindingPurpose {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BeginTask => "begin_task",
+            Self::Enroll => "enroll",
             Self::GetSecret => "get_secret",
             Self::Prove => "prove",
             Self::ResumeTask => "resume_task",
@@ -35,6 +38,7 @@ impl BindingPurpose {
     fn label(self) -> &'static [u8] {
         match self {
             Self::BeginTask => b"begin-task",
+            Self::Enroll => b"enroll",
             Self::GetSecret => b"get-secret",
             Self::Prove => b"prove",
             Self::ResumeTask => b"resume-task",

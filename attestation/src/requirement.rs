@@ -178,6 +178,21 @@ impl Requirement {
         }
     }
 
+    /// Whether evidence of this kind says something that not everybody could show who has seen another's: enough to be given an identity.
+    #[must_use]
+    pub fn identifies(&self) -> bool {
+        match self {
+            Self::AwsIid { .. }
+            | Self::Nitro { .. }
+            | Self::Oidc { .. }
+            | Self::Process { .. }
+            | Self::SevSnp { .. }
+            | Self::Tdx { .. }
+            | Self::Tpm2 { .. } => true,
+            Self::Cosign { .. } | Self::Manifest { .. } => false,
+        }
+    }
+
     /// What it says of claims.
     #[must_use]
     pub fn claims(&self) -> &Constraints {

@@ -24,7 +24,7 @@ use crate::lease::Leases;
 use crate::liveness::Keeper;
 use crate::material::{Material, MaterialConfig};
 use crate::metrics::Metrics;
-use crate::peer::Peer;
+use crate::peer::{Caller, Peer};
 use crate::records::Records;
 use crate::refusal::Refusal;
 use crate::trust::Trust;
@@ -160,7 +160,10 @@ impl Broker {
     where
         F: Future<Output = Result<A, Refusal>>,
     {
-        let peer = request.extensions().get::<Option<Arc<Peer>>>().cloned().flatten();
+        let peer = match request.extensions().get::<Caller>() {
+            Some(Caller::Workload(peer)) => Some(Arc::clone(peer)),
+            Some(Caller::Anonymous(_)) | None => None,
+        };
         let result = match self.admit(peer.as_ref()) {
             Ok(peer) => use_case(Arc::clone(self), peer, request.into_inner()).await,
             Err(refusal) => Err(refusal),

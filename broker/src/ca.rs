@@ -113,6 +113,12 @@ impl Ca {
         Ok(TrustBundle::from_der(self.trust_domain.clone(), [self.certificate.as_ref()])?)
     }
 
+    /// The SubjectPublicKeyInfo of a CSR's key, in DER. The CSR's signature is verified: whoever made it has the key.
+    pub fn public_key_of(csr: &[u8]) -> Result<Vec<u8>, CaError> {
+        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)).map_err(|_| CaError::Csr)?;
+        Ok(request.public_key.subject_public_key_info())
+    }
+
     /// An SVID for the key of a CSR (PKCS#10, DER). Everything else in the CSR is ignored.
     pub fn issue_for_csr(&self, id: &SpiffeId, csr: &[u8]) -> Result<IssuedSvid, CaError> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)).map_err(|_| CaError::Csr)?;

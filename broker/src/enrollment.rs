@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
+use sundew_attestation::BindingPurpose;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{RootKey, SealError};
 use sundew_proto::v1;
@@ -14,8 +15,9 @@ use sundew_proto::v1;
 use crate::broker::Broker;
 use crate::ca::{Ca, CaError, IssuedSvid};
 use crate::clock;
+use crate::evidence::Showing;
 use crate::journal;
-use crate::peer::Peer;
+use crate::peer::{CHALLENGE_LIFE, Channel, Peer};
 use crate::refusal::Refusal;
 
 const PREFIX: &str = "sdj_";
@@ -41,11 +43,44 @@ impl Broker {
         self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
     }
 
-    /// The first SVID, for a join token.
-    pub(crate) async fn enroll(self: Arc<Self>, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, Refusal> {
+    /// A nonce for evidence, on the connection of somebody who has no SVID yet. P11: it says nothing of who may enroll with what.
+    pub(crate) fn enroll_challenge(&self, channel: &Channel) -> Result<v1::EnrollChallengeResponse, Refusal> {
         self.own_ca()?;
-        let id = self.redeem(&request.join_token).await?;
-        Ok(v1::EnrollResponse { svid: Some(self.issue(&id, &request.csr, "join_token").await?) })
+        Ok(v1::EnrollChallengeResponse {
+            nonce: channel.challenge()?.to_vec(),
+            expires_at_ms: clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
+            audience: self.audience.clone(),
+        })
+    }
+
+    /// The first SVID, for a join token or for evidence.
+    pub(crate) async fn enroll(self: Arc<Self>, channel: &Channel, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, Refusal> {
+        let ca = self.own_ca()?;
+        // P2: the nonce is gone from here on, whatever else is wrong.
+        let challenged = !request.nonce.is_empty() && channel.consume(&request.nonce);
+        if !request.join_token.is_empty() || request.spiffe_id.is_empty() {
+            let id = self.redeem(&request.join_token).await?;
+            return Ok(v1::EnrollResponse { svid: Some(self.issue(&id, &request.csr, "join_token").await?) });
+        }
+        let id = SpiffeId::parse(&request.spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
+        if !challenged {
+            return Err(Refusal::Challenge);
+        }
+        let workload = self.records.workload(&id).await?.ok_or(Refusal::Unregistered)?;
+        let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
+        self.registered_here(&id, ca).await?;
+        let showing = Showing {
+            id: &id,
+            policy: workload.registration.enrollment_policy(),
+            public_key: &public_key,
+            channel,
+            nonce: &request.nonce,
+            evidence: &request.evidence,
+            purpose: BindingPurpose::Enroll,
+        };
+        let attested = self.attest(showing).await?;
+        let grounds = format!("evidence: {}", crate::task::evidence_of(&attested).join(" "));
+        Ok(v1::EnrollResponse { svid: Some(self.issue(&id, &request.csr, &grounds).await?) })
     }
 
     /// The next SVID of a workload that has one.

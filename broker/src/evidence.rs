@@ -7,16 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
+use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{
-    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented, TrustItem, TrustKind, TrustMaterial, Voucher, appraise,
+    AppraisalError, AppraisalPolicy, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented, TrustItem, TrustKind, TrustMaterial,
+    Voucher, appraise,
 };
 use sundew_core::store::{DocumentKind, StoreError};
-use sundew_core::{SealError, TaskId, WorkloadRecord};
+use sundew_core::{SealError, TaskId};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
 use crate::clock;
-use crate::peer::Peer;
+use crate::peer::{Channel, Peer};
 use crate::refusal::Refusal;
 
 /// Most attempts that are remembered, and most that are listed if nothing is said.
@@ -47,24 +49,35 @@ impl Attempts {
     }
 }
 
+/// A piece of work for [`Broker::attest`]: who shows what, on which channel, for which challenge, and what is wanted of it.
+pub(crate) struct Showing<'a> {
+    /// Whose policy it is, and who it is for.
+    pub(crate) id: &'a SpiffeId,
+    /// What is wanted.
+    pub(crate) policy: AppraisalPolicy<'a>,
+    /// SubjectPublicKeyInfo of the key that it must be bound to, in DER.
+    pub(crate) public_key: &'a [u8],
+    /// The channel on which it is shown.
+    pub(crate) channel: &'a Channel,
+    /// The challenge; it is consumed already.
+    pub(crate) nonce: &'a [u8],
+    /// The evidence.
+    pub(crate) evidence: &'a [v1::Evidence],
+    /// What it is for.
+    pub(crate) purpose: BindingPurpose,
+}
+
 impl Broker {
     /// Verifies and appraises the evidence, consumes what is good once, and compares what only grows.
-    pub(crate) async fn attest(
-        &self,
-        workload: &WorkloadRecord,
-        peer: &Peer,
-        nonce: &[u8],
-        evidence: &[v1::Evidence],
-        purpose: BindingPurpose,
-    ) -> Result<Attested, Refusal> {
+    pub(crate) async fn attest(&self, showing: Showing<'_>) -> Result<Attested, Refusal> {
         let mut findings = Vec::new();
-        let result = self.appraise(workload, peer, nonce, evidence, purpose, &mut findings).await;
+        let result = self.appraise(&showing, &mut findings).await;
         self.attempts.note(v1::EvidenceAttempt {
             at_ms: clock::now_ms(),
-            spiffe_id: peer.id().to_string(),
-            purpose: purpose.as_str().to_owned(),
-            shown: evidence.iter().take(16).map(|piece| piece.kind.chars().take(32).collect()).collect(),
-            wanted: serde_json::to_string(&workload.registration.evidence).unwrap_or_default(),
+            spiffe_id: showing.id.to_string(),
+            purpose: showing.purpose.as_str().to_owned(),
+            shown: showing.evidence.iter().take(16).map(|piece| piece.kind.chars().take(32).collect()).collect(),
+            wanted: serde_json::to_string(showing.policy.rules).unwrap_or_default(),
             findings: findings.into_iter().map(finding_message).collect(),
             refusal: result.as_ref().err().map(ToString::to_string).unwrap_or_default(),
             assurance: result.as_ref().map(|attested| attested.assurance().as_str().to_owned()).unwrap_or_default(),
@@ -72,22 +85,13 @@ impl Broker {
         result
     }
 
-    async fn appraise(
-        &self,
-        workload: &WorkloadRecord,
-        peer: &Peer,
-        nonce: &[u8],
-        evidence: &[v1::Evidence],
-        purpose: BindingPurpose,
-        findings: &mut Vec<Finding>,
-    ) -> Result<Attested, Refusal> {
-        let binding = Binding::new(purpose, nonce, peer.svid().public_key(), peer.exporter());
+    async fn appraise(&self, showing: &Showing<'_>, findings: &mut Vec<Finding>) -> Result<Attested, Refusal> {
+        let Showing { policy, public_key, channel, nonce, evidence, purpose, .. } = *showing;
+        let binding = Binding::new(purpose, nonce, public_key, channel.exporter());
         let presented: Vec<_> = evidence.iter().map(|e| Presented { kind: &e.kind, payload: &e.payload }).collect();
         let trust = self.trusted().await?;
         let roots = self.trust.current();
-        let circumstances =
-            Circumstances { public_key: peer.svid().public_key(), binding: &binding, trust: &trust, bundles: &roots.bundles, now_ms: clock::now_ms() };
-        let policy = workload.registration.policy();
+        let circumstances = Circumstances { public_key, binding: &binding, trust: &trust, bundles: &roots.bundles, now_ms: clock::now_ms() };
         let appraised = if evidence.iter().any(|piece| HEAVY.contains(&piece.kind.as_str())) {
             // P12: not on a thread that others wait for, and not on more of them than half.
             let _place = self.verifying.acquire().await.map_err(|_| Refusal::Overload)?;

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::Broker;
+use crate::peer::{Caller, Channel};
 use crate::refusal::Refusal;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -152,6 +153,9 @@ impl ResponseService for Services {
 
 #[tonic::async_trait]
 impl EnrollmentService for Services {
+    async fn enroll_challenge(&self, request: Request<EnrollChallengeRequest>) -> Answer<EnrollChallengeResponse> {
+        self.0.serve("EnrollChallenge", request, |_, _, _| async { Err(Refusal::Unsupported("enrollment on this listener")) }).await
+    }
     async fn list_entries(&self, request: Request<ListEntriesRequest>) -> Answer<ListEntriesResponse> {
         self.0.serve("ListEntries", request, Broker::list_entries).await
     }
@@ -166,10 +170,24 @@ impl EnrollmentService for Services {
     }
 }
 
+fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Refusal> {
+    match request.extensions().get::<Caller>() {
+        Some(Caller::Anonymous(channel)) => Ok(Arc::clone(channel)),
+        Some(Caller::Workload(_)) | None => Err(Refusal::Unauthenticated),
+    }
+}
+
 #[tonic::async_trait]
 impl EnrollmentService for Enrollment {
+    async fn enroll_challenge(&self, request: Request<EnrollChallengeRequest>) -> Answer<EnrollChallengeResponse> {
+        let result = channel(&request).and_then(|channel| self.0.enroll_challenge(&channel));
+        self.0.answer("EnrollChallenge", None, result)
+    }
     async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
-        let result = Arc::clone(&self.0).enroll(request.into_inner()).await;
+        let result = match channel(&request) {
+            Ok(channel) => Arc::clone(&self.0).enroll(&channel, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
         self.0.answer("Enroll", None, result)
     }
     async fn renew(&self, _: Request<RenewRequest>) -> Answer<RenewResponse> {

@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::DefaultDirectRateLimiter;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls_pki_types::CertificateDer;
 use sundew_attestation::Nonce;
 use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
+use sundew_core::SealError;
 
 use crate::clock;
+use crate::refusal::Refusal;
 use crate::trust::Trust;
 
 /// How long a challenge may be answered.
@@ -22,21 +25,29 @@ pub const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
 /// Most open challenges of one connection; the oldest gives way (AC-84).
 const MAX_CHALLENGES: usize = 32;
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub enum Caller {
+    /// Nobody who is known: the enrollment listener.
+    Anonymous(Arc<Channel>),
+    /// A workload.
+    Workload(Arc<Peer>),
+}
+
 /// See the module.
 pub struct Peer {
     svid: VerifiedSvid,
     chain: Vec<CertificateDer<'static>>,
-    exporter: [u8; 32],
+    channel: Channel,
     remote: SocketAddr,
     trusted_in: AtomicU64,
-    challenges: Mutex<VecDeque<(Nonce, Instant)>>,
     limiter: OnceLock<Arc<DefaultDirectRateLimiter>>,
 }
 
 impl Peer {
     /// Made by the acceptor out of what the handshake proved.
     pub(crate) fn new(svid: VerifiedSvid, generation: u64, chain: Vec<CertificateDer<'static>>, exporter: [u8; 32], remote: SocketAddr) -> Self {
-        Self { svid, chain, exporter, remote, trusted_in: AtomicU64::new(generation), challenges: Mutex::default(), limiter: OnceLock::new() }
+        Self { svid, chain, channel: Channel::new(exporter), remote, trusted_in: AtomicU64::new(generation), limiter: OnceLock::new() }
     }
 
     /// Who it is.
@@ -56,10 +67,10 @@ impl Peer {
         self.remote
     }
 
-    /// The channel binding of RFC 9266.
+    /// Its TLS channel, and the challenges issued on it.
     #[must_use]
-    pub fn exporter(&self) -> &[u8; 32] {
-        &self.exporter
+    pub fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// Whether its SVID is good at this moment under the trust of this moment.
@@ -75,17 +86,42 @@ impl Peer {
         Ok(())
     }
 
-    fn challenges(&self) -> MutexGuard<'_, VecDeque<(Nonce, Instant)>> {
-        self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Its workload's limiter, looked up once.
     pub(crate) fn limiter(&self, find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>) -> &DefaultDirectRateLimiter {
         self.limiter.get_or_init(find)
     }
+}
 
-    /// Remembers a challenge issued on this connection.
-    pub fn issue(&self, nonce: Nonce) {
+/// A TLS channel, with the challenges that were issued on it.
+pub struct Channel {
+    exporter: [u8; 32],
+    challenges: Mutex<VecDeque<(Nonce, Instant)>>,
+}
+
+impl Channel {
+    pub(crate) fn new(exporter: [u8; 32]) -> Self {
+        Self { exporter, challenges: Mutex::default() }
+    }
+
+    /// The channel binding of RFC 9266.
+    #[must_use]
+    pub fn exporter(&self) -> &[u8; 32] {
+        &self.exporter
+    }
+
+    fn challenges(&self) -> MutexGuard<'_, VecDeque<(Nonce, Instant)>> {
+        self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new challenge, good on this channel.
+    pub(crate) fn challenge(&self) -> Result<Nonce, Refusal> {
+        let mut nonce = [0; 32];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
+        self.issue(nonce);
+        Ok(nonce)
+    }
+
+    fn issue(&self, nonce: Nonce) {
         let mut open = self.challenges();
         if open.len() >= MAX_CHALLENGES {
             open.pop_front();

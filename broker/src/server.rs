@@ -166,7 +166,7 @@ impl Server {
             enrollment = Some(address(&listener)?);
             let (connections, incoming) = mpsc::channel(16);
             background.spawn(tls::accept(listener, trust, Clients::Anonymous, config.connections, observer, connections));
-            let service = EnrollmentServiceServer::new(Enrollment(Arc::clone(&broker))).max_decoding_message_size(16 << 10);
+            let service = EnrollmentServiceServer::new(Enrollment(Arc::clone(&broker))).max_decoding_message_size(config.message_bytes.min(256 << 10));
             let served = grpc(&config).add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped.clone()));
             listeners.spawn(async move { drop(served.await) });
         }

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::clock;
-use crate::peer::Peer;
+use crate::peer::{Caller, Channel, Peer};
 use crate::trust::Trust;
 
 /// A handshake that takes longer is dropped (T81).
@@ -67,14 +67,14 @@ pub trait AcceptObserver: Send + Sync + 'static {
 /// An accepted connection.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
-    peer: Option<Arc<Peer>>,
+    caller: Caller,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Option<Arc<Peer>>;
+    type ConnectInfo = Caller;
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.peer.clone()
+        self.caller.clone()
     }
 }
 
@@ -138,9 +138,9 @@ pub async fn accept(
                 handshake(socket, remote, &trust, clients).await
             });
             match shaken.await.unwrap_or_else(|_| Err("handshake took too long".to_owned())) {
-                Ok((stream, peer)) => {
+                Ok((stream, caller)) => {
                     observer.accepted();
-                    let _ = connections.send(Ok(Connection { stream, peer, _place: place })).await;
+                    let _ = connections.send(Ok(Connection { stream, caller, _place: place })).await;
                 }
                 Err(cause) => observer.refused(remote, &cause),
             }
@@ -148,7 +148,7 @@ pub async fn accept(
     }
 }
 
-async fn handshake(socket: TcpStream, remote: SocketAddr, trust: &Arc<Trust>, clients: Clients) -> Result<(TlsStream<TcpStream>, Option<Arc<Peer>>), String> {
+async fn handshake(socket: TcpStream, remote: SocketAddr, trust: &Arc<Trust>, clients: Clients) -> Result<(TlsStream<TcpStream>, Caller), String> {
     socket.set_nodelay(true).map_err(|e| e.to_string())?;
     let verifier = Arc::new(SvidVerifier { trust: Arc::clone(trust), provider: provider_of_process(), verified: Mutex::new(None), refused: Mutex::new(None) });
     let config = server_config(trust, clients, &verifier).map_err(|e| e.to_string())?;
@@ -161,18 +161,18 @@ async fn handshake(socket: TcpStream, remote: SocketAddr, trust: &Arc<Trust>, cl
     };
     let (_, session) = stream.get_ref();
     let verified = verifier.verified.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let peer = match (clients, verified, session.peer_certificates()) {
-        (Clients::Anonymous, _, _) => None,
+    let mut exporter = [0; 32];
+    session.export_keying_material(&mut exporter, EXPORTER, None).map_err(|e| e.to_string())?;
+    let caller = match (clients, verified, session.peer_certificates()) {
+        (Clients::Anonymous, _, _) => Caller::Anonymous(Arc::new(Channel::new(exporter))),
         (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
-            let mut exporter = [0; 32];
-            session.export_keying_material(&mut exporter, EXPORTER, None).map_err(|e| e.to_string())?;
             let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
-            Some(Arc::new(Peer::new(svid, generation, chain, exporter, remote)))
+            Caller::Workload(Arc::new(Peer::new(svid, generation, chain, exporter, remote)))
         }
         // P1: a handshake that did not go through the verifier proves nothing.
         (Clients::WithSvid, _, _) => return Err("no certificate was verified".to_owned()),
     };
-    Ok((stream, peer))
+    Ok((stream, caller))
 }
 
 fn provider_of_process() -> Arc<CryptoProvider> {

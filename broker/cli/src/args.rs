@@ -327,7 +327,7 @@ pub(crate) enum SvidCommand {
         #[arg(long, default_value = "10m", value_name = "DURATION")]
         ttl: Ttl,
     },
-    /// Get a first SVID for a join token, read from standard input, and write it to a folder.
+    /// Get a first SVID for a join token, read from standard input, or for evidence, and write it to a folder.
     Enroll {
         /// The broker's enrollment listener.
         #[arg(long, value_name = "HOST:PORT")]
@@ -338,6 +338,12 @@ pub(crate) enum SvidCommand {
         /// The trust domain.
         #[arg(long, value_name = "NAME")]
         trust_domain: String,
+        /// Show evidence instead of a join token: whose SVID it is to be.
+        #[arg(long, value_name = "SPIFFE_ID", requires = "evidence")]
+        spiffe_id: Option<String>,
+        /// A kind of evidence to show. May be repeated.
+        #[arg(long = "evidence", value_name = "KIND", requires = "spiffe_id")]
+        evidence: Vec<String>,
         /// Where to write svid.pem, key.pem and bundle.pem.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,

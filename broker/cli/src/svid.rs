@@ -7,14 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use rustls::pki_types::CertificateDer;
+use sundew_core::client::{Binding, BindingPurpose};
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
-use sundew_proto::v1::{CreateJoinTokenRequest, EnrollRequest, RenewRequest, Svid};
-use sundew_sdk::{BundleSet, SpiffeId, TrustBundle, TrustDomain, anonymous_channel};
+use sundew_proto::v1::{CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence, RenewRequest, Svid};
+use sundew_sdk::{AnonymousConnection, BundleSet, SpiffeId, TrustBundle, TrustDomain};
 
 use crate::args::{Connect, SvidCommand};
-use crate::client::{connection, explained, registry};
+use crate::client::{connection, explained, registry, settings};
 use crate::output::{Output, time};
 
 pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidCommand) -> Result<()> {
@@ -26,9 +27,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             output.result(&value, || vec![answer.join_token.clone()]);
             Ok(())
         }
-        SvidCommand::Enroll { enrollment, bundle, trust_domain, out } => {
-            let mut token = String::new();
-            std::io::stdin().read_to_string(&mut token).context("join token from standard input")?;
+        SvidCommand::Enroll { enrollment, bundle, trust_domain, spiffe_id, evidence, out } => {
             let domain = TrustDomain::parse(&trust_domain).map_err(|e| anyhow!("--trust-domain: {e}"))?;
             let roots = fs::read(&bundle).with_context(|| bundle.display().to_string())?;
             let roots = TrustBundle::parse(domain, &roots).map_err(|e| anyhow!("{}: {e}", bundle.display()))?;
@@ -36,9 +35,27 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             let expected = SpiffeId::parse(&format!("{}/sundew/broker", roots.trust_domain().id())).map_err(|e| anyhow!("{e}"))?;
             let mut bundles = BundleSet::default();
             bundles.insert(roots);
-            let channel = anonymous_channel(&enrollment, expected, bundles)?;
-            let request = EnrollRequest { join_token: token.trim().to_owned(), csr };
-            let answer = EnrollmentServiceClient::new(channel).enroll(request).await.map_err(explained)?;
+            let connection = AnonymousConnection::open(&enrollment, expected, bundles)?;
+            let mut client = EnrollmentServiceClient::new(connection.channel());
+            let request = match spiffe_id {
+                None => {
+                    let mut token = String::new();
+                    std::io::stdin().read_to_string(&mut token).context("join token from standard input")?;
+                    EnrollRequest { join_token: token.trim().to_owned(), csr, ..EnrollRequest::default() }
+                }
+                Some(spiffe_id) => {
+                    let challenge = client.enroll_challenge(EnrollChallengeRequest {}).await.map_err(explained)?.into_inner();
+                    let binding = Binding::new(BindingPurpose::Enroll, &challenge.nonce, &key.subject_public_key_info(), &connection.exporter());
+                    let settings = settings(connect);
+                    let mut shown = Vec::new();
+                    for kind in evidence {
+                        let payload = sundew_sdk::collect(&settings, &kind, *binding.as_bytes(), &challenge.audience, None).await?;
+                        shown.push(Evidence { kind, payload });
+                    }
+                    EnrollRequest { csr, spiffe_id, nonce: challenge.nonce, evidence: shown, ..EnrollRequest::default() }
+                }
+            };
+            let answer = client.enroll(request).await.map_err(explained)?;
             written(output, &out, answer.into_inner().svid, &key)
         }
         SvidCommand::Renew { keep } => loop {

@@ -68,6 +68,9 @@ pub struct Registration {
     /// Whether each secret is given for evidence of its own.
     #[serde(default, skip_serializing_if = "is_false")]
     pub evidence_at_secrets: bool,
+    /// Evidence for which the embedded CA gives a first SVID, on the enrollment listener; without it, only for a join token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub enrollment: Vec<Rule>,
     /// Local processes to which the embedded CA gives this identity over the Workload API.
     #[serde(default)]
     pub local: Vec<LocalSelector>,
@@ -135,6 +138,16 @@ impl Registration {
         if self.require_fresh_evidence && !alternatives.iter().all(|set| set.iter().any(|requirement| requirement.can_be_fresh())) {
             say("require_fresh_evidence", "in some set, none of the required kinds can carry a nonce".to_owned());
         }
+        if !self.enrollment.is_empty() {
+            for problem in self.enrollment_policy().problems(trust) {
+                say("enrollment", problem);
+            }
+            let sets = self.enrollment_policy().alternatives().unwrap_or_default();
+            if !sets.iter().all(|set| set.iter().any(|requirement| requirement.identifies())) {
+                // P1: a manifest or a signature can be shown by anybody who has it.
+                say("enrollment", "each set needs a kind that identifies the claimant: not `manifest` or `cosign` alone".to_owned());
+            }
+        }
         if self.max_token_ttl > self.max_task_ttl {
             say("max_token_ttl", "must not be longer than max_task_ttl".to_owned());
         }
@@ -171,6 +184,12 @@ impl Registration {
     #[must_use]
     pub fn policy(&self) -> AppraisalPolicy<'_> {
         AppraisalPolicy { rules: &self.evidence, cross_checks: &self.cross_checks }
+    }
+
+    /// What it says of evidence for a first SVID.
+    #[must_use]
+    pub fn enrollment_policy(&self) -> AppraisalPolicy<'_> {
+        AppraisalPolicy { rules: &self.enrollment, cross_checks: &[] }
     }
 
     /// Its canonical JSON: what is stored, compared and shown.

@@ -21,7 +21,7 @@ impl Broker {
     /// A nonce for this connection, and what must be shown with it. Costs no store round trip once the registration is known.
     pub(crate) async fn challenge(self: Arc<Self>, peer: Arc<Peer>, _: v1::ChallengeRequest) -> Result<v1::ChallengeResponse, Refusal> {
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let nonce = Self::issue_challenge(&peer)?;
+        let nonce = peer.channel().challenge()?;
         Ok(v1::ChallengeResponse {
             nonce: nonce.to_vec(),
             expires_at_ms: clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
@@ -33,7 +33,7 @@ impl Broker {
     /// Opens a task and mints its first token.
     pub(crate) async fn begin(self: Arc<Self>, peer: Arc<Peer>, request: v1::BeginTaskRequest) -> Result<v1::BeginTaskResponse, Refusal> {
         // The nonce is gone from here on, whatever else is wrong.
-        let challenged = peer.consume(&request.nonce);
+        let challenged = peer.channel().consume(&request.nonce);
         let asked = self.parse(&request)?;
         if !challenged {
             return Err(Refusal::Challenge);
@@ -46,7 +46,7 @@ impl Broker {
             return Err(sundew_core::Denial::Scope.into());
         }
         let above = self.delegated(&request.grant, now_ms).await?;
-        let attested = self.attest(&workload, &peer, &request.nonce, &request.evidence, BindingPurpose::BeginTask).await?;
+        let attested = self.attest(super::showing(registration, &peer, &request.nonce, &request.evidence, BindingPurpose::BeginTask)).await?;
         let delegation = above.as_ref().map(|above| sundew_core::Delegation { grant: &above.grant, parent: above.parent.record() });
         let permit = permit_task(registration, peer.svid(), &attested, asked.task, delegation, now_ms)?;
 
@@ -162,7 +162,7 @@ struct Asked {
 }
 
 /// Kinds and digests of evidence, for records.
-pub(super) fn evidence_of(attested: &Attested) -> Vec<String> {
+pub(crate) fn evidence_of(attested: &Attested) -> Vec<String> {
     attested.claims().iter().map(|c| format!("{}:{}", c.kind, hex(&c.digest))).collect()
 }
 

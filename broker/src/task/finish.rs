@@ -61,7 +61,7 @@ impl Broker {
 
     /// Revives a suspended task on fresh evidence, with a fresh token. The old ones stay dead (AC-37).
     pub(crate) async fn resume(self: Arc<Self>, peer: Arc<Peer>, request: v1::ResumeTaskRequest) -> Result<v1::ResumeTaskResponse, Refusal> {
-        let challenged = peer.consume(&request.nonce);
+        let challenged = peer.channel().consume(&request.nonce);
         let key = format!("resume:{}", idempotency_key(request.idempotency_key)?);
         if !challenged {
             return Err(Refusal::Challenge);

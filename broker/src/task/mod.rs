@@ -8,15 +8,17 @@ mod mint;
 mod prove;
 mod secret;
 
-pub(crate) use begin::hex;
+pub(crate) use begin::{evidence_of, hex};
 
 use std::sync::Arc;
 
-use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
+use sundew_attestation::BindingPurpose;
+use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, Registration, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
 use crate::clock;
+use crate::evidence::Showing;
 use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
@@ -54,6 +56,12 @@ impl Broker {
     fn not_quarantined(&self, token: &KnownToken) -> Result<(), Refusal> {
         if self.keeper.view()?.is_token_quarantined(token) { Err(Refusal::Quarantined) } else { Ok(()) }
     }
+}
+
+/// What a workload shows for a task of its own.
+fn showing<'a>(registration: &'a Registration, peer: &'a Peer, nonce: &'a [u8], evidence: &'a [v1::Evidence], purpose: BindingPurpose) -> Showing<'a> {
+    let (policy, public_key, channel) = (registration.policy(), peer.svid().public_key(), peer.channel());
+    Showing { id: peer.id(), policy, public_key, channel, nonce, evidence, purpose }
 }
 
 fn acts_for(peer: &Peer, task: &Task) -> bool {

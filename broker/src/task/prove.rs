@@ -3,9 +3,8 @@
 //! P1, P5: one that cannot is suspended when it is due, and ended after as long again. When it was last proven is in a ticket that any broker
 //! can read and that an agent cannot make: closing a stream and opening another, here or elsewhere, gains nothing.
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_attestation::{Attested, BindingPurpose};
-use sundew_core::{Event, Outcome, SealError};
+use sundew_core::{Event, Outcome};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
@@ -61,7 +60,7 @@ impl Broker {
         } else if now_ms >= due_ms.saturating_sub(LEAD_MS.min(every.as_ms() / 2)) && !proof.wanted && !suspended {
             proof.wanted = true;
             return Ok(Some(v1::ProofWanted {
-                nonce: Self::issue_challenge(peer)?.to_vec(),
+                nonce: peer.channel().challenge()?.to_vec(),
                 evidence_sets: super::begin::evidence_sets(&workload.registration),
                 audience: self.audience.clone(),
                 due_ms,
@@ -70,17 +69,9 @@ impl Broker {
         Ok(None)
     }
 
-    /// A nonce for this connection.
-    pub(super) fn issue_challenge(peer: &Peer) -> Result<[u8; 32], Refusal> {
-        let mut nonce = [0; 32];
-        SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
-        peer.issue(nonce);
-        Ok(nonce)
-    }
-
     /// Takes fresh evidence for a running task. One that is not good enough suspends it at once: something has changed for the worse.
     pub(super) async fn prove(&self, peer: &Peer, task: &Task, prove: v1::Prove) -> Result<bool, Refusal> {
-        let challenged = peer.consume(&prove.nonce);
+        let challenged = peer.channel().consume(&prove.nonce);
         self.usable(task)?;
         let result =
             if challenged { self.attest_again(peer, task, &prove.nonce, &prove.evidence, BindingPurpose::Prove).await } else { Err(Refusal::Challenge) };
@@ -111,7 +102,7 @@ impl Broker {
         purpose: BindingPurpose,
     ) -> Result<Attested, Refusal> {
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let attested = self.attest(&workload, peer, nonce, evidence, purpose).await?;
+        let attested = self.attest(super::showing(&workload.registration, peer, nonce, evidence, purpose)).await?;
         if workload.registration.require_fresh_evidence && !attested.is_fresh() {
             return Err(sundew_core::Denial::NotFresh.into());
         }

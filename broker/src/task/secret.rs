@@ -21,7 +21,7 @@ impl Broker {
     pub(crate) async fn secret(self: Arc<Self>, peer: Arc<Peer>, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, Refusal> {
         let scope = Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
         // The nonce is gone from here on, whatever else is wrong.
-        let challenged = !request.nonce.is_empty() && peer.consume(&request.nonce);
+        let challenged = !request.nonce.is_empty() && peer.channel().consume(&request.nonce);
         let task = self.own_task(&peer, &request.task_id).await?;
         self.usable(&task)?;
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;

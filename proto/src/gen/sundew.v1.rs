@@ -1771,14 +1771,35 @@ pub struct AttestProcessResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub evidence: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollChallengeRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollChallengeResponse {
+    /// 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "2")]
+    pub expires_at_ms: i64,
+    /// For kinds with an audience: what theirs must be.
+    #[prost(string, tag = "3")]
+    pub audience: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct EnrollRequest {
+    /// Empty where evidence is shown.
     #[prost(string, tag = "1")]
     pub join_token: ::prost::alloc::string::String,
-    /// PKCS#10, DER. Only its key is used.
+    /// PKCS#10, DER. Only its key is used; evidence is bound to it.
     #[prost(bytes = "vec", tag = "2")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+    /// Whose SVID is asked for; its registration must allow enrollment by evidence. Empty with a join token.
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "5")]
+    pub evidence: ::prost::alloc::vec::Vec<Evidence>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnrollResponse {
@@ -1900,7 +1921,34 @@ pub mod enrollment_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// First SVID, for a join token. Served on the enrollment listener, to callers without a certificate.
+        /// Issues a single-use nonce, good on this connection only, for evidence instead of a join token. Served on the enrollment listener.
+        pub async fn enroll_challenge(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnrollChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnrollChallengeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.EnrollmentService/EnrollChallenge",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("sundew.v1.EnrollmentService", "EnrollChallenge"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// First SVID, for a join token or for evidence. Served on the enrollment listener, to callers without a certificate.
         pub async fn enroll(
             &mut self,
             request: impl tonic::IntoRequest<super::EnrollRequest>,
@@ -2009,7 +2057,15 @@ pub mod enrollment_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with EnrollmentServiceServer.
     #[async_trait]
     pub trait EnrollmentService: std::marker::Send + std::marker::Sync + 'static {
-        /// First SVID, for a join token. Served on the enrollment listener, to callers without a certificate.
+        /// Issues a single-use nonce, good on this connection only, for evidence instead of a join token. Served on the enrollment listener.
+        async fn enroll_challenge(
+            &self,
+            request: tonic::Request<super::EnrollChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnrollChallengeResponse>,
+            tonic::Status,
+        >;
+        /// First SVID, for a join token or for evidence. Served on the enrollment listener, to callers without a certificate.
         async fn enroll(
             &self,
             request: tonic::Request<super::EnrollRequest>,
@@ -2113,6 +2169,52 @@ pub mod enrollment_service_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/sundew.v1.EnrollmentService/EnrollChallenge" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnrollChallengeSvc<T: EnrollmentService>(pub Arc<T>);
+                    impl<
+                        T: EnrollmentService,
+                    > tonic::server::UnaryService<super::EnrollChallengeRequest>
+                    for EnrollChallengeSvc<T> {
+                        type Response = super::EnrollChallengeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnrollChallengeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as EnrollmentService>::enroll_challenge(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnrollChallengeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/sundew.v1.EnrollmentService/Enroll" => {
                     #[allow(non_camel_case_types)]
                     struct EnrollSvc<T: EnrollmentService>(pub Arc<T>);

@@ -78,20 +78,7 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
 /// A join token gives one SVID, once; the SVID renews itself.
 #[tokio::test]
 async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
-    let world = World::embedded();
-    let port = sundew_tests::free_port();
-    let mut broker = world.prepare("");
-    let text_of = std::fs::read_to_string(broker.config_file()).expect("config");
-    let from = text_of.find("[identity]").expect("section");
-    let to = text_of.find("[store]").expect("section");
-    let own = format!(
-        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
-        world.folder().display()
-    );
-    let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace("[identity]", &format!("enrollment = \"127.0.0.1:{port}\"\n[identity]"));
-    std::fs::write(broker.config_file(), config).expect("config");
-    broker.up();
-    broker.ready().await;
+    let (world, broker, port) = with_own_ca().await;
     let operator = world.operator(&broker);
     let mut document = World::registration("/agent", json!({}));
     document["spiffe_id"] = json!("spiffe://own.example/agent");
@@ -145,6 +132,115 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     assert!(doctor.status.success(), "{}", text(&doctor));
 }
 
+/// A machine gets its first identity by what it is, not by a secret that somebody carried there.
+#[tokio::test]
+async fn a_tpm_gives_a_first_svid_to_the_key_that_it_was_asked_for() {
+    use rcgen::PublicKeyData as _;
+    use sundew_attestation::{Binding, BindingPurpose};
+    use sundew_proto::v1::{AddTrustRequest, CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence};
+    let (world, broker, port) = with_own_ca().await;
+    let operator = world.operator(&broker);
+    let (tpm, other) = (sundew_tests::tpm::Tpm::new("ecc", "sha256", "ecdsa"), sundew_tests::tpm::Tpm::new("ecc", "sha256", "ecdsa"));
+    let trusted = AddTrustRequest { kind: "tpm2_ak".to_owned(), name: "host".to_owned(), content: tpm.registered().to_string().into_bytes() };
+    operator.registry().add_trust(trusted).await.expect("trusted");
+    let registration = |path: &str, changes: Value| {
+        let mut document = World::registration(path, changes);
+        document["spiffe_id"] = json!(format!("spiffe://own.example{path}"));
+        document
+    };
+    let wanted = json!([{ "kind": "tpm2", "claims": { "pcr.sha256.7": ["0".repeat(64)] } }]);
+    // A manifest can be shown by anybody who has it.
+    let manifest = json!([{ "kind": "manifest", "keys": [rcgen::KeyPair::generate().expect("key").public_key_pem()] }]);
+    let refused = operator.apply(&[registration("/host", json!({ "enrollment": manifest }))]).await.expect_err("a manifest alone");
+    assert!(refused.message().contains("identifies the claimant"), "{refused}");
+    operator.apply(&[registration("/host", json!({ "enrollment": wanted })), registration("/plain", json!({}))]).await.expect("registered");
+
+    let token = operator.registry().create_join_token(CreateJoinTokenRequest { spiffe_id: "spiffe://own.example/plain".to_owned(), ttl_ms: 0 }).await;
+    let root = own_root(&token.expect("token").into_inner().join_token, port).await;
+    let bundle = world.folder().join("own-root.pem");
+    std::fs::write(&bundle, sundew_tests::pki::pem("CERTIFICATE", &root)).expect("bundle");
+    let out = world.folder().join("host");
+    let enroll = |id: &str| {
+        Command::new(sundew())
+            .args([
+                "svid",
+                "enroll",
+                "--enrollment",
+                &format!("127.0.0.1:{port}"),
+                "--trust-domain",
+                "own.example",
+                "--spiffe-id",
+                id,
+                "--evidence",
+                "tpm2",
+                "--bundle",
+            ])
+            .arg(&bundle)
+            .arg("--out")
+            .arg(&out)
+            .env("SUNDEW_TPM2", tpm.settings("4+7").tpm2.expect("TPM"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("run")
+    };
+    let enrolled = enroll("spiffe://own.example/host");
+    assert!(enrolled.status.success() && text(&enrolled).contains("spiffe://own.example/host"), "{}", text(&enrolled));
+    assert!(out.join("svid.pem").exists());
+    for bad in ["spiffe://own.example/plain", "spiffe://own.example/nobody", "spiffe://test.example/agent"] {
+        let output = enroll(bad);
+        assert!(!output.status.success() && text(&output).contains("not permitted"), "{bad}: {}", text(&output));
+    }
+
+    // By hand: bound to this key, this nonce, this connection; from this TPM.
+    let caller = sundew_tests::calls::Caller::new(format!("127.0.0.1:{port}"), None);
+    let (key, thief) = (rcgen::KeyPair::generate().expect("key"), rcgen::KeyPair::generate().expect("key"));
+    let csr = |key: &rcgen::KeyPair| rcgen::CertificateParams::default().serialize_request(key).expect("csr").der().to_vec();
+    let bound = |purpose, nonce: &[u8], key: &rcgen::KeyPair| *Binding::new(purpose, nonce, &key.subject_public_key_info(), &caller.exporter()).as_bytes();
+    let send = |csr: Vec<u8>, nonce: Vec<u8>, payload: Vec<u8>| {
+        let evidence = vec![Evidence { kind: "tpm2".to_owned(), payload }];
+        let request = EnrollRequest { csr, spiffe_id: "spiffe://own.example/host".to_owned(), nonce, evidence, ..EnrollRequest::default() };
+        let mut client = caller.enrollment();
+        async move { client.enroll(request).await }
+    };
+    let nonce = || async { caller.enrollment().enroll_challenge(EnrollChallengeRequest {}).await.expect("challenge").into_inner().nonce };
+    let (first, own) = (nonce().await, BindingPurpose::Enroll);
+    let evidence = tpm.evidence("7", bound(own, &first, &key)).await.expect("evidence");
+    send(csr(&key), first.clone(), evidence.clone()).await.expect("a good one");
+    assert!(send(csr(&key), first, evidence.clone()).await.is_err(), "the nonce again");
+    assert!(send(csr(&key), nonce().await, evidence).await.is_err(), "evidence for another nonce");
+    let next = nonce().await;
+    let evidence = tpm.evidence("7", bound(own, &next, &key)).await.expect("evidence");
+    assert!(send(csr(&thief), next, evidence).await.is_err(), "evidence for another key");
+    let next = nonce().await;
+    let evidence = tpm.evidence("7", bound(BindingPurpose::BeginTask, &next, &key)).await.expect("evidence");
+    assert!(send(csr(&key), next, evidence).await.is_err(), "evidence for another purpose");
+    let next = nonce().await;
+    let evidence = other.evidence("7", bound(own, &next, &key)).await.expect("evidence");
+    assert!(send(csr(&key), next, evidence).await.is_err(), "another TPM");
+    tpm.extend(7, &[1; 32]);
+    let output = enroll("spiffe://own.example/host");
+    assert!(!output.status.success() && text(&output).contains("not permitted"), "{}", text(&output));
+}
+
+/// A broker with a CA of its own and an enrollment listener at this port; operators are of the test's CA.
+async fn with_own_ca() -> (World, Broker, u16) {
+    let world = World::embedded();
+    let port = sundew_tests::free_port();
+    let mut broker = world.prepare("");
+    let text_of = std::fs::read_to_string(broker.config_file()).expect("config");
+    let from = text_of.find("[identity]").expect("section");
+    let to = text_of.find("[store]").expect("section");
+    let own = format!(
+        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
+        world.folder().display()
+    );
+    let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace("[identity]", &format!("enrollment = \"127.0.0.1:{port}\"\n[identity]"));
+    std::fs::write(broker.config_file(), config).expect("config");
+    broker.up();
+    broker.ready().await;
+    (world, broker, port)
+}
+
 async fn server_chain(world: &World, broker: &Broker) -> Vec<rustls_pki_types::CertificateDer<'static>> {
     let config = std::sync::Arc::new(sundew_tests::calls::client_config(Some(&world.ca.svid("/operator"))));
     let socket = tokio::net::TcpStream::connect(broker.address()).await.expect("connect");
@@ -157,6 +253,6 @@ async fn own_root(token: &str, port: u16) -> Vec<u8> {
     let key = rcgen::KeyPair::generate().expect("key");
     let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("csr").der().to_vec();
     let caller = sundew_tests::calls::Caller::new(format!("127.0.0.1:{port}"), None);
-    let request = sundew_proto::v1::EnrollRequest { join_token: token.to_owned(), csr };
+    let request = sundew_proto::v1::EnrollRequest { join_token: token.to_owned(), csr, ..Default::default() };
     caller.enrollment().enroll(request).await.expect("enrolled").into_inner().svid.expect("svid").bundle[0].clone()
 }
