@@ -8,7 +8,8 @@ use crate::challenge::Binding;
 use crate::claims::{Assurance, Claims, Counter, SingleUse, Voucher};
 use crate::dsse::{DsseError, VerifyingKey};
 use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, process, sev_snp, tdx, tpm2};
-use crate::requirement::{AppraisalPolicy, CrossCheck, MAX_EVIDENCE, Requirement};
+use crate::policy::{AppraisalPolicy, CrossCheck, MAX_EVIDENCE};
+use crate::requirement::Requirement;
 use crate::spiffe::BundleSet;
 use crate::trust::TrustMaterial;
 

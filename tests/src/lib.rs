@@ -4,6 +4,8 @@
 
 pub mod broker;
 pub mod calls;
+pub mod dev;
+pub mod hardware;
 pub mod issuer;
 pub mod pki;
 pub mod postgres;

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use sundew_tests::broker::{Broker, World};
+use sundew_tests::dev::Dev;
 use sundew_tests::{sundew, until};
 
 use crate::cli::text;
@@ -13,26 +13,7 @@ use crate::cli::text;
 /// The development broker, its Workload API, and an unmodified SPIFFE client.
 #[tokio::test]
 async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_registration() {
-    let folder = tempfile::tempdir().expect("folder");
-    let mut dev = Command::new(sundew())
-        .args(["--json", "dev", "--listen", "127.0.0.1:0", "--state"])
-        .arg(folder.path().join("state"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dev");
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(dev.stdout.take().expect("pipe")), &mut line).expect("line");
-    let place: Value = serde_json::from_str(&line).expect("JSON");
-    let field = |name: &str| place[name].as_str().expect("field").to_owned();
-    let operator = |arguments: &[&str], input: &str| {
-        let mut command = Command::new(sundew());
-        command.args(arguments).env("SUNDEW_BROKER", field("broker")).env("SUNDEW_SVID_DIR", field("operator_svid_dir"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-        child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
-        child.wait_with_output().expect("run")
-    };
+    let mut dev = Dev::new();
     let exe = std::env::current_exe().expect("own path").canonicalize().expect("own path");
     let digest: String =
         ring::digest::digest(&ring::digest::SHA256, &std::fs::read(&exe).expect("own code")).as_ref().iter().map(|b| format!("{b:02x}")).collect();
@@ -44,21 +25,20 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
         workload("/other-user", json!({ "uid": uid + 1 })),
         workload("/other-code", json!({ "uid": uid, "exe_sha256": "00".repeat(32) })),
     ]);
-    let applied = operator(&["workload", "apply", "-f", "-"], &documents.to_string());
-    assert!(applied.status.success(), "{}", text(&applied));
-    let endpoint = field("endpoint_socket").replacen("unix:///", "unix:/", 1);
+    dev.did(&["workload", "apply", "-f", "-"], &documents.to_string());
+    let endpoint = dev.field("endpoint_socket").replacen("unix:///", "unix:/", 1);
     let source = spiffe::X509Source::builder().endpoint(&endpoint).build().await.expect("the spiffe crate gets an identity");
     assert_eq!(source.svid().expect("SVID").spiffe_id().to_string(), "spiffe://dev.local/mine");
     assert_eq!(source.bundle_set().expect("bundles").len(), 1);
 
     // Without the header, the call may come from a confused deputy.
     let channel =
-        tonic::transport::Endpoint::from_shared(field("endpoint_socket").replacen("unix://", "unix:", 1)).expect("uri").connect().await.expect("connect");
+        tonic::transport::Endpoint::from_shared(dev.field("endpoint_socket").replacen("unix://", "unix:", 1)).expect("uri").connect().await.expect("connect");
     let mut bare = sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient::new(channel);
     let refused = bare.fetch_x509svid(sundew_proto::spiffe::X509svidRequest {}).await;
     assert_eq!(refused.expect_err("no header").code(), tonic::Code::InvalidArgument);
 
-    operator(&["workload", "delete", "spiffe://dev.local/mine"], "");
+    dev.did(&["workload", "delete", "spiffe://dev.local/mine"], "");
     until("withdrawn", || {
         let mut bare = bare.clone();
         async move {
@@ -71,8 +51,7 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
         }
     })
     .await;
-    sundew_tests::process::signal(dev.id(), Signal::TERM);
-    assert!(dev.wait().expect("wait").success());
+    assert!(dev.stop().success());
 }
 
 /// A join token gives one SVID, once; the SVID renews itself.

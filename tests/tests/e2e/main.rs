@@ -6,6 +6,7 @@ mod delegation;
 mod ending;
 mod enrollment;
 mod evidence;
+mod hardware;
 mod identity;
 mod leases;
 mod manifest;

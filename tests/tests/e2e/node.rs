@@ -5,70 +5,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
+use sundew_tests::dev::Dev;
 use sundew_tests::process::signal;
 use sundew_tests::tpm::Tpm;
 use sundew_tests::{sundew, until};
-use tempfile::TempDir;
-
-use crate::cli::text;
 
 /// A development broker, a TPM, and a node that it proves.
 struct Host {
-    folder: TempDir,
-    dev: Child,
+    dev: Dev,
     node: Option<Child>,
-    place: Value,
     tpm: Tpm,
 }
 
 impl Host {
     fn new() -> Self {
-        let folder = TempDir::new().expect("folder");
-        let mut dev = Command::new(sundew())
-            .args(["--json", "dev", "--listen", "127.0.0.1:0", "--state"])
-            .arg(folder.path().join("state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("dev");
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(dev.stdout.take().expect("pipe")), &mut line).expect("line");
-        Self { folder, dev, node: None, place: serde_json::from_str(&line).expect("JSON"), tpm: Tpm::new("ecc", "sha256", "ecdsa") }
-    }
-
-    fn field(&self, name: &str) -> String {
-        self.place[name].as_str().expect("field").to_owned()
-    }
-
-    fn operator(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new(sundew());
-        command.args(arguments).env("SUNDEW_BROKER", self.field("broker")).env("SUNDEW_SVID_DIR", self.field("operator_svid_dir"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-        child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
-        child.wait_with_output().expect("run")
-    }
-
-    fn did(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.operator(arguments, input);
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
-        String::from_utf8(output.stdout).expect("text")
+        Self { dev: Dev::new(), node: None, tpm: Tpm::new("ecc", "sha256", "ecdsa") }
     }
 
     fn socket(&self) -> String {
-        format!("unix://{}", self.folder.path().join("node.sock").display())
+        format!("unix://{}", self.dev.folder().join("node.sock").display())
     }
 
     fn start_node(&mut self) {
         let child = Command::new(sundew())
             .args(["node", "--socket"])
-            .arg(self.folder.path().join("node.sock"))
-            .env("SUNDEW_BROKER", self.field("broker"))
-            .env("SPIFFE_ENDPOINT_SOCKET", self.field("endpoint_socket"))
+            .arg(self.dev.folder().join("node.sock"))
+            .env("SUNDEW_BROKER", self.dev.field("broker"))
+            .env("SPIFFE_ENDPOINT_SOCKET", self.dev.field("endpoint_socket"))
             .env("SUNDEW_TPM2", self.tpm.settings("7").tpm2.expect("TPM"))
             .stdin(Stdio::null())
-            .stderr(std::fs::File::create(self.folder.path().join("node.log")).expect("log"))
+            .stderr(std::fs::File::create(self.dev.folder().join("node.log")).expect("log"))
             .spawn()
             .expect("node");
         self.node = Some(child);
@@ -78,7 +45,7 @@ impl Host {
     fn run_as(&self, program: &Path) -> Output {
         Command::new(program)
             .args(["run", "--task", "x", "--scope", "exec:git", "--", "true"])
-            .env("SUNDEW_BROKER", self.field("broker"))
+            .env("SUNDEW_BROKER", self.dev.field("broker"))
             .env("SPIFFE_ENDPOINT_SOCKET", self.socket())
             .env("SUNDEW_NODE_SOCKET", self.socket())
             .output()
@@ -88,9 +55,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for child in self.node.iter_mut().chain([&mut self.dev]) {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(node) = &mut self.node {
+            let _ = node.kill();
+            let _ = node.wait();
         }
     }
 }
@@ -111,7 +78,7 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
     let (uid, program, own) = (rustix::process::geteuid().as_raw(), digest(&sundew()), digest(&std::env::current_exe().expect("own path")));
     let id = |path: &str| format!("spiffe://dev.local{path}");
     let node = id("/node");
-    host.did(&["trust", "add", "tpm2_ak", "this-host", "-f", "-"], &host.tpm.registered().to_string());
+    host.dev.did(&["trust", "add", "tpm2_ak", "this-host", "-f", "-"], &host.tpm.registered().to_string());
     let documents = json!([
         {
             "spiffe_id": node, "owner": "platform", "scopes": ["node:serve"], "local": [{ "uid": uid, "exe_sha256": program }],
@@ -127,10 +94,10 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
             "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)] } }],
         },
     ]);
-    host.did(&["workload", "apply", "-f", "-"], &documents.to_string());
-    assert!(host.did(&["workload", "list"], "").contains("tpm2"));
+    host.dev.did(&["workload", "apply", "-f", "-"], &documents.to_string());
+    assert!(host.dev.did(&["workload", "list"], "").contains("tpm2"));
     // What is delegated to a node is not given out by the broker itself.
-    assert!(identity(&host.field("endpoint_socket")).await.is_none());
+    assert!(identity(&host.dev.field("endpoint_socket")).await.is_none());
     host.start_node();
     let socket = host.socket();
     until("the node serves", || async { host.run_as(&sundew()).status.success() }).await;
@@ -140,24 +107,24 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
     assert_eq!(source.svid().expect("SVID").spiffe_id().to_string(), id("/client"));
 
     // The same program with one byte more is another program.
-    let copy: PathBuf = host.folder.path().join("copy");
+    let copy: PathBuf = host.dev.folder().join("copy");
     std::fs::copy(sundew(), &copy).expect("copy");
     std::fs::OpenOptions::new().append(true).open(&copy).and_then(|mut file| file.write_all(b"x")).expect("append");
     assert!(!host.run_as(&copy).status.success());
 
     // An operator sees what was shown and found.
-    let explained = host.did(&["attest", "explain", &id("/agent")], "");
+    let explained = host.dev.did(&["attest", "explain", &id("/agent")], "");
     for part in ["taken, worth `vouched`", "process: good, fresh", &format!("exe_sha256 = {program}"), &format!("node = {node}")] {
         assert!(explained.contains(part), "{part} is missing from {explained}");
     }
 
     // The node's word counts no more, and its identities are withdrawn.
-    host.did(&["contain", "--workload", &node, "--reason", "stolen"], "");
+    host.dev.did(&["contain", "--workload", &node, "--reason", "stolen"], "");
     assert!(!host.run_as(&sundew()).status.success(), "a process that a contained node vouches for");
     until("withdrawn", || async { identity(&socket).await.is_none() }).await;
 
     let node = host.node.take().expect("node");
     signal(node.id(), Signal::TERM);
     let status = { node }.wait().expect("wait");
-    assert!(status.success(), "{status}: {}", std::fs::read_to_string(host.folder.path().join("node.log")).unwrap_or_default());
+    assert!(status.success(), "{status}: {}", std::fs::read_to_string(host.dev.folder().join("node.log")).unwrap_or_default());
 }

@@ -1,7 +1,6 @@
 //! Where identities, bundles and keys come from: a Workload API, https.
 
-use std::io::BufRead as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,6 +8,7 @@ use serde_json::json;
 use sundew_proto::v1::BeginTaskRequest;
 use sundew_tests::broker::World;
 use sundew_tests::calls::{Caller, oidc};
+use sundew_tests::dev::Dev;
 use sundew_tests::issuer::{AUDIENCE, TestIssuer};
 use sundew_tests::pki::{Ca, Svid, leaf, pem};
 use sundew_tests::{sundew, until};
@@ -17,33 +17,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// A broker whose own SVID and bundles come from a Workload API: here the one of another Sundew.
 #[tokio::test]
 async fn a_broker_lives_on_a_workload_api() {
-    let folder = tempfile::tempdir().expect("folder");
-    let mut dev = Command::new(sundew())
-        .args(["--json", "dev", "--listen", "127.0.0.1:0", "--state"])
-        .arg(folder.path().join("state"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dev");
-    let mut line = String::new();
-    std::io::BufReader::new(dev.stdout.take().expect("pipe")).read_line(&mut line).expect("line");
-    let place: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    let (socket, operator) = (place["endpoint_socket"].as_str().expect("socket"), place["operator_svid_dir"].as_str().expect("folder"));
+    let dev = Dev::new();
+    let (socket, operator) = (dev.field("endpoint_socket"), dev.field("operator_svid_dir"));
     let document = json!({
         "spiffe_id": "spiffe://dev.local/broker", "owner": "t", "scopes": ["exec:git"], "local": [{ "uid": rustix::process::geteuid().as_raw() }],
         "evidence": [{ "kind": "manifest", "keys": [rcgen::KeyPair::generate().expect("key").public_key_pem()] }],
     });
-    let file = folder.path().join("workload.json");
-    std::fs::write(&file, document.to_string()).expect("file");
-    let applied = Command::new(sundew())
-        .args(["workload", "apply", "-f"])
-        .arg(&file)
-        .env("SUNDEW_BROKER", place["broker"].as_str().expect("broker"))
-        .env("SUNDEW_SVID_DIR", operator)
-        .output()
-        .expect("apply");
-    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    dev.did(&["workload", "apply", "-f", "-"], &document.to_string());
 
     let world = World::embedded();
     let mut broker = world.prepare("[[operators]]\nspiffe_id = \"spiffe://dev.local/operator\"\nroles = [\"registrar\"]\n");
@@ -61,8 +41,7 @@ async fn a_broker_lives_on_a_workload_api() {
         .output()
         .expect("list");
     assert!(list.status.success(), "{}", String::from_utf8_lossy(&list.stderr));
-    dev.kill().expect("kill");
-    dev.wait().expect("wait");
+    drop(dev);
     until("health says so, and the last good state stays", || async {
         broker.http("/readyz").await.is_some_and(|(code, text)| code == 200 && text.contains("workload api"))
     })

@@ -1,110 +1,25 @@
 //! Evidence under keys of the tests' own, for what no recording shows: AC-05, T27, T28, T30, T32, and composition.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failing test panics")]
 
-use std::process::Command;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::Value as Cbor;
-use coset::CborSerializable as _;
-use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey as _};
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use rcgen::{IsCa, KeyPair, KeyUsagePurpose, SigningKey as _};
 use serde_json::{Value, json};
 use sundew_attestation::kinds::{aws_iid, cosign, nitro, sev_snp};
 use sundew_attestation::spiffe::BundleSet;
 use sundew_attestation::{
-    AppraisalPolicy, Assurance, Binding, Circumstances, Claims, CrossCheck, Finding, Presented, Rule, TrustItem, TrustKind, TrustMaterial, appraise,
+    AppraisalPolicy, Assurance, Binding, Circumstances, CrossCheck, Finding, Presented, Rule, TrustItem, TrustKind, TrustMaterial, appraise,
 };
-
-const NOW_MS: i64 = 1_800_000_000_000;
-
-/// A root of P-384 and what it signs.
-struct Authority {
-    params: CertificateParams,
-    key: KeyPair,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        let mut params = named(name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self { params, key }
-    }
-
-    fn certificate(&self) -> Vec<u8> {
-        self.params.self_signed(&self.key).unwrap().der().to_vec()
-    }
-
-    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
-        params.signed_by(key, &Issuer::from_params(&self.params, &self.key)).unwrap().der().to_vec()
-    }
-}
-
-fn named(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params
-}
-
-fn sign_384(key: &KeyPair, message: &[u8]) -> Vec<u8> {
-    let random = SystemRandom::new();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &key.serialize_der(), &random).unwrap();
-    key.sign(&random, message).unwrap().as_ref().to_vec()
-}
-
-struct Enclave {
-    root: Authority,
-    key: KeyPair,
-}
-
-impl Enclave {
-    fn new() -> Self {
-        Self { root: Authority::new("root"), key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap() }
-    }
-
-    fn content(&self) -> Vec<(&'static str, Cbor)> {
-        let registers = (0..3).map(|index| (Cbor::from(index), Cbor::Bytes(vec![u8::try_from(index + 1).unwrap(); 48]))).collect();
-        vec![
-            ("module_id", Cbor::from("i-1-enc2")),
-            ("digest", Cbor::from("SHA384")),
-            ("timestamp", Cbor::from(NOW_MS)),
-            ("pcrs", Cbor::Map(registers)),
-            ("certificate", Cbor::Bytes(self.root.sign(&named("enclave"), &self.key))),
-            ("cabundle", Cbor::Array(vec![Cbor::Bytes(self.root.certificate())])),
-            ("nonce", Cbor::Bytes(vec![9; 32])),
-        ]
-    }
-
-    fn document(&self, content: Vec<(&'static str, Cbor)>) -> Vec<u8> {
-        let map = Cbor::Map(content.into_iter().map(|(name, value)| (Cbor::from(name), value)).collect());
-        let mut payload = Vec::new();
-        ciborium::into_writer(&map, &mut payload).unwrap();
-        let header = coset::HeaderBuilder::new().algorithm(coset::iana::Algorithm::ES384).build();
-        let signed = coset::CoseSign1Builder::new().protected(header).payload(payload).create_signature(b"", |message| sign_384(&self.key, message));
-        signed.build().to_vec().unwrap()
-    }
-
-    fn verify(&self, document: &[u8]) -> Result<Claims, nitro::NitroError> {
-        nitro::verify(document, &[self.root.certificate()], &[9; 32], NOW_MS + 1000)
-    }
-
-    fn with(&self, name: &'static str, value: Option<Cbor>) -> Vec<u8> {
-        let mut content = self.content();
-        content.retain(|(other, _)| *other != name);
-        content.extend(value.map(|value| (name, value)));
-        self.document(content)
-    }
-}
+use sundew_tests::hardware::{Authority, Chip, Enclave, NOW_MS, Region, Signer, named};
+use sundew_tests::pki::pem;
 
 /// T30: what a genuine hypervisor says of an enclave that nobody should trust, and what none says.
 #[test]
 fn ac_05_t30_nitro_documents_of_debug_enclaves_or_of_another_form_are_refused() {
     let enclave = Enclave::new();
-    assert_eq!(enclave.verify(&enclave.document(enclave.content())).unwrap().values["pcr2"], ["03".repeat(48)]);
+    assert_eq!(enclave.verify(&enclave.document(enclave.content())).expect("made").values["pcr2"], ["03".repeat(48)]);
     let registers = |values: &[(i64, Vec<u8>)]| Cbor::Map(values.iter().map(|(index, value)| (Cbor::from(*index), Cbor::Bytes(value.clone()))).collect());
     let refused: Vec<(&str, &'static str, Option<Cbor>)> = vec![
         ("debug: all PCRs are zero", "pcrs", Some(registers(&[(0, vec![0; 48])]))),
@@ -132,7 +47,7 @@ fn ac_05_t30_nitro_documents_of_debug_enclaves_or_of_another_form_are_refused() 
     twice.push(("nonce", Cbor::Bytes(vec![9; 32])));
     assert!(enclave.verify(&enclave.document(twice)).is_err(), "a member twice");
     // T09: a mesh of intermediates costs no more than a chain.
-    let mesh: Vec<_> = (0..3).map(|_| Cbor::Bytes(enclave.root.sign(&Authority::new("mesh").params, &KeyPair::generate().unwrap()))).collect();
+    let mesh: Vec<_> = (0..3).map(|_| Cbor::Bytes(enclave.root.sign(&Authority::new("mesh").params, &KeyPair::generate().expect("made")))).collect();
     let mesh = [vec![Cbor::Bytes(enclave.root.certificate())], mesh].concat();
     let refused = enclave.verify(&enclave.with("cabundle", Some(Cbor::Array(mesh))));
     assert!(matches!(refused, Err(nitro::NitroError::Chain(sundew_attestation::ChainError::Ambiguous))));
@@ -145,65 +60,10 @@ fn ac_05_t30_nitro_documents_of_debug_enclaves_or_of_another_form_are_refused() 
     let mut mixed = evil.content();
     for entry in &mut mixed {
         if entry.0 == "certificate" {
-            entry.1 = enclave.content().into_iter().find(|(name, _)| *name == "certificate").unwrap().1;
+            entry.1 = enclave.content().into_iter().find(|(name, _)| *name == "certificate").expect("made").1;
         }
     }
     assert!(matches!(enclave.verify(&evil.document(mixed)), Err(nitro::NitroError::Signature)));
-}
-
-/// A chip, with AMD's place taken by the tests.
-struct Chip {
-    root: Authority,
-    signer: Authority,
-    key: KeyPair,
-}
-
-impl Chip {
-    fn new() -> Self {
-        Self { root: Authority::new("ARK"), signer: Authority::new("ASK"), key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap() }
-    }
-
-    fn roots(&self) -> sev_snp::Roots {
-        sev_snp::Roots { anchors: vec![self.root.certificate()], intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)] }
-    }
-
-    /// The endorsement key's certificate for a chip id and TCB.
-    fn certificate(&self, chip: u8, tcb: [u8; 4]) -> Vec<u8> {
-        let mut params = named("SEV-VCEK");
-        let mut add = |last: &[u64], value: Vec<u8>| {
-            let oid: Vec<u64> = [1, 3, 6, 1, 4, 1, 3704, 1].iter().chain(last).copied().collect();
-            params.custom_extensions.push(CustomExtension::from_oid_content(&oid, value));
-        };
-        for (last, value) in [1, 2, 3, 8].into_iter().zip(tcb) {
-            add(&[3, last], if value < 0x80 { vec![2, 1, value] } else { vec![2, 2, 0, value] });
-        }
-        add(&[4], vec![chip; 64]);
-        self.signer.sign(&params, &self.key)
-    }
-
-    fn report(&self, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
-        let mut report = vec![0; 1184];
-        report[0] = 2;
-        report[0x34] = 1;
-        report[0x08..0x10].copy_from_slice(&0x3_001f_u64.to_le_bytes());
-        report[0x50..0x90].fill(7);
-        report[0x90..0xC0].fill(0xAB);
-        report[0x180..0x188].copy_from_slice(&[3, 0, 0, 0, 0, 0, 8, 200]);
-        report[0x1A0..0x1E0].fill(5);
-        change(&mut report);
-        let signature = sign_384(&self.key, &report[..0x2A0]);
-        for (half, at) in signature.chunks(48).zip([0x2A0, 0x2A0 + 72]) {
-            for (to, from) in report[at..at + 48].iter_mut().zip(half.iter().rev()) {
-                *to = *from;
-            }
-        }
-        report
-    }
-
-    fn verify(&self, report: &[u8], certificate: &[u8]) -> Result<Claims, sev_snp::SnpError> {
-        let evidence = sev_snp::Evidence { report: STANDARD.encode(report), certificate: STANDARD.encode(certificate) };
-        sev_snp::verify(&serde_json::to_vec(&evidence).unwrap(), &self.roots(), sev_snp::Endorsement::Vcek, &[7; 64], NOW_MS)
-    }
 }
 
 /// T32: what a genuine chip says of a guest that nobody should trust.
@@ -211,7 +71,7 @@ impl Chip {
 fn ac_05_t32_snp_reports_of_guests_that_can_be_read_or_of_another_chip_are_refused() {
     let chip = Chip::new();
     let own = chip.certificate(5, [3, 0, 8, 200]);
-    let claims = chip.verify(&chip.report(|_| {}), &own).unwrap();
+    let claims = chip.verify(&chip.report(|_| {}), &own).expect("made");
     assert_eq!((claims.values["tcb.microcode"][0].as_str(), claims.assurance), ("200", Assurance::Hardware));
     type Change = fn(&mut [u8]);
     let refused: [(&str, Change); 9] = [
@@ -240,71 +100,21 @@ fn named_leaf(chip: &Chip) -> Vec<u8> {
     chip.signer.sign(&named("SEV-VCEK"), &chip.key)
 }
 
-/// EC2's place, taken by OpenSSL.
-struct Region {
-    folder: tempfile::TempDir,
-}
-
-impl Region {
-    fn new(bits: &str) -> Self {
-        let region = Self { folder: tempfile::TempDir::new().unwrap() };
-        region.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            &format!("rsa:{bits}"),
-            "-nodes",
-            "-keyout",
-            "key.pem",
-            "-out",
-            "region.pem",
-            "-days",
-            "3650",
-            "-subj",
-            "/CN=EC2",
-        ]);
-        region
-    }
-
-    fn openssl(&self, arguments: &[&str]) {
-        let output = Command::new("openssl").args(arguments).current_dir(self.folder.path()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn pem(&self) -> Vec<u8> {
-        std::fs::read(self.folder.path().join("region.pem")).unwrap()
-    }
-
-    fn der(&self) -> Vec<u8> {
-        use rustls_pki_types::pem::PemObject as _;
-        rustls_pki_types::CertificateDer::from_pem_slice(&self.pem()).unwrap().to_vec()
-    }
-
-    /// A document as the metadata service has it, signed with these flags of `openssl cms -sign`.
-    fn sign(&self, document: &[u8], flags: &[&str]) -> Vec<u8> {
-        std::fs::write(self.folder.path().join("document"), document).unwrap();
-        let mut arguments =
-            vec!["cms", "-sign", "-binary", "-in", "document", "-signer", "region.pem", "-inkey", "key.pem", "-outform", "DER", "-out", "signed"];
-        arguments.extend(flags);
-        self.openssl(&arguments);
-        std::fs::read(self.folder.path().join("signed")).unwrap()
-    }
-}
-
 #[test]
 fn ac_05_t27_t28_identity_documents_count_under_the_pinned_certificate_of_their_region_only() {
-    let document = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/aws-iid/document.json")).unwrap();
+    let document = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/aws-iid/document.json")).expect("made");
     let (region, evil, short) = (Region::new("2048"), Region::new("2048"), Region::new("1024"));
-    let (der, now_ms) = (region.der(), i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap());
+    let (der, now_ms) =
+        (region.der(), i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("made").as_millis()).expect("made"));
     let verify = |signed: &[u8], at| aws_iid::verify(signed, |name| (name == "eu-west-2").then_some(der.as_slice()), at);
     // With signed attributes and without, as AWS has had both.
     for flags in [&["-nodetach", "-md", "sha256"][..], &["-nodetach", "-md", "sha256", "-noattr"]] {
-        let claims = verify(&region.sign(&document, flags), now_ms).unwrap();
+        let claims = verify(&region.sign(&document, flags), now_ms).expect("made");
         assert_eq!((claims.values["instanceId"][0].as_str(), claims.values["accountId"][0].as_str()), ("i-09fb86d76201dce1c", "123456789012"));
         assert!(!claims.fresh && claims.single_use.is_some());
     }
     let good = ["-nodetach", "-md", "sha256"];
-    let text = String::from_utf8(document.clone()).unwrap();
+    let text = String::from_utf8(document.clone()).expect("made");
     let refused = [
         ("another signer, whose certificate is enclosed", evil.sign(&document, &good)),
         ("a region without a certificate", region.sign(text.replace("\"eu-west-2\"", "\"us-gov-west-1\"").as_bytes(), &good)),
@@ -314,7 +124,7 @@ fn ac_05_t27_t28_identity_documents_count_under_the_pinned_certificate_of_their_
         ("a member twice", region.sign(text.replace("\"version\"", "\"region\"").as_bytes(), &good)),
         ("two signers", {
             let twice = region.sign(&document, &good);
-            std::fs::write(region.folder.path().join("once"), &twice).unwrap();
+            std::fs::write(region.folder.path().join("once"), &twice).expect("made");
             region.openssl(&[
                 "cms",
                 "-resign",
@@ -332,7 +142,7 @@ fn ac_05_t27_t28_identity_documents_count_under_the_pinned_certificate_of_their_
                 "-out",
                 "twice",
             ]);
-            std::fs::read(region.folder.path().join("twice")).unwrap()
+            std::fs::read(region.folder.path().join("twice")).expect("made")
         }),
         ("the plain document", document.clone()),
     ];
@@ -342,7 +152,7 @@ fn ac_05_t27_t28_identity_documents_count_under_the_pinned_certificate_of_their_
     // T27: the enclosed document changed under the signature.
     for flags in [&good[..], &["-nodetach", "-md", "sha256", "-noattr"]] {
         let mut signed = region.sign(&document, flags);
-        let at = signed.windows(12).position(|window| window == b"123456789012").unwrap();
+        let at = signed.windows(12).position(|window| window == b"123456789012").expect("made");
         signed[at] = b'9';
         assert!(matches!(verify(&signed, now_ms), Err(aws_iid::IidError::Signature)));
     }
@@ -351,7 +161,7 @@ fn ac_05_t27_t28_identity_documents_count_under_the_pinned_certificate_of_their_
     assert!(verify(&region.sign(&document, &good), now_ms + 3651 * 86_400_000).is_err());
     // T34: no bit may change what it says.
     let signed = region.sign(&document, &good);
-    let genuine = verify(&signed, now_ms).unwrap();
+    let genuine = verify(&signed, now_ms).expect("made");
     for at in 0..signed.len() {
         let mut variant = signed.clone();
         variant[at] ^= 1 << (at % 8);
@@ -365,36 +175,6 @@ fn ac_05_t27_t28_identity_documents_count_under_the_pinned_certificate_of_their_
     assert!(TrustItem::parse(TrustKind::AwsIid, "eu-west-2", &region.pem()).is_ok());
 }
 
-struct Signer(KeyPair);
-
-impl Signer {
-    fn new() -> Self {
-        Self(KeyPair::generate().unwrap())
-    }
-
-    fn image(&self, digest: &str) -> Value {
-        let payload = json!({
-            "critical": {
-                "identity": { "docker-reference": "registry.example/agent" }, "image": { "docker-manifest-digest": format!("sha256:{digest}") },
-                "type": "cosign container image signature",
-            },
-            "optional": null,
-        })
-        .to_string();
-        json!({ "payload": STANDARD.encode(&payload), "signature": STANDARD.encode(self.0.sign(payload.as_bytes()).unwrap()) })
-    }
-
-    fn statement(&self, subjects: &[&str]) -> Value {
-        let subject: Vec<_> = subjects.iter().map(|digest| json!({ "name": "agent", "digest": { "sha256": digest } })).collect();
-        let payload =
-            json!({ "_type": "https://in-toto.io/Statement/v1", "subject": subject, "predicateType": "https://slsa.dev/provenance/v1", "predicate": {} });
-        let payload = payload.to_string();
-        let signed = sundew_attestation::dsse::pre_authentication_encoding("application/vnd.in-toto+json", payload.as_bytes());
-        let signature = STANDARD.encode(self.0.sign(&signed).unwrap());
-        json!({ "envelope": { "payloadType": "application/vnd.in-toto+json", "payload": STANDARD.encode(&payload), "signatures": [{ "sig": signature }] } })
-    }
-}
-
 /// What a test appraises: a cosign signature, compared with what a Nitro enclave says that it runs.
 struct Case {
     enclave: Enclave,
@@ -403,7 +183,7 @@ struct Case {
 
 impl Case {
     fn appraise(&self, rules: Value, checks: &[CrossCheck], presented: &[(&str, Vec<u8>)], trust: &TrustMaterial) -> (Result<Assurance, String>, Vec<Finding>) {
-        let rules: Vec<Rule> = serde_json::from_value(rules).unwrap();
+        let rules: Vec<Rule> = serde_json::from_value(rules).expect("made");
         let policy = AppraisalPolicy { rules: &rules, cross_checks: checks };
         let presented: Vec<_> = presented.iter().map(|(kind, payload)| Presented { kind, payload }).collect();
         let binding = Binding::from_bytes([9; 32]);
@@ -416,30 +196,24 @@ impl Case {
     }
 
     fn trust(&self, more: &[(TrustKind, &str)]) -> TrustMaterial {
-        let root = pem(&self.enclave.root.certificate());
-        let mut items = vec![TrustItem::parse(TrustKind::Nitro, "aws", root.as_bytes()).unwrap()];
-        items.extend(more.iter().map(|(kind, name)| TrustItem::parse(*kind, name, b"").unwrap()));
+        let root = pem("CERTIFICATE", &self.enclave.root.certificate());
+        let mut items = vec![TrustItem::parse(TrustKind::Nitro, "aws", root.as_bytes()).expect("made")];
+        items.extend(more.iter().map(|(kind, name)| TrustItem::parse(*kind, name, b"").expect("made")));
         let mut trust = TrustMaterial::default();
         trust.replace_items(items.into_iter().map(Arc::new));
         trust
     }
 }
 
-fn pem(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
 #[test]
 fn ac_05_cosign_counts_under_a_registered_key_and_for_what_was_signed_only() {
     let (signer, evil) = (Signer::new(), Signer::new());
-    let keys = [sundew_attestation::dsse::VerifyingKey::from_pem(&signer.0.public_key_pem()).unwrap()];
+    let keys = [sundew_attestation::dsse::VerifyingKey::from_pem(&signer.0.public_key_pem()).expect("made")];
     let verify = |evidence: &Value| cosign::verify(evidence.to_string().as_bytes(), &keys);
     let digest = "ab".repeat(32);
-    assert_eq!(verify(&signer.image(&digest)).unwrap().values["digest"], [digest.as_str()]);
+    assert_eq!(verify(&signer.image(&digest)).expect("made").values["digest"], [digest.as_str()]);
     let two = [digest.as_str(), &"cd".repeat(32)];
-    assert_eq!(verify(&signer.statement(&two)).unwrap().values["digest"], two);
+    assert_eq!(verify(&signer.statement(&two)).expect("made").values["digest"], two);
     let mut swapped = signer.image(&digest);
     swapped["payload"] = signer.image(&"cd".repeat(32))["payload"].clone();
     let mut other_type = signer.statement(&two);
@@ -464,9 +238,9 @@ fn ac_05_cosign_counts_under_a_registered_key_and_for_what_was_signed_only() {
 fn a_signed_digest_counts_only_if_it_is_the_one_that_another_kind_saw_running() {
     let case = Case { enclave: Enclave::new(), signer: Signer::new() };
     let chip = Chip::new();
-    let amd = format!("{}{}", pem(&chip.root.certificate()), pem(&chip.roots().intermediates[0]));
+    let amd = format!("{}{}", pem("CERTIFICATE", &chip.root.certificate()), pem("CERTIFICATE", &chip.roots().intermediates[0]));
     let mut trust = TrustMaterial::default();
-    trust.replace_items([Arc::new(TrustItem::parse(TrustKind::SevSnp, "milan", amd.as_bytes()).unwrap())]);
+    trust.replace_items([Arc::new(TrustItem::parse(TrustKind::SevSnp, "milan", amd.as_bytes()).expect("made"))]);
     let checks = [CrossCheck { claim: "sev_snp.host_data".to_owned(), among: "cosign.digest".to_owned() }];
     let rules = json!([
         { "kind": "sev_snp", "claims": { "measurement": ["ab".repeat(48)], "tcb.snp": { "at_least": "8" } } },
@@ -490,7 +264,7 @@ fn a_signed_digest_counts_only_if_it_is_the_one_that_another_kind_saw_running() 
     let absent = [CrossCheck { claim: "sev_snp.nothing".to_owned(), among: "cosign.digest".to_owned() }];
     assert!(case.appraise(rules.clone(), &absent, &presented(0xab), &trust).0.is_err());
     // A registration without a check, or with one that compares the signature with itself, is refused.
-    let parsed: Vec<Rule> = serde_json::from_value(rules).unwrap();
+    let parsed: Vec<Rule> = serde_json::from_value(rules).expect("made");
     let problems = |checks: &[CrossCheck]| AppraisalPolicy { rules: &parsed, cross_checks: checks }.problems(&trust);
     assert!(problems(&checks).is_empty());
     let itself = [CrossCheck { claim: "cosign.digest".to_owned(), among: "cosign.digest".to_owned() }];
@@ -560,7 +334,7 @@ fn registrations_that_could_take_anything_are_refused() {
     let case = Case { enclave: Enclave::new(), signer: Signer::new() };
     let trust = case.trust(&[]);
     let problems = |rules: Value| {
-        let rules: Vec<Rule> = serde_json::from_value(rules).unwrap();
+        let rules: Vec<Rule> = serde_json::from_value(rules).expect("made");
         AppraisalPolicy { rules: &rules, cross_checks: &[] }.problems(&trust)
     };
     let pcr = json!(["01".repeat(48)]);
@@ -587,7 +361,7 @@ struct Domain {
 impl Domain {
     fn svid(&self, id: &str, key: &KeyPair) -> Vec<u8> {
         let mut params = named("node");
-        params.subject_alt_names = vec![rcgen::SanType::URI(id.to_owned().try_into().unwrap())];
+        params.subject_alt_names = vec![rcgen::SanType::URI(id.to_owned().try_into().expect("made"))];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.is_ca = IsCa::ExplicitNoCa;
         self.authority.sign(&params, key)
@@ -596,7 +370,7 @@ impl Domain {
     fn bundles(&self) -> BundleSet {
         use sundew_attestation::spiffe::{TrustBundle, TrustDomain};
         let mut bundles = BundleSet::default();
-        bundles.insert(TrustBundle::from_der(TrustDomain::parse("example.org").unwrap(), [self.authority.certificate().as_slice()]).unwrap());
+        bundles.insert(TrustBundle::from_der(TrustDomain::parse("example.org").expect("made"), [self.authority.certificate().as_slice()]).expect("made"));
         bundles
     }
 }
@@ -606,20 +380,20 @@ fn ac_05_a_nodes_statement_counts_if_a_registered_node_signed_it_for_this_challe
     use sundew_attestation::kinds::process::{ProcessError, Statement, signed_bytes, verify};
     use sundew_attestation::spiffe::SpiffeId;
     let domain = Domain { authority: Authority::new("example.org") };
-    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let now_ms = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
-    let nodes = [SpiffeId::parse("spiffe://example.org/node").unwrap()];
+    let (key, other) = (KeyPair::generate().expect("made"), KeyPair::generate().expect("made"));
+    let now_ms = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("made").as_millis()).expect("made");
+    let nodes = [SpiffeId::parse("spiffe://example.org/node").expect("made")];
     let statement =
         Statement { binding: "09".repeat(32), task: "task-x".to_owned(), exe: "/bin/a".to_owned(), exe_sha256: "ab".repeat(32), ..Statement::default() };
-    let statement = serde_json::to_string(&statement).unwrap();
+    let statement = serde_json::to_string(&statement).expect("made");
     let evidence = |text: &str, id: &str, signer: &KeyPair, holder: &KeyPair, domain: &Domain| {
-        let signature = STANDARD.encode(signer.sign(&signed_bytes(text)).unwrap());
+        let signature = STANDARD.encode(signer.sign(&signed_bytes(text)).expect("made"));
         json!({ "statement": text, "signature": signature, "chain": [STANDARD.encode(domain.svid(id, holder))] })
     };
     let node = "spiffe://example.org/node";
     let check = |evidence: &Value, binding: &[u8], at| verify(evidence.to_string().as_bytes(), &nodes, &domain.bundles(), binding, at);
     let good = evidence(&statement, node, &key, &key, &domain);
-    let claims = check(&good, &[9; 32], now_ms).unwrap();
+    let claims = check(&good, &[9; 32], now_ms).expect("made");
     assert_eq!((claims.values["node"][0].as_str(), claims.values["exe"][0].as_str(), claims.assurance), (node, "/bin/a", Assurance::Vouched));
     assert!(claims.fresh && claims.not_after_ms.is_some());
     // Its word counts only while the broker finds the node's task alive.
