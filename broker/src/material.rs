@@ -70,7 +70,7 @@ impl Material {
         Self { current: ArcSwap::from_pointee(issuers), parts: Mutex::default(), changes: AtomicU64::new(1), read: AtomicU64::new(0) }
     }
 
-    /// The snapshot of this moment, which may be older than what the log says; see [`Material::is_current`].
+    /// The snapshot of this moment, which may be older than what the log says; see [`Material::unread`].
     #[must_use]
     pub fn snapshot(&self) -> Arc<TrustMaterial> {
         self.current.load_full()
@@ -121,7 +121,7 @@ impl Material {
         self.update_issuers(|next| next.replace_items(parts.added.values().chain(parts.configured.values()).map(Arc::clone)));
     }
 
-    /// The items that were added, of a kind and name.
+    /// Whether an item of this kind and name comes from the configuration.
     #[must_use]
     pub fn is_configured(&self, kind: TrustKind, name: &str) -> bool {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).configured.contains_key(&(kind, name.to_owned()))
