@@ -44,6 +44,8 @@ pub struct Counter {
     pub source: [u8; 32],
     /// What it says now.
     pub value: u128,
+    /// How much lower it may be than what was seen last: evidence that was made at the same time may come in another order.
+    pub slack: u128,
 }
 
 /// Whose word it is: the broker takes it only while that node's task is alive.

@@ -134,6 +134,8 @@ pub struct Broker {
     pub(crate) new_action: Notify,
     /// Places for calls that issue something.
     pub(crate) issuing: Arc<Semaphore>,
+    /// Places for enrollment by evidence.
+    pub(crate) enrolling: Semaphore,
     /// Places for verifications that take long.
     pub(crate) verifying: Semaphore,
     /// Places for previews.

@@ -66,6 +66,8 @@ impl Broker {
         if !challenged {
             return Err(Refusal::Challenge);
         }
+        // P12: anybody may come here, so what they cost is bounded apart from what workloads cost.
+        let _place = self.enrolling.try_acquire().map_err(|_| Refusal::Overload)?;
         let workload = self.records.workload(&id).await?.ok_or(Refusal::Unregistered)?;
         let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
         self.registered_here(&id, ca).await?;

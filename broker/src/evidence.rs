@@ -147,7 +147,7 @@ impl Broker {
                 None => 0,
             };
             if counter.value <= known {
-                return Ok(counter.value == known);
+                return Ok(counter.value.saturating_add(counter.slack) >= known);
             }
             let after = self.root().tag(&place, counter.value.to_be_bytes().to_vec());
             if self.records.store().replace_document(DocumentKind::Meta, &name, before.as_deref(), Some(&after)).await? {

@@ -45,6 +45,8 @@ use crate::workload_api::WorkloadApi;
 
 mod background;
 
+/// Enrollments by evidence that are looked at, at a time.
+const ENROLLING: usize = 4;
 /// How long open calls may take to end at shutdown.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -128,6 +130,7 @@ impl Server {
             leases: Leases::default(),
             new_action: Notify::new(),
             issuing: Arc::new(Semaphore::new(config.limits.issuing)),
+            enrolling: Semaphore::new(ENROLLING),
             verifying: Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))),
             previews: Arc::new(Semaphore::new(PREVIEWS)),
             unknown_key: Arc::default(),

@@ -53,6 +53,18 @@ impl Postgres {
         Self::with(&[]).await
     }
 
+    /// Starts one that speaks TLS with this certificate and key, which it reads from `folder`.
+    pub async fn with_tls(server: &crate::pki::Svid, folder: &Path) -> Self {
+        server.write(folder, &[]);
+        if let Some((uid, gid)) = user() {
+            for place in [folder.to_owned(), folder.join("key.pem"), folder.join("svid.pem")] {
+                std::os::unix::fs::chown(place, Some(uid), Some(gid)).expect("chown");
+            }
+        }
+        let setting = |name: &str, file: &str| format!("{name}={}", folder.join(file).display());
+        Self::with(&["ssl=on", &setting("ssl_cert_file", "svid.pem"), &setting("ssl_key_file", "key.pem")]).await
+    }
+
     /// Starts one with settings such as `max_connections=12`.
     pub async fn with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("folder");

@@ -55,6 +55,40 @@ async fn gone(postgres: &Postgres) {
     until("every role is gone from the database", || async { postgres.roles().await.is_empty() }).await;
 }
 
+/// Over TLS the server must be the one that the engine's CA vouches for; the administrator's password goes to nobody else.
+#[tokio::test]
+async fn a_database_over_tls_is_the_one_that_its_ca_vouches_for() {
+    use sundew_tests::pki::{Ca, leaf, pem};
+    let (ca, evil, folder) = (Ca::new("database.example"), Ca::new("database.example"), tempfile::tempdir().expect("folder"));
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let mut params = leaf(&[]);
+    params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]))];
+    let postgres = Postgres::with_tls(&ca.sign(params), &folder.path().join("tls")).await;
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let (caller, operator) = (agent(&world, &broker).await, world.operator(&broker));
+    let engine = |ca: &Ca, host: &str| {
+        let mut engine = postgres.engine("db/app");
+        (engine["target"]["ca"], engine["target"]["host"]) = (json!(pem("CERTIFICATE", &ca.certificate)), json!(host));
+        engine
+    };
+    for (what, engine) in [("another CA", engine(&evil, "127.0.0.1")), ("another name", engine(&ca, "localhost"))] {
+        let refused = put_engine(&operator, &engine, PASSWORD).await.expect_err(what);
+        assert!(refused.message().contains("the target was tried"), "{what}: {refused}");
+    }
+    put_engine(&operator, &engine(&ca, "127.0.0.1"), PASSWORD).await.expect("engine");
+    let begun = caller.begin(&world.issuer, "/agent", SCOPES).await.expect("task");
+    let made = lease(&caller, &begun.task, "db/app/readonly").await.expect("lease");
+    assert!(works(&postgres, &made).await);
+    let superuser = postgres.superuser().await;
+    let statement = "SELECT count(*), count(*) FILTER (WHERE ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'admin'";
+    let row = superuser.query_one(statement, &[]).await.expect("sessions");
+    let (all, over_tls): (i64, i64) = (row.get(0), row.get(1));
+    assert!(all > 0 && all == over_tls, "{over_tls} of {all} sessions of the administrator are over TLS");
+    caller.complete(&begun.task).await.expect("completed");
+    gone(&postgres).await;
+}
+
 /// AC-61: a role in the real database for as long as the task lives, whatever ends it; its sessions end with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ac_61_a_role_lives_as_long_as_its_task_and_so_do_its_sessions() {

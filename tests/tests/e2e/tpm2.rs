@@ -159,6 +159,12 @@ async fn t29_a_tpm_that_was_set_back_is_refused() {
     };
     attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect("first");
     attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect("second");
+    // Two agents of one host may be heard in another order than their quotes were made in.
+    let (one, two) = (caller.nonce().await.expect("nonce"), caller.nonce().await.expect("nonce"));
+    let earlier = tpm.evidence("4+7", bound_to(&caller, &one)).await.expect("evidence");
+    let later = tpm.evidence("4+7", bound_to(&caller, &two)).await.expect("evidence");
+    begin(&caller, two, later).await.expect("the later one first");
+    begin(&caller, one, earlier).await.expect("the earlier one after it");
     tpm.restore(&saved);
     let status = attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect_err("set back");
     assert_eq!(status.code(), Code::PermissionDenied);

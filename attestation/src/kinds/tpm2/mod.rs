@@ -18,6 +18,10 @@ pub use structures::{Hash, Public};
 /// Largest evidence, in bytes: base64 of the largest log, and the rest.
 const MAX_EVIDENCE: usize = (event_log::MAX_LOG / 3) * 4 + (16 << 10);
 
+/// How far a TPM's clock may be behind an earlier quote's, in milliseconds: as long as a challenge lives. A reset or restart that was taken
+/// back is far more than that.
+const CLOCK_SLACK_MS: u128 = 60_000;
+
 /// What a collector sends.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -187,7 +191,7 @@ pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a Att
         fresh: true,
         not_after_ms: None,
         single_use: None,
-        counter: Some(Counter { source: sha256(&key.qualified_name), value: counter }),
+        counter: Some(Counter { source: sha256(&key.qualified_name), value: counter, slack: CLOCK_SLACK_MS }),
         voucher: None,
         digest: sha256(payload),
     })
