@@ -25,6 +25,7 @@ pub mod tls;
 pub mod trust;
 
 mod access;
+mod authority;
 mod enrollment;
 mod evidence;
 mod fetch;

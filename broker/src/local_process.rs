@@ -20,6 +20,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tonic::transport::server::Connected;
 
+use crate::authority::WithoutAuthority;
+
 /// What the kernel says of the process at the other end.
 pub struct LocalProcess {
     uid: u32,
@@ -29,7 +31,7 @@ pub struct LocalProcess {
 
 /// A local connection.
 pub struct LocalConnection {
-    stream: UnixStream,
+    stream: WithoutAuthority<UnixStream>,
     process: Arc<LocalProcess>,
 }
 
@@ -37,7 +39,7 @@ impl LocalConnection {
     fn new(stream: UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pidfd = getsockopt(&stream.as_fd(), sockopt::PeerPidfd).ok();
-        Ok(Self { process: Arc::new(LocalProcess { uid: credentials.uid(), gid: credentials.gid(), pidfd }), stream })
+        Ok(Self { process: Arc::new(LocalProcess { uid: credentials.uid(), gid: credentials.gid(), pidfd }), stream: WithoutAuthority::new(stream) })
     }
 }
 

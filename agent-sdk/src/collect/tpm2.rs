@@ -31,6 +31,8 @@ const WITHIN: Duration = Duration::from_secs(10);
 const RETRY: u32 = 0x922;
 const YIELDED: u32 = 0x908;
 const TESTING: u32 = 0x90a;
+/// Keys that are protected against guessing cannot be used for a while.
+const LOCKOUT: u32 = 0x921;
 const BUSY_ATTEMPTS: usize = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -151,6 +153,9 @@ impl Tpm {
                 (0, answer) => return Ok(answer),
                 // It tests itself, or had something else to do: the command was not begun.
                 (RETRY | YIELDED | TESTING, _) => std::thread::sleep(BUSY_PAUSE),
+                (LOCKOUT, _) => {
+                    return Err("the TPM is locked out, after failures or because it was switched off hard: `tpm2_dictionarylockout -c` ends that".to_owned());
+                }
                 (0x18b, _) => return Err(format!("the TPM has no key at handle {:#x}", self.1)),
                 (code, _) => return Err(format!("the TPM refused (response code {code:#x})")),
             }

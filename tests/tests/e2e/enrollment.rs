@@ -111,6 +111,51 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     assert!(doctor.status.success(), "{}", text(&doctor));
 }
 
+/// gRPC's C library, which Python's SPIFFE client is built on, names the socket's path as the authority; HTTP/2 by hand, as it sends it.
+#[test]
+fn a_client_that_names_the_socket_as_the_authority_gets_an_identity() {
+    use std::io::Read as _;
+    let dev = Dev::new();
+    let uid = rustix::process::geteuid().as_raw();
+    let document = json!({
+        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "scopes": ["exec:git"], "local": [{ "uid": uid }],
+        "evidence": [{ "kind": "manifest", "keys": [rcgen::KeyPair::generate().expect("key").public_key_pem()] }],
+    });
+    dev.did(&["workload", "apply", "-f", "-"], &document.to_string());
+    let socket = dev.field("endpoint_socket").replacen("unix://", "", 1);
+    let mut stream = std::os::unix::net::UnixStream::connect(&socket).expect("connect");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("timeout");
+    let frame = |kind: u8, flags: u8, id: u8, payload: &[u8]| {
+        let length = u16::try_from(payload.len()).expect("length").to_be_bytes();
+        [&[0, length[0], length[1], kind, flags, 0, 0, 0, id], payload].concat()
+    };
+    let literal = |name: &[u8], value: &str| [name, &[u8::try_from(value.len()).expect("length")], value.as_bytes()].concat();
+    let named = |name: &str, value: &str| literal(&[&[0x40, u8::try_from(name.len()).expect("length")], name.as_bytes()].concat(), value);
+    let block = [
+        vec![0x83, 0x86],
+        literal(&[0x44], "/SpiffeWorkloadAPI/FetchX509SVID"),
+        named(":authority", &socket.replace('/', "%2F")),
+        named("te", "trailers"),
+        named("content-type", "application/grpc"),
+        named("workload.spiffe.io", "true"),
+    ]
+    .concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let sent = [preface, frame(4, 0, 0, &[]), frame(1, 4, 1, &block), frame(0, 1, 1, &[0; 5])].concat();
+    stream.write_all(&sent).expect("request");
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).expect("frame");
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([header[1], header[2]]))];
+        stream.read_exact(&mut payload).expect("frame");
+        assert_ne!((header[3], header[8]), (3, 1), "the stream was reset: {payload:?}");
+        if header[3] == 0 && header[8] == 1 {
+            assert!(payload.windows(23).any(|window| window == b"spiffe://dev.local/mine"));
+            return;
+        }
+    }
+}
+
 /// A machine gets its first identity by what it is, not by a secret that somebody carried there.
 #[tokio::test]
 async fn a_tpm_gives_a_first_svid_to_the_key_that_it_was_asked_for() {
