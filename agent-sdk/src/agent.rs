@@ -165,7 +165,7 @@ impl Agent {
         for kind in kinds {
             let fail = |problem: String| Error::Evidence { kind: kind.clone(), problem };
             let collector = self.inner.collectors.iter().find(|c| c.kind() == kind);
-            let collector = collector.ok_or_else(|| fail("the broker asks for it and nothing here collects it".to_owned()))?;
+            let collector = collector.ok_or_else(|| fail(format!("the broker asks for it and nothing here collects it{}", collect::hint(kind))))?;
             let payload = collector.collect(context).await.map_err(fail)?;
             evidence.push(Evidence { kind: kind.clone(), payload });
         }

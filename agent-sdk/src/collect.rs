@@ -129,9 +129,21 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector
 pub async fn collect(settings: &Settings, kind: &str, binding: [u8; 32], audience: &str, identity: Option<&crate::Identity>) -> Result<Vec<u8>, Error> {
     let fail = |problem: String| Error::Evidence { kind: kind.to_owned(), problem };
     let collectors = from_settings(settings)?;
-    let collector = collectors.iter().find(|c| c.kind() == kind).ok_or_else(|| fail("nothing here collects it".to_owned()))?;
+    let collector = collectors.iter().find(|c| c.kind() == kind).ok_or_else(|| fail(format!("nothing here collects it{}", hint(kind))))?;
     let binding = Binding::from_bytes(binding);
     collector.collect(&Context::new(&binding, audience, identity.map(|identity| &identity.key))).await.map_err(fail)
+}
+
+/// What to set for a kind that nothing collects.
+pub(crate) fn hint(kind: &str) -> String {
+    let own = match kind {
+        "manifest" => "SUNDEW_MANIFEST",
+        "oidc" => "SUNDEW_OIDC_TOKEN_FILE or SUNDEW_OIDC_TOKEN_COMMAND",
+        "process" => "SUNDEW_NODE_SOCKET",
+        "tpm2" => "SUNDEW_TPM2 (such as /dev/tpmrm0,0x81010002,0+4+7)",
+        other => return format!("; set SUNDEW_EVIDENCE_COMMAND_{}", other.to_uppercase()),
+    };
+    format!("; set {own}")
 }
 
 /// The kinds of evidence that these settings let an agent collect, without looking whether this machine can.

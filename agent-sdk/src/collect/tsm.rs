@@ -52,6 +52,9 @@ impl TsmCollector {
     fn report(&self, data: &[u8; 64]) -> Result<Vec<u8>, String> {
         let folder = self.folder.join(format!("sundew-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
+        if !self.folder.exists() {
+            return Err(format!("this is no such guest, or its kernel has no configfs-tsm ({} is not there)", self.folder.display()));
+        }
         std::fs::create_dir(&folder).map_err(fail)?;
         let read = || {
             std::fs::write(folder.join("inblob"), data)?;

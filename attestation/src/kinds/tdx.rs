@@ -29,8 +29,8 @@ pub enum TdxError {
     /// The trust domain can be debugged from outside.
     #[error("the trust domain runs in debug mode")]
     Debug,
-    /// Not a quote of a trust domain.
-    #[error("malformed quote: {0}")]
+    /// Not a quote of a trust domain, or not collateral for one.
+    #[error("malformed: {0}")]
     Malformed(String),
     /// Not verified against the collateral at this time.
     #[error("not verified: {0}")]

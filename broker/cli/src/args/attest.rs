@@ -12,10 +12,12 @@ pub(crate) enum TrustCommand {
     /// key, JSON: {"key": …, "parent": …, "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `aws_iid` (the certificate of the region that
     /// NAME is, PEM), `reference` (an approved value: NAME is SET/VALUE).
     Add {
+        /// What it is for; see above.
         kind: String,
+        /// Its name, unique among those of its kind.
         name: String,
         /// The content, or - for standard input. A reference value needs none.
-        #[arg(short, long, value_name = "FILE", required_unless_present = "remark")]
+        #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
         /// For a reference value: a remark instead of a file.
         #[arg(long, value_name = "TEXT", conflicts_with = "file")]
@@ -25,7 +27,9 @@ pub(crate) enum TrustCommand {
     List,
     /// Stop trusting something; tasks that rest on it die.
     Remove {
+        /// What it is for, as `sundew trust list` shows it.
         kind: String,
+        /// Its name.
         name: String,
         /// Why; goes into the record.
         #[arg(long, value_name = "TEXT")]
@@ -51,6 +55,7 @@ pub(crate) enum AttestCommand {
     },
     /// Collect one piece of evidence, as the SDK would, and write it to a file.
     Collect {
+        /// The kind, such as tpm2.
         kind: String,
         /// What it shall be bound to: 32 bytes in hexadecimal.
         #[arg(long, value_name = "HEX", default_value = "0000000000000000000000000000000000000000000000000000000000000000")]
@@ -64,7 +69,9 @@ pub(crate) enum AttestCommand {
     },
     /// Verify one piece of evidence from a file, away from any broker; exit code 1 if it would be refused.
     Verify {
+        /// The kind, such as tpm2.
         kind: String,
+        /// The evidence, or - for standard input.
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
         /// File with the requirement in JSON, as it stands in a registration: {"kind": …, "claims": {…}}.
