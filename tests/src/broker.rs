@@ -315,6 +315,10 @@ impl Broker {
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            // What `strace` has started outlives it.
+            for own in crate::process::children(child.id()) {
+                crate::process::end(own);
+            }
             let _ = child.kill();
             let _ = child.wait();
         }
