@@ -17,11 +17,31 @@ pub mod tpm;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A port that was free a moment ago.
+/// Ports that are given out: below those that the kernel takes for connections that go out, so that none of these takes one meanwhile.
+const PORTS: std::ops::Range<u32> = 10_240..32_000;
+
+/// A port that nobody listens on, and that this process gives out once.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    free_ports(1)
+}
+
+/// The first of so many ports in a row.
+pub fn free_ports(count: u32) -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let length = PORTS.end - PORTS.start - count;
+    for _ in 0..length {
+        // Another process begins elsewhere.
+        let at = std::process::id().wrapping_mul(7919).wrapping_add(GIVEN.fetch_add(count, Ordering::Relaxed)) % length;
+        let first = u16::try_from(PORTS.start + at).expect("port");
+        let last = first + u16::try_from(count - 1).expect("port");
+        if (first..=last).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+    }
+    panic!("no free port");
 }
 
 /// The binary under test: the one that was built with these tests, or what `SUNDEW_UNDER_TEST` names.

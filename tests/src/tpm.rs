@@ -26,7 +26,7 @@ impl Tpm {
     pub fn new(key: &str, hash: &str, scheme: &str) -> Self {
         let mut tpm = Self { folder: TempDir::new().expect("folder"), child: None };
         std::fs::create_dir(tpm.state()).expect("state folder");
-        let port = (0..100).map(|_| crate::free_port()).find(|port| std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok()).expect("two free ports");
+        let port = crate::free_ports(2);
         tpm.start(&[format!("--server=type=tcp,port={port},disconnect"), format!("--ctrl=type=tcp,port={}", port + 1)]);
         tpm.wait(|| std::net::TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
         let run = |command: &str| {

@@ -28,6 +28,15 @@ impl Record {
         Self { at_ms, event: event.to_owned(), fields: Vec::new() }
     }
 
+    /// With a circumstance, if there is one.
+    #[must_use]
+    pub fn with_some(self, name: impl Into<Cow<'static, str>>, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+
     /// With a circumstance; a value over 64 KiB is cut.
     #[must_use]
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {

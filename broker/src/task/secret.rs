@@ -31,13 +31,13 @@ impl Broker {
         if self.keeper.view()?.is_quarantined(&task) {
             return Err(Refusal::Quarantined);
         }
-        let mut evidence = String::new();
+        let mut evidence = None;
         if workload.registration.evidence_at_secrets {
             if !challenged {
                 return Err(Refusal::Challenge);
             }
             let attested = self.attest_again(&peer, &task, &request.nonce, &request.evidence, BindingPurpose::GetSecret).await?;
-            evidence = super::begin::evidence_of(&attested).join(" ");
+            evidence = Some(super::begin::evidence_of(&attested).join(" "));
         }
         let mut made = self.engine_of(&request.name);
         let mut stored = if made.is_some() { None } else { self.read_secret(&request.name).await? };
@@ -57,7 +57,7 @@ impl Broker {
             .with("workload", peer.id())
             .with("secret", &request.name)
             .with("version", stored.version)
-            .with("evidence", evidence)
+            .with_some("evidence", evidence)
             .with("registration", &workload.version);
         // P10: on the record before it leaves; P5: and only if the task is still good after all that waiting.
         self.journal.write(record).await?;
@@ -66,8 +66,15 @@ impl Broker {
     }
 
     /// A secret that is made for this task, and removed at its source when the task ends.
-    async fn made_secret(&self, task: &Task, name: &str, engine: &RunningEngine, role: &str, evidence: String) -> Result<v1::GetSecretResponse, Refusal> {
-        let record = journal::record("secret_read").with("task", task.id).with("workload", &task.workload).with("secret", name).with("evidence", evidence);
+    async fn made_secret(
+        &self,
+        task: &Task,
+        name: &str,
+        engine: &RunningEngine,
+        role: &str,
+        evidence: Option<String>,
+    ) -> Result<v1::GetSecretResponse, Refusal> {
+        let record = journal::record("secret_read").with("task", task.id).with("workload", &task.workload).with("secret", name).with_some("evidence", evidence);
         self.journal.write(record.with("lease", LeaseRecord::id(self.root(), task.id, name))).await?;
         let lease = self.lease(&task.known, name, engine, role).await?;
         // What was made for a task that ended meanwhile is due, and is nobody's.
