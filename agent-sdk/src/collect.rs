@@ -15,12 +15,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use rustls_pki_types::PrivateKeyDer;
-use sundew_core::client::Binding;
 use sundew_core::client::manifest::{Evidence, Measured, signed_bytes};
+use sundew_core::client::{Binding, hex};
 
 use crate::error::Error;
 use crate::settings::Settings;
 pub use command::EvidenceCollector;
+use command::Source;
 pub use process::ProcessCollector;
 pub use tpm2::Tpm2Collector;
 pub use tsm::{TsmCollector, TsmKind};
@@ -152,24 +153,19 @@ pub fn kinds(settings: &Settings) -> Result<Vec<String>, Error> {
 }
 
 /// An OIDC token from a file (read anew each time) or from a command.
-pub struct OidcCollector(TokenSource);
-
-enum TokenSource {
-    File(PathBuf),
-    Command(String),
-}
+pub struct OidcCollector(Source);
 
 impl OidcCollector {
     /// The token is in a file, such as a projected service-account token.
     #[must_use]
     pub fn file(path: &Path) -> Self {
-        Self(TokenSource::File(path.to_owned()))
+        Self(Source::File(path.to_owned()))
     }
 
     /// A shell command prints the token; `SUNDEW_AUDIENCE` tells it the audience.
     #[must_use]
     pub fn command(command: &str) -> Self {
-        Self(TokenSource::Command(command.to_owned()))
+        Self(Source::Command(command.to_owned()))
     }
 }
 
@@ -179,13 +175,7 @@ impl Collector for OidcCollector {
     }
 
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
-        Box::pin(async move {
-            let token = match &self.0 {
-                TokenSource::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()))?,
-                TokenSource::Command(command) => command::run(command, context).await?,
-            };
-            Ok(token.trim_ascii().to_vec())
-        })
+        Box::pin(async move { Ok(self.0.read(context).await?.trim_ascii().to_vec()) })
     }
 }
 
@@ -248,8 +238,4 @@ impl Collector for ManifestCollector {
 
 fn hex_digest(content: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, content).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

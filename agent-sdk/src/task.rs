@@ -105,7 +105,7 @@ impl TaskBuilder {
 fn random_key() -> Result<String, Error> {
     let mut bytes = [0; 16];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).map_err(|_| Error::Unavailable("no randomness".to_owned()))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(sundew_core::client::hex(&bytes))
 }
 
 /// A live task. Dropping it ends it.

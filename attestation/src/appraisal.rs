@@ -122,12 +122,6 @@ impl Appraised {
         self.0.iter().filter_map(|claims| claims.voucher.as_ref())
     }
 
-    /// What was found true, for a record of what was not enough.
-    #[must_use]
-    pub fn claims(&self) -> &[Claims] {
-        &self.0
-    }
-
     /// Makes the proof, if all single-use evidence is among what was consumed just now, all counters among those that were remembered, and all
     /// vouchers among those whose word counts.
     pub fn confirm(self, consumed: &BTreeSet<SingleUse>, counted: &BTreeSet<[u8; 32]>, vouched: &BTreeSet<Voucher>) -> Result<Attested, AppraisalError> {
@@ -197,13 +191,14 @@ pub struct Finding {
 }
 
 /// Verifies what was presented and appraises it: of one set that the registration asks for, each requirement needs one piece, and each piece a
-/// requirement. Each requirement is looked at once, however many sets have it, and leaves what was found among the findings.
+/// requirement. Each requirement is looked at once, however many sets have it; what was found is in `findings` then, and nothing else.
 pub fn appraise(
     policy: AppraisalPolicy<'_>,
     presented: &[Presented<'_>],
     circumstances: Circumstances<'_>,
     findings: &mut Vec<Finding>,
 ) -> Result<Appraised, AppraisalError> {
+    findings.clear();
     let alternatives = policy.alternatives().unwrap_or_default();
     if alternatives.iter().all(Vec::is_empty) {
         return Err(AppraisalError::NothingRequired);
@@ -217,6 +212,7 @@ pub fn appraise(
         return Err(AppraisalError::Unexpected);
     }
     let mut problem = AppraisalError::Missing;
+    // One for each finding.
     let mut looked_at: Vec<&Requirement> = Vec::new();
     for alternative in alternatives {
         // Exactly what this set asks for: more would be passed over, and what is passed over is not appraised.

@@ -82,6 +82,14 @@ pub struct Claims {
     pub digest: [u8; 32],
 }
 
+impl Claims {
+    /// Of one piece of evidence, without an end of its own and with nothing to be done before it counts.
+    pub(crate) fn of(kind: &'static str, assurance: Assurance, fresh: bool, values: impl Into<BTreeMap<String, Vec<String>>>, evidence: &[u8]) -> Self {
+        let (values, digest) = (values.into(), sha256(evidence));
+        Self { kind, values, assurance, fresh, not_after_ms: None, single_use: None, counter: None, voucher: None, digest }
+    }
+}
+
 /// A claim set under construction: every value is one string, numbers in decimal and bytes in lower-case hexadecimal.
 #[derive(Debug, Default)]
 pub(crate) struct Values(BTreeMap<String, Vec<String>>);
@@ -94,14 +102,17 @@ impl Values {
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
         self.text(name, hex(value));
     }
+}
 
-    pub(crate) fn into_map(self) -> BTreeMap<String, Vec<String>> {
-        self.0
+impl From<Values> for BTreeMap<String, Vec<String>> {
+    fn from(values: Values) -> Self {
+        values.0
     }
 }
 
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");

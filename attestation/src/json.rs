@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting taken.
@@ -11,7 +11,7 @@ const MAX_DEPTH: usize = 16;
 /// Why a document was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON, a duplicate member, or nested too deeply.
+    /// Not JSON, a duplicate member, nested too deeply, or not what it must be.
     #[error("{0}")]
     Syntax(#[from] serde_json::Error),
     /// Larger than the caller allows.
@@ -28,6 +28,11 @@ pub fn parse(document: &[u8], limit: usize) -> Result<Value, JsonError> {
     let value = Strict(MAX_DEPTH).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// Reads one JSON document of at most `limit` bytes as what it must be.
+pub fn read<T: DeserializeOwned>(document: &[u8], limit: usize) -> Result<T, JsonError> {
+    Ok(T::deserialize(parse(document, limit)?)?)
 }
 
 struct Strict(usize);

@@ -19,7 +19,7 @@ mod trust;
 pub use appraisal::{AppraisalError, Appraised, Attested, Circumstances, Finding, Presented, appraise};
 pub use chain::ChainError;
 pub use challenge::{Binding, BindingPurpose, Nonce};
-pub use claims::{Assurance, Claims, Counter, SingleUse, Voucher};
+pub use claims::{Assurance, Claims, Counter, SingleUse, Voucher, hex};
 pub use constraint::{AtLeast, Constraint, Constraints, Reference};
 pub use policy::{Alternative, AppraisalPolicy, CrossCheck, Rule};
 pub use requirement::Requirement;

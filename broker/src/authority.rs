@@ -5,12 +5,6 @@
 //! (RFC 7541, section 6.2) becomes one character. An entry of the dynamic table gets smaller by that, never larger, so that every index
 //! which the client uses is still there. What is not understood is passed on as it is.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
@@ -24,10 +18,9 @@ const AUTHORITY: usize = 1;
 const SPELLED: &[u8] = b":authority";
 const REPLACEMENT: u8 = b'a';
 
-/// See the module.
-pub(crate) struct WithoutAuthority<S> {
-    stream: S,
-    /// Read from the client, not understood yet.
+/// See the module. Bytes are put in as they come, and taken out as they may be handed on.
+pub(crate) struct AuthorityFilter {
+    /// Put in, not understood yet.
     raw: Vec<u8>,
     /// To be handed on.
     ready: Vec<u8>,
@@ -35,9 +28,24 @@ pub(crate) struct WithoutAuthority<S> {
     pass: usize,
 }
 
-impl<S> WithoutAuthority<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, raw: Vec::new(), ready: Vec::new(), pass: PREFACE }
+impl AuthorityFilter {
+    pub(crate) fn new() -> Self {
+        Self { raw: Vec::new(), ready: Vec::new(), pass: PREFACE }
+    }
+
+    /// Puts bytes in; none are the end, after which what is left of a frame is for the reader to refuse.
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.raw.extend(bytes);
+        if bytes.is_empty() {
+            self.ready.append(&mut self.raw);
+        }
+        self.advance();
+    }
+
+    /// Takes at most so many bytes out.
+    pub(crate) fn take(&mut self, most: usize) -> Vec<u8> {
+        let rest = self.ready.split_off(self.ready.len().min(most));
+        std::mem::replace(&mut self.ready, rest)
     }
 
     /// Moves what is understood from `raw` to `ready`.
@@ -134,41 +142,6 @@ fn string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(value)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for WithoutAuthority<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.ready.is_empty() {
-            let mut space = [0; 4096];
-            let mut chunk = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
-            if chunk.filled().is_empty() {
-                // The end; what is left of a frame is for the reader to refuse.
-                let left = std::mem::take(&mut self.raw);
-                buf.put_slice(left.get(..left.len().min(buf.remaining())).unwrap_or_default());
-                return Poll::Ready(Ok(()));
-            }
-            let read = chunk.filled().to_vec();
-            self.raw.extend(read);
-            self.advance();
-        }
-        let count = self.ready.len().min(buf.remaining());
-        let out: Vec<u8> = self.ready.drain(..count).collect();
-        buf.put_slice(&out);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WithoutAuthority<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,12 +149,13 @@ mod tests {
 
     /// What a filter hands on of what comes in pieces of this size.
     fn through(bytes: &[u8], piece: usize) -> Vec<u8> {
-        let mut filter = WithoutAuthority::new(());
-        for piece in bytes.chunks(piece) {
-            filter.raw.extend(piece);
-            filter.advance();
+        let mut filter = AuthorityFilter::new();
+        let mut out = Vec::new();
+        for piece in bytes.chunks(piece).chain([&[][..]]) {
+            filter.put(piece);
+            out.extend(filter.take(usize::MAX));
         }
-        [filter.ready, filter.raw].concat()
+        out
     }
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {

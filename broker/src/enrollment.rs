@@ -17,7 +17,7 @@ use crate::ca::{Ca, CaError, IssuedSvid};
 use crate::clock;
 use crate::evidence::Showing;
 use crate::journal;
-use crate::peer::{CHALLENGE_LIFE, Channel, Peer};
+use crate::peer::{Channel, Peer};
 use crate::refusal::Refusal;
 
 const PREFIX: &str = "sdj_";
@@ -39,18 +39,15 @@ impl Broker {
         Ok(parsed.0)
     }
 
-    fn own_ca(&self) -> Result<&Ca, Refusal> {
+    pub(crate) fn own_ca(&self) -> Result<&Ca, Refusal> {
         self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
     }
 
     /// A nonce for evidence, on the connection of somebody who has no SVID yet. P11: it says nothing of who may enroll with what.
     pub(crate) fn enroll_challenge(&self, channel: &Channel) -> Result<v1::EnrollChallengeResponse, Refusal> {
         self.own_ca()?;
-        Ok(v1::EnrollChallengeResponse {
-            nonce: channel.challenge()?.to_vec(),
-            expires_at_ms: clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
-            audience: self.audience.clone(),
-        })
+        let (nonce, expires_at_ms) = channel.challenge()?;
+        Ok(v1::EnrollChallengeResponse { nonce: nonce.to_vec(), expires_at_ms, audience: self.audience.clone() })
     }
 
     /// The first SVID, for a join token or for evidence.
@@ -72,8 +69,7 @@ impl Broker {
         let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
         self.registered_here(&id, ca).await?;
         let showing = Showing {
-            id: &id,
-            policy: workload.registration.enrollment_policy(),
+            workload: &workload,
             public_key: &public_key,
             channel,
             nonce: &request.nonce,
@@ -113,7 +109,7 @@ impl Broker {
     pub(crate) async fn record_svid(&self, id: &SpiffeId, svid: &IssuedSvid, grounds: &str) -> Result<(), Refusal> {
         let thumbprint = svid.chain.first().map(|leaf| sundew_attestation::spiffe::thumbprint(leaf)).unwrap_or_default();
         let record = journal::record("svid_issued").with("workload", id).with("grounds", grounds).with("not_after_ms", svid.not_after_ms);
-        Ok(self.journal.write(record.with("certificate_sha256", crate::task::hex(&thumbprint))).await?)
+        Ok(self.journal.write(record.with("certificate_sha256", sundew_attestation::hex(&thumbprint))).await?)
     }
 }
 

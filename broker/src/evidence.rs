@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
-use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{
     AppraisalError, AppraisalPolicy, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented, TrustItem, TrustKind, TrustMaterial,
     Voucher, appraise,
 };
 use sundew_core::store::{DocumentKind, StoreError};
-use sundew_core::{SealError, TaskId};
+use sundew_core::{SealError, TaskId, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
@@ -31,10 +30,17 @@ const ATTEMPTS: usize = 8;
 
 /// The last attempts at evidence, in memory: an operator's help, not a record.
 #[derive(Default)]
-pub(crate) struct Attempts(Mutex<VecDeque<v1::EvidenceAttempt>>);
+pub(crate) struct Attempts(Mutex<VecDeque<Attempt>>);
+
+/// One of them; what was wanted is written out when somebody asks.
+struct Attempt {
+    workload: Arc<WorkloadRecord>,
+    purpose: BindingPurpose,
+    rest: v1::EvidenceAttempt,
+}
 
 impl Attempts {
-    fn note(&self, attempt: v1::EvidenceAttempt) {
+    fn note(&self, attempt: Attempt) {
         let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if attempts.len() == MAX_ATTEMPTS {
             attempts.pop_front();
@@ -45,16 +51,34 @@ impl Attempts {
     /// The latest first, of one workload or of all.
     fn list(&self, spiffe_id: &str, limit: usize) -> Vec<v1::EvidenceAttempt> {
         let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        attempts.iter().rev().filter(|attempt| spiffe_id.is_empty() || attempt.spiffe_id == spiffe_id).take(limit).cloned().collect()
+        let asked = attempts.iter().rev().filter(|attempt| spiffe_id.is_empty() || attempt.workload.registration.spiffe_id.as_str() == spiffe_id);
+        asked.take(limit).map(Attempt::message).collect()
     }
 }
 
-/// A piece of work for [`Broker::attest`]: who shows what, on which channel, for which challenge, and what is wanted of it.
+impl Attempt {
+    fn message(&self) -> v1::EvidenceAttempt {
+        v1::EvidenceAttempt {
+            spiffe_id: self.workload.registration.spiffe_id.to_string(),
+            purpose: self.purpose.as_str().to_owned(),
+            wanted: serde_json::to_string(policy(&self.workload, self.purpose).rules).unwrap_or_default(),
+            ..self.rest.clone()
+        }
+    }
+}
+
+/// What a registration wants for a purpose.
+fn policy(workload: &WorkloadRecord, purpose: BindingPurpose) -> AppraisalPolicy<'_> {
+    match purpose {
+        BindingPurpose::Enroll => workload.registration.enrollment_policy(),
+        BindingPurpose::BeginTask | BindingPurpose::GetSecret | BindingPurpose::Prove | BindingPurpose::ResumeTask => workload.registration.policy(),
+    }
+}
+
+/// A piece of work for [`Broker::attest`]: who shows what, on which channel, for which challenge.
 pub(crate) struct Showing<'a> {
-    /// Whose policy it is, and who it is for.
-    pub(crate) id: &'a SpiffeId,
-    /// What is wanted.
-    pub(crate) policy: AppraisalPolicy<'a>,
+    /// Whose registration says what is wanted.
+    pub(crate) workload: &'a Arc<WorkloadRecord>,
     /// SubjectPublicKeyInfo of the key that it must be bound to, in DER.
     pub(crate) public_key: &'a [u8],
     /// The channel on which it is shown.
@@ -72,21 +96,21 @@ impl Broker {
     pub(crate) async fn attest(&self, showing: Showing<'_>) -> Result<Attested, Refusal> {
         let mut findings = Vec::new();
         let result = self.appraise(&showing, &mut findings).await;
-        self.attempts.note(v1::EvidenceAttempt {
+        let rest = v1::EvidenceAttempt {
             at_ms: clock::now_ms(),
-            spiffe_id: showing.id.to_string(),
-            purpose: showing.purpose.as_str().to_owned(),
             shown: showing.evidence.iter().take(16).map(|piece| piece.kind.chars().take(32).collect()).collect(),
-            wanted: serde_json::to_string(showing.policy.rules).unwrap_or_default(),
             findings: findings.into_iter().map(finding_message).collect(),
             refusal: result.as_ref().err().map(ToString::to_string).unwrap_or_default(),
             assurance: result.as_ref().map(|attested| attested.assurance().as_str().to_owned()).unwrap_or_default(),
-        });
+            ..v1::EvidenceAttempt::default()
+        };
+        self.attempts.note(Attempt { workload: Arc::clone(showing.workload), purpose: showing.purpose, rest });
         result
     }
 
     async fn appraise(&self, showing: &Showing<'_>, findings: &mut Vec<Finding>) -> Result<Attested, Refusal> {
-        let Showing { policy, public_key, channel, nonce, evidence, purpose, .. } = *showing;
+        let Showing { workload, public_key, channel, nonce, evidence, purpose } = *showing;
+        let policy = policy(workload, purpose);
         let binding = Binding::new(purpose, nonce, public_key, channel.exporter());
         let presented: Vec<_> = evidence.iter().map(|e| Presented { kind: &e.kind, payload: &e.payload }).collect();
         let trust = self.trusted().await?;
@@ -138,7 +162,7 @@ impl Broker {
 
     /// Remembers how far a source of evidence has counted; says whether it has not been set back (T29).
     async fn advance(&self, counter: &Counter) -> Result<bool, Refusal> {
-        let name = format!("counter/{}", crate::task::hex(&counter.source));
+        let name = format!("counter/{}", sundew_attestation::hex(&counter.source));
         let place: [&[u8]; 2] = [b"counter", &counter.source];
         for _ in 0..ATTEMPTS {
             let before = self.records.store().document(DocumentKind::Meta, &name).await?;

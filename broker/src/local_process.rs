@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tonic::transport::server::Connected;
 
-use crate::authority::WithoutAuthority;
+use crate::authority::AuthorityFilter;
 
 /// What the kernel says of the process at the other end.
 pub struct LocalProcess {
@@ -31,7 +31,8 @@ pub struct LocalProcess {
 
 /// A local connection.
 pub struct LocalConnection {
-    stream: WithoutAuthority<UnixStream>,
+    stream: UnixStream,
+    sent: AuthorityFilter,
     process: Arc<LocalProcess>,
 }
 
@@ -39,7 +40,7 @@ impl LocalConnection {
     fn new(stream: UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pidfd = getsockopt(&stream.as_fd(), sockopt::PeerPidfd).ok();
-        Ok(Self { process: Arc::new(LocalProcess { uid: credentials.uid(), gid: credentials.gid(), pidfd }), stream: WithoutAuthority::new(stream) })
+        Ok(Self { process: Arc::new(LocalProcess { uid: credentials.uid(), gid: credentials.gid(), pidfd }), stream, sent: AuthorityFilter::new() })
     }
 }
 
@@ -52,7 +53,21 @@ impl Connected for LocalConnection {
 
 impl AsyncRead for LocalConnection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        loop {
+            let out = self.sent.take(buf.remaining());
+            if !out.is_empty() {
+                buf.put_slice(&out);
+                return Poll::Ready(Ok(()));
+            }
+            let mut space = [0; 4096];
+            let mut chunk = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
+            self.sent.put(chunk.filled());
+            if chunk.filled().is_empty() {
+                buf.put_slice(&self.sent.take(buf.remaining()));
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -200,7 +215,7 @@ fn digest_of(mut file: &std::fs::File) -> Option<String> {
     loop {
         let count = io::Read::read(&mut file, &mut buffer).ok()?;
         if count == 0 {
-            return Some(crate::task::hex(context.finish().as_ref()));
+            return Some(sundew_attestation::hex(context.finish().as_ref()));
         }
         context.update(buffer.get(..count)?);
     }

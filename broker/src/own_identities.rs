@@ -9,7 +9,6 @@ use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1;
 
 use crate::broker::Broker;
-use crate::ca::Ca;
 use crate::journal;
 use crate::local_process::LocalProcess;
 use crate::peer::Peer;
@@ -44,13 +43,9 @@ impl Identities for OwnIdentities {
 }
 
 impl Broker {
-    fn embedded_ca(&self) -> Result<&Ca, Refusal> {
-        self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
-    }
-
     /// What this broker's own machine, or a node, gives to local processes.
     async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
-        let ca = self.embedded_ca()?;
+        let ca = self.own_ca()?;
         let mut candidates = Vec::new();
         for (name, bytes) in self.records.store().documents(DocumentKind::Workload).await? {
             let Registration { spiffe_id: id, mut local, .. } = self.records.open_workload(&name, &bytes)?.registration;
@@ -63,7 +58,7 @@ impl Broker {
     }
 
     async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
-        let (svid, key) = self.embedded_ca()?.issue_with_key(id).map_err(crate::enrollment::ca_refusal)?;
+        let (svid, key) = self.own_ca()?.issue_with_key(id).map_err(crate::enrollment::ca_refusal)?;
         self.record_svid(id, &svid, "local process").await?;
         let concatenated = |list: &[rustls_pki_types::CertificateDer<'static>]| list.iter().flat_map(|c| c.to_vec()).collect();
         let message = X509svid {

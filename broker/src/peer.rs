@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::trust::Trust;
 
 /// How long a challenge may be answered.
-pub const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
+const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
 /// Most open challenges of one connection; the oldest gives way (AC-84).
 const MAX_CHALLENGES: usize = 32;
 
@@ -113,12 +113,12 @@ impl Channel {
         self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new challenge, good on this channel.
-    pub(crate) fn challenge(&self) -> Result<Nonce, Refusal> {
+    /// A new challenge, good on this channel, and when it ends, in milliseconds since the epoch.
+    pub(crate) fn challenge(&self) -> Result<(Nonce, i64), Refusal> {
         let mut nonce = [0; 32];
         SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
         self.issue(nonce);
-        Ok(nonce)
+        Ok((nonce, clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0))))
     }
 
     fn issue(&self, nonce: Nonce) {

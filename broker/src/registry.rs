@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::digest;
+use sundew_attestation::hex;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::DocumentKind;
 use sundew_core::{Changed, Event, Keyring, Registration, Scope, SealError, SecretRecord, Selector, Ttl, WorkloadRecord};
@@ -15,7 +16,6 @@ use crate::clock;
 use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
-use crate::task::hex;
 
 /// Most workloads in one request.
 const MAX_APPLIED: usize = 1000;

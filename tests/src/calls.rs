@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::TokioIo;
+use rcgen::PublicKeyData as _;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
+use sundew_attestation::{Binding, BindingPurpose};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -143,6 +145,32 @@ impl Caller {
         let answer = self.agent().begin_task(request).await?.into_inner();
         let token = answer.token.clone().expect("token").token;
         Ok(Begun { task: answer.task.clone().expect("task").task_id, token, answer })
+    }
+
+    /// What evidence for a task must be bound to: this caller's key and channel, and this nonce.
+    pub fn bound(&self, nonce: &[u8]) -> Binding {
+        let key = rcgen::KeyPair::try_from(self.svid.as_ref().expect("SVID").key.as_slice()).expect("key");
+        Binding::new(BindingPurpose::BeginTask, nonce, &key.subject_public_key_info(), &self.exporter())
+    }
+
+    /// Begins a task on this evidence, by kind.
+    pub async fn begin_on(&self, nonce: Vec<u8>, shown: Vec<(&str, Vec<u8>)>) -> Result<Begun, Status> {
+        let evidence = shown.into_iter().map(|(kind, payload)| Evidence { kind: kind.to_owned(), payload }).collect();
+        let request = BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence, ..BeginTaskRequest::default() };
+        self.send(request).await
+    }
+
+    /// As an operator: trusts something.
+    pub async fn trust(&self, kind: &str, name: &str, content: &str) {
+        let request = AddTrustRequest { kind: kind.to_owned(), name: name.to_owned(), content: content.as_bytes().to_vec() };
+        self.registry().add_trust(request).await.expect("trusted");
+    }
+
+    /// As an operator: why the last evidence was refused.
+    pub async fn last_refusal(&self) -> String {
+        let request = ExplainEvidenceRequest { spiffe_id: String::new(), limit: 1 };
+        let attempts = self.registry().explain_evidence(request).await.expect("explanation").into_inner().attempts;
+        attempts.into_iter().next().expect("an attempt").refusal
     }
 
     /// Whether a token is active in the hands of whoever has this certificate.

@@ -17,10 +17,20 @@ pub struct EvidenceCollector {
     source: Source,
 }
 
+/// Where evidence comes from.
 #[derive(Clone, Debug)]
-enum Source {
+pub(super) enum Source {
     File(PathBuf),
     Command(String),
+}
+
+impl Source {
+    pub(super) async fn read(&self, context: &Context<'_>) -> Result<Vec<u8>, String> {
+        match self {
+            Self::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display())),
+            Self::Command(command) => run(command, context).await,
+        }
+    }
 }
 
 impl EvidenceCollector {
@@ -44,17 +54,12 @@ impl Collector for EvidenceCollector {
     }
 
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
-        Box::pin(async move {
-            match &self.source {
-                Source::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display())),
-                Source::Command(command) => run(command, context).await,
-            }
-        })
+        Box::pin(self.source.read(context))
     }
 }
 
 /// What a command prints.
-pub(super) async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, String> {
+async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, String> {
     let mut shell = tokio::process::Command::new("/bin/sh");
     shell.arg("-c").arg(command).env("SUNDEW_AUDIENCE", context.audience).kill_on_drop(true);
     shell.env("SUNDEW_BINDING", hex(context.binding.as_bytes())).env("SUNDEW_BINDING_64", hex(&context.binding.wide()));

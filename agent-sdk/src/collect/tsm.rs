@@ -31,7 +31,6 @@ pub enum TsmKind {
 #[derive(Clone, Debug)]
 pub struct TsmCollector {
     kind: TsmKind,
-    folder: PathBuf,
     certificate: Option<PathBuf>,
 }
 
@@ -39,7 +38,7 @@ impl TsmCollector {
     /// Of this kind.
     #[must_use]
     pub fn new(kind: TsmKind) -> Self {
-        Self { kind, folder: FOLDER.into(), certificate: None }
+        Self { kind, certificate: None }
     }
 
     /// With the VCEK or VLEK in this file (DER), where the host does not hand one out with the report.
@@ -50,10 +49,10 @@ impl TsmCollector {
     }
 
     fn report(&self, data: &[u8; 64]) -> Result<Vec<u8>, String> {
-        let folder = self.folder.join(format!("sundew-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let folder = Path::new(FOLDER).join(format!("sundew-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
-        if !self.folder.exists() {
-            return Err(format!("this is no such guest, or its kernel has no configfs-tsm ({} is not there)", self.folder.display()));
+        if !Path::new(FOLDER).exists() {
+            return Err(format!("this is no such guest, or its kernel has no configfs-tsm ({FOLDER} is not there)"));
         }
         std::fs::create_dir(&folder).map_err(fail)?;
         let read = || {

@@ -85,15 +85,9 @@ pub fn verify<'a>(payload: &[u8], certificate_of: impl FnOnce(&str) -> Option<&'
     }
     let id = sha256(format!("sundew/v1/aws-iid {account} {region} {instance}").as_bytes());
     Ok(Claims {
-        kind: "aws_iid",
-        values: values.into_map(),
-        assurance: Assurance::Vouched,
-        fresh: false,
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse { id, until_ms: now_ms.saturating_add(WINDOW_MS) }),
-        counter: None,
-        voucher: None,
-        digest: sha256(payload),
+        ..Claims::of("aws_iid", Assurance::Vouched, false, values, payload)
     })
 }
 

@@ -10,16 +10,15 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::claims::{Assurance, Claims, Values, sha256};
+use crate::claims::{Assurance, Claims, Values};
 use crate::dsse::{DsseError, Envelope, VerifyingKey};
 use crate::json;
+use crate::kinds::manifest::{PAYLOAD_TYPE, STATEMENT_TYPE};
 
 /// Largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 256 << 10;
 /// Most subjects of a statement.
 const MAX_SUBJECTS: usize = 64;
-/// The DSSE payload type of in-toto statements.
-const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
 /// What a collector sends: one of the two forms.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -74,8 +73,7 @@ fn malformed(what: &dyn std::fmt::Display) -> CosignError {
 
 /// Verifies a signature under one of the keys. The claim `digest` has every digest that was signed, in lower-case hexadecimal.
 pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignError> {
-    let value = json::parse(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let evidence = Evidence::deserialize(value).map_err(|e| malformed(&e))?;
+    let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
     let mut values = Values::default();
     match evidence {
         Evidence::Image { payload, signature } => {
@@ -96,9 +94,8 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
         }
         Evidence::Statement { envelope } => {
             let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
-            let document = json::parse(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-            let statement = Statement::deserialize(document).map_err(|e| malformed(&e))?;
-            if statement.statement_type != crate::kinds::manifest::STATEMENT_TYPE {
+            let statement: Statement = json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
+            if statement.statement_type != STATEMENT_TYPE {
                 return Err(CosignError::Type);
             }
             if statement.subject.is_empty() || statement.subject.len() > MAX_SUBJECTS {
@@ -110,17 +107,7 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
             }
         }
     }
-    Ok(Claims {
-        kind: "cosign",
-        values: values.into_map(),
-        assurance: Assurance::Vouched,
-        fresh: false,
-        not_after_ms: None,
-        single_use: None,
-        counter: None,
-        voucher: None,
-        digest: sha256(payload),
-    })
+    Ok(Claims::of("cosign", Assurance::Vouched, false, values, payload))
 }
 
 fn is_sha256(hash: &str) -> bool {

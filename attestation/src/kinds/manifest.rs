@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::challenge::Binding;
@@ -143,17 +144,7 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey], threshold: usize, binding: 
     values.insert("digest".to_owned(), vec![hex(&sha256(&signed))]);
     values.insert("model".to_owned(), vec![statement.predicate.model]);
     values.insert("name".to_owned(), vec![statement.predicate.name]);
-    Ok(Claims {
-        kind: "manifest",
-        values,
-        assurance: Assurance::Claimed,
-        fresh: true,
-        not_after_ms: statement.predicate.expires_ms,
-        single_use: None,
-        counter: None,
-        voucher: None,
-        digest: sha256(payload),
-    })
+    Ok(Claims { not_after_ms: statement.predicate.expires_ms, ..Claims::of("manifest", Assurance::Claimed, true, values, payload) })
 }
 
 /// Measured and signed subjects must be the same set with the same digests: nothing missing, nothing more.
@@ -179,7 +170,6 @@ fn compare(statement: &Statement, measured: &Measured) -> Result<(), ManifestErr
     Ok(())
 }
 
-fn strict<T: for<'de> Deserialize<'de>>(document: &[u8]) -> Result<T, ManifestError> {
-    let value = json::parse(document, MAX_EVIDENCE).map_err(|e| ManifestError::Malformed(e.to_string()))?;
-    T::deserialize(value).map_err(|e| ManifestError::Malformed(e.to_string()))
+fn strict<T: DeserializeOwned>(document: &[u8]) -> Result<T, ManifestError> {
+    json::read(document, MAX_EVIDENCE).map_err(|e| ManifestError::Malformed(e.to_string()))
 }

@@ -9,7 +9,7 @@ use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::chain::{self, ChainError};
-use crate::claims::{Assurance, Claims, Values, sha256};
+use crate::claims::{Assurance, Claims, Values};
 
 /// Largest document, in bytes (the hypervisor's own limit is 16 KiB).
 const MAX_DOCUMENT: usize = 16 << 10;
@@ -75,17 +75,7 @@ pub fn verify(document: &[u8], roots: &[Vec<u8>], binding: &[u8], now_ms: i64) -
     for (index, pcr) in &content.pcrs {
         values.bytes(&format!("pcr{index}"), pcr);
     }
-    Ok(Claims {
-        kind: "nitro",
-        values: values.into_map(),
-        assurance: Assurance::Hardware,
-        fresh: true,
-        not_after_ms: None,
-        single_use: None,
-        counter: None,
-        voucher: None,
-        digest: sha256(document),
-    })
+    Ok(Claims::of("nitro", Assurance::Hardware, true, values, document))
 }
 
 /// The signed content, whole: what is not in it is refused, not passed over (T30).

@@ -111,15 +111,9 @@ pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, Oidc
     }
     let until_ms = exp.saturating_mul(1000);
     Ok(Claims {
-        kind: "oidc",
-        values: flatten(claims, issuer.preset)?,
-        assurance: Assurance::Vouched,
-        fresh: false,
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse { id: use_id(issuer, claims, &signed.signing_input)?, until_ms: until_ms.saturating_add(MAX_SKEW_S * 1000) }),
-        counter: None,
-        voucher: None,
-        digest: sha256(&[token]),
+        ..Claims::of("oidc", Assurance::Vouched, false, flatten(claims, issuer.preset)?, token)
     })
 }
 
@@ -154,21 +148,18 @@ fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<i64, OidcE
 /// The token's identity for single use: its `jti` where there is one, else what was signed (signatures can be varied, that cannot).
 fn use_id(issuer: &Issuer, claims: &Map<String, Value>, signing_input: &[u8]) -> Result<[u8; 32], OidcError> {
     match claims.get("jti") {
-        None => Ok(sha256(&[b"oidc-input", issuer.url.as_bytes(), signing_input])),
-        Some(Value::String(jti)) if !jti.is_empty() => Ok(sha256(&[b"oidc-jti", issuer.url.as_bytes(), jti.as_bytes()])),
+        None => Ok(sha256_of(&[b"oidc-input", issuer.url.as_bytes(), signing_input])),
+        Some(Value::String(jti)) if !jti.is_empty() => Ok(sha256_of(&[b"oidc-jti", issuer.url.as_bytes(), jti.as_bytes()])),
         Some(_) => Err(OidcError::Claim("jti")),
     }
 }
 
-fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+/// Injective: each part counts with its length.
+fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    if let [only] = parts {
-        context.update(only);
-    } else {
-        for part in parts {
-            context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            context.update(part);
-        }
+    for part in parts {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
     }
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());

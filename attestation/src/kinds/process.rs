@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use crate::claims::{Assurance, Claims, Values, Voucher, sha256};
+use crate::claims::{Assurance, Claims, Values, Voucher};
 use crate::dsse::VerifyingKey;
 use crate::json;
 use crate::spiffe::{BundleSet, SpiffeId, SvidError, validate_chain};
@@ -91,8 +91,7 @@ pub fn signed_bytes(statement: &str) -> Vec<u8> {
 /// Verifies a statement of one of the nodes, and that it is bound to `binding`.
 pub fn verify(payload: &[u8], nodes: &[SpiffeId], bundles: &BundleSet, binding: &[u8], now_ms: i64) -> Result<Claims, ProcessError> {
     let malformed = |e: &dyn std::fmt::Display| ProcessError::Malformed(e.to_string());
-    let value = json::parse(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let evidence = Evidence::deserialize(value).map_err(|e| malformed(&e))?;
+    let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
     let chain: Vec<_> = evidence.chain.iter().map(|der| STANDARD.decode(der).map(CertificateDer::from)).collect::<Result<_, _>>().map_err(|e| malformed(&e))?;
     let node = validate_chain(&chain, bundles, now_ms.div_euclid(1000))?;
     if !nodes.contains(node.id()) {
@@ -103,8 +102,7 @@ pub fn verify(payload: &[u8], nodes: &[SpiffeId], bundles: &BundleSet, binding: 
     if !key.verifies(&signed_bytes(&evidence.statement), &signature) {
         return Err(ProcessError::Signature);
     }
-    let statement = json::parse(evidence.statement.as_bytes(), MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let statement = Statement::deserialize(statement).map_err(|e| malformed(&e))?;
+    let statement: Statement = json::read(evidence.statement.as_bytes(), MAX_EVIDENCE).map_err(|e| malformed(&e))?;
     if statement.binding != crate::claims::hex(binding) {
         return Err(ProcessError::Binding);
     }
@@ -128,14 +126,8 @@ pub fn verify(payload: &[u8], nodes: &[SpiffeId], bundles: &BundleSet, binding: 
         }
     }
     Ok(Claims {
-        kind: "process",
-        values: values.into_map(),
-        assurance: Assurance::Vouched,
-        fresh: true,
         not_after_ms: Some(node.not_after_ms()),
-        single_use: None,
-        counter: None,
         voucher: Some(Voucher { node: node.id().clone(), certificate: *node.thumbprint(), task: statement.task }),
-        digest: sha256(payload),
+        ..Claims::of("process", Assurance::Vouched, true, values, payload)
     })
 }

@@ -10,7 +10,7 @@ use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::chain::{self, ChainError};
-use crate::claims::{Assurance, Claims, Values, sha256};
+use crate::claims::{Assurance, Claims, Values};
 use crate::json;
 
 /// Length of a report, in bytes.
@@ -99,8 +99,7 @@ fn malformed(what: &str) -> SnpError {
 
 /// Verifies a report against AMD's certificates, and that its report data is `binding`.
 pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: &[u8; 64], now_ms: i64) -> Result<Claims, SnpError> {
-    let value = json::parse(payload, MAX_EVIDENCE).map_err(|e| SnpError::Malformed(e.to_string()))?;
-    let evidence = Evidence::deserialize(value).map_err(|e| SnpError::Malformed(e.to_string()))?;
+    let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| SnpError::Malformed(e.to_string()))?;
     let report = STANDARD.decode(&evidence.report).map_err(|_| malformed("report is not base64"))?;
     let report: &[u8; REPORT] = report.as_slice().try_into().map_err(|_| malformed("report is not 1184 bytes long"))?;
     let certificate = STANDARD.decode(&evidence.certificate).map_err(|_| malformed("certificate is not base64"))?;
@@ -152,15 +151,8 @@ pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: 
         }
     }
     Ok(Claims {
-        kind: "sev_snp",
-        values: values(&report, policy, &tcb).into_map(),
-        assurance: Assurance::Hardware,
-        fresh: true,
         not_after_ms: Some(certificate.validity().not_after.timestamp().saturating_mul(1000)),
-        single_use: None,
-        counter: None,
-        voucher: None,
-        digest: sha256(payload),
+        ..Claims::of("sev_snp", Assurance::Hardware, true, values(&report, policy, &tcb), payload)
     })
 }
 

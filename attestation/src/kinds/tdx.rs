@@ -7,7 +7,7 @@ use dcap_qvl::verify::QuoteVerifier;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::claims::{Assurance, Claims, Values, sha256};
+use crate::claims::{Assurance, Claims, Values};
 use crate::json;
 
 /// Largest quote, in bytes.
@@ -55,8 +55,7 @@ impl Collateral {
     /// Reads it in the JSON form of `dcap-qvl` and its tools. Its signatures are checked with each quote.
     pub fn parse(document: &[u8]) -> Result<Self, TdxError> {
         let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
-        let value = json::parse(document, MAX_COLLATERAL).map_err(|e| fail(&e))?;
-        let content: QuoteCollateralV3 = serde_json::from_value(value).map_err(|e| fail(&e))?;
+        let content: QuoteCollateralV3 = json::read(document, MAX_COLLATERAL).map_err(|e| fail(&e))?;
         let info = json::parse(content.tcb_info.as_bytes(), MAX_COLLATERAL).map_err(|e| fail(&e))?;
         let text = |name: &str| info.get(name).and_then(serde_json::Value::as_str).ok_or_else(|| fail(&format!("tcb_info has no {name}")));
         if text("id")? != "TDX" {
@@ -117,17 +116,7 @@ pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Colla
         values.bytes(&format!("rtmr{index}"), register);
     }
     values.bytes("ppid", &verified.ppid);
-    Ok(Claims {
-        kind: "tdx",
-        values: values.into_map(),
-        assurance: Assurance::Hardware,
-        fresh: true,
-        not_after_ms: Some(collateral.next_update_ms),
-        single_use: None,
-        counter: None,
-        voucher: None,
-        digest: sha256(payload),
-    })
+    Ok(Claims { not_after_ms: Some(collateral.next_update_ms), ..Claims::of("tdx", Assurance::Hardware, true, values, payload) })
 }
 
 fn report_of(report: &Report) -> Result<&TDReport10, TdxError> {

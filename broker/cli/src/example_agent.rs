@@ -79,7 +79,7 @@ fn refusal(error: &Error) -> Value {
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
-    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    sundew_core::client::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
 fn say(value: &Value) -> Result<()> {

@@ -90,7 +90,7 @@ impl Local {
 fn make_root_key(path: &Path) -> Result<()> {
     let mut key = zeroize::Zeroizing::new([0_u8; 32]);
     SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| anyhow!("no randomness"))?;
-    let text = zeroize::Zeroizing::new(key.iter().map(|b| format!("{b:02x}")).collect::<String>());
+    let text = zeroize::Zeroizing::new(sundew_core::client::hex(key.as_ref()));
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(mut file) => file.write_all(text.as_bytes()).with_context(|| path.display().to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

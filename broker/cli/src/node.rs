@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_broker::local_process::{self, LocalProcess};
 use sundew_broker::workload_api::{Answer, Bundles, Candidate, Identities, WorkloadApi, caller};
+use sundew_core::client::hex;
 use sundew_core::client::process::{Evidence, Statement, signed_bytes};
 use sundew_core::{LocalSelector, client::SpiffeId};
 use sundew_proto::spiffe::X509svid;
@@ -163,7 +164,7 @@ impl Node {
             return Err(Status::permission_denied("the kernel does not let the node look at this process"));
         };
         let statement = Statement {
-            binding: binding.iter().map(|byte| format!("{byte:02x}")).collect(),
+            binding: hex(&binding),
             task: task.id().to_owned(),
             uid: process.uid(),
             gid: process.gid(),

@@ -25,7 +25,7 @@ mod testing;
 pub mod client {
     pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
     pub use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of, thumbprint, validate_chain};
-    pub use sundew_attestation::{Binding, BindingPurpose};
+    pub use sundew_attestation::{Binding, BindingPurpose, hex};
 
     pub use crate::credential::SecretBytes;
     pub use crate::scope::{Scope, ScopeError, ScopeSet};

@@ -7,11 +7,11 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisError, RedisResult, TlsCertificates, cmd};
 use ring::digest;
 use serde::{Deserialize, Serialize};
+use sundew_attestation::hex;
 use sundew_core::SecretBytes;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::engine::{Engine, EngineError, EngineFuture, NewCredential, Role, is_local, percent_encoded};
-use crate::task::hex;
 
 /// Longest time for a connection and for one command.
 const WITHIN: Duration = Duration::from_secs(5);

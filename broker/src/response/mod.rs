@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sundew_attestation::hex;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Position, Selector, TaskId};
 use sundew_proto::v1;
@@ -23,7 +24,6 @@ use crate::liveness::Keeper;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::registry::spiffe_id;
-use crate::task::hex;
 use cleanup::Action;
 use survey::{Survey, Wanted};
 

@@ -141,7 +141,7 @@ impl Broker {
                     rotate.certificate_sha256.as_slice().try_into().map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
                 self.usable(task)?;
                 let record = journal::record("binding_rotated").with("task", task.id).with("workload", peer.id());
-                self.journal.write(record.with("certificate_sha256", super::begin::hex(&certificate))).await?;
+                self.journal.write(record.with("certificate_sha256", sundew_attestation::hex(&certificate))).await?;
                 self.records.bind_task(task.id, certificate).await?;
                 let _ = answers.send(Ok(told(Told::Rotated(v1::BindingRotated { certificate_sha256: rotate.certificate_sha256 })))).await;
                 Ok(())

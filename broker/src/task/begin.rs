@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sundew_attestation::{Attested, BindingPurpose};
+use sundew_attestation::{Attested, BindingPurpose, hex};
 use sundew_core::store::Reserved;
 use sundew_core::{KnownTask, KnownToken, Liveness, Registration, TaskId, TaskRecord, TaskRequest, permit_task};
 use sundew_proto::v1;
@@ -11,7 +11,7 @@ use super::delegate::Above;
 use crate::broker::{Broker, idempotency_key};
 use crate::clock;
 use crate::journal::{self, Record};
-use crate::peer::{CHALLENGE_LIFE, Peer};
+use crate::peer::Peer;
 use crate::refusal::Refusal;
 
 /// Longest claims of one task, in bytes.
@@ -21,10 +21,10 @@ impl Broker {
     /// A nonce for this connection, and what must be shown with it. Costs no store round trip once the registration is known.
     pub(crate) async fn challenge(self: Arc<Self>, peer: Arc<Peer>, _: v1::ChallengeRequest) -> Result<v1::ChallengeResponse, Refusal> {
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let nonce = peer.channel().challenge()?;
+        let (nonce, expires_at_ms) = peer.channel().challenge()?;
         Ok(v1::ChallengeResponse {
             nonce: nonce.to_vec(),
-            expires_at_ms: clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
+            expires_at_ms,
             evidence_sets: evidence_sets(&workload.registration),
             audience: self.audience.clone(),
         })
@@ -46,7 +46,7 @@ impl Broker {
             return Err(sundew_core::Denial::Scope.into());
         }
         let above = self.delegated(&request.grant, now_ms).await?;
-        let attested = self.attest(super::showing(registration, &peer, &request.nonce, &request.evidence, BindingPurpose::BeginTask)).await?;
+        let attested = self.attest(super::showing(&workload, &peer, &request.nonce, &request.evidence, BindingPurpose::BeginTask)).await?;
         let delegation = above.as_ref().map(|above| sundew_core::Delegation { grant: &above.grant, parent: above.parent.record() });
         let permit = permit_task(registration, peer.svid(), &attested, asked.task, delegation, now_ms)?;
 
@@ -216,8 +216,4 @@ fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
         }
     }
     record
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -8,12 +8,12 @@ mod mint;
 mod prove;
 mod secret;
 
-pub(crate) use begin::{evidence_of, hex};
+pub(crate) use begin::evidence_of;
 
 use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
-use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, Registration, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl};
+use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
@@ -59,9 +59,8 @@ impl Broker {
 }
 
 /// What a workload shows for a task of its own.
-fn showing<'a>(registration: &'a Registration, peer: &'a Peer, nonce: &'a [u8], evidence: &'a [v1::Evidence], purpose: BindingPurpose) -> Showing<'a> {
-    let (policy, public_key, channel) = (registration.policy(), peer.svid().public_key(), peer.channel());
-    Showing { id: peer.id(), policy, public_key, channel, nonce, evidence, purpose }
+fn showing<'a>(workload: &'a Arc<WorkloadRecord>, peer: &'a Peer, nonce: &'a [u8], evidence: &'a [v1::Evidence], purpose: BindingPurpose) -> Showing<'a> {
+    Showing { workload, public_key: peer.svid().public_key(), channel: peer.channel(), nonce, evidence, purpose }
 }
 
 fn acts_for(peer: &Peer, task: &Task) -> bool {

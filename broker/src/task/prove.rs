@@ -60,7 +60,7 @@ impl Broker {
         } else if now_ms >= due_ms.saturating_sub(LEAD_MS.min(every.as_ms() / 2)) && !proof.wanted && !suspended {
             proof.wanted = true;
             return Ok(Some(v1::ProofWanted {
-                nonce: peer.channel().challenge()?.to_vec(),
+                nonce: peer.channel().challenge()?.0.to_vec(),
                 evidence_sets: super::begin::evidence_sets(&workload.registration),
                 audience: self.audience.clone(),
                 due_ms,
@@ -102,7 +102,7 @@ impl Broker {
         purpose: BindingPurpose,
     ) -> Result<Attested, Refusal> {
         let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let attested = self.attest(super::showing(&workload.registration, peer, nonce, evidence, purpose)).await?;
+        let attested = self.attest(super::showing(&workload, peer, nonce, evidence, purpose)).await?;
         if workload.registration.require_fresh_evidence && !attested.is_fresh() {
             return Err(sundew_core::Denial::NotFresh.into());
         }

@@ -161,12 +161,11 @@ fn a_client_that_names_the_socket_as_the_authority_gets_an_identity() {
 async fn a_tpm_gives_a_first_svid_to_the_key_that_it_was_asked_for() {
     use rcgen::PublicKeyData as _;
     use sundew_attestation::{Binding, BindingPurpose};
-    use sundew_proto::v1::{AddTrustRequest, CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence};
+    use sundew_proto::v1::{CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence};
     let (world, broker, port) = with_own_ca().await;
     let operator = world.operator(&broker);
     let (tpm, other) = (sundew_tests::tpm::Tpm::new("ecc", "sha256", "ecdsa"), sundew_tests::tpm::Tpm::new("ecc", "sha256", "ecdsa"));
-    let trusted = AddTrustRequest { kind: "tpm2_ak".to_owned(), name: "host".to_owned(), content: tpm.registered().to_string().into_bytes() };
-    operator.registry().add_trust(trusted).await.expect("trusted");
+    operator.trust("tpm2_ak", "host", &tpm.registered().to_string()).await;
     let registration = |path: &str, changes: Value| {
         let mut document = World::registration(path, changes);
         document["spiffe_id"] = json!(format!("spiffe://own.example{path}"));

@@ -153,7 +153,7 @@ async fn ac_05_t33_a_manifest_must_be_signed_fresh_bound_and_match_what_is_measu
 /// AC-0A: provenance alone is not enough; an approved digest is; and withdrawing the approval ends what rests on it, at every broker.
 #[tokio::test]
 async fn ac_0a_a_digest_counts_while_it_is_approved() {
-    use sundew_proto::v1::{AddTrustRequest, RemoveTrustRequest};
+    use sundew_proto::v1::RemoveTrustRequest;
     let world = World::redis();
     let (broker, second) = (world.broker().await, world.broker().await);
     let (manifest, other) = (Manifest::new(), Manifest { code: "cd".repeat(32), ..Manifest::new() });
@@ -178,10 +178,9 @@ async fn ac_0a_a_digest_counts_while_it_is_approved() {
             caller.send(request).await.map(|begun| (begun.token, thumbprint))
         }
     };
-    let approve = |manifest: &Manifest| AddTrustRequest { kind: "reference".to_owned(), name: format!("agents/{}", digest(manifest)), content: Vec::new() };
     assert_eq!(begin(&manifest, &broker).await.expect_err("signed, not approved").code(), Code::PermissionDenied);
     for manifest in [&manifest, &other] {
-        operator.registry().add_trust(approve(manifest)).await.expect("approved");
+        operator.trust("reference", &format!("agents/{}", digest(manifest)), "").await;
     }
     let (mine, others) = (begin(&manifest, &broker).await.expect("approved"), begin(&other, &second).await.expect("approved"));
     let introspector = |at| world.caller(at, "/introspector");

@@ -1,12 +1,10 @@
 //! Evidence of kind `tpm2` from a real TPM emulator: AC-05, AC-0A, T29.
 
-use rcgen::PublicKeyData as _;
 use serde_json::{Value, json};
-use sundew_attestation::{Binding, BindingPurpose};
-use sundew_proto::v1::{AddTrustRequest, BeginTaskRequest, Evidence, ExplainEvidenceRequest, RemoveTrustRequest};
+use sundew_proto::v1::{BeginTaskRequest, Evidence, RemoveTrustRequest};
 use sundew_sdk::{Agent, Settings, minutes};
 use sundew_tests::broker::{Broker, World};
-use sundew_tests::calls::Caller;
+use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::tpm::Tpm;
 use sundew_tests::until;
 use tonic::{Code, Status};
@@ -14,8 +12,7 @@ use tonic::{Code, Status};
 const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 async fn trust(world: &World, broker: &Broker, name: &str, tpm: &Tpm) {
-    let request = AddTrustRequest { kind: "tpm2_ak".to_owned(), name: name.to_owned(), content: tpm.registered().to_string().into_bytes() };
-    world.operator(broker).registry().add_trust(request).await.expect("trusted");
+    world.operator(broker).trust("tpm2_ak", name, &tpm.registered().to_string()).await;
 }
 
 fn wanted() -> Value {
@@ -23,21 +20,11 @@ fn wanted() -> Value {
 }
 
 fn bound_to(caller: &Caller, nonce: &[u8]) -> [u8; 32] {
-    let key = rcgen::KeyPair::try_from(caller.svid.as_ref().expect("SVID").key.as_slice()).expect("key");
-    *Binding::new(BindingPurpose::BeginTask, nonce, &key.subject_public_key_info(), &caller.exporter()).as_bytes()
+    *caller.bound(nonce).as_bytes()
 }
 
-async fn begin(caller: &Caller, nonce: Vec<u8>, payload: Vec<u8>) -> Result<(), Status> {
-    let evidence = vec![Evidence { kind: "tpm2".to_owned(), payload }];
-    let request = BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence, ..BeginTaskRequest::default() };
-    caller.send(request).await.map(drop)
-}
-
-/// The reason for the last refusal, as an operator sees it.
-async fn explained(world: &World, broker: &Broker) -> String {
-    let request = ExplainEvidenceRequest { spiffe_id: String::new(), limit: 1 };
-    let answer = world.operator(broker).registry().explain_evidence(request).await.expect("explanation").into_inner();
-    answer.attempts.first().map(|attempt| attempt.refusal.clone()).expect("an attempt")
+async fn begin(caller: &Caller, nonce: Vec<u8>, payload: Vec<u8>) -> Result<Begun, Status> {
+    caller.begin_on(nonce, vec![("tpm2", payload)]).await
 }
 
 #[tokio::test]
@@ -124,7 +111,7 @@ async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_regist
         let status = begin(&caller, nonce, payload).await.expect_err(what);
         assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "not permitted"), "{what}");
         until("exactly one record", || async { broker.refusals("BeginTask").len() == before + 1 }).await;
-        let said = explained(&world, &broker).await;
+        let said = world.operator(&broker).last_refusal().await;
         assert!(said.contains(reason), "{what}: {said}");
     }
     // Missing, and of a kind that is not registered.
@@ -168,7 +155,7 @@ async fn t29_a_tpm_that_was_set_back_is_refused() {
     tpm.restore(&saved);
     let status = attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect_err("set back");
     assert_eq!(status.code(), Code::PermissionDenied);
-    assert!(explained(&world, &broker).await.contains("set back"));
+    assert!(world.operator(&broker).last_refusal().await.contains("set back"));
 }
 
 /// AC-0A for keys: what is withdrawn takes along what rests on it, and nothing else.
@@ -185,9 +172,7 @@ async fn ac_0a_withdrawing_a_key_ends_the_tasks_that_rest_on_it() {
         let (settings, caller) = (tpm.settings("4+7"), caller.clone());
         async move {
             let payload = sundew_sdk::collect(&settings, "tpm2", bound_to(&caller, &nonce), "", None).await.expect("evidence");
-            let evidence = vec![Evidence { kind: "tpm2".to_owned(), payload }];
-            let request = BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence, ..BeginTaskRequest::default() };
-            caller.send(request).await
+            begin(&caller, nonce, payload).await
         }
     };
     let on_first = begun(&first, caller.nonce().await.expect("nonce")).await.expect("first").token;

@@ -79,8 +79,7 @@ pub struct AttestationKey {
 impl AttestationKey {
     /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, the first two being base64 of TPM2B_PUBLIC.
     pub fn parse(document: &[u8]) -> Result<Self, TpmError> {
-        let value = json::parse(document, 16 << 10).map_err(|e| TpmError::Json(e.to_string()))?;
-        let registered = RegisteredKey::deserialize(value).map_err(|e| TpmError::Json(e.to_string()))?;
+        let registered: RegisteredKey = json::read(document, 16 << 10)?;
         let public = Public::parse(&decode(&registered.key)?)?;
         if !public.is_attestation_key() {
             return Err(TpmError::NotAttestationKey);
@@ -107,7 +106,7 @@ pub enum TpmError {
     EventLog(&'static str),
     /// Not JSON of the expected form.
     #[error("malformed: {0}")]
-    Json(String),
+    Json(#[from] json::JsonError),
     /// A structure that is not what it must be.
     #[error("malformed structure: {0}")]
     Malformed(&'static str),
@@ -142,8 +141,7 @@ pub fn replay_event_log(log: &[u8], bank: Hash, pcrs: &BTreeMap<usize, Vec<u8>>)
 
 /// Verifies a quote under the registered key that it names, and that its qualifying data is `binding`.
 pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a AttestationKey>, binding: &[u8]) -> Result<Claims, TpmError> {
-    let value = json::parse(payload, MAX_EVIDENCE).map_err(|e| TpmError::Json(e.to_string()))?;
-    let evidence = Evidence::deserialize(value).map_err(|e| TpmError::Json(e.to_string()))?;
+    let evidence: Evidence = json::read(payload, MAX_EVIDENCE)?;
     let key = key_named(&evidence.key).ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(72).collect()))?;
     let quote = decode(&evidence.quote)?;
     let hash = key.public.verify(&quote, &decode(&evidence.signature)?)?;
@@ -185,15 +183,8 @@ pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a Att
     // A reset or restart counts before the clock, which a reset may set back to the last time that it was saved.
     let counter = (u128::from(quote.reset_count) << 96) | (u128::from(quote.restart_count) << 64) | u128::from(quote.clock_ms);
     Ok(Claims {
-        kind: "tpm2",
-        values: claims.into_map(),
-        assurance: Assurance::Hardware,
-        fresh: true,
-        not_after_ms: None,
-        single_use: None,
         counter: Some(Counter { source: sha256(&key.qualified_name), value: counter, slack: CLOCK_SLACK_MS }),
-        voucher: None,
-        digest: sha256(payload),
+        ..Claims::of("tpm2", Assurance::Hardware, true, claims, payload)
     })
 }
 
