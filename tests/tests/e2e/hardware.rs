@@ -15,7 +15,8 @@ use tonic::Code;
 type Shown = Vec<(&'static str, Vec<u8>)>;
 
 /// AC-05, one case each: a good one, then missing, another kind, the nonce again, bound to another nonce, bound to another caller's key, and what
-/// `bent` makes of it. Each refusal says nothing and is one record, and an operator sees the reason.
+/// `bent` makes of it. Each refusal says nothing and is one record, and an operator sees the reason. Records follow answers: nothing that is
+/// refused may come before without being waited for.
 async fn ac_05(world: &World, broker: &Broker, make: impl Fn(&Binding) -> Shown, bent: Vec<(&str, Shown, &str)>) {
     let (caller, other) = (world.caller(broker, "/agent"), world.caller(broker, "/other"));
     let nonce = caller.nonce().await.expect("nonce");
@@ -30,7 +31,7 @@ async fn ac_05(world: &World, broker: &Broker, make: impl Fn(&Binding) -> Shown,
         assert!(said.contains(reason), "{what}: {said}");
     };
     let fresh = async || caller.nonce().await.expect("nonce");
-    assert_eq!(caller.begin_on(nonce, good.clone()).await.expect_err("the nonce again").code(), Code::PermissionDenied);
+    refused("the nonce again", nonce, good.clone(), "").await;
     refused("evidence of another challenge", fresh().await, good, "").await;
     refused("missing", fresh().await, Vec::new(), "missing").await;
     refused("another kind", fresh().await, vec![("oidc", world.issuer.token("/agent"))], "does not ask for").await;
@@ -57,13 +58,13 @@ async fn ac_05_nitro_documents_from_outside() {
         content.extend([("nonce", Cbor::Bytes(nonce.to_vec())), ("timestamp", Cbor::from(now_ms() - age_ms))]);
         vec![("nitro", enclave.document(content))]
     };
+    let bent = vec![("unbound", document(&enclave, &[0; 32], 0), "not bound"), ("too old", document(&enclave, &[0; 32], 600_000), "not of now")];
+    ac_05(&world, &broker, |binding| document(&enclave, binding.as_bytes(), 0), bent).await;
     // A measurement that is not registered.
     let other = world.caller(&broker, "/other");
     let nonce = other.nonce().await.expect("nonce");
     let shown = document(&enclave, other.bound(&nonce).as_bytes(), 0);
     assert_eq!(other.begin_on(nonce, shown).await.expect_err("not registered").code(), Code::PermissionDenied);
-    let bent = vec![("unbound", document(&enclave, &[0; 32], 0), "not bound"), ("too old", document(&enclave, &[0; 32], 600_000), "not of now")];
-    ac_05(&world, &broker, |binding| document(&enclave, binding.as_bytes(), 0), bent).await;
     let caller = world.caller(&broker, "/agent");
     let nonce = caller.nonce().await.expect("nonce");
     let shown = document(&evil, caller.bound(&nonce).as_bytes(), 0);
