@@ -102,7 +102,7 @@ struct Beat {
     peers: Vec<Position>,
     /// Counts failovers, and losses that were mended.
     turn: u64,
-    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover.
+    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover, or the store was emptied.
     in_doubt_until: Option<Instant>,
 }
 
@@ -234,11 +234,15 @@ impl Keeper {
             let forget_after_ms = i64::try_from(self.bounds.freshness.as_millis()).unwrap_or(i64::MAX).saturating_mul(10);
             let beat = self.store.heartbeat(&self.broker, (applied, last), forget_after_ms).await?;
             self.check_clock(beat.now_ms)?;
-            let in_doubt_until = self.notice_failover(&beat.primary, sent);
+            self.notice_failover(&beat.primary, sent);
             let emptied = lock(&self.epoch).replace(beat.epoch.clone()).is_some_and(|epoch| epoch != beat.epoch);
             if emptied {
                 tracing::error!("the store was emptied: every task in it is gone");
                 (self.on_emptied)();
+                // Its list of brokers went too, and whoever has not noticed has a fresh view until the bound has passed.
+                let until = clock::monotonic() + self.bounds.freshness;
+                let mut primary = lock(&self.primary);
+                primary.in_doubt_until = primary.in_doubt_until.max(Some(until));
             }
             match after_heartbeat(applied, last, beat.tip, emptied) {
                 Step::AssertAgain => {
@@ -256,14 +260,20 @@ impl Keeper {
                 *self.fresh_until.write().unwrap_or_else(PoisonError::into_inner) = Some(sent + self.bounds.freshness);
             }
             let peers = beat.peers.into_iter().filter(|(peer, _)| *peer != self.broker).map(|(_, applied)| applied).collect();
-            self.beats.send_replace(Beat { applied, everywhere: beat.everywhere, peers, turn: self.turn.load(Ordering::Relaxed), in_doubt_until });
+            self.beats.send_replace(Beat {
+                applied,
+                everywhere: beat.everywhere,
+                peers,
+                turn: self.turn.load(Ordering::Relaxed),
+                in_doubt_until: lock(&self.primary).in_doubt_until,
+            });
             return Ok(());
         }
     }
 
     /// Another primary, or the same one started anew, may have lost endings that others will append again, and reports of others.
     /// Nothing is answered for one bound, and for two nobody's report is taken for all there are.
-    fn notice_failover(&self, name: &str, sent: Instant) -> Option<Instant> {
+    fn notice_failover(&self, name: &str, sent: Instant) {
         let mut primary = lock(&self.primary);
         let before = primary.name.replace(name.to_owned());
         // The first primary that a broker meets may have been promoted just before. A store that cannot fail over has no names.
@@ -276,9 +286,8 @@ impl Keeper {
             if let Some(from) = open_from.as_mut() {
                 *from = (*from).max(sent + self.bounds.freshness);
             }
-            primary.in_doubt_until = Some(sent + self.bounds.freshness * 2);
+            primary.in_doubt_until = primary.in_doubt_until.max(Some(sent + self.bounds.freshness * 2));
         }
-        primary.in_doubt_until
     }
 
     fn check_clock(&self, store_ms: i64) -> Result<(), StoreError> {

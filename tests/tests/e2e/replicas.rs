@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 use sundew_tests::broker::{Broker, World};
-use sundew_tests::calls::{Begun, Caller, of_workload};
+use sundew_tests::calls::{Begun, Caller, of_task, of_workload};
 use sundew_tests::proxy::Proxy;
 use sundew_tests::redis::Redis;
 use sundew_tests::replicated::{Cluster, Sentinels, info};
@@ -124,6 +124,30 @@ async fn a_broker_on_the_wrong_side_with_a_deposed_primary_turns_stale() {
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     until("and says why", || async { cut_off.http("/readyz").await.is_some_and(|(status, text)| status == 503 && text.contains("0 of 1 replicas")) }).await;
     assert!(caller.complete(&begun.task).await.is_err(), "nothing is acknowledged there");
+}
+
+/// P4: an emptied store has lost the list of brokers too. A broker that cannot reach it, and does not know, still has a fresh view: others
+/// wait for it by the bound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_an_emptied_store_does_not_list_is_waited_for() {
+    let world = World::redis();
+    let redis = world.redis.as_ref().expect("redis");
+    let near = world.broker().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let caller = agent(&world, &near).await;
+    let servers = [world.operator(&near), world.operator(&far)];
+    let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task");
+    for server in &servers {
+        until("caches are warm", || async { server.active(&begun.token, &caller.thumbprint()).await.ok() == Some(true) }).await;
+    }
+    proxy.cut(true);
+    redis::cmd("FLUSHALL").exec(&mut redis.connection()).expect("flush");
+    until("noticed", || async { near.output().contains("appending what the revocation log has lost") }).await;
+    servers[0].revoke(of_task(&begun.task)).await.expect("acknowledged");
+    assert_ne!(servers[1].active(&begun.token, &caller.thumbprint()).await.ok(), Some(true), "after the answer");
+    proxy.cut(false);
+    all_refused(&servers, &[begun], &caller.thumbprint()).await;
 }
 
 /// AC-80: the way between one broker and Redis is cut without a word, then slow: that broker refuses within the bound, the others wait for
