@@ -1,6 +1,6 @@
-//! The embedded CA: X.509-SVIDs for registered workloads, for those without SPIRE.
+//! The embedded CA: X.509-SVIDs and JWT-SVIDs for registered workloads, for those without SPIRE.
 //!
-//! The CA's key is kept in the store, sealed under the root key, so that several brokers are one CA. P1: whom to issue to is
+//! The CA's keys are kept in the store, sealed under the root key, so that several brokers are one CA. P1: whom to issue to is
 //! decided by the callers; a CSR contributes its key and nothing else.
 
 use rcgen::{
@@ -9,12 +9,14 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use serde::{Deserialize, Serialize};
+use sundew_attestation::jws::JwsError;
 use sundew_attestation::spiffe::{BundleError, SpiffeId, TrustBundle, TrustDomain};
 use sundew_core::store::{DocumentKind, Store, StoreError};
 use sundew_core::{RootKey, SealError, SecretBytes, Ttl};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 use crate::clock;
+use crate::jwt_authority::{IssuedJwt, JwtAuthority};
 
 /// How far back a certificate's validity begins, for clocks that differ, in milliseconds.
 const BACKDATE_MS: i64 = 30_000;
@@ -33,6 +35,9 @@ pub enum CaError {
     /// Its own certificate is not usable.
     #[error("CA certificate: {0}")]
     Own(#[from] BundleError),
+    /// Its own JWT key is not usable.
+    #[error("JWT key: {0}")]
+    Jwt(#[from] JwsError),
     /// The CA's key does not open: another root key?
     #[error("CA key: {0}")]
     Seal(#[from] SealError),
@@ -46,6 +51,7 @@ pub struct Ca {
     trust_domain: TrustDomain,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    jwt: JwtAuthority,
     ttl: Ttl,
 }
 
@@ -74,26 +80,14 @@ impl Drop for Stored {
 impl Ca {
     /// Opens the trust domain's CA, or makes it if there is none.
     pub async fn open(store: &dyn Store, root: &RootKey, trust_domain: TrustDomain, ttl: Ttl) -> Result<Self, CaError> {
-        let name = format!("ca/{trust_domain}");
-        loop {
-            if let Some(sealed) = store.document(DocumentKind::Meta, &name).await? {
-                let stored: Stored = serde_json::from_slice(root.unwrap(&name, &sealed)?.expose()).map_err(|_| SealError::Opening)?;
-                return Self::load(&stored, trust_domain, ttl);
-            }
-            let stored = create(&trust_domain)?;
-            let text = Zeroizing::new(serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?);
-            // Another broker may be quicker; then its CA is the CA.
-            if store.replace_document(DocumentKind::Meta, &name, None, Some(&root.wrap(&name, &text)?)).await? {
-                tracing::info!(%trust_domain, "embedded CA created");
-            }
-        }
-    }
-
-    fn load(stored: &Stored, trust_domain: TrustDomain, ttl: Ttl) -> Result<Self, CaError> {
+        let text = sealed(store, root, &format!("ca/{trust_domain}"), || create(&trust_domain)).await?;
+        let stored: Stored = serde_json::from_slice(text.expose()).map_err(|_| SealError::Opening)?;
+        let jwt = sealed(store, root, &format!("jwt/{trust_domain}"), || Ok(JwtAuthority::create()?)).await?;
+        let jwt = JwtAuthority::load(jwt.expose())?;
         let key = KeyPair::try_from(stored.key.as_slice())?;
         let certificate = CertificateDer::from(stored.certificate.clone());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { trust_domain, certificate, issuer, ttl })
+        Ok(Self { trust_domain, certificate, issuer, jwt, ttl })
     }
 
     /// Whose CA it is.
@@ -110,7 +104,13 @@ impl Ca {
 
     /// The trust bundle that verifies what it issues.
     pub fn bundle(&self) -> Result<TrustBundle, CaError> {
-        Ok(TrustBundle::from_der(self.trust_domain.clone(), [self.certificate.as_ref()])?)
+        let jwt = Some(self.jwt.bundle()?);
+        Ok(TrustBundle::from_der(self.trust_domain.clone(), [self.certificate.as_ref()])?.with_jwt(jwt))
+    }
+
+    /// A JWT-SVID.
+    pub fn issue_jwt(&self, id: &SpiffeId, audience: &[String]) -> Result<IssuedJwt, CaError> {
+        Ok(self.jwt.issue(id, audience, clock::now_ms(), self.ttl)?)
     }
 
     /// The SubjectPublicKeyInfo of a CSR's key, in DER. The CSR's signature is verified: whoever made it has the key.
@@ -148,7 +148,19 @@ impl Ca {
     }
 }
 
-fn create(trust_domain: &TrustDomain) -> Result<Stored, CaError> {
+/// What the store has under a name, opened; or something new, unless another broker is quicker: then its is what counts.
+async fn sealed(store: &dyn Store, root: &RootKey, name: &str, create: impl Fn() -> Result<SecretBytes, CaError>) -> Result<SecretBytes, CaError> {
+    loop {
+        if let Some(sealed) = store.document(DocumentKind::Meta, name).await? {
+            return Ok(root.unwrap(name, &sealed)?);
+        }
+        if store.replace_document(DocumentKind::Meta, name, None, Some(&root.wrap(name, create()?.expose())?)).await? {
+            tracing::info!(name, "key of the embedded CA created");
+        }
+    }
+}
+
+fn create(trust_domain: &TrustDomain) -> Result<SecretBytes, CaError> {
     let key = KeyPair::generate()?;
     let now_ms = clock::now_ms();
     let mut params = CertificateParams::default();
@@ -159,7 +171,8 @@ fn create(trust_domain: &TrustDomain) -> Result<Stored, CaError> {
     set_validity(&mut params, now_ms.saturating_sub(BACKDATE_MS), now_ms.saturating_add(CA_LIFE_MS))?;
     params.serial_number = Some(serial()?);
     let certificate = params.self_signed(&key)?;
-    Ok(Stored { certificate: certificate.der().to_vec(), key: key.serialize_der() })
+    let stored = Stored { certificate: certificate.der().to_vec(), key: key.serialize_der() };
+    Ok(SecretBytes::new(serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?))
 }
 
 /// Distinct on CA and leaf: equal names break path building elsewhere.

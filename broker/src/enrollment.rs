@@ -118,7 +118,7 @@ pub(crate) fn ca_refusal(error: CaError) -> Refusal {
         CaError::Csr => Refusal::invalid("csr", error),
         CaError::Store(error) => error.into(),
         CaError::Seal(cause) => Refusal::Seal { what: "CA key", cause },
-        CaError::Certificate(_) | CaError::Own(_) => {
+        CaError::Certificate(_) | CaError::Jwt(_) | CaError::Own(_) => {
             tracing::error!(%error, "the embedded CA could not issue");
             Refusal::Seal { what: "SVID", cause: SealError::Opening }
         }

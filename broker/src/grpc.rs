@@ -162,6 +162,9 @@ impl EnrollmentService for Services {
     async fn issue_entry(&self, request: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
         self.0.serve_issuing("IssueEntry", request, Broker::issue_entry).await
     }
+    async fn issue_entry_jwt(&self, request: Request<IssueEntryJwtRequest>) -> Answer<IssueEntryJwtResponse> {
+        self.0.serve_issuing("IssueEntryJwt", request, Broker::issue_entry_jwt).await
+    }
     async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
         self.0.serve("Enroll", request, |_, _, _| async { Err(Refusal::Unsupported("enrollment on this listener")) }).await
     }
@@ -198,5 +201,8 @@ impl EnrollmentService for Enrollment {
     }
     async fn issue_entry(&self, _: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
         self.0.answer("IssueEntry", None, Err(Refusal::Unauthenticated))
+    }
+    async fn issue_entry_jwt(&self, _: Request<IssueEntryJwtRequest>) -> Answer<IssueEntryJwtResponse> {
+        self.0.answer("IssueEntryJwt", None, Err(Refusal::Unauthenticated))
     }
 }

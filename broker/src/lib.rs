@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod issuers;
 pub mod journal;
+pub mod jwt_authority;
 mod lease;
 pub mod liveness;
 pub mod local_process;

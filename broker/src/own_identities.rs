@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use sundew_attestation::spiffe::SpiffeId;
+use sundew_attestation::spiffe::{SpiffeId, TrustBundle};
 use sundew_core::store::DocumentKind;
 use sundew_core::{Registration, Scope};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1;
 
 use crate::broker::Broker;
+use crate::clock;
 use crate::journal;
 use crate::local_process::LocalProcess;
 use crate::peer::Peer;
@@ -30,14 +31,28 @@ impl Identities for OwnIdentities {
         Box::pin(async move { self.0.issue_local(id).await.map_err(|refusal| self.0.refuse("FetchX509SVID", None, &refusal)) })
     }
 
-    fn bundles(&self) -> Bundles {
-        let current = self.0.trust.current();
-        let roots = |bundle: &sundew_attestation::spiffe::TrustBundle| bundle.certificates().flat_map(|c| c.to_vec()).collect();
-        Bundles { generation: current.generation, by_domain: current.bundles.iter().map(|bundle| (bundle.trust_domain().id(), roots(bundle))).collect() }
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String> {
+        Box::pin(async move {
+            let result = match self.0.issuing.try_acquire() {
+                Ok(_place) => self.0.issue_jwt(id, audience, "local process").await,
+                Err(_) => Err(Refusal::Overload),
+            };
+            result.map_err(|refusal| self.0.refuse("FetchJWTSVID", None, &refusal))
+        })
     }
 
-    fn refused(&self, process: &LocalProcess) {
-        let record = journal::record("refused").with("rpc", "FetchX509SVID").with("reason", "no registration matches the process");
+    fn bundles(&self) -> Bundles {
+        let current = self.0.trust.current();
+        let roots = |bundle: &TrustBundle| bundle.certificates().flat_map(|c| c.to_vec()).collect();
+        Bundles {
+            generation: current.generation,
+            by_domain: current.bundles.iter().map(|bundle| (bundle.trust_domain().id(), roots(bundle))).collect(),
+            jwt: current.bundles.iter().filter_map(|bundle| Some((bundle.trust_domain().id(), Arc::clone(bundle.jwt()?)))).collect(),
+        }
+    }
+
+    fn refused(&self, rpc: &'static str, process: &LocalProcess) {
+        let record = journal::record("refused").with("rpc", rpc).with("reason", "no registration matches the process");
         self.0.journal.note(record.with("uid", process.uid()).with("gid", process.gid()));
     }
 }
@@ -91,20 +106,54 @@ impl Broker {
     pub(crate) async fn list_entries(self: Arc<Self>, peer: Arc<Peer>, request: v1::ListEntriesRequest) -> Result<v1::ListEntriesResponse, Refusal> {
         self.node(&peer, &request.task_id).await?;
         let entries = self.served_by(Some(peer.id())).await?;
+        let jwt = self.trust.current();
+        let jwt_bundle = |bundle: &Arc<TrustBundle>| Some((bundle.trust_domain().id(), bundle.jwt()?.document().to_vec()));
         let entry = |candidate: Candidate| v1::NodeEntry {
             spiffe_id: candidate.id.to_string(),
             selectors: candidate.local.iter().map(|selector| serde_json::to_string(selector).unwrap_or_default()).collect(),
         };
-        Ok(v1::ListEntriesResponse { entries: entries.into_iter().map(entry).collect() })
+        Ok(v1::ListEntriesResponse { entries: entries.into_iter().map(entry).collect(), jwt_bundles: jwt.bundles.iter().filter_map(jwt_bundle).collect() })
     }
 
     /// An SVID for a process on a node: the node says who it is, for identities that are delegated to it and no others.
     pub(crate) async fn issue_entry(self: Arc<Self>, peer: Arc<Peer>, request: v1::IssueEntryRequest) -> Result<v1::IssueEntryResponse, Refusal> {
-        self.node(&peer, &request.task_id).await?;
-        let id = SpiffeId::parse(&request.spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
-        if !self.served_by(Some(peer.id())).await?.iter().any(|candidate| candidate.id == id) {
-            return Err(Refusal::Absent("entry of this node"));
-        }
+        let id = self.entry(&peer, &request.task_id, &request.spiffe_id).await?;
         Ok(v1::IssueEntryResponse { svid: Some(self.issue(&id, &request.csr, peer.id().as_str()).await?) })
+    }
+
+    /// A JWT-SVID for such a process.
+    pub(crate) async fn issue_entry_jwt(self: Arc<Self>, peer: Arc<Peer>, request: v1::IssueEntryJwtRequest) -> Result<v1::IssueEntryJwtResponse, Refusal> {
+        let id = self.entry(&peer, &request.task_id, &request.spiffe_id).await?;
+        let audience = crate::task::audience(request.audience)?;
+        Ok(v1::IssueEntryJwtResponse { svid: self.issue_jwt(&id, &audience, peer.id().as_str()).await? })
+    }
+
+    /// P1: an identity that is delegated to the node that asks.
+    async fn entry(&self, peer: &Peer, task_id: &str, spiffe_id: &str) -> Result<SpiffeId, Refusal> {
+        self.node(peer, task_id).await?;
+        let id = SpiffeId::parse(spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
+        if self.served_by(Some(peer.id())).await?.iter().any(|candidate| candidate.id == id) { Ok(id) } else { Err(Refusal::Absent("entry of this node")) }
+    }
+
+    /// P8: a JWT-SVID is a bearer token, so the registration has to name whom it is for. P4: a quarantine covers it like any token.
+    async fn issue_jwt(&self, id: &SpiffeId, audience: &[String], grounds: &str) -> Result<String, Refusal> {
+        let ca = self.own_ca()?;
+        if audience.is_empty() {
+            return Err(Refusal::invalid("audience", "must be given"));
+        }
+        let workload = self.records.workload(id).await?.filter(|_| id.trust_domain() == ca.trust_domain()).ok_or(Refusal::Unregistered)?;
+        if !audience.iter().all(|name| workload.registration.jwt_svid_audiences.contains(name)) {
+            return Err(sundew_core::Denial::Audience.into());
+        }
+        let not_quarantined = || match self.keeper.view()?.is_workload_quarantined(id, audience, clock::now_ms()) {
+            true => Err(Refusal::Quarantined),
+            false => Ok(()),
+        };
+        not_quarantined()?;
+        let issued = ca.issue_jwt(id, audience).map_err(crate::enrollment::ca_refusal)?;
+        let record = journal::record("jwt_svid_issued").with("workload", id).with("audience", audience.join(" ")).with("grounds", grounds);
+        self.journal.write(record.with("jti", &issued.id).with("expires_at_ms", issued.expires_at_ms)).await?;
+        not_quarantined()?;
+        Ok(issued.token)
     }
 }

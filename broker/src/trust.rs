@@ -47,7 +47,7 @@ impl Trust {
     pub fn publish(&self, bundle: TrustBundle) {
         let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current();
-        if current.bundles.of(bundle.trust_domain()).is_some_and(|old| old.certificates().eq(bundle.certificates())) {
+        if current.bundles.of(bundle.trust_domain()).is_some_and(|old| old.is_same(&bundle)) {
             return;
         }
         tracing::info!(trust_domain = %bundle.trust_domain(), roots = bundle.certificates().count(), "trust bundle published");

@@ -24,6 +24,7 @@ pub mod v1 {
         EnrollRequest,
         GetSecretResponse,
         IntrospectRequest,
+        IssueEntryJwtResponse,
         Lease,
         PutEngineRequest,
         PutSecretRequest,
@@ -35,7 +36,7 @@ pub mod v1 {
 /// The SPIFFE Workload API.
 pub mod spiffe {
     include!("gen/_.rs");
-    super::redacted!(X509svid);
+    super::redacted!(Jwtsvid, ValidateJwtsvidRequest, X509svid);
 }
 
 /// The serialized `FileDescriptorSet` of all protos here.

@@ -23,6 +23,8 @@ fn generate(out: &Path) {
     tonic_prost_build::configure()
         .out_dir(out)
         .skip_debug([
+            ".JWTSVID",
+            ".ValidateJWTSVIDRequest",
             ".X509SVID",
             ".sundew.v1.Evidence",
             ".sundew.v1.Token",
@@ -34,6 +36,7 @@ fn generate(out: &Path) {
             ".sundew.v1.PutEngineRequest",
             ".sundew.v1.Selector",
             ".sundew.v1.EnrollRequest",
+            ".sundew.v1.IssueEntryJwtResponse",
         ])
         .compile_fds(set)
         .expect("code is generated");

@@ -8,9 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use serde::Deserialize;
+use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::id::TrustDomain;
+use super::jwt::JwtBundle;
 
 /// Largest bundle document, in bytes.
 const MAX_DOCUMENT: usize = 1 << 20;
@@ -50,6 +52,7 @@ pub(super) struct Root {
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     roots: Vec<Root>,
+    jwt: Option<Arc<JwtBundle>>,
 }
 
 impl TrustBundle {
@@ -62,7 +65,13 @@ impl TrustBundle {
             }
             roots.push(root(der).map_err(|reason| BundleError::BadRoot { index, reason })?);
         }
-        Ok(Self { trust_domain, roots })
+        Ok(Self { trust_domain, roots, jwt: None })
+    }
+
+    /// The same with the keys that verify JWT-SVIDs.
+    #[must_use]
+    pub fn with_jwt(self, jwt: Option<JwtBundle>) -> Self {
+        Self { jwt: jwt.map(Arc::new), ..self }
     }
 
     /// Reads PEM certificates or a SPIFFE JSON bundle (Trust Domain and Bundle, section 4), whichever it is.
@@ -70,8 +79,8 @@ impl TrustBundle {
         if document.len() > MAX_DOCUMENT {
             return Err(BundleError::TooLarge);
         }
-        let ders = if document.trim_ascii_start().starts_with(b"{") { json_roots(document)? } else { pem_roots(document)? };
-        Self::from_der(trust_domain, ders.iter().map(Vec::as_slice))
+        let (ders, jwt) = if document.trim_ascii_start().starts_with(b"{") { json_keys(document)? } else { (pem_roots(document)?, None) };
+        Ok(Self::from_der(trust_domain, ders.iter().map(Vec::as_slice))?.with_jwt(jwt))
     }
 
     /// Whose roots these are.
@@ -83,6 +92,18 @@ impl TrustBundle {
     /// The roots in DER.
     pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter().map(|root| &root.der)
+    }
+
+    /// The keys that verify its JWT-SVIDs, if any are known.
+    #[must_use]
+    pub fn jwt(&self) -> Option<&Arc<JwtBundle>> {
+        self.jwt.as_ref()
+    }
+
+    /// Whether it trusts the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.certificates().eq(other.certificates()) && self.jwt().map(|jwt| jwt.document()) == other.jwt().map(|jwt| jwt.document())
     }
 
     pub(super) fn roots_valid_at(&self, now_s: i64) -> impl Iterator<Item = &Root> {
@@ -152,25 +173,21 @@ fn pem_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
 
 #[derive(Deserialize)]
 struct JsonBundle {
-    keys: Vec<JsonKey>,
+    keys: Vec<Value>,
 }
 
-#[derive(Deserialize)]
-struct JsonKey {
-    #[serde(rename = "use")]
-    usage: Option<String>,
-    #[serde(default)]
-    x5c: Vec<String>,
-}
-
-fn json_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
+fn json_keys(document: &[u8]) -> Result<(Vec<Vec<u8>>, Option<JwtBundle>), BundleError> {
     let bundle: JsonBundle = serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
+    let used_for = |key: &Value, usage: &str| key.get("use").and_then(Value::as_str) == Some(usage);
     let mut ders = Vec::new();
-    for key in bundle.keys.iter().filter(|key| key.usage.as_deref() == Some("x509-svid")) {
-        let [only] = key.x5c.as_slice() else {
-            return Err(BundleError::Syntax("an x509-svid key must have exactly one x5c value".to_owned()));
+    for key in bundle.keys.iter().filter(|key| used_for(key, "x509-svid")) {
+        let only = match key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([Value::String(only)]) => only,
+            _ => return Err(BundleError::Syntax("an x509-svid key must have exactly one x5c value".to_owned())),
         };
         ders.push(STANDARD.decode(only).map_err(|_| BundleError::Syntax("x5c is not base64".to_owned()))?);
     }
-    Ok(ders)
+    let jwt: Vec<Value> = bundle.keys.into_iter().filter(|key| used_for(key, "jwt-svid")).collect();
+    let jwt = (!jwt.is_empty()).then(|| JwtBundle::new(jwt)).transpose().map_err(|e| BundleError::Syntax(e.to_string()))?;
+    Ok((ders, jwt))
 }

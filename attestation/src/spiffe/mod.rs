@@ -1,9 +1,11 @@
-//! SPIFFE identities, trust bundles and X.509-SVIDs, after the SPIFFE-ID, Trust Domain and Bundle, and X509-SVID specifications.
+//! SPIFFE identities, trust bundles, X.509-SVIDs and JWT-SVIDs, after the SPIFFE-ID, Trust Domain and Bundle, X509-SVID and JWT-SVID specifications.
 
 mod bundle;
 mod id;
+mod jwt;
 mod svid;
 
 pub use bundle::{BundleError, BundleSet, TrustBundle};
 pub use id::{IdError, SpiffeId, TrustDomain};
+pub use jwt::{JwtBundle, JwtSvid, JwtSvidError};
 pub use svid::{SvidError, VerifiedSvid, public_key_of, thumbprint, validate_chain};

@@ -348,6 +348,21 @@ pub(crate) enum SvidCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Get a JWT-SVID from the Workload API and print it. It is a bearer token; the registration has to name the audience.
+    Jwt {
+        /// Whom it is for. May be repeated.
+        #[arg(long, required = true, value_name = "NAME")]
+        audience: Vec<String>,
+        /// Which identity, where the process has several.
+        #[arg(long, value_name = "SPIFFE_ID")]
+        spiffe_id: Option<String>,
+    },
+    /// Verify a JWT-SVID, read from standard input, through the Workload API.
+    VerifyJwt {
+        /// Whom it must be for.
+        #[arg(long, value_name = "NAME")]
+        audience: String,
+    },
     /// Replace the SVID in the folder that --svid-dir names by a new one with a new key.
     Renew {
         /// Go on doing it at half of each SVID's life.

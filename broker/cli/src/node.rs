@@ -13,14 +13,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_broker::local_process::{self, LocalProcess};
 use sundew_broker::workload_api::{Answer, Bundles, Candidate, Identities, WorkloadApi, caller};
+use sundew_core::LocalSelector;
 use sundew_core::client::hex;
 use sundew_core::client::process::{Evidence, Statement, signed_bytes};
-use sundew_core::{LocalSelector, client::SpiffeId};
+use sundew_core::client::{JwtBundle, SpiffeId};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::node_service_server::{NodeService, NodeServiceServer};
-use sundew_proto::v1::{AttestProcessRequest, AttestProcessResponse, IssueEntryRequest, ListEntriesRequest};
+use sundew_proto::v1::{AttestProcessRequest, AttestProcessResponse, IssueEntryJwtRequest, IssueEntryRequest, ListEntriesRequest};
 use sundew_sdk::{Agent, Task, Ttl};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -68,7 +69,14 @@ pub(crate) async fn node(connect: &Connect, socket: PathBuf, ttl: Ttl) -> Result
 #[derive(Clone, Default)]
 struct State {
     task: Option<Arc<Task>>,
-    entries: Vec<Candidate>,
+    entries: Entries,
+}
+
+/// What the broker delegates to the node.
+#[derive(Clone, Default)]
+struct Entries {
+    candidates: Vec<Candidate>,
+    jwt: HashMap<String, Arc<JwtBundle>>,
 }
 
 /// Holds a task for ever, and keeps the entries up to date while it lives.
@@ -111,15 +119,16 @@ async fn hold(agent: &Agent, ttl: Ttl, state: &watch::Sender<State>) {
     }
 }
 
-async fn entries(agent: &Agent, task: &str) -> Result<Vec<Candidate>> {
+async fn entries(agent: &Agent, task: &str) -> Result<Entries> {
     let request = ListEntriesRequest { task_id: task.to_owned() };
-    let answer = EnrollmentServiceClient::new(agent.connection()?.channel()).list_entries(request).await.map_err(client::explained)?;
+    let answer = EnrollmentServiceClient::new(agent.connection()?.channel()).list_entries(request).await.map_err(client::explained)?.into_inner();
     let mut candidates = Vec::new();
-    for entry in answer.into_inner().entries {
+    for entry in answer.entries {
         let local = entry.selectors.iter().map(|text| serde_json::from_str::<LocalSelector>(text)).collect::<Result<_, _>>()?;
         candidates.push(Candidate { id: SpiffeId::parse(&entry.spiffe_id)?, local });
     }
-    Ok(candidates)
+    let jwt = answer.jwt_bundles.into_iter().map(|(domain, document)| Ok((domain, Arc::new(JwtBundle::parse(document)?))));
+    Ok(Entries { candidates, jwt: jwt.collect::<Result<_>>()? })
 }
 
 struct Node {
@@ -190,23 +199,37 @@ impl Node {
 
 impl Identities for Node {
     fn candidates(&self) -> Answer<'_, Vec<Candidate>> {
-        Box::pin(async { Ok(self.state().entries) })
+        Box::pin(async { Ok(self.state().entries.candidates) })
     }
 
     fn issue<'a>(&'a self, id: &'a SpiffeId) -> Answer<'a, (X509svid, i64)> {
         Box::pin(self.issued(id))
     }
 
-    fn bundles(&self) -> Bundles {
-        let by_domain: HashMap<_, _> = self.agent.identity().roots().into_iter().collect();
-        let mut content: Vec<_> = by_domain.iter().flat_map(|(domain, roots)| [domain.as_bytes(), roots]).flatten().copied().collect();
-        content.sort_unstable();
-        let digest = ring::digest::digest(&ring::digest::SHA256, &content);
-        Bundles { generation: digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes), by_domain }
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String> {
+        Box::pin(async move {
+            let request = IssueEntryJwtRequest { task_id: self.task()?.id().to_owned(), spiffe_id: id.to_string(), audience: audience.to_vec() };
+            let connection = self.agent.connection().map_err(|e| Status::unavailable(e.to_string()))?;
+            Ok(EnrollmentServiceClient::new(connection.channel()).issue_entry_jwt(request).await?.into_inner().svid)
+        })
     }
 
-    fn refused(&self, process: &LocalProcess) {
-        tracing::warn!(uid = process.uid(), gid = process.gid(), "no entry matches a local process");
+    fn bundles(&self) -> Bundles {
+        let by_domain: HashMap<_, _> = self.agent.identity().roots().into_iter().collect();
+        let jwt = self.state().entries.jwt;
+        let documents = jwt.iter().map(|(domain, bundle)| (domain, bundle.document()));
+        let mut content: Vec<_> = by_domain.iter().map(|(domain, roots)| (domain, roots.as_slice())).chain(documents).collect();
+        content.sort_unstable();
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        for part in content.iter().flat_map(|(domain, content)| [domain.as_bytes(), content]) {
+            digest.update(part);
+        }
+        let generation = digest.finish().as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
+        Bundles { generation, by_domain, jwt }
+    }
+
+    fn refused(&self, rpc: &'static str, process: &LocalProcess) {
+        tracing::warn!(rpc, uid = process.uid(), gid = process.gid(), "no entry matches a local process");
     }
 }
 

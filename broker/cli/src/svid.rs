@@ -1,4 +1,4 @@
-//! SVIDs from the embedded CA, in files.
+//! SVIDs from the embedded CA, in files; JWT-SVIDs from a Workload API.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -6,13 +6,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use rustls::pki_types::CertificateDer;
 use sundew_core::client::{Binding, BindingPurpose};
+use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use sundew_proto::spiffe::{JwtsvidRequest, ValidateJwtsvidRequest};
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::{CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence, RenewRequest, Svid};
 use sundew_sdk::{AnonymousConnection, BundleSet, SpiffeId, TrustBundle, TrustDomain};
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::args::{Connect, SvidCommand};
 use crate::client::{connection, explained, registry, settings};
@@ -38,11 +42,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             let connection = AnonymousConnection::open(&enrollment, expected, bundles)?;
             let mut client = EnrollmentServiceClient::new(connection.channel());
             let request = match spiffe_id {
-                None => {
-                    let mut token = String::new();
-                    std::io::stdin().read_to_string(&mut token).context("join token from standard input")?;
-                    EnrollRequest { join_token: token.trim().to_owned(), csr, ..EnrollRequest::default() }
-                }
+                None => EnrollRequest { join_token: from_input("join token")?, csr, ..EnrollRequest::default() },
                 Some(spiffe_id) => {
                     let challenge = client.enroll_challenge(EnrollChallengeRequest {}).await.map_err(explained)?.into_inner();
                     let binding = Binding::new(BindingPurpose::Enroll, &challenge.nonce, &key.subject_public_key_info(), &connection.exporter());
@@ -58,6 +58,23 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             let answer = client.enroll(request).await.map_err(explained)?;
             written(output, &out, answer.into_inner().svid, &key)
         }
+        SvidCommand::Jwt { audience, spiffe_id } => {
+            let request = JwtsvidRequest { audience, spiffe_id: spiffe_id.unwrap_or_default() };
+            let answer = workload_api(connect).await?.fetch_jwtsvid(for_workload_api(request)?).await.map_err(explained)?.into_inner();
+            let [svid] = answer.svids.as_slice() else {
+                let ids: Vec<_> = answer.svids.iter().map(|svid| svid.spiffe_id.as_str()).collect();
+                bail!("this process has several identities, choose one with --spiffe-id: {}", ids.join(" "));
+            };
+            let value = serde_json::json!({ "spiffe_id": svid.spiffe_id, "svid": svid.svid });
+            output.result(&value, || vec![svid.svid.clone()]);
+            Ok(())
+        }
+        SvidCommand::VerifyJwt { audience } => {
+            let request = ValidateJwtsvidRequest { audience, svid: from_input("JWT-SVID")? };
+            let answer = workload_api(connect).await?.validate_jwtsvid(for_workload_api(request)?).await.map_err(explained)?.into_inner();
+            output.result(&serde_json::json!({ "spiffe_id": answer.spiffe_id }), || vec![answer.spiffe_id.clone()]);
+            Ok(())
+        }
         SvidCommand::Renew { keep } => loop {
             let folder = connect.svid_dir.clone().context("--svid-dir says which SVID to renew")?;
             let (key, csr) = key_and_csr()?;
@@ -71,6 +88,25 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             tokio::time::sleep(Duration::from_millis(u64::try_from(left_ms / 2).unwrap_or(0)).max(Duration::from_secs(1))).await;
         },
     }
+}
+
+fn from_input(what: &'static str) -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).with_context(|| format!("{what} from standard input"))?;
+    Ok(text.trim().to_owned())
+}
+
+async fn workload_api(connect: &Connect) -> Result<SpiffeWorkloadApiClient<Channel>> {
+    let socket = connect.endpoint_socket.clone().context("no Workload API: set SPIFFE_ENDPOINT_SOCKET to its unix:///path")?;
+    let endpoint = Endpoint::from_shared(socket.replacen("unix:///", "unix:/", 1)).with_context(|| socket.clone())?;
+    Ok(SpiffeWorkloadApiClient::new(endpoint.connect().await.with_context(|| socket)?))
+}
+
+/// SPIFFE Workload Endpoint, section 4.1.
+fn for_workload_api<T>(message: T) -> Result<Request<T>> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse()?);
+    Ok(request)
 }
 
 /// A new key, and a request with nothing in it but the key.

@@ -24,7 +24,7 @@ mod testing;
 /// What clients share with the broker: the grammars, the binding, and X.509-SVID validation.
 pub mod client {
     pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
-    pub use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of, thumbprint, validate_chain};
+    pub use sundew_attestation::spiffe::{BundleSet, JwtBundle, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of, thumbprint, validate_chain};
     pub use sundew_attestation::{Binding, BindingPurpose, hex};
 
     pub use crate::credential::SecretBytes;

@@ -74,6 +74,9 @@ pub struct Registration {
     /// Local processes to which the embedded CA gives this identity over the Workload API.
     #[serde(default)]
     pub local: Vec<LocalSelector>,
+    /// For whom JWT-SVIDs of it may be made, over the Workload API. They are bearer tokens: without this there are none (P8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jwt_svid_audiences: Vec<String>,
     /// Whom to call.
     pub owner: String,
     /// For people and lists.
@@ -168,6 +171,10 @@ impl Registration {
         }
         if self.bindings.is_empty() {
             say("bindings", "at least one binding must be allowed".to_owned());
+        }
+        let names = |audience: &String| (1..=256).contains(&audience.len()) && audience.bytes().all(|b| b.is_ascii_graphic());
+        if self.jwt_svid_audiences.len() > 64 || !self.jwt_svid_audiences.iter().all(names) {
+            say("jwt_svid_audiences", "must be at most 64 names of at most 256 printable ASCII characters".to_owned());
         }
         if self.owner.trim().is_empty() || self.owner.len() > 256 {
             say("owner", "must name whom to call, in at most 256 bytes".to_owned());

@@ -232,6 +232,10 @@ pub(crate) fn workload_attributes(id: &SpiffeId) -> Vec<Attribute> {
     all
 }
 
+pub(crate) fn audience_attributes(audience: &[String]) -> Vec<Attribute> {
+    audience.iter().map(|audience| Attribute::Audience(audience.as_str().into())).collect()
+}
+
 /// What a rule is held against: a task, or a token within its task.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::{TaskId, TokenId};
 use crate::record::{TaskRecord, TokenRecord};
-use crate::selector::{Attribute, Subject, scope_attributes, workload_attributes};
+use crate::selector::{Attribute, Subject, audience_attributes, scope_attributes, workload_attributes};
 
 /// A task, the tasks that it was delegated from, and its attributes.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl KnownToken {
     #[must_use]
     pub fn new(record: TokenRecord, id: TokenId, task: Arc<KnownTask>) -> Self {
         let mut own = vec![Attribute::Token(id)];
-        own.extend(record.audience.iter().map(|audience| Attribute::Audience(audience.as_str().into())));
+        own.extend(audience_attributes(&record.audience));
         own.extend(scope_attributes(record.scopes.iter()));
         if record.svid_serial != task.svid_serial {
             own.push(serial_attribute(&record.svid_serial));

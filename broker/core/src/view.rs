@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 
+use sundew_attestation::spiffe::SpiffeId;
+
 use crate::id::TaskId;
 use crate::log::{Effect, EntryId, Event, LogEntry, Position};
 use crate::record::Outcome;
 use crate::rules::Rules;
-use crate::selector::Subject;
+use crate::selector::{Subject, audience_attributes, workload_attributes};
 use crate::subject::{KnownTask, KnownToken};
 
 /// Why something is dead. For the operator's record only.
@@ -201,6 +203,13 @@ impl View {
     #[must_use]
     pub fn is_quarantined(&self, task: &KnownTask) -> bool {
         self.rules.any_quarantine() && task.chain().any(|each| self.rules.quarantine(&each.subject()))
+    }
+
+    /// Whether a quarantine forbids to issue a credential to a workload that has no task for it.
+    #[must_use]
+    pub fn is_workload_quarantined(&self, workload: &SpiffeId, audience: &[String], now_ms: i64) -> bool {
+        let (task, own) = (workload_attributes(workload), audience_attributes(audience));
+        self.rules.any_quarantine() && self.rules.quarantine(&Subject { position: self.applied().0, issued_at_ms: now_ms, task: &task, own: &own })
     }
 
     /// The same for a token that is about to be minted.

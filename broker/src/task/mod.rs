@@ -120,7 +120,7 @@ fn binding(value: i32) -> Result<Option<TokenBinding>, Refusal> {
     }
 }
 
-fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
+pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
     list.sort();
     list.dedup();
     let fits = |a: &String| !a.is_empty() && a.len() <= MAX_AUDIENCE && a.bytes().all(|b| b.is_ascii_graphic());

@@ -45,6 +45,59 @@ pub struct X509BundlesResponse {
         ::prost::alloc::vec::Vec<u8>,
     >,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtsvidRequest {
+    /// Required: whom the token is for.
+    #[prost(string, repeated, tag = "1")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Which of the caller's identities; all of them if empty.
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtsvidResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub svids: ::prost::alloc::vec::Vec<Jwtsvid>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Jwtsvid {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// JWS compact serialization.
+    #[prost(string, tag = "2")]
+    pub svid: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub hint: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtBundlesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtBundlesResponse {
+    /// JWKS documents, keyed by trust domain SPIFFE ID.
+    #[prost(map = "string, bytes", tag = "1")]
+    pub bundles: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::vec::Vec<u8>,
+    >,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ValidateJwtsvidRequest {
+    /// Required: whom the token must be for.
+    #[prost(string, tag = "1")]
+    pub audience: ::prost::alloc::string::String,
+    /// JWS compact serialization.
+    #[prost(string, tag = "2")]
+    pub svid: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ValidateJwtsvidResponse {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub claims: ::core::option::Option<::prost_types::Struct>,
+}
 /// Generated client implementations.
 pub mod spiffe_workload_api_client {
     #![allow(
@@ -186,6 +239,81 @@ pub mod spiffe_workload_api_client {
                 .insert(GrpcMethod::new("SpiffeWorkloadAPI", "FetchX509Bundles"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// JWT-SVIDs of the caller for the audience.
+        pub async fn fetch_jwtsvid(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JwtsvidRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JwtsvidResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/SpiffeWorkloadAPI/FetchJWTSVID",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("SpiffeWorkloadAPI", "FetchJWTSVID"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Streams the keys that verify JWT-SVIDs, again whenever one changes.
+        pub async fn fetch_jwt_bundles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JwtBundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::JwtBundlesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/SpiffeWorkloadAPI/FetchJWTBundles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("SpiffeWorkloadAPI", "FetchJWTBundles"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Verifies a JWT-SVID for a caller that does not want to do it itself.
+        pub async fn validate_jwtsvid(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ValidateJwtsvidRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ValidateJwtsvidResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/SpiffeWorkloadAPI/ValidateJWTSVID",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("SpiffeWorkloadAPI", "ValidateJWTSVID"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -227,6 +355,33 @@ pub mod spiffe_workload_api_server {
             request: tonic::Request<super::X509BundlesRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::FetchX509BundlesStream>,
+            tonic::Status,
+        >;
+        /// JWT-SVIDs of the caller for the audience.
+        async fn fetch_jwtsvid(
+            &self,
+            request: tonic::Request<super::JwtsvidRequest>,
+        ) -> std::result::Result<tonic::Response<super::JwtsvidResponse>, tonic::Status>;
+        /// Server streaming response type for the FetchJWTBundles method.
+        type FetchJWTBundlesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::JwtBundlesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Streams the keys that verify JWT-SVIDs, again whenever one changes.
+        async fn fetch_jwt_bundles(
+            &self,
+            request: tonic::Request<super::JwtBundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FetchJWTBundlesStream>,
+            tonic::Status,
+        >;
+        /// Verifies a JWT-SVID for a caller that does not want to do it itself.
+        async fn validate_jwtsvid(
+            &self,
+            request: tonic::Request<super::ValidateJwtsvidRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ValidateJwtsvidResponse>,
             tonic::Status,
         >;
     }
@@ -399,6 +554,145 @@ pub mod spiffe_workload_api_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/SpiffeWorkloadAPI/FetchJWTSVID" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchJWTSVIDSvc<T: SpiffeWorkloadApi>(pub Arc<T>);
+                    impl<
+                        T: SpiffeWorkloadApi,
+                    > tonic::server::UnaryService<super::JwtsvidRequest>
+                    for FetchJWTSVIDSvc<T> {
+                        type Response = super::JwtsvidResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JwtsvidRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SpiffeWorkloadApi>::fetch_jwtsvid(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchJWTSVIDSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/SpiffeWorkloadAPI/FetchJWTBundles" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchJWTBundlesSvc<T: SpiffeWorkloadApi>(pub Arc<T>);
+                    impl<
+                        T: SpiffeWorkloadApi,
+                    > tonic::server::ServerStreamingService<super::JwtBundlesRequest>
+                    for FetchJWTBundlesSvc<T> {
+                        type Response = super::JwtBundlesResponse;
+                        type ResponseStream = T::FetchJWTBundlesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JwtBundlesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SpiffeWorkloadApi>::fetch_jwt_bundles(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchJWTBundlesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
+                    #[allow(non_camel_case_types)]
+                    struct ValidateJWTSVIDSvc<T: SpiffeWorkloadApi>(pub Arc<T>);
+                    impl<
+                        T: SpiffeWorkloadApi,
+                    > tonic::server::UnaryService<super::ValidateJwtsvidRequest>
+                    for ValidateJWTSVIDSvc<T> {
+                        type Response = super::ValidateJwtsvidResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ValidateJwtsvidRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SpiffeWorkloadApi>::validate_jwtsvid(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ValidateJWTSVIDSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -1744,6 +1744,12 @@ pub struct NodeEntry {
 pub struct ListEntriesResponse {
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<NodeEntry>,
+    /// JWKS documents that verify JWT-SVIDs, keyed by trust domain SPIFFE ID.
+    #[prost(map = "string, bytes", tag = "2")]
+    pub jwt_bundles: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::vec::Vec<u8>,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueEntryRequest {
@@ -1759,6 +1765,23 @@ pub struct IssueEntryRequest {
 pub struct IssueEntryResponse {
     #[prost(message, optional, tag = "1")]
     pub svid: ::core::option::Option<Svid>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueEntryJwtRequest {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// Its registration must allow each of them.
+    #[prost(string, repeated, tag = "3")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct IssueEntryJwtResponse {
+    /// JWS compact serialization.
+    #[prost(string, tag = "1")]
+    pub svid: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttestProcessRequest {
@@ -1840,7 +1863,7 @@ pub mod enrollment_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// X.509-SVIDs from the embedded CA, for those without SPIRE.
+    /// SVIDs from the embedded CA, for those without SPIRE.
     #[derive(Debug, Clone)]
     pub struct EnrollmentServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -2042,6 +2065,31 @@ pub mod enrollment_service_client {
                 .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "IssueEntry"));
             self.inner.unary(req, path, codec).await
         }
+        /// A JWT-SVID of one of these, likewise.
+        pub async fn issue_entry_jwt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IssueEntryJwtRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueEntryJwtResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.EnrollmentService/IssueEntryJwt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "IssueEntryJwt"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2091,8 +2139,16 @@ pub mod enrollment_service_server {
             tonic::Response<super::IssueEntryResponse>,
             tonic::Status,
         >;
+        /// A JWT-SVID of one of these, likewise.
+        async fn issue_entry_jwt(
+            &self,
+            request: tonic::Request<super::IssueEntryJwtRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueEntryJwtResponse>,
+            tonic::Status,
+        >;
     }
-    /// X.509-SVIDs from the embedded CA, for those without SPIRE.
+    /// SVIDs from the embedded CA, for those without SPIRE.
     #[derive(Debug)]
     pub struct EnrollmentServiceServer<T> {
         inner: Arc<T>,
@@ -2380,6 +2436,52 @@ pub mod enrollment_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IssueEntrySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.EnrollmentService/IssueEntryJwt" => {
+                    #[allow(non_camel_case_types)]
+                    struct IssueEntryJwtSvc<T: EnrollmentService>(pub Arc<T>);
+                    impl<
+                        T: EnrollmentService,
+                    > tonic::server::UnaryService<super::IssueEntryJwtRequest>
+                    for IssueEntryJwtSvc<T> {
+                        type Response = super::IssueEntryJwtResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IssueEntryJwtRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as EnrollmentService>::issue_entry_jwt(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IssueEntryJwtSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

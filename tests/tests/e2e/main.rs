@@ -8,6 +8,7 @@ mod enrollment;
 mod evidence;
 mod hardware;
 mod identity;
+mod jwt_svid;
 mod leases;
 mod manifest;
 mod node;

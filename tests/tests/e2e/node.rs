@@ -62,7 +62,7 @@ impl Drop for Host {
     }
 }
 
-fn digest(path: &Path) -> String {
+pub(crate) fn digest(path: &Path) -> String {
     ring::digest::digest(&ring::digest::SHA256, &std::fs::read(path).expect("file")).as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -92,6 +92,7 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
         {
             "spiffe_id": id("/client"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "exe_sha256": own }],
             "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)] } }],
+            "jwt_svid_audiences": ["us"],
         },
     ]);
     host.dev.did(&["workload", "apply", "-f", "-"], &documents.to_string());
@@ -105,6 +106,13 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
     // An unmodified SPIFFE client.
     let source = identity(&socket).await.expect("the spiffe crate gets an identity");
     assert_eq!(source.svid().expect("SVID").spiffe_id().to_string(), id("/client"));
+
+    let client = spiffe::WorkloadApiClient::connect_to(socket.replacen("unix:///", "unix:/", 1)).await.expect("connect");
+    let token = client.fetch_jwt_svid(["us"], None).await.expect("a JWT-SVID");
+    assert_eq!(token.spiffe_id().to_string(), id("/client"));
+    assert!(client.validate_jwt_token("us", token.token()).await.is_ok() && client.validate_jwt_token("them", token.token()).await.is_err());
+    assert_eq!(client.fetch_jwt_bundles().await.expect("bundles").len(), 1);
+    assert!(client.fetch_jwt_svid(["them"], None).await.is_err(), "an audience that the registration does not name");
 
     // The same program with one byte more is another program.
     let copy: PathBuf = host.dev.folder().join("copy");
@@ -121,6 +129,7 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
     // The node's word counts no more, and its identities are withdrawn.
     host.dev.did(&["contain", "--workload", &node, "--reason", "stolen"], "");
     assert!(!host.run_as(&sundew()).status.success(), "a process that a contained node vouches for");
+    assert!(client.fetch_jwt_svid(["us"], None).await.is_err(), "a JWT-SVID through a contained node");
     until("withdrawn", || async { identity(&socket).await.is_none() }).await;
 
     let node = host.node.take().expect("node");
