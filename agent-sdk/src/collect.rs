@@ -23,7 +23,7 @@ use crate::settings::Settings;
 pub use command::EvidenceCollector;
 use command::Source;
 pub use process::ProcessCollector;
-pub use tpm2::Tpm2Collector;
+pub use tpm2::{Tpm2Collector, TpmKey};
 pub use tsm::{TsmCollector, TsmKind};
 
 /// What a collector gets to work with.

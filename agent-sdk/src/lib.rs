@@ -25,7 +25,8 @@ mod task;
 
 pub use agent::{Agent, AgentBuilder};
 pub use collect::{
-    Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector, Tpm2Collector, TsmCollector, TsmKind, collect, kinds,
+    Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector, Tpm2Collector, TpmKey, TsmCollector, TsmKind,
+    collect, kinds,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
 pub use error::Error;

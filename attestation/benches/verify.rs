@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use criterion::{Criterion, criterion_group, criterion_main};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use sundew_attestation::Roots;
 use sundew_attestation::kinds::{nitro, sev_snp, tdx, tpm2};
 
 fn vector(name: &str) -> Vec<u8> {
@@ -29,7 +30,7 @@ fn verify(c: &mut Criterion) {
 
     let report = vector("sev-snp/test-report.bin");
     let bound: [u8; 64] = report[0x50..0x90].try_into().unwrap();
-    let roots = sev_snp::Roots { anchors: vec![der("sev-snp/amd-roots/milan/ark.pem")], intermediates: vec![der("sev-snp/amd-roots/milan/ask.pem")] };
+    let roots = Roots { anchors: vec![der("sev-snp/amd-roots/milan/ark.pem")], intermediates: vec![der("sev-snp/amd-roots/milan/ask.pem")] };
     let evidence = sev_snp::Evidence { report: STANDARD.encode(&report), certificate: STANDARD.encode(vector("sev-snp/test-vcek.der")) };
     let evidence = serde_json::to_vec(&evidence).unwrap();
     c.bench_function("sev_snp", |b| b.iter(|| sev_snp::verify(&evidence, &roots, sev_snp::Endorsement::Vcek, &bound, 1_735_689_600_000).unwrap()));
@@ -41,7 +42,7 @@ fn verify(c: &mut Criterion) {
 
     let quote = vector("tpm2/quote.json");
     let key = tpm2::AttestationKey::parse(&vector("tpm2/key.json")).unwrap();
-    c.bench_function("tpm2", |b| b.iter(|| tpm2::verify(&quote, |_| Some(&key), &[9; 32]).unwrap()));
+    c.bench_function("tpm2", |b| b.iter(|| tpm2::verify(&quote, |_| Some(&key), &Roots::default(), &[9; 32], 0).unwrap()));
 
     // What an attacker sends: the largest that is looked at, and nothing in it.
     let noise = vec![b'['; 16 << 10];

@@ -279,6 +279,10 @@ fn look_at(requirement: &Requirement, payload: &[u8], circumstances: Circumstanc
     if requirement.kind() == "tdx" && !says("tcb_status") && values("tcb_status") != ["UpToDate"] {
         return unmet("tcb_status");
     }
+    // P1: that some TPM of a maker is meant says nothing; whose it is, the registration says.
+    if requirement.kind() == "tpm2" && claims.values.contains_key("ek") && !says("ek") && !says("key") {
+        return unmet("ek");
+    }
     // What a boot measured is much, and of interest only where the registration is about it.
     claims.values.retain(|name, _| !name.starts_with("event.") || says(name));
     Ok(())
@@ -295,7 +299,7 @@ fn verify(requirement: &Requirement, payload: &[u8], circumstances: Circumstance
         Requirement::Process { nodes, .. } => process::verify(payload, nodes, bundles, binding.as_bytes(), now_ms)?,
         Requirement::SevSnp { endorsement, .. } => sev_snp::verify(payload, &trust.sev_snp_roots(), *endorsement, &binding.wide(), now_ms)?,
         Requirement::Tdx { .. } => tdx::verify(payload, trust.tdx_collateral(), &binding.wide(), now_ms)?,
-        Requirement::Tpm2 { .. } => tpm2::verify(payload, |name| trust.attestation_key(name), binding.as_bytes())?,
+        Requirement::Tpm2 { .. } => tpm2::verify(payload, |name| trust.attestation_key(name), &trust.tpm_makers(), binding.as_bytes(), now_ms)?,
     })
 }
 

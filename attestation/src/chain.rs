@@ -48,6 +48,15 @@ impl SignatureVerificationAlgorithm for PssWithTrailer {
     }
 }
 
+/// Roots of makers of hardware, in DER, with what they may have signed.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    /// Self-signed.
+    pub anchors: Vec<Vec<u8>>,
+    /// Signed by them.
+    pub intermediates: Vec<Vec<u8>>,
+}
+
 /// Any purpose that is not contradicted: attestation certificates have no extended key usage.
 const NO_PURPOSE: KeyUsage = KeyUsage::required_if_present(&[0x67, 0x81, 0x05, 0x08, 0x03]);
 
@@ -73,6 +82,11 @@ pub enum ChainError {
 
 /// Whether `leaf` has a valid path over `intermediates` to one of `anchors` at this time.
 pub(crate) fn verify(leaf: &[u8], intermediates: &[Vec<u8>], anchors: &[Vec<u8>], at_ms: i64) -> Result<(), ChainError> {
+    verify_for(NO_PURPOSE, leaf, intermediates, anchors, at_ms)
+}
+
+/// The same for a leaf of this purpose.
+pub(crate) fn verify_for(purpose: KeyUsage, leaf: &[u8], intermediates: &[Vec<u8>], anchors: &[Vec<u8>], at_ms: i64) -> Result<(), ChainError> {
     if intermediates.len() > MAX_INTERMEDIATES {
         return Err(ChainError::TooLong);
     }
@@ -96,6 +110,6 @@ pub(crate) fn verify(leaf: &[u8], intermediates: &[Vec<u8>], anchors: &[Vec<u8>]
     let leaf = EndEntityCert::try_from(&leaf).map_err(|_| ChainError::Malformed)?;
     let seconds = u64::try_from(at_ms.div_euclid(1000)).map_err(|_| ChainError::Malformed)?;
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    leaf.verify_for_usage(ALGORITHMS, &anchors, &intermediates, at, NO_PURPOSE, None, None).map_err(ChainError::Path)?;
+    leaf.verify_for_usage(ALGORITHMS, &anchors, &intermediates, at, purpose, None, None).map_err(ChainError::Path)?;
     Ok(())
 }

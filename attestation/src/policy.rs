@@ -87,7 +87,7 @@ impl<'a> AppraisalPolicy<'a> {
         let alternatives = self.alternatives().unwrap_or_default();
         let mut found = BTreeSet::new();
         for requirement in alternatives.into_iter().flatten() {
-            if requirement.needs() == Some(item.kind()) {
+            if requirement.needs().contains(&item.kind()) {
                 found.insert(item.claim().map(|(name, value)| format!("{name}={value}")));
             }
             for (claim, constraint) in requirement.claims() {

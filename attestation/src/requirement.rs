@@ -68,9 +68,10 @@ pub enum Requirement {
         /// `mrtd` must be among them. Unless `tcb_status` is, it must be `UpToDate`.
         claims: Constraints,
     },
-    /// A TPM's quote under a registered attestation key.
+    /// A TPM's quote under an attestation key that is registered, or that a TPM of a known maker was shown to have.
     Tpm2 {
-        /// At least one PCR, such as `pcr.sha256.7`, must be among them.
+        /// At least one PCR, such as `pcr.sha256.7`, must be among them. A key that only its TPM's maker vouches for is taken where `ek` or `key`
+        /// is, too.
         claims: Constraints,
     },
 }
@@ -136,16 +137,16 @@ impl Requirement {
         }
     }
 
-    /// The trust material without which nothing can meet it.
+    /// The trust material that evidence for it rests on: nothing can meet it without one of these, if there are any.
     #[must_use]
-    pub fn needs(&self) -> Option<TrustKind> {
+    pub fn needs(&self) -> &'static [TrustKind] {
         match self {
-            Self::AwsIid { .. } => Some(TrustKind::AwsIid),
-            Self::Nitro { .. } => Some(TrustKind::Nitro),
-            Self::SevSnp { .. } => Some(TrustKind::SevSnp),
-            Self::Tdx { .. } => Some(TrustKind::Tdx),
-            Self::Tpm2 { .. } => Some(TrustKind::Tpm2Ak),
-            Self::Cosign { .. } | Self::Manifest { .. } | Self::Oidc { .. } | Self::Process { .. } => None,
+            Self::AwsIid { .. } => &[TrustKind::AwsIid],
+            Self::Nitro { .. } => &[TrustKind::Nitro],
+            Self::SevSnp { .. } => &[TrustKind::SevSnp],
+            Self::Tdx { .. } => &[TrustKind::Tdx],
+            Self::Tpm2 { .. } => &[TrustKind::Tpm2Ak, TrustKind::Tpm2EkRoot],
+            Self::Cosign { .. } | Self::Manifest { .. } | Self::Oidc { .. } | Self::Process { .. } => &[],
         }
     }
 
@@ -156,7 +157,8 @@ impl Requirement {
         if let Some((claim, problem)) = claims.iter().find_map(|(claim, constraint)| Some((claim, constraint.problem()?))) {
             return Some(format!("{}: claim `{claim}`: {problem}", self.kind()));
         }
-        if let Some(kind) = self.needs().filter(|kind| !trust.has(*kind)) {
+        let needs = self.needs();
+        if let Some(kind) = needs.first().filter(|_| !needs.iter().any(|kind| trust.has(*kind))) {
             return Some(format!("{}: nothing is trusted for it at this broker; see `sundew trust add {} --help`", self.kind(), kind.as_str()));
         }
         let pins = |names: &[&str]| {

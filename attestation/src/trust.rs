@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::chain::Roots;
 use crate::claims::{hex, sha256};
-use crate::kinds::{oidc, sev_snp, tdx, tpm2};
+use crate::kinds::{oidc, tdx, tpm2};
 
 /// Most certificates in one item.
 const MAX_CERTIFICATES: usize = 16;
@@ -33,11 +34,13 @@ pub enum TrustKind {
     Tdx,
     /// An attestation key of a TPM: JSON.
     Tpm2Ak,
+    /// What a maker of TPMs certifies endorsement keys with: PEM.
+    Tpm2EkRoot,
 }
 
 impl TrustKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::AwsIid, Self::Nitro, Self::Reference, Self::SevSnp, Self::Tdx, Self::Tpm2Ak];
+    pub const ALL: [Self; 7] = [Self::AwsIid, Self::Nitro, Self::Reference, Self::SevSnp, Self::Tdx, Self::Tpm2Ak, Self::Tpm2EkRoot];
 
     /// The word for it.
     #[must_use]
@@ -49,6 +52,7 @@ impl TrustKind {
             Self::SevSnp => "sev_snp",
             Self::Tdx => "tdx",
             Self::Tpm2Ak => "tpm2_ak",
+            Self::Tpm2EkRoot => "tpm2_ek_root",
         }
     }
 
@@ -94,9 +98,10 @@ enum Content {
     AwsIid(Vec<u8>),
     Nitro(Vec<Vec<u8>>),
     Reference,
-    SevSnp(sev_snp::Roots),
+    SevSnp(Roots),
     Tdx(Box<tdx::Collateral>),
-    Tpm2Ak(tpm2::AttestationKey),
+    Tpm2Ak(Box<tpm2::AttestationKey>),
+    Tpm2EkRoot(Roots),
 }
 
 impl TrustItem {
@@ -139,13 +144,7 @@ impl TrustItem {
                 Content::Reference
             }
             TrustKind::SevSnp => {
-                let mut roots = sev_snp::Roots::default();
-                for der in certificates(content)? {
-                    let certificate = ca(&der)?;
-                    until(&certificate);
-                    let own = certificate.subject() == certificate.issuer();
-                    if own { roots.anchors.push(der) } else { roots.intermediates.push(der) }
-                }
+                let roots = roots(content, &mut until)?;
                 if roots.anchors.is_empty() || roots.intermediates.is_empty() {
                     return Err(TrustError::Content("must have AMD's root (ARK) and what it signed (ASK or ASVK)".to_owned()));
                 }
@@ -156,7 +155,14 @@ impl TrustItem {
                 not_after_ms = Some(collateral.next_update_ms());
                 Content::Tdx(Box::new(collateral))
             }
-            TrustKind::Tpm2Ak => Content::Tpm2Ak(tpm2::AttestationKey::parse(content).map_err(|e| TrustError::Content(e.to_string()))?),
+            TrustKind::Tpm2Ak => Content::Tpm2Ak(Box::new(tpm2::AttestationKey::parse(content).map_err(|e| TrustError::Content(e.to_string()))?)),
+            TrustKind::Tpm2EkRoot => {
+                let roots = roots(content, &mut until)?;
+                if roots.anchors.is_empty() {
+                    return Err(TrustError::Content("must have the maker's root, which is signed by itself".to_owned()));
+                }
+                Content::Tpm2EkRoot(roots)
+            }
         };
         Ok(Self { kind, name: name.to_owned(), content: parsed, not_after_ms, digest: sha256(content) })
     }
@@ -198,9 +204,26 @@ impl TrustItem {
         match &self.content {
             Content::AwsIid(_) => Some(("aws_iid.region", self.name.clone())),
             Content::Tpm2Ak(key) => Some(("tpm2.key", key.name())),
-            Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) => None,
+            Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2EkRoot(_) => None,
         }
     }
+
+    /// Whether it is an attestation key that a TPM was shown to have: nobody can add that by saying so.
+    #[must_use]
+    pub fn is_endorsed(&self) -> bool {
+        matches!(&self.content, Content::Tpm2Ak(key) if key.endorsement().is_some())
+    }
+}
+
+fn roots(pem: &[u8], until: &mut impl FnMut(&X509Certificate<'_>)) -> Result<Roots, TrustError> {
+    let mut roots = Roots::default();
+    for der in certificates(pem)? {
+        let certificate = ca(&der)?;
+        until(&certificate);
+        let own = certificate.subject() == certificate.issuer();
+        if own { roots.anchors.push(der) } else { roots.intermediates.push(der) }
+    }
+    Ok(roots)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, TrustError> {
@@ -261,10 +284,10 @@ impl TrustMaterial {
         roots.flatten().cloned().collect()
     }
 
-    pub(crate) fn sev_snp_roots(&self) -> sev_snp::Roots {
-        let mut all = sev_snp::Roots::default();
-        for item in self.of(TrustKind::SevSnp) {
-            if let Content::SevSnp(roots) = &item.content {
+    fn roots_of(&self, kind: TrustKind) -> Roots {
+        let mut all = Roots::default();
+        for item in self.of(kind) {
+            if let Content::SevSnp(roots) | Content::Tpm2EkRoot(roots) = &item.content {
                 all.anchors.extend(roots.anchors.iter().cloned());
                 all.intermediates.extend(roots.intermediates.iter().cloned());
             }
@@ -272,18 +295,28 @@ impl TrustMaterial {
         all
     }
 
+    pub(crate) fn sev_snp_roots(&self) -> Roots {
+        self.roots_of(TrustKind::SevSnp)
+    }
+
+    /// Makers of TPMs.
+    #[must_use]
+    pub fn tpm_makers(&self) -> Roots {
+        self.roots_of(TrustKind::Tpm2EkRoot)
+    }
+
     pub(crate) fn tdx_collateral(&self) -> impl Iterator<Item = &tdx::Collateral> {
         self.of(TrustKind::Tdx).filter_map(|item| if let Content::Tdx(collateral) = &item.content { Some(collateral.as_ref()) } else { None })
     }
 
     pub(crate) fn attestation_key(&self, name: &str) -> Option<&tpm2::AttestationKey> {
-        self.of(TrustKind::Tpm2Ak).find_map(|item| if let Content::Tpm2Ak(key) = &item.content { (key.name() == name).then_some(key) } else { None })
+        self.of(TrustKind::Tpm2Ak).find_map(|item| if let Content::Tpm2Ak(key) = &item.content { (key.name() == name).then_some(key.as_ref()) } else { None })
     }
 
     pub(crate) fn region_certificate(&self, region: &str) -> Option<&[u8]> {
         match &self.items.get(&(TrustKind::AwsIid, region.to_owned()))?.content {
             Content::AwsIid(der) => Some(der),
-            Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2Ak(_) => None,
+            Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2Ak(_) | Content::Tpm2EkRoot(_) => None,
         }
     }
 }

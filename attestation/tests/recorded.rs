@@ -6,8 +6,8 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
-use sundew_attestation::Claims;
 use sundew_attestation::kinds::{nitro, sev_snp, tdx, tpm2};
+use sundew_attestation::{Claims, Roots};
 
 fn vector(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors").join(name);
@@ -88,8 +88,8 @@ fn snp_evidence(report: &[u8], certificate: &str) -> Vec<u8> {
     serde_json::to_vec(&evidence).unwrap()
 }
 
-fn snp_roots(names: &[&str]) -> sev_snp::Roots {
-    let mut roots = sev_snp::Roots::default();
+fn snp_roots(names: &[&str]) -> Roots {
+    let mut roots = Roots::default();
     for der in names.iter().flat_map(|name| pem(name)) {
         let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
         if certificate.subject() == certificate.issuer() { roots.anchors.push(der) } else { roots.intermediates.push(der) }
@@ -105,7 +105,7 @@ fn report_data(report: &[u8]) -> [u8; 64] {
 fn ac_05_genuine_snp_reports_are_taken_under_their_own_chips_key_only() {
     let report = vector("sev-snp/test-report.bin");
     let milan = snp_roots(&["sev-snp/amd-roots/milan/ark.pem", "sev-snp/amd-roots/milan/ask.pem"]);
-    let verify = |report: &[u8], certificate: &str, roots: &sev_snp::Roots, endorsement, bound: &[u8; 64], at| {
+    let verify = |report: &[u8], certificate: &str, roots: &Roots, endorsement, bound: &[u8; 64], at| {
         sev_snp::verify(&snp_evidence(report, certificate), roots, endorsement, bound, at)
     };
     let bound = report_data(&report);
@@ -121,7 +121,7 @@ fn ac_05_genuine_snp_reports_are_taken_under_their_own_chips_key_only() {
     let refused = |bound: &[u8; 64], endorsement, roots, at| verify(&report, "sev-snp/test-vcek.der", roots, endorsement, bound, at).unwrap_err();
     assert!(matches!(refused(&[0; 64], vcek, &milan, SNP_MS), sev_snp::SnpError::Binding));
     assert!(matches!(refused(&bound, vlek, &milan, SNP_MS), sev_snp::SnpError::Endorsement));
-    let none = sev_snp::Roots::default();
+    let none = Roots::default();
     let genoa = snp_roots(&["sev-snp/amd-roots/genoa/ark.pem", "sev-snp/amd-roots/genoa/ask.pem"]);
     assert!(matches!(refused(&bound, vcek, &genoa, SNP_MS), sev_snp::SnpError::Chain(_)));
     assert!(matches!(refused(&bound, vcek, &none, SNP_MS), sev_snp::SnpError::Chain(_)));
@@ -231,7 +231,7 @@ fn t34_no_bit_of_a_tpm_quote_can_change_what_it_says() {
     let key = tpm2::AttestationKey::parse(&vector("tpm2/key.json")).unwrap();
     let verify = |evidence: &tpm2::Evidence| {
         let payload = serde_json::to_vec(evidence).unwrap();
-        tpm2::verify(&payload, |name| (name == key.name()).then_some(&key), &[9; 32])
+        tpm2::verify(&payload, |name| (name == key.name()).then_some(&key), &Roots::default(), &[9; 32], 0)
     };
     let genuine = verify(&evidence).unwrap();
     assert_eq!(genuine.values["pcr.sha256.7"], ["0".repeat(64)]);
@@ -260,7 +260,7 @@ fn t34_no_bit_of_a_tpm_quote_can_change_what_it_says() {
             document[member] = STANDARD.encode(&bent).into();
             if let Ok(other) = tpm2::AttestationKey::parse(document.to_string().as_bytes()) {
                 let payload = serde_json::to_vec(&evidence).unwrap();
-                assert!(tpm2::verify(&payload, |_| Some(&other), &[9; 32]).is_err(), "{member}, byte {at}");
+                assert!(tpm2::verify(&payload, |_| Some(&other), &Roots::default(), &[9; 32], 0).is_err(), "{member}, byte {at}");
             }
             assert!(tpm2::Public::parse(&area[..at]).is_err(), "{member} cut at {at}");
         }

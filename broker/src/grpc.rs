@@ -156,6 +156,12 @@ impl EnrollmentService for Services {
     async fn enroll_challenge(&self, request: Request<EnrollChallengeRequest>) -> Answer<EnrollChallengeResponse> {
         self.0.serve("EnrollChallenge", request, |_, _, _| async { Err(Refusal::Unsupported("enrollment on this listener")) }).await
     }
+    async fn challenge_tpm_key(&self, request: Request<ChallengeTpmKeyRequest>) -> Answer<ChallengeTpmKeyResponse> {
+        self.0.serve("ChallengeTpmKey", request, |broker, peer, body| broker.challenge_tpm_key(Some(peer), body)).await
+    }
+    async fn activate_tpm_key(&self, request: Request<ActivateTpmKeyRequest>) -> Answer<ActivateTpmKeyResponse> {
+        self.0.serve_to_the_end("ActivateTpmKey", request, |broker, peer, body| broker.activate_tpm_key(Some(peer), body)).await
+    }
     async fn list_entries(&self, request: Request<ListEntriesRequest>) -> Answer<ListEntriesResponse> {
         self.0.serve("ListEntries", request, Broker::list_entries).await
     }
@@ -192,6 +198,20 @@ impl EnrollmentService for Enrollment {
             Err(refusal) => Err(refusal),
         };
         self.0.answer("Enroll", None, result)
+    }
+    async fn challenge_tpm_key(&self, request: Request<ChallengeTpmKeyRequest>) -> Answer<ChallengeTpmKeyResponse> {
+        let result = match channel(&request) {
+            Ok(_) => Arc::clone(&self.0).challenge_tpm_key(None, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.0.answer("ChallengeTpmKey", None, result)
+    }
+    async fn activate_tpm_key(&self, request: Request<ActivateTpmKeyRequest>) -> Answer<ActivateTpmKeyResponse> {
+        let result = match channel(&request) {
+            Ok(_) => Arc::clone(&self.0).activate_tpm_key(None, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.0.answer("ActivateTpmKey", None, result)
     }
     async fn renew(&self, _: Request<RenewRequest>) -> Answer<RenewResponse> {
         self.0.answer("Renew", None, Err(Refusal::Unauthenticated))

@@ -32,10 +32,12 @@ mod evidence;
 mod fetch;
 mod grpc;
 mod kin;
+mod make_credential;
 mod own_identities;
 mod registry;
 mod response;
 mod task;
+mod tpm_keys;
 mod trust_items;
 pub mod workload_api;
 

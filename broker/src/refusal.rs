@@ -35,6 +35,9 @@ pub enum Refusal {
     /// The evidence is good, and of something else than what the task was begun on.
     #[error("evidence differs from what the task was begun on: {0}")]
     Changed(String),
+    /// A TPM did not open the credential that was made for it, or not in time.
+    #[error("credential was not opened by the TPM that it was made for, or too late")]
+    Credential,
     /// Policy said no.
     #[error("policy: {0}")]
     Denied(#[from] Denial),
@@ -64,6 +67,9 @@ pub enum Refusal {
     /// More is being issued than the broker does at a time.
     #[error("overload")]
     Overload,
+    /// No maker of TPMs that is trusted has certified the endorsement key.
+    #[error("{0}")]
+    Maker(String),
     /// A quarantine covers what was asked for.
     #[error("quarantined")]
     Quarantined,
@@ -122,8 +128,10 @@ impl Refusal {
             | Self::Binding
             | Self::Challenge
             | Self::Changed(_)
+            | Self::Credential
             | Self::Denied(_)
             | Self::JoinToken
+            | Self::Maker(_)
             | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)

@@ -9,7 +9,7 @@ use sundew_core::{Changed, Selector};
 use sundew_proto::v1;
 
 use crate::broker::{Broker, Role};
-use crate::journal;
+use crate::journal::{self, Record};
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 
@@ -22,28 +22,37 @@ impl Broker {
         self.require(&peer, Role::Registrar)?;
         let kind = kind(&request.kind)?;
         let item = TrustItem::parse(kind, &request.name, &request.content).map_err(|e| Refusal::invalid("content", e))?;
-        if self.material.is_configured(kind, item.name()) {
+        if item.is_endorsed() {
+            return Err(Refusal::invalid("content", "`endorsement` is what a TPM has shown: `sundew attest activate` on its host"));
+        }
+        let record = journal::record("trust_added").with("kind", kind.as_str()).with("name", item.name()).with("digest", item.digest());
+        let action = self.trust_item(&item, request.content, record.with("actor", peer.id())).await?;
+        Ok(v1::AddTrustResponse { action: action.to_owned() })
+    }
+
+    /// Trusts an item from now on; answers whether it was created, changed, or unchanged.
+    pub(crate) async fn trust_item(&self, item: &TrustItem, content: Vec<u8>, record: Record) -> Result<&'static str, Refusal> {
+        if self.material.is_configured(item.kind(), item.name()) {
             return Err(Refusal::invalid("name", "this broker's configuration has an item of this kind and name"));
         }
-        let name = document_name(&item);
+        let name = document_name(item);
         let before = self.records.store().document(DocumentKind::Trust, &name).await?;
-        let after = self.root().tag(&[b"trust", name.as_bytes()], request.content);
+        let after = self.root().tag(&[b"trust", name.as_bytes()], content);
         let action = match &before {
-            Some(before) if *before == after => return Ok(v1::AddTrustResponse { action: "unchanged".to_owned() }),
+            Some(before) if *before == after => return Ok("unchanged"),
             Some(_) => "changed",
             None => "created",
         };
         if before.is_none() && self.records.store().documents(DocumentKind::Trust).await?.len() >= MAX_ADDED {
             return Err(Refusal::invalid("name", format!("there are {MAX_ADDED} items already: remove some that are not needed")));
         }
-        let record = journal::record("trust_added").with("kind", kind.as_str()).with("name", item.name()).with("digest", item.digest());
-        self.journal.write(record.with("actor", peer.id()).with("action", action)).await?;
+        self.journal.write(record.with("action", action)).await?;
         if !self.records.store().replace_document(DocumentKind::Trust, &name, before.as_deref(), Some(&after)).await? {
             return Err(Refusal::Store(StoreError::Unavailable("the item is being changed by others".to_owned())));
         }
         self.material.changed();
         self.changed(Changed::Trust).await?;
-        Ok(v1::AddTrustResponse { action: action.to_owned() })
+        Ok(action)
     }
 
     /// Everything that is trusted at this broker, with where it comes from.

@@ -19,6 +19,7 @@ use redacted;
 pub mod v1 {
     include!("gen/sundew.v1.rs");
     super::redacted!(
+        ActivateTpmKeyRequest,
         CreateJoinTokenResponse,
         Evidence,
         EnrollRequest,

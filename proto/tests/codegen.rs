@@ -35,6 +35,7 @@ fn generate(out: &Path) {
             ".sundew.v1.Lease",
             ".sundew.v1.PutEngineRequest",
             ".sundew.v1.Selector",
+            ".sundew.v1.ActivateTpmKeyRequest",
             ".sundew.v1.EnrollRequest",
             ".sundew.v1.IssueEntryJwtResponse",
         ])

@@ -10,8 +10,8 @@ use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
-use sundew_attestation::Claims;
 use sundew_attestation::kinds::{nitro, sev_snp};
+use sundew_attestation::{Claims, Roots};
 
 /// The time of [`Enclave::content`] and [`Chip::verify`], in milliseconds since the epoch.
 pub const NOW_MS: i64 = 1_800_000_000_000;
@@ -128,8 +128,8 @@ impl Chip {
     }
 
     /// AMD's certificates for it.
-    pub fn roots(&self) -> sev_snp::Roots {
-        sev_snp::Roots { anchors: vec![self.root.certificate()], intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)] }
+    pub fn roots(&self) -> Roots {
+        Roots { anchors: vec![self.root.certificate()], intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)] }
     }
 
     /// The endorsement key's certificate for a chip id and TCB.

@@ -24,8 +24,25 @@ pub struct Tpm {
 impl Tpm {
     /// With an attestation key of this kind: what `tpm2_createak` takes for `-G`, `-g` and `-s`, such as `ecc`, `sha256`, `ecdsa`.
     pub fn new(key: &str, hash: &str, scheme: &str) -> Self {
+        Self::with("rsa", [key, hash, scheme], None)
+    }
+
+    /// With a certificate of this maker in it, for its endorsement key of 2048-bit RSA.
+    pub fn made_by(maker: &Maker) -> Self {
+        Self::with("rsa", ["ecc", "sha256", "ecdsa"], Some(maker))
+    }
+
+    /// With an endorsement key on P-256, which nobody has certified.
+    pub fn on_p256() -> Self {
+        Self::with("ecc", ["ecc", "sha256", "ecdsa"], None)
+    }
+
+    fn with(endorsement: &str, [key, hash, scheme]: [&str; 3], maker: Option<&Maker>) -> Self {
         let mut tpm = Self { folder: TempDir::new().expect("folder"), child: None };
         std::fs::create_dir(tpm.state()).expect("state folder");
+        if let Some(maker) = maker {
+            maker.manufacture(&tpm.state());
+        }
         let port = crate::free_ports(2);
         tpm.start(&[format!("--server=type=tcp,port={port},disconnect"), format!("--ctrl=type=tcp,port={}", port + 1)]);
         tpm.wait(|| std::net::TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
@@ -39,7 +56,11 @@ impl Tpm {
                 .expect("tpm2-tools are installed");
             assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         };
-        run("tpm2_createek -c 0x81010001 -G rsa -u ek.pub");
+        match maker {
+            Some(_) => run("tpm2_readpublic -c 0x81010001 -o ek.pub"),
+            None => run(&format!("tpm2_createek -c 0x81010001 -G {endorsement} -u ek.pub")),
+        }
+        run("tpm2_readpublic -c 0x81010001 -f der -o ek.der");
         run(&format!("tpm2_createak -C 0x81010001 -c ak.ctx -G {key} -g {hash} -s {scheme} -u ak.pub"));
         run("tpm2_flushcontext -t");
         run(&format!("tpm2_evictcontrol -C o -c ak.ctx {KEY}"));
@@ -112,6 +133,16 @@ impl Tpm {
         json!({ "key": file("ak.pub"), "parent": file("ek.pub") })
     }
 
+    /// What `sundew attest activate` takes as its TPM.
+    pub fn device(&self) -> PathBuf {
+        self.socket()
+    }
+
+    /// SubjectPublicKeyInfo of its endorsement key in DER.
+    pub fn endorsement_key(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("ek.der")).expect("key")
+    }
+
     /// What the SDK needs to quote these PCRs, such as `0+7`.
     pub fn settings(&self, pcrs: &str) -> Settings {
         Settings { tpm2: Some(format!("{},{KEY},{pcrs}", self.socket().display())), ..Settings::default() }
@@ -147,6 +178,48 @@ impl Tpm {
             }
         }
         panic!("the TPM stays busy");
+    }
+}
+
+/// A maker of TPMs: swtpm's tools with a CA of their own.
+pub struct Maker(TempDir);
+
+impl Maker {
+    /// A new one.
+    pub fn new() -> Self {
+        let folder = TempDir::new().expect("folder");
+        let (name, ca) = (folder.path().display(), folder.path().join("ca"));
+        std::fs::create_dir(&ca).expect("folder");
+        let ca = ca.display();
+        let write = |file: &str, text: String| std::fs::write(folder.path().join(file), text).expect("file");
+        write("ca.conf", format!("statedir = {ca}\nsigningkey = {ca}/key.pem\nissuercert = {ca}/issuer.pem\ncertserial = {ca}/serial\n"));
+        write("options", "--platform-manufacturer Example --platform-version 1 --platform-model Test\n".to_owned());
+        write("setup.conf", format!("create_certs_tool=swtpm_localca\ncreate_certs_tool_config={name}/ca.conf\ncreate_certs_tool_options={name}/options\n"));
+        Self(folder)
+    }
+
+    fn manufacture(&self, state: &Path) {
+        let output = Command::new("swtpm_setup")
+            .args(["--tpm2", "--create-ek-cert", "--tpmstate"])
+            .arg(state)
+            .arg("--config")
+            .arg(self.0.path().join("setup.conf"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("swtpm-tools are installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    /// Its root and what that has signed, in PEM. It has them when it has made a TPM.
+    pub fn certificates(&self) -> String {
+        let read = |name: &str| std::fs::read_to_string(self.0.path().join("ca").join(name)).expect("certificate");
+        read("swtpm-localca-rootca-cert.pem") + &read("issuer.pem")
+    }
+}
+
+impl Default for Maker {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

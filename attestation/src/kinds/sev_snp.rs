@@ -9,7 +9,7 @@ use x509_parser::der_parser::oid;
 use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::chain::{self, ChainError};
+use crate::chain::{self, ChainError, Roots};
 use crate::claims::{Assurance, Claims, Values};
 use crate::json;
 
@@ -55,15 +55,6 @@ pub enum Endorsement {
     Vlek,
 }
 
-/// AMD's certificates for one product line.
-#[derive(Clone, Debug, Default)]
-pub struct Roots {
-    /// Self-signed ARKs, in DER.
-    pub anchors: Vec<Vec<u8>>,
-    /// ASKs and ASVKs, in DER.
-    pub intermediates: Vec<Vec<u8>>,
-}
-
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum SnpError {
@@ -97,7 +88,7 @@ fn malformed(what: &str) -> SnpError {
     SnpError::Malformed(what.to_owned())
 }
 
-/// Verifies a report against AMD's certificates, and that its report data is `binding`.
+/// Verifies a report against AMD's certificates (ARKs, with ASKs and ASVKs), and that its report data is `binding`.
 pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: &[u8; 64], now_ms: i64) -> Result<Claims, SnpError> {
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| SnpError::Malformed(e.to_string()))?;
     let report = STANDARD.decode(&evidence.report).map_err(|_| malformed("report is not base64"))?;

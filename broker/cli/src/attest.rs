@@ -5,14 +5,21 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use sundew_broker::config::Config;
 use sundew_broker::offline::{Inspection, Trusted, inspect, public_key_in};
-use sundew_proto::v1::{AddTrustRequest, EvidenceAttempt, EvidenceFinding, ExplainEvidenceRequest, ListTrustRequest, RemoveTrustRequest, TrustItem};
-use sundew_sdk::IdentitySource;
+use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use sundew_proto::v1::{
+    ActivateTpmKeyRequest, AddTrustRequest, ChallengeTpmKeyRequest, EvidenceAttempt, EvidenceFinding, ExplainEvidenceRequest, ListTrustRequest,
+    RemoveTrustRequest, TrustItem,
+};
+use sundew_sdk::{IdentitySource, TpmKey};
 
 use crate::args::{AttestCommand, Connect, TrustCommand};
-use crate::client::{explained, registry, settings};
+use crate::client::{connection, explained, registry, settings};
 use crate::output::{Output, parse_time, quoted, table, time};
+use crate::svid::enrollment_listener;
 
 pub(crate) async fn trust(connect: &Connect, output: &Output, command: TrustCommand) -> Result<ExitCode> {
     match command {
@@ -106,6 +113,30 @@ pub(crate) async fn attest(connect: &Connect, output: &Output, command: AttestCo
             }
             Ok(ExitCode::SUCCESS)
         }
+        AttestCommand::Activate { tpm, key, endorsement_key, certificate, intermediates, enrollment, bundle, trust_domain } => {
+            let channel = match (enrollment, bundle, trust_domain) {
+                (Some(place), Some(bundle), Some(domain)) => enrollment_listener(&place, &bundle, &domain)?.channel(),
+                _ => connection(connect).await?.channel(),
+            };
+            let of_tpm = |problem: String| anyhow!("{}: {problem}", tpm.display());
+            let keys = TpmKey::read(&tpm, key, endorsement_key).map_err(of_tpm)?;
+            let certificate = match certificate {
+                Some(path) => certificates(&path)?.into_iter().next().with_context(|| format!("{}: no certificate", path.display()))?,
+                None => keys.certificate.context("the TPM has no certificate of its endorsement key: get it from its maker, and give it as --certificate")?,
+            };
+            let intermediates = intermediates.map(|path| certificates(&path)).transpose()?.unwrap_or_default();
+            let of_broker =
+                sundew_proto::v1::TpmKey { attestation_key: keys.attestation_key, endorsement_key: keys.endorsement_key, certificate, intermediates };
+            let mut client = EnrollmentServiceClient::new(channel);
+            let request = ChallengeTpmKeyRequest { key: Some(of_broker.clone()) };
+            let made = client.challenge_tpm_key(request).await.map_err(explained)?.into_inner();
+            let opened = TpmKey::open(&tpm, key, endorsement_key, &made.credential, &made.secret).map_err(of_tpm)?;
+            let request = ActivateTpmKeyRequest { key: Some(of_broker), opened, expires_at_ms: made.expires_at_ms };
+            let answer = client.activate_tpm_key(request).await.map_err(explained)?.into_inner();
+            let value = serde_json::json!({ "ek": answer.ek, "key": answer.key, "action": answer.action });
+            output.result(&value, || vec![format!("ek   {}", answer.ek), format!("key  {}", answer.key), format!("the key is trusted ({})", answer.action)]);
+            Ok(ExitCode::SUCCESS)
+        }
         AttestCommand::Verify { kind, file, requirement, binding, trust, config, certificate, at } => {
             let config = config.map(|path| Config::load(&path).with_context(|| path.display().to_string())).transpose()?;
             let trusted = Trusted::read(config.as_ref(), &trust).map_err(|e| anyhow!(e))?;
@@ -182,4 +213,14 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         return Ok(content);
     }
     std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Certificates in PEM, or one in DER.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let content = read(path)?;
+    if content.first() == Some(&0x30) {
+        return Ok(vec![content]);
+    }
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).map(|one| one.map(|der| der.to_vec())).collect();
+    all.map_err(|e| anyhow!("{}: {e:?}", path.display()))
 }

@@ -32,14 +32,8 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             Ok(())
         }
         SvidCommand::Enroll { enrollment, bundle, trust_domain, spiffe_id, evidence, out } => {
-            let domain = TrustDomain::parse(&trust_domain).map_err(|e| anyhow!("--trust-domain: {e}"))?;
-            let roots = fs::read(&bundle).with_context(|| bundle.display().to_string())?;
-            let roots = TrustBundle::parse(domain, &roots).map_err(|e| anyhow!("{}: {e}", bundle.display()))?;
             let (key, csr) = key_and_csr()?;
-            let expected = SpiffeId::parse(&format!("{}/sundew/broker", roots.trust_domain().id())).map_err(|e| anyhow!("{e}"))?;
-            let mut bundles = BundleSet::default();
-            bundles.insert(roots);
-            let connection = AnonymousConnection::open(&enrollment, expected, bundles)?;
+            let connection = enrollment_listener(&enrollment, &bundle, &trust_domain)?;
             let mut client = EnrollmentServiceClient::new(connection.channel());
             let request = match spiffe_id {
                 None => EnrollRequest { join_token: from_input("join token")?, csr, ..EnrollRequest::default() },
@@ -88,6 +82,17 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             tokio::time::sleep(Duration::from_millis(u64::try_from(left_ms / 2).unwrap_or(0)).max(Duration::from_secs(1))).await;
         },
     }
+}
+
+/// A connection without an SVID.
+pub(crate) fn enrollment_listener(place: &str, bundle: &Path, trust_domain: &str) -> Result<AnonymousConnection> {
+    let domain = TrustDomain::parse(trust_domain).map_err(|e| anyhow!("--trust-domain: {e}"))?;
+    let roots = fs::read(bundle).with_context(|| bundle.display().to_string())?;
+    let roots = TrustBundle::parse(domain, &roots).map_err(|e| anyhow!("{}: {e}", bundle.display()))?;
+    let expected = SpiffeId::parse(&format!("{}/sundew/broker", roots.trust_domain().id())).map_err(|e| anyhow!("{e}"))?;
+    let mut bundles = BundleSet::default();
+    bundles.insert(roots);
+    Ok(AnonymousConnection::open(place, expected, bundles)?)
 }
 
 fn from_input(what: &'static str) -> Result<String> {

@@ -1807,6 +1807,61 @@ pub struct EnrollChallengeResponse {
     #[prost(string, tag = "3")]
     pub audience: ::prost::alloc::string::String,
 }
+/// An attestation key below an endorsement key that a maker of TPMs has certified.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TpmKey {
+    /// TPM2B_PUBLIC of each.
+    #[prost(bytes = "vec", tag = "1")]
+    pub attestation_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub endorsement_key: ::prost::alloc::vec::Vec<u8>,
+    /// DER.
+    #[prost(bytes = "vec", tag = "3")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
+    /// DER, between the certificate and the maker's root; those that the broker does not know.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub intermediates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChallengeTpmKeyRequest {
+    #[prost(message, optional, tag = "1")]
+    pub key: ::core::option::Option<TpmKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChallengeTpmKeyResponse {
+    /// TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, for TPM2_ActivateCredential.
+    #[prost(bytes = "vec", tag = "1")]
+    pub credential: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
+    /// Until when it can be answered, in milliseconds since the epoch.
+    #[prost(int64, tag = "3")]
+    pub expires_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ActivateTpmKeyRequest {
+    #[prost(message, optional, tag = "1")]
+    pub key: ::core::option::Option<TpmKey>,
+    /// What the TPM found in the credential.
+    #[prost(bytes = "vec", tag = "2")]
+    pub opened: ::prost::alloc::vec::Vec<u8>,
+    /// As the credential said it.
+    #[prost(int64, tag = "3")]
+    pub expires_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActivateTpmKeyResponse {
+    /// Which TPM it is: SHA-256 of the endorsement key's SubjectPublicKeyInfo in hexadecimal, the claim `ek`.
+    #[prost(string, tag = "1")]
+    pub ek: ::prost::alloc::string::String,
+    /// The attestation key's name in hexadecimal, the claim `key`.
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// "created", "changed" or "unchanged".
+    #[prost(string, tag = "3")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct EnrollRequest {
@@ -2015,6 +2070,60 @@ pub mod enrollment_service_client {
                 .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "Renew"));
             self.inner.unary(req, path, codec).await
         }
+        /// A credential that only the TPM with an endorsement key opens, and only if it has the attestation key. Served on both listeners.
+        pub async fn challenge_tpm_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChallengeTpmKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChallengeTpmKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.EnrollmentService/ChallengeTpmKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("sundew.v1.EnrollmentService", "ChallengeTpmKey"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Trusts the attestation key for what its TPM's maker says, when the credential was opened.
+        pub async fn activate_tpm_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ActivateTpmKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ActivateTpmKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.EnrollmentService/ActivateTpmKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("sundew.v1.EnrollmentService", "ActivateTpmKey"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// The identities that the calling node may give to its local processes. Needs a live task of the node's with the scope `node:serve`.
         pub async fn list_entries(
             &mut self,
@@ -2123,6 +2232,22 @@ pub mod enrollment_service_server {
             &self,
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::RenewResponse>, tonic::Status>;
+        /// A credential that only the TPM with an endorsement key opens, and only if it has the attestation key. Served on both listeners.
+        async fn challenge_tpm_key(
+            &self,
+            request: tonic::Request<super::ChallengeTpmKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChallengeTpmKeyResponse>,
+            tonic::Status,
+        >;
+        /// Trusts the attestation key for what its TPM's maker says, when the credential was opened.
+        async fn activate_tpm_key(
+            &self,
+            request: tonic::Request<super::ActivateTpmKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ActivateTpmKeyResponse>,
+            tonic::Status,
+        >;
         /// The identities that the calling node may give to its local processes. Needs a live task of the node's with the scope `node:serve`.
         async fn list_entries(
             &self,
@@ -2345,6 +2470,98 @@ pub mod enrollment_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RenewSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.EnrollmentService/ChallengeTpmKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChallengeTpmKeySvc<T: EnrollmentService>(pub Arc<T>);
+                    impl<
+                        T: EnrollmentService,
+                    > tonic::server::UnaryService<super::ChallengeTpmKeyRequest>
+                    for ChallengeTpmKeySvc<T> {
+                        type Response = super::ChallengeTpmKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChallengeTpmKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as EnrollmentService>::challenge_tpm_key(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChallengeTpmKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.EnrollmentService/ActivateTpmKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ActivateTpmKeySvc<T: EnrollmentService>(pub Arc<T>);
+                    impl<
+                        T: EnrollmentService,
+                    > tonic::server::UnaryService<super::ActivateTpmKeyRequest>
+                    for ActivateTpmKeySvc<T> {
+                        type Response = super::ActivateTpmKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ActivateTpmKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as EnrollmentService>::activate_tpm_key(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ActivateTpmKeySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -3,7 +3,8 @@
 use libfuzzer_sys::fuzz_target;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use sundew_attestation::kinds::sev_snp::{Endorsement, Roots, verify};
+use sundew_attestation::Roots;
+use sundew_attestation::kinds::sev_snp::{Endorsement, verify};
 
 const ARK: &[u8] = include_bytes!("../../vectors/sev-snp/amd-roots/milan/ark.pem");
 const ASK: &[u8] = include_bytes!("../../vectors/sev-snp/amd-roots/milan/ask.pem");

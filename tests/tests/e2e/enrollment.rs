@@ -246,7 +246,7 @@ async fn a_tpm_gives_a_first_svid_to_the_key_that_it_was_asked_for() {
 }
 
 /// A broker with a CA of its own and an enrollment listener at this port; operators are of the test's CA.
-async fn with_own_ca() -> (World, Broker, u16) {
+pub(crate) async fn with_own_ca() -> (World, Broker, u16) {
     let world = World::embedded();
     let port = sundew_tests::free_port();
     let mut broker = world.prepare("");
@@ -272,7 +272,7 @@ async fn server_chain(world: &World, broker: &Broker) -> Vec<rustls_pki_types::C
 }
 
 /// Enrolls by hand, without looking at the server, to learn the root.
-async fn own_root(token: &str, port: u16) -> Vec<u8> {
+pub(crate) async fn own_root(token: &str, port: u16) -> Vec<u8> {
     let key = rcgen::KeyPair::generate().expect("key");
     let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("csr").der().to_vec();
     let caller = sundew_tests::calls::Caller::new(format!("127.0.0.1:{port}"), None);

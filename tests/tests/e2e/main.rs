@@ -1,6 +1,7 @@
 //! End to end: real brokers as processes, real TLS, real Redis. Each test states a sentence and carries its case's number.
 
 mod abuse;
+mod activation;
 mod cli;
 mod delegation;
 mod ending;

@@ -1,6 +1,7 @@
-//! `tpm2`: a quote of a TPM 2.0 over its PCRs, signed by an attestation key that the platform team registered, with the boot's event log if there
-//! is one. Its qualifying data is the binding.
+//! `tpm2`: a quote of a TPM 2.0 over its PCRs, signed by an attestation key that the platform team registered or that was shown to be in a TPM of a
+//! known maker, with the boot's event log if there is one. Its qualifying data is the binding.
 
+mod endorsement;
 mod event_log;
 mod structures;
 
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::claims::{Assurance, Claims, Counter, Values, hex, sha256};
 use crate::json;
+use crate::{ChainError, Roots};
+pub use endorsement::{Endorsement, EndorsementKey};
 use structures::Quote;
 pub use structures::{Hash, Public};
 
@@ -50,6 +53,9 @@ struct RegisteredKey {
     /// Where the parent is.
     #[serde(default)]
     hierarchy: Hierarchy,
+    /// Which TPM it was shown to be in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endorsement: Option<endorsement::Document>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -74,6 +80,7 @@ impl Hierarchy {
 pub struct AttestationKey {
     public: Public,
     qualified_name: Vec<u8>,
+    endorsement: Option<Endorsement>,
 }
 
 impl AttestationKey {
@@ -84,8 +91,32 @@ impl AttestationKey {
         if !public.is_attestation_key() {
             return Err(TpmError::NotAttestationKey);
         }
-        let parent = Public::parse(&decode(&registered.parent)?)?.qualified_name(&registered.hierarchy.handle());
-        Ok(Self { qualified_name: public.qualified_name(&parent), public })
+        let parent = Public::parse(&decode(&registered.parent)?)?;
+        let qualified_name = public.qualified_name(&parent.qualified_name(&registered.hierarchy.handle()));
+        let endorsement = registered.endorsement.map(|document| Endorsement::read(&document, parent)).transpose()?;
+        Ok(Self { public, qualified_name, endorsement })
+    }
+
+    /// The document of a key below an endorsement key, of which `parent` is the TPM2B_PUBLIC, with what says whose that is. To be trusted only
+    /// when the TPM has opened a credential for it.
+    pub fn endorsed(key: &[u8], parent: &[u8], certificate: &[u8], intermediates: &[Vec<u8>]) -> Result<(Self, Vec<u8>), TpmError> {
+        let endorsement = Endorsement::new(Public::parse(parent)?, certificate, intermediates)?.document();
+        let (key, parent) = (STANDARD.encode(key), STANDARD.encode(parent));
+        let registered = RegisteredKey { key, parent, hierarchy: Hierarchy::Endorsement, endorsement: Some(endorsement) };
+        let document = serde_json::to_vec(&registered).map_err(json::JsonError::from)?;
+        Ok((Self::parse(&document)?, document))
+    }
+
+    /// Its name, as credentials are made for it.
+    #[must_use]
+    pub fn name_bytes(&self) -> &[u8] {
+        self.public.name()
+    }
+
+    /// Which TPM it was shown to be in.
+    #[must_use]
+    pub fn endorsement(&self) -> Option<&Endorsement> {
+        self.endorsement.as_ref()
     }
 
     /// Its name in lower-case hexadecimal.
@@ -101,18 +132,27 @@ pub enum TpmError {
     /// The qualifying data is not the binding.
     #[error("not bound to this challenge and key")]
     Binding,
+    /// The certificate of the TPM's maker is of something else.
+    #[error("endorsement: {0}")]
+    Endorsement(&'static str),
     /// The event log is malformed, or says something else than the PCRs.
     #[error("event log {0}")]
     EventLog(&'static str),
     /// Not JSON of the expected form.
     #[error("malformed: {0}")]
     Json(#[from] json::JsonError),
+    /// No maker that is trusted has certified the endorsement key.
+    #[error("endorsement key: {0}")]
+    Maker(ChainError),
     /// A structure that is not what it must be.
     #[error("malformed structure: {0}")]
     Malformed(&'static str),
     /// A key that could be used for something else than quotes, or that was not made in its TPM.
     #[error("not a restricted signing key that was made in its TPM and stays there")]
     NotAttestationKey,
+    /// A key that is not of the templates that makers of TPMs certify.
+    #[error("not an endorsement key of a default template, RSA with 2048 bits or more or P-256")]
+    NotEndorsementKey,
     /// The PCRs that were sent are not those that were quoted.
     #[error("PCR values are not those quoted")]
     Pcrs,
@@ -139,8 +179,15 @@ pub fn replay_event_log(log: &[u8], bank: Hash, pcrs: &BTreeMap<usize, Vec<u8>>)
     event_log::replay(log, bank, pcrs).map(|measured| measured.digests)
 }
 
-/// Verifies a quote under the registered key that it names, and that its qualifying data is `binding`.
-pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a AttestationKey>, binding: &[u8]) -> Result<Claims, TpmError> {
+/// Verifies a quote under the trusted key that it names, and that its qualifying data is `binding`; a key that rests on its TPM's maker, that this
+/// is one of `makers`. `now_ms` is milliseconds since the epoch.
+pub fn verify<'a>(
+    payload: &[u8],
+    key_named: impl FnOnce(&str) -> Option<&'a AttestationKey>,
+    makers: &Roots,
+    binding: &[u8],
+    now_ms: i64,
+) -> Result<Claims, TpmError> {
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE)?;
     let key = key_named(&evidence.key).ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(72).collect()))?;
     let quote = decode(&evidence.quote)?;
@@ -165,6 +212,10 @@ pub fn verify<'a>(payload: &[u8], key_named: impl FnOnce(&str) -> Option<&'a Att
         claims.bytes(&format!("pcr.{}.{index}", quote.bank.name()), value);
     }
     claims.text("key", &evidence.key);
+    if let Some(endorsement) = &key.endorsement {
+        endorsement.verify(makers, now_ms)?;
+        claims.text("ek", endorsement.id());
+    }
     claims.text("firmware_version", format!("{:016x}", quote.firmware_version));
     claims.text("reset_count", quote.reset_count);
     claims.text("restart_count", quote.restart_count);

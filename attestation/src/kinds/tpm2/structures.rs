@@ -15,12 +15,14 @@ const MAGIC: u32 = 0xff54_4347;
 const ATTEST_QUOTE: u16 = 0x8018;
 
 const RSA: u16 = 0x0001;
+const AES: u16 = 0x0006;
+const CFB: u16 = 0x0043;
 const NULL: u16 = 0x0010;
 const RSASSA: u16 = 0x0014;
 const RSAPSS: u16 = 0x0016;
 const ECDSA: u16 = 0x0018;
 const ECC: u16 = 0x0023;
-const P256: u16 = 0x0003;
+pub(super) const P256: u16 = 0x0003;
 const P384: u16 = 0x0004;
 
 const FIXED_TPM: u32 = 1 << 1;
@@ -134,11 +136,13 @@ pub struct Public {
     name: Vec<u8>,
     name_hash: Hash,
     attributes: u32,
+    /// Algorithm, bits and mode of a storage key's cipher.
+    cipher: Option<[u16; 3]>,
     key: Key,
 }
 
 #[derive(Clone, Debug)]
-enum Key {
+pub(super) enum Key {
     Rsa { modulus: Vec<u8>, exponent: u32 },
     Ecc { curve: u16, point: Vec<u8> },
 }
@@ -154,10 +158,10 @@ impl Public {
         let name_hash = Hash::of(reader.u16()?).ok_or(TpmError::Malformed("name algorithm"))?;
         let attributes = reader.u32()?;
         reader.buffer()?;
-        if reader.u16()? != NULL {
-            // Of the symmetric cipher of a storage key: bits and mode.
-            reader.take(4)?;
-        }
+        let cipher = match reader.u16()? {
+            NULL => None,
+            algorithm => Some([algorithm, reader.u16()?, reader.u16()?]),
+        };
         if reader.u16()? != NULL {
             // Of the scheme: its hash.
             reader.take(2)?;
@@ -191,7 +195,7 @@ impl Public {
         reader.end()?;
         let mut name = name_hash.id().to_be_bytes().to_vec();
         name.extend(name_hash.digest(&[area]));
-        Ok(Self { name, name_hash, attributes, key })
+        Ok(Self { name, name_hash, attributes, cipher, key })
     }
 
     /// Its name: the algorithm's id and the digest of the public area.
@@ -205,6 +209,21 @@ impl Public {
     pub fn is_attestation_key(&self) -> bool {
         let needed = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | SIGN;
         self.attributes & needed == needed && self.attributes & DECRYPT == 0
+    }
+
+    /// Whether it is an endorsement key of the default templates of 2048-bit RSA or P-256 (TCG EK Credential Profile, annex B): it never leaves its
+    /// TPM, and decrypts only what the TPM itself makes sense of.
+    pub(super) fn is_endorsement_key(&self) -> bool {
+        let needed = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | DECRYPT;
+        let fits = match &self.key {
+            Key::Rsa { modulus, .. } => modulus.len() >= 256,
+            Key::Ecc { curve, .. } => *curve == P256,
+        };
+        fits && self.attributes & needed == needed && self.attributes & SIGN == 0 && self.name_hash == Hash::Sha256 && self.cipher == Some([AES, 128, CFB])
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
     }
 
     /// Its qualified name below a parent with this one; a hierarchy's is its handle.

@@ -9,7 +9,8 @@ pub(crate) enum TrustCommand {
     /// Trust something, or replace it.
     ///
     /// Kinds: `nitro` (roots, PEM), `sev_snp` (AMD's ARK and ASK or ASVK, PEM), `tdx` (Intel's collateral, JSON), `tpm2_ak` (an attestation
-    /// key, JSON: {"key": …, "parent": …, "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `aws_iid` (the certificate of the region that
+    /// key, JSON: {"key": …, "parent": …, "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `tpm2_ek_root` (what a maker of TPMs certifies
+    /// endorsement keys with, PEM), `aws_iid` (the certificate of the region that
     /// NAME is, PEM), `reference` (an approved value: NAME is SET/VALUE).
     Add {
         /// What it is for; see above.
@@ -67,6 +68,35 @@ pub(crate) enum AttestCommand {
         #[arg(short, long, value_name = "FILE", default_value = "-")]
         out: PathBuf,
     },
+    /// Make the broker trust the attestation key of this host's TPM, for what the TPM's maker says. Prints the claims to pin: `ek` and `key`.
+    ///
+    /// The broker knows the maker by `sundew trust add tpm2_ek_root`; the TPM opens a credential that is made for both of its keys.
+    Activate {
+        /// The TPM, or the socket of an emulator.
+        #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0")]
+        tpm: PathBuf,
+        /// Persistent handle of the attestation key, which is below the endorsement key.
+        #[arg(long, value_name = "HANDLE", default_value = "0x81010002", value_parser = handle)]
+        key: u32,
+        /// Persistent handle of the endorsement key, of a default template.
+        #[arg(long, value_name = "HANDLE", default_value = "0x81010001", value_parser = handle)]
+        endorsement_key: u32,
+        /// The endorsement key's certificate, PEM or DER, where the TPM has none.
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
+        /// PEM of what comes between it and the maker's root, where the broker does not have it.
+        #[arg(long, value_name = "FILE")]
+        intermediates: Option<PathBuf>,
+        /// The broker's enrollment listener, where this host has no SVID yet.
+        #[arg(long, value_name = "HOST:PORT", requires = "bundle", requires = "trust_domain")]
+        enrollment: Option<String>,
+        /// With --enrollment: PEM of the trust domain's roots.
+        #[arg(long, value_name = "FILE")]
+        bundle: Option<PathBuf>,
+        /// With --enrollment: the trust domain.
+        #[arg(long, value_name = "NAME")]
+        trust_domain: Option<String>,
+    },
     /// Verify one piece of evidence from a file, away from any broker; exit code 1 if it would be refused.
     Verify {
         /// The kind, such as tpm2.
@@ -93,6 +123,10 @@ pub(crate) enum AttestCommand {
         #[arg(long, value_name = "TIME")]
         at: Option<String>,
     },
+}
+
+fn handle(text: &str) -> Result<u32, String> {
+    text.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok()).ok_or_else(|| "must be hexadecimal, such as 0x81010002".to_owned())
 }
 
 fn item(text: &str) -> Result<(String, PathBuf), String> {

@@ -1,0 +1,109 @@
+//! The way to a TPM: commands and answers (TCG "Trusted Platform Module Library", part 1, section 18).
+
+use std::io::{Read, Write};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) const READ_PUBLIC: u32 = 0x0000_0173;
+pub(super) const NO_SESSIONS: u16 = 0x8001;
+pub(super) const SESSIONS: u16 = 0x8002;
+pub(super) const SHA256: u16 = 0x000b;
+pub(super) const NULL: u16 = 0x0010;
+/// Password session, empty password.
+pub(super) const PASSWORD: [u8; 9] = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+/// Longest answer of a TPM, in bytes.
+const MAX_ANSWER: usize = 4096;
+const WITHIN: Duration = Duration::from_secs(10);
+/// Response codes that ask for the same command again.
+const RETRY: u32 = 0x922;
+const YIELDED: u32 = 0x908;
+const TESTING: u32 = 0x90a;
+/// Keys that are protected against guessing cannot be used for a while.
+const LOCKOUT: u32 = 0x921;
+/// A handle that nothing is at.
+const NO_HANDLE: u32 = 0x18b;
+const BUSY_ATTEMPTS: usize = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+trait Channel: Read + Write {}
+impl<T: Read + Write> Channel for T {}
+
+/// The way to it, and the key that is worked with.
+pub(super) struct Tpm(Box<dyn Channel>, u32);
+
+impl Tpm {
+    pub(super) fn open(path: &Path, key: u32) -> Result<Self, String> {
+        let fail = |e: std::io::Error| format!("{}: {e}", path.display());
+        if std::fs::metadata(path).map_err(fail)?.file_type().is_socket() {
+            let stream = UnixStream::connect(path).map_err(fail)?;
+            stream.set_read_timeout(Some(WITHIN)).and_then(|()| stream.set_write_timeout(Some(WITHIN))).map_err(fail)?;
+            return Ok(Self(Box::new(stream), key));
+        }
+        Ok(Self(Box::new(std::fs::File::options().read(true).write(true).open(path).map_err(fail)?), key))
+    }
+
+    /// Sends a command and reads the answer, without its header.
+    pub(super) fn run(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<Vec<u8>, String> {
+        for _ in 0..BUSY_ATTEMPTS {
+            match self.run_once(tag, code, body)? {
+                (0, answer) => return Ok(answer),
+                // It tests itself, or had something else to do: the command was not begun.
+                (RETRY | YIELDED | TESTING, _) => std::thread::sleep(BUSY_PAUSE),
+                (LOCKOUT, _) => {
+                    return Err("the TPM is locked out, after failures or because it was switched off hard: `tpm2_dictionarylockout -c` ends that".to_owned());
+                }
+                (NO_HANDLE, _) => return Err(format!("the TPM has no key at handle {:#x}", self.1)),
+                (code, _) => return Err(format!("the TPM refused (response code {code:#x})")),
+            }
+        }
+        Err("the TPM is busy".to_owned())
+    }
+
+    fn run_once(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<(u32, Vec<u8>), String> {
+        let fail = |e: std::io::Error| format!("TPM: {e}");
+        let length = u32::try_from(body.len().saturating_add(10)).map_err(|e| e.to_string())?;
+        let mut command = tag.to_be_bytes().to_vec();
+        command.extend(length.to_be_bytes());
+        command.extend(code.to_be_bytes());
+        command.extend(body);
+        self.0.write_all(&command).map_err(fail)?;
+        let mut answer = vec![0; MAX_ANSWER];
+        let mut have = 0;
+        let length = loop {
+            // A device gives the whole answer at once, a socket may give a part.
+            let read = self.0.read(answer.get_mut(have..).unwrap_or_default()).map_err(fail)?;
+            have = have.saturating_add(read);
+            let length = answer.get(2..6).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+            let length = length.and_then(|length| usize::try_from(length).ok()).filter(|_| have >= 10).unwrap_or(usize::MAX);
+            if have >= length {
+                break length;
+            }
+            if read == 0 {
+                return Err("the TPM's answer was cut short".to_owned());
+            }
+        };
+        match answer.get(6..10).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes) {
+            Some(code) => Ok((code, answer.get(10..length).unwrap_or_default().to_vec())),
+            None => Err("the TPM's answer was cut short".to_owned()),
+        }
+    }
+}
+
+pub(super) fn take(from: &mut Vec<u8>, length: usize) -> Result<Vec<u8>, String> {
+    if from.len() < length {
+        return Err("the TPM's answer was cut short".to_owned());
+    }
+    let rest = from.split_off(length);
+    Ok(std::mem::replace(from, rest))
+}
+
+pub(super) fn array<const N: usize>(from: &mut Vec<u8>) -> Result<[u8; N], String> {
+    take(from, N)?.try_into().map_err(|_| "the TPM's answer was cut short".to_owned())
+}
+
+pub(super) fn buffer(from: &mut Vec<u8>) -> Result<Vec<u8>, String> {
+    let length = usize::from(u16::from_be_bytes(array(from)?));
+    take(from, length)
+}

@@ -1,0 +1,88 @@
+//! Attestation keys that are trusted because the maker of their TPM is: the TPM has opened a credential that is made for both.
+//!
+//! P1: a key becomes known by this and nothing more; evidence under it is taken where a registration names the TPM or the key. Nothing is kept
+//! between the two calls: what the credential holds is derived.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq as _;
+use sundew_attestation::kinds::tpm2::AttestationKey;
+use sundew_attestation::{TrustItem, TrustKind};
+use sundew_proto::v1;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::journal;
+use crate::make_credential::make_credential;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+/// How long a credential can be answered, in milliseconds: TPMs are slow.
+const ANSWER_WITHIN_MS: i64 = 120_000;
+
+impl Broker {
+    /// A credential for the key, if a maker that is trusted has certified the endorsement key.
+    pub(crate) async fn challenge_tpm_key(
+        self: Arc<Self>,
+        peer: Option<Arc<Peer>>,
+        request: v1::ChallengeTpmKeyRequest,
+    ) -> Result<v1::ChallengeTpmKeyResponse, Refusal> {
+        // P12: whoever comes costs the same, and no more than a few at a time.
+        let _place = self.enrolling.try_acquire().map_err(|_| Refusal::Overload)?;
+        self.may_bring_keys(peer.as_deref()).await?;
+        let key = self.endorsed(request.key).await?;
+        let expires_at_ms = clock::now_ms().saturating_add(ANSWER_WITHIN_MS);
+        let endorsement = key.0.endorsement().ok_or(Refusal::Unsupported("endorsement"))?;
+        let hidden = self.hidden(&key.1, expires_at_ms);
+        let credential = make_credential(endorsement.key(), key.0.name_bytes(), &hidden).map_err(|e| Refusal::invalid("key", e))?;
+        Ok(v1::ChallengeTpmKeyResponse { credential: credential.blob, secret: credential.secret, expires_at_ms })
+    }
+
+    /// Trusts the key: its TPM has opened the credential. One for each TPM; the last one counts.
+    pub(crate) async fn activate_tpm_key(
+        self: Arc<Self>,
+        peer: Option<Arc<Peer>>,
+        request: v1::ActivateTpmKeyRequest,
+    ) -> Result<v1::ActivateTpmKeyResponse, Refusal> {
+        let _place = self.enrolling.try_acquire().map_err(|_| Refusal::Overload)?;
+        self.may_bring_keys(peer.as_deref()).await?;
+        let (key, document) = self.endorsed(request.key).await?;
+        let (now_ms, until_ms) = (clock::now_ms(), request.expires_at_ms);
+        let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_WITHIN_MS);
+        if !in_time || !bool::from(self.hidden(&document, until_ms).ct_eq(request.opened.as_slice())) {
+            return Err(Refusal::Credential);
+        }
+        let ek = key.endorsement().map(|endorsement| endorsement.id().to_owned()).ok_or(Refusal::Unsupported("endorsement"))?;
+        let item = TrustItem::parse(TrustKind::Tpm2Ak, &format!("ek-{ek}"), &document).map_err(|e| Refusal::invalid("key", e))?;
+        let mut record = journal::record("tpm_key_activated").with("ek", &ek).with("key", key.name());
+        if let Some(peer) = &peer {
+            record = record.with("peer", peer.id());
+        }
+        let action = self.trust_item(&item, document, record).await?;
+        Ok(v1::ActivateTpmKeyResponse { ek, key: key.name(), action: action.to_owned() })
+    }
+
+    /// Who has an SVID must be registered; who has none comes over the enrollment listener.
+    async fn may_bring_keys(&self, peer: Option<&Peer>) -> Result<(), Refusal> {
+        match peer {
+            Some(peer) if self.records.workload(peer.id()).await?.is_none() => Err(Refusal::Unregistered),
+            Some(_) => Ok(()),
+            None => self.own_ca().map(|_| ()),
+        }
+    }
+
+    /// The key as it may become trusted, with its document.
+    async fn endorsed(&self, key: Option<v1::TpmKey>) -> Result<(AttestationKey, Vec<u8>), Refusal> {
+        let key = key.unwrap_or_default();
+        let parsed = AttestationKey::endorsed(&key.attestation_key, &key.endorsement_key, &key.certificate, &key.intermediates);
+        let (parsed, document) = parsed.map_err(|e| Refusal::invalid("key", e))?;
+        let makers = self.trusted().await?.tpm_makers();
+        let endorsement = parsed.endorsement().ok_or(Refusal::Unsupported("endorsement"))?;
+        endorsement.verify(&makers, clock::now_ms()).map_err(|e| Refusal::Maker(e.to_string()))?;
+        Ok((parsed, document))
+    }
+
+    fn hidden(&self, document: &[u8], expires_at_ms: i64) -> [u8; 32] {
+        self.root().derive(&[b"tpm credential", document, &expires_at_ms.to_be_bytes()])
+    }
+}
