@@ -1,12 +1,16 @@
 //! X.509 paths of attestation keys (RFC 5280), validated by webpki.
 //!
-//! The caller names the anchors: a certificate that comes with the evidence is an intermediate at most (T28).
+//! The caller names the anchors: a certificate that comes with the evidence is an intermediate at most (T28). What came along says nothing of
+//! revocation either: lists are trust material.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, UnixTime};
-use webpki::{EndEntityCert, KeyUsage, ring as algorithms};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy, ring as algorithms,
+};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 /// Most intermediates that are looked at (T09).
 const MAX_INTERMEDIATES: usize = 8;
@@ -48,13 +52,38 @@ impl SignatureVerificationAlgorithm for PssWithTrailer {
     }
 }
 
-/// Roots of makers of hardware, in DER, with what they may have signed.
+/// Roots of makers of hardware, with what they may have signed and taken back.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// Self-signed.
+    /// Self-signed certificates, in DER.
     pub anchors: Vec<Vec<u8>>,
-    /// Signed by them.
+    /// What they signed, in DER.
     pub intermediates: Vec<Vec<u8>>,
+    /// What was taken back. A certificate of an issuer that no list here is of is not looked up.
+    pub crls: Vec<Arc<Crl>>,
+}
+
+/// A certificate revocation list (RFC 5280, section 5): complete, with a next update, for all certificates and reasons of its issuer.
+#[derive(Debug)]
+pub struct Crl {
+    list: CertRevocationList<'static>,
+    next_update_ms: i64,
+}
+
+impl Crl {
+    /// Reads one in DER. Its signature is checked when it is used, with its issuer's key.
+    pub fn parse(der: &[u8]) -> Result<Self, ChainError> {
+        let list = OwnedCertRevocationList::from_der(der).map_err(ChainError::Path)?;
+        let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|_| ChainError::Malformed)?;
+        let next_update = parsed.next_update().ok_or(ChainError::Malformed)?;
+        Ok(Self { list: list.into(), next_update_ms: next_update.timestamp().saturating_mul(1000) })
+    }
+
+    /// When it ends, in milliseconds since the epoch: evidence that depends on it is refused from then on.
+    #[must_use]
+    pub fn next_update_ms(&self) -> i64 {
+        self.next_update_ms
+    }
 }
 
 /// Any purpose that is not contradicted: attestation certificates have no extended key usage.
@@ -80,13 +109,13 @@ pub enum ChainError {
     Usage,
 }
 
-/// Whether `leaf` has a valid path over `intermediates` to one of `anchors` at this time.
-pub(crate) fn verify(leaf: &[u8], intermediates: &[Vec<u8>], anchors: &[Vec<u8>], at_ms: i64) -> Result<(), ChainError> {
-    verify_for(NO_PURPOSE, leaf, intermediates, anchors, at_ms)
+/// Whether `leaf` has a valid path over `intermediates` to one of the anchors at this time.
+pub(crate) fn verify(leaf: &[u8], intermediates: &[Vec<u8>], roots: &Roots, at_ms: i64) -> Result<(), ChainError> {
+    verify_for(NO_PURPOSE, leaf, intermediates, roots, at_ms)
 }
 
 /// The same for a leaf of this purpose.
-pub(crate) fn verify_for(purpose: KeyUsage, leaf: &[u8], intermediates: &[Vec<u8>], anchors: &[Vec<u8>], at_ms: i64) -> Result<(), ChainError> {
+pub(crate) fn verify_for(purpose: KeyUsage, leaf: &[u8], intermediates: &[Vec<u8>], roots: &Roots, at_ms: i64) -> Result<(), ChainError> {
     if intermediates.len() > MAX_INTERMEDIATES {
         return Err(ChainError::TooLong);
     }
@@ -103,13 +132,118 @@ pub(crate) fn verify_for(purpose: KeyUsage, leaf: &[u8], intermediates: &[Vec<u8
             return Err(ChainError::Ambiguous);
         }
     }
-    let borrowed: Vec<CertificateDer<'_>> = anchors.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let borrowed: Vec<CertificateDer<'_>> = roots.anchors.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let anchors = borrowed.iter().map(webpki::anchor_from_trusted_cert).collect::<Result<Vec<_>, _>>().map_err(|_| ChainError::Malformed)?;
     let intermediates: Vec<CertificateDer<'_>> = intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let leaf = CertificateDer::from(leaf);
     let leaf = EndEntityCert::try_from(&leaf).map_err(|_| ChainError::Malformed)?;
     let seconds = u64::try_from(at_ms.div_euclid(1000)).map_err(|_| ChainError::Malformed)?;
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    leaf.verify_for_usage(ALGORITHMS, &anchors, &intermediates, at, purpose, None, None).map_err(ChainError::Path)?;
+    let crls: Vec<_> = roots.crls.iter().map(|crl| &crl.list).collect();
+    let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
+        // Issuers without a list are common; one whose list has ended is not known not to have taken something back (P7).
+        options.with_status_policy(UnknownStatusPolicy::Allow).with_expiration_policy(ExpirationPolicy::Enforce).build()
+    });
+    leaf.verify_for_usage(ALGORITHMS, &anchors, &intermediates, at, purpose, revocation, None).map_err(ChainError::Path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, DnType, IsCa,
+        Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    };
+
+    use super::*;
+
+    const NOW_MS: i64 = 1_767_225_600_000; // 2026-01-01
+
+    struct Authority(CertificateParams, KeyPair);
+
+    impl Authority {
+        fn new(name: &str, serial: u64) -> Self {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.serial_number = Some(SerialNumber::from(serial));
+            Self(params, KeyPair::generate().unwrap())
+        }
+
+        fn issuer(&self) -> Issuer<'_, &KeyPair> {
+            Issuer::from_params(&self.0, &self.1)
+        }
+
+        fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+            params.signed_by(key, &self.issuer()).unwrap().der().to_vec()
+        }
+
+        fn crl(&self, revoked: &[u64], next_update: i32, place: Option<CrlIssuingDistributionPoint>) -> Vec<u8> {
+            let taken_back = |serial: &u64| RevokedCertParams {
+                serial_number: SerialNumber::from(*serial),
+                revocation_time: date_time_ymd(2025, 6, 1),
+                reason_code: None,
+                invalidity_date: None,
+            };
+            let params = CertificateRevocationListParams {
+                this_update: date_time_ymd(2025, 5, 1),
+                next_update: date_time_ymd(next_update, 6, 1),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: place,
+                revoked_certs: revoked.iter().map(taken_back).collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            params.signed_by(&self.issuer()).unwrap().der().to_vec()
+        }
+    }
+
+    #[test]
+    fn t10_what_an_issuer_has_taken_back_is_refused_and_an_ended_or_forged_list_is_no_excuse() {
+        let (root, middle, key) = (Authority::new("root", 1), Authority::new("middle", 2), KeyPair::generate().unwrap());
+        let mut leaf = CertificateParams::default();
+        leaf.serial_number = Some(SerialNumber::from(3));
+        let (leaf, intermediate) = (middle.sign(&leaf, &key), root.sign(&middle.0, &middle.1));
+        let anchor = root.0.self_signed(&root.1).unwrap().der().to_vec();
+        let check = |lists: &[Vec<u8>]| {
+            let crls = lists.iter().map(|der| Arc::new(Crl::parse(der).unwrap())).collect();
+            verify(&leaf, std::slice::from_ref(&intermediate), &Roots { anchors: vec![anchor.clone()], intermediates: Vec::new(), crls }, NOW_MS)
+        };
+        let stranger = Authority::new("stranger", 9);
+        let forger = Authority(middle.0.clone(), KeyPair::generate().unwrap());
+        for good in [
+            vec![],
+            vec![middle.crl(&[4], 2026, None)],
+            vec![root.crl(&[3], 2026, None), middle.crl(&[2], 2026, None)],
+            vec![stranger.crl(&[2, 3], 2026, None)],
+        ] {
+            assert!(check(&good).is_ok(), "{:?}", check(&good));
+        }
+        assert!(matches!(check(&[middle.crl(&[4, 3], 2026, None)]), Err(ChainError::Path(webpki::Error::CertRevoked))));
+        assert!(matches!(check(&[root.crl(&[2], 2026, None)]), Err(ChainError::Path(webpki::Error::CertRevoked))), "an intermediate");
+        assert!(matches!(check(&[middle.crl(&[4], 2025, None)]), Err(ChainError::Path(webpki::Error::CrlExpired { .. }))));
+        assert!(matches!(check(&[forger.crl(&[], 2026, None)]), Err(ChainError::Path(_))), "a list under another key of the same name");
+        assert_eq!(Crl::parse(&middle.crl(&[], 2026, None)).unwrap().next_update_ms(), 1_780_272_000_000);
+    }
+
+    #[test]
+    fn t10_lists_in_parts_and_bent_lists_do_no_harm() {
+        let authority = Authority::new("root", 1);
+        let place = |uris: &[&str], scope| CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint { uris: uris.iter().map(|uri| (*uri).to_owned()).collect() },
+            scope,
+        };
+        for place in [place(&["http://a.test/1", "http://a.test/2"], None), place(&["http://a.test/1"], Some(CrlScope::CaCertsOnly))] {
+            let _ = Crl::parse(&authority.crl(&[3], 2026, Some(place)));
+        }
+        let list = authority.crl(&[3, 4], 2026, Some(place(&["http://a.test/1"], Some(CrlScope::UserCertsOnly))));
+        for length in 0..list.len() {
+            assert!(Crl::parse(&list[..length]).is_err(), "cut at {length}");
+        }
+        for at in 0..list.len() {
+            let mut bent = list.clone();
+            bent[at] ^= 0xff;
+            let _ = Crl::parse(&bent);
+        }
+    }
 }

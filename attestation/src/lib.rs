@@ -17,7 +17,7 @@ pub mod spiffe;
 mod trust;
 
 pub use appraisal::{AppraisalError, Appraised, Attested, Circumstances, Finding, Presented, appraise};
-pub use chain::{ChainError, Roots};
+pub use chain::{ChainError, Crl, Roots};
 pub use challenge::{Binding, BindingPurpose, Nonce};
 pub use claims::{Assurance, Claims, Counter, SingleUse, Voucher, hex};
 pub use constraint::{AtLeast, Constraint, Constraints, Reference};

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::chain::Roots;
+use crate::chain::{Crl, Roots};
 use crate::claims::{hex, sha256};
 use crate::kinds::{oidc, tdx, tpm2};
 
@@ -24,6 +24,8 @@ pub const MAX_CONTENT: usize = 512 << 10;
 pub enum TrustKind {
     /// The certificate that AWS publishes for the region that is the item's name: PEM.
     AwsIid,
+    /// What an issuer of hardware's certificates has taken back: a revocation list, PEM or DER.
+    Crl,
     /// A root of Nitro enclaves: PEM.
     Nitro,
     /// A value that the platform team approved: the name is `<set>/<value>`, the content a remark.
@@ -40,13 +42,14 @@ pub enum TrustKind {
 
 impl TrustKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [Self::AwsIid, Self::Nitro, Self::Reference, Self::SevSnp, Self::Tdx, Self::Tpm2Ak, Self::Tpm2EkRoot];
+    pub const ALL: [Self; 8] = [Self::AwsIid, Self::Crl, Self::Nitro, Self::Reference, Self::SevSnp, Self::Tdx, Self::Tpm2Ak, Self::Tpm2EkRoot];
 
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AwsIid => "aws_iid",
+            Self::Crl => "crl",
             Self::Nitro => "nitro",
             Self::Reference => "reference",
             Self::SevSnp => "sev_snp",
@@ -96,7 +99,8 @@ pub struct TrustItem {
 #[derive(Clone, Debug)]
 enum Content {
     AwsIid(Vec<u8>),
-    Nitro(Vec<Vec<u8>>),
+    Crl(Arc<Crl>),
+    Nitro(Roots),
     Reference,
     SevSnp(Roots),
     Tdx(Box<tdx::Collateral>),
@@ -130,12 +134,15 @@ impl TrustItem {
                 until(&certificate);
                 Content::AwsIid(only)
             }
+            TrustKind::Crl => {
+                let crl = crl(content)?;
+                not_after_ms = Some(crl.next_update_ms());
+                Content::Crl(Arc::new(crl))
+            }
             TrustKind::Nitro => {
-                let roots = certificates(content)?;
-                for root in &roots {
-                    until(&ca(root)?);
-                }
-                Content::Nitro(roots)
+                // Whatever is named is an anchor.
+                let roots = roots(content, &mut until)?;
+                Content::Nitro(Roots { anchors: [roots.anchors, roots.intermediates].concat(), ..Roots::default() })
             }
             TrustKind::Reference => {
                 if name.split_once('/').is_none_or(|(set, value)| set.is_empty() || value.is_empty()) {
@@ -204,7 +211,7 @@ impl TrustItem {
         match &self.content {
             Content::AwsIid(_) => Some(("aws_iid.region", self.name.clone())),
             Content::Tpm2Ak(key) => Some(("tpm2.key", key.name())),
-            Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2EkRoot(_) => None,
+            Content::Crl(_) | Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2EkRoot(_) => None,
         }
     }
 
@@ -213,6 +220,15 @@ impl TrustItem {
     pub fn is_endorsed(&self) -> bool {
         matches!(&self.content, Content::Tpm2Ak(key) if key.endorsement().is_some())
     }
+}
+
+fn crl(content: &[u8]) -> Result<Crl, TrustError> {
+    let der = if content.first() == Some(&0x30) {
+        content.to_vec()
+    } else {
+        CertificateRevocationListDer::from_pem_slice(content).map_err(|e| TrustError::Content(e.to_string()))?.to_vec()
+    };
+    Crl::parse(&der).map_err(|e| TrustError::Content(format!("certificate revocation list: {e}")))
 }
 
 fn roots(pem: &[u8], until: &mut impl FnMut(&X509Certificate<'_>)) -> Result<Roots, TrustError> {
@@ -279,20 +295,20 @@ impl TrustMaterial {
         self.items.contains_key(&(TrustKind::Reference, format!("{set}/{value}")))
     }
 
-    pub(crate) fn nitro_roots(&self) -> Vec<Vec<u8>> {
-        let roots = self.of(TrustKind::Nitro).filter_map(|item| if let Content::Nitro(roots) = &item.content { Some(roots) } else { None });
-        roots.flatten().cloned().collect()
-    }
-
     fn roots_of(&self, kind: TrustKind) -> Roots {
-        let mut all = Roots::default();
+        let crl = |item: &TrustItem| if let Content::Crl(crl) = &item.content { Some(Arc::clone(crl)) } else { None };
+        let mut all = Roots { crls: self.of(TrustKind::Crl).filter_map(crl).collect(), ..Roots::default() };
         for item in self.of(kind) {
-            if let Content::SevSnp(roots) | Content::Tpm2EkRoot(roots) = &item.content {
+            if let Content::Nitro(roots) | Content::SevSnp(roots) | Content::Tpm2EkRoot(roots) = &item.content {
                 all.anchors.extend(roots.anchors.iter().cloned());
                 all.intermediates.extend(roots.intermediates.iter().cloned());
             }
         }
         all
+    }
+
+    pub(crate) fn nitro_roots(&self) -> Roots {
+        self.roots_of(TrustKind::Nitro)
     }
 
     pub(crate) fn sev_snp_roots(&self) -> Roots {
@@ -316,7 +332,9 @@ impl TrustMaterial {
     pub(crate) fn region_certificate(&self, region: &str) -> Option<&[u8]> {
         match &self.items.get(&(TrustKind::AwsIid, region.to_owned()))?.content {
             Content::AwsIid(der) => Some(der),
-            Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2Ak(_) | Content::Tpm2EkRoot(_) => None,
+            Content::Crl(_) | Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2Ak(_) | Content::Tpm2EkRoot(_) => {
+                None
+            }
         }
     }
 }

@@ -150,6 +150,9 @@ pub async fn follow(config: MaterialConfig, material: Arc<Material>, trust: Arc<
                 return Ok(());
             }
             let item = TrustItem::parse(config.kind, &config.name, &content).map_err(|e| e.to_string())?;
+            if item.is_endorsed() {
+                return Err("`endorsement` is what a TPM has shown, and is not configured".to_owned());
+            }
             material.publish_configured(item);
             last = Some(content);
             Ok(())

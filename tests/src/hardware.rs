@@ -6,7 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::Value as Cbor;
 use coset::CborSerializable as _;
-use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey as _};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber, SigningKey as _,
+};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
@@ -30,13 +33,32 @@ impl Authority {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made");
         let mut params = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Self { params, key }
     }
 
     /// Its own certificate, in DER.
     pub fn certificate(&self) -> Vec<u8> {
         self.params.self_signed(&self.key).expect("made").der().to_vec()
+    }
+
+    /// What it takes back of these certificates, in DER: a list for a day.
+    pub fn crl(&self, certificates: &[Vec<u8>]) -> Vec<u8> {
+        let now = time::OffsetDateTime::now_utc();
+        let taken_back = |der: &Vec<u8>| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("made");
+            let serial_number = SerialNumber::from_slice(certificate.raw_serial());
+            RevokedCertParams { serial_number, revocation_time: now, reason_code: None, invalidity_date: None }
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::DAY,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(taken_back).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&Issuer::from_params(&self.params, &self.key)).expect("made").der().to_vec()
     }
 
     /// A certificate for another key, in DER.
@@ -99,7 +121,7 @@ impl Enclave {
 
     /// Verifies one a second after it was made.
     pub fn verify(&self, document: &[u8]) -> Result<Claims, nitro::NitroError> {
-        nitro::verify(document, &[self.root.certificate()], &[9; 32], NOW_MS + 1000)
+        nitro::verify(document, &Roots { anchors: vec![self.root.certificate()], ..Roots::default() }, &[9; 32], NOW_MS + 1000)
     }
 
     /// A document that differs in one member.
@@ -129,7 +151,7 @@ impl Chip {
 
     /// AMD's certificates for it.
     pub fn roots(&self) -> Roots {
-        Roots { anchors: vec![self.root.certificate()], intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)] }
+        Roots { anchors: vec![self.root.certificate()], intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)], ..Roots::default() }
     }
 
     /// The endorsement key's certificate for a chip id and TCB.

@@ -8,7 +8,7 @@ use coset::{CborSerializable as _, CoseSign1, RegisteredLabelWithPrivate, Tagged
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::chain::{self, ChainError};
+use crate::chain::{self, ChainError, Roots};
 use crate::claims::{Assurance, Claims, Values};
 
 /// Largest document, in bytes (the hypervisor's own limit is 16 KiB).
@@ -42,7 +42,7 @@ pub enum NitroError {
 }
 
 /// Verifies a document against the roots in DER, and that its nonce is `binding`.
-pub fn verify(document: &[u8], roots: &[Vec<u8>], binding: &[u8], now_ms: i64) -> Result<Claims, NitroError> {
+pub fn verify(document: &[u8], roots: &Roots, binding: &[u8], now_ms: i64) -> Result<Claims, NitroError> {
     if document.len() > MAX_DOCUMENT {
         return Err(NitroError::Malformed("longer than 16 KiB"));
     }

@@ -99,7 +99,7 @@ pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: 
     if report.bytes::<64>(0x50) != binding {
         return Err(SnpError::Binding);
     }
-    chain::verify(&certificate, &roots.intermediates, &roots.anchors, now_ms)?;
+    chain::verify(&certificate, &roots.intermediates, roots, now_ms)?;
     let (_, certificate) = X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
 
     // What a version-2 reader knows is in the same places in every later version.

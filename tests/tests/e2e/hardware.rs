@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use ciborium::Value as Cbor;
 use serde_json::{Value, json};
 use sundew_attestation::Binding;
+use sundew_proto::v1::AddTrustRequest;
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::Caller;
 use sundew_tests::hardware::{Chip, Enclave, Region, Signer};
@@ -109,6 +110,21 @@ async fn ac_05_snp_reports_and_signed_digests_from_outside() {
         let shown = shown(report(chip, &caller.bound(&nonce).wide(), digest, tcb));
         assert_eq!(caller.begin_on(nonce, shown).await.expect_err(what).code(), Code::PermissionDenied, "{what}");
     }
+
+    // AMD takes the intermediate back.
+    let genuine = async || {
+        let nonce = caller.nonce().await.expect("nonce");
+        let shown = shown(report(&chip, &caller.bound(&nonce).wide(), 0xcd, 200));
+        caller.begin_on(nonce, shown).await.map(drop)
+    };
+    genuine().await.expect("a good one");
+    let bad = AddTrustRequest { kind: "crl".to_owned(), name: "amd".to_owned(), content: b"no list".to_vec() };
+    assert_eq!(world.operator(&broker).registry().add_trust(bad).await.expect_err("no list").code(), Code::InvalidArgument);
+    world.operator(&broker).trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&[]))).await;
+    genuine().await.expect("nothing was taken back");
+    world.operator(&broker).trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&chip.roots().intermediates))).await;
+    assert_eq!(genuine().await.expect_err("taken back").code(), Code::PermissionDenied);
+    until("the record", async || world.operator(&broker).last_refusal().await.contains("CertRevoked")).await;
 }
 
 /// An identity document is good once per instance and window, and says that it is not fresh.

@@ -97,7 +97,7 @@ impl Endorsement {
         let mut intermediates = self.intermediates.clone();
         // The same certificate may come along and be registered.
         intermediates.extend(makers.intermediates.iter().filter(|der| !self.intermediates.contains(der)).cloned());
-        chain::verify_for(EK_CERTIFICATE, &self.certificate, &intermediates, &makers.anchors, now_ms).map_err(TpmError::Maker)
+        chain::verify_for(EK_CERTIFICATE, &self.certificate, &intermediates, makers, now_ms).map_err(TpmError::Maker)
     }
 }
 
