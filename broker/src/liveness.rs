@@ -102,7 +102,7 @@ struct Beat {
     peers: Vec<Position>,
     /// Counts failovers, and losses that were mended.
     turn: u64,
-    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover, or the store was emptied.
+    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover, or the list was lost.
     in_doubt_until: Option<Instant>,
 }
 
@@ -237,12 +237,10 @@ impl Keeper {
             self.notice_failover(&beat.primary, sent);
             let emptied = lock(&self.epoch).replace(beat.epoch.clone()).is_some_and(|epoch| epoch != beat.epoch);
             if emptied {
-                tracing::error!("the store was emptied: every task in it is gone");
+                tracing::error!("the store was emptied: what it had is gone");
                 (self.on_emptied)();
-                // Its list of brokers went too, and whoever has not noticed has a fresh view until the bound has passed.
-                let until = clock::monotonic() + self.bounds.freshness;
-                let mut primary = lock(&self.primary);
-                primary.in_doubt_until = primary.in_doubt_until.max(Some(until));
+                // The list of brokers went, and whoever is missing from it has a fresh view until the bound has passed.
+                self.doubt_peers_until(clock::monotonic() + self.bounds.freshness);
             }
             match after_heartbeat(applied, last, beat.tip, emptied) {
                 Step::AssertAgain => {
@@ -278,16 +276,26 @@ impl Keeper {
         let before = primary.name.replace(name.to_owned());
         // The first primary that a broker meets may have been promoted just before. A store that cannot fail over has no names.
         if !name.is_empty() && before.as_deref() != Some(name) {
-            self.turn.fetch_add(1, Ordering::Relaxed);
             if before.is_some() {
                 tracing::warn!("the store has another primary: waiting one freshness bound for what it may have lost");
             }
-            let mut open_from = lock(&self.open_from);
-            if let Some(from) = open_from.as_mut() {
-                *from = (*from).max(sent + self.bounds.freshness);
-            }
-            primary.in_doubt_until = primary.in_doubt_until.max(Some(sent + self.bounds.freshness * 2));
+            drop(primary);
+            self.wait_for_others(sent);
+            self.doubt_peers_until(sent + self.bounds.freshness * 2);
         }
+    }
+
+    /// Nothing is answered for one bound, in which others append again what only they know; what was waited for counts for nothing.
+    fn wait_for_others(&self, from: Instant) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        if let Some(open_from) = lock(&self.open_from).as_mut() {
+            *open_from = (*open_from).max(from + self.bounds.freshness);
+        }
+    }
+
+    fn doubt_peers_until(&self, until: Instant) {
+        let mut primary = lock(&self.primary);
+        primary.in_doubt_until = primary.in_doubt_until.max(Some(until));
     }
 
     fn check_clock(&self, store_ms: i64) -> Result<(), StoreError> {
@@ -358,8 +366,9 @@ impl Keeper {
     }
 
     /// The store lost part of the log. Reads what is there, and appends what is missing after every position that tokens may
-    /// be stamped with; rules that came in below those positions are repeated above them.
+    /// be stamped with; rules that came in below those positions are repeated above them. What this broker has slept over, only others know.
     async fn assert_again(&self) -> Result<(), StoreError> {
+        self.wait_for_others(clock::monotonic());
         let (stamped, _) = self.read().applied();
         let mut known = HashSet::new();
         let mut repeat = Vec::new();
@@ -385,7 +394,6 @@ impl Keeper {
         tracing::warn!(entries = again.len(), "appending what the revocation log has lost");
         self.store.append_all(&again, stamped).await?;
         self.write().rewind(position, last);
-        self.turn.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

@@ -385,10 +385,11 @@ async fn no_false_active_and_no_leaked_role_whatever_is_killed() {
     let everything = Selector { trust_domain: DOMAIN.to_owned(), ..Selector::default() };
     operators[0].respond(everything, Effect::Revoke).await.expect("everything ends");
     let deadline = Instant::now() + Duration::from_secs(150);
-    while !postgres.roles().await.is_empty() {
-        assert!(Instant::now() < deadline, "roles that nobody removes: {:?}", postgres.roles().await);
+    while !postgres.roles().await.is_empty() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let left = postgres.roles().await.into_iter().map(|role| format!("{role}: a role that nobody removes"));
+    shared.history.lock().expect("history").violations.extend(left);
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     println!(
         "faults: {seconds} s, seed {seed}: {} calls, {} tasks begun, {} endings acknowledged, {} leases made, {} answers about dead tokens checked, {} calls unavailable\nfaults: {:?}",

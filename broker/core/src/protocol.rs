@@ -55,7 +55,7 @@ pub struct Waiting<'a> {
     /// The freshness bound has passed since `own` reached `position`. Counted from the append it would be too short: until a majority has
     /// the ending, a deposed primary may still renew views.
     pub bound_passed: bool,
-    /// There was a failover, or the store was emptied, so recently that a broker with a fresh view may be missing from `peers`.
+    /// There was a failover, or the list of brokers was lost, so recently that a broker with a fresh view may be missing from `peers`.
     pub peers_in_doubt: bool,
 }
 

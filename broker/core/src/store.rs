@@ -174,7 +174,7 @@ pub struct StoredEntry {
 pub struct Heartbeat {
     /// The store's wall clock, in milliseconds since the epoch.
     pub now_ms: i64,
-    /// Which life of the store this is: another value means that the store was emptied.
+    /// Which life of the store this is: another value means that the store was emptied, or at least its list of brokers.
     pub epoch: String,
     /// Which primary answered: another value means that there was a failover, and that `peers` may be missing some.
     pub primary: String,

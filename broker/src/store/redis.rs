@@ -370,7 +370,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut random = [0; 16];
             ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).map_err(|_| nonsense("no randomness"))?;
-            let call = Call::new(&self.scripts.heartbeat, &[BROKERS, LOG, EPOCH]);
+            let call = Call::new(&self.scripts.heartbeat, &[BROKERS, LOG]);
             let call = call.arg(broker).arg(applied.0.0).arg(forget_after_ms).arg(URL_SAFE_NO_PAD.encode(random)).arg(&applied.1.0[..]);
             let (reported, everywhere) = self.log.call_everywhere(&call, self.majority(), self.settings.replicas).await?;
             let (now_ms, epoch, tip, tip_id, peers, primary): Reported = reported;

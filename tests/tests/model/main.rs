@@ -37,7 +37,7 @@ fn explored(model: &Protocol) -> (bool, usize) {
     (found.is_some(), checker.unique_state_count())
 }
 
-const TWO: Protocol = Protocol { brokers: 2, replicas: 2, crashes: 1, failovers: 1, freezes: None, without: Without::Nothing };
+const TWO: Protocol = Protocol { brokers: 2, replicas: 2, crashes: 1, failovers: 1, deletions: 0, freezes: None, without: Without::Nothing };
 
 #[test]
 fn p4_holds_with_two_brokers_over_a_failover_a_crash_and_any_freezes() {
@@ -57,10 +57,18 @@ fn p4_holds_over_a_redis_that_loses_its_last_write() {
     assert!(!explored(&Protocol { replicas: 0, crashes: 0, freezes: Some(1), ..TWO }).0);
 }
 
-/// SECURITY "Limits": a Redis without replicas that loses an ending, while the one broker that knows of it is down, and another stood still.
+/// Whoever has not noticed is not on the list of brokers any more; whoever slept does not know what was acknowledged before.
+#[test]
+fn p4_holds_over_a_store_that_is_emptied() {
+    assert!(!explored(&Protocol { replicas: 0, crashes: 0, failovers: 0, deletions: 1, freezes: Some(1), ..TWO }).0);
+}
+
+/// SECURITY "Limits": a Redis without replicas that loses an ending, or one that is emptied, while the one broker that knows of it is down or cut
+/// off, and another stood still.
 #[test]
 fn the_limit_that_is_documented_is_there() {
     assert!(explored(&Protocol { replicas: 0, ..TWO }).0);
+    assert!(explored(&Protocol { crashes: 0, failovers: 0, deletions: 1, freezes: Some(1), ..TWO }).0);
 }
 
 #[test]
@@ -75,9 +83,12 @@ fn the_model_finds_what_each_precaution_is_for() {
         (Without::ForeignJournal, 2, 2, 1),
         (Without::WaitingAnew, 3, 2, 0),
         (Without::Reassertion, 2, 0, 0),
+        (Without::DoubtAfterLoss, 2, 2, 0),
+        (Without::PauseAfterLoss, 2, 0, 0),
     ] {
-        let freezes = (replicas == 0).then_some(1);
-        let model = Protocol { brokers, replicas, crashes, freezes, without, ..TWO };
+        let freezes = (replicas == 0 || without == Without::DoubtAfterLoss).then_some(1);
+        let deletions = u8::from(matches!(without, Without::DoubtAfterLoss | Without::PauseAfterLoss));
+        let model = Protocol { brokers, replicas, crashes, failovers: TWO.failovers - deletions, deletions, freezes, without };
         assert!(explored(&model).0, "without {without:?} nothing goes wrong: is it needed, or is the model blind?");
     }
 }

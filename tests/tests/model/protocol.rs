@@ -2,7 +2,8 @@
 //!
 //! One token, covered by one ending. A primary with two replicas (a majority is one of them); brokers that append, beat, freeze (by not
 //! taking a turn while time passes), crash and restart; a failover to either replica, with what it has; the deposed primary, which goes
-//! on answering reads and taking writes from whoever still reaches it; replicas that follow the new primary one by one.
+//! on answering reads and taking writes from whoever still reaches it; replicas that follow the new primary one by one; somebody who empties a
+//! store, or takes the list of brokers out of it.
 //! The decisions are `sundew_core::protocol`, the same functions that the broker calls. Time is ticks; a view is fresh for `FRESH`.
 
 use stateright::{Model, Property};
@@ -37,6 +38,10 @@ pub(crate) enum Without {
     WaitingAnew,
     /// A broker that lost entries in the store does not append them again.
     Reassertion,
+    /// After the list of brokers was lost, the new one is taken as it is.
+    DoubtAfterLoss,
+    /// A broker that mends the log answers at once.
+    PauseAfterLoss,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub(crate) struct Protocol {
     pub(crate) replicas: usize,
     pub(crate) crashes: u8,
     pub(crate) failovers: u8,
+    /// How often somebody deletes something.
+    pub(crate) deletions: u8,
     /// How often a broker may stand still; any of them, for ever, if not said.
     pub(crate) freezes: Option<u8>,
     pub(crate) without: Without,
@@ -60,6 +67,8 @@ struct Node {
     reports: Vec<Option<u8>>,
     /// How often it was made a primary: what it calls itself changes with it.
     name: u8,
+    /// What is kept with the list of brokers: another one for another list.
+    epoch: u8,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -67,6 +76,8 @@ struct Append {
     position: u8,
     /// Ticks until the bound has passed; not counting yet if `None`.
     bound: Option<u8>,
+    /// The log is another one since: where the ending is now has to be looked up.
+    turned: bool,
 }
 
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -80,6 +91,7 @@ struct Broker {
     closed: u8,
     doubt: u8,
     primary: Option<(u8, u8)>,
+    epoch: Option<u8>,
     waiting: Option<Append>,
     journal: bool,
     /// An ending that is still to be appended.
@@ -96,6 +108,7 @@ pub(crate) struct State {
     acknowledged: bool,
     crashes: u8,
     failovers: u8,
+    deletions: u8,
     freezes: u8,
 }
 
@@ -106,6 +119,10 @@ pub(crate) enum Action {
     Beat(usize, Vec<usize>),
     Connect(usize, usize),
     Promote(usize),
+    /// Everything in a primary goes: FLUSHALL.
+    Empty(usize),
+    /// The list of brokers in a primary goes.
+    Unlist(usize),
     /// The only node is started again without its last entry.
     Lose,
     Follow(usize, usize),
@@ -132,6 +149,15 @@ impl Node {
         let position = self.tip().0.max(floor) + 1;
         self.log.push((position, entry));
         position
+    }
+}
+
+impl Broker {
+    /// What was waited for counts for nothing.
+    fn turn(&mut self, without: Without) {
+        if let Some(append) = self.waiting.as_mut().filter(|_| without != Without::WaitingAnew) {
+            (append.bound, append.turned) = (None, true);
+        }
     }
 }
 
@@ -182,24 +208,27 @@ impl State {
                 if without != Without::DoubtInPeers {
                     broker.doubt = 2 * FRESH;
                 }
-                if let Some(append) = broker.waiting.as_mut().filter(|_| without != Without::WaitingAnew) {
-                    append.bound = None;
-                }
+                broker.turn(without);
+            }
+            let emptied = broker.epoch.replace(primary.epoch).is_some_and(|epoch| epoch != primary.epoch);
+            if emptied && without != Without::DoubtAfterLoss {
+                broker.doubt = broker.doubt.max(FRESH);
             }
             let tip = self.nodes[node].tip();
-            let step = if lost { Step::AssertAgain } else { after_heartbeat(at(position), id(last), (at(tip.0), id(tip.1)), false) };
+            let step = if lost { Step::AssertAgain } else { after_heartbeat(at(position), id(last), (at(tip.0), id(tip.1)), emptied) };
             let broker = &mut self.brokers[b];
             match step {
                 Step::ReadOn => continue,
                 Step::AssertAgain => {
                     let has = self.nodes[node].log.iter().any(|(_, entry)| *entry == ENDING);
                     if broker.knows && !has && without != Without::Reassertion {
-                        let again = self.nodes[node].append(ENDING, position);
-                        if let Some(append) = broker.waiting.as_mut().filter(|_| without != Without::WaitingAnew) {
-                            *append = Append { position: again, bound: None };
-                        }
+                        self.nodes[node].append(ENDING, position);
                     }
                     broker.knows |= has;
+                    broker.turn(without);
+                    if without != Without::PauseAfterLoss {
+                        broker.closed = broker.closed.max(FRESH);
+                    }
                     let floor = 10 + tip.0;
                     self.nodes[node].append(floor, position);
                     (broker.position, broker.last) = tip;
@@ -229,6 +258,14 @@ impl State {
         let peers: Vec<Position> = (0..reports.len()).filter(|peer| *peer != b).filter_map(|peer| Some(at(reports[peer]?))).collect();
         let broker = &mut self.brokers[b];
         let own = at(broker.position);
+        if broker.waiting.as_ref().is_some_and(|append| append.turned) {
+            // Nowhere: it holds at this broker, and is appended with the next beat; whoever asked for it hears an error.
+            let place = self.nodes[node].log.iter().find(|(_, entry)| *entry == ENDING);
+            broker.waiting = place.map(|(position, _)| Append { position: *position, bound: None, turned: false });
+            if broker.waiting.is_none() {
+                (broker.knows, broker.pending) = (true, true);
+            }
+        }
         let Some(append) = &mut broker.waiting else { return };
         if own >= at(append.position) && append.bound.is_none() {
             append.bound = Some(FRESH);
@@ -254,14 +291,15 @@ impl Model for Protocol {
 
     fn init_states(&self) -> Vec<State> {
         // The second replica has not heard of the brokers yet: a majority has.
-        let node = |n| Node { follows: 0, log: vec![], reports: vec![(n < 2).then_some(0); self.brokers], name: u8::from(n == 0) };
-        let broker = Broker { up: true, fresh: FRESH, primary: Some((0, 1)), ..Broker::default() };
+        let node = |n| Node { follows: 0, log: vec![], reports: vec![(n < 2).then_some(0); self.brokers], name: u8::from(n == 0), epoch: 0 };
+        let broker = Broker { up: true, fresh: FRESH, primary: Some((0, 1)), epoch: Some(0), ..Broker::default() };
         vec![State {
             nodes: (0..=self.replicas).map(node).collect(),
             brokers: vec![broker; self.brokers],
             acknowledged: false,
             crashes: 0,
             failovers: 0,
+            deletions: 0,
             freezes: 0,
         }]
     }
@@ -298,6 +336,9 @@ impl Model for Protocol {
         if self.replicas == 0 && state.failovers < self.failovers && !state.nodes[0].log.is_empty() {
             actions.push(Action::Lose);
         }
+        if state.deletions < self.deletions {
+            actions.extend(primaries.iter().flat_map(|node| [Action::Empty(*node), Action::Unlist(*node)]));
+        }
         for node in 0..state.nodes.len() {
             if !state.is_primary(node) && state.failovers < self.failovers {
                 actions.push(Action::Promote(node));
@@ -323,7 +364,7 @@ impl Model for Protocol {
                 let floor = state.brokers[b].position;
                 let position = state.nodes[node].append(ENDING, floor);
                 let broker = &mut state.brokers[b];
-                (broker.journal, broker.waiting) = (true, Some(Append { position, bound: None }));
+                (broker.journal, broker.waiting) = (true, Some(Append { position, bound: None, turned: false }));
             }
             Action::Beat(b, acknowledge) => {
                 (state.brokers[b].idle, state.brokers[b].frozen) = (0, false);
@@ -341,6 +382,14 @@ impl Model for Protocol {
                 state.failovers += 1;
                 state.nodes[node].follows = u8::try_from(node).expect("few");
                 state.nodes[node].name = state.failovers + 1;
+            }
+            Action::Empty(node) | Action::Unlist(node) => {
+                state.deletions += 1;
+                let (emptied, brokers) = (&mut state.nodes[node], state.brokers.len());
+                (emptied.reports, emptied.epoch) = (vec![None; brokers], state.deletions);
+                if matches!(action, Action::Empty(_)) {
+                    emptied.log = Vec::new();
+                }
             }
             Action::Lose => {
                 state.failovers += 1;

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, and which primary this is.
--- A report counts only if this log has the entry that the broker applied last. KEYS: brokers, log, epoch.
+-- A report counts only if this log has the entry that the broker applied last. KEYS: brokers, log. The epoch is kept with the list of brokers, so
+-- that who has lost it notices.
 -- ARGV: broker, applied, forget after (ms), epoch if there is none, last entry applied
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -12,16 +13,18 @@ if last then
   end
 end
 redis.call('HSET', KEYS[1], ARGV[1], applied .. ' ' .. string.format('%.0f', now))
-local epoch = redis.call('GET', KEYS[3])
+local epoch = redis.call('HGET', KEYS[1], '=epoch')
 if not epoch then
   epoch = ARGV[4]
-  redis.call('SET', KEYS[3], epoch)
+  redis.call('HSET', KEYS[1], '=epoch', epoch)
 end
 local peers = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local applied, at = string.match(all[i + 1], '^(%d+) (%d+)$')
-  if now - tonumber(at) > tonumber(ARGV[3]) then
+  if all[i] == '=epoch' then
+    -- No broker.
+  elseif now - tonumber(at) > tonumber(ARGV[3]) then
     redis.call('HDEL', KEYS[1], all[i])
   else
     peers[#peers + 1] = { all[i], tonumber(applied) }

@@ -5,7 +5,6 @@ use sundew_core::{EntryId, Position, TaskId};
 
 pub(super) const LOG: &str = "sundew:{log}:stream";
 pub(super) const BROKERS: &str = "sundew:{log}:brokers";
-pub(super) const EPOCH: &str = "sundew:{log}:epoch";
 pub(super) const DUE: &str = "sundew:due";
 
 pub(super) fn task_key(task: TaskId) -> String {
