@@ -214,6 +214,12 @@ fn ac_05_cosign_counts_under_a_registered_key_and_for_what_was_signed_only() {
     assert_eq!(verify(&signer.image(&digest)).expect("made").values["digest"], [digest.as_str()]);
     let two = [digest.as_str(), &"cd".repeat(32)];
     assert_eq!(verify(&signer.statement(&two)).expect("made").values["digest"], two);
+    let bundled = |statement: &Value| sundew_tests::hardware::bundle(statement);
+    assert_eq!(verify(&bundled(&signer.statement(&two))).expect("made").values["digest"], two);
+    let mut other_form = bundled(&signer.statement(&two));
+    other_form["mediaType"] = json!("application/json");
+    let mut of_bytes = bundled(&signer.statement(&two));
+    of_bytes["messageSignature"] = of_bytes["dsseEnvelope"].take();
     let mut swapped = signer.image(&digest);
     swapped["payload"] = signer.image(&"cd".repeat(32))["payload"].clone();
     let mut other_type = signer.statement(&two);
@@ -223,6 +229,9 @@ fn ac_05_cosign_counts_under_a_registered_key_and_for_what_was_signed_only() {
     for (what, evidence) in [
         ("another key", evil.image(&digest)),
         ("another key's statement", evil.statement(&two)),
+        ("another key's bundle", bundled(&evil.statement(&two))),
+        ("a bundle of another form", other_form),
+        ("a bundle without an envelope", of_bytes),
         ("payload swapped under the signature", swapped),
         ("payload type swapped", other_type),
         ("both forms at once", both),

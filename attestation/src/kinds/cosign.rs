@@ -1,5 +1,5 @@
 //! `cosign`: a signature over the digest of a container image (the "simple signing" payload of sigstore's cosign) or of a binary (an in-toto
-//! statement in a DSSE envelope, as `cosign attest-blob` makes it), under a key that the platform team registered.
+//! statement in a DSSE envelope, as `cosign attest-blob` makes it, alone or in a sigstore bundle), under a key that the platform team registered.
 //!
 //! It says that a digest is good, never that it is what runs: a registration must compare it with a digest of another kind.
 
@@ -20,7 +20,10 @@ const MAX_EVIDENCE: usize = 256 << 10;
 /// Most subjects of a statement.
 const MAX_SUBJECTS: usize = 64;
 
-/// What a collector sends: one of the two forms.
+/// What every version of sigstore's bundles has in its media type.
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
+
+/// What a collector sends: one of the three forms.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Evidence {
@@ -35,6 +38,16 @@ pub enum Evidence {
     Statement {
         /// The envelope.
         envelope: Envelope,
+    },
+    /// The same as cosign writes it today (sigstore protobuf-specs, `Bundle`).
+    #[serde(rename_all = "camelCase")]
+    Bundle {
+        /// Which version of the form it is.
+        media_type: String,
+        /// The envelope; a bundle with a signature over the bytes of a file is not taken.
+        dsse_envelope: Envelope,
+        /// Certificates and entries of transparency logs. Nothing rests on them: what counts is a registered key.
+        verification_material: Value,
     },
 }
 
@@ -92,7 +105,8 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
                 values.text("reference", reference);
             }
         }
-        Evidence::Statement { envelope } => {
+        Evidence::Bundle { media_type, .. } if !media_type.starts_with(BUNDLE) => return Err(CosignError::Type),
+        Evidence::Statement { envelope } | Evidence::Bundle { dsse_envelope: envelope, .. } => {
             let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
             let statement: Statement = json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
             if statement.statement_type != STATEMENT_TYPE {
