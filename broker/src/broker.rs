@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Caller, Peer};
 use crate::records::Records;
 use crate::refusal::Refusal;
+use crate::to_the_end::ToTheEnd;
 use crate::trust::Trust;
 
 /// What an operator may do. Nothing is implied by having a certificate (AC-18).
@@ -184,11 +185,7 @@ impl Broker {
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
         A: Send + 'static,
     {
-        self.serve(rpc, request, |broker, peer, body| {
-            let work = tokio::spawn(use_case(broker, peer, body));
-            async move { work.await.unwrap_or(Err(Refusal::Unsupported("a use case that panicked"))) }
-        })
-        .await
+        self.serve(rpc, request, |broker, peer, body| ToTheEnd::new(use_case(broker, peer, body))).await
     }
 
     /// The same for what issues something. P12: that has a budget of its own, so that under overload endings and introspection are served

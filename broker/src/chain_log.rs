@@ -22,7 +22,9 @@ const MAX_RECORD: usize = 4 << 20;
 const QUEUE: usize = 1 << 16;
 /// A group of so many shows that many callers write at once; then the next one is waited for a little.
 const BUSY_GROUP: usize = 6;
-const GATHER: std::time::Duration = std::time::Duration::from_micros(700);
+const GATHER: std::time::Duration = std::time::Duration::from_micros(1500);
+/// Most memory kept for the next group, in bytes.
+const KEPT_BYTES: usize = 1 << 20;
 /// Most bytes in one group.
 const GROUP_BYTES: usize = 4 << 20;
 
@@ -59,7 +61,8 @@ pub enum ChainLogError {
     TooLarge,
 }
 
-type Done = oneshot::Sender<Result<(), ChainLogError>>;
+/// Whoever waits gets its buffer back, so that it goes where it came from: memory that another thread frees costs both of them.
+type Done = oneshot::Sender<Result<Vec<u8>, ChainLogError>>;
 
 enum Command {
     Append(Vec<u8>, Option<Done>),
@@ -94,7 +97,7 @@ impl ChainLog {
     }
 
     /// Hands over a record; the receiver hears when it is durable.
-    pub fn submit(&self, payload: Vec<u8>) -> Result<oneshot::Receiver<Result<(), ChainLogError>>, ChainLogError> {
+    pub fn submit(&self, payload: Vec<u8>) -> Result<oneshot::Receiver<Result<Vec<u8>, ChainLogError>>, ChainLogError> {
         let (done, durable) = oneshot::channel();
         self.send(payload, Some(done))?;
         Ok(durable)
@@ -127,7 +130,7 @@ impl ChainLog {
 
     /// Appends and waits until durable.
     pub async fn append(&self, payload: Vec<u8>) -> Result<(), ChainLogError> {
-        self.submit(payload)?.await.unwrap_or(Err(ChainLogError::Poisoned))
+        self.submit(payload)?.await.unwrap_or(Err(ChainLogError::Poisoned)).map(drop)
     }
 }
 
@@ -216,6 +219,8 @@ struct Tail {
     hash: ChainHash,
     end: u64,
     poisoned: bool,
+    /// What is written next, kept for its memory.
+    bytes: Vec<u8>,
 }
 
 impl Tail {
@@ -229,7 +234,7 @@ impl Tail {
         lock(&file).map_err(|e| fail(&e))?;
         let scan = scan(path, &file, record)?;
         file.set_len(scan.end).and_then(|()| file.sync_all()).and_then(|()| file.seek(SeekFrom::End(0))).map_err(|e| fail(&e))?;
-        Ok(Self { path: path.to_owned(), file, hash: scan.hash, end: scan.end, poisoned: false })
+        Ok(Self { path: path.to_owned(), file, hash: scan.hash, end: scan.end, poisoned: false, bytes: Vec::new() })
     }
 
     fn create(path: &Path, follows: ChainHash, records: &[Vec<u8>]) -> Result<Self, ChainLogError> {
@@ -251,7 +256,7 @@ impl Tail {
         if let Some(folder) = path.parent() {
             File::open(folder).and_then(|d| d.sync_all()).map_err(|e| fail(&e))?;
         }
-        Ok(Self { path: path.to_owned(), file, hash, end: u64::try_from(bytes.len()).unwrap_or_default(), poisoned: false })
+        Ok(Self { path: path.to_owned(), file, hash, end: u64::try_from(bytes.len()).unwrap_or_default(), poisoned: false, bytes: Vec::new() })
     }
 
     /// Records that nobody waits for are written and become durable with the next ones that somebody waits for.
@@ -259,12 +264,12 @@ impl Tail {
         if self.poisoned {
             return Err(ChainLogError::Poisoned);
         }
-        let mut bytes = Vec::new();
+        self.bytes.clear();
         let mut hash = self.hash;
         for payload in payloads {
-            frame(&mut hash, payload, &mut bytes);
+            frame(&mut hash, payload, &mut self.bytes);
         }
-        if let Err(e) = self.file.write_all(&bytes) {
+        if let Err(e) = self.file.write_all(&self.bytes) {
             // Nothing of it is acknowledged; cut it off, so that the next write follows the last good record.
             let cut = self.file.set_len(self.end).and_then(|()| self.file.seek(SeekFrom::Start(self.end)));
             self.poisoned = cut.is_err();
@@ -275,7 +280,9 @@ impl Tail {
             return Err(io_error(&self.path, &e));
         }
         self.hash = hash;
-        self.end = self.end.saturating_add(u64::try_from(bytes.len()).unwrap_or_default());
+        self.end = self.end.saturating_add(u64::try_from(self.bytes.len()).unwrap_or_default());
+        // A group that was once large does not hold its memory for ever.
+        self.bytes.shrink_to(KEPT_BYTES);
         Ok(())
     }
 }
@@ -324,8 +331,10 @@ fn write_groups(mut tail: Tail, commands: &Receiver<Command>) {
                 if let Err(e) = &result {
                     tracing::error!(error = %e, records = payloads.len(), "log write failed");
                 }
-                for done in waiting.into_iter().flatten() {
-                    let _ = done.send(result.clone());
+                for (payload, done) in payloads.into_iter().zip(waiting) {
+                    if let Some(done) = done {
+                        let _ = done.send(result.clone().map(|()| payload));
+                    }
                 }
             }
             Command::Replace(records) => match Tail::create(&tail.path, [0; 32], &records) {

@@ -84,7 +84,7 @@ impl Journal {
     pub async fn write(&self, record: Record) -> Result<(), JournalError> {
         let durable = self.log.submit(record.encode())?;
         match tokio::time::timeout(DURABLE_WITHIN, durable).await {
-            Ok(Ok(result)) => Ok(result?),
+            Ok(Ok(result)) => Ok(result.map(drop)?),
             Ok(Err(_)) => Err(ChainLogError::Poisoned.into()),
             Err(_) => Err(JournalError::Timeout),
         }

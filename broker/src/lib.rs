@@ -37,6 +37,7 @@ mod own_identities;
 mod registry;
 mod response;
 mod task;
+mod to_the_end;
 mod tpm_keys;
 mod trust_items;
 pub mod workload_api;

@@ -66,9 +66,7 @@ pub struct Keeper {
     broker: String,
     bounds: Bounds,
     view: RwLock<View>,
-    fresh_until: RwLock<Option<Instant>>,
-    /// Nothing is answered before: other brokers' endings may have been lost and are on their way again.
-    open_from: Mutex<Option<Instant>>,
+    window: RwLock<Window>,
     beats: watch::Sender<Beat>,
     waiting: AtomicUsize,
     pending: Mutex<Vec<LogEntry>>,
@@ -85,6 +83,14 @@ pub struct Keeper {
     trouble: Mutex<Option<String>>,
     /// The latest wall-clock time known, and when on the monotonic clock that was.
     latest: Mutex<(i64, Instant)>,
+}
+
+/// When the view may be asked.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    fresh_until: Option<Instant>,
+    /// Nothing is answered before: other brokers' endings may have been lost and are on their way again.
+    open_from: Option<Instant>,
 }
 
 /// Who answered the last heartbeat, and until when its list of brokers is not to be relied upon.
@@ -127,8 +133,7 @@ impl Keeper {
             broker,
             bounds,
             view: RwLock::default(),
-            fresh_until: RwLock::new(None),
-            open_from: Mutex::new(None),
+            window: RwLock::default(),
             beats: watch::Sender::default(),
             waiting: AtomicUsize::new(0),
             pending: Mutex::default(),
@@ -154,9 +159,9 @@ impl Keeper {
     /// The view, if it is fresh. P5, P7: looked at after the lock is taken, so that a thread that slept does not answer.
     pub fn view(&self) -> Result<RwLockReadGuard<'_, View>, Stale> {
         let view = self.read();
-        let until = *self.fresh_until.read().unwrap_or_else(PoisonError::into_inner);
+        let Window { fresh_until: until, open_from } = *self.window.read().unwrap_or_else(PoisonError::into_inner);
         let now = clock::monotonic();
-        if until.is_none_or(|until| now >= until) || lock(&self.open_from).is_none_or(|from| now < from) {
+        if until.is_none_or(|until| now >= until) || open_from.is_none_or(|from| now < from) {
             return Err(Stale);
         }
         Ok(view)
@@ -168,6 +173,10 @@ impl Keeper {
 
     fn write(&self) -> RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_window(&self, change: impl FnOnce(&mut Window)) {
+        change(&mut self.window.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What is wrong with it, for health; nothing if it is fresh.
@@ -254,9 +263,11 @@ impl Keeper {
                 continue;
             }
             // What was read before a pause was over may miss what others append again in it.
-            if lock(&self.open_from).is_some_and(|from| sent >= from) {
-                *self.fresh_until.write().unwrap_or_else(PoisonError::into_inner) = Some(sent + self.bounds.freshness);
-            }
+            self.change_window(|window| {
+                if window.open_from.is_some_and(|from| sent >= from) {
+                    window.fresh_until = Some(sent + self.bounds.freshness);
+                }
+            });
             let peers = beat.peers.into_iter().filter(|(peer, _)| *peer != self.broker).map(|(_, applied)| applied).collect();
             self.beats.send_replace(Beat {
                 applied,
@@ -288,9 +299,7 @@ impl Keeper {
     /// Nothing is answered for one bound, in which others append again what only they know; what was waited for counts for nothing.
     fn wait_for_others(&self, from: Instant) {
         self.turn.fetch_add(1, Ordering::Relaxed);
-        if let Some(open_from) = lock(&self.open_from).as_mut() {
-            *open_from = (*open_from).max(from + self.bounds.freshness);
-        }
+        self.change_window(|window| window.open_from = window.open_from.map(|open_from| open_from.max(from + self.bounds.freshness)));
     }
 
     fn doubt_peers_until(&self, until: Instant) {
@@ -418,7 +427,7 @@ impl Keeper {
 
     /// Starts answering, at once or one freshness bound from now.
     pub fn open_after(&self, wait: Duration) {
-        *lock(&self.open_from) = Some(clock::monotonic() + wait);
+        self.change_window(|window| window.open_from = Some(clock::monotonic() + wait));
     }
 
     /// Drops what cannot matter any more, here and in the store.
@@ -430,7 +439,7 @@ impl Keeper {
 
     /// Takes this broker off the list of those that others wait for. The view is not fresh from then on.
     pub async fn leave(&self) {
-        *lock(&self.open_from) = None;
+        self.change_window(|window| window.open_from = None);
         if let Err(error) = self.store.leave(&self.broker).await {
             tracing::warn!(%error, "could not leave the list of brokers; others wait one freshness bound for this one");
         }

@@ -8,7 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
@@ -42,14 +42,14 @@ pub struct Records {
     root: Arc<RootKey>,
     tasks: Cache<TaskId, Arc<Task>>,
     tokens: Cache<TokenHash, Arc<KnownToken>>,
-    workloads: Mutex<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
+    workloads: RwLock<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
     workloads_read: AtomicU64,
 }
 
 impl Records {
     /// Records in a store, tagged under a root key.
     pub fn new(store: Arc<dyn Store>, root: Arc<RootKey>) -> Self {
-        Self { store, root, tasks: Cache::new(), tokens: Cache::new(), workloads: Mutex::default(), workloads_read: AtomicU64::new(0) }
+        Self { store, root, tasks: Cache::new(), tokens: Cache::new(), workloads: RwLock::default(), workloads_read: AtomicU64::new(0) }
     }
 
     /// The store below, for what has no records.
@@ -83,24 +83,24 @@ impl Records {
 
     fn forget_workloads(&self) {
         self.workloads_read.fetch_add(1, Ordering::AcqRel);
-        self.workloads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.workloads.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Forgets a registration: it was changed.
     pub fn forget_workload(&self, id: &SpiffeId) {
         self.workloads_read.fetch_add(1, Ordering::AcqRel);
-        self.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.workloads.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// A registration, from memory or the store. What is in memory is as old as the view is.
     pub async fn workload(&self, id: &SpiffeId) -> Result<Option<Arc<WorkloadRecord>>, Refusal> {
-        if let Some(known) = self.workloads.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+        if let Some(known) = self.workloads.read().unwrap_or_else(PoisonError::into_inner).get(id) {
             return Ok(known.clone());
         }
         let generation = self.workloads_read.load(Ordering::Acquire);
         let bytes = self.store.document(DocumentKind::Workload, id.as_str()).await?;
         let record = bytes.map(|bytes| self.open_workload(id.as_str(), &bytes).map(Arc::new)).transpose()?;
-        let mut known = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.workloads.write().unwrap_or_else(PoisonError::into_inner);
         // What was read before a change must not stay after it.
         if self.workloads_read.load(Ordering::Acquire) == generation && known.len() < CACHE {
             known.insert(id.clone(), record.clone());

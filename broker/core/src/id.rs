@@ -45,8 +45,11 @@ macro_rules! identifier {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str($prefix)?;
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                // Written at once: names are on every answer and in every record.
+                let mut text = [0; $prefix.len() + 32];
+                let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).map(|nibble| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble });
+                text.iter_mut().zip($prefix.bytes().chain(digits)).for_each(|(to, from)| *to = from);
+                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
             }
         }
 

@@ -64,6 +64,17 @@ pub enum TokenBinding {
     Certificate,
 }
 
+impl TokenBinding {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "bearer",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
 /// A task, as it was when it began.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TaskRecord {

@@ -62,7 +62,7 @@ struct Task {
     tokens: HashMap<[u8; 32], (Vec<u8>, i64)>,
 }
 
-type Durable = oneshot::Receiver<Result<(), ChainLogError>>;
+type Durable = oneshot::Receiver<Result<Vec<u8>, ChainLogError>>;
 
 impl EmbeddedStore {
     /// Opens or creates the store's file.
@@ -89,15 +89,17 @@ impl EmbeddedStore {
 
     /// Applies and submits under one lock, so that the file has the operations in the order in which they took effect.
     fn commit(&self, state: &mut State, kind: Kind) -> Result<Durable, StoreError> {
-        let durable = self.log.submit(Operation { kind: Some(kind.clone()) }.encode_to_vec()).map_err(|e| log_error(&e))?;
-        state.apply(&kind);
+        let operation = Operation { kind: Some(kind) };
+        let durable = self.log.submit(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
+        operation.kind.iter().for_each(|kind| state.apply(kind));
         Ok(durable)
     }
 
     /// The same for what becomes durable with the next operation that somebody waits for.
     fn commit_unwatched(&self, state: &mut State, kind: Kind) -> Result<(), StoreError> {
-        self.log.submit_unwatched(Operation { kind: Some(kind.clone()) }.encode_to_vec()).map_err(|e| log_error(&e))?;
-        state.apply(&kind);
+        let operation = Operation { kind: Some(kind) };
+        self.log.submit_unwatched(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
+        operation.kind.iter().for_each(|kind| state.apply(kind));
         Ok(())
     }
 
@@ -111,7 +113,7 @@ impl EmbeddedStore {
 }
 
 async fn settled(durable: Durable) -> Result<(), StoreError> {
-    durable.await.unwrap_or(Err(ChainLogError::Poisoned)).map_err(|e| log_error(&e))
+    durable.await.unwrap_or(Err(ChainLogError::Poisoned)).map(drop).map_err(|e| log_error(&e))
 }
 
 fn log_error(error: &ChainLogError) -> StoreError {

@@ -201,7 +201,7 @@ fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
         .with("registration", &task.registration)
         .with("evidence", task.evidence.join(" "))
         .with("token_id", token.id())
-        .with("token_binding", format!("{:?}", token.binding).to_lowercase())
+        .with("token_binding", token.binding.as_str())
         .with("token_expires_ms", token.expires_at_ms);
     if !task.record().ancestors.is_empty() {
         record = record.with("ancestors", super::spaced(&task.record().ancestors));
