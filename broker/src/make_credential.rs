@@ -64,6 +64,9 @@ fn halves(point: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Annex B.10.4: a seed under RSAES-OAEP (RFC 8017, section 7.1.1).
 fn encrypted_seed(modulus: &[u8], exponent: u32) -> Result<(Zeroizing<[u8; HASH]>, Vec<u8>), NoCredential> {
+    if modulus.first().is_none_or(|first| *first == 0) {
+        return Err(NoCredential);
+    }
     let random = SystemRandom::new();
     let (mut seed, mut salt) = (Zeroizing::new([0; HASH]), [0; HASH]);
     random.fill(&mut *seed).and_then(|()| random.fill(&mut salt)).map_err(|_| NoCredential)?;

@@ -120,7 +120,7 @@ pub(crate) enum Command {
         #[arg(long, default_value = "1h", value_name = "DURATION")]
         ttl: Ttl,
     },
-    /// Get an X.509-SVID from the embedded CA.
+    /// Get X.509-SVIDs from the embedded CA, and JWT-SVIDs from a Workload API.
     #[command(subcommand)]
     Svid(SvidCommand),
     /// Read and verify a broker's journal.

@@ -24,12 +24,14 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
     if message.issued_before_ms < 0 || message.issued_before_ms > now_ms {
         return Err(Refusal::invalid("issued_before_ms", "must not be in the future"));
     }
+    // A whole token says which task it is of, so that nobody has to look for it among all that live; its name alone does not.
+    let credential = Credential::parse(&message.token);
     let selector = Selector {
-        token: given(&message.token, |text| match Credential::parse(text) {
-            Some(credential) => Ok(credential.hash().token_id()),
-            None => TokenId::parse(text).map_err(|_| Refusal::invalid("token", "must be a token, or a token id")),
-        })?,
-        task: given(&message.task_id, task("task_id"))?,
+        token: match &credential {
+            Some(credential) => Some(credential.hash().token_id()),
+            None => given(&message.token, |text| TokenId::parse(text).map_err(|_| Refusal::invalid("token", "must be a token, or a token id")))?,
+        },
+        task: given(&message.task_id, task("task_id"))?.or(credential.map(|credential| credential.task())),
         task_tree: given(&message.task_tree, task("task_tree"))?,
         workload: given(&message.spiffe_id, spiffe_id)?,
         path_prefix: given(&message.spiffe_path_prefix, spiffe_id)?,

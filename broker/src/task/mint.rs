@@ -56,11 +56,8 @@ impl Broker {
             .with("token_binding", token.binding.as_str())
             .with("token_expires_ms", token.expires_at_ms)
             .with("registration", &token.registration);
-        // P10: the token takes effect when somebody has it, and nobody has it before this is answered: what is derived from the root key cannot be
-        // guessed. So the record and the token become durable beside each other, and a token without a record is one that nobody holds.
-        let (recorded, token) = tokio::join!(self.journal.write(record), self.records.create_token(token, &hash));
-        recorded?;
-        let token = token?;
+        self.journal.write(record).await?;
+        let token = self.records.create_token(token, &hash).await?;
         self.usable(task)?;
         self.not_quarantined(&token)?;
         Ok(super::token_message(&token, &credential))

@@ -150,9 +150,9 @@ impl Drop for Unmount {
     }
 }
 
-/// T74: `fdatasync` fails with EIO: what was not durable is never acknowledged, and nothing is issued until a restart.
+/// T74: `fdatasync` fails with EIO: what was not durable is never acknowledged, and nothing is issued until a restart. T45: and no token remains.
 #[tokio::test]
-async fn t74_an_io_error_of_fdatasync_poisons_the_journal() {
+async fn t74_t45_an_io_error_of_fdatasync_poisons_the_journal() {
     let world = World::redis();
     let mut broker = world.prepare("");
     let mut strace = Command::new("strace");
@@ -173,6 +173,11 @@ async fn t74_an_io_error_of_fdatasync_poisons_the_journal() {
         }
     }
     assert!(!acknowledged.is_empty() && refused > 0, "{} acknowledged, {refused} refused", acknowledged.len());
+    caller.mint(&acknowledged[0]).await.expect_err("P10");
+    let mut connection = world.redis.as_ref().expect("redis").connection();
+    let lists: Vec<String> = redis::cmd("KEYS").arg("sundew:*:tokens").query(&mut connection).expect("keys");
+    let tokens: usize = lists.iter().map(|key| redis::cmd("HLEN").arg(key).query::<usize>(&mut connection).expect("length")).sum();
+    assert_eq!((lists.len(), tokens), (acknowledged.len(), acknowledged.len()), "tokens that nobody was told of");
     broker.kill();
     let journal = broker.journal();
     for task in &acknowledged {
