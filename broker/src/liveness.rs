@@ -398,31 +398,35 @@ impl Keeper {
         let now_ms = clock::now_ms();
         let missing = self.read().missing_from(&known).into_iter().filter(|entry| entry.until_ms > now_ms);
         let floor = Self::entry(Event::Floor, now_ms.saturating_add(KEEP_MS)).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        let sealed = |entry: LogEntry| (entry.id, self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms);
-        let again: Vec<_> = missing.chain(repeat).chain([floor]).map(sealed).collect();
+        let again: Vec<_> = missing.chain(repeat).chain([floor]).map(|entry| self.sealed(&entry)).collect();
         tracing::warn!(entries = again.len(), "appending what the revocation log has lost");
         self.store.append_all(&again, stamped).await?;
         self.write().rewind(position, last);
         Ok(())
     }
 
-    /// Appends what the store could not take before; says whether there was anything.
+    /// Appends what the store could not take before; says whether there was anything. After a restart that is all that the journal has and the log
+    /// has lost, so it goes in batches.
     async fn append_pending(&self) -> Result<bool, StoreError> {
-        let pending = lock(&self.pending).clone();
-        let (mut done, mut any, mut failed) = (HashSet::new(), false, None);
-        for entry in &pending {
+        let (pending, now_ms) = (lock(&self.pending).clone(), clock::now_ms());
+        let (missing, floor): (Vec<_>, _) = {
+            let view = self.read();
             // From the journal, most are in the log already.
-            if !self.read().is_in_log(&entry.id) && entry.until_ms > clock::now_ms() {
-                if let Err(error) = self.append_once(entry).await {
-                    failed = Some(error);
-                    break;
-                }
-                any = true;
-            }
-            done.insert(entry.id);
+            let missing = pending.iter().filter(|entry| !view.is_in_log(&entry.id) && entry.until_ms > now_ms);
+            (missing.map(|entry| self.sealed(entry)).collect(), view.applied().0)
+        };
+        if !missing.is_empty() {
+            lock(&self.authored).extend(missing.iter().map(|(id, ..)| *id));
+            self.store.append_all(&missing, floor).await?;
         }
+        let done: HashSet<_> = pending.iter().map(|entry| entry.id).collect();
         lock(&self.pending).retain(|entry| !done.contains(&entry.id));
-        failed.map_or(Ok(any), Err)
+        Ok(!missing.is_empty())
+    }
+
+    /// An entry as the store takes it.
+    fn sealed(&self, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
+        (entry.id, self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms)
     }
 
     /// Starts answering, at once or one freshness bound from now.
