@@ -145,9 +145,9 @@ impl Broker {
         if !audience.iter().all(|name| workload.registration.jwt_svid_audiences.contains(name)) {
             return Err(sundew_core::Denial::Audience.into());
         }
-        let not_quarantined = || match self.keeper.view()?.is_workload_quarantined(id, audience, clock::now_ms()) {
-            true => Err(Refusal::Quarantined),
-            false => Ok(()),
+        let not_quarantined = || {
+            let quarantined = self.keeper.view()?.is_workload_quarantined(id, audience, clock::now_ms());
+            if quarantined { Err(Refusal::Quarantined) } else { Ok(()) }
         };
         not_quarantined()?;
         let issued = ca.issue_jwt(id, audience).map_err(crate::enrollment::ca_refusal)?;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq as _;
-use sundew_attestation::kinds::tpm2::AttestationKey;
+use sundew_attestation::kinds::tpm2::{AttestationKey, Endorsement};
 use sundew_attestation::{TrustItem, TrustKind};
 use sundew_proto::v1;
 
@@ -30,11 +30,10 @@ impl Broker {
         // P12: whoever comes costs the same, and no more than a few at a time.
         let _place = self.enrolling.try_acquire().map_err(|_| Refusal::Overload)?;
         self.may_bring_keys(peer.as_deref()).await?;
-        let key = self.endorsed(request.key).await?;
+        let (key, endorsement, document) = self.endorsed(request.key).await?;
         let expires_at_ms = clock::now_ms().saturating_add(ANSWER_WITHIN_MS);
-        let endorsement = key.0.endorsement().ok_or(Refusal::Unsupported("endorsement"))?;
-        let hidden = self.hidden(&key.1, expires_at_ms);
-        let credential = make_credential(endorsement.key(), key.0.name_bytes(), &hidden).map_err(|e| Refusal::invalid("key", e))?;
+        let hidden = self.hidden(&document, expires_at_ms);
+        let credential = make_credential(endorsement.key(), key.name_bytes(), &hidden).map_err(|e| Refusal::invalid("key", e))?;
         Ok(v1::ChallengeTpmKeyResponse { credential: credential.blob, secret: credential.secret, expires_at_ms })
     }
 
@@ -46,20 +45,20 @@ impl Broker {
     ) -> Result<v1::ActivateTpmKeyResponse, Refusal> {
         let _place = self.enrolling.try_acquire().map_err(|_| Refusal::Overload)?;
         self.may_bring_keys(peer.as_deref()).await?;
-        let (key, document) = self.endorsed(request.key).await?;
+        let (key, endorsement, document) = self.endorsed(request.key).await?;
         let (now_ms, until_ms) = (clock::now_ms(), request.expires_at_ms);
         let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_WITHIN_MS);
         if !in_time || !bool::from(self.hidden(&document, until_ms).ct_eq(request.opened.as_slice())) {
             return Err(Refusal::Credential);
         }
-        let ek = key.endorsement().map(|endorsement| endorsement.id().to_owned()).ok_or(Refusal::Unsupported("endorsement"))?;
+        let ek = endorsement.id();
         let item = TrustItem::parse(TrustKind::Tpm2Ak, &format!("ek-{ek}"), &document).map_err(|e| Refusal::invalid("key", e))?;
-        let mut record = journal::record("tpm_key_activated").with("ek", &ek).with("key", key.name());
+        let mut record = journal::record("tpm_key_activated").with("ek", ek).with("key", key.name());
         if let Some(peer) = &peer {
             record = record.with("peer", peer.id());
         }
         let action = self.trust_item(&item, document, record).await?;
-        Ok(v1::ActivateTpmKeyResponse { ek, key: key.name(), action: action.to_owned() })
+        Ok(v1::ActivateTpmKeyResponse { ek: ek.to_owned(), key: key.name(), action: action.to_owned() })
     }
 
     /// Who has an SVID must be registered; who has none comes over the enrollment listener.
@@ -71,15 +70,14 @@ impl Broker {
         }
     }
 
-    /// The key as it may become trusted, with its document.
-    async fn endorsed(&self, key: Option<v1::TpmKey>) -> Result<(AttestationKey, Vec<u8>), Refusal> {
-        let key = key.unwrap_or_default();
-        let parsed = AttestationKey::endorsed(&key.attestation_key, &key.endorsement_key, &key.certificate, &key.intermediates);
-        let (parsed, document) = parsed.map_err(|e| Refusal::invalid("key", e))?;
+    /// The key as it may become trusted, with what says whose it is, and the document of both.
+    async fn endorsed(&self, key: Option<v1::TpmKey>) -> Result<(AttestationKey, Endorsement, Vec<u8>), Refusal> {
+        let v1::TpmKey { attestation_key, endorsement_key, certificate, intermediates } = key.unwrap_or_default();
+        let parsed = AttestationKey::endorsed(&attestation_key, &endorsement_key, &certificate, &intermediates);
+        let (key, endorsement, document) = parsed.map_err(|e| Refusal::invalid("key", e))?;
         let makers = self.trusted().await?.tpm_makers();
-        let endorsement = parsed.endorsement().ok_or(Refusal::Unsupported("endorsement"))?;
         endorsement.verify(&makers, clock::now_ms()).map_err(|e| Refusal::Maker(e.to_string()))?;
-        Ok((parsed, document))
+        Ok((key, endorsement, document))
     }
 
     fn hidden(&self, document: &[u8], expires_at_ms: i64) -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! A development broker: `sundew dev`, and its operator.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use serde_json::Value;
@@ -44,9 +44,7 @@ impl Dev {
     pub fn operator(&self, arguments: &[&str], input: &str) -> Output {
         let mut command = Command::new(crate::sundew());
         command.args(arguments).env("SUNDEW_BROKER", self.field("broker")).env("SUNDEW_SVID_DIR", self.field("operator_svid_dir"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-        child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
-        child.wait_with_output().expect("run")
+        crate::process::run(command, input)
     }
 
     /// The same for what must succeed; answers what it prints.

@@ -1,5 +1,7 @@
-//! Looking at processes, and signalling them, by their ids.
+//! Running processes, and looking at them and signalling them by their ids.
 
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -7,6 +9,13 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Sends a signal.
 pub fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid"), signal).expect("signal");
+}
+
+/// Runs a command to its end with this as its input.
+pub fn run(mut command: Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+    child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
+    child.wait_with_output().expect("run")
 }
 
 /// Kills a process that may have ended.

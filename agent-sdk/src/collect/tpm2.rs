@@ -14,7 +14,7 @@ use sundew_core::client::tpm2::Evidence;
 
 use super::{Collected, Collector, Context, hex};
 pub use activation::TpmKey;
-use device::{NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, buffer, take};
+use device::{NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer, sized, take};
 
 const PCR_READ: u32 = 0x0000_017e;
 const QUOTE: u32 = 0x0000_0158;
@@ -76,10 +76,8 @@ impl Tpm2Collector {
             }
         }
         let mut command = self.key.to_be_bytes().to_vec();
-        command.extend(9_u32.to_be_bytes());
-        command.extend(PASSWORD);
-        command.extend(u16::try_from(binding.len()).map_err(|e| e.to_string())?.to_be_bytes());
-        command.extend(binding);
+        command.extend(authorized(&[&PASSWORD])?);
+        command.extend(sized(binding));
         command.extend(NULL.to_be_bytes());
         command.extend(selection(&self.pcrs));
         let mut answer = tpm.run(SESSIONS, QUOTE, &command)?;

@@ -41,7 +41,7 @@ pub use id::{IdParseError, LeaseId, TaskId, TokenId};
 pub use lease::LeaseRecord;
 pub use log::{Changed, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Position};
 pub use policy::{Delegation, Denial, Permit, TaskRequest, TokenRequest, permit_task, permit_token};
-pub use record::{Outcome, RecordError, SecretRecord, TaskRecord, TokenBinding, TokenRecord, WorkloadRecord};
+pub use record::{Outcome, RecordError, SecretRecord, TaskRecord, TokenBinding, TokenRecord, WorkloadRecord, is_audience};
 pub use registration::{LocalSelector, Registration, RegistrationProblem};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{Keyring, RootKey, SealError};

@@ -75,6 +75,12 @@ impl TokenBinding {
     }
 }
 
+/// Whether a text can be an audience: 1 to 256 printable ASCII characters.
+#[must_use]
+pub fn is_audience(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// A task, as it was when it began.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TaskRecord {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{AppraisalPolicy, CrossCheck, Rule, TrustMaterial};
 
-use crate::record::TokenBinding;
+use crate::record::{TokenBinding, is_audience};
 use crate::scope::ScopeSet;
 use crate::ttl::Ttl;
 
@@ -172,8 +172,7 @@ impl Registration {
         if self.bindings.is_empty() {
             say("bindings", "at least one binding must be allowed".to_owned());
         }
-        let names = |audience: &String| (1..=256).contains(&audience.len()) && audience.bytes().all(|b| b.is_ascii_graphic());
-        if self.jwt_svid_audiences.len() > 64 || !self.jwt_svid_audiences.iter().all(names) {
+        if self.jwt_svid_audiences.len() > 64 || !self.jwt_svid_audiences.iter().all(|audience| is_audience(audience)) {
             say("jwt_svid_audiences", "must be at most 64 names of at most 256 printable ASCII characters".to_owned());
         }
         if self.owner.trim().is_empty() || self.owner.len() > 256 {

@@ -208,8 +208,10 @@ impl View {
     /// Whether a quarantine forbids to issue a credential to a workload that has no task for it.
     #[must_use]
     pub fn is_workload_quarantined(&self, workload: &SpiffeId, audience: &[String], now_ms: i64) -> bool {
-        let (task, own) = (workload_attributes(workload), audience_attributes(audience));
-        self.rules.any_quarantine() && self.rules.quarantine(&Subject { position: self.applied().0, issued_at_ms: now_ms, task: &task, own: &own })
+        self.rules.any_quarantine() && {
+            let (task, own) = (workload_attributes(workload), audience_attributes(audience));
+            self.rules.quarantine(&Subject { position: self.applied().0, issued_at_ms: now_ms, task: &task, own: &own })
+        }
     }
 
     /// The same for a token that is about to be minted.

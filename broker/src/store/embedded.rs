@@ -89,18 +89,19 @@ impl EmbeddedStore {
 
     /// Applies and submits under one lock, so that the file has the operations in the order in which they took effect.
     fn commit(&self, state: &mut State, kind: Kind) -> Result<Durable, StoreError> {
-        let operation = Operation { kind: Some(kind) };
-        let durable = self.log.submit(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
-        operation.kind.iter().for_each(|kind| state.apply(kind));
-        Ok(durable)
+        Self::commit_by(state, kind, |payload| self.log.submit(payload))
     }
 
     /// The same for what becomes durable with the next operation that somebody waits for.
     fn commit_unwatched(&self, state: &mut State, kind: Kind) -> Result<(), StoreError> {
+        Self::commit_by(state, kind, |payload| self.log.submit_unwatched(payload))
+    }
+
+    fn commit_by<T>(state: &mut State, kind: Kind, submit: impl FnOnce(Vec<u8>) -> Result<T, ChainLogError>) -> Result<T, StoreError> {
         let operation = Operation { kind: Some(kind) };
-        self.log.submit_unwatched(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
+        let submitted = submit(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
         operation.kind.iter().for_each(|kind| state.apply(kind));
-        Ok(())
+        Ok(submitted)
     }
 
     fn compact(&self, state: &mut State) {

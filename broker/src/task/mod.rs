@@ -23,9 +23,8 @@ use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
 
-/// Most audiences of a token, and longest one in bytes.
+/// Most audiences of a token.
 const MAX_AUDIENCES: usize = 8;
-const MAX_AUDIENCE: usize = 256;
 
 impl Broker {
     /// The caller's own task. Unknown and not yours are refused alike (AC-32, P11).
@@ -123,8 +122,7 @@ fn binding(value: i32) -> Result<Option<TokenBinding>, Refusal> {
 pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
     list.sort();
     list.dedup();
-    let fits = |a: &String| !a.is_empty() && a.len() <= MAX_AUDIENCE && a.bytes().all(|b| b.is_ascii_graphic());
-    if list.len() > MAX_AUDIENCES || !list.iter().all(fits) {
+    if list.len() > MAX_AUDIENCES || !list.iter().all(|audience| sundew_core::is_audience(audience)) {
         return Err(Refusal::invalid("audience", "must be at most 8 names of at most 256 printable ASCII characters"));
     }
     Ok(list)

@@ -11,7 +11,7 @@ const KEY: &[u8] = include_bytes!("../../vectors/tpm2/key.json");
 fuzz_target!(|data: (&[u8], [u8; 32], &[u8])| {
     let (log, pcr, evidence) = data;
     let _ = Public::parse(evidence);
-    if let Ok((key, document)) = AttestationKey::endorsed(evidence, log, log, &[]) {
+    if let Ok((key, _, document)) = AttestationKey::endorsed(evidence, log, log, &[]) {
         assert_eq!(AttestationKey::parse(&document).unwrap().name(), key.name());
     }
     let key = AttestationKey::parse(KEY).unwrap();

@@ -21,12 +21,8 @@ use crate::enrollment::{own_root, with_own_ca};
 const KEY: u32 = 0x8101_0002;
 const ENDORSEMENT_KEY: u32 = 0x8101_0001;
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn ek(tpm: &Tpm) -> String {
-    hex(ring::digest::digest(&ring::digest::SHA256, &tpm.endorsement_key()).as_ref())
+    sundew_attestation::hex(ring::digest::digest(&ring::digest::SHA256, &tpm.endorsement_key()).as_ref())
 }
 
 fn wanted(more: Value) -> Value {
@@ -107,7 +103,7 @@ async fn a_key_is_trusted_when_the_tpm_of_a_known_maker_opens_the_credential_for
         change(&mut key);
         key
     };
-    let now_ms = sundew_broker::clock::now_ms();
+    let now_ms = sundew_tests::now_ms();
     for (what, key, opened, expires_at_ms) in [
         ("another key", mixed.clone(), opened.clone(), made.expires_at_ms),
         ("a guess", mixed.clone(), vec![0; 32], made_for_mixed.expires_at_ms),

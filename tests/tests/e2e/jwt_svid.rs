@@ -1,6 +1,6 @@
 //! JWT-SVIDs from the embedded CA, as an unmodified SPIFFE client and the command line see them.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use spiffe::workload_api::WorkloadApiError;
@@ -20,10 +20,15 @@ fn registration(path: &str, local: &Value, audiences: &[&str]) -> Value {
     })
 }
 
-fn payload(token: &str) -> Value {
+/// The header of a token, or its payload.
+fn part(token: &str, n: usize) -> Value {
     use base64::Engine as _;
-    let part = token.split('.').nth(1).expect("payload");
+    let part = token.split('.').nth(n).expect("part");
     serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64url")).expect("JSON")
+}
+
+fn payload(token: &str) -> Value {
+    part(token, 1)
 }
 
 /// What the call was refused with.
@@ -37,12 +42,9 @@ fn code(result: Result<spiffe::JwtSvid, WorkloadApiError>) -> tonic::Code {
 
 /// Runs `sundew svid …` as a local process.
 fn svid(dev: &Dev, arguments: &[&str], input: &str) -> Output {
-    use std::io::Write as _;
     let mut command = Command::new(sundew());
     command.arg("svid").args(arguments).env("SPIFFE_ENDPOINT_SOCKET", dev.field("endpoint_socket"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-    child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
-    child.wait_with_output().expect("run")
+    sundew_tests::process::run(command, input)
 }
 
 /// P8: a bearer token is made only where the registration names its audience; P4: and not for what is quarantined.
@@ -61,7 +63,7 @@ async fn an_unmodified_spiffe_client_gets_jwt_svids_for_the_audiences_of_its_reg
     let token = client.fetch_jwt_svid([US, "urn:them"], None).await.expect("a JWT-SVID");
     assert_eq!(token.spiffe_id().to_string(), "spiffe://dev.local/mine");
     let claims = payload(token.token());
-    let (now, exp) = (now_s(), claims["exp"].as_i64().expect("exp"));
+    let (now, exp) = (sundew_tests::now_ms() / 1000, claims["exp"].as_i64().expect("exp"));
     assert_eq!(claims["aud"], json!([US, "urn:them"]));
     assert!(exp > now && exp <= now + 300, "{claims}");
     let again = client.fetch_jwt_svid([US], None).await.expect("another");
@@ -77,7 +79,7 @@ async fn an_unmodified_spiffe_client_gets_jwt_svids_for_the_audiences_of_its_reg
     assert!(client.validate_jwt_token(US, &forged).await.is_err());
     let bundles = client.fetch_jwt_bundles().await.expect("bundles");
     let bundle = bundles.get(&TrustDomain::new("dev.local").expect("name")).expect("own bundle");
-    let named: Value = serde_json::from_slice(&decoded_header(token.token())).expect("header");
+    let named = part(token.token(), 0);
     assert!(bundle.find_jwt_authority(named["kid"].as_str().expect("kid")).is_some(), "{named}");
 
     for (audience, id) in [("urn:other", None), ("", None), (US, Some("/other")), (US, Some("/silent")), (US, Some("/unknown"))] {
@@ -105,15 +107,6 @@ async fn an_unmodified_spiffe_client_gets_jwt_svids_for_the_audiences_of_its_reg
     dev.did(&["workload", "delete", "spiffe://dev.local/mine"], "");
     assert_eq!(code(client.fetch_jwt_svid([US], None).await), tonic::Code::PermissionDenied);
     assert!(dev.stop().success());
-}
-
-fn decoded_header(token: &str) -> Vec<u8> {
-    use base64::Engine as _;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').next().expect("header")).expect("base64url")
-}
-
-fn now_s() -> i64 {
-    sundew_broker::clock::now_ms() / 1000
 }
 
 #[test]

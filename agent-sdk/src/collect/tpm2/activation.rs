@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::device::{NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, buffer, take};
+use super::device::{NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer, sized, take};
 
 const ACTIVATE_CREDENTIAL: u32 = 0x0000_0147;
 const FLUSH_CONTEXT: u32 = 0x0000_0165;
@@ -109,16 +109,4 @@ fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, String> {
         _ => return Err("no certificate is there".to_owned()),
     }
     Ok(content)
-}
-
-fn authorized(sessions: &[&[u8]]) -> Result<Vec<u8>, String> {
-    let area = sessions.concat();
-    let length = u32::try_from(area.len()).map_err(|e| e.to_string())?;
-    Ok([&length.to_be_bytes()[..], &area].concat())
-}
-
-/// A TPM2B.
-fn sized(content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes()[..], content].concat()
 }

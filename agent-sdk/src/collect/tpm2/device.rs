@@ -107,3 +107,16 @@ pub(super) fn buffer(from: &mut Vec<u8>) -> Result<Vec<u8>, String> {
     let length = usize::from(u16::from_be_bytes(array(from)?));
     take(from, length)
 }
+
+/// An authorization area of these sessions.
+pub(super) fn authorized(sessions: &[&[u8]]) -> Result<Vec<u8>, String> {
+    let area = sessions.concat();
+    let length = u32::try_from(area.len()).map_err(|e| e.to_string())?;
+    Ok([&length.to_be_bytes()[..], &area].concat())
+}
+
+/// A TPM2B.
+pub(super) fn sized(content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes()[..], content].concat()
+}

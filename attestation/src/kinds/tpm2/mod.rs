@@ -97,14 +97,14 @@ impl AttestationKey {
         Ok(Self { public, qualified_name, endorsement })
     }
 
-    /// The document of a key below an endorsement key, of which `parent` is the TPM2B_PUBLIC, with what says whose that is. To be trusted only
-    /// when the TPM has opened a credential for it.
-    pub fn endorsed(key: &[u8], parent: &[u8], certificate: &[u8], intermediates: &[Vec<u8>]) -> Result<(Self, Vec<u8>), TpmError> {
-        let endorsement = Endorsement::new(Public::parse(parent)?, certificate, intermediates)?.document();
+    /// A key below an endorsement key, of which `parent` is the TPM2B_PUBLIC; what says whose that is; and the document of both. To be trusted
+    /// only when the TPM has opened a credential for it.
+    pub fn endorsed(key: &[u8], parent: &[u8], certificate: &[u8], intermediates: &[Vec<u8>]) -> Result<(Self, Endorsement, Vec<u8>), TpmError> {
+        let endorsement = Endorsement::new(Public::parse(parent)?, certificate, intermediates)?;
         let (key, parent) = (STANDARD.encode(key), STANDARD.encode(parent));
-        let registered = RegisteredKey { key, parent, hierarchy: Hierarchy::Endorsement, endorsement: Some(endorsement) };
+        let registered = RegisteredKey { key, parent, hierarchy: Hierarchy::Endorsement, endorsement: Some(endorsement.document()) };
         let document = serde_json::to_vec(&registered).map_err(json::JsonError::from)?;
-        Ok((Self::parse(&document)?, document))
+        Ok((Self::parse(&document)?, endorsement, document))
     }
 
     /// Its name, as credentials are made for it.
