@@ -223,12 +223,11 @@ impl TrustItem {
 }
 
 fn crl(content: &[u8]) -> Result<Crl, TrustError> {
-    let der = if content.first() == Some(&0x30) {
-        content.to_vec()
-    } else {
-        CertificateRevocationListDer::from_pem_slice(content).map_err(|e| TrustError::Content(e.to_string()))?.to_vec()
-    };
-    Crl::parse(&der).map_err(|e| TrustError::Content(format!("certificate revocation list: {e}")))
+    let fail = |e: &dyn std::fmt::Display| TrustError::Content(format!("not a certificate revocation list in PEM or DER: {e}"));
+    if content.first() == Some(&0x30) {
+        return Crl::parse(content).map_err(|e| fail(&e));
+    }
+    Crl::parse(&CertificateRevocationListDer::from_pem_slice(content).map_err(|e| fail(&e))?).map_err(|e| fail(&e))
 }
 
 fn roots(pem: &[u8], until: &mut impl FnMut(&X509Certificate<'_>)) -> Result<Roots, TrustError> {

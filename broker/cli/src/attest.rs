@@ -118,8 +118,7 @@ pub(crate) async fn attest(connect: &Connect, output: &Output, command: AttestCo
                 (Some(place), Some(bundle), Some(domain)) => enrollment_listener(&place, &bundle, &domain)?.channel(),
                 _ => connection(connect).await?.channel(),
             };
-            let of_tpm = |problem: String| anyhow!("{}: {problem}", tpm.display());
-            let keys = TpmKey::read(&tpm, key, endorsement_key).map_err(of_tpm)?;
+            let keys = TpmKey::read(&tpm, key, endorsement_key).map_err(|problem| anyhow!(problem))?;
             let certificate = match certificate {
                 Some(path) => certificates(&path)?.into_iter().next().with_context(|| format!("{}: no certificate", path.display()))?,
                 None => keys.certificate.context("the TPM has no certificate of its endorsement key: get it from its maker, and give it as --certificate")?,
@@ -130,7 +129,7 @@ pub(crate) async fn attest(connect: &Connect, output: &Output, command: AttestCo
             let mut client = EnrollmentServiceClient::new(channel);
             let request = ChallengeTpmKeyRequest { key: Some(of_broker.clone()) };
             let made = client.challenge_tpm_key(request).await.map_err(explained)?.into_inner();
-            let opened = TpmKey::open(&tpm, key, endorsement_key, &made.credential, &made.secret).map_err(of_tpm)?;
+            let opened = TpmKey::open(&tpm, key, endorsement_key, &made.credential, &made.secret).map_err(|problem| anyhow!(problem))?;
             let request = ActivateTpmKeyRequest { key: Some(of_broker), opened, expires_at_ms: made.expires_at_ms };
             let answer = client.activate_tpm_key(request).await.map_err(explained)?.into_inner();
             let value = serde_json::json!({ "ek": answer.ek, "key": answer.key, "action": answer.action });
