@@ -21,7 +21,8 @@ mod settle;
 
 /// Entries read at a time.
 const BATCH: usize = 1000;
-/// How often the log is polled while somebody waits for other brokers.
+/// How often the log is polled while somebody waits for other brokers. Not by a read that blocks: a Redis that has nothing else to do looks
+/// only every 100 ms whether such a read is over.
 const HURRY: Duration = Duration::from_millis(2);
 /// Entries are kept this long after nothing they cover can live, for brokers whose clocks differ.
 const KEEP_MS: i64 = 60_000;
@@ -228,8 +229,11 @@ impl Keeper {
                     continue;
                 }
             }
-            let wait = if self.waiting.load(Ordering::Relaxed) > 0 { HURRY } else { self.bounds.freshness / 4 };
-            let applied = self.read().applied().0;
+            if self.waiting.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(HURRY).await;
+                continue;
+            }
+            let (applied, wait) = (self.read().applied().0, self.bounds.freshness / 4);
             if self.store.await_log(applied, u64::try_from(wait.as_millis()).unwrap_or(1)).await.is_err() {
                 tokio::time::sleep(HURRY).await;
             }
