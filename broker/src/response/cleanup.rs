@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Effect, EntryId, Event, LogEntry, Selector};
+use sundew_core::{Effect, EntryId, Event, KnownTask, LogEntry, Selector};
 use sundew_proto::v1;
+use tokio::task::JoinSet;
 
 use super::selector;
-use super::survey::{Survey, Wanted};
+use super::survey::{Hit, Survey, Wanted};
 use crate::broker::Broker;
 use crate::clock;
 use crate::journal;
@@ -192,7 +193,7 @@ impl Broker {
     }
 
     async fn work_on(self: &Arc<Self>, mut action: Action, mut bytes: Vec<u8>) -> Result<(), Refusal> {
-        let wanted = Wanted { selector: Arc::new(action.selector.clone()), killed_by: Some(action.entry), at_ms: action.at_ms };
+        let wanted = Wanted { selector: Arc::new(action.selector.clone()), killed_by: Some(action.entry), at_ms: action.at_ms, whole: false };
         let one_token = action.selector.token.is_some();
         if !action.counted {
             let mut survey = Survey::new(self, wanted.clone()).await?;
@@ -217,13 +218,16 @@ impl Broker {
             }
         }
         if !action.reaped && !one_token {
-            let mut survey = Survey::new(self, wanted.clone()).await?;
+            let mut survey = Survey::new(self, Wanted { whole: true, ..wanted.clone() }).await?;
             while let Some(hits) = survey.next().await? {
-                for hit in hits.into_iter().filter(|hit| hit.whole) {
-                    let record = journal::record("task_ended").with("task", hit.task.id).with("workload", &hit.task.workload).with("outcome", "revoked");
+                let mut reaps = JoinSet::new();
+                for Hit { task, .. } in hits {
+                    let record = journal::record("task_ended").with("task", task.id).with("workload", &task.workload).with("outcome", "revoked");
                     self.journal.note(record.with("actor", &action.actor).with("by", action.name()));
-                    self.records.store().reap_tokens(hit.task.id).await?;
-                    self.release(&hit.task).await?;
+                    reaps.spawn(Arc::clone(self).reap(task));
+                }
+                while let Some(reaped) = reaps.join_next().await {
+                    reaped.map_err(|_| Refusal::Unsupported("a clean-up that panicked"))??;
                     action.reaped_tasks = action.reaped_tasks.saturating_add(1).min(action.tasks);
                 }
                 if !self.still_at(&mut action, &mut bytes).await? {
@@ -243,6 +247,12 @@ impl Broker {
             tracing::info!(revocation = action.name(), tasks = action.tasks, tokens = action.tokens, leases = action.leases, "revocation is cleaned up");
         }
         self.progress(&mut action, &mut bytes).await.map(drop)
+    }
+
+    /// Removes a dead task's tokens, and then takes it off the lists: a clean-up that begins again looks there for what is left.
+    async fn reap(self: Arc<Self>, task: Arc<KnownTask>) -> Result<(), Refusal> {
+        self.records.store().reap_tokens(task.id).await?;
+        self.release(&task).await
     }
 
     /// Says that it is still being worked on, if that was not said lately; answers whether it is still ours.

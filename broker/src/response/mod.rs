@@ -154,7 +154,8 @@ impl Broker {
     }
 
     async fn count(self: &Arc<Self>, selector: Selector, answers: &mpsc::Sender<Result<v1::PreviewResponse, Status>>) -> Result<(), Refusal> {
-        let mut survey = Survey::new(self, Wanted { selector: Arc::new(selector), killed_by: None, at_ms: clock::now_ms() }).await?;
+        let wanted = Wanted { selector: Arc::new(selector), killed_by: None, at_ms: clock::now_ms(), whole: false };
+        let mut survey = Survey::new(self, wanted).await?;
         let mut counts: HashMap<SpiffeId, (u64, u64)> = HashMap::new();
         let mut so_far = v1::PreviewResponse::default();
         let (mut samples, mut told) = (Vec::new(), clock::monotonic());

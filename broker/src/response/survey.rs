@@ -22,6 +22,8 @@ pub(super) struct Wanted {
     pub(super) killed_by: Option<EntryId>,
     /// Times are looked at as of then, in milliseconds since the epoch.
     pub(super) at_ms: i64,
+    /// Only tasks that are wanted as a whole, and nothing that is in them is counted.
+    pub(super) whole: bool,
 }
 
 /// A task of which something is wanted.
@@ -123,8 +125,11 @@ impl Wanted {
 async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<Hit>, Refusal> {
     let Some(task) = broker.records.look_at_task(id).await? else { return Ok(None) };
     let (whole, inside) = wanted.task(&*broker.keeper.view()?, &task);
-    if !inside {
+    if !inside || (wanted.whole && !whole) {
         return Ok(None);
+    }
+    if wanted.whole {
+        return Ok(Some(Hit { task, whole, tokens: 0, leases: 0 }));
     }
     let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
     loop {
