@@ -24,6 +24,8 @@ const CLAIM_MS: i64 = 30_000;
 /// Leases claimed at a time, for each connection to the target.
 const CLAIM_PER_CONNECTION: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a worker goes on with what is due before it looks at whether it is time to sweep.
+const REMOVE_FOR: Duration = Duration::from_secs(10);
 /// How often all leases are looked at: those that another broker made and did not live to end.
 const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(10);
 /// How often a target is asked for what it has under our names.
@@ -128,26 +130,32 @@ impl Broker {
         }
     }
 
-    /// Removes some of what is due; says whether there was anything.
+    /// Removes what is due, for a while; says whether there was anything.
     async fn remove_due(self: &Arc<Self>, engine: &Arc<RunningEngine>) -> Result<bool, Refusal> {
-        let (store, name, now_ms) = (self.records.store(), &engine.config.name, clock::now_ms());
-        // After a failure, one: it says whether the target is back.
-        let limit = if engine.problem().is_empty() { engine.config.max_connections.saturating_mul(CLAIM_PER_CONNECTION) } else { 1 };
-        let claimed = store.claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), limit).await?;
-        if claimed.is_empty() {
-            return Ok(false);
-        }
+        let (store, name, began) = (self.records.store(), &engine.config.name, clock::monotonic());
         let mut removals = JoinSet::new();
-        for stored in claimed {
-            let record = self.open_lease(name, &stored)?;
-            let engine = Arc::clone(engine);
-            removals.spawn(async move {
-                let result = engine.driver.remove(&record.username).await;
-                (stored.id, record, result)
-            });
-        }
         let (mut gone, mut unreachable): (Vec<LeaseId>, Option<EngineError>) = (Vec::new(), None);
-        while let Some(removal) = removals.join_next().await {
+        let (mut found, mut more) = (false, true);
+        loop {
+            // After a failure, one: it says whether the target is back.
+            let most = if engine.problem().is_empty() { engine.config.max_connections.saturating_mul(CLAIM_PER_CONNECTION) } else { 1 };
+            // The target has half of them to work on while the store is asked for the next.
+            if more && removals.len() <= most / 2 {
+                self.forget_leases(name, &mut gone).await?;
+                let (now_ms, wanted) = (clock::now_ms(), most.saturating_sub(removals.len()));
+                let claimed = store.claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), wanted).await?;
+                found |= !claimed.is_empty();
+                more = claimed.len() == wanted && clock::since(began) < REMOVE_FOR;
+                for stored in claimed {
+                    let record = self.open_lease(name, &stored)?;
+                    let engine = Arc::clone(engine);
+                    removals.spawn(async move {
+                        let result = engine.driver.remove(&record.username).await;
+                        (stored.id, record, result)
+                    });
+                }
+            }
+            let Some(removal) = removals.join_next().await else { break };
             let Ok((id, record, result)) = removal else { continue };
             match result {
                 Ok(()) => {
@@ -158,24 +166,29 @@ impl Broker {
                 Err(error) => {
                     self.put_off(record, id, &error).await?;
                     if matches!(error, EngineError::Unreachable(_)) {
-                        unreachable = Some(error);
+                        engine.set_problem(&error);
+                        (unreachable, more) = (Some(error), false);
                     }
                 }
             }
-        }
-        if !gone.is_empty() {
-            store.remove_leases(name, &gone).await?;
-        }
-        match unreachable {
-            Some(error) => {
-                engine.set_problem(&error);
-                Err(Refusal::Engine(error.to_string()))
-            }
-            None => {
+            if unreachable.is_none() {
                 engine.set_problem("");
-                Ok(true)
             }
         }
+        self.forget_leases(name, &mut gone).await?;
+        match unreachable {
+            Some(error) => Err(Refusal::Engine(error.to_string())),
+            None => Ok(found),
+        }
+    }
+
+    /// Takes leases whose credentials are gone off the list.
+    async fn forget_leases(&self, engine: &str, gone: &mut Vec<LeaseId>) -> Result<(), Refusal> {
+        if !gone.is_empty() {
+            self.records.store().remove_leases(engine, gone).await?;
+            gone.clear();
+        }
+        Ok(())
     }
 
     /// T59: nothing is ever given up; it is tried again later, and shown meanwhile.
