@@ -4,6 +4,7 @@
 //!
 //! Tokens are written by the broker's own record writer straight into Redis, since minting a million of them over TLS says nothing more.
 
+mod leases;
 mod writer;
 
 use std::sync::Arc;
@@ -13,10 +14,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{Effect, Event, Outcome, Selector as Rule, TaskId};
-use sundew_proto::v1::{GetSecretRequest, PreviewRequest, PutEngineRequest, Selector};
+use sundew_proto::v1::{PreviewRequest, Selector};
 use sundew_tests::broker::{DOMAIN, World};
 use sundew_tests::calls::{Caller, of_workload};
-use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::process::{cpu_time, resident};
 use writer::{Writer, append, fill};
 
@@ -31,32 +31,48 @@ fn quantile(sorted: &[Duration], q: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * q) as usize]
 }
 
-/// Introspects on and on in the background; answers p50 and p99 when told to stop.
-fn introspecting(
-    server: Caller,
-    tokens: Vec<String>,
-    presenter: Vec<u8>,
-    expect: Option<bool>,
-) -> (Arc<AtomicBool>, tokio::task::JoinHandle<(usize, Duration, Duration)>) {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let work = tokio::spawn(async move {
-        let mut latencies = Vec::new();
-        let mut n = 0;
-        while !stopped.load(Ordering::Relaxed) {
-            let began = Instant::now();
-            let active = server.active(&tokens[n % tokens.len()], &presenter).await.expect("answer");
-            latencies.push(began.elapsed());
-            if let Some(expect) = expect {
-                assert_eq!(active, expect);
+/// Introspects live tokens on and on in the background.
+struct Introspecting {
+    stop: Arc<AtomicBool>,
+    work: tokio::task::JoinHandle<Vec<Duration>>,
+}
+
+impl Introspecting {
+    fn start(server: &Caller, tokens: &[String], presenter: &[u8]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (server, tokens, presenter, stopped) = (server.clone(), tokens.to_vec(), presenter.to_vec(), Arc::clone(&stop));
+        let work = tokio::spawn(async move {
+            let mut latencies = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let active = server.active(&tokens[latencies.len() % tokens.len()], &presenter).await.expect("answer");
+                latencies.push(began.elapsed());
+                assert!(active, "a live token");
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            n += 1;
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+            latencies
+        });
+        Self { stop, work }
+    }
+
+    /// Stops; answers p99.
+    async fn p99(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut latencies = self.work.await.expect("introspection");
         latencies.sort();
-        (latencies.len(), quantile(&latencies, 0.5), quantile(&latencies, 0.99))
-    });
-    (stop, work)
+        quantile(&latencies, 0.99)
+    }
+
+    /// p99 over some time in which nothing else is done.
+    async fn quiet(server: &Caller, tokens: &[String], presenter: &[u8]) -> Duration {
+        let introspecting = Self::start(server, tokens, presenter);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        introspecting.p99().await
+    }
+}
+
+fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
 }
 
 async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
@@ -72,18 +88,23 @@ async fn tokens() {
     let svid = world.ca.svid("/agent");
     let servers: Vec<_> = brokers.iter().map(|broker| world.operator(broker)).collect();
     let writer = Writer::new(&world);
-    // Position 1 must be in the log before tokens are stamped with it.
-    servers[0].revoke(of_workload("/nobody")).await.expect("first entry");
-    let empty = used_memory(&world);
-    let (one_each, took) = timed(fill(&writer, 10, 50_000, 1, &svid)).await;
-    drop(one_each);
-    println!("one token per task: {} bytes of Redis memory per live token ({took:?} to write 50 000)", (used_memory(&world) - empty) / 50_000);
-    redis::cmd("FLUSHALL").exec(&mut world.redis.as_ref().expect("redis").connection()).expect("flush");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    for (each, workloads) in [(1, 10), (1, 500), (2, 500), (3, 500)] {
+        // Position 1 must be in the log before tokens are stamped with it.
+        servers[0].revoke(of_workload("/nobody")).await.expect("first entry");
+        let empty = used_memory(&world);
+        fill(&writer, workloads, 50_000, each, &svid).await;
+        let bytes = (used_memory(&world) - empty) / 50_000 / each as u64;
+        println!("tokens per task: {each}, tasks per workload: {}: {bytes} bytes of Redis memory per live token", 50_000 / workloads);
+        redis::cmd("FLUSHALL").exec(&mut world.redis.as_ref().expect("redis").connection()).expect("flush");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
     servers[0].revoke(of_workload("/nobody")).await.expect("first entry");
     let empty = used_memory(&world);
     let (sample, took) = timed(fill(&writer, 10, 100_000, 10, &svid)).await;
-    println!("ten tokens per task: {} bytes of Redis memory per live token ({took:?} to write 1 000 000)", (used_memory(&world) - empty) / 1_000_000);
+    println!(
+        "tokens per task: 10, tasks per workload: 10000: {} bytes of Redis memory per live token ({took:?} to write 1 000 000)",
+        (used_memory(&world) - empty) / 1_000_000
+    );
     let all: Vec<String> = sample.iter().map(|(_, token)| token.clone()).collect();
     for (n, server) in servers.iter().enumerate() {
         for token in all.iter().take(50) {
@@ -91,12 +112,9 @@ async fn tokens() {
         }
     }
 
-    let (stop, work) = introspecting(servers[0].clone(), all.clone(), svid.thumbprint().to_vec(), Some(true));
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    stop.store(true, Ordering::Relaxed);
-    let quiet = work.await.expect("introspection");
+    let quiet = Introspecting::quiet(&servers[0], &all, &svid.thumbprint()).await;
     let before = resident(brokers[0].pid());
-    let (stop, work) = introspecting(servers[0].clone(), all.clone(), svid.thumbprint().to_vec(), Some(true));
+    let introspecting = Introspecting::start(&servers[0], &all, &svid.thumbprint());
     let began = Instant::now();
     let prefix = |path: &str| Selector { spiffe_path_prefix: format!("spiffe://{DOMAIN}{path}"), ..Selector::default() };
     let mut told = servers[0].response().preview(PreviewRequest { selector: Some(prefix("/fleet")) }).await.expect("preview").into_inner();
@@ -107,8 +125,7 @@ async fn tokens() {
         last = Some(so_far);
     }
     let took = began.elapsed();
-    stop.store(true, Ordering::Relaxed);
-    let busy = work.await.expect("introspection");
+    let busy = introspecting.p99().await;
     let last = last.expect("a last word");
     println!(
         "preview: {} tasks, {} tokens; first counts after {:?}, done after {took:?}; broker memory +{} MiB",
@@ -117,7 +134,7 @@ async fn tokens() {
         first.expect("first"),
         (peak - before) >> 20
     );
-    println!("introspection p99 {:?} quiet, {:?} meanwhile ({:.2} ×)", quiet.2, busy.2, busy.2.as_secs_f64() / quiet.2.as_secs_f64());
+    println!("introspection p99 {quiet:?} quiet, {busy:?} meanwhile ({:.2} ×)", ratio(busy, quiet));
 
     let mut one = Vec::new();
     for (_, token) in sample.iter().filter(|(group, _)| *group == 9).take(40) {
@@ -145,10 +162,7 @@ async fn tokens() {
     }
     println!("revoke one token, call to answer: p50 {:?}, p99 {:?}", quantile(&one, 0.5), quantile(&one, 0.99));
     println!("revoke 100 000 tokens by prefix (9 times): p50 {:?}, longest {:?}", quantile(&many, 0.5), quantile(&many, 1.0));
-    println!(
-        "revoke 1 000 000 tokens by prefix: {took:?} ({:.2} × the p50 of one); accepted after the answer: {wrong}",
-        took.as_secs_f64() / quantile(&one, 0.5).as_secs_f64()
-    );
+    println!("revoke 1 000 000 tokens by prefix: {took:?} ({:.2} × the p50 of one); accepted after the answer: {wrong}", ratio(took, quantile(&one, 0.5)));
     let (status, took) = timed(servers[0].cleaned_up(&answer.revocation_id)).await;
     let status = status.expect("status");
     println!("clean-up of the last one: {took:?}, it counted {} tasks and {} tokens", status.tasks, status.tokens);
@@ -242,97 +256,6 @@ async fn start() {
     println!("a new broker, which reads them from the log and keeps them: ready after {took:?}");
 }
 
-async fn leases() {
-    const ROLES: usize = 10_000;
-    println!("\n## {ROLES} PostgreSQL roles due at once, four connections\n");
-    let postgres = Postgres::with(&["max_connections=100"]).await;
-    let world = World::redis();
-    let broker = world.broker_with(&format!("{LIMITS}issuing = 1000\n")).await;
-    world.register(&broker, "/agent", json!({ "max_tasks": 100_000, "attendance_grace": "1h", "scopes": ["secret:db/*", "exec:git"] })).await;
-    let operator = world.operator(&broker);
-    let mut engine = postgres.engine("db/app");
-    engine["max_connections"] = json!(4);
-    let request = PutEngineRequest { document: engine.to_string(), password: PASSWORD.as_bytes().to_vec(), unchecked: false };
-    operator.registry().put_engine(request).await.expect("engine");
-    let caller = world.caller(&broker, "/agent");
-    let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let began = Instant::now();
-    let mut tokens = Vec::new();
-    let world = Arc::new(world);
-    let work: Vec<_> = (0..16)
-        .map(|_| {
-            let (caller, world, next) = (caller.clone(), Arc::clone(&world), Arc::clone(&next));
-            tokio::spawn(async move {
-                let mut token = None;
-                while next.fetch_add(1, Ordering::Relaxed) < ROLES {
-                    let begun = caller.begin(&world.issuer, "/agent", &["secret:db/app/readonly"]).await.expect("task");
-                    let request = GetSecretRequest { task_id: begun.task.clone(), name: "db/app/readonly".to_owned(), ..GetSecretRequest::default() };
-                    caller.agent().get_secret(request).await.expect("lease");
-                    token = Some(begun.token);
-                }
-                token
-            })
-        })
-        .collect();
-    for each in work {
-        tokens.extend(each.await.expect("lease"));
-    }
-    println!("made in {:?} ({:.0} per second)", began.elapsed(), ROLES as f64 / began.elapsed().as_secs_f64());
-    let (stop, work) = introspecting(operator.clone(), tokens.clone(), caller.thumbprint(), None);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    stop.store(true, Ordering::Relaxed);
-    let quiet = work.await.expect("introspection");
-    let (stop, work) = introspecting(operator.clone(), tokens, caller.thumbprint(), None);
-    let began = Instant::now();
-    let answer = operator.revoke(of_workload("/agent")).await.expect("revoked");
-    println!("revoke answered after {:?}", began.elapsed());
-    let mut last = usize::MAX;
-    while last > 0 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        last = postgres.roles().await.len();
-    }
-    let took = began.elapsed();
-    stop.store(true, Ordering::Relaxed);
-    let busy = work.await.expect("introspection");
-    let status = operator.cleaned_up(&answer.revocation_id).await.expect("status");
-    println!(
-        "all gone after {took:?} ({:.0} per second); the clean-up counted {} tasks and {} leases",
-        ROLES as f64 / took.as_secs_f64(),
-        status.tasks,
-        status.leases
-    );
-    println!("introspection p99 {:?} quiet, {:?} meanwhile ({:.2} ×)", quiet.2, busy.2, busy.2.as_secs_f64() / quiet.2.as_secs_f64());
-    // The same statements from a bare client on as many connections.
-    let superuser = postgres.superuser().await;
-    for n in 0..2000 {
-        superuser
-            .batch_execute(&format!("CREATE ROLE bare_{n} LOGIN; GRANT bare_{n} TO admin WITH ADMIN OPTION; GRANT reader TO bare_{n}"))
-            .await
-            .expect("role");
-    }
-    let (postgres, next, began) = (Arc::new(postgres), Arc::new(std::sync::atomic::AtomicUsize::new(0)), Instant::now());
-    let work: Vec<_> = (0..4)
-        .map(|_| {
-            let (postgres, next) = (Arc::clone(&postgres), Arc::clone(&next));
-            tokio::spawn(async move {
-                let client = postgres.client("admin", PASSWORD, "app").await.expect("connection");
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    if n >= 2000 {
-                        return;
-                    }
-                    let batch = sundew_broker::postgres_removal(&format!("bare_{n}"));
-                    client.batch_execute(&batch).await.expect("removed");
-                }
-            })
-        })
-        .collect();
-    for each in work {
-        each.await.expect("bare");
-    }
-    println!("a bare client with the same statements: {:.0} per second", 2000.0 / began.elapsed().as_secs_f64());
-}
-
 #[tokio::main]
 async fn main() {
     sundew_tests::init();
@@ -348,6 +271,6 @@ async fn main() {
         start().await;
     }
     if wants("leases") {
-        leases().await;
+        leases::run().await;
     }
 }
