@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often rules are looked for that have no action, and how many of them are taken at a time.
 const ADOPTED_TOGETHER: usize = 100;
 const ADOPT_EVERY: Duration = Duration::from_secs(60);
+/// Tasks reaped at a time: few, since calls are answered meanwhile.
+const REAPED_TOGETHER: usize = 4;
 /// Actions are kept this long after everything is done, in milliseconds.
 const KEEP_MS: i64 = 24 * 3_600_000;
 
@@ -93,6 +95,14 @@ impl Action {
 
     pub(super) fn name(&self) -> String {
         super::name(&self.entry)
+    }
+
+    /// Waits for one of these reaps; says whether there was one.
+    async fn reaped(&mut self, reaps: &mut JoinSet<Result<(), Refusal>>) -> Result<bool, Refusal> {
+        let Some(reaped) = reaps.join_next().await else { return Ok(false) };
+        reaped.map_err(|_| Refusal::Unsupported("a clean-up that panicked"))??;
+        self.reaped_tasks = self.reaped_tasks.saturating_add(1).min(self.tasks);
+        Ok(true)
     }
 
     pub(super) fn status(&self) -> v1::RevocationStatus {
@@ -225,11 +235,11 @@ impl Broker {
                     let record = journal::record("task_ended").with("task", task.id).with("workload", &task.workload).with("outcome", "revoked");
                     self.journal.note(record.with("actor", &action.actor).with("by", action.name()));
                     reaps.spawn(Arc::clone(self).reap(task));
+                    if reaps.len() >= REAPED_TOGETHER {
+                        action.reaped(&mut reaps).await?;
+                    }
                 }
-                while let Some(reaped) = reaps.join_next().await {
-                    reaped.map_err(|_| Refusal::Unsupported("a clean-up that panicked"))??;
-                    action.reaped_tasks = action.reaped_tasks.saturating_add(1).min(action.tasks);
-                }
+                while action.reaped(&mut reaps).await? {}
                 if !self.still_at(&mut action, &mut bytes).await? {
                     return Ok(());
                 }
