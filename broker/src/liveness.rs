@@ -21,8 +21,8 @@ mod settle;
 
 /// Entries read at a time.
 const BATCH: usize = 1000;
-/// How often the log is polled while somebody waits for other brokers. Not by a read that blocks: a Redis that has nothing else to do looks
-/// only every 100 ms whether such a read is over.
+/// How often the log is polled while somebody waits for other brokers. Not by a read that blocks for so long: a Redis that has nothing else
+/// to do looks only every 100 ms whether the time of such a read is over.
 const HURRY: Duration = Duration::from_millis(2);
 /// Entries are kept this long after nothing they cover can live, for brokers whose clocks differ.
 const KEEP_MS: i64 = 60_000;
@@ -218,6 +218,8 @@ impl Keeper {
 
     /// Keeps the view for as long as it is polled. Never returns.
     pub async fn run(&self) {
+        // One read at a time blocks; it goes on while the log is polled.
+        let mut tail = None;
         loop {
             match self.cycle().await {
                 Ok(()) => *lock(&self.trouble) = None,
@@ -229,13 +231,16 @@ impl Keeper {
                     continue;
                 }
             }
-            if self.waiting.load(Ordering::Relaxed) > 0 {
-                tokio::time::sleep(HURRY).await;
-                continue;
-            }
-            let (applied, wait) = (self.read().applied().0, self.bounds.freshness / 4);
-            if self.store.await_log(applied, u64::try_from(wait.as_millis()).unwrap_or(1)).await.is_err() {
-                tokio::time::sleep(HURRY).await;
+            let wait_ms = u64::try_from(self.bounds.freshness.as_millis() / 4).unwrap_or(1);
+            let news = tail.get_or_insert_with(|| self.store.await_log(self.read().applied().0, wait_ms));
+            tokio::select! {
+                told = news => {
+                    tail = None;
+                    if told.is_err() {
+                        tokio::time::sleep(HURRY).await;
+                    }
+                }
+                () = tokio::time::sleep(HURRY), if self.waiting.load(Ordering::Relaxed) > 0 => {}
             }
         }
     }
