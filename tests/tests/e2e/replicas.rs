@@ -1,10 +1,13 @@
-//! Redis with replicas: Sentinel, Cluster, failover, a deposed primary: AC-34, AC-46, AC-81 to AC-83, T57, T67.
+//! Several brokers; Redis with replicas: Sentinel, Cluster, failover, a deposed primary: AC-34, AC-45 to AC-47, AC-81 to AC-83, T57, T67.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use sundew_tests::broker::{Broker, World};
+use sundew_proto::v1::Selector;
+use sundew_tests::broker::{Broker, DOMAIN, World};
 use sundew_tests::calls::{Begun, Caller, of_task, of_workload};
 use sundew_tests::proxy::Proxy;
 use sundew_tests::redis::Redis;
@@ -151,7 +154,66 @@ async fn a_broker_that_an_emptied_store_does_not_list_is_waited_for() {
     all_refused(&servers, &[begun], &caller.thumbprint()).await;
 }
 
-/// AC-80: the way between one broker and Redis is cut without a word, then slow: that broker refuses within the bound, the others wait for
+/// AC-45: while a broker that lags behind the log begins tasks, a rule lands. What it issued before it can have known of the rule is dead,
+/// what was asked of it after the answer lives, and of what lies between both brokers say the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ac_45_what_a_broker_that_lags_issued_without_knowing_of_a_rule_is_dead() {
+    const LAG: Duration = Duration::from_millis(60);
+    let world = Arc::new(World::redis());
+    let near = world.broker().await;
+    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
+    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let caller = agent(&world, &near).await;
+    let there = world.caller_with(&far, caller.svid.clone().expect("SVID"));
+    proxy.slow(LAG);
+    let stop = Arc::new(AtomicBool::new(false));
+    let work: Vec<_> = (0..8)
+        .map(|_| {
+            let (there, world, stop) = (there.clone(), Arc::clone(&world), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut issued = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    if let Ok(begun) = there.begin(&world.issuer, "/agent", &["exec:git"]).await {
+                        issued.push((asked, Instant::now(), begun.token));
+                    }
+                }
+                issued
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let rule = Selector { spiffe_path_prefix: format!("spiffe://{DOMAIN}/agent"), ..Selector::default() };
+    let servers = [world.operator(&near), world.operator(&far)];
+    let called = Instant::now();
+    servers[0].revoke(rule).await.expect("revoked");
+    let answered = Instant::now();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut before, mut between, mut after) = (0, 0, 0);
+    for each in work {
+        for (asked, got, token) in each.await.expect("work") {
+            let mut said = Vec::new();
+            for server in &servers {
+                until("an answer", || async { server.active(&token, &caller.thumbprint()).await.is_ok() }).await;
+                said.push(server.active(&token, &caller.thumbprint()).await.expect("answer"));
+            }
+            if got < called + LAG {
+                assert_eq!(said, [false, false], "issued {:?} after the call", got.saturating_duration_since(called));
+                before += 1;
+            } else if asked > answered {
+                assert_eq!(said, [true, true], "asked for {:?} after the answer", asked - answered);
+                after += 1;
+            } else {
+                assert_eq!(said[0], said[1], "brokers differ");
+                between += 1;
+            }
+        }
+    }
+    assert!(before > 0 && between > 0 && after > 0, "{before} before, {between} between, {after} after");
+}
+
+/// AC-47, AC-80: the way between one broker and Redis is cut without a word, then slow: that broker refuses within the bound, the others wait for
 /// it one bound, and nothing that ended meanwhile is active when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_cut_off_from_redis_refuses_and_delays_others_by_the_bound() {

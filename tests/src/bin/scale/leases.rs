@@ -65,7 +65,9 @@ async fn removal(connections: usize, apart: bool) {
         })
         .collect();
     for each in work {
-        each.await.expect("lease");
+        if let Err(error) = each.await {
+            panic!("{error}; the broker printed:\n{}", broker.output());
+        }
     }
     println!("made in {:?} ({:.0} per second)", began.elapsed(), ROLES as f64 / began.elapsed().as_secs_f64());
     let (superuser, admin) = (postgres.superuser().await, postgres.client("admin", PASSWORD, "app").await.expect("connection"));
