@@ -125,11 +125,11 @@ impl Wanted {
 async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<Hit>, Refusal> {
     let Some(task) = broker.records.look_at_task(id).await? else { return Ok(None) };
     let (whole, inside) = wanted.task(&*broker.keeper.view()?, &task);
-    if !inside || (wanted.whole && !whole) {
+    if !inside {
         return Ok(None);
     }
     if wanted.whole {
-        return Ok(Some(Hit { task, whole, tokens: 0, leases: 0 }));
+        return Ok(whole.then_some(Hit { task, whole, tokens: 0, leases: 0 }));
     }
     let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
     loop {

@@ -19,19 +19,32 @@ async fn agent(world: &World, broker: &Broker) -> Caller {
     world.caller(broker, "/agent")
 }
 
+/// A broker beside Redis, and one that reaches it through a proxy.
+async fn near_and_far(world: &World) -> (Broker, Proxy, Broker) {
+    let near = world.broker().await;
+    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
+    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    (near, proxy, far)
+}
+
+/// What a broker says of a token, which may be nothing for at most 30 s since then.
+async fn an_answer(broker: &Caller, token: &str, presenter: &[u8], since: Instant) -> bool {
+    loop {
+        match broker.active(token, presenter).await {
+            Ok(active) => return active,
+            Err(error) => assert!(since.elapsed() < Duration::from_secs(30), "a broker does not answer: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Asks all brokers about tokens that are dead until each has said so; one "active" ends it. Answers how long that took.
 async fn all_refused(brokers: &[Caller], dead: &[Begun], presenter: &[u8]) -> Duration {
     let began = Instant::now();
     for (n, broker) in brokers.iter().enumerate() {
         for begun in dead {
-            loop {
-                match broker.active(&begun.token, presenter).await {
-                    Ok(true) => panic!("broker {n} said active of {} after {:?}", begun.task, began.elapsed()),
-                    Ok(false) => break,
-                    Err(_) => assert!(began.elapsed() < Duration::from_secs(30), "broker {n} does not answer"),
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let active = an_answer(broker, &begun.token, presenter, began).await;
+            assert!(!active, "broker {n} said active of {} after {:?}", begun.task, began.elapsed());
         }
     }
     began.elapsed()
@@ -135,9 +148,7 @@ async fn a_broker_on_the_wrong_side_with_a_deposed_primary_turns_stale() {
 async fn a_broker_that_an_emptied_store_does_not_list_is_waited_for() {
     let world = World::redis();
     let redis = world.redis.as_ref().expect("redis");
-    let near = world.broker().await;
-    let proxy = Proxy::start(redis.port()).await;
-    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let (near, proxy, far) = near_and_far(&world).await;
     let caller = agent(&world, &near).await;
     let servers = [world.operator(&near), world.operator(&far)];
     let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task");
@@ -154,27 +165,13 @@ async fn a_broker_that_an_emptied_store_does_not_list_is_waited_for() {
     all_refused(&servers, &[begun], &caller.thumbprint()).await;
 }
 
-/// What a broker says of a token, which may be nothing for a while.
-async fn an_answer(server: &Caller, token: &str, presenter: &[u8]) -> bool {
-    let began = Instant::now();
-    loop {
-        match server.active(token, presenter).await {
-            Ok(active) => return active,
-            Err(error) => assert!(began.elapsed() < Duration::from_secs(30), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// AC-45: while a broker that lags behind the log begins tasks, a rule lands. What it issued before it can have known of the rule is dead,
 /// what was asked of it after the answer lives, and of what lies between both brokers say the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ac_45_what_a_broker_that_lags_issued_without_knowing_of_a_rule_is_dead() {
     const LAG: Duration = Duration::from_millis(60);
     let world = Arc::new(World::redis());
-    let near = world.broker().await;
-    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
-    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let (near, proxy, far) = near_and_far(&world).await;
     let caller = agent(&world, &near).await;
     let there = world.caller_with(&far, caller.svid.clone().expect("SVID"));
     proxy.slow(LAG);
@@ -205,12 +202,12 @@ async fn ac_45_what_a_broker_that_lags_issued_without_knowing_of_a_rule_is_dead(
     until("tasks begin after it", || async { count.load(Ordering::Relaxed) >= so_far + 16 }).await;
     stop.store(true, Ordering::Relaxed);
     proxy.slow(Duration::ZERO);
-    let (mut before, mut after) = (0, 0);
+    let (asking, mut before, mut after) = (Instant::now(), 0, 0);
     for each in work {
         for (asked, got, token) in each.await.expect("work") {
             let mut said = Vec::new();
             for server in &servers {
-                said.push(an_answer(server, &token, &caller.thumbprint()).await);
+                said.push(an_answer(server, &token, &caller.thumbprint(), asking).await);
             }
             if got < called + LAG {
                 assert_eq!(said, [false, false], "issued {:?} after the call", got.saturating_duration_since(called));
@@ -231,9 +228,7 @@ async fn ac_45_what_a_broker_that_lags_issued_without_knowing_of_a_rule_is_dead(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_cut_off_from_redis_refuses_and_delays_others_by_the_bound() {
     let world = World::redis();
-    let near = world.broker().await;
-    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
-    let far = world.broker_by(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let (near, proxy, far) = near_and_far(&world).await;
     let caller = agent(&world, &near).await;
     let servers = [world.operator(&near), world.operator(&far)];
     let mut dead = Vec::new();
