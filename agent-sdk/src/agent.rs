@@ -37,7 +37,9 @@ struct Inner {
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent").field("broker", &self.inner.broker).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("broker", &self.inner.broker)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,23 +65,52 @@ impl AgentBuilder {
                 collectors.push(found);
             }
         }
-        let broker = self.settings.broker.clone().ok_or_else(|| Error::Unavailable("SUNDEW_BROKER is not set (host:port)".to_owned()))?;
-        let broker_id = self.settings.broker_id.as_deref().map(SpiffeId::parse).transpose().map_err(|e| Error::Invalid(format!("SUNDEW_BROKER_ID: {e}")))?;
+        let broker =
+            self.settings.broker.clone().ok_or_else(|| {
+                Error::Unavailable("SUNDEW_BROKER is not set (host:port)".to_owned())
+            })?;
+        let broker_id = self
+            .settings
+            .broker_id
+            .as_deref()
+            .map(SpiffeId::parse)
+            .transpose()
+            .map_err(|e| Error::Invalid(format!("SUNDEW_BROKER_ID: {e}")))?;
         let identities = IdentitySource::open(&self.settings).await?;
         let connection = open(&broker, broker_id.as_ref(), identities.current())?;
-        Ok(Agent { inner: Arc::new(Inner { broker, broker_id, identities, connection: ArcSwap::from_pointee(connection), collectors }) })
+        Ok(Agent {
+            inner: Arc::new(Inner {
+                broker,
+                broker_id,
+                identities,
+                connection: ArcSwap::from_pointee(connection),
+                collectors,
+            }),
+        })
     }
 }
 
-/// The ID that the broker must have: the one configured, or the one that the embedded CA gives in our trust domain.
-pub(crate) fn expected_broker(configured: Option<&SpiffeId>, identity: &Identity) -> Result<SpiffeId, Error> {
+/// The ID that the broker must have: the one configured, or the one that the embedded CA gives in
+/// our trust domain.
+pub(crate) fn expected_broker(
+    configured: Option<&SpiffeId>,
+    identity: &Identity,
+) -> Result<SpiffeId, Error> {
     match configured {
         Some(id) => Ok(id.clone()),
-        None => SpiffeId::parse(&format!("{}/sundew/broker", identity.id().trust_domain().id())).map_err(|e| Error::Invalid(e.to_string())),
+        None => SpiffeId::parse(&format!(
+            "{}/sundew/broker",
+            identity.id().trust_domain().id()
+        ))
+        .map_err(|e| Error::Invalid(e.to_string())),
     }
 }
 
-fn open(broker: &str, configured: Option<&SpiffeId>, identity: Arc<Identity>) -> Result<Connection, Error> {
+fn open(
+    broker: &str,
+    configured: Option<&SpiffeId>,
+    identity: Arc<Identity>,
+) -> Result<Connection, Error> {
     Connection::open(broker, expected_broker(configured, &identity)?, identity)
 }
 
@@ -92,7 +123,10 @@ impl Agent {
     /// Builds an agent from settings.
     #[must_use]
     pub fn builder(settings: Settings) -> AgentBuilder {
-        AgentBuilder { settings, collectors: Vec::new() }
+        AgentBuilder {
+            settings,
+            collectors: Vec::new(),
+        }
     }
 
     /// Begins to describe a task; nothing happens before [`TaskBuilder::begin`].
@@ -120,7 +154,11 @@ impl Agent {
         if current.identity().chain() == identity.chain() {
             return Ok(current);
         }
-        let fresh = Arc::new(open(&self.inner.broker, self.inner.broker_id.as_ref(), identity)?);
+        let fresh = Arc::new(open(
+            &self.inner.broker,
+            self.inner.broker_id.as_ref(),
+            identity,
+        )?);
         self.inner.connection.store(Arc::clone(&fresh));
         Ok(fresh)
     }
@@ -130,13 +168,29 @@ impl Agent {
     }
 
     /// Takes a challenge on this connection and collects the evidence that it asks for.
-    pub(crate) async fn prove(&self, connection: &Connection, purpose: BindingPurpose) -> Result<(Vec<u8>, Vec<Evidence>), Error> {
-        let challenge = repeated(|| async { client(connection).challenge(ChallengeRequest {}).await }).await?.into_inner();
-        let evidence = self.answer(connection, purpose, &challenge.nonce, &challenge.evidence_sets, &challenge.audience).await?;
+    pub(crate) async fn prove(
+        &self,
+        connection: &Connection,
+        purpose: BindingPurpose,
+    ) -> Result<(Vec<u8>, Vec<Evidence>), Error> {
+        let challenge =
+            repeated(|| async { client(connection).challenge(ChallengeRequest {}).await })
+                .await?
+                .into_inner();
+        let evidence = self
+            .answer(
+                connection,
+                purpose,
+                &challenge.nonce,
+                &challenge.evidence_sets,
+                &challenge.audience,
+            )
+            .await?;
         Ok((challenge.nonce, evidence))
     }
 
-    /// Collects what a challenge asks for: the first set that can be collected; if none can, tells what was missing for the first one.
+    /// Collects what a challenge asks for: the first set that can be collected; if none can, tells
+    /// what was missing for the first one.
     pub(crate) async fn answer(
         &self,
         connection: &Connection,
@@ -146,7 +200,11 @@ impl Agent {
         audience: &str,
     ) -> Result<Vec<Evidence>, Error> {
         let identity = connection.identity();
-        let leaf = identity.chain().first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+        let leaf = identity
+            .chain()
+            .first()
+            .map(|leaf| leaf.as_ref())
+            .unwrap_or_default();
         let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
         let binding = Binding::new(purpose, nonce, &public_key, &connection.exporter());
         let context = Context::new(&binding, audience, Some(&identity.key));
@@ -157,17 +215,35 @@ impl Agent {
                 Err(error) => missing = missing.or(Some(error)),
             }
         }
-        Err(missing.unwrap_or_else(|| Error::Evidence { kind: "any".to_owned(), problem: "the broker asks for none, and takes none".to_owned() }))
+        Err(missing.unwrap_or_else(|| Error::Evidence {
+            kind: "any".to_owned(),
+            problem: "the broker asks for none, and takes none".to_owned(),
+        }))
     }
 
-    async fn collect(&self, kinds: &[String], context: &Context<'_>) -> Result<Vec<Evidence>, Error> {
+    async fn collect(
+        &self,
+        kinds: &[String],
+        context: &Context<'_>,
+    ) -> Result<Vec<Evidence>, Error> {
         let mut evidence = Vec::new();
         for kind in kinds {
-            let fail = |problem: String| Error::Evidence { kind: kind.clone(), problem };
+            let fail = |problem: String| Error::Evidence {
+                kind: kind.clone(),
+                problem,
+            };
             let collector = self.inner.collectors.iter().find(|c| c.kind() == kind);
-            let collector = collector.ok_or_else(|| fail(format!("the broker asks for it and nothing here collects it{}", collect::hint(kind))))?;
+            let collector = collector.ok_or_else(|| {
+                fail(format!(
+                    "the broker asks for it and nothing here collects it{}",
+                    collect::hint(kind)
+                ))
+            })?;
             let payload = collector.collect(context).await.map_err(fail)?;
-            evidence.push(Evidence { kind: kind.clone(), payload });
+            evidence.push(Evidence {
+                kind: kind.clone(),
+                payload,
+            });
         }
         Ok(evidence)
     }
@@ -178,7 +254,9 @@ pub(crate) fn client(connection: &Connection) -> AgentServiceClient<Channel> {
 }
 
 /// Repeats what may be repeated while the broker is not there, with growing pauses.
-pub(crate) async fn repeated<T, F: Future<Output = Result<T, Status>>>(call: impl Fn() -> F) -> Result<T, Error> {
+pub(crate) async fn repeated<T, F: Future<Output = Result<T, Status>>>(
+    call: impl Fn() -> F,
+) -> Result<T, Error> {
     let mut pause = FIRST_PAUSE;
     for attempt in 1.. {
         match call().await {

@@ -36,13 +36,25 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(binding: &'a Binding, audience: &'a str, key: Option<&'a PrivateKeyDer<'static>>) -> Self {
-        Self { binding, audience, key }
+    pub(crate) fn new(
+        binding: &'a Binding,
+        audience: &'a str,
+        key: Option<&'a PrivateKeyDer<'static>>,
+    ) -> Self {
+        Self {
+            binding,
+            audience,
+            key,
+        }
     }
 
     /// A signature of the SVID key: ECDSA in ASN.1 DER, or Ed25519.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
-        sign(self.key.ok_or("there is no SVID here whose key could sign")?, message)
+        sign(
+            self.key
+                .ok_or("there is no SVID here whose key could sign")?,
+            message,
+        )
     }
 }
 
@@ -50,8 +62,14 @@ impl<'a> Context<'a> {
 pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, String> {
     use rustls::SignatureScheme as Scheme;
     let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|e| e.to_string())?;
-    let schemes = [Scheme::ECDSA_NISTP256_SHA256, Scheme::ECDSA_NISTP384_SHA384, Scheme::ED25519];
-    let signer = key.choose_scheme(&schemes).ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
+    let schemes = [
+        Scheme::ECDSA_NISTP256_SHA256,
+        Scheme::ECDSA_NISTP384_SHA384,
+        Scheme::ED25519,
+    ];
+    let signer = key
+        .choose_scheme(&schemes)
+        .ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
     signer.sign(message).map_err(|e| e.to_string())
 }
 
@@ -74,7 +92,10 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector
             manifest = manifest.model(model);
         }
         if let Some(prompt) = &settings.system_prompt_file {
-            let text = std::fs::read(prompt).map_err(|e| Error::Evidence { kind: "manifest".to_owned(), problem: format!("{}: {e}", prompt.display()) })?;
+            let text = std::fs::read(prompt).map_err(|e| Error::Evidence {
+                kind: "manifest".to_owned(),
+                problem: format!("{}: {e}", prompt.display()),
+            })?;
             manifest = manifest.subject("system-prompt", &text);
         }
         if let Some(code) = &settings.code {
@@ -93,7 +114,10 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector
         collectors.push(Arc::new(OidcCollector::command(script)));
     }
     if let Some(text) = &settings.tpm2 {
-        let tpm = Tpm2Collector::parse(text).map_err(|problem| Error::Evidence { kind: "tpm2".to_owned(), problem: format!("SUNDEW_TPM2: {problem}") })?;
+        let tpm = Tpm2Collector::parse(text).map_err(|problem| Error::Evidence {
+            kind: "tpm2".to_owned(),
+            problem: format!("SUNDEW_TPM2: {problem}"),
+        })?;
         collectors.push(Arc::new(match &settings.tpm2_event_log {
             Some(path) => tpm.event_log(path),
             None => tpm,
@@ -119,20 +143,43 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector
         Arc::new(EvidenceCollector::command("aws_iid", command::AWS_IID)),
     ];
     for collector in own {
-        if collectors.iter().all(|other| other.kind() != collector.kind()) {
+        if collectors
+            .iter()
+            .all(|other| other.kind() != collector.kind())
+        {
             collectors.push(collector);
         }
     }
     Ok(collectors)
 }
 
-/// Collects one piece of evidence away from any broker, bound to these 32 bytes; kinds that the SVID key signs need `identity`.
-pub async fn collect(settings: &Settings, kind: &str, binding: [u8; 32], audience: &str, identity: Option<&crate::Identity>) -> Result<Vec<u8>, Error> {
-    let fail = |problem: String| Error::Evidence { kind: kind.to_owned(), problem };
+/// Collects one piece of evidence away from any broker, bound to these 32 bytes; kinds that the
+/// SVID key signs need `identity`.
+pub async fn collect(
+    settings: &Settings,
+    kind: &str,
+    binding: [u8; 32],
+    audience: &str,
+    identity: Option<&crate::Identity>,
+) -> Result<Vec<u8>, Error> {
+    let fail = |problem: String| Error::Evidence {
+        kind: kind.to_owned(),
+        problem,
+    };
     let collectors = from_settings(settings)?;
-    let collector = collectors.iter().find(|c| c.kind() == kind).ok_or_else(|| fail(format!("nothing here collects it{}", hint(kind))))?;
+    let collector = collectors
+        .iter()
+        .find(|c| c.kind() == kind)
+        .ok_or_else(|| fail(format!("nothing here collects it{}", hint(kind))))?;
     let binding = Binding::from_bytes(binding);
-    collector.collect(&Context::new(&binding, audience, identity.map(|identity| &identity.key))).await.map_err(fail)
+    collector
+        .collect(&Context::new(
+            &binding,
+            audience,
+            identity.map(|identity| &identity.key),
+        ))
+        .await
+        .map_err(fail)
 }
 
 /// What to set for a kind that nothing collects.
@@ -147,9 +194,13 @@ pub(crate) fn hint(kind: &str) -> String {
     format!("; set {own}")
 }
 
-/// The kinds of evidence that these settings let an agent collect, without looking whether this machine can.
+/// The kinds of evidence that these settings let an agent collect, without looking whether this
+/// machine can.
 pub fn kinds(settings: &Settings) -> Result<Vec<String>, Error> {
-    Ok(from_settings(settings)?.iter().map(|collector| collector.kind().to_owned()).collect())
+    Ok(from_settings(settings)?
+        .iter()
+        .map(|collector| collector.kind().to_owned())
+        .collect())
 }
 
 /// An OIDC token from a file (read anew each time) or from a command.
@@ -190,10 +241,18 @@ pub struct ManifestCollector {
 impl ManifestCollector {
     /// Reads the envelope that the platform team signed.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let fail = |e: &dyn std::fmt::Display| Error::Evidence { kind: "manifest".to_owned(), problem: format!("{}: {e}", path.display()) };
+        let fail = |e: &dyn std::fmt::Display| Error::Evidence {
+            kind: "manifest".to_owned(),
+            problem: format!("{}: {e}", path.display()),
+        };
         let text = std::fs::read(path).map_err(|e| fail(&e))?;
         let envelope = serde_json::from_slice(&text).map_err(|e| fail(&e))?;
-        Ok(Self { envelope, subjects: BTreeMap::new(), model: String::new(), code: PathBuf::from("/proc/self/exe") })
+        Ok(Self {
+            envelope,
+            subjects: BTreeMap::new(),
+            model: String::new(),
+            code: PathBuf::from("/proc/self/exe"),
+        })
     }
 
     /// The model in use.
@@ -225,13 +284,27 @@ impl Collector for ManifestCollector {
 
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         Box::pin(async move {
-            let code = tokio::fs::read(&self.code).await.map_err(|e| format!("{}: {e}", self.code.display()))?;
+            let code = tokio::fs::read(&self.code)
+                .await
+                .map_err(|e| format!("{}: {e}", self.code.display()))?;
             let mut subjects = self.subjects.clone();
-            let digest = tokio::task::spawn_blocking(move || hex_digest(&code)).await.map_err(|e| e.to_string())?;
+            let digest = tokio::task::spawn_blocking(move || hex_digest(&code))
+                .await
+                .map_err(|e| e.to_string())?;
             subjects.insert("code".to_owned(), digest);
-            let measured = serde_json::to_string(&Measured { subjects, model: self.model.clone() }).map_err(|e| e.to_string())?;
-            let signature = STANDARD.encode(context.sign(&signed_bytes(context.binding, &measured))?);
-            serde_json::to_vec(&Evidence { envelope: self.envelope.clone(), measured, signature }).map_err(|e| e.to_string())
+            let measured = serde_json::to_string(&Measured {
+                subjects,
+                model: self.model.clone(),
+            })
+            .map_err(|e| e.to_string())?;
+            let signature =
+                STANDARD.encode(context.sign(&signed_bytes(context.binding, &measured))?);
+            serde_json::to_vec(&Evidence {
+                envelope: self.envelope.clone(),
+                measured,
+                signature,
+            })
+            .map_err(|e| e.to_string())
         })
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sundew_core::client::{BundleSet, SpiffeId, validate_chain};
 use tokio::io::AsyncReadExt as _;
@@ -34,7 +36,11 @@ impl Connection {
     pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
         let config = client_config(expected, Arc::clone(&identity.bundles), Some(&identity))?;
         let (channel, exporter) = dial(broker, config)?;
-        Ok(Self { channel, identity, exporter })
+        Ok(Self {
+            channel,
+            identity,
+            exporter,
+        })
     }
 
     /// For generated clients.
@@ -56,7 +62,8 @@ impl Connection {
     }
 }
 
-/// A connection to an enrollment listener, for those who have no SVID yet: only the broker is checked.
+/// A connection to an enrollment listener, for those who have no SVID yet: only the broker is
+/// checked.
 #[derive(Clone, Debug)]
 pub struct AnonymousConnection {
     channel: Channel,
@@ -98,9 +105,17 @@ fn dial(broker: &str, config: ClientConfig) -> Result<(Channel, Exporter), Error
     let connector = tower::service_fn(move |uri: Uri| {
         let (tls, kept) = (tls.clone(), Arc::clone(&kept));
         async move {
-            let stream = connect(&tls, &uri.authority().map(ToString::to_string).unwrap_or_default()).await?;
+            let stream = connect(
+                &tls,
+                &uri.authority().map(ToString::to_string).unwrap_or_default(),
+            )
+            .await?;
             let mut material = [0; 32];
-            stream.get_ref().1.export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None).map_err(io::Error::other)?;
+            stream
+                .get_ref()
+                .1
+                .export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None)
+                .map_err(io::Error::other)?;
             *kept.lock().unwrap_or_else(PoisonError::into_inner) = material;
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
@@ -115,10 +130,14 @@ async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpSt
     tls.connect(name, socket).await
 }
 
-/// A bare handshake and one read, so that the broker's verdict on our certificate shows, which in TLS 1.3 comes after the
-/// handshake seems done. For `sundew doctor`.
+/// A bare handshake and one read, so that the broker's verdict on our certificate shows, which in
+/// TLS 1.3 comes after the handshake seems done. For `sundew doctor`.
 pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) -> Result<(), Error> {
-    let tls = TlsConnector::from(Arc::new(client_config(expected, Arc::clone(&identity.bundles), Some(identity))?));
+    let tls = TlsConnector::from(Arc::new(client_config(
+        expected,
+        Arc::clone(&identity.bundles),
+        Some(identity),
+    )?));
     let fail = |e: io::Error| Error::Handshake(e.to_string());
     let mut stream = tokio::time::timeout(CONNECT_WITHIN, connect(&tls, broker))
         .await
@@ -131,9 +150,19 @@ pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) ->
     }
 }
 
-fn client_config(expected: SpiffeId, bundles: Arc<BundleSet>, identity: Option<&Identity>) -> Result<ClientConfig, Error> {
-    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let verifier = BrokerVerifier { expected, bundles, provider: Arc::clone(&provider) };
+fn client_config(
+    expected: SpiffeId,
+    bundles: Arc<BundleSet>,
+    identity: Option<&Identity>,
+) -> Result<ClientConfig, Error> {
+    let provider = CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
+    let verifier = BrokerVerifier {
+        expected,
+        bundles,
+        provider: Arc::clone(&provider),
+    };
     let fail = |e: TlsError| Error::Identity(e.to_string());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -141,7 +170,9 @@ fn client_config(expected: SpiffeId, bundles: Arc<BundleSet>, identity: Option<&
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity {
-        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(fail)?,
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(fail)?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -149,7 +180,8 @@ fn client_config(expected: SpiffeId, bundles: Arc<BundleSet>, identity: Option<&
     Ok(config)
 }
 
-/// The server must have an X.509-SVID of exactly the expected ID, under the bundle of its own trust domain.
+/// The server must have an X.509-SVID of exactly the expected ID, under the bundle of its own trust
+/// domain.
 #[derive(Debug)]
 struct BrokerVerifier {
     expected: SpiffeId,
@@ -168,24 +200,44 @@ impl ServerCertVerifier for BrokerVerifier {
     ) -> Result<ServerCertVerified, TlsError> {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(rest).cloned().collect();
         let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let svid = validate_chain(&chain, &self.bundles, now_s).map_err(|e| TlsError::General(format!("the broker's SVID: {e}")))?;
+        let svid = validate_chain(&chain, &self.bundles, now_s)
+            .map_err(|e| TlsError::General(format!("the broker's SVID: {e}")))?;
         if *svid.id() == self.expected {
             Ok(ServerCertVerified::assertion())
         } else {
             tracing::error!(expected = %self.expected, found = %svid.id(), "this is not the broker that was meant; set SUNDEW_BROKER_ID");
-            Err(TlsError::InvalidCertificate(CertificateError::NotValidForName))
+            Err(TlsError::InvalidCertificate(
+                CertificateError::NotValidForName,
+            ))
         }
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         Err(TlsError::General("TLS 1.2 is not spoken here".to_owned()))
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

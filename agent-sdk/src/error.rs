@@ -10,10 +10,15 @@ pub enum Error {
     #[error("broker is unavailable: {0}; is SUNDEW_BROKER right? `sundew doctor` finds out more")]
     Unavailable(String),
     /// No SVID: where it was looked for, and why it was not there.
-    #[error("no SVID: {0}; set SPIFFE_ENDPOINT_SOCKET to a Workload API, or SUNDEW_SVID_DIR to a folder with svid.pem, key.pem and bundle.pem")]
+    #[error(
+        "no SVID: {0}; set SPIFFE_ENDPOINT_SOCKET to a Workload API, or SUNDEW_SVID_DIR to a folder with svid.pem, key.pem and bundle.pem"
+    )]
     Identity(String),
-    /// The broker does not accept this, or does not tell why. The operator finds the cause by the correlation id.
-    #[error("broker refused: not permitted (correlation id {correlation}); its journal has the reason")]
+    /// The broker does not accept this, or does not tell why. The operator finds the cause by the
+    /// correlation id.
+    #[error(
+        "broker refused: not permitted (correlation id {correlation}); its journal has the reason"
+    )]
     NotPermitted {
         /// Names the refusal in the broker's journal.
         correlation: String,
@@ -27,7 +32,8 @@ pub enum Error {
     /// A limit was reached; try again later.
     #[error("broker's limit was reached: {0}")]
     Limit(String),
-    /// Evidence that the broker asks for and that nobody here collects, or that could not be collected.
+    /// Evidence that the broker asks for and that nobody here collects, or that could not be
+    /// collected.
     #[error("evidence of kind `{kind}`: {problem}")]
     Evidence {
         /// Which kind.
@@ -42,11 +48,17 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn of(status: &Status) -> Self {
-        let correlation = status.get_details_error_info().and_then(|info| info.metadata.get("correlation_id").cloned()).unwrap_or_default();
+        let correlation = status
+            .get_details_error_info()
+            .and_then(|info| info.metadata.get("correlation_id").cloned())
+            .unwrap_or_default();
         match status.code() {
             Code::PermissionDenied => Self::NotPermitted { correlation },
             Code::Unauthenticated => Self::Handshake(status.message().to_owned()),
-            Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange | Code::Unimplemented => Self::Invalid(status.message().to_owned()),
+            Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::OutOfRange
+            | Code::Unimplemented => Self::Invalid(status.message().to_owned()),
             Code::ResourceExhausted => Self::Limit(status.message().to_owned()),
             Code::Ok
             | Code::Cancelled
@@ -78,5 +90,8 @@ fn cause(status: &Status) -> String {
 
 /// Whether the same call may succeed a little later.
 pub(crate) fn is_transient(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+    )
 }

@@ -25,7 +25,9 @@ pub struct Identity {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,7 +41,10 @@ impl Identity {
     /// SHA-256 of the leaf certificate (`x5t#S256`).
     #[must_use]
     pub fn thumbprint(&self) -> [u8; 32] {
-        self.chain.first().map(|leaf| thumbprint(leaf)).unwrap_or_default()
+        self.chain
+            .first()
+            .map(|leaf| thumbprint(leaf))
+            .unwrap_or_default()
     }
 
     /// A signature of its key: ECDSA in ASN.1 DER, or Ed25519.
@@ -47,11 +52,20 @@ impl Identity {
         crate::collect::sign(&self.key, message).map_err(Error::Identity)
     }
 
-    /// The roots that it checks others with: concatenated DER, by trust domain as `spiffe://<name>`.
+    /// The roots that it checks others with: concatenated DER, by trust domain as
+    /// `spiffe://<name>`.
     #[must_use]
     pub fn roots(&self) -> Vec<(String, Vec<u8>)> {
-        let concatenated = |bundle: &TrustBundle| bundle.certificates().flat_map(|root| root.to_vec()).collect();
-        self.bundles.iter().map(|bundle| (bundle.trust_domain().id(), concatenated(bundle))).collect()
+        let concatenated = |bundle: &TrustBundle| {
+            bundle
+                .certificates()
+                .flat_map(|root| root.to_vec())
+                .collect()
+        };
+        self.bundles
+            .iter()
+            .map(|bundle| (bundle.trust_domain().id(), concatenated(bundle)))
+            .collect()
     }
 
     /// The chain in DER, leaf first.
@@ -73,7 +87,9 @@ impl IdentitySource {
         }
         match &settings.endpoint_socket {
             Some(socket) => Self::from_workload_api(socket).await,
-            None => Err(Error::Identity("neither SPIFFE_ENDPOINT_SOCKET nor SUNDEW_SVID_DIR is set".to_owned())),
+            None => Err(Error::Identity(
+                "neither SPIFFE_ENDPOINT_SOCKET nor SUNDEW_SVID_DIR is set".to_owned(),
+            )),
         }
     }
 
@@ -99,9 +115,14 @@ impl IdentitySource {
             while !sender.is_closed() {
                 tokio::time::sleep(LOOK_EVERY).await;
                 match read_folder(&folder) {
-                    Ok(next) if next.chain != sender.borrow().chain => drop(sender.send_replace(Arc::new(next))),
+                    Ok(next) if next.chain != sender.borrow().chain => {
+                        drop(sender.send_replace(Arc::new(next)))
+                    }
                     Ok(_) => {}
-                    Err(problem) => tracing::warn!(problem, "SVID files cannot be read; the last good ones stay"),
+                    Err(problem) => tracing::warn!(
+                        problem,
+                        "SVID files cannot be read; the last good ones stay"
+                    ),
                 }
             }
         });
@@ -111,14 +132,23 @@ impl IdentitySource {
     async fn from_workload_api(socket: &str) -> Result<Self, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::Identity(format!("{socket}: {e}"));
         let endpoint = socket.replacen("unix:///", "unix:/", 1);
-        let built = tokio::time::timeout(FIRST_WITHIN, spiffe::X509Source::builder().endpoint(&endpoint).build()).await;
-        let source = built.map_err(|_| fail(&"no answer within 10 seconds"))?.map_err(|e| fail(&e))?;
-        let (sender, receiver) = watch::channel(Arc::new(from_source(&source).map_err(|e| fail(&e))?));
+        let built = tokio::time::timeout(
+            FIRST_WITHIN,
+            spiffe::X509Source::builder().endpoint(&endpoint).build(),
+        )
+        .await;
+        let source = built
+            .map_err(|_| fail(&"no answer within 10 seconds"))?
+            .map_err(|e| fail(&e))?;
+        let (sender, receiver) =
+            watch::channel(Arc::new(from_source(&source).map_err(|e| fail(&e))?));
         tokio::spawn(async move {
             let mut updates = source.updated();
             while updates.changed().await.is_ok() && !sender.is_closed() {
                 match from_source(&source) {
-                    Ok(next) if next.chain != sender.borrow().chain => drop(sender.send_replace(Arc::new(next))),
+                    Ok(next) if next.chain != sender.borrow().chain => {
+                        drop(sender.send_replace(Arc::new(next)))
+                    }
                     Ok(_) => {}
                     Err(problem) => tracing::warn!(problem, "Workload API"),
                 }
@@ -128,33 +158,62 @@ impl IdentitySource {
     }
 }
 
-fn identity(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, bundles: BundleSet) -> Result<Identity, String> {
-    // Whoever we are, a certificate that would not be accepted is better noticed here than at the broker.
-    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
-    let verified = sundew_core::client::validate_chain(&chain, &bundles, now_s).map_err(|e| format!("own SVID: {e}"))?;
-    Ok(Identity { id: verified.id().clone(), chain, key, bundles: Arc::new(bundles) })
+fn identity(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    bundles: BundleSet,
+) -> Result<Identity, String> {
+    // Whoever we are, a certificate that would not be accepted is better noticed here than at the
+    // broker.
+    let now_s = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+    let verified = sundew_core::client::validate_chain(&chain, &bundles, now_s)
+        .map_err(|e| format!("own SVID: {e}"))?;
+    Ok(Identity {
+        id: verified.id().clone(),
+        chain,
+        key,
+        bundles: Arc::new(bundles),
+    })
 }
 
 fn read_folder(folder: &Path) -> Result<Identity, String> {
-    let read = |name: &str| std::fs::read(folder.join(name)).map_err(|e| format!("{}: {e}", folder.join(name).display()));
-    let chain = CertificateDer::pem_slice_iter(&read("svid.pem")?).collect::<Result<Vec<_>, _>>().map_err(|e| format!("svid.pem: {e}"))?;
-    let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read("key.pem")?)).map_err(|e| format!("key.pem: {e}"))?;
+    let read = |name: &str| {
+        std::fs::read(folder.join(name))
+            .map_err(|e| format!("{}: {e}", folder.join(name).display()))
+    };
+    let chain = CertificateDer::pem_slice_iter(&read("svid.pem")?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("svid.pem: {e}"))?;
+    let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read("key.pem")?))
+        .map_err(|e| format!("key.pem: {e}"))?;
     let leaf = chain.first().ok_or("svid.pem: no certificate")?;
     let domain = spiffe::cert::spiffe_id_from_der(leaf).map_err(|e| format!("svid.pem: {e}"))?;
-    let domain = TrustDomain::parse(domain.trust_domain_name()).map_err(|e| format!("svid.pem: {e}"))?;
+    let domain =
+        TrustDomain::parse(domain.trust_domain_name()).map_err(|e| format!("svid.pem: {e}"))?;
     let mut bundles = BundleSet::default();
-    bundles.insert(TrustBundle::parse(domain, &read("bundle.pem")?).map_err(|e| format!("bundle.pem: {e}"))?);
+    bundles.insert(
+        TrustBundle::parse(domain, &read("bundle.pem")?).map_err(|e| format!("bundle.pem: {e}"))?,
+    );
     identity(chain, key, bundles)
 }
 
 fn from_source(source: &spiffe::X509Source) -> Result<Identity, String> {
     let svid = source.svid().map_err(|e| e.to_string())?;
-    let chain = svid.cert_chain().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
+    let chain = svid
+        .cert_chain()
+        .iter()
+        .map(|c| CertificateDer::from(c.as_bytes().to_vec()))
+        .collect();
     let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())?;
     let mut bundles = BundleSet::default();
     for (domain, bundle) in source.bundle_set().map_err(|e| e.to_string())?.iter() {
         let domain = TrustDomain::parse(domain.as_str()).map_err(|e| e.to_string())?;
-        bundles.insert(TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes())).map_err(|e| e.to_string())?);
+        bundles.insert(
+            TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes()))
+                .map_err(|e| e.to_string())?,
+        );
     }
     identity(chain, key, bundles)
 }

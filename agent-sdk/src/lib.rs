@@ -12,8 +12,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! P9: no type here shows a credential in `Debug`. A task attends in the background, moves to a rotated SVID, and tells
-//! through [`Task::ended`] when it was ended from outside.
+//! P9: no type here shows a credential in `Debug`. A task attends in the background, moves to a
+//! rotated SVID, and tells through [`Task::ended`] when it was ended from outside.
 
 mod agent;
 mod collect;
@@ -25,14 +25,16 @@ mod task;
 
 pub use agent::{Agent, AgentBuilder};
 pub use collect::{
-    Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector, Tpm2Collector, TpmKey, TsmCollector, TsmKind,
-    collect, kinds,
+    Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector,
+    ProcessCollector, Tpm2Collector, TpmKey, TsmCollector, TsmKind, collect, kinds,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
 pub use error::Error;
 pub use identity::{Identity, IdentitySource};
 pub use settings::Settings;
-pub use sundew_core::client::{BundleSet, Scope, ScopeSet, SecretBytes, SpiffeId, TrustBundle, TrustDomain, Ttl};
+pub use sundew_core::client::{
+    BundleSet, Scope, ScopeSet, SecretBytes, SpiffeId, TrustBundle, TrustDomain, Ttl,
+};
 pub use task::{Delegation, Ended, Lease, Secret, Task, TaskBuilder, Token};
 
 /// So many minutes.

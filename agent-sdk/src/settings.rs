@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 
-/// Where things are. [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`, `SPIFFE_ENDPOINT_SOCKET`,
-/// `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`, `SUNDEW_SYSTEM_PROMPT_FILE`, `SUNDEW_CODE`,
-/// `SUNDEW_OIDC_TOKEN_FILE`, `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`, `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other
-/// kind `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as `SUNDEW_EVIDENCE_COMMAND_NITRO`.
+/// Where things are. [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`,
+/// `SPIFFE_ENDPOINT_SOCKET`, `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`,
+/// `SUNDEW_SYSTEM_PROMPT_FILE`, `SUNDEW_CODE`, `SUNDEW_OIDC_TOKEN_FILE`,
+/// `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`,
+/// `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other
+/// kind `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as
+/// `SUNDEW_EVIDENCE_COMMAND_NITRO`.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// `host:port` of the broker.
@@ -30,7 +33,8 @@ pub struct Settings {
     pub oidc_token_file: Option<PathBuf>,
     /// A command that prints an OIDC token.
     pub oidc_token_command: Option<String>,
-    /// A TPM with an attestation key: `DEVICE,HANDLE,PCR+PCR…`, such as `/dev/tpmrm0,0x81010002,0+4+7`.
+    /// A TPM with an attestation key: `DEVICE,HANDLE,PCR+PCR…`, such as
+    /// `/dev/tpmrm0,0x81010002,0+4+7`.
     pub tpm2: Option<String>,
     /// The event log that goes with its quotes; the firmware's own if not set.
     pub tpm2_event_log: Option<PathBuf>,
@@ -52,7 +56,9 @@ impl Settings {
         let path = |name: &str| text(name).map(PathBuf::from);
         let by_kind = |prefix: &str| -> BTreeMap<String, String> {
             env::vars()
-                .filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_lowercase(), value)))
+                .filter_map(|(name, value)| {
+                    Some((name.strip_prefix(prefix)?.to_lowercase(), value))
+                })
                 .filter(|(kind, value)| !kind.is_empty() && !value.is_empty())
                 .collect()
         };
@@ -71,7 +77,10 @@ impl Settings {
             tpm2_event_log: path("SUNDEW_TPM2_EVENT_LOG"),
             sev_snp_certificate: path("SUNDEW_SEV_SNP_CERTIFICATE"),
             node_socket: text("SUNDEW_NODE_SOCKET"),
-            evidence_files: by_kind("SUNDEW_EVIDENCE_FILE_").into_iter().map(|(kind, path)| (kind, path.into())).collect(),
+            evidence_files: by_kind("SUNDEW_EVIDENCE_FILE_")
+                .into_iter()
+                .map(|(kind, path)| (kind, path.into()))
+                .collect(),
             evidence_commands: by_kind("SUNDEW_EVIDENCE_COMMAND_"),
         }
     }

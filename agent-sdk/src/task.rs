@@ -7,7 +7,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sundew_core::client::{BindingPurpose, ScopeSet, SecretBytes};
 use sundew_proto::v1::{
-    self, BeginTaskRequest, CompleteTaskRequest, DelegateRequest, GetSecretRequest, MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest,
+    self, BeginTaskRequest, CompleteTaskRequest, DelegateRequest, GetSecretRequest,
+    MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -30,7 +31,13 @@ pub struct TaskBuilder {
 
 impl TaskBuilder {
     pub(crate) fn new(agent: Agent, purpose: &str) -> Self {
-        Self { agent, request: BeginTaskRequest { purpose: purpose.to_owned(), ..BeginTaskRequest::default() } }
+        Self {
+            agent,
+            request: BeginTaskRequest {
+                purpose: purpose.to_owned(),
+                ..BeginTaskRequest::default()
+            },
+        }
     }
 
     /// What the agent was told to do; kept with the task.
@@ -50,7 +57,8 @@ impl TaskBuilder {
     /// How long it may take; the broker may allow less.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        // Zero is the wire's word for "not asked", so what is shorter than a millisecond asks for one.
+        // Zero is the wire's word for "not asked", so what is shorter than a millisecond asks for
+        // one.
         self.request.ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1);
         self
     }
@@ -79,20 +87,33 @@ impl TaskBuilder {
     /// Proves who and what the agent is, and opens the task.
     pub async fn begin(mut self) -> Result<Task, Error> {
         // The same grammar as the broker's: what would be refused there is refused here.
-        ScopeSet::parse(&self.request.scopes).map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
+        ScopeSet::parse(&self.request.scopes)
+            .map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
         if self.request.idempotency_key.is_empty() {
             self.request.idempotency_key = random_key()?;
         }
         let mut again = 3;
         loop {
             let connection = self.agent.connection()?;
-            let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::BeginTask).await?;
+            let (nonce, evidence) = self
+                .agent
+                .prove(&connection, BindingPurpose::BeginTask)
+                .await?;
             let exporter = connection.exporter();
-            let request = BeginTaskRequest { nonce, evidence, ..self.request.clone() };
+            let request = BeginTaskRequest {
+                nonce,
+                evidence,
+                ..self.request.clone()
+            };
             match client(&connection).begin_task(request).await {
                 Ok(answer) => return Task::start(self.agent, connection, answer.into_inner()),
-                // The challenge went with its connection, or the broker went away: a new challenge, the same key.
-                Err(status) if again > 0 && (exporter != connection.exporter() || crate::error::is_transient(&status)) => {
+                // The challenge went with its connection, or the broker went away: a new challenge,
+                // the same key.
+                Err(status)
+                    if again > 0
+                        && (exporter != connection.exporter()
+                            || crate::error::is_transient(&status)) =>
+                {
                     again -= 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -104,7 +125,8 @@ impl TaskBuilder {
 
 fn random_key() -> Result<String, Error> {
     let mut bytes = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).map_err(|_| Error::Unavailable("no randomness".to_owned()))?;
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| Error::Unavailable("no randomness".to_owned()))?;
     Ok(sundew_core::client::hex(&bytes))
 }
 
@@ -130,14 +152,26 @@ struct Shared {
 
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").field("id", &self.shared.id).finish_non_exhaustive()
+        f.debug_struct("Task")
+            .field("id", &self.shared.id)
+            .finish_non_exhaustive()
     }
 }
 
 impl Task {
-    fn start(agent: Agent, connection: Arc<Connection>, answer: v1::BeginTaskResponse) -> Result<Self, Error> {
-        let record = answer.task.ok_or_else(|| Error::Unavailable("the broker sent no task".to_owned()))?;
-        let grace = Duration::from_millis(u64::try_from(answer.attendance_grace_ms).unwrap_or(1000).max(1000));
+    fn start(
+        agent: Agent,
+        connection: Arc<Connection>,
+        answer: v1::BeginTaskResponse,
+    ) -> Result<Self, Error> {
+        let record = answer
+            .task
+            .ok_or_else(|| Error::Unavailable("the broker sent no task".to_owned()))?;
+        let grace = Duration::from_millis(
+            u64::try_from(answer.attendance_grace_ms)
+                .unwrap_or(1000)
+                .max(1000),
+        );
         let token = ArcSwap::from_pointee(Token::of(answer.token, &connection)?);
         let shared = Arc::new(Shared {
             id: record.task_id.clone(),
@@ -148,7 +182,14 @@ impl Task {
             proof: ArcSwap::default(),
         });
         let attending = tokio::spawn(attend::attend(agent.clone(), Arc::clone(&shared)));
-        Ok(Self { agent, shared, record, evidence_at_secrets: answer.evidence_at_secrets, attending, finished: false })
+        Ok(Self {
+            agent,
+            shared,
+            record,
+            evidence_at_secrets: answer.evidence_at_secrets,
+            attending,
+            finished: false,
+        })
     }
 
     /// Its name.
@@ -157,7 +198,8 @@ impl Task {
         &self.shared.id
     }
 
-    /// Its token: the first one, or the one that was minted when the agent last got another SVID or resumed the task.
+    /// Its token: the first one, or the one that was minted when the agent last got another SVID or
+    /// resumed the task.
     #[must_use]
     pub fn token(&self) -> Arc<Token> {
         self.shared.token.load_full()
@@ -180,35 +222,60 @@ impl Task {
         Ok(Secret(SecretBytes::new(self.read(name).await?.value)))
     }
 
-    /// A credential in another system that its scopes name, such as `db/reporting/readonly`. Asked again, it is the same one.
+    /// A credential in another system that its scopes name, such as `db/reporting/readonly`. Asked
+    /// again, it is the same one.
     pub async fn lease(&self, name: &str) -> Result<Lease, Error> {
         let answer = self.read(name).await?;
-        let lease = answer.lease.ok_or_else(|| Error::Invalid(format!("{name} is a stored secret, not one that is made for a task")))?;
+        let lease = answer.lease.ok_or_else(|| {
+            Error::Invalid(format!(
+                "{name} is a stored secret, not one that is made for a task"
+            ))
+        })?;
         Ok(Lease::of(lease))
     }
 
     async fn read(&self, name: &str) -> Result<v1::GetSecretResponse, Error> {
-        let plain = GetSecretRequest { task_id: self.shared.id.clone(), name: name.to_owned(), ..GetSecretRequest::default() };
+        let plain = GetSecretRequest {
+            task_id: self.shared.id.clone(),
+            name: name.to_owned(),
+            ..GetSecretRequest::default()
+        };
         if !self.evidence_at_secrets {
-            let answer = repeated(|| async { client(&self.connection()).get_secret(plain.clone()).await });
+            let answer =
+                repeated(|| async { client(&self.connection()).get_secret(plain.clone()).await });
             return Ok(self.known(answer.await)?.into_inner());
         }
         // A challenge is good once and on its connection, so each attempt takes a new one.
         let mut again = 3;
         loop {
             let connection = self.connection();
-            let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::GetSecret).await?;
-            match client(&connection).get_secret(GetSecretRequest { nonce, evidence, ..plain.clone() }).await {
+            let (nonce, evidence) = self
+                .agent
+                .prove(&connection, BindingPurpose::GetSecret)
+                .await?;
+            match client(&connection)
+                .get_secret(GetSecretRequest {
+                    nonce,
+                    evidence,
+                    ..plain.clone()
+                })
+                .await
+            {
                 Err(status) if again > 0 && crate::error::is_transient(&status) => {
                     again -= 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                answer => return Ok(self.known(answer.map_err(|status| Error::of(&status)))?.into_inner()),
+                answer => {
+                    return Ok(self
+                        .known(answer.map_err(|status| Error::of(&status)))?
+                        .into_inner());
+                }
             }
         }
     }
 
-    /// A grant with which another workload may open tasks below this one ([`TaskBuilder::under`]). They end with it.
+    /// A grant with which another workload may open tasks below this one ([`TaskBuilder::under`]).
+    /// They end with it.
     pub async fn delegate(&self, delegate: &str, what: &Delegation) -> Result<String, Error> {
         let answer = repeated(|| async {
             let request = DelegateRequest {
@@ -216,7 +283,9 @@ impl Task {
                 delegate: delegate.to_owned(),
                 scopes: what.scopes.clone(),
                 audience: what.audience.clone(),
-                ttl_ms: what.ttl.map_or(0, |ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)),
+                ttl_ms: what.ttl.map_or(0, |ttl| {
+                    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
+                }),
                 depth: what.depth,
             };
             client(&self.connection()).delegate(request).await
@@ -225,11 +294,18 @@ impl Task {
     }
 
     /// Another token: narrower scopes (none: all of the task's), for an audience.
-    pub async fn mint(&self, scopes: &[&str], audience: &[&str], ttl: Option<Duration>) -> Result<Token, Error> {
+    pub async fn mint(
+        &self,
+        scopes: &[&str],
+        audience: &[&str],
+        ttl: Option<Duration>,
+    ) -> Result<Token, Error> {
         let request = MintTokenRequest {
             scopes: scopes.iter().map(ToString::to_string).collect(),
             audience: audience.iter().map(ToString::to_string).collect(),
-            ttl_ms: ttl.map_or(0, |ttl| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)),
+            ttl_ms: ttl.map_or(0, |ttl| {
+                i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
+            }),
             ..MintTokenRequest::default()
         };
         self.known(mint(&self.connection(), &self.shared.id, request).await)
@@ -237,7 +313,13 @@ impl Task {
 
     /// Kills its tokens until [`Task::resume`].
     pub async fn suspend(&self) -> Result<(), Error> {
-        let answer = repeated(|| async { client(&self.connection()).suspend_task(SuspendTaskRequest { task_id: self.shared.id.clone() }).await });
+        let answer = repeated(|| async {
+            client(&self.connection())
+                .suspend_task(SuspendTaskRequest {
+                    task_id: self.shared.id.clone(),
+                })
+                .await
+        });
         self.known(answer.await).map(drop)
     }
 
@@ -245,9 +327,20 @@ impl Task {
     pub async fn resume(&self) -> Result<(), Error> {
         let key = random_key()?;
         let connection = self.connection();
-        let (nonce, evidence) = self.agent.prove(&connection, BindingPurpose::ResumeTask).await?;
-        let request = ResumeTaskRequest { task_id: self.shared.id.clone(), nonce, evidence, idempotency_key: key };
-        let answer = client(&connection).resume_task(request).await.map_err(|status| Error::of(&status));
+        let (nonce, evidence) = self
+            .agent
+            .prove(&connection, BindingPurpose::ResumeTask)
+            .await?;
+        let request = ResumeTaskRequest {
+            task_id: self.shared.id.clone(),
+            nonce,
+            evidence,
+            idempotency_key: key,
+        };
+        let answer = client(&connection)
+            .resume_task(request)
+            .await
+            .map_err(|status| Error::of(&status));
         let answer = self.known(answer)?.into_inner();
         self.shared.proof.store(Arc::new(answer.proof));
         let token = Token::of(answer.token, &connection)?;
@@ -300,21 +393,35 @@ impl Task {
     }
 }
 
-async fn mint(connection: &Connection, task: &str, request: MintTokenRequest) -> Result<Token, Error> {
-    let request = MintTokenRequest { task_id: task.to_owned(), idempotency_key: random_key()?, ..request };
-    let answer = repeated(|| async { client(connection).mint_token(request.clone()).await }).await?;
+async fn mint(
+    connection: &Connection,
+    task: &str,
+    request: MintTokenRequest,
+) -> Result<Token, Error> {
+    let request = MintTokenRequest {
+        task_id: task.to_owned(),
+        idempotency_key: random_key()?,
+        ..request
+    };
+    let answer =
+        repeated(|| async { client(connection).mint_token(request.clone()).await }).await?;
     Token::of(answer.into_inner().token, connection)
 }
 
 async fn finish(connection: &Connection, id: &str, outcome: Outcome) -> Result<Ended, Error> {
-    let request = CompleteTaskRequest { task_id: id.to_owned(), outcome: outcome.into() };
-    let answer = repeated(|| async { client(connection).complete_task(request.clone()).await }).await?;
+    let request = CompleteTaskRequest {
+        task_id: id.to_owned(),
+        outcome: outcome.into(),
+    };
+    let answer =
+        repeated(|| async { client(connection).complete_task(request.clone()).await }).await?;
     Ok(Ended::of(answer.into_inner().outcome()))
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // Even if this does not get through: without attendance the broker ends the task after its grace.
+        // Even if this does not get through: without attendance the broker ends the task after its
+        // grace.
         self.attending.abort();
         if self.finished || self.shared.ended.borrow().is_some() {
             return;

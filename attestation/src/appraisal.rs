@@ -1,6 +1,7 @@
 //! Appraisal (RFC 9334, section 5): verified claims against what the registration requires.
 //!
-//! P1, P2: [`Attested`] is made only here, after every requirement was met and every single-use evidence was consumed.
+//! P1, P2: [`Attested`] is made only here, after every requirement was met and every single-use
+//! evidence was consumed.
 
 use std::collections::BTreeSet;
 
@@ -94,7 +95,8 @@ pub struct Presented<'a> {
     pub payload: &'a [u8],
 }
 
-/// Evidence that met every requirement; single-use evidence is still to be consumed, counters are still to be compared.
+/// Evidence that met every requirement; single-use evidence is still to be consumed, counters are
+/// still to be compared.
 #[derive(Debug)]
 #[must_use]
 pub struct Appraised(Vec<Claims>);
@@ -109,10 +111,13 @@ pub struct Attested {
 impl Appraised {
     /// What must be consumed before [`Appraised::confirm`].
     pub fn single_use(&self) -> impl Iterator<Item = &SingleUse> {
-        self.0.iter().filter_map(|claims| claims.single_use.as_ref())
+        self.0
+            .iter()
+            .filter_map(|claims| claims.single_use.as_ref())
     }
 
-    /// What must not be below what was seen before, and must be remembered, before [`Appraised::confirm`].
+    /// What must not be below what was seen before, and must be remembered, before
+    /// [`Appraised::confirm`].
     pub fn counters(&self) -> impl Iterator<Item = &Counter> {
         self.0.iter().filter_map(|claims| claims.counter.as_ref())
     }
@@ -122,16 +127,25 @@ impl Appraised {
         self.0.iter().filter_map(|claims| claims.voucher.as_ref())
     }
 
-    /// Makes the proof, if all single-use evidence is among what was consumed just now, all counters among those that were remembered, and all
-    /// vouchers among those whose word counts.
-    pub fn confirm(self, consumed: &BTreeSet<SingleUse>, counted: &BTreeSet<[u8; 32]>, vouched: &BTreeSet<Voucher>) -> Result<Attested, AppraisalError> {
+    /// Makes the proof, if all single-use evidence is among what was consumed just now, all
+    /// counters among those that were remembered, and all vouchers among those whose word
+    /// counts.
+    pub fn confirm(
+        self,
+        consumed: &BTreeSet<SingleUse>,
+        counted: &BTreeSet<[u8; 32]>,
+        vouched: &BTreeSet<Voucher>,
+    ) -> Result<Attested, AppraisalError> {
         if !self.vouchers().all(|voucher| vouched.contains(voucher)) {
             return Err(AppraisalError::Unvouched);
         }
         if !self.single_use().all(|item| consumed.contains(item)) {
             return Err(AppraisalError::Consumed);
         }
-        if !self.counters().all(|counter| counted.contains(&counter.source)) {
+        if !self
+            .counters()
+            .all(|counter| counted.contains(&counter.source))
+        {
             return Err(AppraisalError::Counter);
         }
         Ok(Attested { claims: self.0 })
@@ -148,7 +162,10 @@ impl Attested {
     /// When the first piece of evidence ends, in milliseconds since the epoch (P3).
     #[must_use]
     pub fn not_after_ms(&self) -> Option<i64> {
-        self.claims.iter().filter_map(|claims| claims.not_after_ms).min()
+        self.claims
+            .iter()
+            .filter_map(|claims| claims.not_after_ms)
+            .min()
     }
 
     /// Whether any piece of evidence carried the nonce (P2).
@@ -160,7 +177,11 @@ impl Attested {
     /// What the weakest piece is worth.
     #[must_use]
     pub fn assurance(&self) -> Assurance {
-        self.claims.iter().map(|claims| claims.assurance).min().unwrap_or(Assurance::Claimed)
+        self.claims
+            .iter()
+            .map(|claims| claims.assurance)
+            .min()
+            .unwrap_or(Assurance::Claimed)
     }
 }
 
@@ -190,8 +211,9 @@ pub struct Finding {
     pub problem: Option<String>,
 }
 
-/// Verifies what was presented and appraises it: of one set that the registration asks for, each requirement needs one piece, and each piece a
-/// requirement. Each requirement is looked at once, however many sets have it; what was found is in `findings` then, and nothing else.
+/// Verifies what was presented and appraises it: of one set that the registration asks for, each
+/// requirement needs one piece, and each piece a requirement. Each requirement is looked at once,
+/// however many sets have it; what was found is in `findings` then, and nothing else.
 pub fn appraise(
     policy: AppraisalPolicy<'_>,
     presented: &[Presented<'_>],
@@ -207,7 +229,11 @@ pub fn appraise(
     if presented.len() > MAX_EVIDENCE || kinds.len() != presented.len() {
         return Err(AppraisalError::Unexpected);
     }
-    let wanted: BTreeSet<&str> = alternatives.iter().flatten().map(|requirement| requirement.kind()).collect();
+    let wanted: BTreeSet<&str> = alternatives
+        .iter()
+        .flatten()
+        .map(|requirement| requirement.kind())
+        .collect();
     if !kinds.is_subset(&wanted) {
         return Err(AppraisalError::Unexpected);
     }
@@ -215,24 +241,50 @@ pub fn appraise(
     // One for each finding.
     let mut looked_at: Vec<&Requirement> = Vec::new();
     for alternative in alternatives {
-        // Exactly what this set asks for: more would be passed over, and what is passed over is not appraised.
-        if alternative.is_empty() || alternative.len() != presented.len() || !alternative.iter().all(|requirement| kinds.contains(requirement.kind())) {
+        // Exactly what this set asks for: more would be passed over, and what is passed over is not
+        // appraised.
+        if alternative.is_empty()
+            || alternative.len() != presented.len()
+            || !alternative
+                .iter()
+                .all(|requirement| kinds.contains(requirement.kind()))
+        {
             continue;
         }
         let mut all = Vec::with_capacity(alternative.len());
         for requirement in &alternative {
-            let at = looked_at.iter().position(|seen| std::ptr::eq(*seen, *requirement)).unwrap_or(looked_at.len());
+            let at = looked_at
+                .iter()
+                .position(|seen| std::ptr::eq(*seen, *requirement))
+                .unwrap_or(looked_at.len());
             if at == looked_at.len() {
-                let piece = presented.iter().find(|piece| piece.kind == requirement.kind()).ok_or(AppraisalError::Missing)?;
-                let mut finding = Finding { kind: requirement.kind(), claims: None, problem: None };
-                if let Err(error) = look_at(requirement, piece.payload, circumstances, &mut finding.claims) {
+                let piece = presented
+                    .iter()
+                    .find(|piece| piece.kind == requirement.kind())
+                    .ok_or(AppraisalError::Missing)?;
+                let mut finding = Finding {
+                    kind: requirement.kind(),
+                    claims: None,
+                    problem: None,
+                };
+                if let Err(error) = look_at(
+                    requirement,
+                    piece.payload,
+                    circumstances,
+                    &mut finding.claims,
+                ) {
                     finding.problem = Some(error.to_string());
                     problem = error;
                 }
                 looked_at.push(requirement);
                 findings.push(finding);
             }
-            all.extend(findings.get(at).filter(|finding| finding.problem.is_none()).and_then(|finding| finding.claims.clone()));
+            all.extend(
+                findings
+                    .get(at)
+                    .filter(|finding| finding.problem.is_none())
+                    .and_then(|finding| finding.claims.clone()),
+            );
         }
         if all.len() == alternative.len() {
             match cross_check(policy.cross_checks, &all) {
@@ -249,22 +301,49 @@ fn cross_check(checks: &[CrossCheck], all: &[Claims]) -> Result<(), AppraisalErr
     let values = |name: &str| {
         let (kind, claim) = name.split_once('.')?;
         let claims = all.iter().find(|claims| claims.kind == kind)?;
-        Some(claims.values.get(claim).map(Vec::as_slice).unwrap_or_default())
+        Some(
+            claims
+                .values
+                .get(claim)
+                .map(Vec::as_slice)
+                .unwrap_or_default(),
+        )
     };
     for check in checks {
-        let (Some(these), Some(among)) = (values(&check.claim), values(&check.among)) else { continue };
+        let (Some(these), Some(among)) = (values(&check.claim), values(&check.among)) else {
+            continue;
+        };
         if these.is_empty() || !these.iter().all(|value| among.contains(value)) {
-            return Err(AppraisalError::CrossCheck { claim: check.claim.clone(), among: check.among.clone() });
+            return Err(AppraisalError::CrossCheck {
+                claim: check.claim.clone(),
+                among: check.among.clone(),
+            });
         }
     }
     Ok(())
 }
 
 /// Verifies one piece, and compares its claims with what is wanted.
-fn look_at(requirement: &Requirement, payload: &[u8], circumstances: Circumstances<'_>, found: &mut Option<Claims>) -> Result<(), AppraisalError> {
+fn look_at(
+    requirement: &Requirement,
+    payload: &[u8],
+    circumstances: Circumstances<'_>,
+    found: &mut Option<Claims>,
+) -> Result<(), AppraisalError> {
     let claims = found.insert(verify(requirement, payload, circumstances)?);
-    let unmet = |claim: &str| Err(AppraisalError::Claim { kind: requirement.kind(), claim: claim.to_owned() });
-    let values = |claim: &str| claims.values.get(claim).map(Vec::as_slice).unwrap_or_default();
+    let unmet = |claim: &str| {
+        Err(AppraisalError::Claim {
+            kind: requirement.kind(),
+            claim: claim.to_owned(),
+        })
+    };
+    let values = |claim: &str| {
+        claims
+            .values
+            .get(claim)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    };
     for (claim, constraint) in requirement.claims() {
         if !constraint.takes(values(claim), circumstances.trust) {
             return unmet(claim);
@@ -272,7 +351,12 @@ fn look_at(requirement: &Requirement, payload: &[u8], circumstances: Circumstanc
     }
     let says = |claim: &str| requirement.claims().contains_key(claim);
     // T22: pull requests are taken only where the registration names the event.
-    if requirement.kind() == "oidc" && !says("event_name") && values("event_name").iter().any(|event| event.starts_with("pull_request")) {
+    if requirement.kind() == "oidc"
+        && !says("event_name")
+        && values("event_name")
+            .iter()
+            .any(|event| event.starts_with("pull_request"))
+    {
         return unmet("event_name");
     }
     // T31: anything else is taken only where the registration says so.
@@ -280,29 +364,84 @@ fn look_at(requirement: &Requirement, payload: &[u8], circumstances: Circumstanc
         return unmet("tcb_status");
     }
     // P1: that some TPM of a maker is meant says nothing; whose it is, the registration says.
-    if requirement.kind() == "tpm2" && claims.values.contains_key("ek") && !says("ek") && !says("key") {
+    if requirement.kind() == "tpm2"
+        && claims.values.contains_key("ek")
+        && !says("ek")
+        && !says("key")
+    {
         return unmet("ek");
     }
     // What a boot measured is much, and of interest only where the registration is about it.
-    claims.values.retain(|name, _| !name.starts_with("event.") || says(name));
+    claims
+        .values
+        .retain(|name, _| !name.starts_with("event.") || says(name));
     Ok(())
 }
 
-fn verify(requirement: &Requirement, payload: &[u8], circumstances: Circumstances<'_>) -> Result<Claims, AppraisalError> {
-    let Circumstances { public_key, binding, trust, bundles, now_ms } = circumstances;
+fn verify(
+    requirement: &Requirement,
+    payload: &[u8],
+    circumstances: Circumstances<'_>,
+) -> Result<Claims, AppraisalError> {
+    let Circumstances {
+        public_key,
+        binding,
+        trust,
+        bundles,
+        now_ms,
+    } = circumstances;
     Ok(match requirement {
-        Requirement::AwsIid { .. } => aws_iid::verify(payload, |region| trust.region_certificate(region), now_ms)?,
+        Requirement::AwsIid { .. } => {
+            aws_iid::verify(payload, |region| trust.region_certificate(region), now_ms)?
+        }
         Requirement::Cosign { keys, .. } => cosign::verify(payload, &parsed(keys)?)?,
-        Requirement::Manifest { keys, threshold, .. } => manifest::verify(payload, &parsed(keys)?, *threshold, binding, public_key, now_ms)?,
-        Requirement::Nitro { .. } => nitro::verify(payload, &trust.nitro_roots(), binding.as_bytes(), now_ms)?,
-        Requirement::Oidc { issuer, .. } => oidc::verify(payload, trust.issuers.get(issuer).ok_or(AppraisalError::UnknownIssuer)?, now_ms)?,
-        Requirement::Process { nodes, .. } => process::verify(payload, nodes, bundles, binding.as_bytes(), now_ms)?,
-        Requirement::SevSnp { endorsement, .. } => sev_snp::verify(payload, &trust.sev_snp_roots(), *endorsement, &binding.wide(), now_ms)?,
-        Requirement::Tdx { .. } => tdx::verify(payload, trust.tdx_collateral(), &binding.wide(), now_ms)?,
-        Requirement::Tpm2 { .. } => tpm2::verify(payload, |name| trust.attestation_key(name), &trust.tpm_makers(), binding.as_bytes(), now_ms)?,
+        Requirement::Manifest {
+            keys, threshold, ..
+        } => manifest::verify(
+            payload,
+            &parsed(keys)?,
+            *threshold,
+            binding,
+            public_key,
+            now_ms,
+        )?,
+        Requirement::Nitro { .. } => {
+            nitro::verify(payload, &trust.nitro_roots(), binding.as_bytes(), now_ms)?
+        }
+        Requirement::Oidc { issuer, .. } => oidc::verify(
+            payload,
+            trust
+                .issuers
+                .get(issuer)
+                .ok_or(AppraisalError::UnknownIssuer)?,
+            now_ms,
+        )?,
+        Requirement::Process { nodes, .. } => {
+            process::verify(payload, nodes, bundles, binding.as_bytes(), now_ms)?
+        }
+        Requirement::SevSnp { endorsement, .. } => sev_snp::verify(
+            payload,
+            &trust.sev_snp_roots(),
+            *endorsement,
+            &binding.wide(),
+            now_ms,
+        )?,
+        Requirement::Tdx { .. } => {
+            tdx::verify(payload, trust.tdx_collateral(), &binding.wide(), now_ms)?
+        }
+        Requirement::Tpm2 { .. } => tpm2::verify(
+            payload,
+            |name| trust.attestation_key(name),
+            &trust.tpm_makers(),
+            binding.as_bytes(),
+            now_ms,
+        )?,
     })
 }
 
 fn parsed(keys: &[String]) -> Result<Vec<VerifyingKey>, AppraisalError> {
-    keys.iter().map(|key| VerifyingKey::from_pem(key)).collect::<Result<_, _>>().map_err(AppraisalError::Key)
+    keys.iter()
+        .map(|key| VerifyingKey::from_pem(key))
+        .collect::<Result<_, _>>()
+        .map_err(AppraisalError::Key)
 }

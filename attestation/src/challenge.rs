@@ -1,6 +1,7 @@
 //! The one binding construction for all kinds of evidence.
 //!
-//! P2: a digest over nonce, SVID key, TLS channel and purpose, domain-separated; evidence that has room carries it.
+//! P2: a digest over nonce, SVID key, TLS channel and purpose, domain-separated; evidence that has
+//! room carries it.
 
 use ring::digest;
 
@@ -47,15 +48,21 @@ impl BindingPurpose {
 }
 
 /// What evidence must be bound to: 32 bytes, SHA-256 over
-/// `"sundew/v1/evidence-binding" ‖ len(purpose) ‖ purpose ‖ SHA-256(nonce) ‖ SHA-256(SubjectPublicKeyInfo) ‖ exporter`,
-/// where `exporter` is the TLS channel binding of RFC 9266 and lengths are one byte.
+/// `"sundew/v1/evidence-binding" ‖ len(purpose) ‖ purpose ‖ SHA-256(nonce) ‖
+/// SHA-256(SubjectPublicKeyInfo) ‖ exporter`, where `exporter` is the TLS channel binding of RFC
+/// 9266 and lengths are one byte.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Binding([u8; 32]);
 
 impl Binding {
     /// Computes the binding; broker and SDK both call this.
     #[must_use]
-    pub fn new(purpose: BindingPurpose, nonce: &[u8], public_key: &[u8], exporter: &[u8; 32]) -> Self {
+    pub fn new(
+        purpose: BindingPurpose,
+        nonce: &[u8],
+        public_key: &[u8],
+        exporter: &[u8; 32],
+    ) -> Self {
         let label = purpose.label();
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(b"sundew/v1/evidence-binding");
@@ -69,19 +76,22 @@ impl Binding {
         Self(out)
     }
 
-    /// A binding that was noted down, to look at evidence away from the broker that it was meant for.
+    /// A binding that was noted down, to look at evidence away from the broker that it was meant
+    /// for.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes, for kinds whose room takes any length up to a limit: a TPM's qualifying data, a Nitro nonce.
+    /// The 32 bytes, for kinds whose room takes any length up to a limit: a TPM's qualifying data,
+    /// a Nitro nonce.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// For kinds whose room is exactly 64 bytes: SHA-512 over `"sundew/v1/evidence-binding/64"` and the 32 bytes. Never padded, never cut.
+    /// For kinds whose room is exactly 64 bytes: SHA-512 over `"sundew/v1/evidence-binding/64"` and
+    /// the 32 bytes. Never padded, never cut.
     #[must_use]
     pub fn wide(&self) -> [u8; 64] {
         let mut context = digest::Context::new(&digest::SHA512);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::spiffe::SpiffeId;
 
-/// An evidence kind that cannot carry a nonce is good once: the broker consumes this before anything rests on it.
+/// An evidence kind that cannot carry a nonce is good once: the broker consumes this before
+/// anything rests on it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SingleUse {
     /// Names the evidence, over all callers and brokers.
@@ -36,15 +37,16 @@ impl Assurance {
     }
 }
 
-/// A counter of the evidence's source that only grows. The broker remembers it: evidence with a lower one comes from a source that was
-/// set back.
+/// A counter of the evidence's source that only grows. The broker remembers it: evidence with a
+/// lower one comes from a source that was set back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Counter {
     /// Names the source, over all callers and brokers.
     pub source: [u8; 32],
     /// What it says now.
     pub value: u128,
-    /// How much lower it may be than what was seen last: evidence that was made at the same time may come in another order.
+    /// How much lower it may be than what was seen last: evidence that was made at the same time
+    /// may come in another order.
     pub slack: u128,
 }
 
@@ -64,13 +66,15 @@ pub struct Voucher {
 pub struct Claims {
     /// The kind of evidence.
     pub kind: &'static str,
-    /// Claim name to values, such as `repository_id` or `subject.code`; a claim may have several values.
+    /// Claim name to values, such as `repository_id` or `subject.code`; a claim may have several
+    /// values.
     pub values: BTreeMap<String, Vec<String>>,
     /// What the evidence is worth.
     pub assurance: Assurance,
     /// Whether the evidence carried the nonce (P2).
     pub fresh: bool,
-    /// When the evidence itself ends, in milliseconds since the epoch; nothing that rests on it lives longer (P3).
+    /// When the evidence itself ends, in milliseconds since the epoch; nothing that rests on it
+    /// lives longer (P3).
     pub not_after_ms: Option<i64>,
     /// Set for kinds that are good once.
     pub single_use: Option<SingleUse>,
@@ -83,20 +87,41 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Of one piece of evidence, without an end of its own and with nothing to be done before it counts.
-    pub(crate) fn of(kind: &'static str, assurance: Assurance, fresh: bool, values: impl Into<BTreeMap<String, Vec<String>>>, evidence: &[u8]) -> Self {
+    /// Of one piece of evidence, without an end of its own and with nothing to be done before it
+    /// counts.
+    pub(crate) fn of(
+        kind: &'static str,
+        assurance: Assurance,
+        fresh: bool,
+        values: impl Into<BTreeMap<String, Vec<String>>>,
+        evidence: &[u8],
+    ) -> Self {
         let (values, digest) = (values.into(), sha256(evidence));
-        Self { kind, values, assurance, fresh, not_after_ms: None, single_use: None, counter: None, voucher: None, digest }
+        Self {
+            kind,
+            values,
+            assurance,
+            fresh,
+            not_after_ms: None,
+            single_use: None,
+            counter: None,
+            voucher: None,
+            digest,
+        }
     }
 }
 
-/// A claim set under construction: every value is one string, numbers in decimal and bytes in lower-case hexadecimal.
+/// A claim set under construction: every value is one string, numbers in decimal and bytes in
+/// lower-case hexadecimal.
 #[derive(Debug, Default)]
 pub(crate) struct Values(BTreeMap<String, Vec<String>>);
 
 impl Values {
     pub(crate) fn text(&mut self, name: &str, value: impl ToString) {
-        self.0.entry(name.to_owned()).or_default().push(value.to_string());
+        self.0
+            .entry(name.to_owned())
+            .or_default()
+            .push(value.to_string());
     }
 
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
@@ -114,10 +139,12 @@ impl From<Values> for BTreeMap<String, Vec<String>> {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {

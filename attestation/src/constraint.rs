@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::trust::TrustMaterial;
 
-/// What the values of a claim must be. Of a claim with several, all must: what no rule mentions never grants.
+/// What the values of a claim must be. Of a claim with several, all must: what no rule mentions
+/// never grants.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Constraint {
@@ -22,7 +23,8 @@ pub enum Constraint {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AtLeast {
-    /// The lowest that is taken: numbers with dots between them, compared from the left; what is not there counts as 0.
+    /// The lowest that is taken: numbers with dots between them, compared from the left; what is
+    /// not there counts as 0.
     pub at_least: String,
 }
 
@@ -52,15 +54,25 @@ impl Constraint {
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self {
             Self::OneOf(allowed) => allowed.is_empty().then_some("takes no value at all"),
-            Self::AtLeast(AtLeast { at_least }) => dotted(at_least).is_none().then_some("at_least must be numbers with dots between them"),
-            Self::Reference(Reference { reference }) => (reference.is_empty() || reference.contains('/')).then_some("reference must name a set, without `/`"),
+            Self::AtLeast(AtLeast { at_least }) => dotted(at_least)
+                .is_none()
+                .then_some("at_least must be numbers with dots between them"),
+            Self::Reference(Reference { reference }) => (reference.is_empty()
+                || reference.contains('/'))
+            .then_some("reference must name a set, without `/`"),
         }
     }
 }
 
 /// `1.2.3` as numbers, without zeros at the end: `1.0` is `1`.
 fn dotted(text: &str) -> Option<Vec<u64>> {
-    let number = |part: &str| if part.bytes().all(|b| b.is_ascii_digit()) { part.parse().ok() } else { None };
+    let number = |part: &str| {
+        if part.bytes().all(|b| b.is_ascii_digit()) {
+            part.parse().ok()
+        } else {
+            None
+        }
+    };
     let mut numbers: Vec<u64> = text.split('.').map(number).collect::<Option<_>>()?;
     while numbers.last() == Some(&0) {
         numbers.pop();

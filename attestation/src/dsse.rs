@@ -74,7 +74,8 @@ enum KeyAlgorithm {
 impl VerifyingKey {
     /// Reads a SubjectPublicKeyInfo in PEM (`-----BEGIN PUBLIC KEY-----`).
     pub fn from_pem(pem: &str) -> Result<Self, DsseError> {
-        let der = rustls_pki_types::SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).map_err(|_| DsseError::Key)?;
+        let der = rustls_pki_types::SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| DsseError::Key)?;
         Self::from_der(&der)
     }
 
@@ -85,8 +86,17 @@ impl VerifyingKey {
             return Err(DsseError::Key);
         }
         let point = spki.subject_public_key.data.to_vec();
-        let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
-        let algorithm = match (spki.algorithm.algorithm.to_id_string().as_str(), curve.as_deref(), point.len()) {
+        let curve = spki
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|p| p.as_oid().ok())
+            .map(|oid| oid.to_id_string());
+        let algorithm = match (
+            spki.algorithm.algorithm.to_id_string().as_str(),
+            curve.as_deref(),
+            point.len(),
+        ) {
             ("1.3.101.112", None, 32) => KeyAlgorithm::Ed25519,
             ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7"), 65) => KeyAlgorithm::P256,
             ("1.2.840.10045.2.1", Some("1.3.132.0.34"), 97) => KeyAlgorithm::P384,
@@ -103,24 +113,36 @@ impl VerifyingKey {
             KeyAlgorithm::P256 => &signature::ECDSA_P256_SHA256_ASN1,
             KeyAlgorithm::P384 => &signature::ECDSA_P384_SHA384_ASN1,
         };
-        UnparsedPublicKey::new(algorithm, &self.point).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(algorithm, &self.point)
+            .verify(message, signature)
+            .is_ok()
     }
 }
 
 impl Envelope {
-    /// The bytes that `threshold` distinct keys of `keys` signed. Only these bytes may be used (T27).
-    pub fn verify(&self, payload_type: &str, keys: &[VerifyingKey], threshold: usize) -> Result<Vec<u8>, DsseError> {
+    /// The bytes that `threshold` distinct keys of `keys` signed. Only these bytes may be used
+    /// (T27).
+    pub fn verify(
+        &self,
+        payload_type: &str,
+        keys: &[VerifyingKey],
+        threshold: usize,
+    ) -> Result<Vec<u8>, DsseError> {
         if self.payload_type != payload_type {
             return Err(DsseError::PayloadType);
         }
         if self.signatures.len() > MAX_SIGNATURES {
             return Err(DsseError::TooMany);
         }
-        let payload = STANDARD.decode(&self.payload).map_err(|_| DsseError::Base64)?;
+        let payload = STANDARD
+            .decode(&self.payload)
+            .map_err(|_| DsseError::Base64)?;
         let message = pre_authentication_encoding(payload_type, &payload);
         let mut signers = BTreeSet::new();
         for signature in &self.signatures {
-            let bytes = STANDARD.decode(&signature.sig).map_err(|_| DsseError::Base64)?;
+            let bytes = STANDARD
+                .decode(&signature.sig)
+                .map_err(|_| DsseError::Base64)?;
             // T33: a key counts once, however often it signed and under whatever key id.
             if let Some(key) = keys.iter().find(|key| key.verifies(&message, &bytes)) {
                 signers.insert(key.point.as_slice());
@@ -136,7 +158,13 @@ impl Envelope {
 /// `PAE(type, body)` as DSSE defines it; what is signed.
 #[must_use]
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut out = format!("DSSEv1 {} {} {} ", payload_type.len(), payload_type, payload.len()).into_bytes();
+    let mut out = format!(
+        "DSSEv1 {} {} {} ",
+        payload_type.len(),
+        payload_type,
+        payload.len()
+    )
+    .into_bytes();
     out.extend_from_slice(payload);
     out
 }

@@ -1,8 +1,11 @@
-//! JSON from hostile hands: duplicate members refused at every level, depth and size bounded (T19, T83).
+//! JSON from hostile hands: duplicate members refused at every level, depth and size bounded (T19,
+//! T83).
 
 use std::fmt;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting taken.
@@ -39,7 +42,10 @@ struct Strict(usize);
 
 impl Strict {
     fn deeper<E: serde::de::Error>(&self) -> Result<Strict, E> {
-        self.0.checked_sub(1).map(Strict).ok_or_else(|| E::custom("nested too deeply"))
+        self.0
+            .checked_sub(1)
+            .map(Strict)
+            .ok_or_else(|| E::custom("nested too deeply"))
     }
 }
 
@@ -66,7 +72,9 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Number(v.into()))
     }
     fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
-        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+        Number::from_f64(v)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
     }
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
         Ok(Value::String(v.to_owned()))
@@ -99,10 +107,20 @@ mod tests {
 
     #[test]
     fn duplicates_depth_and_trailing_bytes_are_refused() {
-        for bad in ["{\"a\":1,\"a\":1}", "{\"b\":{\"a\":1,\"\\u0061\":2}}", "{} x", "", &"[".repeat(40), &format!("{}1{}", "[".repeat(17), "]".repeat(17))] {
+        for bad in [
+            "{\"a\":1,\"a\":1}",
+            "{\"b\":{\"a\":1,\"\\u0061\":2}}",
+            "{} x",
+            "",
+            &"[".repeat(40),
+            &format!("{}1{}", "[".repeat(17), "]".repeat(17)),
+        ] {
             assert!(parse(bad.as_bytes(), 1000).is_err(), "{bad} was taken");
         }
         assert!(parse(b"[1]", 2).is_err());
-        assert_eq!(parse(br#"{"a":[1,null,"x",true,1.5]}"#, 100).ok(), serde_json::from_str(r#"{"a":[1,null,"x",true,1.5]}"#).ok());
+        assert_eq!(
+            parse(br#"{"a":[1,null,"x",true,1.5]}"#, 100).ok(),
+            serde_json::from_str(r#"{"a":[1,null,"x",true,1.5]}"#).ok()
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Compact JWS of a named issuer (RFC 7515, RFC 7519, and RFC 8725's advice), verified with ring.
 //!
-//! The algorithm comes from the key, never from the token; keys in headers are never looked at; every member that matters is
-//! checked strictly, and what is not understood is refused.
+//! The algorithm comes from the key, never from the token; keys in headers are never looked at;
+//! every member that matters is checked strictly, and what is not understood is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -61,10 +61,22 @@ impl Key {
 
     fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
-            Self::Es256(point) => UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok(),
-            Self::Es384(point) => UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok(),
-            Self::EdDsa(key) => UnparsedPublicKey::new(&signature::ED25519, key).verify(message, signature).is_ok(),
-            Self::Rs256 { n, e } => RsaPublicKeyComponents { n, e }.verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok(),
+            Self::Es256(point) => {
+                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
+                    .verify(message, signature)
+                    .is_ok()
+            }
+            Self::Es384(point) => {
+                UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
+                    .verify(message, signature)
+                    .is_ok()
+            }
+            Self::EdDsa(key) => UnparsedPublicKey::new(&signature::ED25519, key)
+                .verify(message, signature)
+                .is_ok(),
+            Self::Rs256 { n, e } => RsaPublicKeyComponents { n, e }
+                .verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature)
+                .is_ok(),
         }
     }
 }
@@ -74,19 +86,28 @@ impl Key {
 pub struct KeySet(Vec<(String, Key)>);
 
 impl KeySet {
-    /// Reads a JWKS. Keys for encryption, of unknown kinds or without an id are left out; two keys with one id are an error (T15).
+    /// Reads a JWKS. Keys for encryption, of unknown kinds or without an id are left out; two keys
+    /// with one id are an error (T15).
     pub fn parse(document: &[u8]) -> Result<Self, JwsError> {
         let value = json::parse(document, 1 << 20).map_err(|e| JwsError::KeySet(e.to_string()))?;
-        let keys = value.get("keys").and_then(Value::as_array).ok_or_else(|| JwsError::KeySet("no `keys` array".to_owned()))?;
+        let keys = value
+            .get("keys")
+            .and_then(Value::as_array)
+            .ok_or_else(|| JwsError::KeySet("no `keys` array".to_owned()))?;
         if keys.len() > MAX_KEYS {
             return Err(JwsError::KeySet(format!("more than {MAX_KEYS} keys")));
         }
         let mut set: Vec<(String, Key)> = Vec::new();
         for jwk in keys {
-            let Some(kid) = jwk.get("kid").and_then(Value::as_str) else { continue };
+            let Some(kid) = jwk.get("kid").and_then(Value::as_str) else {
+                continue;
+            };
             let Some(key) = read_key(jwk) else { continue };
             if set.iter().any(|(id, _)| id == kid) {
-                return Err(JwsError::KeySet(format!("two keys with id `{}`", kid.escape_debug())));
+                return Err(JwsError::KeySet(format!(
+                    "two keys with id `{}`",
+                    kid.escape_debug()
+                )));
             }
             set.push((kid.to_owned(), key));
         }
@@ -111,10 +132,15 @@ fn read_key(jwk: &Value) -> Option<Key> {
         ("EC", Some("P-256")) => Key::Es256(point(32)?),
         ("EC", Some("P-384")) => Key::Es384(point(48)?),
         ("OKP", Some("Ed25519")) => Key::EdDsa(bytes("x").filter(|x| x.len() == 32)?),
-        ("RSA", None) => Key::Rs256 { n: bytes("n").filter(|n| (256..=1024).contains(&n.len()))?, e: bytes("e")? },
+        ("RSA", None) => Key::Rs256 {
+            n: bytes("n").filter(|n| (256..=1024).contains(&n.len()))?,
+            e: bytes("e")?,
+        },
         _ => return None,
     };
-    text("alg").is_none_or(|alg| alg == key.algorithm()).then_some(key)
+    text("alg")
+        .is_none_or(|alg| alg == key.algorithm())
+        .then_some(key)
 }
 
 /// A token whose signature is good. Its claims are still to be checked.
@@ -135,25 +161,36 @@ pub fn verify(token: &[u8], keys: &KeySet) -> Result<SignedClaims, JwsError> {
 }
 
 /// The same where claims that nobody has verified yet say whose keys to verify them with.
-pub fn verify_by<'k>(token: &[u8], keys: impl FnOnce(&Map<String, Value>) -> Option<&'k KeySet>) -> Result<SignedClaims, JwsError> {
+pub fn verify_by<'k>(
+    token: &[u8],
+    keys: impl FnOnce(&Map<String, Value>) -> Option<&'k KeySet>,
+) -> Result<SignedClaims, JwsError> {
     if token.len() > MAX_TOKEN {
         return Err(JwsError::TooLarge);
     }
     let text = std::str::from_utf8(token).map_err(|_| JwsError::Malformed)?;
     let mut parts = text.splitn(4, '.');
-    let (Some(header_part), Some(payload_part), Some(signature_part), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(header_part), Some(payload_part), Some(signature_part), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(JwsError::Malformed);
     };
     let header = object(header_part)?;
     for name in header.keys() {
-        // T14, T19, T20: `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c` and whatever else might change the meaning.
+        // T14, T19, T20: `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c` and whatever else
+        // might change the meaning.
         if !matches!(name.as_str(), "alg" | "kid" | "typ" | "x5t" | "x5t#S256") {
             return Err(JwsError::Header(name.chars().take(32).collect()));
         }
     }
-    let kid = header.get("kid").and_then(Value::as_str).ok_or(JwsError::UnknownKey)?;
+    let kid = header
+        .get("kid")
+        .and_then(Value::as_str)
+        .ok_or(JwsError::UnknownKey)?;
     let claims = object(payload_part)?;
-    let (_, key) = keys(&claims).and_then(|keys| keys.0.iter().find(|(id, _)| id == kid)).ok_or(JwsError::UnknownKey)?;
+    let (_, key) = keys(&claims)
+        .and_then(|keys| keys.0.iter().find(|(id, _)| id == kid))
+        .ok_or(JwsError::UnknownKey)?;
     if header.get("alg").and_then(Value::as_str) != Some(key.algorithm()) {
         return Err(JwsError::Algorithm);
     }
@@ -162,16 +199,24 @@ pub fn verify_by<'k>(token: &[u8], keys: impl FnOnce(&Map<String, Value>) -> Opt
         Some(Value::String(typ)) => Some(typ.clone()),
         Some(_) => return Err(JwsError::Header("typ".to_owned())),
     };
-    let signature = URL_SAFE_NO_PAD.decode(signature_part).map_err(|_| JwsError::Malformed)?;
+    let signature = URL_SAFE_NO_PAD
+        .decode(signature_part)
+        .map_err(|_| JwsError::Malformed)?;
     let signing_input = format!("{header_part}.{payload_part}").into_bytes();
     if !key.verify(&signing_input, &signature) {
         return Err(JwsError::Signature);
     }
-    Ok(SignedClaims { claims, typ, signing_input })
+    Ok(SignedClaims {
+        claims,
+        typ,
+        signing_input,
+    })
 }
 
 fn object(part: &str) -> Result<Map<String, Value>, JwsError> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| JwsError::Malformed)?;
     match json::parse(&bytes, MAX_TOKEN) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) | Err(_) => Err(JwsError::Malformed),

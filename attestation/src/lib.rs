@@ -1,4 +1,5 @@
-//! Who is this, and is it true: SPIFFE identities, X.509-SVID validation and verification of evidence (RFC 9334).
+//! Who is this, and is it true: SPIFFE identities, X.509-SVID validation and verification of
+//! evidence (RFC 9334).
 //!
 //! Upholds P1, P2 and P8. Pure and synchronous: no I/O, no clock (time is an argument), no state.
 
@@ -16,7 +17,9 @@ mod requirement;
 pub mod spiffe;
 mod trust;
 
-pub use appraisal::{AppraisalError, Appraised, Attested, Circumstances, Finding, Presented, appraise};
+pub use appraisal::{
+    AppraisalError, Appraised, Attested, Circumstances, Finding, Presented, appraise,
+};
 pub use chain::{ChainError, Crl, Roots};
 pub use challenge::{Binding, BindingPurpose, Nonce};
 pub use claims::{Assurance, Claims, Counter, SingleUse, Voucher, hex};

@@ -35,24 +35,34 @@ pub enum Rule {
 
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By hand, so that an error names what is wrong with the requirement, and not that no variant matches.
+        // By hand, so that an error names what is wrong with the requirement, and not that no
+        // variant matches.
         let mut value = serde_json::Value::deserialize(deserializer)?;
         let wrap = |e: serde_json::Error| de::Error::custom(e);
-        let members = value.as_object_mut().ok_or_else(|| de::Error::custom("must be an object"))?;
+        let members = value
+            .as_object_mut()
+            .ok_or_else(|| de::Error::custom("must be an object"))?;
         for (name, all) in [("all_of", true), ("any_of", false)] {
             if let Some(rules) = members.remove(name) {
                 if let Some(other) = members.keys().next() {
-                    return Err(de::Error::custom(format!("`{name}` stands alone, without `{other}`")));
+                    return Err(de::Error::custom(format!(
+                        "`{name}` stands alone, without `{other}`"
+                    )));
                 }
                 let rules = serde_json::from_value(rules).map_err(wrap)?;
-                return Ok(if all { Self::All { all_of: rules } } else { Self::Any { any_of: rules } });
+                return Ok(if all {
+                    Self::All { all_of: rules }
+                } else {
+                    Self::Any { any_of: rules }
+                });
             }
         }
         serde_json::from_value(value).map(Self::One).map_err(wrap)
     }
 }
 
-/// Values of one claim that must be among those of another, such as the digest that runs among the digests that were signed.
+/// Values of one claim that must be among those of another, such as the digest that runs among the
+/// digests that were signed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CrossCheck {
@@ -75,13 +85,15 @@ pub struct AppraisalPolicy<'a> {
 pub type Alternative<'a> = Vec<&'a Requirement>;
 
 impl<'a> AppraisalPolicy<'a> {
-    /// Every set of requirements that does, in the order of preference; `None` if there are more than 16.
+    /// Every set of requirements that does, in the order of preference; `None` if there are more
+    /// than 16.
     #[must_use]
     pub fn alternatives(&self) -> Option<Vec<Alternative<'a>>> {
         all_of(self.rules, MAX_DEPTH)
     }
 
-    /// What rests on an item of trust: the claims by which to find it, or `None` for everything. Empty if nothing does.
+    /// What rests on an item of trust: the claims by which to find it, or `None` for everything.
+    /// Empty if nothing does.
     #[must_use]
     pub fn rests_on(&self, item: &TrustItem) -> Vec<Option<String>> {
         let alternatives = self.alternatives().unwrap_or_default();
@@ -91,7 +103,11 @@ impl<'a> AppraisalPolicy<'a> {
                 found.insert(item.claim().map(|(name, value)| format!("{name}={value}")));
             }
             for (claim, constraint) in requirement.claims() {
-                let set = if let Constraint::Reference(Reference { reference }) = constraint { Some(reference) } else { None };
+                let set = if let Constraint::Reference(Reference { reference }) = constraint {
+                    Some(reference)
+                } else {
+                    None
+                };
                 if let Some(value) = set.and_then(|set| item.value_in(set)) {
                     found.insert(Some(format!("{}.{claim}={value}", requirement.kind())));
                 }
@@ -104,7 +120,9 @@ impl<'a> AppraisalPolicy<'a> {
     #[must_use]
     pub fn problems(&self, trust: &TrustMaterial) -> Vec<String> {
         let Some(alternatives) = self.alternatives() else {
-            return vec![format!("at most {MAX_ALTERNATIVES} combinations, nested at most {MAX_DEPTH} levels deep")];
+            return vec![format!(
+                "at most {MAX_ALTERNATIVES} combinations, nested at most {MAX_DEPTH} levels deep"
+            )];
         };
         let mut problems = BTreeSet::new();
         if alternatives.is_empty() || alternatives.iter().any(Vec::is_empty) {
@@ -112,24 +130,41 @@ impl<'a> AppraisalPolicy<'a> {
             problems.insert("at least one kind of evidence must be required".to_owned());
         }
         for alternative in &alternatives {
-            let kinds: BTreeSet<_> = alternative.iter().map(|requirement| requirement.kind()).collect();
+            let kinds: BTreeSet<_> = alternative
+                .iter()
+                .map(|requirement| requirement.kind())
+                .collect();
             if kinds.len() != alternative.len() {
                 problems.insert("each kind may be required once in a set".to_owned());
             }
             if alternative.len() > MAX_EVIDENCE {
                 problems.insert(format!("at most {MAX_EVIDENCE} pieces in a set"));
             }
-            problems.extend(alternative.iter().filter_map(|requirement| requirement.problem(trust)));
-            let compares =
-                |check: &CrossCheck| check.among == "cosign.digest" && kind_of(&check.claim).is_some_and(|kind| kind != "cosign" && kinds.contains(kind));
+            problems.extend(
+                alternative
+                    .iter()
+                    .filter_map(|requirement| requirement.problem(trust)),
+            );
+            let compares = |check: &CrossCheck| {
+                check.among == "cosign.digest"
+                    && kind_of(&check.claim)
+                        .is_some_and(|kind| kind != "cosign" && kinds.contains(kind))
+            };
             if kinds.contains("cosign") && !self.cross_checks.iter().any(compares) {
                 problems.insert("cosign: cross_checks must have a claim of another kind in the same set `among` cosign.digest".to_owned());
             }
         }
         for check in self.cross_checks {
             for name in [&check.claim, &check.among] {
-                if !kind_of(name).is_some_and(|kind| alternatives.iter().flatten().any(|requirement| requirement.kind() == kind)) {
-                    problems.insert(format!("cross_checks: `{name}` must be `<kind>.<claim>` of a kind that is required"));
+                if !kind_of(name).is_some_and(|kind| {
+                    alternatives
+                        .iter()
+                        .flatten()
+                        .any(|requirement| requirement.kind() == kind)
+                }) {
+                    problems.insert(format!(
+                        "cross_checks: `{name}` must be `<kind>.<claim>` of a kind that is required"
+                    ));
                 }
             }
         }
@@ -148,7 +183,13 @@ fn all_of(rules: &[Rule], depth: usize) -> Option<Vec<Alternative<'_>>> {
         if sets.len().saturating_mul(more.len()) > MAX_ALTERNATIVES {
             return None;
         }
-        sets = sets.iter().flat_map(|set| more.iter().map(|more| set.iter().chain(more).copied().collect())).collect();
+        sets = sets
+            .iter()
+            .flat_map(|set| {
+                more.iter()
+                    .map(|more| set.iter().chain(more).copied().collect())
+            })
+            .collect();
     }
     Some(sets)
 }

@@ -68,10 +68,11 @@ pub enum Requirement {
         /// `mrtd` must be among them. Unless `tcb_status` is, it must be `UpToDate`.
         claims: Constraints,
     },
-    /// A TPM's quote under an attestation key that is registered, or that a TPM of a known maker was shown to have.
+    /// A TPM's quote under an attestation key that is registered, or that a TPM of a known maker
+    /// was shown to have.
     Tpm2 {
-        /// At least one PCR, such as `pcr.sha256.7`, must be among them. A key that only its TPM's maker vouches for is taken where `ek` or `key`
-        /// is, too.
+        /// At least one PCR, such as `pcr.sha256.7`, must be among them. A key that only its TPM's
+        /// maker vouches for is taken where `ek` or `key` is, too.
         claims: Constraints,
     },
 }
@@ -101,12 +102,18 @@ impl Requirement {
     #[must_use]
     pub fn can_be_fresh(&self) -> bool {
         match self {
-            Self::Manifest { .. } | Self::Nitro { .. } | Self::Process { .. } | Self::SevSnp { .. } | Self::Tdx { .. } | Self::Tpm2 { .. } => true,
+            Self::Manifest { .. }
+            | Self::Nitro { .. }
+            | Self::Process { .. }
+            | Self::SevSnp { .. }
+            | Self::Tdx { .. }
+            | Self::Tpm2 { .. } => true,
             Self::AwsIid { .. } | Self::Cosign { .. } | Self::Oidc { .. } => false,
         }
     }
 
-    /// Whether evidence of this kind says something that not everybody could show who has seen another's: enough to be given an identity.
+    /// Whether evidence of this kind says something that not everybody could show who has seen
+    /// another's: enough to be given an identity.
     #[must_use]
     pub fn identifies(&self) -> bool {
         match self {
@@ -137,7 +144,8 @@ impl Requirement {
         }
     }
 
-    /// The trust material that evidence for it rests on: nothing can meet it without one of these, if there are any.
+    /// The trust material that evidence for it rests on: nothing can meet it without one of these,
+    /// if there are any.
     #[must_use]
     pub fn needs(&self) -> &'static [TrustKind] {
         match self {
@@ -146,7 +154,10 @@ impl Requirement {
             Self::SevSnp { .. } => &[TrustKind::SevSnp],
             Self::Tdx { .. } => &[TrustKind::Tdx],
             Self::Tpm2 { .. } => &[TrustKind::Tpm2Ak, TrustKind::Tpm2EkRoot],
-            Self::Cosign { .. } | Self::Manifest { .. } | Self::Oidc { .. } | Self::Process { .. } => &[],
+            Self::Cosign { .. }
+            | Self::Manifest { .. }
+            | Self::Oidc { .. }
+            | Self::Process { .. } => &[],
         }
     }
 
@@ -154,35 +165,61 @@ impl Requirement {
     #[must_use]
     pub fn problem(&self, trust: &TrustMaterial) -> Option<String> {
         let claims = self.claims();
-        if let Some((claim, problem)) = claims.iter().find_map(|(claim, constraint)| Some((claim, constraint.problem()?))) {
+        if let Some((claim, problem)) = claims
+            .iter()
+            .find_map(|(claim, constraint)| Some((claim, constraint.problem()?)))
+        {
             return Some(format!("{}: claim `{claim}`: {problem}", self.kind()));
         }
         let needs = self.needs();
-        if let Some(kind) = needs.first().filter(|_| !needs.iter().any(|kind| trust.has(*kind))) {
-            return Some(format!("{}: nothing is trusted for it at this broker; see `sundew trust add {} --help`", self.kind(), kind.as_str()));
+        if let Some(kind) = needs
+            .first()
+            .filter(|_| !needs.iter().any(|kind| trust.has(*kind)))
+        {
+            return Some(format!(
+                "{}: nothing is trusted for it at this broker; see `sundew trust add {} --help`",
+                self.kind(),
+                kind.as_str()
+            ));
         }
         let pins = |names: &[&str]| {
-            (!names.iter().any(|name| claims.contains_key(*name))).then(|| format!("{}: claims must pin `{}`", self.kind(), names.join("` or `")))
+            (!names.iter().any(|name| claims.contains_key(*name))).then(|| {
+                format!(
+                    "{}: claims must pin `{}`",
+                    self.kind(),
+                    names.join("` or `")
+                )
+            })
         };
         match self {
             Self::AwsIid { .. } => pins(&["accountId"]),
             Self::Cosign { keys, .. } => bad_key(keys),
-            Self::Manifest { keys, threshold, .. } => bad_key(keys).or_else(|| {
-                (*threshold == 0 || *threshold > keys.len()).then(|| format!("threshold must be between 1 and the number of keys, {}", keys.len()))
+            Self::Manifest {
+                keys, threshold, ..
+            } => bad_key(keys).or_else(|| {
+                (*threshold == 0 || *threshold > keys.len()).then(|| {
+                    format!(
+                        "threshold must be between 1 and the number of keys, {}",
+                        keys.len()
+                    )
+                })
             }),
             // T30: without an expected measurement, any enclave would do.
             Self::Nitro { .. } => pins(&["pcr0", "pcr8"]),
             Self::Oidc { issuer, .. } => match trust.issuers.get(issuer) {
                 Some(known) => pins(&[known.preset.pinned_claim()]),
-                None => Some(format!("issuer `{issuer}` is not configured at this broker")),
+                None => Some(format!(
+                    "issuer `{issuer}` is not configured at this broker"
+                )),
             },
-            Self::Process { nodes, .. } if nodes.is_empty() => Some("process: nodes must name whose word counts".to_owned()),
+            Self::Process { nodes, .. } if nodes.is_empty() => {
+                Some("process: nodes must name whose word counts".to_owned())
+            }
             Self::Process { .. } => pins(&["exe_sha256", "container_id", "systemd_unit"]),
             Self::SevSnp { .. } => pins(&["measurement"]),
             Self::Tdx { .. } => pins(&["mrtd"]),
-            Self::Tpm2 { .. } => {
-                (!claims.keys().any(|claim| claim.starts_with("pcr."))).then(|| "tpm2: claims must pin a PCR, such as `pcr.sha256.7`".to_owned())
-            }
+            Self::Tpm2 { .. } => (!claims.keys().any(|claim| claim.starts_with("pcr.")))
+                .then(|| "tpm2: claims must pin a PCR, such as `pcr.sha256.7`".to_owned()),
         }
     }
 }
@@ -191,6 +228,10 @@ fn bad_key(keys: &[String]) -> Option<String> {
     if keys.is_empty() {
         return Some("at least one key is needed".to_owned());
     }
-    let index = keys.iter().position(|key| VerifyingKey::from_pem(key).is_err())?;
-    Some(format!("key {index} is not a P-256, P-384 or Ed25519 public key in PEM"))
+    let index = keys
+        .iter()
+        .position(|key| VerifyingKey::from_pem(key).is_err())?;
+    Some(format!(
+        "key {index} is not a P-256, P-384 or Ed25519 public key in PEM"
+    ))
 }

@@ -1,4 +1,5 @@
-//! What verifiers trust: an immutable snapshot. Background tasks publish new ones; verifiers do no I/O.
+//! What verifiers trust: an immutable snapshot. Background tasks publish new ones; verifiers do no
+//! I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,7 +43,16 @@ pub enum TrustKind {
 
 impl TrustKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [Self::AwsIid, Self::Crl, Self::Nitro, Self::Reference, Self::SevSnp, Self::Tdx, Self::Tpm2Ak, Self::Tpm2EkRoot];
+    pub const ALL: [Self; 8] = [
+        Self::AwsIid,
+        Self::Crl,
+        Self::Nitro,
+        Self::Reference,
+        Self::SevSnp,
+        Self::Tdx,
+        Self::Tpm2Ak,
+        Self::Tpm2EkRoot,
+    ];
 
     /// The word for it.
     #[must_use]
@@ -114,22 +124,37 @@ impl TrustItem {
         if content.len() > MAX_CONTENT {
             return Err(TrustError::TooLarge);
         }
-        let plain = |name: &str| !name.is_empty() && name.len() <= 256 && name.bytes().all(|b| b.is_ascii_graphic());
+        let plain = |name: &str| {
+            !name.is_empty() && name.len() <= 256 && name.bytes().all(|b| b.is_ascii_graphic())
+        };
         if !plain(name) {
-            return Err(TrustError::Name("1 to 256 printable ASCII characters without blanks"));
+            return Err(TrustError::Name(
+                "1 to 256 printable ASCII characters without blanks",
+            ));
         }
         let mut not_after_ms = None;
         let mut until = |certificate: &X509Certificate<'_>| {
-            let end = certificate.validity().not_after.timestamp().saturating_mul(1000);
+            let end = certificate
+                .validity()
+                .not_after
+                .timestamp()
+                .saturating_mul(1000);
             not_after_ms = Some(not_after_ms.map_or(end, |other: i64| other.min(end)));
         };
         let parsed = match kind {
             TrustKind::AwsIid => {
-                let [only] = <[Vec<u8>; 1]>::try_from(certificates(content)?).map_err(|_| TrustError::Content("must be one certificate".to_owned()))?;
-                let (_, certificate) = X509Certificate::from_der(&only).map_err(|e| TrustError::Content(e.to_string()))?;
-                let key = certificate.public_key().parsed().map_err(|e| TrustError::Content(e.to_string()))?;
+                let [only] = <[Vec<u8>; 1]>::try_from(certificates(content)?)
+                    .map_err(|_| TrustError::Content("must be one certificate".to_owned()))?;
+                let (_, certificate) = X509Certificate::from_der(&only)
+                    .map_err(|e| TrustError::Content(e.to_string()))?;
+                let key = certificate
+                    .public_key()
+                    .parsed()
+                    .map_err(|e| TrustError::Content(e.to_string()))?;
                 if !matches!(key, PublicKey::RSA(key) if key.key_size() >= 2048) {
-                    return Err(TrustError::Content("the certificate's key must be RSA with 2048 bits or more".to_owned()));
+                    return Err(TrustError::Content(
+                        "the certificate's key must be RSA with 2048 bits or more".to_owned(),
+                    ));
                 }
                 until(&certificate);
                 Content::AwsIid(only)
@@ -142,10 +167,16 @@ impl TrustItem {
             TrustKind::Nitro => {
                 // Whatever is named is an anchor.
                 let roots = roots(content, &mut until)?;
-                Content::Nitro(Roots { anchors: [roots.anchors, roots.intermediates].concat(), ..Roots::default() })
+                Content::Nitro(Roots {
+                    anchors: [roots.anchors, roots.intermediates].concat(),
+                    ..Roots::default()
+                })
             }
             TrustKind::Reference => {
-                if name.split_once('/').is_none_or(|(set, value)| set.is_empty() || value.is_empty()) {
+                if name
+                    .split_once('/')
+                    .is_none_or(|(set, value)| set.is_empty() || value.is_empty())
+                {
                     return Err(TrustError::Name("`<set>/<value>`"));
                 }
                 Content::Reference
@@ -153,25 +184,39 @@ impl TrustItem {
             TrustKind::SevSnp => {
                 let roots = roots(content, &mut until)?;
                 if roots.anchors.is_empty() || roots.intermediates.is_empty() {
-                    return Err(TrustError::Content("must have AMD's root (ARK) and what it signed (ASK or ASVK)".to_owned()));
+                    return Err(TrustError::Content(
+                        "must have AMD's root (ARK) and what it signed (ASK or ASVK)".to_owned(),
+                    ));
                 }
                 Content::SevSnp(roots)
             }
             TrustKind::Tdx => {
-                let collateral = tdx::Collateral::parse(content).map_err(|e| TrustError::Content(e.to_string()))?;
+                let collateral = tdx::Collateral::parse(content)
+                    .map_err(|e| TrustError::Content(e.to_string()))?;
                 not_after_ms = Some(collateral.next_update_ms());
                 Content::Tdx(Box::new(collateral))
             }
-            TrustKind::Tpm2Ak => Content::Tpm2Ak(Box::new(tpm2::AttestationKey::parse(content).map_err(|e| TrustError::Content(e.to_string()))?)),
+            TrustKind::Tpm2Ak => Content::Tpm2Ak(Box::new(
+                tpm2::AttestationKey::parse(content)
+                    .map_err(|e| TrustError::Content(e.to_string()))?,
+            )),
             TrustKind::Tpm2EkRoot => {
                 let roots = roots(content, &mut until)?;
                 if roots.anchors.is_empty() {
-                    return Err(TrustError::Content("must have the maker's root, which is signed by itself".to_owned()));
+                    return Err(TrustError::Content(
+                        "must have the maker's root, which is signed by itself".to_owned(),
+                    ));
                 }
                 Content::Tpm2EkRoot(roots)
             }
         };
-        Ok(Self { kind, name: name.to_owned(), content: parsed, not_after_ms, digest: sha256(content) })
+        Ok(Self {
+            kind,
+            name: name.to_owned(),
+            content: parsed,
+            not_after_ms,
+            digest: sha256(content),
+        })
     }
 
     /// What it is for.
@@ -201,7 +246,10 @@ impl TrustItem {
     /// The value that it puts into a set of reference values.
     #[must_use]
     pub fn value_in(&self, set: &str) -> Option<&str> {
-        let (own, value) = self.name.split_once('/').filter(|_| self.kind == TrustKind::Reference)?;
+        let (own, value) = self
+            .name
+            .split_once('/')
+            .filter(|_| self.kind == TrustKind::Reference)?;
         (own == set).then_some(value)
     }
 
@@ -211,11 +259,17 @@ impl TrustItem {
         match &self.content {
             Content::AwsIid(_) => Some(("aws_iid.region", self.name.clone())),
             Content::Tpm2Ak(key) => Some(("tpm2.key", key.name())),
-            Content::Crl(_) | Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2EkRoot(_) => None,
+            Content::Crl(_)
+            | Content::Nitro(_)
+            | Content::Reference
+            | Content::SevSnp(_)
+            | Content::Tdx(_)
+            | Content::Tpm2EkRoot(_) => None,
         }
     }
 
-    /// Whether it is an attestation key that a TPM was shown to have: nobody can add that by saying so.
+    /// Whether it is an attestation key that a TPM was shown to have: nobody can add that by saying
+    /// so.
     #[must_use]
     pub fn is_endorsed(&self) -> bool {
         matches!(&self.content, Content::Tpm2Ak(key) if key.endorsement().is_some())
@@ -223,11 +277,16 @@ impl TrustItem {
 }
 
 fn crl(content: &[u8]) -> Result<Crl, TrustError> {
-    let fail = |e: &dyn std::fmt::Display| TrustError::Content(format!("not a certificate revocation list in PEM or DER: {e}"));
+    let fail = |e: &dyn std::fmt::Display| {
+        TrustError::Content(format!(
+            "not a certificate revocation list in PEM or DER: {e}"
+        ))
+    };
     if content.first() == Some(&0x30) {
         return Crl::parse(content).map_err(|e| fail(&e));
     }
-    Crl::parse(&CertificateRevocationListDer::from_pem_slice(content).map_err(|e| fail(&e))?).map_err(|e| fail(&e))
+    Crl::parse(&CertificateRevocationListDer::from_pem_slice(content).map_err(|e| fail(&e))?)
+        .map_err(|e| fail(&e))
 }
 
 fn roots(pem: &[u8], until: &mut impl FnMut(&X509Certificate<'_>)) -> Result<Roots, TrustError> {
@@ -236,20 +295,33 @@ fn roots(pem: &[u8], until: &mut impl FnMut(&X509Certificate<'_>)) -> Result<Roo
         let certificate = ca(&der)?;
         until(&certificate);
         let own = certificate.subject() == certificate.issuer();
-        if own { roots.anchors.push(der) } else { roots.intermediates.push(der) }
+        if own {
+            roots.anchors.push(der)
+        } else {
+            roots.intermediates.push(der)
+        }
     }
     Ok(roots)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, TrustError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).map(|one| one.map(|der| der.to_vec())).collect();
-    all.ok().filter(|all| (1..=MAX_CERTIFICATES).contains(&all.len())).ok_or(TrustError::Certificates)
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem)
+        .map(|one| one.map(|der| der.to_vec()))
+        .collect();
+    all.ok()
+        .filter(|all| (1..=MAX_CERTIFICATES).contains(&all.len()))
+        .ok_or(TrustError::Certificates)
 }
 
 fn ca(der: &[u8]) -> Result<X509Certificate<'_>, TrustError> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| TrustError::Content(e.to_string()))?;
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|e| TrustError::Content(e.to_string()))?;
     let constraints = certificate.basic_constraints().ok().flatten();
-    if constraints.is_some_and(|constraints| constraints.value.ca) { Ok(certificate) } else { Err(TrustError::NotCa(certificate.subject().to_string())) }
+    if constraints.is_some_and(|constraints| constraints.value.ca) {
+        Ok(certificate)
+    } else {
+        Err(TrustError::NotCa(certificate.subject().to_string()))
+    }
 }
 
 /// See the module.
@@ -265,12 +337,21 @@ impl TrustMaterial {
     /// With these issuers and nothing else.
     #[must_use]
     pub fn of_issuers(issuers: impl IntoIterator<Item = oidc::Issuer>) -> Self {
-        Self { issuers: issuers.into_iter().map(|issuer| (issuer.url.clone(), Arc::new(issuer))).collect(), items: BTreeMap::new() }
+        Self {
+            issuers: issuers
+                .into_iter()
+                .map(|issuer| (issuer.url.clone(), Arc::new(issuer)))
+                .collect(),
+            items: BTreeMap::new(),
+        }
     }
 
     /// Takes these items in place of all others; of the same kind and name, the last one counts.
     pub fn replace_items(&mut self, items: impl IntoIterator<Item = Arc<TrustItem>>) {
-        self.items = items.into_iter().map(|item| ((item.kind, item.name.clone()), item)).collect();
+        self.items = items
+            .into_iter()
+            .map(|item| ((item.kind, item.name.clone()), item))
+            .collect();
     }
 
     /// All items.
@@ -285,22 +366,38 @@ impl TrustMaterial {
     }
 
     fn of(&self, kind: TrustKind) -> impl Iterator<Item = &TrustItem> {
-        self.items.range((kind, String::new())..).map(|(_, item)| item.as_ref()).take_while(move |item| item.kind == kind)
+        self.items
+            .range((kind, String::new())..)
+            .map(|(_, item)| item.as_ref())
+            .take_while(move |item| item.kind == kind)
     }
 
     /// Whether a value is in a set of reference values.
     #[must_use]
     pub fn is_reference(&self, set: &str, value: &str) -> bool {
-        self.items.contains_key(&(TrustKind::Reference, format!("{set}/{value}")))
+        self.items
+            .contains_key(&(TrustKind::Reference, format!("{set}/{value}")))
     }
 
     fn roots_of(&self, kind: TrustKind) -> Roots {
-        let crl = |item: &TrustItem| if let Content::Crl(crl) = &item.content { Some(Arc::clone(crl)) } else { None };
-        let mut all = Roots { crls: self.of(TrustKind::Crl).filter_map(crl).collect(), ..Roots::default() };
+        let crl = |item: &TrustItem| {
+            if let Content::Crl(crl) = &item.content {
+                Some(Arc::clone(crl))
+            } else {
+                None
+            }
+        };
+        let mut all = Roots {
+            crls: self.of(TrustKind::Crl).filter_map(crl).collect(),
+            ..Roots::default()
+        };
         for item in self.of(kind) {
-            if let Content::Nitro(roots) | Content::SevSnp(roots) | Content::Tpm2EkRoot(roots) = &item.content {
+            if let Content::Nitro(roots) | Content::SevSnp(roots) | Content::Tpm2EkRoot(roots) =
+                &item.content
+            {
                 all.anchors.extend(roots.anchors.iter().cloned());
-                all.intermediates.extend(roots.intermediates.iter().cloned());
+                all.intermediates
+                    .extend(roots.intermediates.iter().cloned());
             }
         }
         all
@@ -321,19 +418,39 @@ impl TrustMaterial {
     }
 
     pub(crate) fn tdx_collateral(&self) -> impl Iterator<Item = &tdx::Collateral> {
-        self.of(TrustKind::Tdx).filter_map(|item| if let Content::Tdx(collateral) = &item.content { Some(collateral.as_ref()) } else { None })
+        self.of(TrustKind::Tdx).filter_map(|item| {
+            if let Content::Tdx(collateral) = &item.content {
+                Some(collateral.as_ref())
+            } else {
+                None
+            }
+        })
     }
 
     pub(crate) fn attestation_key(&self, name: &str) -> Option<&tpm2::AttestationKey> {
-        self.of(TrustKind::Tpm2Ak).find_map(|item| if let Content::Tpm2Ak(key) = &item.content { (key.name() == name).then_some(key.as_ref()) } else { None })
+        self.of(TrustKind::Tpm2Ak).find_map(|item| {
+            if let Content::Tpm2Ak(key) = &item.content {
+                (key.name() == name).then_some(key.as_ref())
+            } else {
+                None
+            }
+        })
     }
 
     pub(crate) fn region_certificate(&self, region: &str) -> Option<&[u8]> {
-        match &self.items.get(&(TrustKind::AwsIid, region.to_owned()))?.content {
+        match &self
+            .items
+            .get(&(TrustKind::AwsIid, region.to_owned()))?
+            .content
+        {
             Content::AwsIid(der) => Some(der),
-            Content::Crl(_) | Content::Nitro(_) | Content::Reference | Content::SevSnp(_) | Content::Tdx(_) | Content::Tpm2Ak(_) | Content::Tpm2EkRoot(_) => {
-                None
-            }
+            Content::Crl(_)
+            | Content::Nitro(_)
+            | Content::Reference
+            | Content::SevSnp(_)
+            | Content::Tdx(_)
+            | Content::Tpm2Ak(_)
+            | Content::Tpm2EkRoot(_) => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Introspection: is this token good now, in these hands, and for what (after RFC 7662).
 //!
-//! The hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers nothing. P8: a bound token in
-//! other hands is not active.
+//! The hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers
+//! nothing. P8: a bound token in other hands is not active.
 
 use std::sync::Arc;
 
@@ -16,20 +16,38 @@ use crate::task::binding_message;
 
 impl Broker {
     /// Answers a resource server, or an agent about its own token.
-    pub(crate) async fn introspect(self: Arc<Self>, peer: Arc<Peer>, request: v1::IntrospectRequest) -> Result<v1::IntrospectResponse, Refusal> {
+    pub(crate) async fn introspect(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::IntrospectRequest,
+    ) -> Result<v1::IntrospectResponse, Refusal> {
         let introspector = self.require(&peer, Role::Introspector).is_ok();
         if !introspector {
             // An agent may ask about its own tokens only, as the one who presents them.
-            self.records.workload(peer.id()).await?.ok_or(Refusal::Role(Role::Introspector.as_str()))?;
+            self.records
+                .workload(peer.id())
+                .await?
+                .ok_or(Refusal::Role(Role::Introspector.as_str()))?;
         }
         let inactive = v1::IntrospectResponse::default();
         // P7: before anything is said about a token, "not active" included, the view must be fresh.
         drop(self.keeper.view()?);
-        let Some(credential) = Credential::parse(&request.token) else { return Ok(inactive) };
+        let Some(credential) = Credential::parse(&request.token) else {
+            return Ok(inactive);
+        };
         let hash = credential.hash();
-        let Some(token) = self.records.token(credential.task(), &hash).await? else { return Ok(inactive) };
-        let presenter = if introspector { request.presenter_certificate_sha256.as_slice() } else { peer.svid().thumbprint() };
-        if (!introspector && token.task().workload != *peer.id()) || !is_bound_to(&token, presenter) || !is_meant_for(&token, &request)? {
+        let Some(token) = self.records.token(credential.task(), &hash).await? else {
+            return Ok(inactive);
+        };
+        let presenter = if introspector {
+            request.presenter_certificate_sha256.as_slice()
+        } else {
+            peer.svid().thumbprint()
+        };
+        if (!introspector && token.task().workload != *peer.id())
+            || !is_bound_to(&token, presenter)
+            || !is_meant_for(&token, &request)?
+        {
             return Ok(inactive);
         }
         match self.keeper.view()?.judge_token(&token, clock::now_ms()) {
@@ -44,16 +62,26 @@ impl Broker {
                 issued_at_ms: token.issued_at_ms,
                 expires_at_ms: token.expires_at_ms,
                 binding: binding_message(token.binding).into(),
-                certificate_sha256: if token.binding == TokenBinding::Certificate { token.certificate.to_vec() } else { Vec::new() },
+                certificate_sha256: if token.binding == TokenBinding::Certificate {
+                    token.certificate.to_vec()
+                } else {
+                    Vec::new()
+                },
                 registration_version: token.registration.clone(),
-                on_behalf_of: token.task().ancestors().first().map(|root| root.workload.to_string()).unwrap_or_default(),
+                on_behalf_of: token
+                    .task()
+                    .ancestors()
+                    .first()
+                    .map(|root| root.workload.to_string())
+                    .unwrap_or_default(),
                 act: actors(token.task()),
             }),
         }
     }
 }
 
-/// The chain of those who act for one another, the owner of this task outermost (RFC 8693, section 4.1).
+/// The chain of those who act for one another, the owner of this task outermost (RFC 8693, section
+/// 4.1).
 fn actors(task: &KnownTask) -> Option<v1::Actor> {
     if task.ancestors().is_empty() {
         return None;
@@ -65,7 +93,12 @@ fn actors(task: &KnownTask) -> Option<v1::Actor> {
             spiffe_id: each.workload.to_string(),
             task_id: each.id.to_string(),
             purpose: each.purpose.clone(),
-            instruction_sha256: ring::digest::digest(&ring::digest::SHA256, each.instruction.as_bytes()).as_ref().to_vec(),
+            instruction_sha256: ring::digest::digest(
+                &ring::digest::SHA256,
+                each.instruction.as_bytes(),
+            )
+            .as_ref()
+            .to_vec(),
             act: act.take(),
         }));
     }
@@ -75,7 +108,9 @@ fn actors(task: &KnownTask) -> Option<v1::Actor> {
 fn is_bound_to(token: &TokenRecord, presenter: &[u8]) -> bool {
     match token.binding {
         TokenBinding::Bearer => true,
-        TokenBinding::Certificate => subtle::ConstantTimeEq::ct_eq(token.certificate.as_slice(), presenter).into(),
+        TokenBinding::Certificate => {
+            subtle::ConstantTimeEq::ct_eq(token.certificate.as_slice(), presenter).into()
+        }
     }
 }
 

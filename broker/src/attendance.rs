@@ -1,6 +1,8 @@
-//! Who is attended, and ending what is not: a task past its deadline expires, one that nobody attends is abandoned (P5).
+//! Who is attended, and ending what is not: a task past its deadline expires, one that nobody
+//! attends is abandoned (P5).
 //!
-//! Every broker sweeps the store's list of what is due; that two of them end the same task gives one outcome, the log's first.
+//! Every broker sweeps the store's list of what is due; that two of them end the same task gives
+//! one outcome, the log's first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,7 +63,10 @@ impl Drop for Attending {
 
 impl Default for Attendance {
     fn default() -> Self {
-        Self { attended: Mutex::default(), started: clock::monotonic() }
+        Self {
+            attended: Mutex::default(),
+            started: clock::monotonic(),
+        }
     }
 }
 
@@ -71,11 +76,21 @@ impl Attendance {
     }
 
     pub(crate) fn attend(broker: &Arc<Broker>, task: &Task) -> Attending {
-        let fresh = || Attended { streams: 0, grace_ms: task.grace_ms, deadline_ms: task.deadline_ms, told: None, news: Arc::default() };
+        let fresh = || Attended {
+            streams: 0,
+            grace_ms: task.grace_ms,
+            deadline_ms: task.deadline_ms,
+            told: None,
+            news: Arc::default(),
+        };
         let mut attended = broker.attendance.lock();
         let entry = attended.or_insert_with(task.id, &task.record().ancestors, fresh);
         entry.streams = entry.streams.saturating_add(1);
-        Attending { broker: Arc::clone(broker), task: task.id, news: Arc::clone(&entry.news) }
+        Attending {
+            broker: Arc::clone(broker),
+            task: task.id,
+            news: Arc::clone(&entry.news),
+        }
     }
 
     /// Tells the streams that an entry of the log concerns.
@@ -83,9 +98,13 @@ impl Attendance {
         let mut attended = self.lock();
         match event {
             Event::Ended { task, .. } | Event::Suspended(task) | Event::Resumed(task) => {
-                attended.ending_with(task).for_each(|(_, entry)| entry.news.notify_waiters());
+                attended
+                    .ending_with(task)
+                    .for_each(|(_, entry)| entry.news.notify_waiters());
             }
-            Event::Rule { .. } => attended.iter_mut().for_each(|(_, entry)| entry.news.notify_waiters()),
+            Event::Rule { .. } => attended
+                .iter_mut()
+                .for_each(|(_, entry)| entry.news.notify_waiters()),
             Event::Lifted(_) | Event::Changed(_) | Event::Floor => {}
         }
     }
@@ -97,7 +116,10 @@ impl Attendance {
             let third = Duration::from_millis(u64::try_from(entry.grace_ms / 3).unwrap_or(0));
             if entry.told.is_none_or(|at| clock::since(at) >= third) {
                 entry.told = Some(clock::monotonic());
-                due.push((*task, now_ms.saturating_add(entry.grace_ms).min(entry.deadline_ms)));
+                due.push((
+                    *task,
+                    now_ms.saturating_add(entry.grace_ms).min(entry.deadline_ms),
+                ));
             }
         }
         due
@@ -147,13 +169,24 @@ impl Broker {
         let outcome = match liveness {
             Liveness::Dead(Cause::TaskEnded(_)) => return self.release(&task).await,
             Liveness::Dead(Cause::Revoked) => {
-                // The clean-up after the rule counts it, takes it off the lists and puts it on the record.
-                return Ok(self.records.store().attend(vec![(id, now_ms.saturating_add(REVOKED_AGAIN_MS).min(task.deadline_ms))]).await?);
+                // The clean-up after the rule counts it, takes it off the lists and puts it on the
+                // record.
+                return Ok(self
+                    .records
+                    .store()
+                    .attend(vec![(
+                        id,
+                        now_ms
+                            .saturating_add(REVOKED_AGAIN_MS)
+                            .min(task.deadline_ms),
+                    )])
+                    .await?);
             }
             Liveness::Dead(cause) => cause.outcome(),
             Liveness::Alive => {
                 // Agents need time to come back after a restart of their broker.
-                let up_ms = i64::try_from(clock::since(self.attendance.started).as_millis()).unwrap_or(i64::MAX);
+                let up_ms = i64::try_from(clock::since(self.attendance.started).as_millis())
+                    .unwrap_or(i64::MAX);
                 if up_ms < task.grace_ms || self.attendance.lock().get(&id).is_some() {
                     let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
                     return Ok(self.records.store().attend(vec![(id, due_ms)]).await?);
@@ -175,7 +208,12 @@ impl Broker {
     }
 
     /// P4: ends a task. Answers the one outcome that it has.
-    pub(crate) async fn end_task(&self, task: &KnownTask, outcome: Outcome, actor: Option<&str>) -> Result<Outcome, Refusal> {
+    pub(crate) async fn end_task(
+        &self,
+        task: &KnownTask,
+        outcome: Outcome,
+        actor: Option<&str>,
+    ) -> Result<Outcome, Refusal> {
         let known = {
             let view = self.keeper.view()?;
             view.outcome(task.id).zip(view.ended_by(task))
@@ -184,10 +222,24 @@ impl Broker {
             self.keeper.confirm(by).await?;
             return Ok(ended);
         }
-        let audit = journal::record("task_ended").with("task", task.id).with("workload", &task.workload).with("outcome", outcome.as_str());
+        let audit = journal::record("task_ended")
+            .with("task", task.id)
+            .with("workload", &task.workload)
+            .with("outcome", outcome.as_str());
         let audit = audit.with("actor", actor.unwrap_or("broker"));
-        let until_ms = task.deadline_ms.max(clock::now_ms()).saturating_add(UNTIL_AFTER_MS);
-        self.end(Event::Ended { task: task.id, outcome }, until_ms, audit).await?;
+        let until_ms = task
+            .deadline_ms
+            .max(clock::now_ms())
+            .saturating_add(UNTIL_AFTER_MS);
+        self.end(
+            Event::Ended {
+                task: task.id,
+                outcome,
+            },
+            until_ms,
+            audit,
+        )
+        .await?;
         let ended = self.keeper.view()?.outcome(task.id).unwrap_or(outcome);
         if let Err(error) = self.release(task).await {
             tracing::debug!(%error, "an ended task stays on the lists until its deadline");
@@ -200,8 +252,11 @@ impl Broker {
         task.deadline_ms.saturating_add(UNTIL_AFTER_MS)
     }
 
-    /// Until when a rule must be remembered whose targets may not be known: longer than any task can live.
+    /// Until when a rule must be remembered whose targets may not be known: longer than any task
+    /// can live.
     pub(crate) fn remembered_until(&self) -> i64 {
-        clock::now_ms().saturating_add(self.limits.longest_task.as_ms()).saturating_add(UNTIL_AFTER_MS)
+        clock::now_ms()
+            .saturating_add(self.limits.longest_task.as_ms())
+            .saturating_add(UNTIL_AFTER_MS)
     }
 }

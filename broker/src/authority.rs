@@ -1,8 +1,10 @@
-//! gRPC's C library, and so the SPIFFE clients of Python and others, names a Unix socket's percent-encoded path as `:authority`. That is no
-//! authority (RFC 3986, section 3.2), and the HTTP/2 library refuses the stream. On a Unix socket it means nothing, so it is replaced.
+//! gRPC's C library, and so the SPIFFE clients of Python and others, names a Unix socket's
+//! percent-encoded path as `:authority`. That is no authority (RFC 3986, section 3.2), and the
+//! HTTP/2 library refuses the stream. On a Unix socket it means nothing, so it is replaced.
 //!
-//! A filter over what a client sends (RFC 9113), which looks at complete HEADERS frames only. In them, the value of each literal `:authority`
-//! (RFC 7541, section 6.2) becomes one character. An entry of the dynamic table gets smaller by that, never larger, so that every index
+//! A filter over what a client sends (RFC 9113), which looks at complete HEADERS frames only. In
+//! them, the value of each literal `:authority` (RFC 7541, section 6.2) becomes one character. An
+//! entry of the dynamic table gets smaller by that, never larger, so that every index
 //! which the client uses is still there. What is not understood is passed on as it is.
 
 const PREFACE: usize = 24;
@@ -30,10 +32,15 @@ pub(crate) struct AuthorityFilter {
 
 impl AuthorityFilter {
     pub(crate) fn new() -> Self {
-        Self { raw: Vec::new(), ready: Vec::new(), pass: PREFACE }
+        Self {
+            raw: Vec::new(),
+            ready: Vec::new(),
+            pass: PREFACE,
+        }
     }
 
-    /// Puts bytes in; none are the end, after which what is left of a frame is for the reader to refuse.
+    /// Puts bytes in; none are the end, after which what is left of a frame is for the reader to
+    /// refuse.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.raw.extend(bytes);
         if bytes.is_empty() {
@@ -54,15 +61,25 @@ impl AuthorityFilter {
             let now = self.pass.min(self.raw.len());
             self.ready.extend(self.raw.drain(..now));
             self.pass = self.pass.saturating_sub(now);
-            let Some((header, rest)) = self.raw.split_first_chunk::<FRAME_HEADER>().filter(|_| self.pass == 0) else { return };
+            let Some((header, rest)) = self
+                .raw
+                .split_first_chunk::<FRAME_HEADER>()
+                .filter(|_| self.pass == 0)
+            else {
+                return;
+            };
             let [a, b, c, kind, flags, stream @ ..] = *header;
             let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX);
             if kind != HEADERS || flags & END_HEADERS == 0 || length > MAX_FRAME {
                 self.pass = length.saturating_add(FRAME_HEADER);
                 continue;
             }
-            let Some(payload) = rest.get(..length) else { return };
-            match replaced(flags, payload).and_then(|new| Some((u32::try_from(new.len()).ok()?.to_be_bytes(), new))) {
+            let Some(payload) = rest.get(..length) else {
+                return;
+            };
+            match replaced(flags, payload)
+                .and_then(|new| Some((u32::try_from(new.len()).ok()?.to_be_bytes(), new)))
+            {
                 Some(([_, a, b, c], new)) => {
                     self.ready.extend([a, b, c, kind, flags]);
                     self.ready.extend(stream);
@@ -75,9 +92,14 @@ impl AuthorityFilter {
     }
 }
 
-/// A HEADERS frame's payload with another authority; nothing if there is none, or if it cannot be read.
+/// A HEADERS frame's payload with another authority; nothing if there is none, or if it cannot be
+/// read.
 fn replaced(flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
-    let padding = if flags & PADDED == 0 { 0 } else { usize::from(*payload.first()?) };
+    let padding = if flags & PADDED == 0 {
+        0
+    } else {
+        usize::from(*payload.first()?)
+    };
     let front = usize::from(flags & PADDED != 0) + if flags & PRIORITY == 0 { 0 } else { 5 };
     let end = payload.len().checked_sub(padding)?;
     let mut block = payload.get(front..end)?;
@@ -98,7 +120,11 @@ fn replaced(flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         // The C library spells the name out.
-        let spelled = if index == 0 { string(&mut block)? == SPELLED } else { false };
+        let spelled = if index == 0 {
+            string(&mut block)? == SPELLED
+        } else {
+            false
+        };
         let name = before.len() - block.len();
         let value = string(&mut block)?;
         if (index == AUTHORITY || spelled) && !value.is_empty() {
@@ -170,29 +196,66 @@ mod tests {
         // :method POST, :authority with indexing, :path without, a name of its own, a size update.
         let block = |authority: &[u8]| {
             let length = u8::try_from(authority.len()).unwrap_or(0);
-            [&[0x83, 0x41, length], authority, &[0x04, 2, b'/', b'x', 0x00, 1, b'n', 1, b'v', 0x20]].concat()
+            [
+                &[0x83, 0x41, length],
+                authority,
+                &[0x04, 2, b'/', b'x', 0x00, 1, b'n', 1, b'v', 0x20],
+            ]
+            .concat()
         };
-        for flags in [END_HEADERS, END_HEADERS | PADDED, END_HEADERS | PRIORITY, END_HEADERS | PADDED | PRIORITY] {
+        for flags in [
+            END_HEADERS,
+            END_HEADERS | PADDED,
+            END_HEADERS | PRIORITY,
+            END_HEADERS | PADDED | PRIORITY,
+        ] {
             let wrapped = |block: Vec<u8>| {
                 let front: &[u8] = if flags & PADDED == 0 { &[] } else { &[3] };
-                let priority: &[u8] = if flags & PRIORITY == 0 { &[] } else { &[0, 0, 0, 0, 16] };
+                let priority: &[u8] = if flags & PRIORITY == 0 {
+                    &[]
+                } else {
+                    &[0, 0, 0, 0, 16]
+                };
                 let back: &[u8] = if flags & PADDED == 0 { &[] } else { &[0, 0, 0] };
                 frame(HEADERS, flags, &[front, priority, &block, back].concat())
             };
             let data = frame(0, 1, &[7; 100]);
-            let sent = [&preface[..], &wrapped(block(path)), &data, &wrapped(block(path))].concat();
-            let expected = [&preface[..], &wrapped(block(b"a")), &data, &wrapped(block(b"a"))].concat();
+            let sent = [
+                &preface[..],
+                &wrapped(block(path)),
+                &data,
+                &wrapped(block(path)),
+            ]
+            .concat();
+            let expected = [
+                &preface[..],
+                &wrapped(block(b"a")),
+                &data,
+                &wrapped(block(b"a")),
+            ]
+            .concat();
             for piece in [1, 7, 4096] {
                 assert_eq!(through(&sent, piece), expected);
             }
         }
         let spelled = |authority: &[u8]| {
             let length = u8::try_from(authority.len()).unwrap_or(0);
-            frame(HEADERS, END_HEADERS, &[&[0x40, 10], SPELLED, &[length], authority, &[0x83]].concat())
+            frame(
+                HEADERS,
+                END_HEADERS,
+                &[&[0x40, 10], SPELLED, &[length], authority, &[0x83]].concat(),
+            )
         };
-        assert_eq!(through(&[&preface[..], &spelled(path)].concat(), 3), [&preface[..], &spelled(b"a")].concat());
+        assert_eq!(
+            through(&[&preface[..], &spelled(path)].concat(), 3),
+            [&preface[..], &spelled(b"a")].concat()
+        );
         // Indexed, absent, or split over CONTINUATION frames: as it is.
-        for sent in [frame(HEADERS, END_HEADERS, &[0x83, 0x81, 0x86]), frame(HEADERS, 0, &block(path)), frame(9, END_HEADERS, &block(path))] {
+        for sent in [
+            frame(HEADERS, END_HEADERS, &[0x83, 0x81, 0x86]),
+            frame(HEADERS, 0, &block(path)),
+            frame(9, END_HEADERS, &block(path)),
+        ] {
             let sent = [&preface[..], &sent].concat();
             assert_eq!(through(&sent, 5), sent);
         }

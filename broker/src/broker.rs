@@ -71,7 +71,8 @@ pub struct CallLimits {
     pub longest_task: sundew_core::Ttl,
 }
 
-/// P12: one limiter per workload, whatever number of connections it has. A connection looks its own up once.
+/// P12: one limiter per workload, whatever number of connections it has. A connection looks its own
+/// up once.
 pub struct Limiters {
     quota: Quota,
     known: Mutex<HashMap<SpiffeId, Arc<DefaultDirectRateLimiter>>>,
@@ -81,19 +82,30 @@ impl Limiters {
     /// Limiters of this rate, with bursts of twice as many calls.
     #[must_use]
     pub fn new(limits: &CallLimits) -> Self {
-        let burst = NonZeroU32::saturating_mul(limits.calls_per_second, NonZeroU32::MIN.saturating_add(1));
-        Self { quota: Quota::per_second(limits.calls_per_second).allow_burst(burst), known: Mutex::default() }
+        let burst =
+            NonZeroU32::saturating_mul(limits.calls_per_second, NonZeroU32::MIN.saturating_add(1));
+        Self {
+            quota: Quota::per_second(limits.calls_per_second).allow_burst(burst),
+            known: Mutex::default(),
+        }
     }
 
     fn of(&self, id: &SpiffeId) -> Arc<DefaultDirectRateLimiter> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(known.entry(id.clone()).or_insert_with(|| Arc::new(DefaultDirectRateLimiter::direct(self.quota))))
+        Arc::clone(
+            known
+                .entry(id.clone())
+                .or_insert_with(|| Arc::new(DefaultDirectRateLimiter::direct(self.quota))),
+        )
     }
 
-    /// Forgets those that no connection holds. A workload that comes back after that begins with a full bucket: one burst more for
-    /// each time that this runs.
+    /// Forgets those that no connection holds. A workload that comes back after that begins with a
+    /// full bucket: one burst more for each time that this runs.
     pub(crate) fn forget(&self) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, limiter| Arc::strong_count(limiter) > 1);
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, limiter| Arc::strong_count(limiter) > 1);
     }
 }
 
@@ -148,12 +160,18 @@ pub struct Broker {
 /// 16 random bytes in base64url: a correlation id, or an idempotency key that nobody knows.
 pub(crate) fn random_name() -> Result<String, Refusal> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Refusal::Seal { what: "random name", cause: SealError::Random })?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Refusal::Seal {
+            what: "random name",
+            cause: SealError::Random,
+        })?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 impl Broker {
-    /// The way of every call: the peer is good now, within its rate, and a refusal is on the record once (P10, P11).
+    /// The way of every call: the peer is good now, within its rate, and a refusal is on the record
+    /// once (P10, P11).
     pub(crate) async fn serve<Q, A, F>(
         self: &Arc<Self>,
         rpc: &'static str,
@@ -185,11 +203,15 @@ impl Broker {
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
         A: Send + 'static,
     {
-        self.serve(rpc, request, |broker, peer, body| ToTheEnd::new(use_case(broker, peer, body))).await
+        self.serve(rpc, request, |broker, peer, body| {
+            ToTheEnd::new(use_case(broker, peer, body))
+        })
+        .await
     }
 
-    /// The same for what issues something. P12: that has a budget of its own, so that under overload endings and introspection are served
-    /// and what cannot be issued soon is refused at once.
+    /// The same for what issues something. P12: that has a budget of its own, so that under
+    /// overload endings and introspection are served and what cannot be issued soon is refused
+    /// at once.
     pub(crate) async fn serve_issuing<Q, A, F>(
         self: &Arc<Self>,
         rpc: &'static str,
@@ -202,9 +224,12 @@ impl Broker {
     {
         let place = Arc::clone(&self.issuing).try_acquire_owned();
         self.serve_to_the_end(rpc, request, |broker, peer, body| {
-            let work = place.ok().map(|place| (place, use_case(broker, peer, body)));
+            let work = place
+                .ok()
+                .map(|place| (place, use_case(broker, peer, body)));
             async move {
-                // The place is held until the use case has run to its end, whether or not the caller is still there.
+                // The place is held until the use case has run to its end, whether or not the
+                // caller is still there.
                 let (_place, work) = work.ok_or(Refusal::Overload)?;
                 work.await
             }
@@ -215,13 +240,22 @@ impl Broker {
     pub(crate) fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
         let peer = peer.ok_or(Refusal::Unauthenticated)?;
         peer.check(&self.trust, clock::now_ms())?;
-        if peer.limiter(|| self.limiters.of(peer.id())).check().is_err() {
+        if peer
+            .limiter(|| self.limiters.of(peer.id()))
+            .check()
+            .is_err()
+        {
             return Err(Refusal::RateLimit);
         }
         Ok(Arc::clone(peer))
     }
 
-    pub(crate) fn answer<A>(&self, rpc: &'static str, peer: Option<&Peer>, result: Result<A, Refusal>) -> Result<Response<A>, Status> {
+    pub(crate) fn answer<A>(
+        &self,
+        rpc: &'static str,
+        peer: Option<&Peer>,
+        result: Result<A, Refusal>,
+    ) -> Result<Response<A>, Status> {
         match result {
             Ok(answer) => {
                 self.metrics.call(rpc, "Ok");
@@ -231,11 +265,19 @@ impl Broker {
         }
     }
 
-    pub(crate) fn refuse(&self, rpc: &'static str, peer: Option<&Peer>, refusal: &Refusal) -> Status {
+    pub(crate) fn refuse(
+        &self,
+        rpc: &'static str,
+        peer: Option<&Peer>,
+        refusal: &Refusal,
+    ) -> Status {
         let correlation = random_name().unwrap_or_default();
         let status = refusal.status(&correlation);
         self.metrics.call(rpc, code_name(status.code()));
-        let mut record = journal::record("refused").with("rpc", rpc).with("reason", refusal).with("correlation", &correlation);
+        let mut record = journal::record("refused")
+            .with("rpc", rpc)
+            .with("reason", refusal)
+            .with("correlation", &correlation);
         if let Some(peer) = peer {
             record = record.with("peer", peer.id()).with("remote", peer.remote());
         }
@@ -245,17 +287,35 @@ impl Broker {
 
     /// AC-18: a role is a line of the configuration, and nothing else.
     pub(crate) fn require(&self, peer: &Peer, role: Role) -> Result<(), Refusal> {
-        let granted = self.operators.load().get(peer.id()).is_some_and(|roles| roles.contains(&role));
-        if granted { Ok(()) } else { Err(Refusal::Role(role.as_str())) }
+        let granted = self
+            .operators
+            .load()
+            .get(peer.id())
+            .is_some_and(|roles| roles.contains(&role));
+        if granted {
+            Ok(())
+        } else {
+            Err(Refusal::Role(role.as_str()))
+        }
     }
 
-    /// P4, P10: puts an ending on the record and appends it. Once this answers, nobody answers "active" for what it covers.
-    pub(crate) async fn end(&self, event: Event, until_ms: i64, record: Record) -> Result<(LogEntry, Position), Refusal> {
+    /// P4, P10: puts an ending on the record and appends it. Once this answers, nobody answers
+    /// "active" for what it covers.
+    pub(crate) async fn end(
+        &self,
+        event: Event,
+        until_ms: i64,
+        record: Record,
+    ) -> Result<(LogEntry, Position), Refusal> {
         self.end_as(Keeper::entry(event, until_ms)?, record).await
     }
 
     /// The same for an entry that has its name already.
-    pub(crate) async fn end_as(&self, entry: LogEntry, record: Record) -> Result<(LogEntry, Position), Refusal> {
+    pub(crate) async fn end_as(
+        &self,
+        entry: LogEntry,
+        record: Record,
+    ) -> Result<(LogEntry, Position), Refusal> {
         let text = String::from_utf8_lossy(&entry.encode()).into_owned();
         self.journal.write(record.with("entry", text)).await?;
         self.metrics.ending();
@@ -263,9 +323,14 @@ impl Broker {
         Ok((entry, position))
     }
 
-    /// The one token that a task has for an idempotency key: derived, so that a retry gets the same and nothing is stored.
+    /// The one token that a task has for an idempotency key: derived, so that a retry gets the same
+    /// and nothing is stored.
     pub(crate) fn credential(&self, task: TaskId, key: &str, certificate: &[u8; 32]) -> Credential {
-        Credential::new(task, self.root().derive(&[b"token", task.as_bytes(), key.as_bytes(), certificate]))
+        Credential::new(
+            task,
+            self.root()
+                .derive(&[b"token", task.as_bytes(), key.as_bytes(), certificate]),
+        )
     }
 
     /// The root key.
@@ -280,7 +345,10 @@ pub(crate) fn idempotency_key(given: String) -> Result<String, Refusal> {
         return random_name();
     }
     if given.len() > 128 || !given.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Refusal::invalid("idempotency_key", "must be 1 to 128 printable ASCII characters"));
+        return Err(Refusal::invalid(
+            "idempotency_key",
+            "must be 1 to 128 printable ASCII characters",
+        ));
     }
     Ok(given)
 }

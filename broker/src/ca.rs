@@ -1,11 +1,12 @@
 //! The embedded CA: X.509-SVIDs and JWT-SVIDs for registered workloads, for those without SPIRE.
 //!
-//! The CA's keys are kept in the store, sealed under the root key, so that several brokers are one CA. P1: whom to issue to is
-//! decided by the callers; a CSR contributes its key and nothing else.
+//! The CA's keys are kept in the store, sealed under the root key, so that several brokers are one
+//! CA. P1: whom to issue to is decided by the callers; a CSR contributes its key and nothing else.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use serde::{Deserialize, Serialize};
@@ -79,15 +80,33 @@ impl Drop for Stored {
 
 impl Ca {
     /// Opens the trust domain's CA, or makes it if there is none.
-    pub async fn open(store: &dyn Store, root: &RootKey, trust_domain: TrustDomain, ttl: Ttl) -> Result<Self, CaError> {
-        let text = sealed(store, root, &format!("ca/{trust_domain}"), || create(&trust_domain)).await?;
-        let stored: Stored = serde_json::from_slice(text.expose()).map_err(|_| SealError::Opening)?;
-        let jwt = sealed(store, root, &format!("jwt/{trust_domain}"), || Ok(JwtAuthority::create()?)).await?;
+    pub async fn open(
+        store: &dyn Store,
+        root: &RootKey,
+        trust_domain: TrustDomain,
+        ttl: Ttl,
+    ) -> Result<Self, CaError> {
+        let text = sealed(store, root, &format!("ca/{trust_domain}"), || {
+            create(&trust_domain)
+        })
+        .await?;
+        let stored: Stored =
+            serde_json::from_slice(text.expose()).map_err(|_| SealError::Opening)?;
+        let jwt = sealed(store, root, &format!("jwt/{trust_domain}"), || {
+            Ok(JwtAuthority::create()?)
+        })
+        .await?;
         let jwt = JwtAuthority::load(jwt.expose())?;
         let key = KeyPair::try_from(stored.key.as_slice())?;
         let certificate = CertificateDer::from(stored.certificate.clone());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { trust_domain, certificate, issuer, jwt, ttl })
+        Ok(Self {
+            trust_domain,
+            certificate,
+            issuer,
+            jwt,
+            ttl,
+        })
     }
 
     /// Whose CA it is.
@@ -105,7 +124,10 @@ impl Ca {
     /// The trust bundle that verifies what it issues.
     pub fn bundle(&self) -> Result<TrustBundle, CaError> {
         let jwt = Some(self.jwt.bundle()?);
-        Ok(TrustBundle::from_der(self.trust_domain.clone(), [self.certificate.as_ref()])?.with_jwt(jwt))
+        Ok(
+            TrustBundle::from_der(self.trust_domain.clone(), [self.certificate.as_ref()])?
+                .with_jwt(jwt),
+        )
     }
 
     /// A JWT-SVID.
@@ -113,15 +135,20 @@ impl Ca {
         Ok(self.jwt.issue(id, audience, clock::now_ms(), self.ttl)?)
     }
 
-    /// The SubjectPublicKeyInfo of a CSR's key, in DER. The CSR's signature is verified: whoever made it has the key.
+    /// The SubjectPublicKeyInfo of a CSR's key, in DER. The CSR's signature is verified: whoever
+    /// made it has the key.
     pub fn public_key_of(csr: &[u8]) -> Result<Vec<u8>, CaError> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)).map_err(|_| CaError::Csr)?;
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+                .map_err(|_| CaError::Csr)?;
         Ok(request.public_key.subject_public_key_info())
     }
 
     /// An SVID for the key of a CSR (PKCS#10, DER). Everything else in the CSR is ignored.
     pub fn issue_for_csr(&self, id: &SpiffeId, csr: &[u8]) -> Result<IssuedSvid, CaError> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)).map_err(|_| CaError::Csr)?;
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+                .map_err(|_| CaError::Csr)?;
         self.issue(id, &request.public_key)
     }
 
@@ -133,28 +160,56 @@ impl Ca {
 
     fn issue(&self, id: &SpiffeId, key: &impl PublicKeyData) -> Result<IssuedSvid, CaError> {
         let now_ms = clock::now_ms();
-        let not_after_ms = now_ms.saturating_add(self.ttl.as_ms()).div_euclid(1000).saturating_mul(1000);
+        let not_after_ms = now_ms
+            .saturating_add(self.ttl.as_ms())
+            .div_euclid(1000)
+            .saturating_mul(1000);
         let mut params = CertificateParams::default();
         params.distinguished_name = name("Sundew workload");
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, now_ms.saturating_sub(BACKDATE_MS), not_after_ms)?;
+        set_validity(
+            &mut params,
+            now_ms.saturating_sub(BACKDATE_MS),
+            not_after_ms,
+        )?;
         params.serial_number = Some(serial()?);
         let certificate = params.signed_by(key, &self.issuer)?;
-        Ok(IssuedSvid { chain: vec![certificate.der().clone()], bundle: vec![self.certificate.clone()], not_after_ms })
+        Ok(IssuedSvid {
+            chain: vec![certificate.der().clone()],
+            bundle: vec![self.certificate.clone()],
+            not_after_ms,
+        })
     }
 }
 
-/// What the store has under a name, opened; or something new, unless another broker is quicker: then its is what counts.
-async fn sealed(store: &dyn Store, root: &RootKey, name: &str, create: impl Fn() -> Result<SecretBytes, CaError>) -> Result<SecretBytes, CaError> {
+/// What the store has under a name, opened; or something new, unless another broker is quicker:
+/// then its is what counts.
+async fn sealed(
+    store: &dyn Store,
+    root: &RootKey,
+    name: &str,
+    create: impl Fn() -> Result<SecretBytes, CaError>,
+) -> Result<SecretBytes, CaError> {
     loop {
         if let Some(sealed) = store.document(DocumentKind::Meta, name).await? {
             return Ok(root.unwrap(name, &sealed)?);
         }
-        if store.replace_document(DocumentKind::Meta, name, None, Some(&root.wrap(name, create()?.expose())?)).await? {
+        if store
+            .replace_document(
+                DocumentKind::Meta,
+                name,
+                None,
+                Some(&root.wrap(name, create()?.expose())?),
+            )
+            .await?
+        {
             tracing::info!(name, "key of the embedded CA created");
         }
     }
@@ -168,24 +223,37 @@ fn create(trust_domain: &TrustDomain) -> Result<SecretBytes, CaError> {
     params.subject_alt_names = vec![SanType::URI(trust_domain.id().as_str().try_into()?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_validity(&mut params, now_ms.saturating_sub(BACKDATE_MS), now_ms.saturating_add(CA_LIFE_MS))?;
+    set_validity(
+        &mut params,
+        now_ms.saturating_sub(BACKDATE_MS),
+        now_ms.saturating_add(CA_LIFE_MS),
+    )?;
     params.serial_number = Some(serial()?);
     let certificate = params.self_signed(&key)?;
-    let stored = Stored { certificate: certificate.der().to_vec(), key: key.serialize_der() };
-    Ok(SecretBytes::new(serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?))
+    let stored = Stored {
+        certificate: certificate.der().to_vec(),
+        key: key.serialize_der(),
+    };
+    Ok(SecretBytes::new(
+        serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?,
+    ))
 }
 
 /// Distinct on CA and leaf: equal names break path building elsewhere.
 fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Sundew");
-    name.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
+    name.push(
+        DnType::CommonName,
+        common_name.chars().take(64).collect::<String>(),
+    );
     name
 }
 
 fn serial() -> Result<SerialNumber, CaError> {
     let mut bytes = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).map_err(|_| SealError::Random)?;
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| SealError::Random)?;
     // Positive and never zero (RFC 5280, section 4.1.2.2).
     if let Some(first) = bytes.first_mut() {
         *first = *first & 0x7f | 0x40;

@@ -1,9 +1,11 @@
-//! A durable, hash-chained, append-only file with group commit. The journal and the embedded store are written with it.
+//! A durable, hash-chained, append-only file with group commit. The journal and the embedded store
+//! are written with it.
 //!
-//! P10: a record is acknowledged only after `fdatasync`. A file is a 44-byte header (magic, format, the hash that the chain
-//! goes on from) and records `len: u32 LE ‖ payload ‖ SHA-256(previous hash ‖ len ‖ payload)`. What `fdatasync` failed on is
-//! never trusted again by this process; a write that failed is cut off. A torn tail was never acknowledged and is cut at open;
-//! anything else that does not verify is an error.
+//! P10: a record is acknowledged only after `fdatasync`. A file is a 44-byte header (magic, format,
+//! the hash that the chain goes on from) and records `len: u32 LE ‖ payload ‖ SHA-256(previous hash
+//! ‖ len ‖ payload)`. What `fdatasync` failed on is never trusted again by this process; a write
+//! that failed is cut off. A torn tail was never acknowledged and is cut at open; anything else
+//! that does not verify is an error.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
@@ -20,7 +22,8 @@ const HEADER: usize = 44;
 const MAX_RECORD: usize = 4 << 20;
 /// Most records waiting to be written.
 const QUEUE: usize = 1 << 16;
-/// A group of so many shows that many callers write at once; then the next one is waited for a little.
+/// A group of so many shows that many callers write at once; then the next one is waited for a
+/// little.
 const BUSY_GROUP: usize = 6;
 const GATHER: std::time::Duration = std::time::Duration::from_micros(1500);
 /// Most memory kept for the next group, in bytes.
@@ -61,7 +64,8 @@ pub enum ChainLogError {
     TooLarge,
 }
 
-/// Whoever waits gets its buffer back, so that it goes where it came from: memory that another thread frees costs both of them.
+/// Whoever waits gets its buffer back, so that it goes where it came from: memory that another
+/// thread frees costs both of them.
 type Done = oneshot::Sender<Result<Vec<u8>, ChainLogError>>;
 
 enum Command {
@@ -89,15 +93,27 @@ impl Drop for ChainLog {
 impl ChainLog {
     /// Opens or creates the file, hands each record in it to `record`, and starts the writer.
     /// `follows` is the hash that a new file's chain goes on from; an existing file has its own.
-    pub fn open(path: &Path, follows: ChainHash, mut record: impl FnMut(&[u8])) -> Result<Self, ChainLogError> {
+    pub fn open(
+        path: &Path,
+        follows: ChainHash,
+        mut record: impl FnMut(&[u8]),
+    ) -> Result<Self, ChainLogError> {
         let file = Tail::open(path, follows, &mut record)?;
         let (commands, receiver) = sync_channel(QUEUE);
-        let writer = thread::Builder::new().name("sundew-log".to_owned()).spawn(move || write_groups(file, &receiver));
-        Ok(Self { commands: Some(commands), writer: Some(writer.map_err(|e| io_error(path, &e))?) })
+        let writer = thread::Builder::new()
+            .name("sundew-log".to_owned())
+            .spawn(move || write_groups(file, &receiver));
+        Ok(Self {
+            commands: Some(commands),
+            writer: Some(writer.map_err(|e| io_error(path, &e))?),
+        })
     }
 
     /// Hands over a record; the receiver hears when it is durable.
-    pub fn submit(&self, payload: Vec<u8>) -> Result<oneshot::Receiver<Result<Vec<u8>, ChainLogError>>, ChainLogError> {
+    pub fn submit(
+        &self,
+        payload: Vec<u8>,
+    ) -> Result<oneshot::Receiver<Result<Vec<u8>, ChainLogError>>, ChainLogError> {
         let (done, durable) = oneshot::channel();
         self.send(payload, Some(done))?;
         Ok(durable)
@@ -130,12 +146,19 @@ impl ChainLog {
 
     /// Appends and waits until durable.
     pub async fn append(&self, payload: Vec<u8>) -> Result<(), ChainLogError> {
-        self.submit(payload)?.await.unwrap_or(Err(ChainLogError::Poisoned)).map(drop)
+        self.submit(payload)?
+            .await
+            .unwrap_or(Err(ChainLogError::Poisoned))
+            .map(drop)
     }
 }
 
-/// Reads a file that may be in use, record by record, verifying the chain. Answers its start and end hash; a torn tail is ignored.
-pub fn read(path: &Path, mut record: impl FnMut(&[u8])) -> Result<(ChainHash, ChainHash), ChainLogError> {
+/// Reads a file that may be in use, record by record, verifying the chain. Answers its start and
+/// end hash; a torn tail is ignored.
+pub fn read(
+    path: &Path,
+    mut record: impl FnMut(&[u8]),
+) -> Result<(ChainHash, ChainHash), ChainLogError> {
     let file = File::open(path).map_err(|e| io_error(path, &e))?;
     let scan = scan(path, &file, &mut record)?;
     Ok((scan.follows, scan.hash))
@@ -150,7 +173,10 @@ struct Scan {
 fn scan(path: &Path, file: &File, record: &mut dyn FnMut(&[u8])) -> Result<Scan, ChainLogError> {
     let length = file.metadata().map_err(|e| io_error(path, &e))?.len();
     let mut reader = BufReader::with_capacity(1 << 16, file);
-    let altered = |offset| ChainLogError::Altered { path: path.to_owned(), offset };
+    let altered = |offset| ChainLogError::Altered {
+        path: path.to_owned(),
+        offset,
+    };
     let mut header = [0; HEADER];
     reader.read_exact(&mut header).map_err(|_| altered(0))?;
     let (magic, follows) = header.split_first_chunk::<12>().ok_or_else(|| altered(0))?;
@@ -158,7 +184,11 @@ fn scan(path: &Path, file: &File, record: &mut dyn FnMut(&[u8])) -> Result<Scan,
     if magic != MAGIC {
         return Err(altered(0));
     }
-    let mut scan = Scan { follows, hash: follows, end: u64::try_from(HEADER).unwrap_or_default() };
+    let mut scan = Scan {
+        follows,
+        hash: follows,
+        end: u64::try_from(HEADER).unwrap_or_default(),
+    };
     let mut buffer = Vec::new();
     loop {
         let left = length.saturating_sub(scan.end);
@@ -169,14 +199,22 @@ fn scan(path: &Path, file: &File, record: &mut dyn FnMut(&[u8])) -> Result<Scan,
         let size = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
         let whole = u64::try_from(size).unwrap_or(u64::MAX).saturating_add(36);
         if size == 0 || size > MAX_RECORD {
-            return if only_zeros(&mut reader) && size == 0 { Ok(scan) } else { Err(altered(scan.end)) };
+            return if only_zeros(&mut reader) && size == 0 {
+                Ok(scan)
+            } else {
+                Err(altered(scan.end))
+            };
         }
         if whole > left {
             return Ok(scan);
         }
         buffer.resize(size + 32, 0);
-        reader.read_exact(&mut buffer).map_err(|e| io_error(path, &e))?;
-        let (payload, hash) = buffer.split_at_checked(size).ok_or_else(|| altered(scan.end))?;
+        reader
+            .read_exact(&mut buffer)
+            .map_err(|e| io_error(path, &e))?;
+        let (payload, hash) = buffer
+            .split_at_checked(size)
+            .ok_or_else(|| altered(scan.end))?;
         let expected = chain(&scan.hash, payload);
         if hash != expected {
             return Err(altered(scan.end));
@@ -202,7 +240,11 @@ fn only_zeros(reader: &mut impl Read) -> bool {
 fn chain(previous: &ChainHash, payload: &[u8]) -> ChainHash {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(previous);
-    context.update(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    context.update(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     context.update(payload);
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
@@ -210,7 +252,10 @@ fn chain(previous: &ChainHash, payload: &[u8]) -> ChainHash {
 }
 
 fn io_error(path: &Path, error: &io::Error) -> ChainLogError {
-    ChainLogError::Io { path: path.to_owned(), reason: error.to_string() }
+    ChainLogError::Io {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 struct Tail {
@@ -224,17 +269,35 @@ struct Tail {
 }
 
 impl Tail {
-    fn open(path: &Path, follows: ChainHash, record: &mut dyn FnMut(&[u8])) -> Result<Self, ChainLogError> {
+    fn open(
+        path: &Path,
+        follows: ChainHash,
+        record: &mut dyn FnMut(&[u8]),
+    ) -> Result<Self, ChainLogError> {
         let fail = |e: &io::Error| io_error(path, e);
         if !path.try_exists().map_err(|e| fail(&e))? {
             // A file appears whole or not at all.
             return Self::create(path, follows, &[]);
         }
-        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| fail(&e))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|e| fail(&e))?;
         lock(&file).map_err(|e| fail(&e))?;
         let scan = scan(path, &file, record)?;
-        file.set_len(scan.end).and_then(|()| file.sync_all()).and_then(|()| file.seek(SeekFrom::End(0))).map_err(|e| fail(&e))?;
-        Ok(Self { path: path.to_owned(), file, hash: scan.hash, end: scan.end, poisoned: false, bytes: Vec::new() })
+        file.set_len(scan.end)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| file.seek(SeekFrom::End(0)))
+            .map_err(|e| fail(&e))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            hash: scan.hash,
+            end: scan.end,
+            poisoned: false,
+            bytes: Vec::new(),
+        })
     }
 
     fn create(path: &Path, follows: ChainHash, records: &[Vec<u8>]) -> Result<Self, ChainLogError> {
@@ -251,15 +314,27 @@ impl Tail {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&fresh).map_err(|e| fail(&e))?;
         lock(&file).map_err(|e| fail(&e))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(|e| fail(&e))?;
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| fail(&e))?;
         std::fs::rename(&fresh, path).map_err(|e| fail(&e))?;
         if let Some(folder) = path.parent() {
-            File::open(folder).and_then(|d| d.sync_all()).map_err(|e| fail(&e))?;
+            File::open(folder)
+                .and_then(|d| d.sync_all())
+                .map_err(|e| fail(&e))?;
         }
-        Ok(Self { path: path.to_owned(), file, hash, end: u64::try_from(bytes.len()).unwrap_or_default(), poisoned: false, bytes: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            hash,
+            end: u64::try_from(bytes.len()).unwrap_or_default(),
+            poisoned: false,
+            bytes: Vec::new(),
+        })
     }
 
-    /// Records that nobody waits for are written and become durable with the next ones that somebody waits for.
+    /// Records that nobody waits for are written and become durable with the next ones that
+    /// somebody waits for.
     fn write(&mut self, payloads: &[Vec<u8>], durable: bool) -> Result<(), ChainLogError> {
         if self.poisoned {
             return Err(ChainLogError::Poisoned);
@@ -270,8 +345,12 @@ impl Tail {
             frame(&mut hash, payload, &mut self.bytes);
         }
         if let Err(e) = self.file.write_all(&self.bytes) {
-            // Nothing of it is acknowledged; cut it off, so that the next write follows the last good record.
-            let cut = self.file.set_len(self.end).and_then(|()| self.file.seek(SeekFrom::Start(self.end)));
+            // Nothing of it is acknowledged; cut it off, so that the next write follows the last
+            // good record.
+            let cut = self
+                .file
+                .set_len(self.end)
+                .and_then(|()| self.file.seek(SeekFrom::Start(self.end)));
             self.poisoned = cut.is_err();
             return Err(io_error(&self.path, &e));
         }
@@ -280,7 +359,9 @@ impl Tail {
             return Err(io_error(&self.path, &e));
         }
         self.hash = hash;
-        self.end = self.end.saturating_add(u64::try_from(self.bytes.len()).unwrap_or_default());
+        self.end = self
+            .end
+            .saturating_add(u64::try_from(self.bytes.len()).unwrap_or_default());
         // A group that was once large does not hold its memory for ever.
         self.bytes.shrink_to(KEPT_BYTES);
         Ok(())
@@ -295,7 +376,11 @@ fn lock(file: &File) -> io::Result<()> {
 
 fn frame(hash: &mut ChainHash, payload: &[u8], out: &mut Vec<u8>) {
     *hash = chain(hash, payload);
-    out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     out.extend_from_slice(payload);
     out.extend_from_slice(hash);
 }
@@ -307,7 +392,8 @@ fn write_groups(mut tail: Tail, commands: &Receiver<Command>) {
         match command {
             Command::Append(payload, done) => {
                 if last_group >= BUSY_GROUP {
-                    // Those who were just answered are about to come back; one sync for all of them costs as much as for one.
+                    // Those who were just answered are about to come back; one sync for all of them
+                    // costs as much as for one.
                     thread::sleep(GATHER);
                 }
                 let mut size = payload.len();
@@ -339,7 +425,9 @@ fn write_groups(mut tail: Tail, commands: &Receiver<Command>) {
             }
             Command::Replace(records) => match Tail::create(&tail.path, [0; 32], &records) {
                 Ok(fresh) => tail = fresh,
-                Err(e) => tracing::error!(error = %e, "log could not be compacted; going on with the long one"),
+                Err(e) => {
+                    tracing::error!(error = %e, "log could not be compacted; going on with the long one")
+                }
             },
         }
         if next.is_none() {

@@ -19,7 +19,10 @@ async fn what_was_acknowledged_is_there_and_the_chain_goes_on_over_restarts() {
     let path = folder.path().join("log");
     written(&path, &[b"a", b"bb"]).await;
     written(&path, &[b"ccc"]).await;
-    assert_eq!(contents(&path).unwrap(), [b"a".to_vec(), b"bb".to_vec(), b"ccc".to_vec()]);
+    assert_eq!(
+        contents(&path).unwrap(),
+        [b"a".to_vec(), b"bb".to_vec(), b"ccc".to_vec()]
+    );
 }
 
 #[tokio::test]
@@ -34,7 +37,9 @@ async fn a_tail_torn_at_any_byte_is_cut_and_nothing_before_it_is_lost() {
         let mut seen = Vec::new();
         drop(ChainLog::open(&path, [0; 32], |p| seen.push(p.to_vec())).unwrap());
         assert_eq!(seen, [b"first".to_vec()], "cut at {length}");
-        while std::fs::metadata(&path).unwrap().len() != u64::try_from(first).unwrap() || ChainLog::open(&path, [0; 32], |_| {}).is_err() {
+        while std::fs::metadata(&path).unwrap().len() != u64::try_from(first).unwrap()
+            || ChainLog::open(&path, [0; 32], |_| {}).is_err()
+        {
             tokio::task::yield_now().await;
         }
     }
@@ -50,8 +55,9 @@ async fn t76_every_flipped_byte_is_noticed() {
         let mut edited = whole.clone();
         edited[index] ^= 1;
         std::fs::write(&path, &edited).unwrap();
-        // A length that grows past the end looks like a torn tail: then records are missing, which the next segment's or the
-        // signed head's hash shows; a changed record is never accepted.
+        // A length that grows past the end looks like a torn tail: then records are missing, which
+        // the next segment's or the signed head's hash shows; a changed record is never
+        // accepted.
         match contents(&path) {
             Err(ChainLogError::Altered { .. }) => {}
             Ok(records) => assert!(records.len() < 3, "byte {index}"),
@@ -65,7 +71,10 @@ async fn two_processes_cannot_write_one_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
     let _held = ChainLog::open(&path, [0; 32], |_| {}).unwrap();
-    assert!(matches!(ChainLog::open(&path, [0; 32], |_| {}), Err(ChainLogError::Io { .. })));
+    assert!(matches!(
+        ChainLog::open(&path, [0; 32], |_| {}),
+        Err(ChainLogError::Io { .. })
+    ));
 }
 
 #[tokio::test]
@@ -76,5 +85,8 @@ async fn replacing_keeps_what_comes_after() {
     log.append(b"old".to_vec()).await.unwrap();
     log.replace(vec![b"new".to_vec()]).unwrap();
     log.append(b"after".to_vec()).await.unwrap();
-    assert_eq!(contents(&path).unwrap(), [b"new".to_vec(), b"after".to_vec()]);
+    assert_eq!(
+        contents(&path).unwrap(),
+        [b"new".to_vec(), b"after".to_vec()]
+    );
 }

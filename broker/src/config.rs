@@ -1,7 +1,8 @@
-//! The configuration: one TOML file, unknown fields refused, all errors at once by key. Defaults are the safe values.
+//! The configuration: one TOML file, unknown fields refused, all errors at once by key. Defaults
+//! are the safe values.
 //!
-//! Two stages: what the file says (private, serde), and [`Config`], what the program needs. Secrets come from files (AC-87: no
-//! setting turns a check off).
+//! Two stages: what the file says (private, serde), and [`Config`], what the program needs. Secrets
+//! come from files (AC-87: no setting turns a check off).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,7 +21,9 @@ use crate::store::redis::{Durability, RedisUrl};
 use crate::tls::ListenerLimits;
 
 mod file;
-use file::{FileJournal, FileKeys, FileLimits, FileOperator, FileRevocation, FileStore, FileTrust, Sections};
+use file::{
+    FileJournal, FileKeys, FileLimits, FileOperator, FileRevocation, FileStore, FileTrust, Sections,
+};
 
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -153,7 +156,8 @@ pub struct IssuerConfig {
     pub preset: Preset,
     /// Where its keys are: a file, watched.
     pub jwks_file: Option<PathBuf>,
-    /// Where its keys are: an https URL, fetched in the background. Without either, `<url>/.well-known/openid-configuration` tells.
+    /// Where its keys are: an https URL, fetched in the background. Without either,
+    /// `<url>/.well-known/openid-configuration` tells.
     pub jwks_url: Option<String>,
     /// PEM of the CA of the URL, if it is not a public one.
     pub ca_file: Option<PathBuf>,
@@ -169,14 +173,20 @@ fn default_max_age() -> Ttl {
 impl Config {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("cannot be read: {e}")]))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(vec![format!("cannot be read: {e}")]))?;
         Self::parse(&text)
     }
 
     /// Reads a text.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| ConfigError(vec![e.to_string().trim_end().to_owned()]))?;
-        let mut sections = Sections { table, errors: Vec::new() };
+        let table: toml::Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError(vec![e.to_string().trim_end().to_owned()]))?;
+        let mut sections = Sections {
+            table,
+            errors: Vec::new(),
+        };
         let listen: Option<Listen> = sections.need("listen");
         let identity: Option<Identity> = sections.need("identity");
         let trust: Vec<FileTrust> = sections.take("trust").unwrap_or_default();
@@ -196,9 +206,14 @@ impl Config {
         check_material(&material, &mut errors);
         if let (Some(listen), Some(identity)) = (&listen, &identity) {
             let embedded = matches!(identity, Identity::EmbeddedCa { .. });
-            for (name, set) in [("enrollment", listen.enrollment.is_some()), ("workload_api", listen.workload_api.is_some())] {
+            for (name, set) in [
+                ("enrollment", listen.enrollment.is_some()),
+                ("workload_api", listen.workload_api.is_some()),
+            ] {
                 if set && !embedded {
-                    errors.push(format!("listen.{name}: needs identity.source = \"embedded_ca\""));
+                    errors.push(format!(
+                        "listen.{name}: needs identity.source = \"embedded_ca\""
+                    ));
                 }
             }
             if matches!(identity, Identity::Files { .. }) && trust.is_empty() {
@@ -206,7 +221,11 @@ impl Config {
             }
         }
         let mut bundles = BTreeMap::new();
-        for FileTrust { trust_domain, bundle } in trust {
+        for FileTrust {
+            trust_domain,
+            bundle,
+        } in trust
+        {
             if bundles.insert(trust_domain.clone(), bundle).is_some() {
                 errors.push(format!("trust: {trust_domain} is named twice"));
             }
@@ -216,34 +235,47 @@ impl Config {
             if operator.roles.is_empty() {
                 errors.push(format!("operators: {} has no roles", operator.spiffe_id));
             }
-            roles.entry(operator.spiffe_id).or_default().extend(operator.roles);
+            roles
+                .entry(operator.spiffe_id)
+                .or_default()
+                .extend(operator.roles);
         }
         match (listen, identity, store, keys, journal) {
-            (Some(listen), Some(identity), Some(store), Some(keys), Some(journal)) if errors.is_empty() => Ok(Self {
-                listen,
-                identity,
-                trust: bundles,
-                bundle_limit: limits.bundle_age.to_std(),
-                store,
-                root_key_file: keys.root_key_file,
-                journal: journal.directory,
-                bounds: Bounds { freshness: revocation.freshness.to_std(), max_skew: revocation.max_clock_skew.to_std() },
-                operators: roles,
-                issuers,
-                material,
-                limits: CallLimits {
-                    calls_per_second: limits.calls_per_second,
-                    issuing: limits.issuing,
-                    purpose_bytes: limits.purpose_bytes,
-                    instruction_bytes: limits.instruction_bytes,
-                    secret_bytes: limits.secret_bytes,
-                    longest_task: limits.max_task_ttl,
-                },
-                connections: ListenerLimits { connections: limits.connections, handshakes: limits.handshakes },
-                connection_age: limits.connection_age.to_std(),
-                message_bytes: limits.message_bytes,
-                streams: limits.streams,
-            }),
+            (Some(listen), Some(identity), Some(store), Some(keys), Some(journal))
+                if errors.is_empty() =>
+            {
+                Ok(Self {
+                    listen,
+                    identity,
+                    trust: bundles,
+                    bundle_limit: limits.bundle_age.to_std(),
+                    store,
+                    root_key_file: keys.root_key_file,
+                    journal: journal.directory,
+                    bounds: Bounds {
+                        freshness: revocation.freshness.to_std(),
+                        max_skew: revocation.max_clock_skew.to_std(),
+                    },
+                    operators: roles,
+                    issuers,
+                    material,
+                    limits: CallLimits {
+                        calls_per_second: limits.calls_per_second,
+                        issuing: limits.issuing,
+                        purpose_bytes: limits.purpose_bytes,
+                        instruction_bytes: limits.instruction_bytes,
+                        secret_bytes: limits.secret_bytes,
+                        longest_task: limits.max_task_ttl,
+                    },
+                    connections: ListenerLimits {
+                        connections: limits.connections,
+                        handshakes: limits.handshakes,
+                    },
+                    connection_age: limits.connection_age.to_std(),
+                    message_bytes: limits.message_bytes,
+                    streams: limits.streams,
+                })
+            }
             _ => Err(ConfigError(errors)),
         }
     }
@@ -273,17 +305,31 @@ fn check_store(store: FileStore, errors: &mut Vec<String>) -> Option<StoreConfig
         }
         Ok(url) => {
             // P4: where there may be a failover, a view must be renewed by more than one node.
-            let replicas = store.replicas.unwrap_or_else(|| u32::from(url.fails_over()));
+            let replicas = store
+                .replicas
+                .unwrap_or_else(|| u32::from(url.fails_over()));
             if url.fails_over() && !(1..=10).contains(&replicas) {
                 errors.push("store.replicas: with Sentinel or Cluster, each primary needs between 1 and 10 replicas".to_owned());
                 return None;
             }
             if store.durability == Durability::Replicated && replicas == 0 {
-                errors.push("store.durability: `replicated` needs store.replicas to be at least 1".to_owned());
+                errors.push(
+                    "store.durability: `replicated` needs store.replicas to be at least 1"
+                        .to_owned(),
+                );
                 return None;
             }
-            let (password_file, ca_file, timeout) = (store.password_file, store.ca_file, store.timeout.to_std());
-            Some(StoreConfig::Redis { url, password_file, ca_file, client, timeout, replicas, durability: store.durability })
+            let (password_file, ca_file, timeout) =
+                (store.password_file, store.ca_file, store.timeout.to_std());
+            Some(StoreConfig::Redis {
+                url,
+                password_file,
+                ca_file,
+                client,
+                timeout,
+                replicas,
+                durability: store.durability,
+            })
         }
         Err(error) => {
             errors.push(format!("store.url: {error}, or embedded:PATH"));
@@ -298,13 +344,34 @@ fn check_limits(limits: &FileLimits, revocation: &FileRevocation, errors: &mut V
             errors.push(problem.to_owned());
         }
     };
-    check((100..=60_000).contains(&revocation.freshness.as_ms()), "revocation.freshness: must be between 100ms and 60s");
-    check(revocation.max_clock_skew.as_ms() <= 10_000, "revocation.max_clock_skew: must be at most 10s");
-    check((4096..=16 << 20).contains(&limits.message_bytes), "limits.message_bytes: must be between 4096 and 16777216");
-    check(limits.secret_bytes < limits.message_bytes, "limits.secret_bytes: must be less than limits.message_bytes");
-    check(limits.instruction_bytes < limits.message_bytes, "limits.instruction_bytes: must be less than limits.message_bytes");
-    check((1..=100_000).contains(&limits.issuing), "limits.issuing: must be between 1 and 100000");
-    check(limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0, "limits: connections, handshakes and streams must be at least 1");
+    check(
+        (100..=60_000).contains(&revocation.freshness.as_ms()),
+        "revocation.freshness: must be between 100ms and 60s",
+    );
+    check(
+        revocation.max_clock_skew.as_ms() <= 10_000,
+        "revocation.max_clock_skew: must be at most 10s",
+    );
+    check(
+        (4096..=16 << 20).contains(&limits.message_bytes),
+        "limits.message_bytes: must be between 4096 and 16777216",
+    );
+    check(
+        limits.secret_bytes < limits.message_bytes,
+        "limits.secret_bytes: must be less than limits.message_bytes",
+    );
+    check(
+        limits.instruction_bytes < limits.message_bytes,
+        "limits.instruction_bytes: must be less than limits.message_bytes",
+    );
+    check(
+        (1..=100_000).contains(&limits.issuing),
+        "limits.issuing: must be between 1 and 100000",
+    );
+    check(
+        limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0,
+        "limits: connections, handshakes and streams must be at least 1",
+    );
 }
 
 fn check_issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
@@ -317,14 +384,26 @@ fn check_issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
         if issuer.audience.is_empty() {
             errors.push(format!("issuers: {name}: audience must not be empty"));
         }
-        if issuer.preset == Preset::SpiffeJwt && TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or_default()).is_err() {
+        if issuer.preset == Preset::SpiffeJwt
+            && TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or_default()).is_err()
+        {
             errors.push(format!("issuers: {name}: with preset spiffe_jwt the URL is a trust domain, such as spiffe://example.org"));
         }
-        if issuer.jwks_file.is_none() && !issuer.jwks_url.as_deref().unwrap_or(name).starts_with("https://") {
-            errors.push(format!("issuers: {name}: keys are fetched over https only; use jwks_url, or jwks_file"));
+        if issuer.jwks_file.is_none()
+            && !issuer
+                .jwks_url
+                .as_deref()
+                .unwrap_or(name)
+                .starts_with("https://")
+        {
+            errors.push(format!(
+                "issuers: {name}: keys are fetched over https only; use jwks_url, or jwks_file"
+            ));
         }
         if issuer.jwks_file.is_some() && issuer.jwks_url.is_some() {
-            errors.push(format!("issuers: {name}: jwks_file and jwks_url exclude each other"));
+            errors.push(format!(
+                "issuers: {name}: jwks_file and jwks_url exclude each other"
+            ));
         }
     }
 }
@@ -339,8 +418,12 @@ fn check_material(items: &[MaterialConfig], errors: &mut Vec<String>) {
         match (&item.file, &item.url) {
             (Some(_), None) => {}
             (None, Some(url)) if url.starts_with("https://") => {}
-            (None, Some(_)) => errors.push(format!("trust_material: {name}: url: only https is fetched")),
-            (Some(_), Some(_)) | (None, None) => errors.push(format!("trust_material: {name}: needs one of file and url")),
+            (None, Some(_)) => errors.push(format!(
+                "trust_material: {name}: url: only https is fetched"
+            )),
+            (Some(_), Some(_)) | (None, None) => {
+                errors.push(format!("trust_material: {name}: needs one of file and url"))
+            }
         }
     }
 }
@@ -348,11 +431,20 @@ fn check_material(items: &[MaterialConfig], errors: &mut Vec<String>) {
 /// Reads a file that holds a secret; refuses one that others may read (T85).
 pub fn read_private(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
     let fail = |e: std::io::Error| format!("{}: {e}", path.display());
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).map_err(fail)?.permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(path).map_err(fail)?.permissions(),
+    );
     if mode & 0o077 != 0 {
-        return Err(format!("{}: others may read it (mode {:o}); run `chmod 600 {}`", path.display(), mode & 0o777, path.display()));
+        return Err(format!(
+            "{}: others may read it (mode {:o}); run `chmod 600 {}`",
+            path.display(),
+            mode & 0o777,
+            path.display()
+        ));
     }
-    std::fs::read(path).map(zeroize::Zeroizing::new).map_err(fail)
+    std::fs::read(path)
+        .map(zeroize::Zeroizing::new)
+        .map_err(fail)
 }
 
 #[cfg(test)]
@@ -374,7 +466,10 @@ mod tests {
             "https only",
             "limits",
         ] {
-            assert!(errors.iter().any(|e| e.contains(part)), "{part} is missing from {errors:#?}");
+            assert!(
+                errors.iter().any(|e| e.contains(part)),
+                "{part} is missing from {errors:#?}"
+            );
         }
     }
 
@@ -387,6 +482,11 @@ mod tests {
         };
         assert!(Config::parse(&text("redis://127.0.0.1:1")).is_ok());
         assert!(Config::parse(&text("rediss://redis.example:1")).is_ok());
-        assert!(Config::parse(&text("redis://redis.example:1")).unwrap_err().to_string().contains("TLS"));
+        assert!(
+            Config::parse(&text("redis://redis.example:1"))
+                .unwrap_err()
+                .to_string()
+                .contains("TLS")
+        );
     }
 }

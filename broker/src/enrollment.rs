@@ -1,6 +1,8 @@
-//! SVIDs from the embedded CA: for a join token, for the SVID before, or for a local process that the kernel vouches for.
+//! SVIDs from the embedded CA: for a join token, for the SVID before, or for a local process that
+//! the kernel vouches for.
 //!
-//! P1: only registered workloads get one, and a join token is good once, for a short time, for one SPIFFE ID.
+//! P1: only registered workloads get one, and a join token is good once, for a short time, for one
+//! SPIFFE ID.
 
 use std::sync::Arc;
 
@@ -23,10 +25,14 @@ use crate::refusal::Refusal;
 const PREFIX: &str = "sdj_";
 
 impl Broker {
-    /// A join token says whose it is and until when, in the clear, and is tagged under the root key; 128 bits make it unique.
+    /// A join token says whose it is and until when, in the clear, and is tagged under the root
+    /// key; 128 bits make it unique.
     pub(crate) fn join_token(&self, id: &SpiffeId, expires_at_ms: i64) -> Result<String, Refusal> {
         let text = format!("{expires_at_ms} {} {id}", crate::broker::random_name()?);
-        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.root().tag(&[b"join"], text.into_bytes()))))
+        Ok(format!(
+            "{PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(self.root().tag(&[b"join"], text.into_bytes()))
+        ))
     }
 
     async fn redeem(&self, token: &str) -> Result<SpiffeId, Refusal> {
@@ -43,29 +49,51 @@ impl Broker {
         self.ca.as_ref().ok_or(Refusal::Unsupported("embedded CA"))
     }
 
-    /// A nonce for evidence, on the connection of somebody who has no SVID yet. P11: it says nothing of who may enroll with what.
-    pub(crate) fn enroll_challenge(&self, channel: &Channel) -> Result<v1::EnrollChallengeResponse, Refusal> {
+    /// A nonce for evidence, on the connection of somebody who has no SVID yet. P11: it says
+    /// nothing of who may enroll with what.
+    pub(crate) fn enroll_challenge(
+        &self,
+        channel: &Channel,
+    ) -> Result<v1::EnrollChallengeResponse, Refusal> {
         self.own_ca()?;
         let (nonce, expires_at_ms) = channel.challenge()?;
-        Ok(v1::EnrollChallengeResponse { nonce: nonce.to_vec(), expires_at_ms, audience: self.audience.clone() })
+        Ok(v1::EnrollChallengeResponse {
+            nonce: nonce.to_vec(),
+            expires_at_ms,
+            audience: self.audience.clone(),
+        })
     }
 
     /// The first SVID, for a join token or for evidence.
-    pub(crate) async fn enroll(self: Arc<Self>, channel: &Channel, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, Refusal> {
+    pub(crate) async fn enroll(
+        self: Arc<Self>,
+        channel: &Channel,
+        request: v1::EnrollRequest,
+    ) -> Result<v1::EnrollResponse, Refusal> {
         let ca = self.own_ca()?;
         // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = !request.nonce.is_empty() && channel.consume(&request.nonce);
         if !request.join_token.is_empty() || request.spiffe_id.is_empty() {
             let id = self.redeem(&request.join_token).await?;
-            return Ok(v1::EnrollResponse { svid: Some(self.issue(&id, &request.csr, "join_token").await?) });
+            return Ok(v1::EnrollResponse {
+                svid: Some(self.issue(&id, &request.csr, "join_token").await?),
+            });
         }
-        let id = SpiffeId::parse(&request.spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
+        let id =
+            SpiffeId::parse(&request.spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
         if !challenged {
             return Err(Refusal::Challenge);
         }
         // P12: anybody may come here, so what they cost is bounded apart from what workloads cost.
-        let _place = self.enrolling.try_acquire().map_err(|_| Refusal::Overload)?;
-        let workload = self.records.workload(&id).await?.ok_or(Refusal::Unregistered)?;
+        let _place = self
+            .enrolling
+            .try_acquire()
+            .map_err(|_| Refusal::Overload)?;
+        let workload = self
+            .records
+            .workload(&id)
+            .await?
+            .ok_or(Refusal::Unregistered)?;
         let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
         self.registered_here(&id, ca).await?;
         let showing = Showing {
@@ -77,16 +105,32 @@ impl Broker {
             purpose: BindingPurpose::Enroll,
         };
         let attested = self.attest(showing).await?;
-        let grounds = format!("evidence: {}", crate::task::evidence_of(&attested).join(" "));
-        Ok(v1::EnrollResponse { svid: Some(self.issue(&id, &request.csr, &grounds).await?) })
+        let grounds = format!(
+            "evidence: {}",
+            crate::task::evidence_of(&attested).join(" ")
+        );
+        Ok(v1::EnrollResponse {
+            svid: Some(self.issue(&id, &request.csr, &grounds).await?),
+        })
     }
 
     /// The next SVID of a workload that has one.
-    pub(crate) async fn renew(self: Arc<Self>, peer: Arc<Peer>, request: v1::RenewRequest) -> Result<v1::RenewResponse, Refusal> {
-        Ok(v1::RenewResponse { svid: Some(self.issue(peer.id(), &request.csr, "renewal").await?) })
+    pub(crate) async fn renew(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::RenewRequest,
+    ) -> Result<v1::RenewResponse, Refusal> {
+        Ok(v1::RenewResponse {
+            svid: Some(self.issue(peer.id(), &request.csr, "renewal").await?),
+        })
     }
 
-    pub(crate) async fn issue(&self, id: &SpiffeId, csr: &[u8], grounds: &str) -> Result<v1::Svid, Refusal> {
+    pub(crate) async fn issue(
+        &self,
+        id: &SpiffeId,
+        csr: &[u8],
+        grounds: &str,
+    ) -> Result<v1::Svid, Refusal> {
         let ca = self.own_ca()?;
         self.registered_here(id, ca).await?;
         let svid = ca.issue_for_csr(id, csr).map_err(ca_refusal)?;
@@ -106,10 +150,25 @@ impl Broker {
         Ok(())
     }
 
-    pub(crate) async fn record_svid(&self, id: &SpiffeId, svid: &IssuedSvid, grounds: &str) -> Result<(), Refusal> {
-        let thumbprint = svid.chain.first().map(|leaf| sundew_attestation::spiffe::thumbprint(leaf)).unwrap_or_default();
-        let record = journal::record("svid_issued").with("workload", id).with("grounds", grounds).with("not_after_ms", svid.not_after_ms);
-        Ok(self.journal.write(record.with("certificate_sha256", sundew_attestation::hex(&thumbprint))).await?)
+    pub(crate) async fn record_svid(
+        &self,
+        id: &SpiffeId,
+        svid: &IssuedSvid,
+        grounds: &str,
+    ) -> Result<(), Refusal> {
+        let thumbprint = svid
+            .chain
+            .first()
+            .map(|leaf| sundew_attestation::spiffe::thumbprint(leaf))
+            .unwrap_or_default();
+        let record = journal::record("svid_issued")
+            .with("workload", id)
+            .with("grounds", grounds)
+            .with("not_after_ms", svid.not_after_ms);
+        Ok(self
+            .journal
+            .write(record.with("certificate_sha256", sundew_attestation::hex(&thumbprint)))
+            .await?)
     }
 }
 
@@ -117,10 +176,16 @@ pub(crate) fn ca_refusal(error: CaError) -> Refusal {
     match error {
         CaError::Csr => Refusal::invalid("csr", error),
         CaError::Store(error) => error.into(),
-        CaError::Seal(cause) => Refusal::Seal { what: "CA key", cause },
+        CaError::Seal(cause) => Refusal::Seal {
+            what: "CA key",
+            cause,
+        },
         CaError::Certificate(_) | CaError::Jwt(_) | CaError::Own(_) => {
             tracing::error!(%error, "the embedded CA could not issue");
-            Refusal::Seal { what: "SVID", cause: SealError::Opening }
+            Refusal::Seal {
+                what: "SVID",
+                cause: SealError::Opening,
+            }
         }
     }
 }

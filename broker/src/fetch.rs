@@ -15,7 +15,9 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, String> 
         .user_agent(concat!("sundew/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = ca_file {
         let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| e.to_string())?);
+        builder = builder.tls_certs_only(
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| e.to_string())?,
+        );
     }
     builder.build().map_err(|e| e.to_string())
 }
@@ -23,7 +25,13 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, String> 
 /// The document at a URL.
 pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
     let fail = |e: reqwest::Error| format!("{url}: {}", e.without_url());
-    let mut response = client.get(url).send().await.map_err(fail)?.error_for_status().map_err(fail)?;
+    let mut response = client
+        .get(url)
+        .send()
+        .await
+        .map_err(fail)?
+        .error_for_status()
+        .map_err(fail)?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(format!("{url}: answered {}", response.status()));
     }

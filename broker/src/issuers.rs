@@ -1,7 +1,8 @@
 //! Keys of OpenID issuers: from watched files, or fetched in the background over https with limits.
 //!
-//! Verifiers never do I/O: they get immutable snapshots. T14, T15, T18: nothing in a token names a place to fetch from; a key
-//! that is unknown causes at most one fetch in 30 seconds; redirects are not followed.
+//! Verifiers never do I/O: they get immutable snapshots. T14, T15, T18: nothing in a token names a
+//! place to fetch from; a key that is unknown causes at most one fetch in 30 seconds; redirects are
+//! not followed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ const FETCH_EVERY: Duration = Duration::from_secs(300);
 const FETCH_AT_MOST_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The issuers as configured, without keys: registrations can be checked against them before the first fetch.
+/// The issuers as configured, without keys: registrations can be checked against them before the
+/// first fetch.
 #[must_use]
 pub fn without_keys(issuers: &[IssuerConfig]) -> TrustMaterial {
     let bare = |issuer: &IssuerConfig| Issuer {
@@ -37,12 +39,21 @@ pub fn without_keys(issuers: &[IssuerConfig]) -> TrustMaterial {
 /// Takes these keys as an issuer's.
 pub fn put_keys(material: &mut TrustMaterial, url: &str, keys: &KeySet) {
     if let Some(known) = material.issuers.get_mut(url) {
-        *known = Arc::new(Issuer { keys: keys.clone(), ..Issuer::clone(known) });
+        *known = Arc::new(Issuer {
+            keys: keys.clone(),
+            ..Issuer::clone(known)
+        });
     }
 }
 
-/// Keeps one issuer's keys up to date, for as long as it is polled. `wanted` rings when a token named a key that is not known.
-pub async fn follow(issuer: IssuerConfig, material: Arc<Material>, trust: Arc<Trust>, wanted: Arc<Notify>) {
+/// Keeps one issuer's keys up to date, for as long as it is polled. `wanted` rings when a token
+/// named a key that is not known.
+pub async fn follow(
+    issuer: IssuerConfig,
+    material: Arc<Material>,
+    trust: Arc<Trust>,
+    wanted: Arc<Notify>,
+) {
     let source = format!("keys of {}", issuer.url);
     let mut last = None;
     let mut fetched: Option<Instant> = None;
@@ -55,7 +66,13 @@ pub async fn follow(issuer: IssuerConfig, material: Arc<Material>, trust: Arc<Tr
             }
         };
         match document.and_then(|document| {
-            if last.as_ref() == Some(&document) { Ok(None) } else { KeySet::parse(&document).map(|keys| Some((document, keys))).map_err(|e| e.to_string()) }
+            if last.as_ref() == Some(&document) {
+                Ok(None)
+            } else {
+                KeySet::parse(&document)
+                    .map(|keys| Some((document, keys)))
+                    .map_err(|e| e.to_string())
+            }
         }) {
             Ok(None) => trust.report(&source, Ok(())),
             Ok(Some((document, keys))) => {
@@ -80,18 +97,34 @@ async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, String> {
     if let Some(url) = &issuer.jwks_url {
         return fetch::get(&client, url).await;
     }
-    let discovery = fetch::get(&client, &format!("{}/.well-known/openid-configuration", issuer.url.trim_end_matches('/'))).await?;
-    let document = sundew_attestation::json::parse(&discovery, fetch::MAX_DOCUMENT).map_err(|e| e.to_string())?;
+    let discovery = fetch::get(
+        &client,
+        &format!(
+            "{}/.well-known/openid-configuration",
+            issuer.url.trim_end_matches('/')
+        ),
+    )
+    .await?;
+    let document = sundew_attestation::json::parse(&discovery, fetch::MAX_DOCUMENT)
+        .map_err(|e| e.to_string())?;
     let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
     if text("issuer") != Some(&issuer.url) {
         return Err("the discovery document is of another issuer".to_owned());
     }
-    let keys =
-        text("jwks_uri").filter(|uri| same_host(uri, &issuer.url)).ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
+    let keys = text("jwks_uri")
+        .filter(|uri| same_host(uri, &issuer.url))
+        .ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
     fetch::get(&client, keys).await
 }
 
 fn same_host(a: &str, b: &str) -> bool {
-    let host = |url: &str| url.strip_prefix("https://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned());
+    let host = |url: &str| {
+        url.strip_prefix("https://").map(|rest| {
+            rest.split(['/', '?', '#'])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        })
+    };
     host(a).is_some() && host(a) == host(b)
 }

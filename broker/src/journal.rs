@@ -1,4 +1,5 @@
-//! The record: every decision, before it takes effect (P10). A folder of hash-chained segments, one chain over all of them.
+//! The record: every decision, before it takes effect (P10). A folder of hash-chained segments, one
+//! chain over all of them.
 //!
 //! P9: nothing here takes a credential or a secret.
 
@@ -55,9 +56,14 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal in a folder, verifies the chain, and hands every record to `take`.
     pub fn open(folder: &Path, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
-        std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io { path: folder.to_owned(), reason: e.to_string() })?;
+        std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io {
+            path: folder.to_owned(),
+            reason: e.to_string(),
+        })?;
         let mut segments = segments(folder)?;
-        let last = segments.pop().unwrap_or_else(|| folder.join(segment_name(1)));
+        let last = segments
+            .pop()
+            .unwrap_or_else(|| folder.join(segment_name(1)));
         let mut hash = verify_all(&segments, &mut take)?;
         let full = std::fs::metadata(&last).is_ok_and(|m| m.len() > SEGMENT_BYTES);
         let current = if full {
@@ -73,11 +79,19 @@ impl Journal {
             last
         };
         let mut malformed = false;
-        let log = ChainLog::open(&current, hash.unwrap_or_default(), |payload| match Record::decode(payload) {
-            Some(record) => take(record),
-            None => malformed = true,
-        })?;
-        if malformed { Err(JournalError::Malformed { path: current }) } else { Ok(Self { log }) }
+        let log = ChainLog::open(
+            &current,
+            hash.unwrap_or_default(),
+            |payload| match Record::decode(payload) {
+                Some(record) => take(record),
+                None => malformed = true,
+            },
+        )?;
+        if malformed {
+            Err(JournalError::Malformed { path: current })
+        } else {
+            Ok(Self { log })
+        }
     }
 
     /// Writes a record; once this answers, it is durable.
@@ -101,12 +115,16 @@ impl Journal {
 impl crate::liveness::Keep for Arc<Journal> {
     fn keep(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let mut records = entries.iter().map(|entry| record("ending_heard").with("entry", String::from_utf8_lossy(&entry.encode())));
+            let mut records = entries.iter().map(|entry| {
+                record("ending_heard").with("entry", String::from_utf8_lossy(&entry.encode()))
+            });
             let last = records.next_back();
             records.for_each(|record| self.note(record));
             // The last one is durable only with those before it.
             match last {
-                Some(last) => self.write(last).await.map_err(|e| StoreError::Unavailable(format!("endings of other brokers cannot be kept: {e}"))),
+                Some(last) => self.write(last).await.map_err(|e| {
+                    StoreError::Unavailable(format!("endings of other brokers cannot be kept: {e}"))
+                }),
                 None => Ok(()),
             }
         })
@@ -118,20 +136,37 @@ pub fn read(folder: &Path, mut record: impl FnMut(Record)) -> Result<(), Journal
     verify_all(&segments(folder)?, &mut record).map(drop)
 }
 
-fn verify_all(segments: &[PathBuf], record: &mut dyn FnMut(Record)) -> Result<Option<ChainHash>, JournalError> {
-    segments.iter().try_fold(None, |hash, path| verify_one(path, hash, record))
+fn verify_all(
+    segments: &[PathBuf],
+    record: &mut dyn FnMut(Record),
+) -> Result<Option<ChainHash>, JournalError> {
+    segments
+        .iter()
+        .try_fold(None, |hash, path| verify_one(path, hash, record))
 }
 
-fn verify_one(path: &Path, expected: Option<ChainHash>, record: &mut dyn FnMut(Record)) -> Result<Option<ChainHash>, JournalError> {
+fn verify_one(
+    path: &Path,
+    expected: Option<ChainHash>,
+    record: &mut dyn FnMut(Record),
+) -> Result<Option<ChainHash>, JournalError> {
     let mut malformed = false;
     let (follows, end) = chain_log::read(path, |payload| match Record::decode(payload) {
         Some(found) => record(found),
         None => malformed = true,
     })?;
     if follows != expected.unwrap_or_default() {
-        return Err(JournalError::Segments { path: path.to_owned() });
+        return Err(JournalError::Segments {
+            path: path.to_owned(),
+        });
     }
-    if malformed { Err(JournalError::Malformed { path: path.to_owned() }) } else { Ok(Some(end)) }
+    if malformed {
+        Err(JournalError::Malformed {
+            path: path.to_owned(),
+        })
+    } else {
+        Ok(Some(end))
+    }
 }
 
 fn segment_name(number: usize) -> String {
@@ -140,10 +175,17 @@ fn segment_name(number: usize) -> String {
 
 /// The segments in order; one that is missing is an error.
 fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
-    let fail = |e: std::io::Error| ChainLogError::Io { path: folder.to_owned(), reason: e.to_string() };
+    let fail = |e: std::io::Error| ChainLogError::Io {
+        path: folder.to_owned(),
+        reason: e.to_string(),
+    };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
+        let name = entry
+            .map_err(fail)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         if name.ends_with(".journal") {
             names.push(name);
         }
@@ -151,7 +193,9 @@ fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
     names.sort();
     for (index, name) in names.iter().enumerate() {
         if *name != segment_name(index.saturating_add(1)) {
-            return Err(JournalError::Segments { path: folder.join(name) });
+            return Err(JournalError::Segments {
+                path: folder.join(name),
+            });
         }
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
@@ -166,7 +210,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hostile = format!("a\n\u{1b}[31m\",\"{}", "x".repeat(1 << 20));
         let journal = Journal::open(folder.path(), |_| {}).unwrap();
-        journal.write(record("refused").with("purpose", &hostile)).await.unwrap();
+        journal
+            .write(record("refused").with("purpose", &hostile))
+            .await
+            .unwrap();
         let mut records = Vec::new();
         read(folder.path(), |r| records.push(r)).unwrap();
         assert_eq!(records.len(), 1);
@@ -188,6 +235,9 @@ mod tests {
         read(folder.path(), |_| count += 1).unwrap();
         assert_eq!(count, 3);
         std::fs::remove_file(folder.path().join(segment_name(2))).unwrap();
-        assert!(matches!(read(folder.path(), |_| {}), Err(JournalError::Segments { .. })));
+        assert!(matches!(
+            read(folder.path(), |_| {}),
+            Err(JournalError::Segments { .. })
+        ));
     }
 }

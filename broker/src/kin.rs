@@ -1,4 +1,5 @@
-//! Tasks that something is known of here, found by their own names and by those of the tasks that they were delegated from.
+//! Tasks that something is known of here, found by their own names and by those of the tasks that
+//! they were delegated from.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,19 +18,30 @@ struct Member<T> {
 
 impl<T> Default for Kin<T> {
     fn default() -> Self {
-        Self { known: HashMap::new(), below: HashMap::new() }
+        Self {
+            known: HashMap::new(),
+            below: HashMap::new(),
+        }
     }
 }
 
 impl<T> Kin<T> {
     /// What is known of a task that was delegated from these; of a new one, this.
-    pub(crate) fn or_insert_with(&mut self, task: TaskId, ancestors: &[TaskId], value: impl FnOnce() -> T) -> &mut T {
+    pub(crate) fn or_insert_with(
+        &mut self,
+        task: TaskId,
+        ancestors: &[TaskId],
+        value: impl FnOnce() -> T,
+    ) -> &mut T {
         let below = &mut self.below;
         let member = self.known.entry(task).or_insert_with(|| {
             for ancestor in ancestors {
                 below.entry(*ancestor).or_default().insert(task);
             }
-            Member { ancestors: ancestors.into(), value: value() }
+            Member {
+                ancestors: ancestors.into(),
+                value: value(),
+            }
         });
         &mut member.value
     }
@@ -43,7 +55,9 @@ impl<T> Kin<T> {
     }
 
     pub(crate) fn remove(&mut self, task: &TaskId) {
-        let Some(member) = self.known.remove(task) else { return };
+        let Some(member) = self.known.remove(task) else {
+            return;
+        };
         for ancestor in &member.ancestors {
             if let Some(below) = self.below.get_mut(ancestor) {
                 below.remove(task);
@@ -56,7 +70,9 @@ impl<T> Kin<T> {
 
     /// All of them.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&TaskId, &mut T)> {
-        self.known.iter_mut().map(|(task, member)| (task, &mut member.value))
+        self.known
+            .iter_mut()
+            .map(|(task, member)| (task, &mut member.value))
     }
 
     /// Their names.
@@ -67,8 +83,16 @@ impl<T> Kin<T> {
     /// Those that end when this one ends: itself, and what was delegated from it.
     pub(crate) fn ending_with(&self, task: &TaskId) -> impl Iterator<Item = (&TaskId, &T)> {
         let itself = self.known.get_key_value(task);
-        let below = self.below.get(task).into_iter().flatten().filter_map(|id| self.known.get_key_value(id));
-        itself.into_iter().chain(below).map(|(task, member)| (task, &member.value))
+        let below = self
+            .below
+            .get(task)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.known.get_key_value(id));
+        itself
+            .into_iter()
+            .chain(below)
+            .map(|(task, member)| (task, &member.value))
     }
 }
 
@@ -88,10 +112,20 @@ mod tests {
         // Its ancestors are attended elsewhere.
         kin.or_insert_with(id(5), &[id(4)], || 5);
         *kin.or_insert_with(id(5), &[id(4)], || 0) += 1;
-        let concerned = |kin: &Kin<i32>, n| kin.ending_with(&id(n)).map(|(_, value)| *value).collect::<HashSet<_>>();
-        assert_eq!([1, 2, 3, 4, 6].map(|n| concerned(&kin, n)), [vec![1, 2, 3], vec![2, 3], vec![3], vec![6], vec![]].map(HashSet::from_iter));
+        let concerned = |kin: &Kin<i32>, n| {
+            kin.ending_with(&id(n))
+                .map(|(_, value)| *value)
+                .collect::<HashSet<_>>()
+        };
+        assert_eq!(
+            [1, 2, 3, 4, 6].map(|n| concerned(&kin, n)),
+            [vec![1, 2, 3], vec![2, 3], vec![3], vec![6], vec![]].map(HashSet::from_iter)
+        );
         kin.remove(&id(2));
-        assert_eq!((concerned(&kin, 1), concerned(&kin, 2)), (HashSet::from([1, 3]), HashSet::from([3])));
+        assert_eq!(
+            (concerned(&kin, 1), concerned(&kin, 2)),
+            (HashSet::from([1, 3]), HashSet::from([3]))
+        );
         kin.remove(&id(3));
         kin.remove(&id(5));
         assert!(kin.below.is_empty() && concerned(&kin, 4).is_empty());

@@ -1,4 +1,5 @@
-//! The Sundew broker as a library: configuration, stores, the revocation log, TLS, and the services.
+//! The Sundew broker as a library: configuration, stores, the revocation log, TLS, and the
+//! services.
 
 pub mod attendance;
 pub mod broker;

@@ -1,8 +1,10 @@
-//! The keeper of the view: tails the revocation log, knows whether the view is fresh, and appends endings.
+//! The keeper of the view: tails the revocation log, knows whether the view is fresh, and appends
+//! endings.
 //!
-//! P4: an ending is answered only when its append is durable and every broker that could answer "active" has applied it, or
-//! the freshness bound has passed. P5, P7: a view is fresh for a bounded time after the heartbeat that renewed it was *sent*,
-//! on the monotonic clock; a view that is not fresh is not asked.
+//! P4: an ending is answered only when its append is durable and every broker that could answer
+//! "active" has applied it, or the freshness bound has passed. P5, P7: a view is fresh for a
+//! bounded time after the heartbeat that renewed it was *sent*, on the monotonic clock; a view that
+//! is not fresh is not asked.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,8 +23,9 @@ mod settle;
 
 /// Entries read at a time.
 const BATCH: usize = 1000;
-/// How often the log is polled while somebody waits for other brokers. Not by a read that blocks for so long: a Redis that has nothing else
-/// to do looks only every 100 ms whether the time of such a read is over.
+/// How often the log is polled while somebody waits for other brokers. Not by a read that blocks
+/// for so long: a Redis that has nothing else to do looks only every 100 ms whether the time of
+/// such a read is over.
 const HURRY: Duration = Duration::from_millis(2);
 /// Entries are kept this long after nothing they cover can live, for brokers whose clocks differ.
 const KEEP_MS: i64 = 60_000;
@@ -54,8 +57,9 @@ pub struct Bounds {
     pub max_skew: Duration,
 }
 
-/// Where endings that other brokers appended are kept, before this one says that it has applied them: whoever knows of an ending still
-/// knows of it after a restart, whatever the store has lost meanwhile.
+/// Where endings that other brokers appended are kept, before this one says that it has applied
+/// them: whoever knows of an ending still knows of it after a restart, whatever the store has lost
+/// meanwhile.
 pub trait Keep: Send + Sync {
     /// Answers when they are durable.
     fn keep(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()>;
@@ -91,7 +95,8 @@ pub struct Keeper {
 #[derive(Clone, Copy, Default)]
 struct Window {
     fresh_until: Option<Instant>,
-    /// Nothing is answered before: other brokers' endings may have been lost and are on their way again.
+    /// Nothing is answered before: other brokers' endings may have been lost and are on their way
+    /// again.
     open_from: Option<Instant>,
 }
 
@@ -110,7 +115,8 @@ struct Beat {
     peers: Vec<Position>,
     /// Counts failovers, and losses that were mended.
     turn: u64,
-    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover, or the list was lost.
+    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover,
+    /// or the list was lost.
     in_doubt_until: Option<Instant>,
 }
 
@@ -119,7 +125,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Keeper {
-    /// A keeper with an empty view. `on_change` hears every entry, `on_emptied` that the store lost its records.
+    /// A keeper with an empty view. `on_change` hears every entry, `on_emptied` that the store lost
+    /// its records.
     pub fn new(
         store: Arc<dyn Store>,
         root: Arc<RootKey>,
@@ -158,10 +165,14 @@ impl Keeper {
         &self.broker
     }
 
-    /// The view, if it is fresh. P5, P7: looked at after the lock is taken, so that a thread that slept does not answer.
+    /// The view, if it is fresh. P5, P7: looked at after the lock is taken, so that a thread that
+    /// slept does not answer.
     pub fn view(&self) -> Result<RwLockReadGuard<'_, View>, Stale> {
         let view = self.read();
-        let Window { fresh_until: until, open_from } = *self.window.read().unwrap_or_else(PoisonError::into_inner);
+        let Window {
+            fresh_until: until,
+            open_from,
+        } = *self.window.read().unwrap_or_else(PoisonError::into_inner);
         let now = clock::monotonic();
         if until.is_none_or(|until| now >= until) || open_from.is_none_or(|from| now < from) {
             return Err(Stale);
@@ -184,7 +195,11 @@ impl Keeper {
     /// What is wrong with it, for health; nothing if it is fresh.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.view().err().map(|stale| lock(&self.trouble).clone().unwrap_or_else(|| stale.to_string()))
+        self.view().err().map(|stale| {
+            lock(&self.trouble)
+                .clone()
+                .unwrap_or_else(|| stale.to_string())
+        })
     }
 
     /// Endings that the store has not taken yet.
@@ -206,14 +221,26 @@ impl Keeper {
     /// A new entry of the log with a name of its own.
     pub fn entry(event: Event, until_ms: i64) -> Result<LogEntry, AppendError> {
         let mut id = [0; 16];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id).map_err(|_| AppendError::Random)?;
-        Ok(LogEntry { id: EntryId(id), event, until_ms })
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id)
+            .map_err(|_| AppendError::Random)?;
+        Ok(LogEntry {
+            id: EntryId(id),
+            event,
+            until_ms,
+        })
     }
 
     async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
         lock(&self.authored).insert(entry.id);
         let floor = self.read().applied().0;
-        self.store.append(entry.id, &self.root.tag(&[b"log", &entry.id.0], entry.encode()), entry.until_ms, floor).await
+        self.store
+            .append(
+                entry.id,
+                &self.root.tag(&[b"log", &entry.id.0], entry.encode()),
+                entry.until_ms,
+                floor,
+            )
+            .await
     }
 
     /// Keeps the view for as long as it is polled. Never returns.
@@ -232,7 +259,8 @@ impl Keeper {
                 }
             }
             let wait_ms = u64::try_from(self.bounds.freshness.as_millis() / 4).unwrap_or(1);
-            let news = tail.get_or_insert_with(|| self.store.await_log(self.read().applied().0, wait_ms));
+            let news =
+                tail.get_or_insert_with(|| self.store.await_log(self.read().applied().0, wait_ms));
             tokio::select! {
                 told = news => {
                     tail = None;
@@ -250,15 +278,23 @@ impl Keeper {
             self.read_on().await?;
             let sent = clock::monotonic();
             let (applied, last) = self.read().applied();
-            let forget_after_ms = i64::try_from(self.bounds.freshness.as_millis()).unwrap_or(i64::MAX).saturating_mul(10);
-            let beat = self.store.heartbeat(&self.broker, (applied, last), forget_after_ms).await?;
+            let forget_after_ms = i64::try_from(self.bounds.freshness.as_millis())
+                .unwrap_or(i64::MAX)
+                .saturating_mul(10);
+            let beat = self
+                .store
+                .heartbeat(&self.broker, (applied, last), forget_after_ms)
+                .await?;
             self.check_clock(beat.now_ms)?;
             self.notice_failover(&beat.primary, sent);
-            let emptied = lock(&self.epoch).replace(beat.epoch.clone()).is_some_and(|epoch| epoch != beat.epoch);
+            let emptied = lock(&self.epoch)
+                .replace(beat.epoch.clone())
+                .is_some_and(|epoch| epoch != beat.epoch);
             if emptied {
                 tracing::error!("the store was emptied: what it had is gone");
                 (self.on_emptied)();
-                // The list of brokers went, and whoever is missing from it has a fresh view until the bound has passed.
+                // The list of brokers went, and whoever is missing from it has a fresh view until
+                // the bound has passed.
                 self.doubt_peers_until(clock::monotonic() + self.bounds.freshness);
             }
             match after_heartbeat(applied, last, beat.tip, emptied) {
@@ -278,7 +314,12 @@ impl Keeper {
                     window.fresh_until = Some(sent + self.bounds.freshness);
                 }
             });
-            let peers = beat.peers.into_iter().filter(|(peer, _)| *peer != self.broker).map(|(_, applied)| applied).collect();
+            let peers = beat
+                .peers
+                .into_iter()
+                .filter(|(peer, _)| *peer != self.broker)
+                .map(|(_, applied)| applied)
+                .collect();
             self.beats.send_replace(Beat {
                 applied,
                 everywhere: beat.everywhere,
@@ -293,16 +334,21 @@ impl Keeper {
     fn check_clock(&self, store_ms: i64) -> Result<(), StoreError> {
         let skew = clock::now_ms().saturating_sub(store_ms).unsigned_abs();
         if u128::from(skew) > self.bounds.max_skew.as_millis() {
-            return Err(StoreError::Misconfigured(format!("this machine's clock is {skew} ms away from the store's")));
+            return Err(StoreError::Misconfigured(format!(
+                "this machine's clock is {skew} ms away from the store's"
+            )));
         }
-        // P5: a clock that goes back would give tokens a longer life than they have. One that goes ahead only takes some.
+        // P5: a clock that goes back would give tokens a longer life than they have. One that goes
+        // ahead only takes some.
         let now_ms = clock::now_ms();
         let mut latest = lock(&self.latest);
         let passed_ms = i64::try_from(clock::since(latest.1).as_millis()).unwrap_or(i64::MAX);
         let expected_ms = latest.0.saturating_add(passed_ms);
         let back_ms = expected_ms.saturating_sub(now_ms);
         if back_ms > i64::try_from(self.bounds.max_skew.as_millis()).unwrap_or(i64::MAX) {
-            return Err(StoreError::Misconfigured(format!("this machine's clock went back by {back_ms} ms; if it is right now, restart the broker")));
+            return Err(StoreError::Misconfigured(format!(
+                "this machine's clock went back by {back_ms} ms; if it is right now, restart the broker"
+            )));
         }
         if back_ms <= 0 {
             *latest = (now_ms, clock::monotonic());
@@ -314,9 +360,13 @@ impl Keeper {
         loop {
             let (applied, last) = self.read().applied();
             let batch = self.store.read_log(applied, BATCH).await?;
-            let Some(first) = batch.first() else { return Ok(()) };
+            let Some(first) = batch.first() else {
+                return Ok(());
+            };
             if is_gap(applied, last, first.previous) {
-                tracing::error!("the store lost entries of the revocation log; appending them again");
+                tracing::error!(
+                    "the store lost entries of the revocation log; appending them again"
+                );
                 self.assert_again().await?;
                 continue;
             }
@@ -334,26 +384,50 @@ impl Keeper {
     }
 
     /// Opens entries, and keeps those of other brokers before anything is made of them.
-    async fn take_in(&self, batch: Vec<StoredEntry>) -> Result<Vec<(StoredEntry, LogEntry)>, StoreError> {
+    async fn take_in(
+        &self,
+        batch: Vec<StoredEntry>,
+    ) -> Result<Vec<(StoredEntry, LogEntry)>, StoreError> {
         let open = |stored: StoredEntry| self.open(&stored).map(|entry| (stored, entry));
         let entries: Vec<_> = batch.into_iter().map(open).collect::<Result<_, _>>()?;
-        self.keep_foreign(entries.iter().map(|(_, entry)| entry)).await?;
+        self.keep_foreign(entries.iter().map(|(_, entry)| entry))
+            .await?;
         Ok(entries)
     }
 
-    async fn keep_foreign(&self, entries: impl Iterator<Item = &LogEntry>) -> Result<(), StoreError> {
+    async fn keep_foreign(
+        &self,
+        entries: impl Iterator<Item = &LogEntry>,
+    ) -> Result<(), StoreError> {
         let foreign: Vec<LogEntry> = {
             let (view, mut authored) = (self.read(), lock(&self.authored));
             let ends = |entry: &&LogEntry| !matches!(entry.event, Event::Changed(_) | Event::Floor);
-            entries.filter(|entry| !authored.remove(&entry.id) && !view.knows(&entry.id)).filter(ends).cloned().collect()
+            entries
+                .filter(|entry| !authored.remove(&entry.id) && !view.knows(&entry.id))
+                .filter(ends)
+                .cloned()
+                .collect()
         };
-        if foreign.is_empty() { Ok(()) } else { self.keep.keep(foreign).await }
+        if foreign.is_empty() {
+            Ok(())
+        } else {
+            self.keep.keep(foreign).await
+        }
     }
 
-    /// T71: an entry that somebody else wrote or edited is no entry, and a log with it cannot be followed.
+    /// T71: an entry that somebody else wrote or edited is no entry, and a log with it cannot be
+    /// followed.
     fn open(&self, stored: &StoredEntry) -> Result<LogEntry, StoreError> {
-        let altered = || StoreError::Corrupt(format!("entry {} of the revocation log was altered, or has another root key", stored.position.0));
-        let bytes = self.root.untag(&[b"log", &stored.id.0], &stored.bytes).map_err(|_| altered())?;
+        let altered = || {
+            StoreError::Corrupt(format!(
+                "entry {} of the revocation log was altered, or has another root key",
+                stored.position.0
+            ))
+        };
+        let bytes = self
+            .root
+            .untag(&[b"log", &stored.id.0], &stored.bytes)
+            .map_err(|_| altered())?;
         LogEntry::decode(bytes).map_err(|_| altered())
     }
 
@@ -369,7 +443,8 @@ impl Keeper {
         self.store.trim_log(before, &places).await
     }
 
-    /// Takes this broker off the list of those that others wait for. The view is not fresh from then on.
+    /// Takes this broker off the list of those that others wait for. The view is not fresh from
+    /// then on.
     pub async fn leave(&self) {
         self.change_window(|window| window.open_from = None);
         if let Err(error) = self.store.leave(&self.broker).await {

@@ -1,7 +1,8 @@
 //! Local processes that the kernel vouches for: who is at the other end of a Unix socket.
 //!
-//! What is read in /proc is read through a pidfd that the kernel gave with the connection, and believed only if that process still lives
-//! afterwards, so that a reused pid proves nothing. Where the kernel has no such pidfd (before Linux 6.5), nothing is read.
+//! What is read in /proc is read through a pidfd that the kernel gave with the connection, and
+//! believed only if that process still lives afterwards, so that a reused pid proves nothing. Where
+//! the kernel has no such pidfd (before Linux 6.5), nothing is read.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -40,7 +41,15 @@ impl LocalConnection {
     fn new(stream: UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pidfd = getsockopt(&stream.as_fd(), sockopt::PeerPidfd).ok();
-        Ok(Self { process: Arc::new(LocalProcess { uid: credentials.uid(), gid: credentials.gid(), pidfd }), stream, sent: AuthorityFilter::new() })
+        Ok(Self {
+            process: Arc::new(LocalProcess {
+                uid: credentials.uid(),
+                gid: credentials.gid(),
+                pidfd,
+            }),
+            stream,
+            sent: AuthorityFilter::new(),
+        })
     }
 }
 
@@ -52,7 +61,11 @@ impl Connected for LocalConnection {
 }
 
 impl AsyncRead for LocalConnection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let out = self.sent.take(buf.remaining());
             if !out.is_empty() {
@@ -72,7 +85,11 @@ impl AsyncRead for LocalConnection {
 }
 
 impl AsyncWrite for LocalConnection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -95,7 +112,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Accepts until `connections` is dropped.
-pub async fn accept(listener: UnixListener, connections: mpsc::Sender<io::Result<LocalConnection>>) {
+pub async fn accept(
+    listener: UnixListener,
+    connections: mpsc::Sender<io::Result<LocalConnection>>,
+) {
     loop {
         let accepted = tokio::select! {
             () = connections.closed() => return,
@@ -127,17 +147,30 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The container that its control group is of, as container runtimes name those: 64 hexadecimal digits.
+    /// The container that its control group is of, as container runtimes name those: 64 hexadecimal
+    /// digits.
     #[must_use]
     pub fn container_id(&self) -> Option<&str> {
-        let is_id = |text: &&str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        self.cgroup.as_deref()?.rsplit('/').flat_map(|segment| segment.split(['-', '.', ':'])).find(is_id)
+        let is_id = |text: &&str| {
+            text.len() == 64
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        self.cgroup
+            .as_deref()?
+            .rsplit('/')
+            .flat_map(|segment| segment.split(['-', '.', ':']))
+            .find(is_id)
     }
 
     /// The systemd unit that its control group is of.
     #[must_use]
     pub fn systemd_unit(&self) -> Option<&str> {
-        self.cgroup.as_deref()?.rsplit('/').find(|segment| segment.ends_with(".service") || segment.ends_with(".scope"))
+        self.cgroup
+            .as_deref()?
+            .rsplit('/')
+            .find(|segment| segment.ends_with(".service") || segment.ends_with(".scope"))
     }
 }
 
@@ -163,15 +196,25 @@ impl LocalProcess {
     fn pid(&self) -> Option<u32> {
         let number = std::os::fd::AsRawFd::as_raw_fd(self.pidfd.as_ref()?);
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
-        info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+        info.lines()
+            .find_map(|line| line.strip_prefix("Pid:"))?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// Pid and start time: names a process as long as the machine runs.
     pub(crate) fn name(&self) -> Option<(u32, String)> {
         let pid = self.pid()?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may hold anything; what counts comes after it (proc(5): starttime is field 22).
-        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
+        // The name in parentheses may hold anything; what counts comes after it (proc(5): starttime
+        // is field 22).
+        let started = stat
+            .rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(19)?
+            .to_owned();
         self.lives().then_some((pid, started))
     }
 
@@ -180,28 +223,55 @@ impl LocalProcess {
         let link = format!("/proc/{pid}/exe");
         let path = |link: &str| Some(std::fs::read_link(link).ok()?.to_str()?.to_owned());
         let exe = path(&link)?;
-        let exe_sha256 = if want_digest { Some(digest_of(&std::fs::File::open(&link).ok()?)?) } else { None };
+        let exe_sha256 = if want_digest {
+            Some(digest_of(&std::fs::File::open(&link).ok()?)?)
+        } else {
+            None
+        };
         let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
-        let cgroup = cgroups.and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)));
+        let cgroup = cgroups.and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("0::").map(str::to_owned))
+        });
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
         let parent_exe = parent.and_then(|parent| path(&format!("/proc/{parent}/exe")));
         // Only now is it certain that /proc/<pid> was this process all the time.
-        self.lives().then_some(Facts { pid: Some(pid), exe: Some(exe), exe_sha256, cgroup, parent_exe })
+        self.lives().then_some(Facts {
+            pid: Some(pid),
+            exe: Some(exe),
+            exe_sha256,
+            cgroup,
+            parent_exe,
+        })
     }
 
     /// Whether it still runs.
     #[must_use]
     pub fn lives(&self) -> bool {
-        let Some(pidfd) = &self.pidfd else { return true };
+        let Some(pidfd) = &self.pidfd else {
+            return true;
+        };
         let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+        matches!(
+            poll(
+                &mut fds,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0
+                })
+            ),
+            Ok(0)
+        )
     }
 
     /// Whether it is one that a selector means.
     #[must_use]
     pub fn matches(&self, selector: &LocalSelector, facts: &Facts) -> bool {
-        let holds = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        let holds =
+            |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
         selector.uid.is_none_or(|uid| uid == self.uid)
             && selector.gid.is_none_or(|gid| gid == self.gid)
             && holds(&selector.exe, &facts.exe)

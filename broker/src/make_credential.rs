@@ -1,6 +1,8 @@
-//! A credential that one TPM opens, and only if a certain key is in it (TPM 2.0 Library, part 1, "Credential Protection", and annexes B and C).
+//! A credential that one TPM opens, and only if a certain key is in it (TPM 2.0 Library, part 1,
+//! "Credential Protection", and annexes B and C).
 //!
-//! For endorsement keys of the default templates: names and integrity with SHA-256, AES-128 in CFB mode.
+//! For endorsement keys of the default templates: names and integrity with SHA-256, AES-128 in CFB
+//! mode.
 
 use aes::Aes128;
 use cfb_mode::Encryptor;
@@ -28,8 +30,13 @@ pub(crate) struct Credential {
     pub(crate) secret: Vec<u8>,
 }
 
-/// Seals `value` for the TPM with this endorsement key, to be opened if it has the key with this name.
-pub(crate) fn make_credential(key: EndorsementKey<'_>, name: &[u8], value: &[u8; 32]) -> Result<Credential, NoCredential> {
+/// Seals `value` for the TPM with this endorsement key, to be opened if it has the key with this
+/// name.
+pub(crate) fn make_credential(
+    key: EndorsementKey<'_>,
+    name: &[u8],
+    value: &[u8; 32],
+) -> Result<Credential, NoCredential> {
     let (seed, secret) = match key {
         EndorsementKey::P256(point) => agreed_seed(point)?,
         EndorsementKey::Rsa(modulus, exponent) => encrypted_seed(modulus, exponent)?,
@@ -43,7 +50,10 @@ pub(crate) fn make_credential(key: EndorsementKey<'_>, name: &[u8], value: &[u8;
     context.update(&identity);
     context.update(name);
     let tag = buffer(&[context.sign().as_ref()]);
-    Ok(Credential { blob: buffer(&[&tag, &identity]), secret: buffer(&[&secret]) })
+    Ok(Credential {
+        blob: buffer(&[&tag, &identity]),
+        secret: buffer(&[&secret]),
+    })
 }
 
 /// Annex C.6.4: an ephemeral key, and what KDFe makes of what was agreed.
@@ -53,8 +63,14 @@ fn agreed_seed(point: &[u8]) -> Result<(Zeroizing<[u8; HASH]>, Vec<u8>), NoCrede
     let public = own.compute_public_key().map_err(|_| NoCredential)?;
     let (x, y) = halves(public.as_ref()).ok_or(NoCredential)?;
     let (theirs, _) = halves(point).ok_or(NoCredential)?;
-    let seed = agreement::agree_ephemeral(own, &UnparsedPublicKey::new(&ECDH_P256, point), |agreed| sha256(&[&1_u32.to_be_bytes(), agreed, LABEL, x, theirs]));
-    Ok((Zeroizing::new(seed.map_err(|_| NoCredential)?), [buffer(&[x]), buffer(&[y])].concat()))
+    let seed =
+        agreement::agree_ephemeral(own, &UnparsedPublicKey::new(&ECDH_P256, point), |agreed| {
+            sha256(&[&1_u32.to_be_bytes(), agreed, LABEL, x, theirs])
+        });
+    Ok((
+        Zeroizing::new(seed.map_err(|_| NoCredential)?),
+        [buffer(&[x]), buffer(&[y])].concat(),
+    ))
 }
 
 fn halves(point: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -63,31 +79,48 @@ fn halves(point: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Annex B.10.4: a seed under RSAES-OAEP (RFC 8017, section 7.1.1).
-fn encrypted_seed(modulus: &[u8], exponent: u32) -> Result<(Zeroizing<[u8; HASH]>, Vec<u8>), NoCredential> {
+fn encrypted_seed(
+    modulus: &[u8],
+    exponent: u32,
+) -> Result<(Zeroizing<[u8; HASH]>, Vec<u8>), NoCredential> {
     if modulus.first().is_none_or(|first| *first == 0) {
         return Err(NoCredential);
     }
     let random = SystemRandom::new();
     let (mut seed, mut salt) = (Zeroizing::new([0; HASH]), [0; HASH]);
-    random.fill(&mut *seed).and_then(|()| random.fill(&mut salt)).map_err(|_| NoCredential)?;
+    random
+        .fill(&mut *seed)
+        .and_then(|()| random.fill(&mut salt))
+        .map_err(|_| NoCredential)?;
     let block_len = modulus.len().checked_sub(HASH + 1).ok_or(NoCredential)?;
     let zeros = block_len.checked_sub(2 * HASH + 1).ok_or(NoCredential)?;
     let block = Zeroizing::new([&sha256(&[LABEL])[..], &vec![0; zeros], &[1], &*seed].concat());
     let masked = Zeroizing::new(xor(&block, &mask(&salt, block_len)));
     let salt = xor(&salt, &mask(&masked, HASH));
     let message = Zeroizing::new([&[0][..], &salt, &masked].concat());
-    let encrypted = BigUint::from_bytes_be(&message).modpow(&BigUint::from(exponent), &BigUint::from_bytes_be(modulus)).to_bytes_be();
-    let padding = modulus.len().checked_sub(encrypted.len()).ok_or(NoCredential)?;
+    let encrypted = BigUint::from_bytes_be(&message)
+        .modpow(&BigUint::from(exponent), &BigUint::from_bytes_be(modulus))
+        .to_bytes_be();
+    let padding = modulus
+        .len()
+        .checked_sub(encrypted.len())
+        .ok_or(NoCredential)?;
     Ok((seed, [vec![0; padding], encrypted].concat()))
 }
 
 /// MGF1 (RFC 8017, appendix B.2.1).
 fn mask(seed: &[u8], len: usize) -> Vec<u8> {
-    (0_u32..).flat_map(|counter| sha256(&[seed, &counter.to_be_bytes()])).take(len).collect()
+    (0_u32..)
+        .flat_map(|counter| sha256(&[seed, &counter.to_be_bytes()]))
+        .take(len)
+        .collect()
 }
 
 fn xor(one: &[u8], other: &[u8]) -> Vec<u8> {
-    one.iter().zip(other).map(|(one, other)| one ^ other).collect()
+    one.iter()
+        .zip(other)
+        .map(|(one, other)| one ^ other)
+        .collect()
 }
 
 /// KDFa (part 1, section 11.4.10.2) for one block, with an empty second context.

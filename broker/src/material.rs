@@ -1,7 +1,9 @@
-//! What verifiers trust at this broker: issuers, what its configuration names, and what registrars added to the store.
+//! What verifiers trust at this broker: issuers, what its configuration names, and what registrars
+//! added to the store.
 //!
-//! Verifiers get immutable snapshots and do no I/O. A bad update keeps the last good one and says so. P4: what was withdrawn is not used by a
-//! broker that has seen the withdrawal in the log: the snapshot is then read anew before it is used.
+//! Verifiers get immutable snapshots and do no I/O. A bad update keeps the last good one and says
+//! so. P4: what was withdrawn is not used by a broker that has seen the withdrawal in the log: the
+//! snapshot is then read anew before it is used.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,10 +69,16 @@ impl Material {
     /// With the issuers of the configuration; nothing was read from the store yet.
     #[must_use]
     pub fn new(issuers: TrustMaterial) -> Self {
-        Self { current: ArcSwap::from_pointee(issuers), parts: Mutex::default(), changes: AtomicU64::new(1), read: AtomicU64::new(0) }
+        Self {
+            current: ArcSwap::from_pointee(issuers),
+            parts: Mutex::default(),
+            changes: AtomicU64::new(1),
+            read: AtomicU64::new(0),
+        }
     }
 
-    /// The snapshot of this moment, which may be older than what the log says; see [`Material::unread`].
+    /// The snapshot of this moment, which may be older than what the log says; see
+    /// [`Material::unread`].
     #[must_use]
     pub fn snapshot(&self) -> Arc<TrustMaterial> {
         self.current.load_full()
@@ -99,7 +107,10 @@ impl Material {
 
     /// Takes over what was read from the store after change number `change` was heard of.
     pub fn publish_added(&self, items: impl IntoIterator<Item = TrustItem>, change: u64) {
-        let added = items.into_iter().map(|item| ((item.kind(), item.name().to_owned()), Arc::new(item))).collect();
+        let added = items
+            .into_iter()
+            .map(|item| ((item.kind(), item.name().to_owned()), Arc::new(item)))
+            .collect();
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         // What was read later must not be replaced by what was read earlier.
         if self.read.load(Ordering::Acquire) <= change {
@@ -112,19 +123,33 @@ impl Material {
     /// Takes over an item of the configuration.
     pub fn publish_configured(&self, item: TrustItem) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.configured.insert((item.kind(), item.name().to_owned()), Arc::new(item));
+        parts
+            .configured
+            .insert((item.kind(), item.name().to_owned()), Arc::new(item));
         self.publish(&parts);
     }
 
     /// An item of the configuration stands over an added one of the same name.
     fn publish(&self, parts: &Parts) {
-        self.update_issuers(|next| next.replace_items(parts.added.values().chain(parts.configured.values()).map(Arc::clone)));
+        self.update_issuers(|next| {
+            next.replace_items(
+                parts
+                    .added
+                    .values()
+                    .chain(parts.configured.values())
+                    .map(Arc::clone),
+            )
+        });
     }
 
     /// Whether an item of this kind and name comes from the configuration.
     #[must_use]
     pub fn is_configured(&self, kind: TrustKind, name: &str) -> bool {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).configured.contains_key(&(kind, name.to_owned()))
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .configured
+            .contains_key(&(kind, name.to_owned()))
     }
 }
 
@@ -149,15 +174,23 @@ pub async fn follow(config: MaterialConfig, material: Arc<Material>, trust: Arc<
             if last.as_ref() == Some(&content) {
                 return Ok(());
             }
-            let item = TrustItem::parse(config.kind, &config.name, &content).map_err(|e| e.to_string())?;
+            let item =
+                TrustItem::parse(config.kind, &config.name, &content).map_err(|e| e.to_string())?;
             if item.is_endorsed() {
-                return Err("`endorsement` is what a TPM has shown, and is not configured".to_owned());
+                return Err(
+                    "`endorsement` is what a TPM has shown, and is not configured".to_owned(),
+                );
             }
             material.publish_configured(item);
             last = Some(content);
             Ok(())
         });
         trust.report(&source, read);
-        tokio::time::sleep(if fetched.is_some() { FETCH_EVERY } else { LOOK_EVERY }).await;
+        tokio::time::sleep(if fetched.is_some() {
+            FETCH_EVERY
+        } else {
+            LOOK_EVERY
+        })
+        .await;
     }
 }

@@ -38,16 +38,59 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("sundew");
-        let metrics = (Family::default(), Family::default(), Counter::default(), Gauge::default(), Gauge::default());
+        let metrics = (
+            Family::default(),
+            Family::default(),
+            Counter::default(),
+            Gauge::default(),
+            Gauge::default(),
+        );
         let (leases, leases_due) = (Gauge::default(), Gauge::default());
-        registry.register("leases", "Credentials in other systems that are not removed yet", Gauge::clone(&leases));
-        registry.register("leases_due", "Those of them that should be gone", Gauge::clone(&leases_due));
-        registry.register("calls", "Calls by RPC and gRPC status code", Family::clone(&metrics.0));
-        registry.register("handshakes", "TLS handshakes by result", Family::clone(&metrics.1));
-        registry.register("endings", "Endings and rules appended to the revocation log", Counter::clone(&metrics.2));
-        registry.register("endings_pending", "Endings that hold here and that the store has not taken yet", Gauge::clone(&metrics.3));
-        registry.register("view_fresh", "1 while the view of the revocation log is fresh", Gauge::clone(&metrics.4));
-        Self { registry, calls: metrics.0, handshakes: metrics.1, endings: metrics.2, pending: metrics.3, fresh: metrics.4, leases, leases_due }
+        registry.register(
+            "leases",
+            "Credentials in other systems that are not removed yet",
+            Gauge::clone(&leases),
+        );
+        registry.register(
+            "leases_due",
+            "Those of them that should be gone",
+            Gauge::clone(&leases_due),
+        );
+        registry.register(
+            "calls",
+            "Calls by RPC and gRPC status code",
+            Family::clone(&metrics.0),
+        );
+        registry.register(
+            "handshakes",
+            "TLS handshakes by result",
+            Family::clone(&metrics.1),
+        );
+        registry.register(
+            "endings",
+            "Endings and rules appended to the revocation log",
+            Counter::clone(&metrics.2),
+        );
+        registry.register(
+            "endings_pending",
+            "Endings that hold here and that the store has not taken yet",
+            Gauge::clone(&metrics.3),
+        );
+        registry.register(
+            "view_fresh",
+            "1 while the view of the revocation log is fresh",
+            Gauge::clone(&metrics.4),
+        );
+        Self {
+            registry,
+            calls: metrics.0,
+            handshakes: metrics.1,
+            endings: metrics.2,
+            pending: metrics.3,
+            fresh: metrics.4,
+            leases,
+            leases_due,
+        }
     }
 }
 
@@ -64,7 +107,8 @@ impl Metrics {
     #[must_use]
     pub fn render(&self, pending: usize, fresh: bool, leases: (u64, u64)) -> String {
         self.leases.set(i64::try_from(leases.0).unwrap_or(i64::MAX));
-        self.leases_due.set(i64::try_from(leases.1).unwrap_or(i64::MAX));
+        self.leases_due
+            .set(i64::try_from(leases.1).unwrap_or(i64::MAX));
         self.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
         self.fresh.set(i64::from(fresh));
         let mut out = String::new();
@@ -83,12 +127,22 @@ pub(crate) struct HandshakeRecorder {
 
 impl AcceptObserver for HandshakeRecorder {
     fn accepted(&self) {
-        self.metrics.handshakes.get_or_create(&Handshake { result: "accepted" }).inc();
+        self.metrics
+            .handshakes
+            .get_or_create(&Handshake { result: "accepted" })
+            .inc();
     }
 
     fn refused(&self, remote: SocketAddr, cause: &str) {
-        self.metrics.handshakes.get_or_create(&Handshake { result: "refused" }).inc();
+        self.metrics
+            .handshakes
+            .get_or_create(&Handshake { result: "refused" })
+            .inc();
         tracing::warn!(%remote, cause, "handshake refused");
-        self.journal.note(journal::record("handshake_refused").with("remote", remote).with("reason", cause));
+        self.journal.note(
+            journal::record("handshake_refused")
+                .with("remote", remote)
+                .with("reason", cause),
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! One piece of evidence looked at away from a broker: for platform teams that write registrations, and for those who wonder about a refusal.
+//! One piece of evidence looked at away from a broker: for platform teams that write registrations,
+//! and for those who wonder about a refusal.
 //!
 //! The same verification and appraisal; nothing is consumed, and nothing is granted.
 
@@ -9,7 +10,10 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sundew_attestation::jws::KeySet;
 use sundew_attestation::spiffe::BundleSet;
-use sundew_attestation::{AppraisalPolicy, Binding, Circumstances, Presented, Rule, TrustItem, TrustKind, TrustMaterial, appraise};
+use sundew_attestation::{
+    AppraisalPolicy, Binding, Circumstances, Presented, Rule, TrustItem, TrustKind, TrustMaterial,
+    appraise,
+};
 use sundew_proto::v1;
 
 use crate::config::Config;
@@ -37,22 +41,39 @@ pub struct Inspection<'a> {
 pub struct Trusted(TrustMaterial, BundleSet);
 
 impl Trusted {
-    /// With what a broker's configuration names and is in files, and with these items: `KIND/NAME` and the file that has its content.
+    /// With what a broker's configuration names and is in files, and with these items: `KIND/NAME`
+    /// and the file that has its content.
     pub fn read(config: Option<&Config>, items: &[(String, PathBuf)]) -> Result<Self, String> {
-        let issuers = config.map(|config| config.issuers.as_slice()).unwrap_or_default();
+        let issuers = config
+            .map(|config| config.issuers.as_slice())
+            .unwrap_or_default();
         let mut trust = issuers::without_keys(issuers);
-        for (url, path) in issuers.iter().filter_map(|issuer| Some((&issuer.url, issuer.jwks_file.as_ref()?))) {
-            let keys = KeySet::parse(&read(path)?).map_err(|e| format!("{}: {e}", path.display()))?;
+        for (url, path) in issuers
+            .iter()
+            .filter_map(|issuer| Some((&issuer.url, issuer.jwks_file.as_ref()?)))
+        {
+            let keys =
+                KeySet::parse(&read(path)?).map_err(|e| format!("{}: {e}", path.display()))?;
             issuers::put_keys(&mut trust, url, &keys);
         }
         let mut parsed = Vec::new();
-        let item = |kind, name: &str, path: &Path| TrustItem::parse(kind, name, &read(path)?).map(Arc::new).map_err(|e| format!("{}: {e}", path.display()));
-        for (config, path) in config.into_iter().flat_map(|config| &config.material).filter_map(|item| Some((item, item.file.as_ref()?))) {
+        let item = |kind, name: &str, path: &Path| {
+            TrustItem::parse(kind, name, &read(path)?)
+                .map(Arc::new)
+                .map_err(|e| format!("{}: {e}", path.display()))
+        };
+        for (config, path) in config
+            .into_iter()
+            .flat_map(|config| &config.material)
+            .filter_map(|item| Some((item, item.file.as_ref()?)))
+        {
             parsed.push(item(config.kind, &config.name, path)?);
         }
         for (name, path) in items {
-            let (kind, name) =
-                name.split_once('/').and_then(|(kind, name)| Some((TrustKind::parse(kind)?, name))).ok_or_else(|| format!("{name}: must be KIND/NAME"))?;
+            let (kind, name) = name
+                .split_once('/')
+                .and_then(|(kind, name)| Some((TrustKind::parse(kind)?, name)))
+                .ok_or_else(|| format!("{name}: must be KIND/NAME"))?;
             parsed.push(item(kind, name, path)?);
         }
         trust.replace_items(parsed);
@@ -76,15 +97,33 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// What is found, and why it would be refused if it would.
-pub fn inspect(inspection: &Inspection<'_>, trusted: &Trusted) -> Result<(Vec<v1::EvidenceFinding>, Option<String>), String> {
-    let rule: Rule = serde_json::from_str(inspection.requirement).map_err(|e| format!("requirement: {e}"))?;
+pub fn inspect(
+    inspection: &Inspection<'_>,
+    trusted: &Trusted,
+) -> Result<(Vec<v1::EvidenceFinding>, Option<String>), String> {
+    let rule: Rule =
+        serde_json::from_str(inspection.requirement).map_err(|e| format!("requirement: {e}"))?;
     let rules = [rule];
-    let policy = AppraisalPolicy { rules: &rules, cross_checks: &[] };
+    let policy = AppraisalPolicy {
+        rules: &rules,
+        cross_checks: &[],
+    };
     let binding = Binding::from_bytes(inspection.binding);
-    let presented = [Presented { kind: inspection.kind, payload: inspection.payload }];
-    let circumstances =
-        Circumstances { public_key: inspection.public_key, binding: &binding, trust: &trusted.0, bundles: &trusted.1, now_ms: inspection.now_ms };
+    let presented = [Presented {
+        kind: inspection.kind,
+        payload: inspection.payload,
+    }];
+    let circumstances = Circumstances {
+        public_key: inspection.public_key,
+        binding: &binding,
+        trust: &trusted.0,
+        bundles: &trusted.1,
+        now_ms: inspection.now_ms,
+    };
     let mut findings = Vec::new();
     let result = appraise(policy, &presented, circumstances, &mut findings);
-    Ok((findings.into_iter().map(finding_message).collect(), result.err().map(|e| e.to_string())))
+    Ok((
+        findings.into_iter().map(finding_message).collect(),
+        result.err().map(|e| e.to_string()),
+    ))
 }

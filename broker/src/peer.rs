@@ -1,7 +1,8 @@
 //! The peer of a connection: its verified SVID, its TLS channel, and the challenges issued on it.
 //!
-//! P1: made only by the acceptor. P2: a challenge lives in the connection it was issued on and is consumed before anything
-//! else happens. P7: expiry and trust are looked at on every call, not only at the handshake (T07).
+//! P1: made only by the acceptor. P2: a challenge lives in the connection it was issued on and is
+//! consumed before anything else happens. P7: expiry and trust are looked at on every call, not
+//! only at the handshake (T07).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -46,8 +47,21 @@ pub struct Peer {
 
 impl Peer {
     /// Made by the acceptor out of what the handshake proved.
-    pub(crate) fn new(svid: VerifiedSvid, generation: u64, chain: Vec<CertificateDer<'static>>, exporter: [u8; 32], remote: SocketAddr) -> Self {
-        Self { svid, chain, channel: Channel::new(exporter), remote, trusted_in: AtomicU64::new(generation), limiter: OnceLock::new() }
+    pub(crate) fn new(
+        svid: VerifiedSvid,
+        generation: u64,
+        chain: Vec<CertificateDer<'static>>,
+        exporter: [u8; 32],
+        remote: SocketAddr,
+    ) -> Self {
+        Self {
+            svid,
+            chain,
+            channel: Channel::new(exporter),
+            remote,
+            trusted_in: AtomicU64::new(generation),
+            limiter: OnceLock::new(),
+        }
     }
 
     /// Who it is.
@@ -80,14 +94,21 @@ impl Peer {
         }
         let current = trust.current();
         if self.trusted_in.load(Ordering::Acquire) != current.generation {
-            drop(validate_chain(&self.chain, &current.bundles, now_ms.div_euclid(1000))?);
+            drop(validate_chain(
+                &self.chain,
+                &current.bundles,
+                now_ms.div_euclid(1000),
+            )?);
             self.trusted_in.store(current.generation, Ordering::Release);
         }
         Ok(())
     }
 
     /// Its workload's limiter, looked up once.
-    pub(crate) fn limiter(&self, find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>) -> &DefaultDirectRateLimiter {
+    pub(crate) fn limiter(
+        &self,
+        find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>,
+    ) -> &DefaultDirectRateLimiter {
         self.limiter.get_or_init(find)
     }
 }
@@ -100,7 +121,10 @@ pub struct Channel {
 
 impl Channel {
     pub(crate) fn new(exporter: [u8; 32]) -> Self {
-        Self { exporter, challenges: Mutex::default() }
+        Self {
+            exporter,
+            challenges: Mutex::default(),
+        }
     }
 
     /// The channel binding of RFC 9266.
@@ -110,15 +134,25 @@ impl Channel {
     }
 
     fn challenges(&self) -> MutexGuard<'_, VecDeque<(Nonce, Instant)>> {
-        self.challenges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.challenges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new challenge, good on this channel, and when it ends, in milliseconds since the epoch.
     pub(crate) fn challenge(&self) -> Result<(Nonce, i64), Refusal> {
         let mut nonce = [0; 32];
-        SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Seal { what: "nonce", cause: SealError::Random })?;
+        SystemRandom::new()
+            .fill(&mut nonce)
+            .map_err(|_| Refusal::Seal {
+                what: "nonce",
+                cause: SealError::Random,
+            })?;
         self.issue(nonce);
-        Ok((nonce, clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0))))
+        Ok((
+            nonce,
+            clock::now_ms().saturating_add(i64::try_from(CHALLENGE_LIFE.as_millis()).unwrap_or(0)),
+        ))
     }
 
     fn issue(&self, nonce: Nonce) {
@@ -129,11 +163,16 @@ impl Channel {
         open.push_back((nonce, clock::monotonic()));
     }
 
-    /// P2: takes a challenge out. It is gone whatever happens next; says whether it was one in time.
+    /// P2: takes a challenge out. It is gone whatever happens next; says whether it was one in
+    /// time.
     #[must_use]
     pub fn consume(&self, nonce: &[u8]) -> bool {
         let mut open = self.challenges();
-        let found = open.iter().position(|(own, _)| subtle::ConstantTimeEq::ct_eq(own.as_slice(), nonce).into());
-        found.and_then(|index| open.remove(index)).is_some_and(|(_, issued)| clock::since(issued) < CHALLENGE_LIFE)
+        let found = open
+            .iter()
+            .position(|(own, _)| subtle::ConstantTimeEq::ct_eq(own.as_slice(), nonce).into());
+        found
+            .and_then(|index| open.remove(index))
+            .is_some_and(|(_, issued)| clock::since(issued) < CHALLENGE_LIFE)
     }
 }

@@ -1,6 +1,8 @@
-//! Why a request is refused: the whole cause for the operator, a fixed text and code for the caller (P11).
+//! Why a request is refused: the whole cause for the operator, a fixed text and code for the caller
+//! (P11).
 //!
-//! Unknown, not yours and not allowed are one answer. Adding a cause breaks the match in [`Refusal::status`], on purpose.
+//! Unknown, not yours and not allowed are one answer. Adding a cause breaks the match in
+//! [`Refusal::status`], on purpose.
 
 use std::collections::HashMap;
 
@@ -116,7 +118,10 @@ pub enum Refusal {
 impl Refusal {
     /// A malformed field.
     pub fn invalid(field: &'static str, problem: impl ToString) -> Self {
-        Self::Invalid { field, problem: problem.to_string() }
+        Self::Invalid {
+            field,
+            problem: problem.to_string(),
+        }
     }
 
     /// What the caller hears. The correlation id leads an operator to the record.
@@ -135,17 +140,56 @@ impl Refusal {
             | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)
-            | Self::Unregistered => (Code::PermissionDenied, "NOT_PERMITTED", "not permitted".to_owned()),
-            Self::Append(_) | Self::Engine(_) | Self::Journal(_) | Self::Seal { .. } | Self::Stale(_) | Self::Store(_) => {
-                (Code::Unavailable, "UNAVAILABLE", "cannot be answered now".to_owned())
-            }
-            Self::Full => (Code::ResourceExhausted, "TASK_LIMIT", "too many tasks at a time".to_owned()),
-            Self::Idempotency => (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", "idempotency key was used for another request".to_owned()),
-            Self::Invalid { field, problem } => (Code::InvalidArgument, "INVALID_ARGUMENT", format!("{field}: {problem}")),
-            Self::Overload => (Code::ResourceExhausted, "OVERLOAD", "too much is being issued now".to_owned()),
-            Self::RateLimit => (Code::ResourceExhausted, "RATE_LIMIT", "too many requests".to_owned()),
-            Self::Svid(_) | Self::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED", "a valid SVID is required".to_owned()),
-            Self::Unsupported(_) => (Code::Unimplemented, "UNSUPPORTED", "not supported by this broker".to_owned()),
+            | Self::Unregistered => (
+                Code::PermissionDenied,
+                "NOT_PERMITTED",
+                "not permitted".to_owned(),
+            ),
+            Self::Append(_)
+            | Self::Engine(_)
+            | Self::Journal(_)
+            | Self::Seal { .. }
+            | Self::Stale(_)
+            | Self::Store(_) => (
+                Code::Unavailable,
+                "UNAVAILABLE",
+                "cannot be answered now".to_owned(),
+            ),
+            Self::Full => (
+                Code::ResourceExhausted,
+                "TASK_LIMIT",
+                "too many tasks at a time".to_owned(),
+            ),
+            Self::Idempotency => (
+                Code::AlreadyExists,
+                "IDEMPOTENCY_KEY_REUSED",
+                "idempotency key was used for another request".to_owned(),
+            ),
+            Self::Invalid { field, problem } => (
+                Code::InvalidArgument,
+                "INVALID_ARGUMENT",
+                format!("{field}: {problem}"),
+            ),
+            Self::Overload => (
+                Code::ResourceExhausted,
+                "OVERLOAD",
+                "too much is being issued now".to_owned(),
+            ),
+            Self::RateLimit => (
+                Code::ResourceExhausted,
+                "RATE_LIMIT",
+                "too many requests".to_owned(),
+            ),
+            Self::Svid(_) | Self::Unauthenticated => (
+                Code::Unauthenticated,
+                "UNAUTHENTICATED",
+                "a valid SVID is required".to_owned(),
+            ),
+            Self::Unsupported(_) => (
+                Code::Unimplemented,
+                "UNSUPPORTED",
+                "not supported by this broker".to_owned(),
+            ),
         };
         let metadata = HashMap::from([("correlation_id".to_owned(), correlation.to_owned())]);
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);

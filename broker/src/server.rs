@@ -73,7 +73,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts; answers when the broker listens. It answers calls once its view of the revocation log is fresh.
+    /// Starts; answers when the broker listens. It answers calls once its view of the revocation
+    /// log is fresh.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let (stop, stopped) = watch::channel(false);
         let (current, current_broker) = watch::channel(None);
@@ -88,8 +89,10 @@ impl Server {
             }
         });
 
-        let root = read_private(&config.root_key_file).map_err(|e| start_error("keys.root_key_file")(&e))?;
-        let root = Arc::new(RootKey::parse(&root).map_err(|e| start_error("keys.root_key_file")(&e))?);
+        let root = read_private(&config.root_key_file)
+            .map_err(|e| start_error("keys.root_key_file")(&e))?;
+        let root =
+            Arc::new(RootKey::parse(&root).map_err(|e| start_error("keys.root_key_file")(&e))?);
         let store = open_store(&config.store).await?;
         let metrics = Arc::new(Metrics::default());
         let trust = Arc::new(Trust::default());
@@ -97,15 +100,22 @@ impl Server {
         let now_ms = clock::now_ms();
         // A quarantine may be as old as the journal is.
         let journal = Journal::open(&config.journal, |record| {
-            let entry = record.field("entry").and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
+            let entry = record
+                .field("entry")
+                .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
             endings.extend(entry.filter(|entry| entry.until_ms > now_ms));
         });
         let journal = Arc::new(journal.map_err(|e| start_error("journal")(&e))?);
 
         let ca = match &config.identity {
-            Identity::EmbeddedCa { trust_domain, svid_ttl } => {
-                Some(Ca::open(store.as_ref(), &root, trust_domain.clone(), *svid_ttl).await.map_err(|e| start_error("embedded CA")(&e))?)
-            }
+            Identity::EmbeddedCa {
+                trust_domain,
+                svid_ttl,
+            } => Some(
+                Ca::open(store.as_ref(), &root, trust_domain.clone(), *svid_ttl)
+                    .await
+                    .map_err(|e| start_error("embedded CA")(&e))?,
+            ),
             Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
         };
         let this: Arc<OnceLock<Weak<Broker>>> = Arc::default();
@@ -119,38 +129,62 @@ impl Server {
             material: Arc::new(Material::new(issuers::without_keys(&config.issuers))),
             configured_material: config.material.clone(),
             attempts: Attempts::default(),
-            keyring: Arc::new(ArcSwap::from_pointee(Keyring::generate().map_err(|e| start_error("keyring")(&e))?)),
+            keyring: Arc::new(ArcSwap::from_pointee(
+                Keyring::generate().map_err(|e| start_error("keyring")(&e))?,
+            )),
             operators: ArcSwap::from_pointee(config.operators.clone()),
             ca,
             attendance: Attendance::default(),
             metrics,
             limits: config.limits,
-            audience: config.issuers.first().map(|i| i.audience.clone()).unwrap_or_default(),
+            audience: config
+                .issuers
+                .first()
+                .map(|i| i.audience.clone())
+                .unwrap_or_default(),
             limiters: Limiters::new(&config.limits),
             leases: Leases::default(),
             new_action: Notify::new(),
             issuing: Arc::new(Semaphore::new(config.limits.issuing)),
             enrolling: Semaphore::new(ENROLLING),
-            verifying: Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))),
+            verifying: Semaphore::new(
+                std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+            ),
             previews: Arc::new(Semaphore::new(PREVIEWS)),
             unknown_key: Arc::default(),
         });
         let _ = this.set(Arc::downgrade(&broker));
-        broker.reload_keyring().await.map_err(|e| start_error("keyring")(&e))?;
-        broker.reload_engines().await.map_err(|e| start_error("engines")(&e))?;
-        broker.trusted().await.map_err(|e| start_error("trust material")(&e))?;
+        broker
+            .reload_keyring()
+            .await
+            .map_err(|e| start_error("keyring")(&e))?;
+        broker
+            .reload_engines()
+            .await
+            .map_err(|e| start_error("engines")(&e))?;
+        broker
+            .trusted()
+            .await
+            .map_err(|e| start_error("trust material")(&e))?;
 
         let look_now = Arc::new(Notify::new());
         background::start_sources(&config, &broker, &look_now, &mut background)?;
         let shared = matches!(config.store, StoreConfig::Redis { .. });
-        keeper.open_after(if shared { config.bounds.freshness } else { Duration::ZERO });
+        keeper.open_after(if shared {
+            config.bounds.freshness
+        } else {
+            Duration::ZERO
+        });
         background.spawn({
             let keeper = Arc::clone(&keeper);
             async move { keeper.run().await }
         });
         background::start_housekeeping(&broker, keeper.broker().to_owned(), &mut background);
 
-        let observer = Arc::new(HandshakeRecorder { metrics: Arc::clone(&broker.metrics), journal: Arc::clone(&broker.journal) });
+        let observer = Arc::new(HandshakeRecorder {
+            metrics: Arc::clone(&broker.metrics),
+            journal: Arc::clone(&broker.journal),
+        });
         let listener = bind(config.listen.workloads).await?;
         let workloads = address(&listener)?;
         let (connections, incoming) = mpsc::channel(64);
@@ -162,23 +196,51 @@ impl Server {
             Arc::<HandshakeRecorder>::clone(&observer),
             connections,
         ));
-        listeners.spawn(serve_workloads(config.clone(), Arc::clone(&broker), incoming, stopped.clone()));
+        listeners.spawn(serve_workloads(
+            config.clone(),
+            Arc::clone(&broker),
+            incoming,
+            stopped.clone(),
+        ));
         let mut enrollment = None;
         if let Some(place) = config.listen.enrollment {
             let listener = bind(place).await?;
             enrollment = Some(address(&listener)?);
             let (connections, incoming) = mpsc::channel(16);
-            background.spawn(tls::accept(listener, trust, Clients::Anonymous, config.connections, observer, connections));
-            let service = EnrollmentServiceServer::new(Enrollment(Arc::clone(&broker))).max_decoding_message_size(config.message_bytes.min(256 << 10));
-            let served = grpc(&config).add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped.clone()));
+            background.spawn(tls::accept(
+                listener,
+                trust,
+                Clients::Anonymous,
+                config.connections,
+                observer,
+                connections,
+            ));
+            let service = EnrollmentServiceServer::new(Enrollment(Arc::clone(&broker)))
+                .max_decoding_message_size(config.message_bytes.min(256 << 10));
+            let served = grpc(&config)
+                .add_service(service)
+                .serve_with_incoming_shutdown(
+                    ReceiverStream::new(incoming),
+                    self::stopping(stopped.clone()),
+                );
             listeners.spawn(async move { drop(served.await) });
         }
         if let Some(path) = &config.listen.workload_api {
-            let listener = local_process::bind(path).map_err(|e| start_error(&format!("listen.workload_api: {}", path.display()))(&e))?;
+            let listener = local_process::bind(path).map_err(|e| {
+                start_error(&format!("listen.workload_api: {}", path.display()))(&e)
+            })?;
             let (connections, incoming) = mpsc::channel(16);
             background.spawn(local_process::accept(listener, connections));
-            let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::new(OwnIdentities(Arc::clone(&broker))))).max_decoding_message_size(4 << 10);
-            let served = Grpc::builder().add_service(service).serve_with_incoming_shutdown(ReceiverStream::new(incoming), self::stopping(stopped));
+            let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::new(OwnIdentities(
+                Arc::clone(&broker),
+            ))))
+            .max_decoding_message_size(4 << 10);
+            let served = Grpc::builder()
+                .add_service(service)
+                .serve_with_incoming_shutdown(
+                    ReceiverStream::new(incoming),
+                    self::stopping(stopped),
+                );
             listeners.spawn(async move { drop(served.await) });
         }
         current.send_replace(Some(Arc::clone(&broker)));
@@ -187,7 +249,16 @@ impl Server {
             current.closed().await;
         });
         tracing::info!(%workloads, operations = %operations_address, store = store.describe(), "broker listens");
-        Ok(Self { broker, workloads, enrollment, operations: operations_address, look_now, stop, listeners, background })
+        Ok(Self {
+            broker,
+            workloads,
+            enrollment,
+            operations: operations_address,
+            look_now,
+            stop,
+            listeners,
+            background,
+        })
     }
 
     /// The broker.
@@ -214,7 +285,8 @@ impl Server {
         self.operations
     }
 
-    /// Takes over what can change while running: operators now; files are looked at at once. The rest needs a restart.
+    /// Takes over what can change while running: operators now; files are looked at at once. The
+    /// rest needs a restart.
     pub fn reload(&self, config: Result<Config, String>) {
         match config {
             Ok(config) => {
@@ -237,7 +309,10 @@ impl Server {
     /// Stops listening, lets open calls end for 10 seconds at most, and leaves the list of brokers.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let drained = tokio::time::timeout(DRAIN_WITHIN, async { while self.listeners.join_next().await.is_some() {} }).await;
+        let drained = tokio::time::timeout(DRAIN_WITHIN, async {
+            while self.listeners.join_next().await.is_some() {}
+        })
+        .await;
         if drained.is_err() {
             tracing::warn!("some calls did not end in time");
         }
@@ -252,29 +327,64 @@ async fn stopping(mut stopped: watch::Receiver<bool>) {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|e| start_error(&format!("cannot listen on {address}"))(&e))
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| start_error(&format!("cannot listen on {address}"))(&e))
 }
 
 fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|e| start_error("listener")(&e))
+    listener
+        .local_addr()
+        .map_err(|e| start_error("listener")(&e))
 }
 
 async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
     let store: Arc<dyn Store> = match config {
-        StoreConfig::Embedded(path) => EmbeddedStore::open(path).map_err(|e| start_error("store")(&e))?,
-        StoreConfig::Redis { url, password_file, ca_file, client, timeout, replicas, durability } => {
+        StoreConfig::Embedded(path) => {
+            EmbeddedStore::open(path).map_err(|e| start_error("store")(&e))?
+        }
+        StoreConfig::Redis {
+            url,
+            password_file,
+            ca_file,
+            client,
+            timeout,
+            replicas,
+            durability,
+        } => {
             let fail = |key: &str| start_error(&format!("store.{key}"));
-            let private = |path: &std::path::PathBuf| read_private(path).map(|bytes| sundew_core::SecretBytes::new(bytes.to_vec()));
-            let public = |path: &std::path::PathBuf| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
-            let password = password_file.as_ref().map(private).transpose().map_err(|e| fail("password_file")(&e))?;
-            let ca = ca_file.as_ref().map(public).transpose().map_err(|e| fail("ca_file")(&e))?;
+            let private = |path: &std::path::PathBuf| {
+                read_private(path).map(|bytes| sundew_core::SecretBytes::new(bytes.to_vec()))
+            };
+            let public = |path: &std::path::PathBuf| {
+                std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))
+            };
+            let password = password_file
+                .as_ref()
+                .map(private)
+                .transpose()
+                .map_err(|e| fail("password_file")(&e))?;
+            let ca = ca_file
+                .as_ref()
+                .map(public)
+                .transpose()
+                .map_err(|e| fail("ca_file")(&e))?;
             let client = match client {
                 None => None,
-                Some((certificate, key)) => {
-                    Some((public(certificate).map_err(|e| fail("certificate_file")(&e))?, private(key).map_err(|e| fail("key_file")(&e))?))
-                }
+                Some((certificate, key)) => Some((
+                    public(certificate).map_err(|e| fail("certificate_file")(&e))?,
+                    private(key).map_err(|e| fail("key_file")(&e))?,
+                )),
             };
-            RedisStore::new(RedisSettings { url: url.clone(), password, ca, client, timeout: *timeout, replicas: *replicas, durability: *durability })
+            RedisStore::new(RedisSettings {
+                url: url.clone(),
+                password,
+                ca,
+                client,
+                timeout: *timeout,
+                replicas: *replicas,
+                durability: *durability,
+            })
         }
     };
     loop {
@@ -301,7 +411,9 @@ fn keeper(
     let (changing, emptied) = (Arc::clone(this), Arc::clone(this));
     let broker = |this: &OnceLock<Weak<Broker>>| this.get().and_then(Weak::upgrade);
     let on_change = move |event: &Event| {
-        let Some(broker) = broker(&changing) else { return };
+        let Some(broker) = broker(&changing) else {
+            return;
+        };
         match event {
             Event::Changed(Changed::Workload(id)) => broker.records.forget_workload(id),
             // Read anew by the next call that needs it.
@@ -320,7 +432,12 @@ fn keeper(
                     }
                 });
             }
-            Event::Ended { .. } | Event::Rule { .. } | Event::Lifted(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Floor => {
+            Event::Ended { .. }
+            | Event::Rule { .. }
+            | Event::Lifted(_)
+            | Event::Suspended(_)
+            | Event::Resumed(_)
+            | Event::Floor => {
                 broker.attendance.tell(event);
                 broker.leases.hear(event);
             }
@@ -341,7 +458,15 @@ fn keeper(
             });
         }
     };
-    Ok(Keeper::new(Arc::clone(store), Arc::clone(root), name, config.bounds, Arc::clone(journal), on_change, on_emptied))
+    Ok(Keeper::new(
+        Arc::clone(store),
+        Arc::clone(root),
+        name,
+        config.bounds,
+        Arc::clone(journal),
+        on_change,
+        on_emptied,
+    ))
 }
 
 fn grpc(config: &Config) -> Grpc {
@@ -356,16 +481,22 @@ fn grpc(config: &Config) -> Grpc {
         .tcp_nodelay(true)
 }
 
-async fn serve_workloads(config: Config, broker: Arc<Broker>, incoming: mpsc::Receiver<std::io::Result<tls::Connection>>, stopped: watch::Receiver<bool>) {
+async fn serve_workloads(
+    config: Config,
+    broker: Arc<Broker>,
+    incoming: mpsc::Receiver<std::io::Result<tls::Connection>>,
+    stopped: watch::Receiver<bool>,
+) {
     let services = Services(broker);
     let most = config.message_bytes;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServiceServer<Services>>().await;
     health.set_serving::<AccessServiceServer<Services>>().await;
-    let reflection = config
-        .listen
-        .reflection
-        .then(|| tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR).build_v1());
+    let reflection = config.listen.reflection.then(|| {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR)
+            .build_v1()
+    });
     let reflection = reflection.transpose().unwrap_or_else(|error| {
         tracing::error!(%error, "reflection is off");
         None
@@ -378,7 +509,10 @@ async fn serve_workloads(config: Config, broker: Arc<Broker>, incoming: mpsc::Re
         .add_service(ResponseServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(EnrollmentServiceServer::new(services).max_decoding_message_size(most))
         .add_optional_service(reflection);
-    if let Err(error) = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping(stopped)).await {
+    if let Err(error) = router
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping(stopped))
+        .await
+    {
         tracing::error!(%error, "workload listener ended");
     }
 }

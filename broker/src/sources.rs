@@ -1,6 +1,8 @@
-//! Where bundles and the broker's own SVID come from: watched files, a SPIFFE Workload API, or the embedded CA.
+//! Where bundles and the broker's own SVID come from: watched files, a SPIFFE Workload API, or the
+//! embedded CA.
 //!
-//! A source that fails keeps the last good state until the bundle limit, then its trust domain is withdrawn (AC-09).
+//! A source that fails keeps the last good state until the bundle limit, then its trust domain is
+//! withdrawn (AC-09).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,12 @@ async fn next_look(now: &Notify) {
 }
 
 /// Keeps the bundles of files up to date, for as long as it is polled.
-pub async fn watch_bundles(trust: Arc<Trust>, files: BTreeMap<TrustDomain, PathBuf>, limit: Duration, now: Arc<Notify>) {
+pub async fn watch_bundles(
+    trust: Arc<Trust>,
+    files: BTreeMap<TrustDomain, PathBuf>,
+    limit: Duration,
+    now: Arc<Notify>,
+) {
     let mut good_at = BTreeMap::new();
     loop {
         for (domain, path) in &files {
@@ -39,7 +46,10 @@ pub async fn watch_bundles(trust: Arc<Trust>, files: BTreeMap<TrustDomain, PathB
                     good_at.insert(domain.clone(), clock::monotonic());
                 }
                 Err(problem) => {
-                    if good_at.get(domain).is_none_or(|at| clock::since(*at) > limit) {
+                    if good_at
+                        .get(domain)
+                        .is_none_or(|at| clock::since(*at) > limit)
+                    {
                         trust.withdraw(domain.clone());
                     }
                     trust.report(&source, Err(problem));
@@ -57,7 +67,12 @@ pub fn read_bundle(domain: &TrustDomain, path: &Path) -> Result<TrustBundle, Str
 }
 
 /// Keeps the broker's own SVID of files up to date, for as long as it is polled.
-pub async fn watch_identity(trust: Arc<Trust>, certificate: PathBuf, key: PathBuf, now: Arc<Notify>) {
+pub async fn watch_identity(
+    trust: Arc<Trust>,
+    certificate: PathBuf,
+    key: PathBuf,
+    now: Arc<Notify>,
+) {
     let mut seen = None;
     loop {
         match read_identity(&certificate, &key) {
@@ -78,12 +93,17 @@ pub async fn watch_identity(trust: Arc<Trust>, certificate: PathBuf, key: PathBu
 /// Reads a certificate chain and its key; refuses a pair that does not fit.
 pub fn read_identity(certificate: &Path, key: &Path) -> Result<CertifiedKey, String> {
     let fail = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|e| fail(certificate, &e))?;
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| fail(certificate, &e))?;
     let key_der = PrivateKeyDer::from_pem_slice(&read_private(key)?).map_err(|e| fail(key, &e))?;
     certified(chain, key_der).map_err(|e| fail(certificate, &e))
 }
 
-fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
     CertifiedKey::from_der(chain, key, &crate::tls::provider())
 }
 
@@ -93,13 +113,20 @@ pub async fn follow_workload_api(trust: Arc<Trust>, socket: PathBuf, limit: Dura
     let endpoint = format!("unix:{}", socket.display());
     let mut good_at = clock::monotonic();
     loop {
-        let built = tokio::time::timeout(Duration::from_secs(10), spiffe::X509Source::builder().endpoint(&endpoint).build()).await;
+        let built = tokio::time::timeout(
+            Duration::from_secs(10),
+            spiffe::X509Source::builder().endpoint(&endpoint).build(),
+        )
+        .await;
         let problem = match built {
             Ok(Ok(source)) => {
                 let mut updates = source.updated();
                 loop {
                     // The client keeps what it has when the API goes away, and does not tell.
-                    let answers = tokio::net::UnixStream::connect(&socket).await.map(drop).map_err(|e| e.to_string());
+                    let answers = tokio::net::UnixStream::connect(&socket)
+                        .await
+                        .map(drop)
+                        .map_err(|e| e.to_string());
                     match answers.and_then(|()| take_from(&trust, &source)) {
                         Ok(()) => {
                             good_at = clock::monotonic();
@@ -131,8 +158,15 @@ pub async fn follow_workload_api(trust: Arc<Trust>, socket: PathBuf, limit: Dura
 }
 
 fn withdraw_all(trust: &Trust) {
-    let domains: Vec<_> = trust.current().bundles.iter().map(|b| b.trust_domain().clone()).collect();
-    domains.into_iter().for_each(|domain| trust.withdraw(domain));
+    let domains: Vec<_> = trust
+        .current()
+        .bundles
+        .iter()
+        .map(|b| b.trust_domain().clone())
+        .collect();
+    domains
+        .into_iter()
+        .for_each(|domain| trust.withdraw(domain));
 }
 
 fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), String> {
@@ -140,7 +174,11 @@ fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), String> {
         return Err("the Workload API does not answer".to_owned());
     }
     let svid = source.svid().map_err(|e| e.to_string())?;
-    let chain: Vec<_> = svid.cert_chain().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect();
+    let chain: Vec<_> = svid
+        .cert_chain()
+        .iter()
+        .map(|c| CertificateDer::from(c.as_bytes().to_vec()))
+        .collect();
     let same = trust.identity().is_some_and(|own| own.cert == chain);
     if !same {
         let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())?;
@@ -149,7 +187,9 @@ fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), String> {
     }
     for (domain, bundle) in source.bundle_set().map_err(|e| e.to_string())?.iter() {
         let domain = TrustDomain::parse(domain.as_str()).map_err(|e| e.to_string())?;
-        let bundle = TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes())).map_err(|e| e.to_string())?;
+        let bundle =
+            TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes()))
+                .map_err(|e| e.to_string())?;
         trust.publish(bundle);
     }
     Ok(())

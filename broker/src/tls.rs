@@ -1,6 +1,7 @@
 //! TLS 1.3 with X.509-SVIDs, and the accept loop: bounded, timed handshakes, no resumption.
 //!
-//! P1: the one place that makes a [`Peer`]. T06: a resumed session would skip the certificate check, so there are none.
+//! P1: the one place that makes a [`Peer`]. T06: a resumed session would skip the certificate
+//! check, so there are none.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sundew_attestation::spiffe::{SvidError, VerifiedSvid, validate_chain};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -79,13 +83,21 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,7 +106,11 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
@@ -121,7 +137,8 @@ pub async fn accept(
         let (socket, remote) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // T82: out of file descriptors, or a connection that went away: not the end of the listener.
+                // T82: out of file descriptors, or a connection that went away: not the end of the
+                // listener.
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -131,16 +148,30 @@ pub async fn accept(
             observer.refused(remote, "too many connections");
             continue;
         };
-        let (trust, observer, handshakes, connections) = (Arc::clone(&trust), Arc::clone(&observer), Arc::clone(&handshakes), connections.clone());
+        let (trust, observer, handshakes, connections) = (
+            Arc::clone(&trust),
+            Arc::clone(&observer),
+            Arc::clone(&handshakes),
+            connections.clone(),
+        );
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_WITHIN, async {
                 let _turn = handshakes.acquire().await.map_err(|e| e.to_string())?;
                 handshake(socket, remote, &trust, clients).await
             });
-            match shaken.await.unwrap_or_else(|_| Err("handshake took too long".to_owned())) {
+            match shaken
+                .await
+                .unwrap_or_else(|_| Err("handshake took too long".to_owned()))
+            {
                 Ok((stream, caller)) => {
                     observer.accepted();
-                    let _ = connections.send(Ok(Connection { stream, caller, _place: place })).await;
+                    let _ = connections
+                        .send(Ok(Connection {
+                            stream,
+                            caller,
+                            _place: place,
+                        }))
+                        .await;
                 }
                 Err(cause) => observer.refused(remote, &cause),
             }
@@ -148,26 +179,48 @@ pub async fn accept(
     }
 }
 
-async fn handshake(socket: TcpStream, remote: SocketAddr, trust: &Arc<Trust>, clients: Clients) -> Result<(TlsStream<TcpStream>, Caller), String> {
+async fn handshake(
+    socket: TcpStream,
+    remote: SocketAddr,
+    trust: &Arc<Trust>,
+    clients: Clients,
+) -> Result<(TlsStream<TcpStream>, Caller), String> {
     socket.set_nodelay(true).map_err(|e| e.to_string())?;
-    let verifier = Arc::new(SvidVerifier { trust: Arc::clone(trust), provider: provider_of_process(), verified: Mutex::new(None), refused: Mutex::new(None) });
+    let verifier = Arc::new(SvidVerifier {
+        trust: Arc::clone(trust),
+        provider: provider_of_process(),
+        verified: Mutex::new(None),
+        refused: Mutex::new(None),
+    });
     let config = server_config(trust, clients, &verifier).map_err(|e| e.to_string())?;
     let stream = match TlsAcceptor::from(Arc::new(config)).accept(socket).await {
         Ok(stream) => stream,
         Err(error) => {
-            let refused = verifier.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let refused = verifier
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             return Err(refused.map_or_else(|| error.to_string(), |why| format!("SVID: {why}")));
         }
     };
     let (_, session) = stream.get_ref();
-    let verified = verifier.verified.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let verified = verifier
+        .verified
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     let mut exporter = [0; 32];
-    session.export_keying_material(&mut exporter, EXPORTER, None).map_err(|e| e.to_string())?;
+    session
+        .export_keying_material(&mut exporter, EXPORTER, None)
+        .map_err(|e| e.to_string())?;
     let caller = match (clients, verified, session.peer_certificates()) {
         (Clients::Anonymous, _, _) => Caller::Anonymous(Arc::new(Channel::new(exporter))),
         (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
             let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
-            Caller::Workload(Arc::new(Peer::new(svid, generation, chain, exporter, remote)))
+            Caller::Workload(Arc::new(Peer::new(
+                svid, generation, chain, exporter, remote,
+            )))
         }
         // P1: a handshake that did not go through the verifier proves nothing.
         (Clients::WithSvid, _, _) => return Err("no certificate was verified".to_owned()),
@@ -176,14 +229,23 @@ async fn handshake(socket: TcpStream, remote: SocketAddr, trust: &Arc<Trust>, cl
 }
 
 fn provider_of_process() -> Arc<CryptoProvider> {
-    CryptoProvider::get_default().cloned().unwrap_or_else(provider)
+    CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(provider)
 }
 
-fn server_config(trust: &Arc<Trust>, clients: Clients, verifier: &Arc<SvidVerifier>) -> Result<ServerConfig, TlsError> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider)).with_protocol_versions(&[&rustls::version::TLS13])?;
+fn server_config(
+    trust: &Arc<Trust>,
+    clients: Clients,
+    verifier: &Arc<SvidVerifier>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
     let resolver = Arc::new(OwnCertificate(Arc::clone(trust)));
     let mut config = match clients {
-        Clients::WithSvid => builder.with_client_cert_verifier(Arc::<SvidVerifier>::clone(verifier)).with_cert_resolver(resolver),
+        Clients::WithSvid => builder
+            .with_client_cert_verifier(Arc::<SvidVerifier>::clone(verifier))
+            .with_cert_resolver(resolver),
         Clients::Anonymous => builder.with_no_client_auth().with_cert_resolver(resolver),
     };
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -232,17 +294,25 @@ impl ClientCertVerifier for SvidVerifier {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
         let snapshot = self.trust.current();
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
         match validate_chain(&chain, &snapshot.bundles, clock::now_ms().div_euclid(1000)) {
             Ok(svid) => {
-                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = Some((svid, snapshot.generation));
+                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((svid, snapshot.generation));
                 Ok(ClientCertVerified::assertion())
             }
             Err(error) => {
                 *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 // P11: which of the rules was broken is for the operator.
                 let expired = error == SvidError::Expired;
-                Err(TlsError::InvalidCertificate(if expired { CertificateError::Expired } else { CertificateError::UnknownIssuer }))
+                Err(TlsError::InvalidCertificate(if expired {
+                    CertificateError::Expired
+                } else {
+                    CertificateError::UnknownIssuer
+                }))
             }
         }
     }
@@ -262,10 +332,17 @@ impl ClientCertVerifier for SvidVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, TlsError> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

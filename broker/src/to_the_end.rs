@@ -1,4 +1,5 @@
-//! What has begun runs to its end, whether or not its caller is still there (DESIGN §4: steps 2 to 6).
+//! What has begun runs to its end, whether or not its caller is still there (DESIGN §4: steps 2 to
+//! 6).
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +10,8 @@ use crate::refusal::Refusal;
 
 type Work<A> = Pin<Box<dyn Future<Output = Result<A, Refusal>> + Send>>;
 
-/// A use case that goes on by itself when whoever awaits it goes away. It has no task of its own before that: most callers stay.
+/// A use case that goes on by itself when whoever awaits it goes away. It has no task of its own
+/// before that: most callers stay.
 pub(crate) struct ToTheEnd<A: Send + 'static>(Option<Work<A>>);
 
 impl<A: Send + 'static> ToTheEnd<A> {
@@ -22,7 +24,9 @@ impl<A: Send + 'static> Future for ToTheEnd<A> {
     type Output = Result<A, Refusal>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(work) = &mut self.0 else { return Poll::Ready(Err(Refusal::Unsupported("a use case that has ended"))) };
+        let Some(work) = &mut self.0 else {
+            return Poll::Ready(Err(Refusal::Unsupported("a use case that has ended")));
+        };
         // A panic is a refusal on the record, like any other.
         let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
         let result = match polled {
@@ -55,9 +59,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_begun_ends_though_its_caller_goes_away() {
-        let (go, ended, has_ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let (go, ended, has_ended) = (
+            Arc::new(Notify::new()),
+            Arc::new(Notify::new()),
+            Arc::new(AtomicBool::new(false)),
+        );
         for polled in [false, true] {
-            let (go, ended, has_ended) = (Arc::clone(&go), Arc::clone(&ended), Arc::clone(&has_ended));
+            let (go, ended, has_ended) =
+                (Arc::clone(&go), Arc::clone(&ended), Arc::clone(&has_ended));
             has_ended.store(false, Ordering::SeqCst);
             let (wait, tell, note) = (Arc::clone(&go), Arc::clone(&ended), Arc::clone(&has_ended));
             let work = ToTheEnd::new(async move {
@@ -68,7 +77,11 @@ mod tests {
             });
             if polled {
                 // It is waiting, and its caller does not.
-                assert!(tokio::time::timeout(std::time::Duration::from_millis(5), work).await.is_err());
+                assert!(
+                    tokio::time::timeout(std::time::Duration::from_millis(5), work)
+                        .await
+                        .is_err()
+                );
             } else {
                 drop(work);
             }
@@ -82,6 +95,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_a_refusal() {
         let work: ToTheEnd<()> = ToTheEnd::new(async { std::panic::panic_any("here") });
-        assert!(matches!(work.await, Err(Refusal::Unsupported("a use case that panicked"))));
+        assert!(matches!(
+            work.await,
+            Err(Refusal::Unsupported("a use case that panicked"))
+        ));
     }
 }

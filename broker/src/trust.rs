@@ -1,6 +1,7 @@
 //! What this broker trusts and who it is, as whole snapshots that are replaced, never edited.
 //!
-//! A bad update keeps the last good one and says so. A new generation is looked at by the next call of every open connection.
+//! A bad update keeps the last good one and says so. A new generation is looked at by the next call
+//! of every open connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,7 +29,10 @@ pub struct Trust {
 impl Default for Trust {
     fn default() -> Self {
         Self {
-            current: ArcSwap::from_pointee(Snapshot { bundles: BundleSet::default(), generation: 1 }),
+            current: ArcSwap::from_pointee(Snapshot {
+                bundles: BundleSet::default(),
+                generation: 1,
+            }),
             identity: ArcSwap::from_pointee(None),
             writing: Mutex::new(()),
             troubles: Mutex::default(),
@@ -47,13 +51,20 @@ impl Trust {
     pub fn publish(&self, bundle: TrustBundle) {
         let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current();
-        if current.bundles.of(bundle.trust_domain()).is_some_and(|old| old.is_same(&bundle)) {
+        if current
+            .bundles
+            .of(bundle.trust_domain())
+            .is_some_and(|old| old.is_same(&bundle))
+        {
             return;
         }
         tracing::info!(trust_domain = %bundle.trust_domain(), roots = bundle.certificates().count(), "trust bundle published");
         let mut bundles = current.bundles.clone();
         bundles.insert(bundle);
-        self.current.store(Arc::new(Snapshot { bundles, generation: current.generation.wrapping_add(1) }));
+        self.current.store(Arc::new(Snapshot {
+            bundles,
+            generation: current.generation.wrapping_add(1),
+        }));
     }
 
     /// Trusts nobody of a trust domain any more.
@@ -95,13 +106,20 @@ impl Trust {
     /// What is wrong with a source, if anything.
     #[must_use]
     pub fn trouble(&self, source: &str) -> Option<String> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(source)
+            .cloned()
     }
 
     /// What is wrong with sources, for health.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.iter().map(|(source, problem)| format!("{source}: {problem}")).collect()
+        troubles
+            .iter()
+            .map(|(source, problem)| format!("{source}: {problem}"))
+            .collect()
     }
 }

@@ -1,7 +1,8 @@
-//! The SPIFFE Workload API on a Unix socket: X.509 and JWT profiles, for local processes that the kernel vouches for.
+//! The SPIFFE Workload API on a Unix socket: X.509 and JWT profiles, for local processes that the
+//! kernel vouches for.
 //!
-//! P1: an identity is issued to a process whose uid, gid, executable or its digest a registration names. Served by a broker with an embedded
-//! CA, and by a node for what is delegated to it.
+//! P1: an identity is issued to a process whose uid, gid, executable or its digest a registration
+//! names. Served by a broker with an embedded CA, and by a node for what is delegated to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -17,8 +18,9 @@ use sundew_attestation::spiffe::{JwtBundle, JwtSvid, SpiffeId, TrustDomain};
 use sundew_core::LocalSelector;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApi;
 use sundew_proto::spiffe::{
-    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest,
-    X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
+    ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
+    X509svid, X509svidRequest, X509svidResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -82,14 +84,19 @@ pub struct WorkloadApi<I> {
 
 impl<I> Clone for WorkloadApi<I> {
     fn clone(&self) -> Self {
-        Self { identities: Arc::clone(&self.identities), issued: Arc::clone(&self.issued), jwts: Arc::clone(&self.jwts) }
+        Self {
+            identities: Arc::clone(&self.identities),
+            issued: Arc::clone(&self.issued),
+            jwts: Arc::clone(&self.jwts),
+        }
     }
 }
 
 /// A process, and one of its identities.
 type Holder = (u32, String, SpiffeId);
 
-/// What a process has. It gets the same again when it asks again, as clients do that open several streams.
+/// What a process has. It gets the same again when it asks again, as clients do that open several
+/// streams.
 #[derive(Clone)]
 struct Issued {
     svid: X509svid,
@@ -99,27 +106,53 @@ struct Issued {
 
 type Svids = BTreeMap<SpiffeId, X509svid>;
 
-/// The process that calls. SPIFFE Workload Endpoint, section 4.1: without its header the call may come from a confused deputy.
+/// The process that calls. SPIFFE Workload Endpoint, section 4.1: without its header the call may
+/// come from a confused deputy.
 pub fn caller<T>(request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
-    if request.metadata().get("workload.spiffe.io").map(tonic::metadata::MetadataValue::as_bytes) != Some(b"true") {
-        return Err(Status::invalid_argument("security header missing from request"));
+    if request
+        .metadata()
+        .get("workload.spiffe.io")
+        .map(tonic::metadata::MetadataValue::as_bytes)
+        != Some(b"true")
+    {
+        return Err(Status::invalid_argument(
+            "security header missing from request",
+        ));
     }
-    request.extensions().get::<Arc<LocalProcess>>().cloned().ok_or_else(|| Status::unavailable("no peer"))
+    request
+        .extensions()
+        .get::<Arc<LocalProcess>>()
+        .cloned()
+        .ok_or_else(|| Status::unavailable("no peer"))
 }
 
 impl<I: Identities> WorkloadApi<I> {
     /// Serves these.
     pub fn new(identities: Arc<I>) -> Self {
-        Self { identities, issued: Arc::default(), jwts: Arc::new(RateLimiter::keyed(Quota::per_second(JWTS_PER_SECOND))) }
+        Self {
+            identities,
+            issued: Arc::default(),
+            jwts: Arc::new(RateLimiter::keyed(Quota::per_second(JWTS_PER_SECOND))),
+        }
     }
 
     /// The IDs that match the process, at least one.
-    async fn matching(&self, rpc: &'static str, process: &Arc<LocalProcess>) -> Result<Vec<SpiffeId>, Status> {
+    async fn matching(
+        &self,
+        rpc: &'static str,
+        process: &Arc<LocalProcess>,
+    ) -> Result<Vec<SpiffeId>, Status> {
         let candidates = self.identities.candidates().await?;
-        let want_digest = candidates.iter().any(|c| c.local.iter().any(|s| s.exe_sha256.is_some()));
+        let want_digest = candidates
+            .iter()
+            .any(|c| c.local.iter().any(|s| s.exe_sha256.is_some()));
         let looked_at = Arc::clone(process);
-        let facts = tokio::task::spawn_blocking(move || looked_at.facts(want_digest)).await.unwrap_or_default();
-        let matching = candidates.into_iter().filter(|c| c.local.iter().any(|s| process.matches(s, &facts)));
+        let facts = tokio::task::spawn_blocking(move || looked_at.facts(want_digest))
+            .await
+            .unwrap_or_default();
+        let matching = candidates
+            .into_iter()
+            .filter(|c| c.local.iter().any(|s| process.matches(s, &facts)));
         let ids: Vec<_> = matching.map(|c| c.id).collect();
         if ids.is_empty() {
             self.identities.refused(rpc, process);
@@ -128,17 +161,34 @@ impl<I: Identities> WorkloadApi<I> {
         Ok(ids)
     }
 
-    /// What the process has for this identity, or a new SVID; with the time to renew it, half of its life.
-    async fn svid_for(&self, process: &LocalProcess, id: &SpiffeId, generation: u64) -> Result<Issued, Status> {
-        let holder = process.name().map(|(pid, started)| (pid, started, id.clone()));
+    /// What the process has for this identity, or a new SVID; with the time to renew it, half of
+    /// its life.
+    async fn svid_for(
+        &self,
+        process: &LocalProcess,
+        id: &SpiffeId,
+        generation: u64,
+    ) -> Result<Issued, Status> {
+        let holder = process
+            .name()
+            .map(|(pid, started)| (pid, started, id.clone()));
         let now_ms = clock::now_ms();
-        let known = |issued: &HashMap<Holder, Issued>| issued.get(holder.as_ref()?).filter(|i| now_ms < i.renew_at_ms && i.generation == generation).cloned();
+        let known = |issued: &HashMap<Holder, Issued>| {
+            issued
+                .get(holder.as_ref()?)
+                .filter(|i| now_ms < i.renew_at_ms && i.generation == generation)
+                .cloned()
+        };
         if let Some(issued) = known(&self.lock()) {
             return Ok(issued);
         }
         let (svid, not_after_ms) = self.identities.issue(id).await?;
         // Half of its life: there is time to come back if renewal fails.
-        let fresh = Issued { svid, renew_at_ms: now_ms.saturating_add(not_after_ms.saturating_sub(now_ms) / 2), generation };
+        let fresh = Issued {
+            svid,
+            renew_at_ms: now_ms.saturating_add(not_after_ms.saturating_sub(now_ms) / 2),
+            generation,
+        };
         if let Some(holder) = holder {
             let mut issued = self.lock();
             issued.retain(|_, i| now_ms < i.renew_at_ms);
@@ -153,13 +203,19 @@ impl<I: Identities> WorkloadApi<I> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve_svids(self, process: Arc<LocalProcess>, answers: mpsc::Sender<Result<X509svidResponse, Status>>) -> Result<(), Status> {
+    async fn serve_svids(
+        self,
+        process: Arc<LocalProcess>,
+        answers: mpsc::Sender<Result<X509svidResponse, Status>>,
+    ) -> Result<(), Status> {
         let (mut svids, mut renew_at_ms, mut generation) = (Svids::new(), 0, 0);
         loop {
             let ids = self.matching("FetchX509SVID", &process).await?;
             let bundles = self.identities.bundles();
             let trust = bundles.generation;
-            let stale = clock::now_ms() >= renew_at_ms || trust != generation || !svids.keys().eq(ids.iter());
+            let stale = clock::now_ms() >= renew_at_ms
+                || trust != generation
+                || !svids.keys().eq(ids.iter());
             if stale {
                 svids.clear();
                 renew_at_ms = i64::MAX;
@@ -170,8 +226,16 @@ impl<I: Identities> WorkloadApi<I> {
                 }
                 generation = trust;
                 let own: Vec<_> = svids.keys().map(|id| id.trust_domain().id()).collect();
-                let federated_bundles = bundles.by_domain.into_iter().filter(|(domain, _)| !own.contains(domain)).collect();
-                let response = X509svidResponse { svids: svids.values().cloned().collect(), crl: Vec::new(), federated_bundles };
+                let federated_bundles = bundles
+                    .by_domain
+                    .into_iter()
+                    .filter(|(domain, _)| !own.contains(domain))
+                    .collect();
+                let response = X509svidResponse {
+                    svids: svids.values().cloned().collect(),
+                    crl: Vec::new(),
+                    federated_bundles,
+                };
                 if answers.send(Ok(response)).await.is_err() {
                     return Ok(());
                 }
@@ -186,7 +250,8 @@ impl<I: Identities> WorkloadApi<I> {
         }
     }
 
-    /// Bundles go to those who get an identity, as the specification has it; again whenever one changes.
+    /// Bundles go to those who get an identity, as the specification has it; again whenever one
+    /// changes.
     async fn stream_bundles<A: Send + 'static>(
         &self,
         rpc: &'static str,
@@ -215,34 +280,69 @@ impl<I: Identities> WorkloadApi<I> {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn jwt_svids(&self, process: &Arc<LocalProcess>, request: JwtsvidRequest) -> Result<Vec<Jwtsvid>, Status> {
+    async fn jwt_svids(
+        &self,
+        process: &Arc<LocalProcess>,
+        request: JwtsvidRequest,
+    ) -> Result<Vec<Jwtsvid>, Status> {
         if request.audience.is_empty() {
             return Err(Status::invalid_argument("audience: must be given"));
         }
-        let audience = crate::task::audience(request.audience).map_err(|_| Status::invalid_argument("audience: must be at most 8 names"))?;
+        let audience = crate::task::audience(request.audience)
+            .map_err(|_| Status::invalid_argument("audience: must be at most 8 names"))?;
         let ids = self.matching("FetchJWTSVID", process).await?;
-        let (mut svids, mut refused) = (Vec::new(), Status::permission_denied("no identity issued"));
-        for id in ids.iter().filter(|id| request.spiffe_id.is_empty() || id.as_str() == request.spiffe_id) {
+        let (mut svids, mut refused) =
+            (Vec::new(), Status::permission_denied("no identity issued"));
+        for id in ids
+            .iter()
+            .filter(|id| request.spiffe_id.is_empty() || id.as_str() == request.spiffe_id)
+        {
             // P12: each is signed and put on the record.
             if self.jwts.check_key(id).is_err() {
                 return Err(Status::resource_exhausted("too many requests"));
             }
             match self.identities.issue_jwt(id, &audience).await {
-                Ok(svid) => svids.push(Jwtsvid { spiffe_id: id.to_string(), svid, hint: String::new() }),
+                Ok(svid) => svids.push(Jwtsvid {
+                    spiffe_id: id.to_string(),
+                    svid,
+                    hint: String::new(),
+                }),
                 // Another identity of the process may be allowed to.
                 Err(status) if status.code() == tonic::Code::PermissionDenied => refused = status,
                 Err(status) => return Err(status),
             }
         }
-        if svids.is_empty() { Err(refused) } else { Ok(svids) }
+        if svids.is_empty() {
+            Err(refused)
+        } else {
+            Ok(svids)
+        }
     }
 
-    fn validated(&self, request: &ValidateJwtsvidRequest) -> Result<ValidateJwtsvidResponse, Status> {
+    fn validated(
+        &self,
+        request: &ValidateJwtsvidRequest,
+    ) -> Result<ValidateJwtsvidResponse, Status> {
         let bundles = self.identities.bundles();
         let of = |domain: &TrustDomain| bundles.jwt.get(&domain.id()).map(AsRef::as_ref);
-        let svid = JwtSvid::verify(request.svid.as_bytes(), &request.audience, of, clock::now_ms()).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let claims = Struct { fields: svid.claims().iter().map(|(name, value)| (name.clone(), well_known(value))).collect() };
-        Ok(ValidateJwtsvidResponse { spiffe_id: svid.id().to_string(), claims: Some(claims) })
+        let svid = JwtSvid::verify(
+            request.svid.as_bytes(),
+            &request.audience,
+            of,
+            clock::now_ms(),
+        )
+        .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let claims = Struct {
+            fields: svid
+                .claims()
+                .iter()
+                .map(|(name, value)| (name.clone(), well_known(value)))
+                .collect(),
+        };
+        Ok(ValidateJwtsvidResponse {
+            spiffe_id: svid.id().to_string(),
+            claims: Some(claims),
+        })
     }
 }
 
@@ -253,10 +353,15 @@ fn well_known(value: &serde_json::Value) -> Value {
         serde_json::Value::Bool(flag) => Kind::BoolValue(*flag),
         serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
         serde_json::Value::String(text) => Kind::StringValue(text.clone()),
-        serde_json::Value::Array(items) => Kind::ListValue(ListValue { values: items.iter().map(well_known).collect() }),
-        serde_json::Value::Object(members) => {
-            Kind::StructValue(Struct { fields: members.iter().map(|(name, value)| (name.clone(), well_known(value))).collect() })
-        }
+        serde_json::Value::Array(items) => Kind::ListValue(ListValue {
+            values: items.iter().map(well_known).collect(),
+        }),
+        serde_json::Value::Object(members) => Kind::StructValue(Struct {
+            fields: members
+                .iter()
+                .map(|(name, value)| (name.clone(), well_known(value)))
+                .collect(),
+        }),
     };
     Value { kind: Some(kind) }
 }
@@ -267,7 +372,10 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
     type FetchX509BundlesStream = ReceiverStream<Result<X509BundlesResponse, Status>>;
     type FetchJWTBundlesStream = ReceiverStream<Result<JwtBundlesResponse, Status>>;
 
-    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let process = caller(&request)?;
         let (answers, receiver) = mpsc::channel(1);
         let service = self.clone();
@@ -279,25 +387,46 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn fetch_x509_bundles(&self, request: Request<X509BundlesRequest>) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let bundles = |current: Bundles| X509BundlesResponse { crl: Vec::new(), bundles: current.by_domain.into_iter().collect() };
-        self.stream_bundles("FetchX509Bundles", caller(&request)?, bundles).await
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        let bundles = |current: Bundles| X509BundlesResponse {
+            crl: Vec::new(),
+            bundles: current.by_domain.into_iter().collect(),
+        };
+        self.stream_bundles("FetchX509Bundles", caller(&request)?, bundles)
+            .await
     }
 
-    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
         let process = caller(&request)?;
         let svids = self.jwt_svids(&process, request.into_inner()).await?;
         Ok(Response::new(JwtsvidResponse { svids }))
     }
 
-    async fn fetch_jwt_bundles(&self, request: Request<JwtBundlesRequest>) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let bundles = |current: Bundles| JwtBundlesResponse {
-            bundles: current.jwt.iter().map(|(domain, bundle)| (domain.clone(), bundle.document().to_vec())).collect(),
+            bundles: current
+                .jwt
+                .iter()
+                .map(|(domain, bundle)| (domain.clone(), bundle.document().to_vec()))
+                .collect(),
         };
-        self.stream_bundles("FetchJWTBundles", caller(&request)?, bundles).await
+        self.stream_bundles("FetchJWTBundles", caller(&request)?, bundles)
+            .await
     }
 
-    async fn validate_jwtsvid(&self, request: Request<ValidateJwtsvidRequest>) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let process = caller(&request)?;
         self.matching("ValidateJWTSVID", &process).await?;
         self.validated(request.get_ref()).map(Response::new)

@@ -1,8 +1,16 @@
-//! The wire: messages, clients and servers generated from `sundew/v1/*.proto` and `spiffe/workload.proto`.
+//! The wire: messages, clients and servers generated from `sundew/v1/*.proto` and
+//! `spiffe/workload.proto`.
 //!
-//! Nothing here is written by hand but the redacting `Debug` of messages that carry credentials (P9).
-//! The proto files hold the documentation.
-#![allow(missing_docs, unreachable_pub, clippy::all, clippy::as_conversions, clippy::allow_attributes_without_reason, reason = "generated code")]
+//! Nothing here is written by hand but the redacting `Debug` of messages that carry credentials
+//! (P9). The proto files hold the documentation.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::as_conversions,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 
 macro_rules! redacted {
     ($($message:path),* $(,)?) => {

@@ -19,7 +19,11 @@ const PROTOS: [&str; 6] = [
 fn generate(out: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let set = protox::compile(PROTOS.iter().map(|p| root.join(p)), [root]).expect("protos compile");
-    fs::write(out.join("descriptor.bin"), prost::Message::encode_to_vec(&set)).expect("write descriptor");
+    fs::write(
+        out.join("descriptor.bin"),
+        prost::Message::encode_to_vec(&set),
+    )
+    .expect("write descriptor");
     tonic_prost_build::configure()
         .out_dir(out)
         .skip_debug([

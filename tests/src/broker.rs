@@ -64,16 +64,28 @@ impl World {
 
     /// With a store of this URL, and so many replicas to each primary.
     pub fn with_store(url: &str, replicas: usize) -> Self {
-        Self { store: Some(format!("url = \"{url}\"\nreplicas = {replicas}")), ..Self::new(None) }
+        Self {
+            store: Some(format!("url = \"{url}\"\nreplicas = {replicas}")),
+            ..Self::new(None)
+        }
     }
 
     fn new(redis: Option<Redis>) -> Self {
         crate::init();
         let folder = tempfile::tempdir().expect("folder");
-        let world = Self { ca: Ca::new(DOMAIN), issuer: Arc::default(), redis, store: None, folder };
+        let world = Self {
+            ca: Ca::new(DOMAIN),
+            issuer: Arc::default(),
+            redis,
+            store: None,
+            folder,
+        };
         let path = world.folder.path();
         write_private(&path.join("root.key"), &"7a".repeat(32));
-        world.ca.svid("/sundew/broker").write(&path.join("broker"), std::slice::from_ref(&world.ca.certificate));
+        world.ca.svid("/sundew/broker").write(
+            &path.join("broker"),
+            std::slice::from_ref(&world.ca.certificate),
+        );
         world.write_bundle(&[&world.ca]);
         std::fs::write(path.join("jwks.json"), world.issuer.jwks()).expect("jwks");
         world
@@ -86,7 +98,10 @@ impl World {
 
     /// Replaces the trust bundle by these CAs.
     pub fn write_bundle(&self, cas: &[&Ca]) {
-        let text: String = cas.iter().map(|ca| crate::pki::pem("CERTIFICATE", &ca.certificate)).collect();
+        let text: String = cas
+            .iter()
+            .map(|ca| crate::pki::pem("CERTIFICATE", &ca.certificate))
+            .collect();
         let fresh = self.folder.path().join("bundle.fresh");
         std::fs::write(&fresh, text).expect("bundle");
         std::fs::rename(fresh, self.folder.path().join("bundle.pem")).expect("bundle");
@@ -124,7 +139,10 @@ impl World {
         let store = match (&self.store, &self.redis) {
             (Some(store), _) => store.clone(),
             (None, Some(redis)) => format!("url = \"{}\"", redis.url()),
-            (None, None) => format!("url = \"embedded:{}\"", own.path().join("store.log").display()),
+            (None, None) => format!(
+                "url = \"embedded:{}\"",
+                own.path().join("store.log").display()
+            ),
         };
         let config = format!(
             r#"
@@ -168,7 +186,14 @@ jwks_file = "{files}/jwks.json"
         );
         let file = own.path().join("sundew.toml");
         std::fs::write(&file, config).expect("config");
-        Broker { child: None, own, file, port, operations, output: Arc::default() }
+        Broker {
+            child: None,
+            own,
+            file,
+            port,
+            operations,
+            output: Arc::default(),
+        }
     }
 
     /// A caller with an SVID of `/path` of the test CA.
@@ -202,7 +227,10 @@ jwks_file = "{files}/jwks.json"
 
     /// Registers `/path`.
     pub async fn register(&self, broker: &Broker, path: &str, changes: Value) {
-        self.operator(broker).apply(&[Self::registration(path, changes)]).await.expect("registration");
+        self.operator(broker)
+            .apply(&[Self::registration(path, changes)])
+            .await
+            .expect("registration");
     }
 }
 
@@ -243,7 +271,8 @@ impl Broker {
         self.up_as(command);
     }
 
-    /// Starts the process by another command that takes the rest of the command line, such as `strace`.
+    /// Starts the process by another command that takes the rest of the command line, such as
+    /// `strace`.
     pub fn up_as(&mut self, mut command: Command) {
         let mut child = command
             .args(["serve", "--config"])
@@ -253,8 +282,15 @@ impl Broker {
             .stderr(Stdio::piped())
             .spawn()
             .expect("broker starts");
-        for pipe in
-            [child.stdout.take().map(|p| Box::new(p) as Box<dyn std::io::Read + Send>), child.stderr.take().map(|p| Box::new(p) as _)].into_iter().flatten()
+        for pipe in [
+            child
+                .stdout
+                .take()
+                .map(|p| Box::new(p) as Box<dyn std::io::Read + Send>),
+            child.stderr.take().map(|p| Box::new(p) as _),
+        ]
+        .into_iter()
+        .flatten()
         {
             let output = Arc::clone(&self.output);
             std::thread::spawn(move || {
@@ -277,11 +313,23 @@ impl Broker {
     pub async fn ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            if self.http("/readyz").await.is_some_and(|(status, _)| status == 200) && tokio::net::TcpStream::connect(self.address()).await.is_ok() {
+            if self
+                .http("/readyz")
+                .await
+                .is_some_and(|(status, _)| status == 200)
+                && tokio::net::TcpStream::connect(self.address()).await.is_ok()
+            {
                 return;
             }
-            let ended = self.child.as_mut().is_none_or(|child| child.try_wait().ok().flatten().is_some());
-            assert!(!ended && Instant::now() < deadline, "broker is not ready:\n{}", self.output());
+            let ended = self
+                .child
+                .as_mut()
+                .is_none_or(|child| child.try_wait().ok().flatten().is_some());
+            assert!(
+                !ended && Instant::now() < deadline,
+                "broker is not ready:\n{}",
+                self.output()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -294,8 +342,15 @@ impl Broker {
     /// GET on the operations listener.
     pub async fn http(&self, path: &str) -> Option<(u16, String)> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.operations()).await.ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.ok()?;
+        let mut stream = tokio::net::TcpStream::connect(self.operations())
+            .await
+            .ok()?;
+        stream
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .await
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -334,14 +389,21 @@ impl Broker {
     /// Its journal so far.
     pub fn journal(&self) -> Vec<sundew_broker::journal::Record> {
         let mut records = Vec::new();
-        sundew_broker::journal::read(&self.own.path().join("journal"), |record| records.push(record)).expect("journal verifies");
+        sundew_broker::journal::read(&self.own.path().join("journal"), |record| {
+            records.push(record)
+        })
+        .expect("journal verifies");
         records
     }
 
     /// Reasons of refusals on the record, for one RPC.
     pub fn refusals(&self, rpc: &str) -> Vec<String> {
         let journal = self.journal();
-        journal.iter().filter(|r| r.event == "refused" && r.field("rpc") == Some(rpc)).filter_map(|r| r.field("reason").map(str::to_owned)).collect()
+        journal
+            .iter()
+            .filter(|r| r.event == "refused" && r.field("rpc") == Some(rpc))
+            .filter_map(|r| r.field("reason").map(str::to_owned))
+            .collect()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Calls from outside: a bare mutual-TLS client that can present any certificate, and short ways into the services.
+//! Calls from outside: a bare mutual-TLS client that can present any certificate, and short ways
+//! into the services.
 
 use std::sync::{Arc, Mutex};
 
@@ -54,21 +55,34 @@ impl Caller {
         let connector = tower::service_fn({
             let address = address.clone();
             move |_| {
-                let (config, kept, address) = (Arc::clone(&config), Arc::clone(&kept), address.clone());
+                let (config, kept, address) =
+                    (Arc::clone(&config), Arc::clone(&kept), address.clone());
                 async move {
                     let socket = TcpStream::connect(address).await?;
                     socket.set_nodelay(true)?;
                     let name = ServerName::try_from("broker").expect("name");
-                    let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
+                    let stream = tokio_rustls::TlsConnector::from(config)
+                        .connect(name, socket)
+                        .await?;
                     let mut material = [0; 32];
-                    stream.get_ref().1.export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None).map_err(std::io::Error::other)?;
+                    stream
+                        .get_ref()
+                        .1
+                        .export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None)
+                        .map_err(std::io::Error::other)?;
                     *kept.lock().expect("exporter") = material;
                     Ok::<_, std::io::Error>(TokioIo::new(stream))
                 }
             }
         });
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("address").connect_timeout(std::time::Duration::from_secs(5));
-        Self { channel: endpoint.connect_with_connector_lazy(connector), svid, exporter }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .expect("address")
+            .connect_timeout(std::time::Duration::from_secs(5));
+        Self {
+            channel: endpoint.connect_with_connector_lazy(connector),
+            svid,
+            exporter,
+        }
     }
 
     /// The channel binding of the session that is open.
@@ -109,22 +123,46 @@ impl Caller {
     /// Applies registrations.
     pub async fn apply(&self, documents: &[Value]) -> Result<ApplyWorkloadsResponse, Status> {
         let documents = documents.iter().map(ToString::to_string).collect();
-        Ok(self.registry().apply_workloads(ApplyWorkloadsRequest { documents, dry_run: false }).await?.into_inner())
+        Ok(self
+            .registry()
+            .apply_workloads(ApplyWorkloadsRequest {
+                documents,
+                dry_run: false,
+            })
+            .await?
+            .into_inner())
     }
 
     /// Writes a secret.
     pub async fn put_secret(&self, name: &str, value: &str) {
-        let request = PutSecretRequest { name: name.to_owned(), value: value.as_bytes().to_vec(), idempotency_key: String::new() };
-        self.registry().put_secret(request).await.expect("secret is written");
+        let request = PutSecretRequest {
+            name: name.to_owned(),
+            value: value.as_bytes().to_vec(),
+            idempotency_key: String::new(),
+        };
+        self.registry()
+            .put_secret(request)
+            .await
+            .expect("secret is written");
     }
 
     /// A nonce.
     pub async fn nonce(&self) -> Result<Vec<u8>, Status> {
-        Ok(self.agent().challenge(ChallengeRequest {}).await?.into_inner().nonce)
+        Ok(self
+            .agent()
+            .challenge(ChallengeRequest {})
+            .await?
+            .into_inner()
+            .nonce)
     }
 
     /// A request to begin, with a fresh nonce and a fresh token of the issuer for this subject.
-    pub async fn request(&self, issuer: &TestIssuer, sub: &str, scopes: &[&str]) -> Result<BeginTaskRequest, Status> {
+    pub async fn request(
+        &self,
+        issuer: &TestIssuer,
+        sub: &str,
+        scopes: &[&str],
+    ) -> Result<BeginTaskRequest, Status> {
         Ok(BeginTaskRequest {
             nonce: self.nonce().await?,
             purpose: "test".to_owned(),
@@ -136,7 +174,12 @@ impl Caller {
     }
 
     /// Begins a task.
-    pub async fn begin(&self, issuer: &TestIssuer, sub: &str, scopes: &[&str]) -> Result<Begun, Status> {
+    pub async fn begin(
+        &self,
+        issuer: &TestIssuer,
+        sub: &str,
+        scopes: &[&str],
+    ) -> Result<Begun, Status> {
         self.send(self.request(issuer, sub, scopes).await?).await
     }
 
@@ -144,58 +187,122 @@ impl Caller {
     pub async fn send(&self, request: BeginTaskRequest) -> Result<Begun, Status> {
         let answer = self.agent().begin_task(request).await?.into_inner();
         let token = answer.token.clone().expect("token").token;
-        Ok(Begun { task: answer.task.clone().expect("task").task_id, token, answer })
+        Ok(Begun {
+            task: answer.task.clone().expect("task").task_id,
+            token,
+            answer,
+        })
     }
 
     /// What evidence for a task must be bound to: this caller's key and channel, and this nonce.
     pub fn bound(&self, nonce: &[u8]) -> Binding {
-        let key = rcgen::KeyPair::try_from(self.svid.as_ref().expect("SVID").key.as_slice()).expect("key");
-        Binding::new(BindingPurpose::BeginTask, nonce, &key.subject_public_key_info(), &self.exporter())
+        let key = rcgen::KeyPair::try_from(self.svid.as_ref().expect("SVID").key.as_slice())
+            .expect("key");
+        Binding::new(
+            BindingPurpose::BeginTask,
+            nonce,
+            &key.subject_public_key_info(),
+            &self.exporter(),
+        )
     }
 
     /// Begins a task on this evidence, by kind.
-    pub async fn begin_on(&self, nonce: Vec<u8>, shown: Vec<(&str, Vec<u8>)>) -> Result<Begun, Status> {
-        let evidence = shown.into_iter().map(|(kind, payload)| Evidence { kind: kind.to_owned(), payload }).collect();
-        let request = BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence, ..BeginTaskRequest::default() };
+    pub async fn begin_on(
+        &self,
+        nonce: Vec<u8>,
+        shown: Vec<(&str, Vec<u8>)>,
+    ) -> Result<Begun, Status> {
+        let evidence = shown
+            .into_iter()
+            .map(|(kind, payload)| Evidence {
+                kind: kind.to_owned(),
+                payload,
+            })
+            .collect();
+        let request = BeginTaskRequest {
+            nonce,
+            purpose: "x".to_owned(),
+            scopes: vec!["exec:git".to_owned()],
+            evidence,
+            ..BeginTaskRequest::default()
+        };
         self.send(request).await
     }
 
     /// As an operator: trusts something.
     pub async fn trust(&self, kind: &str, name: &str, content: &str) {
-        let request = AddTrustRequest { kind: kind.to_owned(), name: name.to_owned(), content: content.as_bytes().to_vec() };
+        let request = AddTrustRequest {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            content: content.as_bytes().to_vec(),
+        };
         self.registry().add_trust(request).await.expect("trusted");
     }
 
     /// As an operator: why the last evidence was refused.
     pub async fn last_refusal(&self) -> String {
-        let request = ExplainEvidenceRequest { spiffe_id: String::new(), limit: 1 };
-        let attempts = self.registry().explain_evidence(request).await.expect("explanation").into_inner().attempts;
+        let request = ExplainEvidenceRequest {
+            spiffe_id: String::new(),
+            limit: 1,
+        };
+        let attempts = self
+            .registry()
+            .explain_evidence(request)
+            .await
+            .expect("explanation")
+            .into_inner()
+            .attempts;
         attempts.into_iter().next().expect("an attempt").refusal
     }
 
     /// Whether a token is active in the hands of whoever has this certificate.
     pub async fn active(&self, token: &str, presenter: &[u8]) -> Result<bool, Status> {
-        let request = IntrospectRequest { token: token.to_owned(), presenter_certificate_sha256: presenter.to_vec(), ..IntrospectRequest::default() };
+        let request = IntrospectRequest {
+            token: token.to_owned(),
+            presenter_certificate_sha256: presenter.to_vec(),
+            ..IntrospectRequest::default()
+        };
         Ok(self.access().introspect(request).await?.into_inner().active)
     }
 
     /// Mints a token.
     pub async fn mint(&self, task: &str) -> Result<Token, Status> {
-        let request = MintTokenRequest { task_id: task.to_owned(), ..MintTokenRequest::default() };
-        Ok(self.agent().mint_token(request).await?.into_inner().token.expect("token"))
+        let request = MintTokenRequest {
+            task_id: task.to_owned(),
+            ..MintTokenRequest::default()
+        };
+        Ok(self
+            .agent()
+            .mint_token(request)
+            .await?
+            .into_inner()
+            .token
+            .expect("token"))
     }
 
     /// Reads a secret.
     pub async fn secret(&self, task: &str, name: &str) -> Result<String, Status> {
-        let request = GetSecretRequest { task_id: task.to_owned(), name: name.to_owned(), ..GetSecretRequest::default() };
+        let request = GetSecretRequest {
+            task_id: task.to_owned(),
+            name: name.to_owned(),
+            ..GetSecretRequest::default()
+        };
         let value = self.agent().get_secret(request).await?.into_inner().value;
         Ok(String::from_utf8(value).expect("text"))
     }
 
     /// Completes a task.
     pub async fn complete(&self, task: &str) -> Result<Outcome, Status> {
-        let request = CompleteTaskRequest { task_id: task.to_owned(), outcome: 0 };
-        Ok(self.agent().complete_task(request).await?.into_inner().outcome())
+        let request = CompleteTaskRequest {
+            task_id: task.to_owned(),
+            outcome: 0,
+        };
+        Ok(self
+            .agent()
+            .complete_task(request)
+            .await?
+            .into_inner()
+            .outcome())
     }
 
     /// Revokes what a selector matches.
@@ -204,20 +311,38 @@ impl Caller {
     }
 
     /// Puts a rule in force.
-    pub async fn respond(&self, selector: Selector, effect: Effect) -> Result<RevokeResponse, Status> {
-        let request = RevokeRequest { selector: Some(selector), effect: effect.into(), reason: "test".to_owned(), ..RevokeRequest::default() };
+    pub async fn respond(
+        &self,
+        selector: Selector,
+        effect: Effect,
+    ) -> Result<RevokeResponse, Status> {
+        let request = RevokeRequest {
+            selector: Some(selector),
+            effect: effect.into(),
+            reason: "test".to_owned(),
+            ..RevokeRequest::default()
+        };
         Ok(self.response().revoke(request).await?.into_inner())
     }
 
     /// Lifts a quarantine.
     pub async fn lift(&self, revocation_id: &str) -> Result<LiftResponse, Status> {
-        let request = LiftRequest { revocation_id: revocation_id.to_owned(), reason: "test".to_owned() };
+        let request = LiftRequest {
+            revocation_id: revocation_id.to_owned(),
+            reason: "test".to_owned(),
+        };
         Ok(self.response().lift(request).await?.into_inner())
     }
 
     /// The last word of a preview.
     pub async fn preview(&self, selector: Selector) -> Result<PreviewResponse, Status> {
-        let mut told = self.response().preview(PreviewRequest { selector: Some(selector) }).await?.into_inner();
+        let mut told = self
+            .response()
+            .preview(PreviewRequest {
+                selector: Some(selector),
+            })
+            .await?
+            .into_inner();
         let mut last = None;
         while let Some(so_far) = told.message().await? {
             last = Some(so_far);
@@ -227,8 +352,15 @@ impl Caller {
 
     /// Follows a revocation until its clean-up is done.
     pub async fn cleaned_up(&self, revocation_id: &str) -> Result<RevocationStatus, Status> {
-        let request = WatchRevocationRequest { revocation_id: revocation_id.to_owned(), follow: true };
-        let mut told = self.response().watch_revocation(request).await?.into_inner();
+        let request = WatchRevocationRequest {
+            revocation_id: revocation_id.to_owned(),
+            follow: true,
+        };
+        let mut told = self
+            .response()
+            .watch_revocation(request)
+            .await?
+            .into_inner();
         let mut last = None;
         while let Some(status) = told.message().await? {
             last = Some(status);
@@ -237,7 +369,13 @@ impl Caller {
     }
 
     /// A grant for another workload.
-    pub async fn delegate(&self, task: &str, delegate: &str, scopes: &[&str], depth: u32) -> Result<String, Status> {
+    pub async fn delegate(
+        &self,
+        task: &str,
+        delegate: &str,
+        scopes: &[&str],
+        depth: u32,
+    ) -> Result<String, Status> {
         let request = DelegateRequest {
             task_id: task.to_owned(),
             delegate: delegate.to_owned(),
@@ -251,36 +389,53 @@ impl Caller {
 
 /// Everything of one workload.
 pub fn of_workload(path: &str) -> Selector {
-    Selector { spiffe_id: format!("spiffe://{}{path}", crate::broker::DOMAIN), ..Selector::default() }
+    Selector {
+        spiffe_id: format!("spiffe://{}{path}", crate::broker::DOMAIN),
+        ..Selector::default()
+    }
 }
 
 /// One task.
 pub fn of_task(id: &str) -> Selector {
-    Selector { task_id: id.to_owned(), ..Selector::default() }
+    Selector {
+        task_id: id.to_owned(),
+        ..Selector::default()
+    }
 }
 
 /// One token, by credential or id.
 pub fn of_token(token: &str) -> Selector {
-    Selector { token: token.to_owned(), ..Selector::default() }
+    Selector {
+        token: token.to_owned(),
+        ..Selector::default()
+    }
 }
 
 /// A token as evidence.
 pub fn oidc(token: Vec<u8>) -> Evidence {
-    Evidence { kind: "oidc".to_owned(), payload: token }
+    Evidence {
+        kind: "oidc".to_owned(),
+        payload: token,
+    }
 }
 
 /// TLS 1.3 with this certificate, taking any server.
 pub fn client_config(svid: Option<&Svid>) -> ClientConfig {
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer));
     let mut config = match svid {
         Some(svid) => {
             // Without rustls' own look at the pair: tests present what a client would refuse to.
-            let key = rustls::crypto::ring::sign::any_supported_type(&svid.private_key()).expect("key");
-            builder.with_client_cert_resolver(Arc::new(Presenting(Arc::new(CertifiedKey::new(svid.chain.clone(), key)))))
+            let key =
+                rustls::crypto::ring::sign::any_supported_type(&svid.private_key()).expect("key");
+            builder.with_client_cert_resolver(Arc::new(Presenting(Arc::new(CertifiedKey::new(
+                svid.chain.clone(),
+                key,
+            )))))
         }
         None => builder.with_no_client_auth(),
     };
@@ -314,13 +469,25 @@ impl ServerCertVerifier for AnyServer {
     ) -> Result<ServerCertVerified, TlsError> {
         Ok(ServerCertVerified::assertion())
     }
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         Ok(HandshakeSignatureValid::assertion())
     }
-    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, TlsError> {
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -26,8 +26,14 @@ impl Dev {
             .spawn()
             .expect("dev");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("pipe")).read_line(&mut line).expect("line");
-        Self { folder, child, place: serde_json::from_str(&line).expect("JSON") }
+        BufReader::new(child.stdout.take().expect("pipe"))
+            .read_line(&mut line)
+            .expect("line");
+        Self {
+            folder,
+            child,
+            place: serde_json::from_str(&line).expect("JSON"),
+        }
     }
 
     /// A folder for what belongs to it.
@@ -43,14 +49,21 @@ impl Dev {
     /// Runs `sundew` as its operator.
     pub fn operator(&self, arguments: &[&str], input: &str) -> Output {
         let mut command = Command::new(crate::sundew());
-        command.args(arguments).env("SUNDEW_BROKER", self.field("broker")).env("SUNDEW_SVID_DIR", self.field("operator_svid_dir"));
+        command
+            .args(arguments)
+            .env("SUNDEW_BROKER", self.field("broker"))
+            .env("SUNDEW_SVID_DIR", self.field("operator_svid_dir"));
         crate::process::run(command, input)
     }
 
     /// The same for what must succeed; answers what it prints.
     pub fn did(&self, arguments: &[&str], input: &str) -> String {
         let output = self.operator(arguments, input);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("text")
     }
 

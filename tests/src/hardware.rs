@@ -7,8 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use ciborium::Value as Cbor;
 use coset::CborSerializable as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber, SigningKey as _,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    SigningKey as _,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
@@ -39,7 +40,11 @@ impl Authority {
 
     /// Its own certificate, in DER.
     pub fn certificate(&self) -> Vec<u8> {
-        self.params.self_signed(&self.key).expect("made").der().to_vec()
+        self.params
+            .self_signed(&self.key)
+            .expect("made")
+            .der()
+            .to_vec()
     }
 
     /// What it takes back of these certificates, in DER: a list for a day.
@@ -48,7 +53,12 @@ impl Authority {
         let taken_back = |der: &Vec<u8>| {
             let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("made");
             let serial_number = SerialNumber::from_slice(certificate.raw_serial());
-            RevokedCertParams { serial_number, revocation_time: now, reason_code: None, invalidity_date: None }
+            RevokedCertParams {
+                serial_number,
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            }
         };
         let params = CertificateRevocationListParams {
             this_update: now,
@@ -58,12 +68,20 @@ impl Authority {
             revoked_certs: certificates.iter().map(taken_back).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        params.signed_by(&Issuer::from_params(&self.params, &self.key)).expect("made").der().to_vec()
+        params
+            .signed_by(&Issuer::from_params(&self.params, &self.key))
+            .expect("made")
+            .der()
+            .to_vec()
     }
 
     /// A certificate for another key, in DER.
     pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
-        params.signed_by(key, &Issuer::from_params(&self.params, &self.key)).expect("made").der().to_vec()
+        params
+            .signed_by(key, &Issuer::from_params(&self.params, &self.key))
+            .expect("made")
+            .der()
+            .to_vec()
     }
 }
 
@@ -77,7 +95,12 @@ pub fn named(name: &str) -> CertificateParams {
 /// ECDSA with P-384 and SHA-384, R and S as 48 bytes each.
 fn sign_384(key: &KeyPair, message: &[u8]) -> Vec<u8> {
     let random = SystemRandom::new();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &key.serialize_der(), &random).expect("made");
+    let key = EcdsaKeyPair::from_pkcs8(
+        &ECDSA_P384_SHA384_FIXED_SIGNING,
+        &key.serialize_der(),
+        &random,
+    )
+    .expect("made");
     key.sign(&random, message).expect("made").as_ref().to_vec()
 }
 
@@ -92,36 +115,70 @@ pub struct Enclave {
 impl Enclave {
     /// With new keys.
     pub fn new() -> Self {
-        Self { root: Authority::new("root"), key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made") }
+        Self {
+            root: Authority::new("root"),
+            key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made"),
+        }
     }
 
     /// What a genuine document says, bound to 32 bytes of 9.
     pub fn content(&self) -> Vec<(&'static str, Cbor)> {
-        let registers = (0..3).map(|index| (Cbor::from(index), Cbor::Bytes(vec![u8::try_from(index + 1).expect("made"); 48]))).collect();
+        let registers = (0..3)
+            .map(|index| {
+                (
+                    Cbor::from(index),
+                    Cbor::Bytes(vec![u8::try_from(index + 1).expect("made"); 48]),
+                )
+            })
+            .collect();
         vec![
             ("module_id", Cbor::from("i-1-enc2")),
             ("digest", Cbor::from("SHA384")),
             ("timestamp", Cbor::from(NOW_MS)),
             ("pcrs", Cbor::Map(registers)),
-            ("certificate", Cbor::Bytes(self.root.sign(&named("enclave"), &self.key))),
-            ("cabundle", Cbor::Array(vec![Cbor::Bytes(self.root.certificate())])),
+            (
+                "certificate",
+                Cbor::Bytes(self.root.sign(&named("enclave"), &self.key)),
+            ),
+            (
+                "cabundle",
+                Cbor::Array(vec![Cbor::Bytes(self.root.certificate())]),
+            ),
             ("nonce", Cbor::Bytes(vec![9; 32])),
         ]
     }
 
     /// A document that says this, signed.
     pub fn document(&self, content: Vec<(&'static str, Cbor)>) -> Vec<u8> {
-        let map = Cbor::Map(content.into_iter().map(|(name, value)| (Cbor::from(name), value)).collect());
+        let map = Cbor::Map(
+            content
+                .into_iter()
+                .map(|(name, value)| (Cbor::from(name), value))
+                .collect(),
+        );
         let mut payload = Vec::new();
         ciborium::into_writer(&map, &mut payload).expect("made");
-        let header = coset::HeaderBuilder::new().algorithm(coset::iana::Algorithm::ES384).build();
-        let signed = coset::CoseSign1Builder::new().protected(header).payload(payload).create_signature(b"", |message| sign_384(&self.key, message));
+        let header = coset::HeaderBuilder::new()
+            .algorithm(coset::iana::Algorithm::ES384)
+            .build();
+        let signed = coset::CoseSign1Builder::new()
+            .protected(header)
+            .payload(payload)
+            .create_signature(b"", |message| sign_384(&self.key, message));
         signed.build().to_vec().expect("made")
     }
 
     /// Verifies one a second after it was made.
     pub fn verify(&self, document: &[u8]) -> Result<Claims, nitro::NitroError> {
-        nitro::verify(document, &Roots { anchors: vec![self.root.certificate()], ..Roots::default() }, &[9; 32], NOW_MS + 1000)
+        nitro::verify(
+            document,
+            &Roots {
+                anchors: vec![self.root.certificate()],
+                ..Roots::default()
+            },
+            &[9; 32],
+            NOW_MS + 1000,
+        )
     }
 
     /// A document that differs in one member.
@@ -146,23 +203,44 @@ pub struct Chip {
 impl Chip {
     /// With new keys.
     pub fn new() -> Self {
-        Self { root: Authority::new("ARK"), signer: Authority::new("ASK"), key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made") }
+        Self {
+            root: Authority::new("ARK"),
+            signer: Authority::new("ASK"),
+            key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made"),
+        }
     }
 
     /// AMD's certificates for it.
     pub fn roots(&self) -> Roots {
-        Roots { anchors: vec![self.root.certificate()], intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)], ..Roots::default() }
+        Roots {
+            anchors: vec![self.root.certificate()],
+            intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)],
+            ..Roots::default()
+        }
     }
 
     /// The endorsement key's certificate for a chip id and TCB.
     pub fn certificate(&self, chip: u8, tcb: [u8; 4]) -> Vec<u8> {
         let mut params = named("SEV-VCEK");
         let mut add = |last: &[u64], value: Vec<u8>| {
-            let oid: Vec<u64> = [1, 3, 6, 1, 4, 1, 3704, 1].iter().chain(last).copied().collect();
-            params.custom_extensions.push(CustomExtension::from_oid_content(&oid, value));
+            let oid: Vec<u64> = [1, 3, 6, 1, 4, 1, 3704, 1]
+                .iter()
+                .chain(last)
+                .copied()
+                .collect();
+            params
+                .custom_extensions
+                .push(CustomExtension::from_oid_content(&oid, value));
         };
         for (last, value) in [1, 2, 3, 8].into_iter().zip(tcb) {
-            add(&[3, last], if value < 0x80 { vec![2, 1, value] } else { vec![2, 2, 0, value] });
+            add(
+                &[3, last],
+                if value < 0x80 {
+                    vec![2, 1, value]
+                } else {
+                    vec![2, 2, 0, value]
+                },
+            );
         }
         add(&[4], vec![chip; 64]);
         self.signer.sign(&params, &self.key)
@@ -190,8 +268,17 @@ impl Chip {
 
     /// Verifies a report that is bound to 64 bytes of 7.
     pub fn verify(&self, report: &[u8], certificate: &[u8]) -> Result<Claims, sev_snp::SnpError> {
-        let evidence = sev_snp::Evidence { report: STANDARD.encode(report), certificate: STANDARD.encode(certificate) };
-        sev_snp::verify(&serde_json::to_vec(&evidence).expect("made"), &self.roots(), sev_snp::Endorsement::Vcek, &[7; 64], NOW_MS)
+        let evidence = sev_snp::Evidence {
+            report: STANDARD.encode(report),
+            certificate: STANDARD.encode(certificate),
+        };
+        sev_snp::verify(
+            &serde_json::to_vec(&evidence).expect("made"),
+            &self.roots(),
+            sev_snp::Endorsement::Vcek,
+            &[7; 64],
+            NOW_MS,
+        )
     }
 }
 
@@ -204,7 +291,9 @@ pub struct Region {
 impl Region {
     /// With an RSA key of this size.
     pub fn new(bits: &str) -> Self {
-        let region = Self { folder: tempfile::TempDir::new().expect("made") };
+        let region = Self {
+            folder: tempfile::TempDir::new().expect("made"),
+        };
         region.openssl(&[
             "req",
             "-x509",
@@ -225,8 +314,16 @@ impl Region {
 
     /// Runs it.
     pub fn openssl(&self, arguments: &[&str]) {
-        let output = Command::new("openssl").args(arguments).current_dir(self.folder.path()).output().expect("made");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("made");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// The region's certificate.
@@ -237,14 +334,29 @@ impl Region {
     /// The region's certificate.
     pub fn der(&self) -> Vec<u8> {
         use rustls_pki_types::pem::PemObject as _;
-        rustls_pki_types::CertificateDer::from_pem_slice(&self.pem()).expect("made").to_vec()
+        rustls_pki_types::CertificateDer::from_pem_slice(&self.pem())
+            .expect("made")
+            .to_vec()
     }
 
     /// A document as the metadata service has it, signed with these flags of `openssl cms -sign`.
     pub fn sign(&self, document: &[u8], flags: &[&str]) -> Vec<u8> {
         std::fs::write(self.folder.path().join("document"), document).expect("made");
-        let mut arguments =
-            vec!["cms", "-sign", "-binary", "-in", "document", "-signer", "region.pem", "-inkey", "key.pem", "-outform", "DER", "-out", "signed"];
+        let mut arguments = vec![
+            "cms",
+            "-sign",
+            "-binary",
+            "-in",
+            "document",
+            "-signer",
+            "region.pem",
+            "-inkey",
+            "key.pem",
+            "-outform",
+            "DER",
+            "-out",
+            "signed",
+        ];
         arguments.extend(flags);
         self.openssl(&arguments);
         std::fs::read(self.folder.path().join("signed")).expect("made")
@@ -278,11 +390,16 @@ impl Signer {
 
     /// A signed statement about binaries.
     pub fn statement(&self, subjects: &[&str]) -> Value {
-        let subject: Vec<_> = subjects.iter().map(|digest| json!({ "name": "agent", "digest": { "sha256": digest } })).collect();
-        let payload =
-            json!({ "_type": "https://in-toto.io/Statement/v1", "subject": subject, "predicateType": "https://slsa.dev/provenance/v1", "predicate": {} });
+        let subject: Vec<_> = subjects
+            .iter()
+            .map(|digest| json!({ "name": "agent", "digest": { "sha256": digest } }))
+            .collect();
+        let payload = json!({ "_type": "https://in-toto.io/Statement/v1", "subject": subject, "predicateType": "https://slsa.dev/provenance/v1", "predicate": {} });
         let payload = payload.to_string();
-        let signed = sundew_attestation::dsse::pre_authentication_encoding("application/vnd.in-toto+json", payload.as_bytes());
+        let signed = sundew_attestation::dsse::pre_authentication_encoding(
+            "application/vnd.in-toto+json",
+            payload.as_bytes(),
+        );
         let signature = STANDARD.encode(self.0.sign(&signed).expect("made"));
         json!({ "envelope": { "payloadType": "application/vnd.in-toto+json", "payload": STANDARD.encode(&payload), "signatures": [{ "sig": signature }] } })
     }

@@ -19,8 +19,16 @@ pub const AUDIENCE: &str = "sundew-test";
 impl Default for TestIssuer {
     fn default() -> Self {
         let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("key");
-        Self { key: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).expect("key") }
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("key");
+        Self {
+            key: EcdsaKeyPair::from_pkcs8(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                pkcs8.as_ref(),
+                &random,
+            )
+            .expect("key"),
+        }
     }
 }
 
@@ -48,18 +56,31 @@ impl TestIssuer {
 
     /// A good token.
     pub fn token(&self, sub: &str) -> Vec<u8> {
-        self.sign(&json!({ "alg": "ES256", "kid": "k1", "typ": "JWT" }).to_string(), &Self::claims(sub).to_string())
+        self.sign(
+            &json!({ "alg": "ES256", "kid": "k1", "typ": "JWT" }).to_string(),
+            &Self::claims(sub).to_string(),
+        )
     }
 
     /// A token of any claims.
     pub fn token_of(&self, claims: &Value) -> Vec<u8> {
-        self.sign(&json!({ "alg": "ES256", "kid": "k1" }).to_string(), &claims.to_string())
+        self.sign(
+            &json!({ "alg": "ES256", "kid": "k1" }).to_string(),
+            &claims.to_string(),
+        )
     }
 
     /// Signs any header and payload.
     pub fn sign(&self, header: &str, payload: &str) -> Vec<u8> {
-        let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-        let signature = self.key.sign(&SystemRandom::new(), input.as_bytes()).expect("signature");
+        let input = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(payload)
+        );
+        let signature = self
+            .key
+            .sign(&SystemRandom::new(), input.as_bytes())
+            .expect("signature");
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)).into_bytes()
     }
 }

@@ -1,6 +1,8 @@
-//! Harness: real brokers, a real Redis, real certificates and tokens, all as child processes on free loopback ports.
+//! Harness: real brokers, a real Redis, real certificates and tokens, all as child processes on
+//! free loopback ports.
 //!
-//! Children are ended by their handle. Nothing here skips: what is missing on the machine is an error.
+//! Children are ended by their handle. Nothing here skips: what is missing on the machine is an
+//! error.
 
 pub mod broker;
 pub mod calls;
@@ -20,7 +22,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Ports that are given out: below those that the kernel takes for connections that go out, so that none of these takes one meanwhile.
+/// Ports that are given out: below those that the kernel takes for connections that go out, so that
+/// none of these takes one meanwhile.
 const PORTS: std::ops::Range<u32> = 10_240..32_000;
 
 /// A port that nobody listens on, and that this process gives out once.
@@ -34,7 +37,10 @@ pub fn free_ports(count: u32) -> u16 {
     let length = PORTS.end - PORTS.start - count;
     for _ in 0..length {
         // Another process begins elsewhere.
-        let at = std::process::id().wrapping_mul(7919).wrapping_add(GIVEN.fetch_add(count, Ordering::Relaxed)) % length;
+        let at = std::process::id()
+            .wrapping_mul(7919)
+            .wrapping_add(GIVEN.fetch_add(count, Ordering::Relaxed))
+            % length;
         let first = u16::try_from(PORTS.start + at).expect("port");
         let last = first + u16::try_from(count - 1).expect("port");
         if (first..=last).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
@@ -44,7 +50,8 @@ pub fn free_ports(count: u32) -> u16 {
     panic!("no free port");
 }
 
-/// The binary under test: the one that was built with these tests, or what `SUNDEW_UNDER_TEST` names.
+/// The binary under test: the one that was built with these tests, or what `SUNDEW_UNDER_TEST`
+/// names.
 pub fn sundew() -> PathBuf {
     if let Some(path) = std::env::var_os("SUNDEW_UNDER_TEST") {
         return path.into();
@@ -55,7 +62,11 @@ pub fn sundew() -> PathBuf {
         path.pop();
     }
     let path = path.join("sundew");
-    assert!(path.exists(), "{} is not built: run `cargo build --bin sundew` first, or ./tests/run", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --bin sundew` first, or ./tests/run",
+        path.display()
+    );
     path
 }
 
@@ -70,7 +81,13 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> i64 {
-    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("clock").as_millis()).expect("clock")
+    i64::try_from(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("clock")
+            .as_millis(),
+    )
+    .expect("clock")
 }
 
 /// Installs the crypto provider once.

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A CA of one trust domain.
@@ -33,7 +36,11 @@ impl Svid {
     /// Serial number of its certificate, in hexadecimal.
     pub fn serial(&self) -> String {
         let (_, leaf) = x509_parser::parse_x509_certificate(&self.chain[0]).expect("certificate");
-        leaf.tbs_certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+        leaf.tbs_certificate
+            .raw_serial()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The key for rustls.
@@ -57,7 +64,13 @@ pub fn write_private(path: &Path, text: &str) {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let fresh = path.with_extension("fresh");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh).expect("private file");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .expect("private file");
     file.write_all(text.as_bytes()).expect("private file");
     std::fs::rename(&fresh, path).expect("private file");
 }
@@ -66,15 +79,27 @@ pub fn write_private(path: &Path, text: &str) {
 pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|c| String::from_utf8_lossy(c).into_owned())
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
 }
 
 /// Parameters of a correct leaf; tests break them.
 pub fn leaf(uris: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "test leaf");
-    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("ascii"))).collect();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "test leaf");
+    params.subject_alt_names = uris
+        .iter()
+        .map(|uri| SanType::URI((*uri).try_into().expect("ascii")))
+        .collect();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     valid_for(&mut params, Duration::from_secs(3600));
@@ -98,25 +123,50 @@ impl Ca {
     pub fn with(domain: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("CA of {domain} {}", key.public_key_raw()[5]));
-        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").as_str().try_into().expect("ascii"))];
+        params.distinguished_name.push(
+            DnType::CommonName,
+            format!("CA of {domain} {}", key.public_key_raw()[5]),
+        );
+        params.subject_alt_names = vec![SanType::URI(
+            format!("spiffe://{domain}")
+                .as_str()
+                .try_into()
+                .expect("ascii"),
+        )];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         change(&mut params);
         let certificate = params.self_signed(&key).expect("CA").der().clone();
-        Self { domain: domain.to_owned(), issuer: Issuer::from_ca_cert_der(&certificate, key).expect("issuer"), certificate }
+        Self {
+            domain: domain.to_owned(),
+            issuer: Issuer::from_ca_cert_der(&certificate, key).expect("issuer"),
+            certificate,
+        }
     }
 
     /// An intermediate CA under this one; what it issues carries its certificate.
-    pub fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> (Self, CertificateDer<'static>) {
+    pub fn intermediate(
+        &self,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Self, CertificateDer<'static>) {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "intermediate");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).expect("intermediate").der().clone();
-        let ca = Self { domain: self.domain.clone(), issuer: Issuer::new(params, key), certificate: certificate.clone() };
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("intermediate")
+            .der()
+            .clone();
+        let ca = Self {
+            domain: self.domain.clone(),
+            issuer: Issuer::new(params, key),
+            certificate: certificate.clone(),
+        };
         (ca, certificate)
     }
 
@@ -140,13 +190,17 @@ impl Ca {
     /// Whatever the parameters say, for this key.
     pub fn sign_for(&self, params: CertificateParams, key: KeyPair) -> Svid {
         let certificate = params.signed_by(&key, &self.issuer).expect("leaf");
-        Svid { chain: vec![certificate.der().clone()], key: key.serialize_der() }
+        Svid {
+            chain: vec![certificate.der().clone()],
+            key: key.serialize_der(),
+        }
     }
 }
 
 /// An unknown critical extension.
 pub fn unknown_critical() -> CustomExtension {
-    let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], vec![5, 0]);
+    let mut extension =
+        CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], vec![5, 0]);
     extension.set_criticality(true);
     extension
 }

@@ -8,13 +8,27 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Sends a signal.
 pub fn signal(pid: u32, signal: Signal) {
-    kill_process(Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid"), signal).expect("signal");
+    kill_process(
+        Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid"),
+        signal,
+    )
+    .expect("signal");
 }
 
 /// Runs a command to its end with this as its input.
 pub fn run(mut command: Command, input: &str) -> Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
-    child.stdin.take().expect("pipe").write_all(input.as_bytes()).expect("input");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run");
+    child
+        .stdin
+        .take()
+        .expect("pipe")
+        .write_all(input.as_bytes())
+        .expect("input");
     child.wait_with_output().expect("run")
 }
 
@@ -27,20 +41,38 @@ pub fn end(pid: u32) {
 
 /// What a process has started and what has not ended, by id.
 pub fn children(pid: u32) -> Vec<u32> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+    let list =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace()
+        .filter_map(|id| id.parse().ok())
+        .collect()
 }
 
 /// CPU time so far: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms.
 pub fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-    let ticks: u64 = stat.rsplit_once(')').expect("stat").1.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum();
+    let ticks: u64 = stat
+        .rsplit_once(')')
+        .expect("stat")
+        .1
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("ticks"))
+        .sum();
     Duration::from_millis(ticks * 10)
 }
 
 /// Resident memory, in bytes.
 pub fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("number") * 1024
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("VmRSS");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .expect("number")
+        * 1024
 }

@@ -1,4 +1,5 @@
-//! A TCP proxy between a broker and what it depends on: it can be cut (nothing comes through, nothing is closed) and be slow.
+//! A TCP proxy between a broker and what it depends on: it can be cut (nothing comes through,
+//! nothing is closed) and be slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,20 +20,35 @@ impl Proxy {
     pub async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let port = listener.local_addr().expect("address").port();
-        let (cut, delay_ms) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (cut, delay_ms) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (state, delay) = (Arc::clone(&cut), Arc::clone(&delay_ms));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (state, delay) = (Arc::clone(&state), Arc::clone(&delay));
                 tokio::spawn(async move {
-                    let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
-                    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                    tokio::spawn(pump(from_client, to_server, Arc::clone(&state), Arc::clone(&delay)));
+                    let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
+                        return;
+                    };
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    tokio::spawn(pump(
+                        from_client,
+                        to_server,
+                        Arc::clone(&state),
+                        Arc::clone(&delay),
+                    ));
                     pump(from_server, to_client, state, delay).await;
                 });
             }
         });
-        Self { port, cut, delay_ms }
+        Self {
+            port,
+            cut,
+            delay_ms,
+        }
     }
 
     /// Where it listens.
@@ -40,18 +56,27 @@ impl Proxy {
         self.port
     }
 
-    /// Lets nothing through, or everything again; what was held comes through late, as on a network.
+    /// Lets nothing through, or everything again; what was held comes through late, as on a
+    /// network.
     pub fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::Relaxed);
     }
 
     /// Holds each piece for so long.
     pub fn slow(&self, delay: Duration) {
-        self.delay_ms.store(u64::try_from(delay.as_millis()).expect("delay"), Ordering::Relaxed);
+        self.delay_ms.store(
+            u64::try_from(delay.as_millis()).expect("delay"),
+            Ordering::Relaxed,
+        );
     }
 }
 
-async fn pump(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, cut: Arc<AtomicBool>, delay: Arc<AtomicU64>) {
+async fn pump(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    cut: Arc<AtomicBool>,
+    delay: Arc<AtomicU64>,
+) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;

@@ -11,7 +11,15 @@ use tempfile::TempDir;
 /// How a store reaches a Redis at this URL that stands alone.
 pub fn settings(url: &str, timeout: Duration) -> RedisSettings {
     let url = RedisUrl::parse(url).expect("url");
-    RedisSettings { url, password: None, ca: None, client: None, timeout, replicas: 0, durability: Durability::Primary }
+    RedisSettings {
+        url,
+        password: None,
+        ca: None,
+        client: None,
+        timeout,
+        replicas: 0,
+        durability: Durability::Primary,
+    }
 }
 
 /// A running Redis with an append-only file, synced at every write.
@@ -73,8 +81,26 @@ impl Redis {
     /// Starts it again on the same port and data.
     pub fn up(&mut self) {
         let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
-            .args(["--dir", &self.folder.path().display().to_string(), "--maxmemory-policy", "noeviction", "--daemonize", "no"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &self.port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+            ])
+            .args([
+                "--dir",
+                &self.folder.path().display().to_string(),
+                "--maxmemory-policy",
+                "noeviction",
+                "--daemonize",
+                "no",
+            ])
             .args(&self.options)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -1,4 +1,5 @@
-//! Several Redis servers of Debian's package: a primary with replicas behind Sentinel, or a Cluster. All on loopback, all child processes.
+//! Several Redis servers of Debian's package: a primary with replicas behind Sentinel, or a
+//! Cluster. All on loopback, all child processes.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,10 +30,22 @@ impl Sentinels {
         let port = primary.port().to_string();
         let mut nodes = vec![primary];
         for _ in 0..replicas {
-            nodes.push(Redis::with(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]));
+            nodes.push(Redis::with(&[
+                "--replicaof",
+                "127.0.0.1",
+                &port,
+                "--repl-diskless-sync-delay",
+                "0",
+            ]));
         }
-        wait("replication", || info(&nodes[0], "connected_slaves").parse() == Ok(replicas));
-        wait("replicas are in step", || nodes[1..].iter().all(|node| info(node, "master_link_status") == "up"));
+        wait("replication", || {
+            info(&nodes[0], "connected_slaves").parse() == Ok(replicas)
+        });
+        wait("replicas are in step", || {
+            nodes[1..]
+                .iter()
+                .all(|node| info(node, "master_link_status") == "up")
+        });
         let sentinels = (0..3)
             .map(|_| {
                 let (folder, own) = (tempfile::tempdir().expect("folder"), crate::free_port());
@@ -56,9 +69,16 @@ impl Sentinels {
         let group = Self { nodes, sentinels };
         wait("the Sentinels know each other and every node", || {
             group.sentinels.iter().all(|(_, port, _)| {
-                let Some(known) = ask(*port, &["SENTINEL", "MASTER", "main"]) else { return false };
+                let Some(known) = ask(*port, &["SENTINEL", "MASTER", "main"]) else {
+                    return false;
+                };
                 let pairs: Vec<String> = redis::from_redis_value(known).unwrap_or_default();
-                let field = |name: &str| pairs.iter().position(|p| p == name).and_then(|at| pairs.get(at + 1)?.parse::<usize>().ok());
+                let field = |name: &str| {
+                    pairs
+                        .iter()
+                        .position(|p| p == name)
+                        .and_then(|at| pairs.get(at + 1)?.parse::<usize>().ok())
+                };
                 field("num-slaves") == Some(replicas) && field("num-other-sentinels") == Some(2)
             })
         });
@@ -67,7 +87,11 @@ impl Sentinels {
 
     /// For the broker's configuration.
     pub fn url(&self) -> String {
-        let nodes: Vec<_> = self.sentinels.iter().map(|(_, port, _)| format!("127.0.0.1:{port}")).collect();
+        let nodes: Vec<_> = self
+            .sentinels
+            .iter()
+            .map(|(_, port, _)| format!("127.0.0.1:{port}"))
+            .collect();
         format!("redis+sentinel://{}/main", nodes.join(","))
     }
 
@@ -77,11 +101,17 @@ impl Sentinels {
             .sentinels
             .iter()
             .filter_map(|(_, port, _)| {
-                let address: (String, u16) = redis::from_redis_value(ask(*port, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"])?).ok()?;
+                let address: (String, u16) = redis::from_redis_value(ask(
+                    *port,
+                    &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"],
+                )?)
+                .ok()?;
                 self.nodes.iter().position(|node| node.port() == address.1)
             })
             .collect();
-        (0..self.nodes.len()).find(|node| votes.iter().filter(|vote| *vote == node).count() >= 2).unwrap_or(usize::MAX)
+        (0..self.nodes.len())
+            .find(|node| votes.iter().filter(|vote| *vote == node).count() >= 2)
+            .unwrap_or(usize::MAX)
     }
 
     /// Waits until another node than this one is the primary.
@@ -89,7 +119,10 @@ impl Sentinels {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let primary = self.primary();
-            if primary != from && primary != usize::MAX && info(&self.nodes[primary], "role") == "master" {
+            if primary != from
+                && primary != usize::MAX
+                && info(&self.nodes[primary], "role") == "master"
+            {
                 return primary;
             }
             assert!(Instant::now() < deadline, "no failover within 30 seconds");
@@ -109,8 +142,12 @@ impl Drop for Sentinels {
 
 fn ask(port: u16, words: &[&str]) -> Option<redis::Value> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).ok()?;
-    let mut connection = client.get_connection_with_timeout(Duration::from_secs(1)).ok()?;
-    connection.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut connection = client
+        .get_connection_with_timeout(Duration::from_secs(1))
+        .ok()?;
+    connection
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .ok()?;
     let mut command = redis::cmd(words[0]);
     words[1..].iter().for_each(|word| {
         command.arg(*word);
@@ -120,8 +157,13 @@ fn ask(port: u16, words: &[&str]) -> Option<redis::Value> {
 
 /// A field of a node's INFO; empty if it does not answer.
 pub fn info(node: &Redis, field: &str) -> String {
-    let text: String = ask(node.port(), &["INFO"]).and_then(|value| redis::from_redis_value(value).ok()).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(|value| value.trim().to_owned()).unwrap_or_default()
+    let text: String = ask(node.port(), &["INFO"])
+        .and_then(|value| redis::from_redis_value(value).ok())
+        .unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Three primaries with one replica each.
@@ -133,51 +175,119 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one.
     pub fn start() -> Self {
-        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"];
-        let more = ["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"];
+        let options = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "1000",
+            "--cluster-require-full-coverage",
+            "no",
+        ];
+        let more = [
+            "--cluster-replica-validity-factor",
+            "0",
+            "--repl-diskless-sync-delay",
+            "0",
+        ];
         let nodes: Vec<Redis> = (0..6)
             .map(|_| {
                 let bus = crate::free_port().to_string();
-                let own: Vec<&str> = options.iter().chain(&more).copied().chain(["--cluster-port", &bus]).collect();
+                let own: Vec<&str> = options
+                    .iter()
+                    .chain(&more)
+                    .copied()
+                    .chain(["--cluster-port", &bus])
+                    .collect();
                 Redis::with(&own)
             })
             .collect();
         let port = |n: usize| nodes[n].port();
-        for (n, (first, last)) in [(0, 5460), (5461, 10_922), (10_923, 16_383)].into_iter().enumerate() {
-            ask(port(n), &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).expect("slots");
-            ask(port(n), &["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]).expect("epoch");
+        for (n, (first, last)) in [(0, 5460), (5461, 10_922), (10_923, 16_383)]
+            .into_iter()
+            .enumerate()
+        {
+            ask(
+                port(n),
+                &[
+                    "CLUSTER",
+                    "ADDSLOTSRANGE",
+                    &first.to_string(),
+                    &last.to_string(),
+                ],
+            )
+            .expect("slots");
+            ask(
+                port(n),
+                &["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()],
+            )
+            .expect("epoch");
         }
         for node in &nodes[1..] {
             let bus = node.options().last().expect("bus port").clone();
-            ask(port(0), &["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), &bus]).expect("meet");
+            ask(
+                port(0),
+                &[
+                    "CLUSTER",
+                    "MEET",
+                    "127.0.0.1",
+                    &node.port().to_string(),
+                    &bus,
+                ],
+            )
+            .expect("meet");
         }
-        wait("all nodes know each other", || (0..6).all(|n| cluster_info(port(n), "cluster_known_nodes") == "6"));
+        wait("all nodes know each other", || {
+            (0..6).all(|n| cluster_info(port(n), "cluster_known_nodes") == "6")
+        });
         for n in 3..6 {
-            let id: String = redis::from_redis_value(ask(port(n - 3), &["CLUSTER", "MYID"]).expect("id")).expect("id");
-            wait("replication", || ask(port(n), &["CLUSTER", "REPLICATE", &id]).is_some());
+            let id: String =
+                redis::from_redis_value(ask(port(n - 3), &["CLUSTER", "MYID"]).expect("id"))
+                    .expect("id");
+            wait("replication", || {
+                ask(port(n), &["CLUSTER", "REPLICATE", &id]).is_some()
+            });
         }
-        wait("the cluster is up", || (0..6).all(|n| cluster_info(port(n), "cluster_state") == "ok"));
-        wait("replicas are in step", || nodes[3..].iter().all(|node| info(node, "master_link_status") == "up"));
+        wait("the cluster is up", || {
+            (0..6).all(|n| cluster_info(port(n), "cluster_state") == "ok")
+        });
+        wait("replicas are in step", || {
+            nodes[3..]
+                .iter()
+                .all(|node| info(node, "master_link_status") == "up")
+        });
         Self { nodes }
     }
 
     /// For the broker's configuration.
     pub fn url(&self) -> String {
-        let nodes: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.port()))
+            .collect();
         format!("redis+cluster://{}", nodes.join(","))
     }
 
     /// The primary of the slot that the revocation log is in.
     pub fn primary_of_log(&self) -> usize {
         let holds = |node: &Redis| {
-            let found = ask(node.port(), &["XLEN", "sundew:{log}:stream"]).and_then(|value| redis::from_redis_value::<i64>(value).ok());
+            let found = ask(node.port(), &["XLEN", "sundew:{log}:stream"])
+                .and_then(|value| redis::from_redis_value::<i64>(value).ok());
             info(node, "role") == "master" && found.is_some_and(|length| length > 0)
         };
-        self.nodes.iter().position(holds).expect("somebody has the log")
+        self.nodes
+            .iter()
+            .position(holds)
+            .expect("somebody has the log")
     }
 }
 
 fn cluster_info(port: u16, field: &str) -> String {
-    let text: String = ask(port, &["CLUSTER", "INFO"]).and_then(|value| redis::from_redis_value(value).ok()).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(|value| value.trim().to_owned()).unwrap_or_default()
+    let text: String = ask(port, &["CLUSTER", "INFO"])
+        .and_then(|value| redis::from_redis_value(value).ok())
+        .unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+        .unwrap_or_default()
 }

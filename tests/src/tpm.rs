@@ -22,7 +22,8 @@ pub struct Tpm {
 }
 
 impl Tpm {
-    /// With an attestation key of this kind: what `tpm2_createak` takes for `-G`, `-g` and `-s`, such as `ecc`, `sha256`, `ecdsa`.
+    /// With an attestation key of this kind: what `tpm2_createak` takes for `-G`, `-g` and `-s`,
+    /// such as `ecc`, `sha256`, `ecdsa`.
     pub fn new(key: &str, hash: &str, scheme: &str) -> Self {
         Self::with("rsa", [key, hash, scheme], None)
     }
@@ -38,30 +39,47 @@ impl Tpm {
     }
 
     fn with(endorsement: &str, [key, hash, scheme]: [&str; 3], maker: Option<&Maker>) -> Self {
-        let mut tpm = Self { folder: TempDir::new().expect("folder"), child: None };
+        let mut tpm = Self {
+            folder: TempDir::new().expect("folder"),
+            child: None,
+        };
         std::fs::create_dir(tpm.state()).expect("state folder");
         if let Some(maker) = maker {
             maker.manufacture(&tpm.state());
         }
         let port = crate::free_ports(2);
-        tpm.start(&[format!("--server=type=tcp,port={port},disconnect"), format!("--ctrl=type=tcp,port={}", port + 1)]);
+        tpm.start(&[
+            format!("--server=type=tcp,port={port},disconnect"),
+            format!("--ctrl=type=tcp,port={}", port + 1),
+        ]);
         tpm.wait(|| std::net::TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
         let run = |command: &str| {
             let mut words = command.split_whitespace();
             let output = Command::new(words.next().expect("command"))
                 .args(words)
                 .current_dir(tpm.folder.path())
-                .env("TPM2TOOLS_TCTI", format!("swtpm:host=127.0.0.1,port={port}"))
+                .env(
+                    "TPM2TOOLS_TCTI",
+                    format!("swtpm:host=127.0.0.1,port={port}"),
+                )
                 .output()
                 .expect("tpm2-tools are installed");
-            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{command}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         };
         match maker {
             Some(_) => run("tpm2_readpublic -c 0x81010001 -o ek.pub"),
-            None => run(&format!("tpm2_createek -c 0x81010001 -G {endorsement} -u ek.pub")),
+            None => run(&format!(
+                "tpm2_createek -c 0x81010001 -G {endorsement} -u ek.pub"
+            )),
         }
         run("tpm2_readpublic -c 0x81010001 -f der -o ek.der");
-        run(&format!("tpm2_createak -C 0x81010001 -c ak.ctx -G {key} -g {hash} -s {scheme} -u ak.pub"));
+        run(&format!(
+            "tpm2_createak -C 0x81010001 -c ak.ctx -G {key} -g {hash} -s {scheme} -u ak.pub"
+        ));
         run("tpm2_flushcontext -t");
         run(&format!("tpm2_evictcontrol -C o -c ak.ctx {KEY}"));
         tpm.restart();
@@ -108,7 +126,10 @@ impl Tpm {
     pub fn restart(&mut self) {
         self.stop();
         let _ = std::fs::remove_file(self.socket());
-        self.start(&[format!("--server=type=unixio,path={}", self.socket().display())]);
+        self.start(&[format!(
+            "--server=type=unixio,path={}",
+            self.socket().display()
+        )]);
         let socket = self.socket();
         self.wait(|| UnixStream::connect(&socket).is_ok());
     }
@@ -129,7 +150,9 @@ impl Tpm {
 
     /// The attestation key as `sundew trust add tpm2_ak` reads it.
     pub fn registered(&self) -> Value {
-        let file = |name: &str| STANDARD.encode(std::fs::read(self.folder.path().join(name)).expect("public area"));
+        let file = |name: &str| {
+            STANDARD.encode(std::fs::read(self.folder.path().join(name)).expect("public area"))
+        };
         json!({ "key": file("ak.pub"), "parent": file("ek.pub") })
     }
 
@@ -145,12 +168,17 @@ impl Tpm {
 
     /// What the SDK needs to quote these PCRs, such as `0+7`.
     pub fn settings(&self, pcrs: &str) -> Settings {
-        Settings { tpm2: Some(format!("{},{KEY},{pcrs}", self.socket().display())), ..Settings::default() }
+        Settings {
+            tpm2: Some(format!("{},{KEY},{pcrs}", self.socket().display())),
+            ..Settings::default()
+        }
     }
 
     /// Evidence that is bound to these bytes.
     pub async fn evidence(&self, pcrs: &str, binding: [u8; 32]) -> Result<Vec<u8>, String> {
-        sundew_sdk::collect(&self.settings(pcrs), "tpm2", binding, "", None).await.map_err(|e| e.to_string())
+        sundew_sdk::collect(&self.settings(pcrs), "tpm2", binding, "", None)
+            .await
+            .map_err(|e| e.to_string())
     }
 
     /// Extends a PCR of the SHA-256 bank (TPM2_PCR_Extend).
@@ -162,7 +190,11 @@ impl Tpm {
         body.extend(0x000b_u16.to_be_bytes());
         body.extend(digest);
         let mut command = 0x8002_u16.to_be_bytes().to_vec();
-        command.extend(u32::try_from(body.len() + 10).expect("length").to_be_bytes());
+        command.extend(
+            u32::try_from(body.len() + 10)
+                .expect("length")
+                .to_be_bytes(),
+        );
         command.extend(0x0000_0182_u32.to_be_bytes());
         command.extend(body);
         for _ in 0..100 {
@@ -191,10 +223,26 @@ impl Maker {
         let (name, ca) = (folder.path().display(), folder.path().join("ca"));
         std::fs::create_dir(&ca).expect("folder");
         let ca = ca.display();
-        let write = |file: &str, text: String| std::fs::write(folder.path().join(file), text).expect("file");
-        write("ca.conf", format!("statedir = {ca}\nsigningkey = {ca}/key.pem\nissuercert = {ca}/issuer.pem\ncertserial = {ca}/serial\n"));
-        write("options", "--platform-manufacturer Example --platform-version 1 --platform-model Test\n".to_owned());
-        write("setup.conf", format!("create_certs_tool=swtpm_localca\ncreate_certs_tool_config={name}/ca.conf\ncreate_certs_tool_options={name}/options\n"));
+        let write = |file: &str, text: String| {
+            std::fs::write(folder.path().join(file), text).expect("file")
+        };
+        write(
+            "ca.conf",
+            format!(
+                "statedir = {ca}\nsigningkey = {ca}/key.pem\nissuercert = {ca}/issuer.pem\ncertserial = {ca}/serial\n"
+            ),
+        );
+        write(
+            "options",
+            "--platform-manufacturer Example --platform-version 1 --platform-model Test\n"
+                .to_owned(),
+        );
+        write(
+            "setup.conf",
+            format!(
+                "create_certs_tool=swtpm_localca\ncreate_certs_tool_config={name}/ca.conf\ncreate_certs_tool_options={name}/options\n"
+            ),
+        );
         Self(folder)
     }
 
@@ -207,12 +255,18 @@ impl Maker {
             .stdin(Stdio::null())
             .output()
             .expect("swtpm-tools are installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
 
     /// Its root and what that has signed, in PEM. It has them when it has made a TPM.
     pub fn certificates(&self) -> String {
-        let read = |name: &str| std::fs::read_to_string(self.0.path().join("ca").join(name)).expect("certificate");
+        let read = |name: &str| {
+            std::fs::read_to_string(self.0.path().join("ca").join(name)).expect("certificate")
+        };
         read("swtpm-localca-rootca-cert.pem") + &read("issuer.pem")
     }
 }

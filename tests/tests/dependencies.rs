@@ -8,27 +8,71 @@ const PICTURE: [(&str, &str, &[&str]); 7] = [
     ("proto", "sundew-proto", &[]),
     ("attestation", "sundew-attestation", &[]),
     ("broker/core", "sundew-core", &["sundew-attestation"]),
-    ("broker", "sundew-broker", &["sundew-attestation", "sundew-core", "sundew-proto"]),
+    (
+        "broker",
+        "sundew-broker",
+        &["sundew-attestation", "sundew-core", "sundew-proto"],
+    ),
     ("agent-sdk", "sundew-sdk", &["sundew-core", "sundew-proto"]),
-    ("broker/cli", "sundew", &["sundew-broker", "sundew-core", "sundew-proto", "sundew-sdk"]),
-    ("tests", "sundew-tests", &["sundew-attestation", "sundew-broker", "sundew-core", "sundew-proto", "sundew-sdk"]),
+    (
+        "broker/cli",
+        "sundew",
+        &["sundew-broker", "sundew-core", "sundew-proto", "sundew-sdk"],
+    ),
+    (
+        "tests",
+        "sundew-tests",
+        &[
+            "sundew-attestation",
+            "sundew-broker",
+            "sundew-core",
+            "sundew-proto",
+            "sundew-sdk",
+        ],
+    ),
 ];
 
 fn manifest(folder: &str) -> toml::Table {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("Cargo.toml");
-    std::fs::read_to_string(path).expect("manifest").parse().expect("TOML")
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(folder)
+        .join("Cargo.toml");
+    std::fs::read_to_string(path)
+        .expect("manifest")
+        .parse()
+        .expect("TOML")
 }
 
 #[test]
 fn each_package_depends_on_what_the_picture_shows() {
-    let members =
-        manifest("")["workspace"]["members"].as_array().expect("members").iter().map(|m| m.as_str().expect("path").to_owned()).collect::<BTreeSet<_>>();
-    assert_eq!(members, PICTURE.iter().map(|(folder, _, _)| (*folder).to_owned()).collect());
+    let members = manifest("")["workspace"]["members"]
+        .as_array()
+        .expect("members")
+        .iter()
+        .map(|m| m.as_str().expect("path").to_owned())
+        .collect::<BTreeSet<_>>();
+    assert_eq!(
+        members,
+        PICTURE
+            .iter()
+            .map(|(folder, _, _)| (*folder).to_owned())
+            .collect()
+    );
     for (folder, name, expected) in PICTURE {
         let table = manifest(folder);
         assert_eq!(table["package"]["name"].as_str(), Some(name));
-        let found: BTreeSet<_> = table["dependencies"].as_table().expect("dependencies").keys().filter(|d| d.starts_with("sundew")).cloned().collect();
-        assert_eq!(found, expected.iter().map(ToString::to_string).collect(), "{name}");
+        let found: BTreeSet<_> = table["dependencies"]
+            .as_table()
+            .expect("dependencies")
+            .keys()
+            .filter(|d| d.starts_with("sundew"))
+            .cloned()
+            .collect();
+        assert_eq!(
+            found,
+            expected.iter().map(ToString::to_string).collect(),
+            "{name}"
+        );
     }
 }
 
@@ -37,23 +81,38 @@ fn each_package_depends_on_what_the_picture_shows() {
 fn the_pure_crates_stay_pure() {
     for folder in ["attestation", "broker/core"] {
         let table = manifest(folder);
-        let found: BTreeSet<_> = table["dependencies"].as_table().expect("dependencies").keys().cloned().collect();
-        for banned in ["tokio", "tonic", "redis", "reqwest", "axum", "hyper", "rustls", "tracing"] {
+        let found: BTreeSet<_> = table["dependencies"]
+            .as_table()
+            .expect("dependencies")
+            .keys()
+            .cloned()
+            .collect();
+        for banned in [
+            "tokio", "tonic", "redis", "reqwest", "axum", "hyper", "rustls", "tracing",
+        ] {
             assert!(!found.contains(banned), "{folder} depends on {banned}");
         }
     }
 }
 
-/// STYLE rule 5: one place reads the wall clock, one the monotonic clock; the SDK has its own life and its own clock.
+/// STYLE rule 5: one place reads the wall clock, one the monotonic clock; the SDK has its own life
+/// and its own clock.
 #[test]
 fn one_file_of_the_broker_reads_clocks() {
     let mut offenders = BTreeMap::new();
     for folder in ["attestation/src", "broker/core/src", "broker/src"] {
-        visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder), &mut |path, text| {
-            if !path.ends_with("clock.rs") && (text.contains("SystemTime::now") || text.contains("Instant::now()")) {
-                offenders.insert(path.to_owned(), ());
-            }
-        });
+        visit(
+            &Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join(folder),
+            &mut |path, text| {
+                if !path.ends_with("clock.rs")
+                    && (text.contains("SystemTime::now") || text.contains("Instant::now()"))
+                {
+                    offenders.insert(path.to_owned(), ());
+                }
+            },
+        );
     }
     assert!(offenders.is_empty(), "{offenders:?}");
 }
@@ -74,13 +133,27 @@ fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
 fn every_test_that_security_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut tests = BTreeSet::new();
-    for folder in ["tests/tests", "attestation/src", "attestation/tests", "broker/core/src", "broker/src", "proto/tests"] {
+    for folder in [
+        "tests/tests",
+        "attestation/src",
+        "attestation/tests",
+        "broker/core/src",
+        "broker/src",
+        "proto/tests",
+    ] {
         visit(&root.join(folder), &mut |_, text| {
             let mut lines = text.lines().peekable();
             while let Some(line) = lines.next() {
-                let marked = line.trim_start().starts_with("#[test]") || line.contains("#[tokio::test");
+                let marked =
+                    line.trim_start().starts_with("#[test]") || line.contains("#[tokio::test");
                 if let (true, Some(next)) = (marked, lines.peek()) {
-                    let name = next.trim_start().trim_start_matches("async ").trim_start_matches("fn ").split('(').next().unwrap_or_default();
+                    let name = next
+                        .trim_start()
+                        .trim_start_matches("async ")
+                        .trim_start_matches("fn ")
+                        .split('(')
+                        .next()
+                        .unwrap_or_default();
                     tests.insert(name.to_owned());
                 }
             }
@@ -90,13 +163,18 @@ fn every_test_that_security_names_exists() {
     let security = std::fs::read_to_string(root.join("SECURITY.md")).expect("SECURITY.md");
     let mut named = 0;
     for line in security.lines().filter(|l| l.starts_with('|')) {
-        let Some(last) = line.trim_end_matches('|').rsplit('|').next() else { continue };
+        let Some(last) = line.trim_end_matches('|').rsplit('|').next() else {
+            continue;
+        };
         for name in last.split('`').skip(1).step_by(2) {
             let found = match name.strip_suffix('*') {
                 Some(prefix) => tests.iter().any(|test| test.starts_with(prefix)),
                 None => tests.contains(name),
             };
-            assert!(found, "SECURITY.md names `{name}`, and there is no such test");
+            assert!(
+                found,
+                "SECURITY.md names `{name}`, and there is no such test"
+            );
             named += 1;
         }
     }

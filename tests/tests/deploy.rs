@@ -12,7 +12,9 @@ use sundew_tests::pki::{Ca, leaf};
 use sundew_tests::redis::Redis;
 
 fn deploy(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(name)
 }
 
 fn text(name: &str) -> String {
@@ -27,9 +29,16 @@ fn the_example_configuration_is_valid_and_its_commented_defaults_are_the_default
     let from = example.find("# [revocation]").expect("section");
     let uncommented: String = example[from..]
         .lines()
-        .map(|line| line.strip_prefix("# ").filter(|l| l.starts_with('[') || l.contains(" = ")).unwrap_or("#").to_owned() + "\n")
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|l| l.starts_with('[') || l.contains(" = "))
+                .unwrap_or("#")
+                .to_owned()
+                + "\n"
+        })
         .collect();
-    let full = Config::parse(&format!("{}{uncommented}", &example[..from])).expect("valid with everything taken in");
+    let full = Config::parse(&format!("{}{uncommented}", &example[..from]))
+        .expect("valid with everything taken in");
     assert_eq!(format!("{config:?}"), format!("{full:?}"));
     assert!(uncommented.matches(" = ").count() >= 13, "{uncommented}");
 }
@@ -57,7 +66,10 @@ fn every_setting_is_in_the_example() {
         "calls_per_second",
         "bundle_age",
     ] {
-        assert!(example.contains(&format!("{setting} = ")), "{setting} is not in the example");
+        assert!(
+            example.contains(&format!("{setting} = ")),
+            "{setting} is not in the example"
+        );
     }
 }
 
@@ -67,15 +79,29 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
     sundew_tests::init();
     let folder = tempfile::tempdir().expect("folder");
     let password = "correct horse";
-    let hash: String = ring::digest::digest(&ring::digest::SHA256, password.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let hash: String = ring::digest::digest(&ring::digest::SHA256, password.as_bytes())
+        .as_ref()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     // Redis reads nothing but users from an ACL file.
-    let acl: String = text("redis.acl").replace(&"0".repeat(64), &hash).lines().filter(|l| l.starts_with("user ")).map(|l| format!("{l}\n")).collect();
+    let acl: String = text("redis.acl")
+        .replace(&"0".repeat(64), &hash)
+        .lines()
+        .filter(|l| l.starts_with("user "))
+        .map(|l| format!("{l}\n"))
+        .collect();
     let acl_file = folder.path().join("users.acl");
     std::fs::write(&acl_file, acl).expect("acl");
     let ca = Ca::new("redis.example");
     let mut params = leaf(&[]);
-    params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]))];
-    ca.sign(params).write(&folder.path().join("tls"), std::slice::from_ref(&ca.certificate));
+    params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([
+        127, 0, 0, 1,
+    ]))];
+    ca.sign(params).write(
+        &folder.path().join("tls"),
+        std::slice::from_ref(&ca.certificate),
+    );
     let tls = |name: &str| folder.path().join("tls").join(name).display().to_string();
     let tls_port = sundew_tests::free_port();
     let _redis = Redis::with(&[
@@ -95,45 +121,130 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
     let settings = |password: &str| RedisSettings {
         password: Some(SecretBytes::new(password.as_bytes().to_vec())),
         ca: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
-        ..sundew_tests::redis::settings(&format!("rediss://sundew@127.0.0.1:{tls_port}"), std::time::Duration::from_secs(1))
+        ..sundew_tests::redis::settings(
+            &format!("rediss://sundew@127.0.0.1:{tls_port}"),
+            std::time::Duration::from_secs(1),
+        )
     };
-    sundew_tests::until("the TLS port listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", tls_port)).await.is_ok() }).await;
+    sundew_tests::until("the TLS port listens", || async {
+        tokio::net::TcpStream::connect(("127.0.0.1", tls_port))
+            .await
+            .is_ok()
+    })
+    .await;
     assert!(RedisStore::new(settings("wrong")).check().await.is_err());
     let store = RedisStore::new(settings(password));
     store.check().await.expect("usable");
-    let (now, task, hash) = (now_ms(), TaskId::from_bytes([1; 16]), TokenHash::from_bytes([1; 32]));
-    let token = || NewToken { hash: &hash, record: b"t".to_vec(), keep_until_ms: now + 60_000 };
-    assert_eq!(store.replace_document(DocumentKind::Meta, "a", None, Some(b"1")).await, Ok(true));
-    assert_eq!(store.documents(DocumentKind::Meta).await.map(|d| d.len()), Ok(1));
+    let (now, task, hash) = (
+        now_ms(),
+        TaskId::from_bytes([1; 16]),
+        TokenHash::from_bytes([1; 32]),
+    );
+    let token = || NewToken {
+        hash: &hash,
+        record: b"t".to_vec(),
+        keep_until_ms: now + 60_000,
+    };
+    assert_eq!(
+        store
+            .replace_document(DocumentKind::Meta, "a", None, Some(b"1"))
+            .await,
+        Ok(true)
+    );
+    assert_eq!(
+        store.documents(DocumentKind::Meta).await.map(|d| d.len()),
+        Ok(1)
+    );
     assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(true));
-    assert_eq!(store.reserve_task("w", task, now + 60_000, now, 5, now).await, Ok(Reserved::Taken));
-    assert_eq!(store.create_task(NewTask { id: task, record: b"r".to_vec(), keep_until_ms: now + 60_000, token: token() }).await, Ok(Created::New));
-    assert_eq!(store.create_token(task, token()).await, Ok(Some(Created::Existing(b"t".to_vec()))));
+    assert_eq!(
+        store
+            .reserve_task("w", task, now + 60_000, now, 5, now)
+            .await,
+        Ok(Reserved::Taken)
+    );
+    assert_eq!(
+        store
+            .create_task(NewTask {
+                id: task,
+                record: b"r".to_vec(),
+                keep_until_ms: now + 60_000,
+                token: token()
+            })
+            .await,
+        Ok(Created::New)
+    );
+    assert_eq!(
+        store.create_token(task, token()).await,
+        Ok(Some(Created::Existing(b"t".to_vec())))
+    );
     store.bind_task(task, b"b".to_vec()).await.expect("bind");
     assert!(store.task(task).await.expect("task").is_some());
     store.attend(vec![(task, now)]).await.expect("attend");
     assert_eq!(store.due(now, 9).await.map(|d| d.len()), Ok(1));
     assert_eq!(store.tasks(None, 9).await.map(|d| d.len()), Ok(1));
-    store.append(EntryId([1; 16]), b"e", now, Position(0)).await.expect("append");
+    store
+        .append(EntryId([1; 16]), b"e", now, Position(0))
+        .await
+        .expect("append");
     store.await_log(Position(1), 5).await.expect("await");
     store.trim_log(now, &[]).await.expect("trim");
     assert!(store.token(task, &hash).await.expect("token").is_some());
-    assert_eq!(store.tokens(task, 0).await.map(|page| page.tokens.len()), Ok(1));
-    assert_eq!(store.scan_tasks(0).await.map(|page| page.tasks.len()), Ok(1));
+    assert_eq!(
+        store.tokens(task, 0).await.map(|page| page.tokens.len()),
+        Ok(1)
+    );
+    assert_eq!(
+        store.scan_tasks(0).await.map(|page| page.tasks.len()),
+        Ok(1)
+    );
     assert_eq!(store.reap_tokens(task).await, Ok(1));
     store.release_task("w", task).await.expect("release");
-    let lease = StoredLease { id: LeaseId::from_bytes([1; 16]), record: b"l".to_vec(), due_ms: now + 1000 };
-    store.put_lease("db/x", task, lease.clone()).await.expect("lease");
+    let lease = StoredLease {
+        id: LeaseId::from_bytes([1; 16]),
+        record: b"l".to_vec(),
+        due_ms: now + 1000,
+    };
+    store
+        .put_lease("db/x", task, lease.clone())
+        .await
+        .expect("lease");
     assert_eq!(store.lease("db/x", lease.id).await, Ok(Some(lease.clone())));
-    assert_eq!(store.leases("db/x", 0).await.map(|(page, _)| page.len()), Ok(1));
-    store.lease_due("db/x", &[lease.id], now).await.expect("due");
+    assert_eq!(
+        store.leases("db/x", 0).await.map(|(page, _)| page.len()),
+        Ok(1)
+    );
+    store
+        .lease_due("db/x", &[lease.id], now)
+        .await
+        .expect("due");
     assert_eq!(store.lease_counts("db/x", now).await, Ok((1, 1)));
-    assert_eq!(store.claim_leases("db/x", now, now + 1000, 9).await.map(|claimed| claimed.len()), Ok(1));
-    store.retry_lease("db/x", lease.clone()).await.expect("retry");
-    store.remove_leases("db/x", &[lease.id]).await.expect("removed");
-    let url = format!("rediss://sundew:{}@127.0.0.1:{tls_port}", password.replace(' ', "%20"));
-    let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(tls("bundle.pem")).expect("CA")) };
-    let mut connection = redis::Client::build_with_tls(url, certificates).expect("client").get_connection().expect("connection");
+    assert_eq!(
+        store
+            .claim_leases("db/x", now, now + 1000, 9)
+            .await
+            .map(|claimed| claimed.len()),
+        Ok(1)
+    );
+    store
+        .retry_lease("db/x", lease.clone())
+        .await
+        .expect("retry");
+    store
+        .remove_leases("db/x", &[lease.id])
+        .await
+        .expect("removed");
+    let url = format!(
+        "rediss://sundew:{}@127.0.0.1:{tls_port}",
+        password.replace(' ', "%20")
+    );
+    let certificates = redis::TlsCertificates {
+        client_tls: None,
+        root_cert: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
+    };
+    let mut connection = redis::Client::build_with_tls(url, certificates)
+        .expect("client")
+        .get_connection()
+        .expect("connection");
     for command in [
         &["CONFIG", "GET", "*"][..],
         &["CLIENT", "KILL", "TYPE", "normal"],
@@ -144,19 +255,38 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
         &["ACL", "LIST"],
         &["SHUTDOWN"],
     ] {
-        let result = redis::cmd(command[0]).arg(&command[1..]).query::<redis::Value>(&mut connection);
-        assert_eq!(result.expect_err(command[0]).code(), Some("NOPERM"), "{command:?}");
+        let result = redis::cmd(command[0])
+            .arg(&command[1..])
+            .query::<redis::Value>(&mut connection);
+        assert_eq!(
+            result.expect_err(command[0]).code(),
+            Some("NOPERM"),
+            "{command:?}"
+        );
     }
 }
 
 #[test]
 fn units_and_manifests_name_what_there_is() {
     let unit = text("systemd/sundew.service");
-    for line in unit.lines().filter_map(|l| l.strip_prefix("ExecStart=").or(l.strip_prefix("ExecStartPre="))) {
+    for line in unit.lines().filter_map(|l| {
+        l.strip_prefix("ExecStart=")
+            .or(l.strip_prefix("ExecStartPre="))
+    }) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let end = words.iter().position(|w| *w == "--config").expect("--config");
-        let help = Command::new(sundew_tests::sundew()).args(&words[1..end]).arg("--help").output().expect("run");
-        assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--config"), "{line}");
+        let end = words
+            .iter()
+            .position(|w| *w == "--config")
+            .expect("--config");
+        let help = Command::new(sundew_tests::sundew())
+            .args(&words[1..end])
+            .arg("--help")
+            .output()
+            .expect("run");
+        assert!(
+            help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--config"),
+            "{line}"
+        );
     }
     assert!(unit.contains("Type=notify-reload") && unit.contains("LimitCORE=0"));
     for name in ["broker.yaml", "redis.yaml", "network-policy.yaml"] {
@@ -164,7 +294,10 @@ fn units_and_manifests_name_what_there_is() {
         assert!(!manifest.contains('\t'), "{name}: YAML has no tabs");
         for document in manifest.split("\n---\n") {
             for member in ["apiVersion: ", "kind: ", "metadata:", "spec:"] {
-                assert!(document.lines().any(|l| l.starts_with(member)), "{name}: {member} is missing in\n{document}");
+                assert!(
+                    document.lines().any(|l| l.starts_with(member)),
+                    "{name}: {member} is missing in\n{document}"
+                );
             }
         }
     }
@@ -181,7 +314,9 @@ async fn systemd_is_told() {
     let world = World::embedded();
     let path = world.folder().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("timeout");
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+        .expect("timeout");
     let mut broker = world.prepare("");
     let mut command = Command::new(sundew_tests::sundew());
     command.env("NOTIFY_SOCKET", &path);
@@ -203,7 +338,10 @@ fn what_the_quick_starts_show_is_what_the_program_reads() {
     use sundew_attestation::Rule;
     use sundew_broker::config::IssuerConfig;
     use sundew_core::Registration;
-    let mut files: Vec<PathBuf> = std::fs::read_dir(deploy("quickstart")).expect("folder").map(|entry| entry.expect("entry").path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(deploy("quickstart"))
+        .expect("folder")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     files.push(deploy("../README.md"));
     let mut seen = 0;
     for file in files {
@@ -211,21 +349,42 @@ fn what_the_quick_starts_show_is_what_the_program_reads() {
         // Blocks in lists are indented.
         let lines: Vec<&str> = document.lines().map(str::trim_start).collect();
         for block in lines.split(|line| *line == "```toml").skip(1) {
-            let text: String = block.iter().take_while(|line| **line != "```").map(|line| format!("{line}\n")).collect();
-            let table: serde_json::Value = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}\n{text}", file.display()));
-            let read = |what: &str, result: Result<(), serde_json::Error>| result.unwrap_or_else(|e| panic!("{}: {what}: {e}\n{text}", file.display()));
-            let workloads = table.get("workload").map(|workloads| workloads.as_array().cloned().unwrap_or_else(|| vec![workloads.clone()]));
+            let text: String = block
+                .iter()
+                .take_while(|line| **line != "```")
+                .map(|line| format!("{line}\n"))
+                .collect();
+            let table: serde_json::Value =
+                toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}\n{text}", file.display()));
+            let read = |what: &str, result: Result<(), serde_json::Error>| {
+                result.unwrap_or_else(|e| panic!("{}: {what}: {e}\n{text}", file.display()))
+            };
+            let workloads = table.get("workload").map(|workloads| {
+                workloads
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_else(|| vec![workloads.clone()])
+            });
             for workload in workloads.into_iter().flatten() {
                 seen += 1;
                 if workload.get("spiffe_id").is_some() {
-                    read("workload", serde_json::from_value::<Registration>(workload.clone()).map(drop));
+                    read(
+                        "workload",
+                        serde_json::from_value::<Registration>(workload.clone()).map(drop),
+                    );
                 } else {
-                    read("evidence", serde_json::from_value::<Vec<Rule>>(workload["evidence"].clone()).map(drop));
+                    read(
+                        "evidence",
+                        serde_json::from_value::<Vec<Rule>>(workload["evidence"].clone()).map(drop),
+                    );
                 }
             }
             for issuer in table["issuers"].as_array().into_iter().flatten() {
                 seen += 1;
-                read("issuer", serde_json::from_value::<IssuerConfig>(issuer.clone()).map(drop));
+                read(
+                    "issuer",
+                    serde_json::from_value::<IssuerConfig>(issuer.clone()).map(drop),
+                );
             }
         }
     }

@@ -1,9 +1,11 @@
-//! The fault suite: agents and responders at two brokers on a Redis with Sentinel and a PostgreSQL, while everything is killed, frozen, emptied
-//! and filled at random moments. A checker with a history of its own decides: no token is active after its ending was acknowledged, at any
-//! broker, ever; and every role that is left in PostgreSQL belongs to a task that lives.
+//! The fault suite: agents and responders at two brokers on a Redis with Sentinel and a PostgreSQL,
+//! while everything is killed, frozen, emptied and filled at random moments. A checker with a
+//! history of its own decides: no token is active after its ending was acknowledged, at any broker,
+//! ever; and every role that is left in PostgreSQL belongs to a task that lives.
 //!
-//! `SUNDEW_FAULT_SECONDS` sets how long (60; the long form is 1800 or more), `SUNDEW_FAULT_SEED` which faults and when.
-//! `tests/mutants` builds brokers with a precaution taken out, and sees this suite fail.
+//! `SUNDEW_FAULT_SECONDS` sets how long (60; the long form is 1800 or more), `SUNDEW_FAULT_SEED`
+//! which faults and when. `tests/mutants` builds brokers with a precaution taken out, and sees this
+//! suite fail.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -80,7 +82,11 @@ impl Shared {
     fn ended(&self, tokens: &[String], presenter: &[u8]) {
         self.endings.fetch_add(1, Ordering::Relaxed);
         let mut history = self.history.lock().expect("history");
-        history.ended.extend(tokens.iter().map(|token| (token.clone(), presenter.to_vec())));
+        history.ended.extend(
+            tokens
+                .iter()
+                .map(|token| (token.clone(), presenter.to_vec())),
+        );
     }
 
     /// Asks about a token that is dead.
@@ -88,7 +94,11 @@ impl Shared {
         if let Some(active) = self.count(&self.checks, server.active(token, presenter).await)
             && active
         {
-            self.history.lock().expect("history").violations.push(format!("broker {n}: active after {what}"));
+            self.history
+                .lock()
+                .expect("history")
+                .violations
+                .push(format!("broker {n}: active after {what}"));
         }
     }
 }
@@ -106,7 +116,9 @@ struct Agent {
 impl Agent {
     async fn live(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let Some(token) = self.tokens.pop() else { return };
+            let Some(token) = self.tokens.pop() else {
+                return;
+            };
             if self.one_task(token).await.is_none() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -122,17 +134,38 @@ impl Agent {
         let (_, broker) = self.broker();
         let nonce = broker.nonce().await.ok()?;
         let scopes = vec!["exec:git".to_owned(), "secret:db/app/readonly".to_owned()];
-        let request = BeginTaskRequest { nonce, purpose: "faults".to_owned(), scopes, evidence: vec![oidc(evidence)], ..Default::default() };
-        let begun: Begun = self.shared.count(&self.shared.begun, broker.send(request).await)?;
+        let request = BeginTaskRequest {
+            nonce,
+            purpose: "faults".to_owned(),
+            scopes,
+            evidence: vec![oidc(evidence)],
+            ..Default::default()
+        };
+        let begun: Begun = self
+            .shared
+            .count(&self.shared.begun, broker.send(request).await)?;
         let mut tokens = vec![begun.token.clone()];
         for _ in 0..self.random.below(4) {
             let (_, broker) = self.broker();
-            tokens.extend(broker.mint(&begun.task).await.ok().map(|minted| minted.token));
+            tokens.extend(
+                broker
+                    .mint(&begun.task)
+                    .await
+                    .ok()
+                    .map(|minted| minted.token),
+            );
         }
         if self.random.below(4) == 0 {
-            let request = GetSecretRequest { task_id: begun.task.clone(), name: "db/app/readonly".to_owned(), ..GetSecretRequest::default() };
+            let request = GetSecretRequest {
+                task_id: begun.task.clone(),
+                name: "db/app/readonly".to_owned(),
+                ..GetSecretRequest::default()
+            };
             let (_, broker) = self.broker();
-            let _ = self.shared.count(&self.shared.leases, broker.agent().get_secret(request).await);
+            let _ = self.shared.count(
+                &self.shared.leases,
+                broker.agent().get_secret(request).await,
+            );
         }
         // Caches are warm when the end comes.
         for n in 0..2 {
@@ -143,9 +176,19 @@ impl Agent {
         loop {
             let n = usize::try_from(self.random.below(2)).expect("two");
             let result = match how {
-                0 => self.operators[n].revoke(of_task(&begun.task)).await.map(drop),
+                0 => self.operators[n]
+                    .revoke(of_task(&begun.task))
+                    .await
+                    .map(drop),
                 1 => self.operators[n]
-                    .respond(Selector { task_tree: begun.task.clone(), scope: "exec:git".to_owned(), ..Selector::default() }, Effect::Revoke)
+                    .respond(
+                        Selector {
+                            task_tree: begun.task.clone(),
+                            scope: "exec:git".to_owned(),
+                            ..Selector::default()
+                        },
+                        Effect::Revoke,
+                    )
                     .await
                     .map(drop),
                 _ => self.brokers[n].complete(&begun.task).await.map(drop),
@@ -153,11 +196,16 @@ impl Agent {
             self.shared.calls.fetch_add(1, Ordering::Relaxed);
             match result {
                 Ok(()) => break,
-                Err(status) if status.code() == tonic::Code::PermissionDenied => return None, // The store was emptied, and the task with it.
+                Err(status) if status.code() == tonic::Code::PermissionDenied => return None, /* The store was emptied, and the task with it. */
                 Err(_) => drop(self.shared.unavailable.fetch_add(1, Ordering::Relaxed)),
             }
             if Instant::now() > deadline {
-                self.shared.history.lock().expect("history").violations.push(format!("{} could not be ended for 60 s", begun.task));
+                self.shared
+                    .history
+                    .lock()
+                    .expect("history")
+                    .violations
+                    .push(format!("{} could not be ended for 60 s", begun.task));
                 return None;
             }
             tokio::time::sleep(self.random.between(5, 60)).await;
@@ -165,8 +213,13 @@ impl Agent {
         self.shared.ended(&tokens, &self.presenter);
         for token in &tokens {
             for n in 0..2 {
-                let what = format!("its ending ({how}) was acknowledged just now, {}", begun.task);
-                self.shared.check(n, &self.operators[n].clone(), token, &self.presenter, &what).await;
+                let what = format!(
+                    "its ending ({how}) was acknowledged just now, {}",
+                    begun.task
+                );
+                self.shared
+                    .check(n, &self.operators[n].clone(), token, &self.presenter, &what)
+                    .await;
             }
         }
         // A single token, by a responder, in a task that is dead anyway: remembered all the same.
@@ -184,12 +237,18 @@ async fn recheck(shared: Arc<Shared>, servers: Vec<Caller>, seed: u64) {
         let chosen = {
             let history = shared.history.lock().expect("history");
             let count = u64::try_from(history.ended.len()).expect("count");
-            if count == 0 { None } else { Some(history.ended[usize::try_from(random.below(count)).expect("index")].clone()) }
+            if count == 0 {
+                None
+            } else {
+                Some(history.ended[usize::try_from(random.below(count)).expect("index")].clone())
+            }
         };
         match chosen {
             Some((token, presenter)) => {
                 let n = usize::try_from(random.below(2)).expect("two");
-                shared.check(n, &servers[n], &token, &presenter, "it ended some time ago").await;
+                shared
+                    .check(n, &servers[n], &token, &presenter, "it ended some time ago")
+                    .await;
             }
             None => tokio::time::sleep(Duration::from_millis(50)).await,
         }
@@ -198,7 +257,9 @@ async fn recheck(shared: Arc<Shared>, servers: Vec<Caller>, seed: u64) {
 }
 
 fn command(node: &Redis, words: &[&str]) {
-    let Ok(client) = redis::Client::open(node.url()) else { return };
+    let Ok(client) = redis::Client::open(node.url()) else {
+        return;
+    };
     if let Ok(mut connection) = client.get_connection_with_timeout(Duration::from_millis(500)) {
         let _ = connection.set_read_timeout(Some(Duration::from_millis(500)));
         let mut command = redis::cmd(words[0]);
@@ -215,7 +276,12 @@ struct Injector {
 }
 
 impl Injector {
-    async fn inject(&mut self, group: &mut Sentinels, brokers: &mut [Broker], postgres: &mut Postgres) {
+    async fn inject(
+        &mut self,
+        group: &mut Sentinels,
+        brokers: &mut [Broker],
+        postgres: &mut Postgres,
+    ) {
         let broker = usize::try_from(self.random.below(2)).expect("two");
         let primary = group.primary();
         let node = usize::try_from(self.random.below(3)).expect("three");
@@ -224,7 +290,8 @@ impl Injector {
                 brokers[broker].kill();
                 tokio::time::sleep(self.random.between(0, 400)).await;
                 brokers[broker].up();
-                let _ = tokio::time::timeout(Duration::from_secs(25), brokers[broker].ready()).await;
+                let _ =
+                    tokio::time::timeout(Duration::from_secs(25), brokers[broker].ready()).await;
                 "broker killed"
             }
             2 => {
@@ -273,13 +340,21 @@ impl Injector {
             9 if primary < 3 => {
                 command(&group.nodes[primary], &["CONFIG", "SET", "maxmemory", "1"]);
                 tokio::time::sleep(self.random.between(100, 1000)).await;
-                group.nodes.iter().for_each(|node| command(node, &["CONFIG", "SET", "maxmemory", "0"]));
+                group
+                    .nodes
+                    .iter()
+                    .for_each(|node| command(node, &["CONFIG", "SET", "maxmemory", "0"]));
                 "primary full"
             }
             10 if primary < 3 => {
-                command(&group.nodes[primary], &["CONFIG", "SET", "min-replicas-to-write", "5"]);
+                command(
+                    &group.nodes[primary],
+                    &["CONFIG", "SET", "min-replicas-to-write", "5"],
+                );
                 tokio::time::sleep(self.random.between(100, 1000)).await;
-                group.nodes.iter().for_each(|node| command(node, &["CONFIG", "SET", "min-replicas-to-write", "0"]));
+                group.nodes.iter().for_each(|node| {
+                    command(node, &["CONFIG", "SET", "min-replicas-to-write", "0"])
+                });
                 "primary read-only"
             }
             11 if primary < 3 => {
@@ -305,19 +380,33 @@ impl Injector {
 
 async fn prepare(world: &World, broker: &Broker, postgres: &Postgres) -> bool {
     let operator = world.operator(broker);
-    let document =
-        World::registration("/agent", json!({ "max_tasks": 10_000, "attendance_grace": "10m", "scopes": ["exec:git", "secret:db/*"], "max_task_ttl": "30m" }));
+    let document = World::registration(
+        "/agent",
+        json!({ "max_tasks": 10_000, "attendance_grace": "10m", "scopes": ["exec:git", "secret:db/*"], "max_task_ttl": "30m" }),
+    );
     if operator.apply(&[document]).await.is_err() {
         return false;
     }
-    let request = PutEngineRequest { document: postgres.engine("db/app").to_string(), password: PASSWORD.as_bytes().to_vec(), unchecked: true };
+    let request = PutEngineRequest {
+        document: postgres.engine("db/app").to_string(),
+        password: PASSWORD.as_bytes().to_vec(),
+        unchecked: true,
+    };
     operator.registry().put_engine(request).await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_false_active_and_no_leaked_role_whatever_is_killed() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (seconds, seed) = (number("SUNDEW_FAULT_SECONDS", 60), number("SUNDEW_FAULT_SEED", 4711));
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
+    let (seconds, seed) = (
+        number("SUNDEW_FAULT_SECONDS", 60),
+        number("SUNDEW_FAULT_SEED", 4711),
+    );
     let mut postgres = Postgres::start().await;
     let mut group = Sentinels::start(2);
     let world = World::with_store(&group.url(), 2);
@@ -325,10 +414,16 @@ async fn no_false_active_and_no_leaked_role_whatever_is_killed() {
     assert!(prepare(&world, &brokers[0], &postgres).await);
     let svid: Svid = world.ca.svid("/agent");
     let shared = Arc::<Shared>::default();
-    let operators: Vec<_> = brokers.iter().map(|broker| world.operator(broker)).collect();
+    let operators: Vec<_> = brokers
+        .iter()
+        .map(|broker| world.operator(broker))
+        .collect();
     let mut running = Vec::new();
     for n in 0..AGENTS {
-        let callers = brokers.iter().map(|broker| world.caller_with(broker, svid.clone())).collect();
+        let callers = brokers
+            .iter()
+            .map(|broker| world.caller_with(broker, svid.clone()))
+            .collect();
         let agent = Agent {
             shared: Arc::clone(&shared),
             brokers: callers,
@@ -340,56 +435,121 @@ async fn no_false_active_and_no_leaked_role_whatever_is_killed() {
         running.push(agent);
     }
     // Evidence lives five minutes, so it is made in rounds.
-    let (mut injector, began) = (Injector { random: Random(seed), faults: BTreeMap::new() }, Instant::now());
+    let (mut injector, began) = (
+        Injector {
+            random: Random(seed),
+            faults: BTreeMap::new(),
+        },
+        Instant::now(),
+    );
     while began.elapsed() < Duration::from_secs(seconds) {
         shared.stop.store(false, Ordering::Relaxed);
-        let round = Duration::from_secs(240).min(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
+        let round = Duration::from_secs(240)
+            .min(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
         let round_began = Instant::now();
         let mut work = Vec::new();
         for mut agent in running.drain(..) {
             agent.tokens = (0..1500).map(|_| world.issuer.token("/agent")).collect();
             work.push(tokio::spawn(async move {
-                let Agent { shared, brokers, operators, presenter, .. } = &agent;
-                let again = (Arc::clone(shared), brokers.clone(), operators.clone(), presenter.clone());
+                let Agent {
+                    shared,
+                    brokers,
+                    operators,
+                    presenter,
+                    ..
+                } = &agent;
+                let again = (
+                    Arc::clone(shared),
+                    brokers.clone(),
+                    operators.clone(),
+                    presenter.clone(),
+                );
                 agent.live().await;
                 again
             }));
         }
-        let checkers: Vec<_> = (0..3).map(|n| tokio::spawn(recheck(Arc::clone(&shared), operators.clone(), seed + 77 + n))).collect();
+        let checkers: Vec<_> = (0..3)
+            .map(|n| {
+                tokio::spawn(recheck(
+                    Arc::clone(&shared),
+                    operators.clone(),
+                    seed + 77 + n,
+                ))
+            })
+            .collect();
         while round_began.elapsed() < round {
             tokio::time::sleep(injector.random.between(400, 2500)).await;
-            injector.inject(&mut group, &mut brokers, &mut postgres).await;
+            injector
+                .inject(&mut group, &mut brokers, &mut postgres)
+                .await;
             prepare(&world, &brokers[0], &postgres).await;
         }
         shared.stop.store(true, Ordering::Relaxed);
         for (n, agent) in work.into_iter().enumerate() {
             let (shared, brokers, operators, presenter) = agent.await.expect("agent");
-            let random = Random(seed + 5000 + u64::try_from(n).expect("few") + injector.random.next() % 1000);
-            running.push(Agent { shared, brokers, operators, presenter, random, tokens: Vec::new() });
+            let random = Random(
+                seed + 5000 + u64::try_from(n).expect("few") + injector.random.next() % 1000,
+            );
+            running.push(Agent {
+                shared,
+                brokers,
+                operators,
+                presenter,
+                random,
+                tokens: Vec::new(),
+            });
         }
         for checker in checkers {
             checker.await.expect("checker");
         }
     }
-    // All is quiet: what ended is dead at every broker, and what is left in the database belongs to nobody dead.
+    // All is quiet: what ended is dead at every broker, and what is left in the database belongs to
+    // nobody dead.
     for broker in &mut brokers {
         broker.ready().await;
     }
-    sundew_tests::until("prepared", || async { prepare(&world, &brokers[0], &postgres).await }).await;
-    let ended: HashMap<String, Vec<u8>> = shared.history.lock().expect("history").ended.iter().cloned().collect();
+    sundew_tests::until("prepared", || async {
+        prepare(&world, &brokers[0], &postgres).await
+    })
+    .await;
+    let ended: HashMap<String, Vec<u8>> = shared
+        .history
+        .lock()
+        .expect("history")
+        .ended
+        .iter()
+        .cloned()
+        .collect();
     for (n, server) in operators.iter().enumerate() {
         for (token, presenter) in ended.iter().step_by((ended.len() / 3000).max(1)) {
-            shared.check(n, server, token, presenter, "everything was quiet again").await;
+            shared
+                .check(n, server, token, presenter, "everything was quiet again")
+                .await;
         }
     }
-    let everything = Selector { trust_domain: DOMAIN.to_owned(), ..Selector::default() };
-    operators[0].respond(everything, Effect::Revoke).await.expect("everything ends");
+    let everything = Selector {
+        trust_domain: DOMAIN.to_owned(),
+        ..Selector::default()
+    };
+    operators[0]
+        .respond(everything, Effect::Revoke)
+        .await
+        .expect("everything ends");
     let deadline = Instant::now() + Duration::from_secs(150);
     while !postgres.roles().await.is_empty() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let left = postgres.roles().await.into_iter().map(|role| format!("{role}: a role that nobody removes"));
-    shared.history.lock().expect("history").violations.extend(left);
+    let left = postgres
+        .roles()
+        .await
+        .into_iter()
+        .map(|role| format!("{role}: a role that nobody removes"));
+    shared
+        .history
+        .lock()
+        .expect("history")
+        .violations
+        .extend(left);
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     println!(
         "faults: {seconds} s, seed {seed}: {} calls, {} tasks begun, {} endings acknowledged, {} leases made, {} answers about dead tokens checked, {} calls unavailable\nfaults: {:?}",
@@ -402,8 +562,16 @@ async fn no_false_active_and_no_leaked_role_whatever_is_killed() {
         injector.faults
     );
     let violations = std::mem::take(&mut shared.history.lock().expect("history").violations);
-    assert!(violations.is_empty(), "{} violations, the first: {:?}", violations.len(), &violations[..violations.len().min(5)]);
-    assert!(count(&shared.endings) > 50 && injector.faults.len() > 3, "too little happened to mean anything");
+    assert!(
+        violations.is_empty(),
+        "{} violations, the first: {:?}",
+        violations.len(),
+        &violations[..violations.len().min(5)]
+    );
+    assert!(
+        count(&shared.endings) > 50 && injector.faults.len() > 3,
+        "too little happened to mean anything"
+    );
     for broker in &brokers {
         broker.journal();
     }

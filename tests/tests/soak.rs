@@ -1,5 +1,6 @@
-//! A bounded soak: 50 agents begin, use and end tasks at two brokers on one Redis, while brokers and Redis are killed and
-//! started again. A history decides: no token is active after its task's end was acknowledged, and no acknowledged write is lost.
+//! A bounded soak: 50 agents begin, use and end tasks at two brokers on one Redis, while brokers
+//! and Redis are killed and started again. A history decides: no token is active after its task's
+//! end was acknowledged, and no acknowledged write is lost.
 //!
 //! `SUNDEW_SOAK_SECONDS` sets how long (60).
 
@@ -44,40 +45,67 @@ impl Agent {
         while !self.shared.stop.load(Ordering::Relaxed) {
             turn += 1;
             let broker = self.brokers[turn % self.brokers.len()].clone();
-            let Some(token) = self.tokens.pop() else { return };
+            let Some(token) = self.tokens.pop() else {
+                return;
+            };
             let Ok(nonce) = broker.nonce().await else {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let request =
-                BeginTaskRequest { nonce, purpose: "soak".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(token)], ..Default::default() };
-            let Ok(begun) = broker.send(request).await else { continue };
+            let request = BeginTaskRequest {
+                nonce,
+                purpose: "soak".to_owned(),
+                scopes: vec!["exec:git".to_owned()],
+                evidence: vec![oidc(token)],
+                ..Default::default()
+            };
+            let Ok(begun) = broker.send(request).await else {
+                continue;
+            };
             self.shared.begun.fetch_add(1, Ordering::Relaxed);
             let mut tokens = vec![begun.token.clone()];
             for n in 0..3 {
-                if let Ok(minted) = self.brokers[(turn + n) % self.brokers.len()].mint(&begun.task).await {
+                if let Ok(minted) = self.brokers[(turn + n) % self.brokers.len()]
+                    .mint(&begun.task)
+                    .await
+                {
                     tokens.push(minted.token);
                 }
             }
-            // Alive, and acknowledged: it may be unavailable for a while, but nobody may say that it is not there.
+            // Alive, and acknowledged: it may be unavailable for a while, but nobody may say that
+            // it is not there.
             for token in &tokens {
                 self.check(token, true).await;
             }
             let mut ended = false;
             for n in 0..400 {
-                if self.brokers[(turn + n) % self.brokers.len()].complete(&begun.task).await.is_ok() {
+                if self.brokers[(turn + n) % self.brokers.len()]
+                    .complete(&begun.task)
+                    .await
+                    .is_ok()
+                {
                     ended = true;
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
             if !ended {
-                self.shared.history.lock().expect("history").violations.push(format!("{} could not be completed for 10 s", begun.task));
+                self.shared
+                    .history
+                    .lock()
+                    .expect("history")
+                    .violations
+                    .push(format!("{} could not be completed for 10 s", begun.task));
                 return;
             }
             self.shared.completed.fetch_add(1, Ordering::Relaxed);
             let now = Instant::now();
-            self.shared.history.lock().expect("history").ended.extend(tokens.iter().map(|token| (token.clone(), now)));
+            self.shared
+                .history
+                .lock()
+                .expect("history")
+                .ended
+                .extend(tokens.iter().map(|token| (token.clone(), now)));
             for token in &tokens {
                 self.check(token, false).await;
             }
@@ -90,7 +118,12 @@ impl Agent {
                 Ok(active) => {
                     self.shared.checks.fetch_add(1, Ordering::Relaxed);
                     if active != alive {
-                        self.shared.history.lock().expect("history").violations.push(format!("broker {n} said active={active}, it was {alive}"));
+                        self.shared
+                            .history
+                            .lock()
+                            .expect("history")
+                            .violations
+                            .push(format!("broker {n} said active={active}, it was {alive}"));
                     }
                 }
                 Err(_) => drop(self.shared.refused.fetch_add(1, Ordering::Relaxed)),
@@ -101,10 +134,19 @@ impl Agent {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
-    let seconds = std::env::var("SUNDEW_SOAK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    let seconds = std::env::var("SUNDEW_SOAK_SECONDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(60);
     let mut world = World::redis();
     let mut brokers = vec![world.broker().await, world.broker().await];
-    world.register(&brokers[0], "/agent", json!({ "max_tasks": 10_000, "attendance_grace": "10m" })).await;
+    world
+        .register(
+            &brokers[0],
+            "/agent",
+            json!({ "max_tasks": 10_000, "attendance_grace": "10m" }),
+        )
+        .await;
     let svid: Svid = world.ca.svid("/agent");
     let shared = Arc::new(Shared {
         history: Mutex::default(),
@@ -116,10 +158,18 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
     });
     let mut agents = Vec::new();
     for seed in 0..50 {
-        let callers = brokers.iter().map(|b| world.caller_with(b, svid.clone())).collect();
+        let callers = brokers
+            .iter()
+            .map(|b| world.caller_with(b, svid.clone()))
+            .collect();
         // Tokens live five minutes, so they are made up front and in numbers that no run uses up.
         let tokens = (0..400).map(|_| world.issuer.token("/agent")).collect();
-        let agent = Agent { shared: Arc::clone(&shared), brokers: callers, presenter: svid.thumbprint().to_vec(), tokens };
+        let agent = Agent {
+            shared: Arc::clone(&shared),
+            brokers: callers,
+            presenter: svid.thumbprint().to_vec(),
+            tokens,
+        };
         agents.push(tokio::spawn(agent.live(seed)));
     }
     let began = Instant::now();
@@ -151,12 +201,23 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
     for broker in &mut brokers {
         broker.ready().await;
     }
-    // What ended stays ended, at every broker, when all is quiet; in samples, so that this ends soon.
-    let ended: Vec<String> = shared.history.lock().expect("history").ended.keys().cloned().collect();
+    // What ended stays ended, at every broker, when all is quiet; in samples, so that this ends
+    // soon.
+    let ended: Vec<String> = shared
+        .history
+        .lock()
+        .expect("history")
+        .ended
+        .keys()
+        .cloned()
+        .collect();
     for broker in &brokers {
         let server = world.operator(broker);
         for token in ended.iter().step_by((ended.len() / 2000).max(1)) {
-            assert_eq!(server.active(token, &svid.thumbprint()).await.ok(), Some(false));
+            assert_eq!(
+                server.active(token, &svid.thumbprint()).await.ok(),
+                Some(false)
+            );
         }
     }
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
@@ -168,8 +229,16 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
         count(&shared.refused)
     );
     let violations = std::mem::take(&mut shared.history.lock().expect("history").violations);
-    assert!(violations.is_empty(), "{} violations, the first: {:?}", violations.len(), &violations[..violations.len().min(5)]);
-    assert!(count(&shared.completed) > 100 && faults >= 3, "too little happened to mean anything");
+    assert!(
+        violations.is_empty(),
+        "{} violations, the first: {:?}",
+        violations.len(),
+        &violations[..violations.len().min(5)]
+    );
+    assert!(
+        count(&shared.completed) > 100 && faults >= 3,
+        "too little happened to mean anything"
+    );
     for broker in &brokers {
         broker.journal();
     }

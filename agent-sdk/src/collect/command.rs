@@ -1,4 +1,5 @@
-//! Evidence of any kind from a file, or from a command: for what only the platform's own tools can collect.
+//! Evidence of any kind from a file, or from a command: for what only the platform's own tools can
+//! collect.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,9 @@ pub(super) enum Source {
 impl Source {
     pub(super) async fn read(&self, context: &Context<'_>) -> Result<Vec<u8>, String> {
         match self {
-            Self::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display())),
+            Self::File(path) => tokio::fs::read(path)
+                .await
+                .map_err(|e| format!("{}: {e}", path.display())),
             Self::Command(command) => run(command, context).await,
         }
     }
@@ -37,14 +40,21 @@ impl EvidenceCollector {
     /// The evidence is in a file.
     #[must_use]
     pub fn file(kind: &str, path: &Path) -> Self {
-        Self { kind: kind.to_owned(), source: Source::File(path.to_owned()) }
+        Self {
+            kind: kind.to_owned(),
+            source: Source::File(path.to_owned()),
+        }
     }
 
-    /// A shell command prints the evidence. It finds in its environment what the evidence must be bound to, in hexadecimal: `SUNDEW_BINDING`
-    /// (32 bytes) and `SUNDEW_BINDING_64` (for kinds whose room is exactly 64 bytes); and `SUNDEW_AUDIENCE`.
+    /// A shell command prints the evidence. It finds in its environment what the evidence must be
+    /// bound to, in hexadecimal: `SUNDEW_BINDING` (32 bytes) and `SUNDEW_BINDING_64` (for kinds
+    /// whose room is exactly 64 bytes); and `SUNDEW_AUDIENCE`.
     #[must_use]
     pub fn command(kind: &str, command: &str) -> Self {
-        Self { kind: kind.to_owned(), source: Source::Command(command.to_owned()) }
+        Self {
+            kind: kind.to_owned(),
+            source: Source::Command(command.to_owned()),
+        }
     }
 }
 
@@ -61,12 +71,26 @@ impl Collector for EvidenceCollector {
 /// What a command prints.
 async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, String> {
     let mut shell = tokio::process::Command::new("/bin/sh");
-    shell.arg("-c").arg(command).env("SUNDEW_AUDIENCE", context.audience).kill_on_drop(true);
-    shell.env("SUNDEW_BINDING", hex(context.binding.as_bytes())).env("SUNDEW_BINDING_64", hex(&context.binding.wide()));
+    shell
+        .arg("-c")
+        .arg(command)
+        .env("SUNDEW_AUDIENCE", context.audience)
+        .kill_on_drop(true);
+    shell
+        .env("SUNDEW_BINDING", hex(context.binding.as_bytes()))
+        .env("SUNDEW_BINDING_64", hex(&context.binding.wide()));
     let output = shell.output().await.map_err(|e| e.to_string())?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim().chars().take(300).collect::<String>();
-        return Err(format!("the command failed: {}{}{said}", output.status, if said.is_empty() { "" } else { ": " }));
+        let said = String::from_utf8_lossy(&output.stderr)
+            .trim()
+            .chars()
+            .take(300)
+            .collect::<String>();
+        return Err(format!(
+            "the command failed: {}{}{said}",
+            output.status,
+            if said.is_empty() { "" } else { ": " }
+        ));
     }
     Ok(output.stdout)
 }

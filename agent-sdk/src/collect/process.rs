@@ -18,7 +18,9 @@ impl ProcessCollector {
     /// The node's socket, as `unix:/path` or `unix:///path`.
     #[must_use]
     pub fn new(socket: &str) -> Self {
-        Self { socket: socket.to_owned() }
+        Self {
+            socket: socket.to_owned(),
+        }
     }
 }
 
@@ -30,12 +32,20 @@ impl Collector for ProcessCollector {
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         Box::pin(async move {
             let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", self.socket);
-            let endpoint = Endpoint::from_shared(self.socket.replacen("unix:///", "unix:/", 1)).map_err(|e| fail(&e))?;
+            let endpoint = Endpoint::from_shared(self.socket.replacen("unix:///", "unix:/", 1))
+                .map_err(|e| fail(&e))?;
             // A connection for each time: the node looks at the process that made it.
             let channel = endpoint.connect().await.map_err(|e| fail(&e))?;
-            let mut request = Request::new(AttestProcessRequest { binding: context.binding.as_bytes().to_vec() });
-            request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
-            let answer = NodeServiceClient::new(channel).attest_process(request).await.map_err(|status| fail(&status.message()))?;
+            let mut request = Request::new(AttestProcessRequest {
+                binding: context.binding.as_bytes().to_vec(),
+            });
+            request
+                .metadata_mut()
+                .insert("workload.spiffe.io", MetadataValue::from_static("true"));
+            let answer = NodeServiceClient::new(channel)
+                .attest_process(request)
+                .await
+                .map_err(|status| fail(&status.message()))?;
             Ok(answer.into_inner().evidence)
         })
     }

@@ -1,6 +1,8 @@
-//! `tpm2`: a quote of this machine's TPM, asked for over its character device or a socket of a TPM emulator.
+//! `tpm2`: a quote of this machine's TPM, asked for over its character device or a socket of a TPM
+//! emulator.
 //!
-//! Speaks the TPM's own commands (TCG "Trusted Platform Module Library", part 3), so that no tools are needed where the agent runs.
+//! Speaks the TPM's own commands (TCG "Trusted Platform Module Library", part 3), so that no tools
+//! are needed where the agent runs.
 
 mod activation;
 mod device;
@@ -14,7 +16,10 @@ use sundew_core::client::tpm2::Evidence;
 
 use super::{Collected, Collector, Context, hex};
 pub use activation::TpmKey;
-use device::{NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer, sized, take};
+use device::{
+    NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer,
+    sized, take,
+};
 
 const PCR_READ: u32 = 0x0000_017e;
 const QUOTE: u32 = 0x0000_0158;
@@ -32,10 +37,16 @@ pub struct Tpm2Collector {
 }
 
 impl Tpm2Collector {
-    /// The TPM at `device`, such as `/dev/tpmrm0`, with the attestation key at a persistent handle, such as `0x81010002`.
+    /// The TPM at `device`, such as `/dev/tpmrm0`, with the attestation key at a persistent handle,
+    /// such as `0x81010002`.
     #[must_use]
     pub fn new(device: &Path, key: u32, pcrs: &[u8]) -> Self {
-        Self { device: device.to_owned(), key, pcrs: pcrs.to_vec(), event_log: None }
+        Self {
+            device: device.to_owned(),
+            key,
+            pcrs: pcrs.to_vec(),
+            event_log: None,
+        }
     }
 
     /// With the event log in this file; without, the one of the firmware is sent if it can be read.
@@ -47,11 +58,23 @@ impl Tpm2Collector {
 
     /// Reads `DEVICE,HANDLE,PCR+PCR…`, such as `/dev/tpmrm0,0x81010002,0+4+7`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let form = || "must be DEVICE,HANDLE,PCR+PCR…, such as /dev/tpmrm0,0x81010002,0+4+7".to_owned();
+        let form =
+            || "must be DEVICE,HANDLE,PCR+PCR…, such as /dev/tpmrm0,0x81010002,0+4+7".to_owned();
         let mut parts = text.split(',');
-        let (Some(device), Some(handle), Some(pcrs), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return Err(form()) };
-        let key = handle.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok()).ok_or_else(form)?;
-        let pcrs = pcrs.split('+').map(|pcr| pcr.parse().ok().filter(|pcr| *pcr < 24)).collect::<Option<Vec<u8>>>().ok_or_else(form)?;
+        let (Some(device), Some(handle), Some(pcrs), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(form());
+        };
+        let key = handle
+            .strip_prefix("0x")
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .ok_or_else(form)?;
+        let pcrs = pcrs
+            .split('+')
+            .map(|pcr| pcr.parse().ok().filter(|pcr| *pcr < 24))
+            .collect::<Option<Vec<u8>>>()
+            .ok_or_else(form)?;
         Ok(Self::new(Path::new(device), key, &pcrs))
     }
 
@@ -67,7 +90,9 @@ impl Tpm2Collector {
             let mut answer = tpm.run(NO_SESSIONS, PCR_READ, &selection(&left))?;
             take(&mut answer, 4)?;
             let read = selected(&mut answer)?;
-            if u32::from_be_bytes(array(&mut answer)?) != u32::try_from(read.len()).unwrap_or(0) || read.is_empty() {
+            if u32::from_be_bytes(array(&mut answer)?) != u32::try_from(read.len()).unwrap_or(0)
+                || read.is_empty()
+            {
                 return Err(format!("the TPM has no SHA-256 bank with PCRs {left:?}"));
             }
             for pcr in read {
@@ -81,11 +106,14 @@ impl Tpm2Collector {
         command.extend(NULL.to_be_bytes());
         command.extend(selection(&self.pcrs));
         let mut answer = tpm.run(SESSIONS, QUOTE, &command)?;
-        let length = usize::try_from(u32::from_be_bytes(array(&mut answer)?)).map_err(|e| e.to_string())?;
+        let length =
+            usize::try_from(u32::from_be_bytes(array(&mut answer)?)).map_err(|e| e.to_string())?;
         let mut parameters = take(&mut answer, length)?;
         let quote = buffer(&mut parameters)?;
         let log = match &self.event_log {
-            Some(path) => Some(std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?),
+            Some(path) => {
+                Some(std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?)
+            }
             // Only root reads it on most machines; the PCRs say enough without it.
             None => std::fs::read(EVENT_LOG).ok(),
         };
@@ -107,7 +135,9 @@ impl Collector for Tpm2Collector {
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         let (this, binding) = (self.clone(), *context.binding.as_bytes());
         Box::pin(async move {
-            let quote = tokio::task::spawn_blocking(move || this.quote(&binding)).await.map_err(|e| e.to_string())??;
+            let quote = tokio::task::spawn_blocking(move || this.quote(&binding))
+                .await
+                .map_err(|e| e.to_string())??;
             serde_json::to_vec(&quote).map_err(|e| e.to_string())
         })
     }
@@ -135,5 +165,10 @@ fn selected(answer: &mut Vec<u8>) -> Result<Vec<u8>, String> {
     }
     let [length] = array::<1>(answer)?;
     let bits = take(answer, usize::from(length))?;
-    Ok((0_u8..24).filter(|pcr| bits.get(usize::from(pcr / 8)).is_some_and(|byte| byte & (1 << (pcr % 8)) != 0)).collect())
+    Ok((0_u8..24)
+        .filter(|pcr| {
+            bits.get(usize::from(pcr / 8))
+                .is_some_and(|byte| byte & (1 << (pcr % 8)) != 0)
+        })
+        .collect())
 }

@@ -1,5 +1,5 @@
-//! `sev_snp` and `tdx`: a report of the guest that this runs in, from the kernel's `configfs-tsm` (Linux 6.7, Documentation/ABI/testing/
-//! configfs-tsm).
+//! `sev_snp` and `tdx`: a report of the guest that this runs in, from the kernel's `configfs-tsm`
+//! (Linux 6.7, Documentation/ABI/testing/ configfs-tsm).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,14 @@ use super::{Collected, Collector, Context};
 
 /// Where the kernel has it.
 const FOLDER: &str = "/sys/kernel/config/tsm/report";
-/// GUIDs of the certificate table (AMD publication 56421, "SEV-ES Guest-Hypervisor Communication Block Standardization"), as they lie in memory.
-const VCEK: [u8; 16] = [0x8d, 0x75, 0xda, 0x63, 0x64, 0xe6, 0x64, 0x45, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
-const VLEK: [u8; 16] = [0x5a, 0xc2, 0x74, 0xa8, 0x2a, 0xa2, 0x3e, 0x48, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1];
+/// GUIDs of the certificate table (AMD publication 56421, "SEV-ES Guest-Hypervisor Communication
+/// Block Standardization"), as they lie in memory.
+const VCEK: [u8; 16] = [
+    0x8d, 0x75, 0xda, 0x63, 0x64, 0xe6, 0x64, 0x45, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd,
+];
+const VLEK: [u8; 16] = [
+    0x5a, 0xc2, 0x74, 0xa8, 0x2a, 0xa2, 0x3e, 0x48, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1,
+];
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -38,10 +43,14 @@ impl TsmCollector {
     /// Of this kind.
     #[must_use]
     pub fn new(kind: TsmKind) -> Self {
-        Self { kind, certificate: None }
+        Self {
+            kind,
+            certificate: None,
+        }
     }
 
-    /// With the VCEK or VLEK in this file (DER), where the host does not hand one out with the report.
+    /// With the VCEK or VLEK in this file (DER), where the host does not hand one out with the
+    /// report.
     #[must_use]
     pub fn certificate(mut self, path: &Path) -> Self {
         self.certificate = Some(path.to_owned());
@@ -49,17 +58,27 @@ impl TsmCollector {
     }
 
     fn report(&self, data: &[u8; 64]) -> Result<Vec<u8>, String> {
-        let folder = Path::new(FOLDER).join(format!("sundew-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let folder = Path::new(FOLDER).join(format!(
+            "sundew-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
         let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
         if !Path::new(FOLDER).exists() {
-            return Err(format!("this is no such guest, or its kernel has no configfs-tsm ({FOLDER} is not there)"));
+            return Err(format!(
+                "this is no such guest, or its kernel has no configfs-tsm ({FOLDER} is not there)"
+            ));
         }
         std::fs::create_dir(&folder).map_err(fail)?;
         let read = || {
             std::fs::write(folder.join("inblob"), data)?;
             let provider = std::fs::read_to_string(folder.join("provider"))?;
             let report = std::fs::read(folder.join("outblob"))?;
-            Ok((provider, report, std::fs::read(folder.join("auxblob")).unwrap_or_default()))
+            Ok((
+                provider,
+                report,
+                std::fs::read(folder.join("auxblob")).unwrap_or_default(),
+            ))
         };
         let got = read().map_err(fail);
         let _ = std::fs::remove_dir(&folder);
@@ -69,7 +88,10 @@ impl TsmCollector {
             TsmKind::Tdx => "tdx_guest",
         };
         if provider.trim() != expected {
-            return Err(format!("this guest's reports come from `{}`, not from `{expected}`", provider.trim()));
+            return Err(format!(
+                "this guest's reports come from `{}`, not from `{expected}`",
+                provider.trim()
+            ));
         }
         match self.kind {
             TsmKind::Tdx => Ok(report),
@@ -78,7 +100,10 @@ impl TsmCollector {
                     Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?,
                     None => in_table(&certificates).ok_or("the host hands out no VCEK or VLEK: set SUNDEW_SEV_SNP_CERTIFICATE to a file with it")?,
                 };
-                let evidence = sev_snp::Evidence { report: STANDARD.encode(report), certificate: STANDARD.encode(certificate) };
+                let evidence = sev_snp::Evidence {
+                    report: STANDARD.encode(report),
+                    certificate: STANDARD.encode(certificate),
+                };
                 serde_json::to_vec(&evidence).map_err(|e| e.to_string())
             }
         }
@@ -95,11 +120,16 @@ impl Collector for TsmCollector {
 
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         let (this, data) = (self.clone(), context.binding.wide());
-        Box::pin(async move { tokio::task::spawn_blocking(move || this.report(&data)).await.map_err(|e| e.to_string())? })
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || this.report(&data))
+                .await
+                .map_err(|e| e.to_string())?
+        })
     }
 }
 
-/// The endorsement key's certificate in the host's table: entries of GUID, offset and length, little-endian.
+/// The endorsement key's certificate in the host's table: entries of GUID, offset and length,
+/// little-endian.
 fn in_table(table: &[u8]) -> Option<Vec<u8>> {
     for entry in table.chunks_exact(24) {
         let (guid, rest) = entry.split_first_chunk::<16>()?;
@@ -107,10 +137,15 @@ fn in_table(table: &[u8]) -> Option<Vec<u8>> {
             return None;
         }
         let (offset, length) = rest.split_first_chunk::<4>()?;
-        let (offset, length) = (u32::from_le_bytes(*offset), u32::from_le_bytes(length.try_into().ok()?));
+        let (offset, length) = (
+            u32::from_le_bytes(*offset),
+            u32::from_le_bytes(length.try_into().ok()?),
+        );
         if *guid == VCEK || *guid == VLEK {
             let (offset, length) = (usize::try_from(offset).ok()?, usize::try_from(length).ok()?);
-            return table.get(offset..offset.checked_add(length)?).map(<[u8]>::to_vec);
+            return table
+                .get(offset..offset.checked_add(length)?)
+                .map(<[u8]>::to_vec);
         }
     }
     None

@@ -1,4 +1,5 @@
-//! Attending a task: a stream to the broker that is kept open, moved to each new SVID, and listened to.
+//! Attending a task: a stream to the broker that is kept open, moved to each new SVID, and listened
+//! to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,11 +51,28 @@ pub(super) async fn attend(agent: Agent, shared: Arc<Shared>) {
 async fn stream(agent: &Agent, shared: &Shared, heard: &mut Instant) -> Over {
     let connection = shared.connection.load_full();
     let (asked, requests) = mpsc::channel(8);
-    let ask = |request: Request| asked.try_send(AttendRequest { request: Some(request) });
-    let _ = ask(Request::Start(AttendStart { task_id: shared.id.clone(), proof: shared.proof.load().to_vec() }));
-    let mut answers = match client(&connection).attend(ReceiverStream::new(requests)).await {
+    let ask = |request: Request| {
+        asked.try_send(AttendRequest {
+            request: Some(request),
+        })
+    };
+    let _ = ask(Request::Start(AttendStart {
+        task_id: shared.id.clone(),
+        proof: shared.proof.load().to_vec(),
+    }));
+    let mut answers = match client(&connection)
+        .attend(ReceiverStream::new(requests))
+        .await
+    {
         Ok(answers) => answers.into_inner(),
-        Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => return Over::Ended(Ended::Lost),
+        Err(status)
+            if matches!(
+                status.code(),
+                Code::PermissionDenied | Code::Unauthenticated
+            ) =>
+        {
+            return Over::Ended(Ended::Lost);
+        }
         Err(_) => return Over::Broken,
     };
     let mut identities = agent.identities();
@@ -63,7 +81,9 @@ async fn stream(agent: &Agent, shared: &Shared, heard: &mut Instant) -> Over {
         let current = identities.current();
         if next.is_none() && current.chain() != connection.identity().chain() {
             // Said on the old SVID's connection, before the new one is used.
-            let _ = ask(Request::Rotate(RotateBinding { certificate_sha256: current.thumbprint().to_vec() }));
+            let _ = ask(Request::Rotate(RotateBinding {
+                certificate_sha256: current.thumbprint().to_vec(),
+            }));
             next = Some(current);
         }
         tokio::select! {

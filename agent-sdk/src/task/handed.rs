@@ -1,4 +1,5 @@
-//! What a task hands to the program: tokens, secrets, leases, and how it ended. None of it shows a credential in `Debug` (P9).
+//! What a task hands to the program: tokens, secrets, leases, and how it ended. None of it shows a
+//! credential in `Debug` (P9).
 
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +23,8 @@ pub enum Ended {
     Expired,
     /// The agent failed at it.
     Failed,
-    /// The broker does not know the agent or the task any more, or could not be reached for too long.
+    /// The broker does not know the agent or the task any more, or could not be reached for too
+    /// long.
     Lost,
     /// A responder ended it.
     Revoked,
@@ -67,13 +69,16 @@ pub struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
 impl Token {
     pub(super) fn of(token: Option<v1::Token>, connection: &Connection) -> Result<Self, Error> {
-        let token = token.ok_or_else(|| Error::Unavailable("the broker sent no token".to_owned()))?;
+        let token =
+            token.ok_or_else(|| Error::Unavailable("the broker sent no token".to_owned()))?;
         let certificate = connection.identity().thumbprint();
         Ok(Self {
             credential: SecretBytes::new(token.token.into_bytes()),
@@ -118,7 +123,8 @@ impl Token {
 /// A secret's value. `Debug` shows nothing; wiped when dropped.
 pub struct Secret(pub(super) SecretBytes);
 
-/// A credential that was made for one task in another system, and is removed there when the task ends. `Debug` shows its name only.
+/// A credential that was made for one task in another system, and is removed there when the task
+/// ends. `Debug` shows its name only.
 pub struct Lease {
     id: String,
     username: String,
@@ -129,14 +135,25 @@ pub struct Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
 impl Lease {
     pub(super) fn of(lease: v1::Lease) -> Self {
-        let (password, url) = (SecretBytes::new(lease.password.into_bytes()), SecretBytes::new(lease.url.into_bytes()));
-        Self { id: lease.lease_id, username: lease.username, password, url, expires_at_ms: lease.expires_at_ms }
+        let (password, url) = (
+            SecretBytes::new(lease.password.into_bytes()),
+            SecretBytes::new(lease.url.into_bytes()),
+        );
+        Self {
+            id: lease.lease_id,
+            username: lease.username,
+            password,
+            url,
+            expires_at_ms: lease.expires_at_ms,
+        }
     }
 
     /// Names it in lists and records.

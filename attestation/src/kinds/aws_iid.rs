@@ -1,5 +1,6 @@
-//! `aws_iid`: the instance identity document of an EC2 instance, in the `rsa2048` form: a CMS SignedData (RFC 5652) under the certificate that
-//! AWS publishes for the region. Anybody on the instance can read it and it carries no nonce, so it is good once per instance and window.
+//! `aws_iid`: the instance identity document of an EC2 instance, in the `rsa2048` form: a CMS
+//! SignedData (RFC 5652) under the certificate that AWS publishes for the region. Anybody on the
+//! instance can read it and it carries no nonce, so it is good once per instance and window.
 
 use cms::content_info::ContentInfo;
 use cms::signed_data::{SignedData, SignerInfo};
@@ -24,7 +25,17 @@ const SHA256: &str = "2.16.840.1.101.3.4.2.1";
 const RSA: [&str; 2] = ["1.2.840.113549.1.1.1", "1.2.840.113549.1.1.11"];
 
 /// The claims that a document may have; no others are taken.
-const MEMBERS: [&str; 9] = ["accountId", "architecture", "availabilityZone", "imageId", "instanceId", "instanceType", "pendingTime", "region", "version"];
+const MEMBERS: [&str; 9] = [
+    "accountId",
+    "architecture",
+    "availabilityZone",
+    "imageId",
+    "instanceId",
+    "instanceType",
+    "pendingTime",
+    "region",
+    "version",
+];
 
 /// Why a document was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +58,14 @@ fn malformed(what: &dyn std::fmt::Display) -> IidError {
     IidError::Malformed(what.to_string())
 }
 
-/// Verifies what the metadata service's `/latest/dynamic/instance-identity/rsa2048` answered, in DER, against the region's certificate in DER
-/// that `certificate_of` knows. Only the bytes that were signed are looked at (T27), only with that certificate (T28).
-pub fn verify<'a>(payload: &[u8], certificate_of: impl FnOnce(&str) -> Option<&'a [u8]>, now_ms: i64) -> Result<Claims, IidError> {
+/// Verifies what the metadata service's `/latest/dynamic/instance-identity/rsa2048` answered, in
+/// DER, against the region's certificate in DER that `certificate_of` knows. Only the bytes that
+/// were signed are looked at (T27), only with that certificate (T28).
+pub fn verify<'a>(
+    payload: &[u8],
+    certificate_of: impl FnOnce(&str) -> Option<&'a [u8]>,
+    now_ms: i64,
+) -> Result<Claims, IidError> {
     if payload.len() > MAX_EVIDENCE {
         return Err(malformed(&"longer than 16 KiB"));
     }
@@ -59,23 +75,44 @@ pub fn verify<'a>(payload: &[u8], certificate_of: impl FnOnce(&str) -> Option<&'
         return Err(malformed(&"not SignedData"));
     }
     let signed: SignedData = outer.content.decode_as().map_err(|e| malformed(&e))?;
-    let content = signed.encap_content_info.econtent.as_ref().ok_or_else(|| malformed(&"the document is not enclosed"))?.value();
+    let content = signed
+        .encap_content_info
+        .econtent
+        .as_ref()
+        .ok_or_else(|| malformed(&"the document is not enclosed"))?
+        .value();
     let document = json::parse(content, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let text = |name: &str| document.get(name).and_then(Value::as_str).filter(|value| !value.is_empty());
+    let text = |name: &str| {
+        document
+            .get(name)
+            .and_then(Value::as_str)
+            .filter(|value| !value.is_empty())
+    };
     let need = |name: &str| text(name).ok_or_else(|| malformed(&format!("no {name}")));
     let (account, region, instance) = (need("accountId")?, need("region")?, need("instanceId")?);
 
-    let certificate = certificate_of(region).ok_or_else(|| IidError::Region(region.chars().take(32).collect()))?;
-    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| IidError::Certificate)?;
-    let (from_ms, until_ms) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let certificate = certificate_of(region)
+        .ok_or_else(|| IidError::Region(region.chars().take(32).collect()))?;
+    let (_, certificate) =
+        X509Certificate::from_der(certificate).map_err(|_| IidError::Certificate)?;
+    let (from_ms, until_ms) = (
+        certificate.validity().not_before.timestamp(),
+        certificate.validity().not_after.timestamp(),
+    );
     let (from_ms, until_ms) = (from_ms.saturating_mul(1000), until_ms.saturating_mul(1000));
     if !(from_ms..until_ms).contains(&now_ms) {
         return Err(IidError::Certificate);
     }
-    let [signer] = signed.signer_infos.0.as_slice() else { return Err(malformed(&"not exactly one signer")) };
+    let [signer] = signed.signer_infos.0.as_slice() else {
+        return Err(malformed(&"not exactly one signer"));
+    };
     let message = signed_bytes(signer, content)?;
-    let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, certificate.public_key().subject_public_key.data.as_ref());
-    key.verify(&message, signer.signature.as_bytes()).map_err(|_| IidError::Signature)?;
+    let key = UnparsedPublicKey::new(
+        &RSA_PKCS1_2048_8192_SHA256,
+        certificate.public_key().subject_public_key.data.as_ref(),
+    );
+    key.verify(&message, signer.signature.as_bytes())
+        .map_err(|_| IidError::Signature)?;
 
     let mut values = Values::default();
     for name in MEMBERS {
@@ -86,26 +123,43 @@ pub fn verify<'a>(payload: &[u8], certificate_of: impl FnOnce(&str) -> Option<&'
     let id = sha256(format!("sundew/v1/aws-iid {account} {region} {instance}").as_bytes());
     Ok(Claims {
         not_after_ms: Some(until_ms),
-        single_use: Some(SingleUse { id, until_ms: now_ms.saturating_add(WINDOW_MS) }),
+        single_use: Some(SingleUse {
+            id,
+            until_ms: now_ms.saturating_add(WINDOW_MS),
+        }),
         ..Claims::of("aws_iid", Assurance::Vouched, false, values, payload)
     })
 }
 
-/// What the signature is over: the signed attributes, if there are any, and they name the content's digest; else the content itself
-/// (RFC 5652, section 5.4).
+/// What the signature is over: the signed attributes, if there are any, and they name the content's
+/// digest; else the content itself (RFC 5652, section 5.4).
 fn signed_bytes(signer: &SignerInfo, content: &[u8]) -> Result<Vec<u8>, IidError> {
-    if signer.digest_alg.oid.to_string() != SHA256 || !RSA.contains(&signer.signature_algorithm.oid.to_string().as_str()) {
+    if signer.digest_alg.oid.to_string() != SHA256
+        || !RSA.contains(&signer.signature_algorithm.oid.to_string().as_str())
+    {
         return Err(malformed(&"not RSA with SHA-256"));
     }
-    let Some(attributes) = &signer.signed_attrs else { return Ok(content.to_vec()) };
+    let Some(attributes) = &signer.signed_attrs else {
+        return Ok(content.to_vec());
+    };
     let only = |oid: &str| {
-        let mut found = attributes.iter().filter(|attribute| attribute.oid.to_string() == oid);
-        match (found.next().map(|attribute| attribute.values.as_slice()), found.next()) {
+        let mut found = attributes
+            .iter()
+            .filter(|attribute| attribute.oid.to_string() == oid);
+        match (
+            found.next().map(|attribute| attribute.values.as_slice()),
+            found.next(),
+        ) {
             (Some([value]), None) => Ok(value),
             _ => Err(malformed(&"signed attributes")),
         }
     };
-    if only(CONTENT_TYPE)?.decode_as::<der::asn1::ObjectIdentifier>().map_err(|e| malformed(&e))?.to_string() != DATA {
+    if only(CONTENT_TYPE)?
+        .decode_as::<der::asn1::ObjectIdentifier>()
+        .map_err(|e| malformed(&e))?
+        .to_string()
+        != DATA
+    {
         return Err(malformed(&"content type"));
     }
     if only(MESSAGE_DIGEST)?.value() != sha256(content) {

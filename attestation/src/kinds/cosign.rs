@@ -1,7 +1,10 @@
-//! `cosign`: a signature over the digest of a container image (the "simple signing" payload of sigstore's cosign) or of a binary (an in-toto
-//! statement in a DSSE envelope, as `cosign attest-blob` makes it, alone or in a sigstore bundle), under a key that the platform team registered.
+//! `cosign`: a signature over the digest of a container image (the "simple signing" payload of
+//! sigstore's cosign) or of a binary (an in-toto statement in a DSSE envelope, as `cosign
+//! attest-blob` makes it, alone or in a sigstore bundle), under a key that the platform team
+//! registered.
 //!
-//! It says that a digest is good, never that it is what runs: a registration must compare it with a digest of another kind.
+//! It says that a digest is good, never that it is what runs: a registration must compare it with a
+//! digest of another kind.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +49,8 @@ pub enum Evidence {
         media_type: String,
         /// The envelope; a bundle with a signature over the bytes of a file is not taken.
         dsse_envelope: Envelope,
-        /// Certificates and entries of transparency logs. Nothing rests on them: what counts is a registered key.
+        /// Certificates and entries of transparency logs. Nothing rests on them: what counts is a
+        /// registered key.
         verification_material: Value,
     },
 }
@@ -84,13 +88,17 @@ fn malformed(what: &dyn std::fmt::Display) -> CosignError {
     CosignError::Malformed(what.to_string())
 }
 
-/// Verifies a signature under one of the keys. The claim `digest` has every digest that was signed, in lower-case hexadecimal.
+/// Verifies a signature under one of the keys. The claim `digest` has every digest that was signed,
+/// in lower-case hexadecimal.
 pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignError> {
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
     let mut values = Values::default();
     match evidence {
         Evidence::Image { payload, signature } => {
-            let (signed, signature) = (STANDARD.decode(&payload).map_err(|e| malformed(&e))?, STANDARD.decode(&signature).map_err(|e| malformed(&e))?);
+            let (signed, signature) = (
+                STANDARD.decode(&payload).map_err(|e| malformed(&e))?,
+                STANDARD.decode(&signature).map_err(|e| malformed(&e))?,
+            );
             if !keys.iter().any(|key| key.verifies(&signed, &signature)) {
                 return Err(CosignError::Signature);
             }
@@ -99,16 +107,31 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
             if text("/critical/type") != Some("cosign container image signature") {
                 return Err(CosignError::Type);
             }
-            let digest = text("/critical/image/docker-manifest-digest").and_then(|digest| digest.strip_prefix("sha256:"));
-            values.text("digest", digest.filter(|hash| is_sha256(hash)).ok_or_else(|| malformed(&"no image digest"))?);
-            if let Some(reference) = text("/critical/identity/docker-reference").filter(|reference| !reference.is_empty()) {
+            let digest = text("/critical/image/docker-manifest-digest")
+                .and_then(|digest| digest.strip_prefix("sha256:"));
+            values.text(
+                "digest",
+                digest
+                    .filter(|hash| is_sha256(hash))
+                    .ok_or_else(|| malformed(&"no image digest"))?,
+            );
+            if let Some(reference) = text("/critical/identity/docker-reference")
+                .filter(|reference| !reference.is_empty())
+            {
                 values.text("reference", reference);
             }
         }
-        Evidence::Bundle { media_type, .. } if !media_type.starts_with(BUNDLE) => return Err(CosignError::Type),
-        Evidence::Statement { envelope } | Evidence::Bundle { dsse_envelope: envelope, .. } => {
+        Evidence::Bundle { media_type, .. } if !media_type.starts_with(BUNDLE) => {
+            return Err(CosignError::Type);
+        }
+        Evidence::Statement { envelope }
+        | Evidence::Bundle {
+            dsse_envelope: envelope,
+            ..
+        } => {
             let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
-            let statement: Statement = json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
+            let statement: Statement =
+                json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
             if statement.statement_type != STATEMENT_TYPE {
                 return Err(CosignError::Type);
             }
@@ -117,13 +140,25 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
             }
             for subject in &statement.subject {
                 let digest = subject.digest.get("sha256").filter(|hash| is_sha256(hash));
-                values.text("digest", digest.ok_or_else(|| malformed(&"subject without sha256"))?);
+                values.text(
+                    "digest",
+                    digest.ok_or_else(|| malformed(&"subject without sha256"))?,
+                );
             }
         }
     }
-    Ok(Claims::of("cosign", Assurance::Vouched, false, values, payload))
+    Ok(Claims::of(
+        "cosign",
+        Assurance::Vouched,
+        false,
+        values,
+        payload,
+    ))
 }
 
 fn is_sha256(hash: &str) -> bool {
-    hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    hash.len() == 64
+        && hash
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

@@ -1,8 +1,10 @@
-//! `manifest`: what the agent *is*. A DSSE-signed in-toto statement lists digests of its code, system prompt, model, tools and
-//! MCP servers; the SDK presents what it measured, signed with the SVID key over the challenge's binding.
+//! `manifest`: what the agent *is*. A DSSE-signed in-toto statement lists digests of its code,
+//! system prompt, model, tools and MCP servers; the SDK presents what it measured, signed with the
+//! SVID key over the challenge's binding.
 //!
-//! It proves that the holder of the SVID key says that it runs what the platform team signed. It does not prove that the
-//! holder tells the truth about itself: that takes a kind that measures from outside.
+//! It proves that the holder of the SVID key says that it runs what the platform team signed. It
+//! does not prove that the holder tells the truth about itself: that takes a kind that measures
+//! from outside.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +47,8 @@ pub struct Evidence {
 #[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Subject name (`code`, `system-prompt`, `tool:<name>`, `mcp:<name>`) to lower-case hexadecimal SHA-256.
+    /// Subject name (`code`, `system-prompt`, `tool:<name>`, `mcp:<name>`) to lower-case
+    /// hexadecimal SHA-256.
     pub subjects: BTreeMap<String, String>,
     /// The model identifier in use.
     pub model: String,
@@ -123,9 +126,18 @@ pub fn signed_bytes(binding: &Binding, measured: &str) -> Vec<u8> {
 }
 
 /// Verifies evidence against the registered keys, the binding, and the peer's SubjectPublicKeyInfo.
-pub fn verify(payload: &[u8], keys: &[VerifyingKey], threshold: usize, binding: &Binding, peer_key: &[u8], now_ms: i64) -> Result<Claims, ManifestError> {
+pub fn verify(
+    payload: &[u8],
+    keys: &[VerifyingKey],
+    threshold: usize,
+    binding: &Binding,
+    peer_key: &[u8],
+    now_ms: i64,
+) -> Result<Claims, ManifestError> {
     let evidence: Evidence = strict(payload)?;
-    let signature = STANDARD.decode(&evidence.signature).map_err(|_| ManifestError::Binding)?;
+    let signature = STANDARD
+        .decode(&evidence.signature)
+        .map_err(|_| ManifestError::Binding)?;
     let holder = VerifyingKey::from_der(peer_key).map_err(|_| ManifestError::Binding)?;
     if !holder.verifies(&signed_bytes(binding, &evidence.measured), &signature) {
         return Err(ManifestError::Binding);
@@ -135,26 +147,45 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey], threshold: usize, binding: 
     if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE {
         return Err(ManifestError::Type);
     }
-    if statement.predicate.expires_ms.is_some_and(|end| now_ms >= end) {
+    if statement
+        .predicate
+        .expires_ms
+        .is_some_and(|end| now_ms >= end)
+    {
         return Err(ManifestError::Expired);
     }
     let measured: Measured = strict(evidence.measured.as_bytes())?;
     compare(&statement, &measured)?;
-    let mut values: BTreeMap<String, Vec<String>> = measured.subjects.iter().map(|(name, hash)| (format!("subject.{name}"), vec![hash.clone()])).collect();
+    let mut values: BTreeMap<String, Vec<String>> = measured
+        .subjects
+        .iter()
+        .map(|(name, hash)| (format!("subject.{name}"), vec![hash.clone()]))
+        .collect();
     values.insert("digest".to_owned(), vec![hex(&sha256(&signed))]);
     values.insert("model".to_owned(), vec![statement.predicate.model]);
     values.insert("name".to_owned(), vec![statement.predicate.name]);
-    Ok(Claims { not_after_ms: statement.predicate.expires_ms, ..Claims::of("manifest", Assurance::Claimed, true, values, payload) })
+    Ok(Claims {
+        not_after_ms: statement.predicate.expires_ms,
+        ..Claims::of("manifest", Assurance::Claimed, true, values, payload)
+    })
 }
 
-/// Measured and signed subjects must be the same set with the same digests: nothing missing, nothing more.
+/// Measured and signed subjects must be the same set with the same digests: nothing missing,
+/// nothing more.
 fn compare(statement: &Statement, measured: &Measured) -> Result<(), ManifestError> {
-    if statement.subject.len() > MAX_SUBJECTS || !statement.subject.iter().any(|s| s.name == "code") {
-        return Err(ManifestError::Malformed("a manifest lists `code` and at most 256 subjects".to_owned()));
+    if statement.subject.len() > MAX_SUBJECTS || !statement.subject.iter().any(|s| s.name == "code")
+    {
+        return Err(ManifestError::Malformed(
+            "a manifest lists `code` and at most 256 subjects".to_owned(),
+        ));
     }
     let mut signed = BTreeMap::new();
     for subject in &statement.subject {
-        let hash = subject.digest.get("sha256").filter(|h| h.len() == 64).ok_or_else(|| ManifestError::Malformed("subject without sha256".to_owned()))?;
+        let hash = subject
+            .digest
+            .get("sha256")
+            .filter(|h| h.len() == 64)
+            .ok_or_else(|| ManifestError::Malformed("subject without sha256".to_owned()))?;
         if signed.insert(subject.name.clone(), hash.clone()).is_some() {
             return Err(ManifestError::Malformed("subject listed twice".to_owned()));
         }

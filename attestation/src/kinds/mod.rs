@@ -1,4 +1,5 @@
-//! One file or folder per kind of evidence. A new kind is one here, a variant of [`crate::Requirement`] and a collector in the SDK.
+//! One file or folder per kind of evidence. A new kind is one here, a variant of
+//! [`crate::Requirement`] and a collector in the SDK.
 
 pub mod aws_iid;
 pub mod cosign;

@@ -1,10 +1,13 @@
-//! `nitro`: an attestation document of an AWS Nitro Enclave, a COSE_Sign1 of the hypervisor (AWS Nitro Enclaves user guide, "Verifying the
-//! root of trust"). Its `nonce` is the binding.
+//! `nitro`: an attestation document of an AWS Nitro Enclave, a COSE_Sign1 of the hypervisor (AWS
+//! Nitro Enclaves user guide, "Verifying the root of trust"). Its `nonce` is the binding.
 
 use std::collections::BTreeMap;
 
 use ciborium::Value;
-use coset::{CborSerializable as _, CoseSign1, RegisteredLabelWithPrivate, TaggedCborSerializable as _, iana::Algorithm};
+use coset::{
+    CborSerializable as _, CoseSign1, RegisteredLabelWithPrivate, TaggedCborSerializable as _,
+    iana::Algorithm,
+};
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -42,29 +45,60 @@ pub enum NitroError {
 }
 
 /// Verifies a document against the roots in DER, and that its nonce is `binding`.
-pub fn verify(document: &[u8], roots: &Roots, binding: &[u8], now_ms: i64) -> Result<Claims, NitroError> {
+pub fn verify(
+    document: &[u8],
+    roots: &Roots,
+    binding: &[u8],
+    now_ms: i64,
+) -> Result<Claims, NitroError> {
     if document.len() > MAX_DOCUMENT {
         return Err(NitroError::Malformed("longer than 16 KiB"));
     }
-    let signed = CoseSign1::from_slice(document).or_else(|_| CoseSign1::from_tagged_slice(document)).map_err(|_| NitroError::Malformed("not a COSE_Sign1"))?;
-    if signed.protected.header.alg != Some(RegisteredLabelWithPrivate::Assigned(Algorithm::ES384)) || !signed.protected.header.crit.is_empty() {
+    let signed = CoseSign1::from_slice(document)
+        .or_else(|_| CoseSign1::from_tagged_slice(document))
+        .map_err(|_| NitroError::Malformed("not a COSE_Sign1"))?;
+    if signed.protected.header.alg != Some(RegisteredLabelWithPrivate::Assigned(Algorithm::ES384))
+        || !signed.protected.header.crit.is_empty()
+    {
         return Err(NitroError::Malformed("algorithm is not ES384"));
     }
-    let content = Content::parse(signed.payload.as_deref().ok_or(NitroError::Malformed("no payload"))?)?;
+    let content = Content::parse(
+        signed
+            .payload
+            .as_deref()
+            .ok_or(NitroError::Malformed("no payload"))?,
+    )?;
     let age_ms = now_ms.saturating_sub(content.timestamp_ms);
     if !(-MAX_SKEW_MS..=MAX_AGE_MS).contains(&age_ms) {
         return Err(NitroError::Age);
     }
-    // What costs nothing comes first: a P-384 signature costs about a millisecond, and there is one for each certificate.
+    // What costs nothing comes first: a P-384 signature costs about a millisecond, and there is one
+    // for each certificate.
     if content.nonce.as_deref() != Some(binding) {
         return Err(NitroError::Binding);
     }
-    let (_, certificate) = X509Certificate::from_der(&content.certificate).map_err(|_| ChainError::Malformed)?;
-    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, certificate.public_key().subject_public_key.data.as_ref());
-    signed.verify_signature(b"", |signature, message| key.verify(message, signature)).map_err(|_| NitroError::Signature)?;
-    // The chain's certificates live for hours, the leaf's for minutes: they are judged at the time that the document was made.
-    chain::verify(&content.certificate, content.cabundle.get(1..).unwrap_or_default(), roots, content.timestamp_ms)?;
-    if content.pcrs.get(&0).is_none_or(|pcr| pcr.iter().all(|byte| *byte == 0)) {
+    let (_, certificate) =
+        X509Certificate::from_der(&content.certificate).map_err(|_| ChainError::Malformed)?;
+    let key = UnparsedPublicKey::new(
+        &ECDSA_P384_SHA384_FIXED,
+        certificate.public_key().subject_public_key.data.as_ref(),
+    );
+    signed
+        .verify_signature(b"", |signature, message| key.verify(message, signature))
+        .map_err(|_| NitroError::Signature)?;
+    // The chain's certificates live for hours, the leaf's for minutes: they are judged at the time
+    // that the document was made.
+    chain::verify(
+        &content.certificate,
+        content.cabundle.get(1..).unwrap_or_default(),
+        roots,
+        content.timestamp_ms,
+    )?;
+    if content
+        .pcrs
+        .get(&0)
+        .is_none_or(|pcr| pcr.iter().all(|byte| *byte == 0))
+    {
         return Err(NitroError::Debug);
     }
     let mut values = Values::default();
@@ -75,7 +109,13 @@ pub fn verify(document: &[u8], roots: &Roots, binding: &[u8], now_ms: i64) -> Re
     for (index, pcr) in &content.pcrs {
         values.bytes(&format!("pcr{index}"), pcr);
     }
-    Ok(Claims::of("nitro", Assurance::Hardware, true, values, document))
+    Ok(Claims::of(
+        "nitro",
+        Assurance::Hardware,
+        true,
+        values,
+        document,
+    ))
 }
 
 /// The signed content, whole: what is not in it is refused, not passed over (T30).
@@ -91,14 +131,19 @@ struct Content {
 impl Content {
     fn parse(payload: &[u8]) -> Result<Self, NitroError> {
         let mut rest = payload;
-        let value: Value = ciborium::de::from_reader_with_recursion_limit(&mut rest, 8).map_err(|_| NitroError::Malformed("not CBOR"))?;
-        let Value::Map(entries) = value else { return Err(NitroError::Malformed("not a map")) };
+        let value: Value = ciborium::de::from_reader_with_recursion_limit(&mut rest, 8)
+            .map_err(|_| NitroError::Malformed("not CBOR"))?;
+        let Value::Map(entries) = value else {
+            return Err(NitroError::Malformed("not a map"));
+        };
         if !rest.is_empty() {
             return Err(NitroError::Malformed("trailing bytes"));
         }
         let mut members = BTreeMap::new();
         for (name, value) in entries {
-            let name = name.into_text().map_err(|_| NitroError::Malformed("member name"))?;
+            let name = name
+                .into_text()
+                .map_err(|_| NitroError::Malformed("member name"))?;
             if members.insert(name, value).is_some() {
                 return Err(NitroError::Malformed("member twice"));
             }
@@ -107,19 +152,37 @@ impl Content {
         if take("digest").and_then(|v| v.into_text().ok()).as_deref() != Some("SHA384") {
             return Err(NitroError::Malformed("digest is not SHA384"));
         }
-        let bytes = |value: Value| value.into_bytes().map_err(|_| NitroError::Malformed("not a byte string"));
-        let module_id = take("module_id").and_then(|v| v.into_text().ok()).filter(|id| !id.is_empty() && id.len() <= 256);
-        let timestamp = take("timestamp").and_then(|v| v.into_integer().ok()).and_then(|i| i64::try_from(i).ok()).filter(|t| *t > 0);
-        let Some(Value::Map(registers)) = take("pcrs") else { return Err(NitroError::Malformed("pcrs")) };
+        let bytes = |value: Value| {
+            value
+                .into_bytes()
+                .map_err(|_| NitroError::Malformed("not a byte string"))
+        };
+        let module_id = take("module_id")
+            .and_then(|v| v.into_text().ok())
+            .filter(|id| !id.is_empty() && id.len() <= 256);
+        let timestamp = take("timestamp")
+            .and_then(|v| v.into_integer().ok())
+            .and_then(|i| i64::try_from(i).ok())
+            .filter(|t| *t > 0);
+        let Some(Value::Map(registers)) = take("pcrs") else {
+            return Err(NitroError::Malformed("pcrs"));
+        };
         let mut pcrs = BTreeMap::new();
         for (index, value) in registers {
-            let index = index.into_integer().ok().and_then(|i| u8::try_from(i).ok()).filter(|i| *i < 32).ok_or(NitroError::Malformed("pcr index"))?;
+            let index = index
+                .into_integer()
+                .ok()
+                .and_then(|i| u8::try_from(i).ok())
+                .filter(|i| *i < 32)
+                .ok_or(NitroError::Malformed("pcr index"))?;
             let value = bytes(value)?;
             if value.len() != 48 || pcrs.insert(index, value).is_some() {
                 return Err(NitroError::Malformed("pcr"));
             }
         }
-        let Some(Value::Array(bundle)) = take("cabundle") else { return Err(NitroError::Malformed("cabundle")) };
+        let Some(Value::Array(bundle)) = take("cabundle") else {
+            return Err(NitroError::Malformed("cabundle"));
+        };
         Ok(Self {
             module_id: module_id.ok_or(NitroError::Malformed("module_id"))?,
             timestamp_ms: timestamp.ok_or(NitroError::Malformed("timestamp"))?,

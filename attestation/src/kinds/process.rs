@@ -1,7 +1,8 @@
-//! `process`: what a node says of a process on its host, after looking at it through the kernel; signed with the node's SVID key.
+//! `process`: what a node says of a process on its host, after looking at it through the kernel;
+//! signed with the node's SVID key.
 //!
-//! No more trusted than the node is: the registration names the nodes whose word counts, and the broker takes it only while the node's own
-//! task, begun on the node's own evidence, is alive.
+//! No more trusted than the node is: the registration names the nodes whose word counts, and the
+//! broker takes it only while the node's own task, begun on the node's own evidence, is alive.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -89,26 +90,44 @@ pub fn signed_bytes(statement: &str) -> Vec<u8> {
 }
 
 /// Verifies a statement of one of the nodes, and that it is bound to `binding`.
-pub fn verify(payload: &[u8], nodes: &[SpiffeId], bundles: &BundleSet, binding: &[u8], now_ms: i64) -> Result<Claims, ProcessError> {
+pub fn verify(
+    payload: &[u8],
+    nodes: &[SpiffeId],
+    bundles: &BundleSet,
+    binding: &[u8],
+    now_ms: i64,
+) -> Result<Claims, ProcessError> {
     let malformed = |e: &dyn std::fmt::Display| ProcessError::Malformed(e.to_string());
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let chain: Vec<_> = evidence.chain.iter().map(|der| STANDARD.decode(der).map(CertificateDer::from)).collect::<Result<_, _>>().map_err(|e| malformed(&e))?;
+    let chain: Vec<_> = evidence
+        .chain
+        .iter()
+        .map(|der| STANDARD.decode(der).map(CertificateDer::from))
+        .collect::<Result<_, _>>()
+        .map_err(|e| malformed(&e))?;
     let node = validate_chain(&chain, bundles, now_ms.div_euclid(1000))?;
     if !nodes.contains(node.id()) {
         return Err(ProcessError::Node(node.id().to_string()));
     }
     let key = VerifyingKey::from_der(node.public_key()).map_err(|e| malformed(&e))?;
-    let signature = STANDARD.decode(&evidence.signature).map_err(|e| malformed(&e))?;
+    let signature = STANDARD
+        .decode(&evidence.signature)
+        .map_err(|e| malformed(&e))?;
     if !key.verifies(&signed_bytes(&evidence.statement), &signature) {
         return Err(ProcessError::Signature);
     }
-    let statement: Statement = json::read(evidence.statement.as_bytes(), MAX_EVIDENCE).map_err(|e| malformed(&e))?;
+    let statement: Statement =
+        json::read(evidence.statement.as_bytes(), MAX_EVIDENCE).map_err(|e| malformed(&e))?;
     if statement.binding != crate::claims::hex(binding) {
         return Err(ProcessError::Binding);
     }
     let mut values = Values::default();
     values.text("node", node.id());
-    for (name, value) in [("uid", statement.uid), ("gid", statement.gid), ("pid", statement.pid)] {
+    for (name, value) in [
+        ("uid", statement.uid),
+        ("gid", statement.gid),
+        ("pid", statement.pid),
+    ] {
         values.text(name, value);
     }
     for (name, value) in [("exe", statement.exe), ("exe_sha256", statement.exe_sha256)] {
@@ -127,7 +146,11 @@ pub fn verify(payload: &[u8], nodes: &[SpiffeId], bundles: &BundleSet, binding: 
     }
     Ok(Claims {
         not_after_ms: Some(node.not_after_ms()),
-        voucher: Some(Voucher { node: node.id().clone(), certificate: *node.thumbprint(), task: statement.task }),
+        voucher: Some(Voucher {
+            node: node.id().clone(),
+            certificate: *node.thumbprint(),
+            task: statement.task,
+        }),
         ..Claims::of("process", Assurance::Vouched, true, values, payload)
     })
 }

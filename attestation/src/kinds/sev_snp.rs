@@ -1,5 +1,6 @@
-//! `sev_snp`: an attestation report of the AMD secure processor about a guest (AMD publication 56860, "SEV Secure Nested Paging Firmware ABI
-//! Specification", ATTESTATION_REPORT). Its report data is the binding, at exactly 64 bytes.
+//! `sev_snp`: an attestation report of the AMD secure processor about a guest (AMD publication
+//! 56860, "SEV Secure Nested Paging Firmware ABI Specification", ATTESTATION_REPORT). Its report
+//! data is the binding, at exactly 64 bytes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +21,8 @@ const SIGNED: usize = 0x2A0;
 /// Largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 16 << 10;
 
-/// Hardware id of the chip (AMD publication 57230, "VCEK Certificate and KDS Interface Specification").
+/// Hardware id of the chip (AMD publication 57230, "VCEK Certificate and KDS Interface
+/// Specification").
 const HARDWARE_ID: Oid<'static> = oid!(1.3.6.1.4.1.3704.1.4);
 /// TCB component numbers by the name that claims have.
 fn component(name: &str) -> Option<Oid<'static>> {
@@ -88,27 +90,47 @@ fn malformed(what: &str) -> SnpError {
     SnpError::Malformed(what.to_owned())
 }
 
-/// Verifies a report against AMD's certificates (ARKs, with ASKs and ASVKs), and that its report data is `binding`.
-pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: &[u8; 64], now_ms: i64) -> Result<Claims, SnpError> {
-    let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| SnpError::Malformed(e.to_string()))?;
-    let report = STANDARD.decode(&evidence.report).map_err(|_| malformed("report is not base64"))?;
-    let report: &[u8; REPORT] = report.as_slice().try_into().map_err(|_| malformed("report is not 1184 bytes long"))?;
-    let certificate = STANDARD.decode(&evidence.certificate).map_err(|_| malformed("certificate is not base64"))?;
+/// Verifies a report against AMD's certificates (ARKs, with ASKs and ASVKs), and that its report
+/// data is `binding`.
+pub fn verify(
+    payload: &[u8],
+    roots: &Roots,
+    endorsement: Endorsement,
+    binding: &[u8; 64],
+    now_ms: i64,
+) -> Result<Claims, SnpError> {
+    let evidence: Evidence =
+        json::read(payload, MAX_EVIDENCE).map_err(|e| SnpError::Malformed(e.to_string()))?;
+    let report = STANDARD
+        .decode(&evidence.report)
+        .map_err(|_| malformed("report is not base64"))?;
+    let report: &[u8; REPORT] = report
+        .as_slice()
+        .try_into()
+        .map_err(|_| malformed("report is not 1184 bytes long"))?;
+    let certificate = STANDARD
+        .decode(&evidence.certificate)
+        .map_err(|_| malformed("certificate is not base64"))?;
     let report = Report(report);
     // What costs nothing comes first.
     if report.bytes::<64>(0x50) != binding {
         return Err(SnpError::Binding);
     }
     chain::verify(&certificate, &roots.intermediates, roots, now_ms)?;
-    let (_, certificate) = X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
+    let (_, certificate) =
+        X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
 
     // What a version-2 reader knows is in the same places in every later version.
     if report.u32(0) < 2 || report.u32(0x34) != 1 {
         return Err(malformed("version or signature algorithm"));
     }
-    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, certificate.public_key().subject_public_key.data.as_ref());
+    let key = UnparsedPublicKey::new(
+        &ECDSA_P384_SHA384_FIXED,
+        certificate.public_key().subject_public_key.data.as_ref(),
+    );
     let (signed, _) = report.0.split_at(SIGNED);
-    key.verify(signed, &report.signature().ok_or(SnpError::Signature)?).map_err(|_| SnpError::Signature)?;
+    key.verify(signed, &report.signature().ok_or(SnpError::Signature)?)
+        .map_err(|_| SnpError::Signature)?;
 
     let wanted = match endorsement {
         Endorsement::Vcek => 0,
@@ -129,21 +151,39 @@ pub fn verify(payload: &[u8], roots: &Roots, endorsement: Endorsement, binding: 
     }
     let tcb = report.tcb(0x180);
     for (name, value) in tcb {
-        if component(name).and_then(|oid| extension(&certificate, &oid)).and_then(integer) != Some(value) {
+        if component(name)
+            .and_then(|oid| extension(&certificate, &oid))
+            .and_then(integer)
+            != Some(value)
+        {
             return Err(SnpError::Chip("TCB"));
         }
     }
     if endorsement == Endorsement::Vcek {
-        // The extension is the 64 bytes themselves, in some certificates wrapped in an OCTET STRING.
+        // The extension is the 64 bytes themselves, in some certificates wrapped in an OCTET
+        // STRING.
         let chip = report.bytes::<64>(0x1A0);
-        let named = extension(&certificate, &HARDWARE_ID).map(|value| value.strip_prefix(&[0x04, 0x40]).unwrap_or(value));
+        let named = extension(&certificate, &HARDWARE_ID)
+            .map(|value| value.strip_prefix(&[0x04, 0x40]).unwrap_or(value));
         if named != Some(chip.as_slice()) || chip.iter().all(|byte| *byte == 0) {
             return Err(SnpError::Chip("chip id"));
         }
     }
     Ok(Claims {
-        not_after_ms: Some(certificate.validity().not_after.timestamp().saturating_mul(1000)),
-        ..Claims::of("sev_snp", Assurance::Hardware, true, values(&report, policy, &tcb), payload)
+        not_after_ms: Some(
+            certificate
+                .validity()
+                .not_after
+                .timestamp()
+                .saturating_mul(1000),
+        ),
+        ..Claims::of(
+            "sev_snp",
+            Assurance::Hardware,
+            true,
+            values(&report, policy, &tcb),
+            payload,
+        )
     })
 }
 
@@ -156,7 +196,10 @@ fn values(report: &Report<'_>, policy: u64, tcb: &[(&str, u8); 4]) -> Values {
     values.bytes("image_id", report.bytes::<16>(0x20));
     values.bytes("chip_id", report.bytes::<64>(0x1A0));
     values.text("guest_svn", report.u32(0x04));
-    values.text("policy.abi", format!("{}.{}", (policy >> 8) & 0xff, policy & 0xff));
+    values.text(
+        "policy.abi",
+        format!("{}.{}", (policy >> 8) & 0xff, policy & 0xff),
+    );
     values.text("policy.smt", policy & (1 << 16) != 0);
     values.text("policy.single_socket", policy & (1 << 20) != 0);
     for (name, value) in tcb {
@@ -170,7 +213,10 @@ struct Report<'a>(&'a [u8; REPORT]);
 impl<'a> Report<'a> {
     fn bytes<const N: usize>(&self, at: usize) -> &'a [u8; N] {
         // Offsets are constants of the specification; a report is whole by its type.
-        self.0.get(at..).and_then(|rest| rest.first_chunk()).unwrap_or(&[0; N])
+        self.0
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .unwrap_or(&[0; N])
     }
 
     fn u32(&self, at: usize) -> u32 {
@@ -181,18 +227,30 @@ impl<'a> Report<'a> {
         u64::from_le_bytes(*self.bytes(at))
     }
 
-    /// The four components that the product has: Turin and later (family 1Ah) order them differently, with one of its own in front.
+    /// The four components that the product has: Turin and later (family 1Ah) order them
+    /// differently, with one of its own in front.
     fn tcb(&self, at: usize) -> [(&'static str, u8); 4] {
         let [first, second, third, fourth, _, _, snp, microcode] = *self.bytes::<8>(at);
         let [family] = *self.bytes::<1>(0x188);
         if self.u32(0) >= 3 && family >= 0x1A {
-            [("fmc", first), ("boot_loader", second), ("tee", third), ("snp", fourth)]
+            [
+                ("fmc", first),
+                ("boot_loader", second),
+                ("tee", third),
+                ("snp", fourth),
+            ]
         } else {
-            [("boot_loader", first), ("tee", second), ("snp", snp), ("microcode", microcode)]
+            [
+                ("boot_loader", first),
+                ("tee", second),
+                ("snp", snp),
+                ("microcode", microcode),
+            ]
         }
     }
 
-    /// R and S as 48 bytes each, big-endian; the report has them little-endian in 72 bytes each, the rest being zero.
+    /// R and S as 48 bytes each, big-endian; the report has them little-endian in 72 bytes each,
+    /// the rest being zero.
     fn signature(&self) -> Option<[u8; 96]> {
         let mut out = [0; 96];
         for (half, at) in out.chunks_exact_mut(48).zip([SIGNED, SIGNED + 72]) {
@@ -210,7 +268,10 @@ impl<'a> Report<'a> {
 }
 
 fn extension<'a>(certificate: &'a X509Certificate<'_>, oid: &Oid<'_>) -> Option<&'a [u8]> {
-    let mut found = certificate.extensions().iter().filter(|extension| extension.oid == *oid);
+    let mut found = certificate
+        .extensions()
+        .iter()
+        .filter(|extension| extension.oid == *oid);
     let only = found.next()?;
     found.next().is_none().then_some(only.value)
 }

@@ -1,5 +1,6 @@
-//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP quoting library API). Its report data is the binding, at exactly
-//! 64 bytes. Signatures, certificate chains, revocation lists, QE identity, TDX module identity and TCB levels are judged by `dcap-qvl`.
+//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP quoting library
+//! API). Its report data is the binding, at exactly 64 bytes. Signatures, certificate chains,
+//! revocation lists, QE identity, TDX module identity and TCB levels are judged by `dcap-qvl`.
 
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::quote::{Quote, Report, TDReport10};
@@ -37,7 +38,8 @@ pub enum TdxError {
     Unverified(String),
 }
 
-/// Intel's statements about one model of platform: TCB levels, identities and revocation lists, as a PCCS serves them.
+/// Intel's statements about one model of platform: TCB levels, identities and revocation lists, as
+/// a PCCS serves them.
 #[derive(Clone)]
 pub struct Collateral {
     fmspc: String,
@@ -47,23 +49,37 @@ pub struct Collateral {
 
 impl std::fmt::Debug for Collateral {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Collateral").field("fmspc", &self.fmspc).field("next_update_ms", &self.next_update_ms).finish_non_exhaustive()
+        f.debug_struct("Collateral")
+            .field("fmspc", &self.fmspc)
+            .field("next_update_ms", &self.next_update_ms)
+            .finish_non_exhaustive()
     }
 }
 
 impl Collateral {
-    /// Reads it in the JSON form of `dcap-qvl` and its tools. Its signatures are checked with each quote.
+    /// Reads it in the JSON form of `dcap-qvl` and its tools. Its signatures are checked with each
+    /// quote.
     pub fn parse(document: &[u8]) -> Result<Self, TdxError> {
         let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
-        let content: QuoteCollateralV3 = json::read(document, MAX_COLLATERAL).map_err(|e| fail(&e))?;
-        let info = json::parse(content.tcb_info.as_bytes(), MAX_COLLATERAL).map_err(|e| fail(&e))?;
-        let text = |name: &str| info.get(name).and_then(serde_json::Value::as_str).ok_or_else(|| fail(&format!("tcb_info has no {name}")));
+        let content: QuoteCollateralV3 =
+            json::read(document, MAX_COLLATERAL).map_err(|e| fail(&e))?;
+        let info =
+            json::parse(content.tcb_info.as_bytes(), MAX_COLLATERAL).map_err(|e| fail(&e))?;
+        let text = |name: &str| {
+            info.get(name)
+                .and_then(serde_json::Value::as_str)
+                .ok_or_else(|| fail(&format!("tcb_info has no {name}")))
+        };
         if text("id")? != "TDX" {
             return Err(fail(&"tcb_info is not for TDX"));
         }
         let next = OffsetDateTime::parse(text("nextUpdate")?, &Rfc3339).map_err(|e| fail(&e))?;
         let next_update_ms = next.unix_timestamp().saturating_mul(1000);
-        Ok(Self { fmspc: text("fmspc")?.to_ascii_lowercase(), next_update_ms, content })
+        Ok(Self {
+            fmspc: text("fmspc")?.to_ascii_lowercase(),
+            next_update_ms,
+            content,
+        })
     }
 
     /// The model of platform that it is for, in lower-case hexadecimal.
@@ -72,15 +88,22 @@ impl Collateral {
         &self.fmspc
     }
 
-    /// When the next one is due, in milliseconds since the epoch: nothing is verified with this one after that.
+    /// When the next one is due, in milliseconds since the epoch: nothing is verified with this one
+    /// after that.
     #[must_use]
     pub fn next_update_ms(&self) -> i64 {
         self.next_update_ms
     }
 }
 
-/// Verifies a quote against the collateral of its platform's model, and that its report data is `binding`.
-pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Collateral>, binding: &[u8; 64], now_ms: i64) -> Result<Claims, TdxError> {
+/// Verifies a quote against the collateral of its platform's model, and that its report data is
+/// `binding`.
+pub fn verify<'a>(
+    payload: &[u8],
+    collateral: impl IntoIterator<Item = &'a Collateral>,
+    binding: &[u8; 64],
+    now_ms: i64,
+) -> Result<Claims, TdxError> {
     if payload.len() > MAX_QUOTE {
         return Err(TdxError::Malformed("longer than 16 KiB".to_owned()));
     }
@@ -92,11 +115,20 @@ pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Colla
     }
     let pck = dcap_qvl::intel::quote_fmspc(&quote).map_err(|e| fail(&e))?;
     let fmspc = crate::claims::hex(&pck);
-    let collateral = collateral.into_iter().find(|known| known.fmspc == fmspc).ok_or(TdxError::Collateral(fmspc.clone()))?;
+    let collateral = collateral
+        .into_iter()
+        .find(|known| known.fmspc == fmspc)
+        .ok_or(TdxError::Collateral(fmspc.clone()))?;
     let seconds = u64::try_from(now_ms.div_euclid(1000)).map_err(|e| fail(&e))?;
-    let verified = QuoteVerifier::new_prod().verify(payload, &collateral.content, seconds).map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
+    let verified = QuoteVerifier::new_prod()
+        .verify(payload, &collateral.content, seconds)
+        .map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
     let report = report_of(&verified.report)?;
-    if report.td_attributes.first().is_none_or(|first| first & DEBUG != 0) {
+    if report
+        .td_attributes
+        .first()
+        .is_none_or(|first| first & DEBUG != 0)
+    {
         return Err(TdxError::Debug);
     }
     let mut values = Values::default();
@@ -112,11 +144,17 @@ pub fn verify<'a>(payload: &[u8], collateral: impl IntoIterator<Item = &'a Colla
     values.bytes("mrseam", &report.mr_seam);
     values.bytes("td_attributes", &report.td_attributes);
     values.bytes("xfam", &report.xfam);
-    for (index, register) in [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3].iter().enumerate() {
+    for (index, register) in [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3]
+        .iter()
+        .enumerate()
+    {
         values.bytes(&format!("rtmr{index}"), register);
     }
     values.bytes("ppid", &verified.ppid);
-    Ok(Claims { not_after_ms: Some(collateral.next_update_ms), ..Claims::of("tdx", Assurance::Hardware, true, values, payload) })
+    Ok(Claims {
+        not_after_ms: Some(collateral.next_update_ms),
+        ..Claims::of("tdx", Assurance::Hardware, true, values, payload)
+    })
 }
 
 fn report_of(report: &Report) -> Result<&TDReport10, TdxError> {

@@ -57,7 +57,10 @@ pub struct TrustBundle {
 
 impl TrustBundle {
     /// Makes a bundle of root certificates in DER.
-    pub fn from_der<'a>(trust_domain: TrustDomain, certificates: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, BundleError> {
+    pub fn from_der<'a>(
+        trust_domain: TrustDomain,
+        certificates: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, BundleError> {
         let mut roots = Vec::new();
         for (index, der) in certificates.into_iter().enumerate() {
             if index >= MAX_ROOTS {
@@ -65,21 +68,33 @@ impl TrustBundle {
             }
             roots.push(root(der).map_err(|reason| BundleError::BadRoot { index, reason })?);
         }
-        Ok(Self { trust_domain, roots, jwt: None })
+        Ok(Self {
+            trust_domain,
+            roots,
+            jwt: None,
+        })
     }
 
     /// The same with the keys that verify JWT-SVIDs.
     #[must_use]
     pub fn with_jwt(self, jwt: Option<JwtBundle>) -> Self {
-        Self { jwt: jwt.map(Arc::new), ..self }
+        Self {
+            jwt: jwt.map(Arc::new),
+            ..self
+        }
     }
 
-    /// Reads PEM certificates or a SPIFFE JSON bundle (Trust Domain and Bundle, section 4), whichever it is.
+    /// Reads PEM certificates or a SPIFFE JSON bundle (Trust Domain and Bundle, section 4),
+    /// whichever it is.
     pub fn parse(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
         if document.len() > MAX_DOCUMENT {
             return Err(BundleError::TooLarge);
         }
-        let (ders, jwt) = if document.trim_ascii_start().starts_with(b"{") { json_keys(document)? } else { (pem_roots(document)?, None) };
+        let (ders, jwt) = if document.trim_ascii_start().starts_with(b"{") {
+            json_keys(document)?
+        } else {
+            (pem_roots(document)?, None)
+        };
         Ok(Self::from_der(trust_domain, ders.iter().map(Vec::as_slice))?.with_jwt(jwt))
     }
 
@@ -103,11 +118,14 @@ impl TrustBundle {
     /// Whether it trusts the same.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.certificates().eq(other.certificates()) && self.jwt().map(|jwt| jwt.document()) == other.jwt().map(|jwt| jwt.document())
+        self.certificates().eq(other.certificates())
+            && self.jwt().map(|jwt| jwt.document()) == other.jwt().map(|jwt| jwt.document())
     }
 
     pub(super) fn roots_valid_at(&self, now_s: i64) -> impl Iterator<Item = &Root> {
-        self.roots.iter().filter(move |root| root.not_before <= now_s && now_s < root.not_after)
+        self.roots
+            .iter()
+            .filter(move |root| root.not_before <= now_s && now_s < root.not_after)
     }
 }
 
@@ -138,7 +156,10 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
     if !rest.is_empty() {
         return Err("bytes after the certificate");
     }
-    let constraints = cert.basic_constraints().map_err(|_| "bad basicConstraints")?.ok_or("not a CA certificate")?;
+    let constraints = cert
+        .basic_constraints()
+        .map_err(|_| "bad basicConstraints")?
+        .ok_or("not a CA certificate")?;
     if !constraints.value.ca {
         return Err("not a CA certificate");
     }
@@ -150,11 +171,19 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
     if super::svid::has_unknown_critical_extension(&cert) {
         return Err("unknown critical extension");
     }
-    super::svid::key_is_strong(cert.public_key()).map_err(|_| "key is too weak or of an unknown kind")?;
+    super::svid::key_is_strong(cert.public_key())
+        .map_err(|_| "key is too weak or of an unknown kind")?;
     let owned = CertificateDer::from(der.to_vec());
-    let anchor = webpki::anchor_from_trusted_cert(&owned).map_err(|_| "not usable as a trust anchor")?.to_owned();
+    let anchor = webpki::anchor_from_trusted_cert(&owned)
+        .map_err(|_| "not usable as a trust anchor")?
+        .to_owned();
     let validity = cert.validity();
-    Ok(Root { anchor, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp(), der: owned })
+    Ok(Root {
+        anchor,
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+        der: owned,
+    })
 }
 
 fn pem_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
@@ -163,7 +192,10 @@ fn pem_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
         if ders.len() >= MAX_ROOTS {
             return Err(BundleError::TooLarge);
         }
-        ders.push(item.map_err(|e| BundleError::Syntax(format!("{e:?}")))?.to_vec());
+        ders.push(
+            item.map_err(|e| BundleError::Syntax(format!("{e:?}")))?
+                .to_vec(),
+        );
     }
     if ders.is_empty() && !document.trim_ascii().is_empty() {
         return Err(BundleError::Syntax("no PEM certificate found".to_owned()));
@@ -177,17 +209,33 @@ struct JsonBundle {
 }
 
 fn json_keys(document: &[u8]) -> Result<(Vec<Vec<u8>>, Option<JwtBundle>), BundleError> {
-    let bundle: JsonBundle = serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
+    let bundle: JsonBundle =
+        serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
     let used_for = |key: &Value, usage: &str| key.get("use").and_then(Value::as_str) == Some(usage);
     let mut ders = Vec::new();
     for key in bundle.keys.iter().filter(|key| used_for(key, "x509-svid")) {
         let only = match key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {
             Some([Value::String(only)]) => only,
-            _ => return Err(BundleError::Syntax("an x509-svid key must have exactly one x5c value".to_owned())),
+            _ => {
+                return Err(BundleError::Syntax(
+                    "an x509-svid key must have exactly one x5c value".to_owned(),
+                ));
+            }
         };
-        ders.push(STANDARD.decode(only).map_err(|_| BundleError::Syntax("x5c is not base64".to_owned()))?);
+        ders.push(
+            STANDARD
+                .decode(only)
+                .map_err(|_| BundleError::Syntax("x5c is not base64".to_owned()))?,
+        );
     }
-    let jwt: Vec<Value> = bundle.keys.into_iter().filter(|key| used_for(key, "jwt-svid")).collect();
-    let jwt = (!jwt.is_empty()).then(|| JwtBundle::new(jwt)).transpose().map_err(|e| BundleError::Syntax(e.to_string()))?;
+    let jwt: Vec<Value> = bundle
+        .keys
+        .into_iter()
+        .filter(|key| used_for(key, "jwt-svid"))
+        .collect();
+    let jwt = (!jwt.is_empty())
+        .then(|| JwtBundle::new(jwt))
+        .transpose()
+        .map_err(|e| BundleError::Syntax(e.to_string()))?;
     Ok((ders, jwt))
 }

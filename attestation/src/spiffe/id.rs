@@ -1,4 +1,5 @@
-//! SPIFFE IDs (SPIFFE-ID specification, section 2). Exact strings only: nothing is normalised, so nothing matches by accident.
+//! SPIFFE IDs (SPIFFE-ID specification, section 2). Exact strings only: nothing is normalised, so
+//! nothing matches by accident.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,7 +46,8 @@ impl TrustDomain {
         if name.len() > MAX_TRUST_DOMAIN {
             return Err(IdError::TooLong);
         }
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        let allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if !name.bytes().all(allowed) {
             return Err(IdError::Character);
         }
@@ -93,7 +95,8 @@ pub struct SpiffeId {
 }
 
 impl SpiffeId {
-    /// Parses a workload's ID; one without a path is refused (X509-SVID, section 4.1: a leaf's ID has a path).
+    /// Parses a workload's ID; one without a path is refused (X509-SVID, section 4.1: a leaf's ID
+    /// has a path).
     pub fn parse(text: &str) -> Result<Self, IdError> {
         if text.len() > MAX_ID {
             return Err(IdError::TooLong);
@@ -105,11 +108,17 @@ impl SpiffeId {
             if matches!(segment, "" | "." | "..") {
                 return Err(IdError::BadSegment);
             }
-            if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+            if !segment
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+            {
                 return Err(IdError::Character);
             }
         }
-        Ok(Self { text: text.into(), trust_domain })
+        Ok(Self {
+            text: text.into(),
+            trust_domain,
+        })
     }
 
     /// The whole ID, as written.
@@ -154,7 +163,13 @@ mod tests {
         let long = format!("spiffe://a/{}", "x".repeat(2037));
         let too_long = format!("spiffe://a/{}", "x".repeat(2038));
         let domain = "d".repeat(255);
-        let good = ["spiffe://example.org/a", "spiffe://a_b-c.1/X/y.Z/-_", "spiffe://10.0.0.1/agent", "spiffe://xn--caf-dma/a", &long];
+        let good = [
+            "spiffe://example.org/a",
+            "spiffe://a_b-c.1/X/y.Z/-_",
+            "spiffe://10.0.0.1/agent",
+            "spiffe://xn--caf-dma/a",
+            &long,
+        ];
         for text in good {
             assert_eq!(SpiffeId::parse(text).map(String::from).as_deref(), Ok(text));
         }
@@ -196,7 +211,10 @@ mod tests {
         for text in bad {
             assert!(SpiffeId::parse(text).is_err(), "{text:?} was taken");
         }
-        assert_eq!(SpiffeId::parse(&format!("spiffe://{domain}d/a")), Err(IdError::TooLong));
+        assert_eq!(
+            SpiffeId::parse(&format!("spiffe://{domain}d/a")),
+            Err(IdError::TooLong)
+        );
     }
 
     proptest::proptest! {

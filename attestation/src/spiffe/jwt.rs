@@ -1,6 +1,7 @@
 //! JWT-SVIDs (SPIFFE JWT-SVID specification): the keys that verify them, and the check.
 //!
-//! They are bearer tokens: whoever has one is taken for the workload, which is why Sundew issues them only where a registration says so (P8).
+//! They are bearer tokens: whoever has one is taken for the workload, which is why Sundew issues
+//! them only where a registration says so (P8).
 
 use serde_json::{Map, Value, json};
 
@@ -65,24 +66,50 @@ pub struct JwtSvid {
 }
 
 impl JwtSvid {
-    /// Verifies one for an audience with the keys of the trust domain that its subject is in, and no others (T04); `now_ms` is milliseconds
-    /// since the epoch.
-    pub fn verify<'b>(token: &[u8], audience: &str, bundles: impl FnOnce(&TrustDomain) -> Option<&'b JwtBundle>, now_ms: i64) -> Result<Self, JwtSvidError> {
-        let signed = jws::verify_by(token, |claims| bundles(subject(claims)?.trust_domain()).map(|bundle| &bundle.keys))?;
-        if signed.typ.as_deref().is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT") && !typ.eq_ignore_ascii_case("JOSE")) {
+    /// Verifies one for an audience with the keys of the trust domain that its subject is in, and
+    /// no others (T04); `now_ms` is milliseconds since the epoch.
+    pub fn verify<'b>(
+        token: &[u8],
+        audience: &str,
+        bundles: impl FnOnce(&TrustDomain) -> Option<&'b JwtBundle>,
+        now_ms: i64,
+    ) -> Result<Self, JwtSvidError> {
+        let signed = jws::verify_by(token, |claims| {
+            bundles(subject(claims)?.trust_domain()).map(|bundle| &bundle.keys)
+        })?;
+        if signed.typ.as_deref().is_some_and(|typ| {
+            !typ.eq_ignore_ascii_case("JWT") && !typ.eq_ignore_ascii_case("JOSE")
+        }) {
             return Err(JwtSvidError::Type);
         }
         let claims = signed.claims;
-        let is_ours = |value: &Value| value.as_str().is_some_and(|name| !name.is_empty() && name == audience);
+        let is_ours = |value: &Value| {
+            value
+                .as_str()
+                .is_some_and(|name| !name.is_empty() && name == audience)
+        };
         match claims.get("aud") {
             Some(Value::Array(list)) if list.iter().any(is_ours) => {}
             Some(one) if is_ours(one) => {}
             Some(_) | None => return Err(JwtSvidError::Audience),
         }
-        let seconds = |name: &'static str| claims.get(name).map(|value| value.as_i64().ok_or(JwtSvidError::Claim(name))).transpose();
-        let (exp, now_s) = (seconds("exp")?.ok_or(JwtSvidError::Claim("exp"))?, now_ms.div_euclid(1000));
+        let seconds = |name: &'static str| {
+            claims
+                .get(name)
+                .map(|value| value.as_i64().ok_or(JwtSvidError::Claim(name)))
+                .transpose()
+        };
+        let (exp, now_s) = (
+            seconds("exp")?.ok_or(JwtSvidError::Claim("exp"))?,
+            now_ms.div_euclid(1000),
+        );
         let begins = [seconds("nbf")?, seconds("iat")?];
-        if now_s >= exp || begins.into_iter().flatten().any(|begin| begin > now_s.saturating_add(MAX_SKEW_S)) {
+        if now_s >= exp
+            || begins
+                .into_iter()
+                .flatten()
+                .any(|begin| begin > now_s.saturating_add(MAX_SKEW_S))
+        {
             return Err(JwtSvidError::Expired);
         }
         let id = subject(&claims).ok_or(JwtSvidError::Claim("sub"))?;
@@ -120,8 +147,16 @@ mod tests {
     impl Authority {
         fn new() -> Self {
             let random = SystemRandom::new();
-            let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-            Self(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap())
+            let document =
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+            Self(
+                EcdsaKeyPair::from_pkcs8(
+                    &ECDSA_P256_SHA256_FIXED_SIGNING,
+                    document.as_ref(),
+                    &random,
+                )
+                .unwrap(),
+            )
         }
 
         fn bundle(&self) -> JwtBundle {
@@ -131,7 +166,11 @@ mod tests {
         }
 
         fn sign(&self, header: &Value, claims: &Value) -> Vec<u8> {
-            let input = format!("{}.{}", B64.encode(header.to_string()), B64.encode(claims.to_string()));
+            let input = format!(
+                "{}.{}",
+                B64.encode(header.to_string()),
+                B64.encode(claims.to_string())
+            );
             let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
             format!("{input}.{}", B64.encode(signature)).into_bytes()
         }
@@ -151,14 +190,29 @@ mod tests {
         };
         let header = json!({ "alg": "ES256", "kid": "k", "typ": "JWT" });
         let claims = |changes: Value| {
-            let mut claims = json!({ "sub": "spiffe://a.test/x", "aud": ["us"], "exp": 1100, "iat": 1000 });
+            let mut claims =
+                json!({ "sub": "spiffe://a.test/x", "aud": ["us"], "exp": 1100, "iat": 1000 });
             for (name, value) in changes.as_object().unwrap() {
-                if value.is_null() { drop(claims.as_object_mut().unwrap().remove(name)) } else { claims[name] = value.clone() }
+                if value.is_null() {
+                    drop(claims.as_object_mut().unwrap().remove(name))
+                } else {
+                    claims[name] = value.clone()
+                }
             }
             claims
         };
-        for good in [json!({}), json!({ "aud": "us" }), json!({ "aud": ["them", "us"] }), json!({ "iat": null }), json!({ "exp": 1001 })] {
-            assert_eq!(verify(&own.sign(&header, &claims(good.clone()))).as_deref(), Ok("spiffe://a.test/x"), "{good}");
+        for good in [
+            json!({}),
+            json!({ "aud": "us" }),
+            json!({ "aud": ["them", "us"] }),
+            json!({ "iat": null }),
+            json!({ "exp": 1001 }),
+        ] {
+            assert_eq!(
+                verify(&own.sign(&header, &claims(good.clone()))).as_deref(),
+                Ok("spiffe://a.test/x"),
+                "{good}"
+            );
         }
         for (bad, why) in [
             (json!({ "aud": "them" }), JwtSvidError::Audience),
@@ -172,17 +226,48 @@ mod tests {
             (json!({ "exp": 1100.5 }), JwtSvidError::Claim("exp")),
             (json!({ "nbf": 1031 }), JwtSvidError::Expired),
             (json!({ "iat": 1031 }), JwtSvidError::Expired),
-            (json!({ "sub": "spiffe://b.test/x" }), JwtSvidError::Jws(JwsError::Signature)),
-            (json!({ "sub": "spiffe://c.test/x" }), JwtSvidError::Jws(JwsError::UnknownKey)),
-            (json!({ "sub": "x" }), JwtSvidError::Jws(JwsError::UnknownKey)),
-            (json!({ "sub": null }), JwtSvidError::Jws(JwsError::UnknownKey)),
+            (
+                json!({ "sub": "spiffe://b.test/x" }),
+                JwtSvidError::Jws(JwsError::Signature),
+            ),
+            (
+                json!({ "sub": "spiffe://c.test/x" }),
+                JwtSvidError::Jws(JwsError::UnknownKey),
+            ),
+            (
+                json!({ "sub": "x" }),
+                JwtSvidError::Jws(JwsError::UnknownKey),
+            ),
+            (
+                json!({ "sub": null }),
+                JwtSvidError::Jws(JwsError::UnknownKey),
+            ),
         ] {
-            assert_eq!(verify(&own.sign(&header, &claims(bad.clone()))), Err(why), "{bad}");
+            assert_eq!(
+                verify(&own.sign(&header, &claims(bad.clone()))),
+                Err(why),
+                "{bad}"
+            );
         }
         let good = claims(json!({}));
-        assert_eq!(verify(&other.sign(&header, &good)), Err(JwtSvidError::Jws(JwsError::Signature)));
-        assert_eq!(verify(&own.sign(&json!({ "alg": "ES256", "kid": "k", "typ": "at+jwt" }), &good)), Err(JwtSvidError::Type));
-        assert_eq!(verify(&own.sign(&json!({ "alg": "none", "kid": "k" }), &good)), Err(JwtSvidError::Jws(JwsError::Algorithm)));
-        assert_eq!(verify(&own.sign(&json!({ "alg": "ES256", "kid": "k", "jku": "x" }), &good)), Err(JwtSvidError::Jws(JwsError::Header("jku".to_owned()))));
+        assert_eq!(
+            verify(&other.sign(&header, &good)),
+            Err(JwtSvidError::Jws(JwsError::Signature))
+        );
+        assert_eq!(
+            verify(&own.sign(
+                &json!({ "alg": "ES256", "kid": "k", "typ": "at+jwt" }),
+                &good
+            )),
+            Err(JwtSvidError::Type)
+        );
+        assert_eq!(
+            verify(&own.sign(&json!({ "alg": "none", "kid": "k" }), &good)),
+            Err(JwtSvidError::Jws(JwsError::Algorithm))
+        );
+        assert_eq!(
+            verify(&own.sign(&json!({ "alg": "ES256", "kid": "k", "jku": "x" }), &good)),
+            Err(JwtSvidError::Jws(JwsError::Header("jku".to_owned())))
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! SPIFFE identities, trust bundles, X.509-SVIDs and JWT-SVIDs, after the SPIFFE-ID, Trust Domain and Bundle, X509-SVID and JWT-SVID specifications.
+//! SPIFFE identities, trust bundles, X.509-SVIDs and JWT-SVIDs, after the SPIFFE-ID, Trust Domain
+//! and Bundle, X509-SVID and JWT-SVID specifications.
 
 mod bundle;
 mod id;

@@ -1,6 +1,8 @@
-//! X.509-SVID validation (X509-SVID specification, sections 4 and 5), and what rustls-webpki lets through.
+//! X.509-SVID validation (X509-SVID specification, sections 4 and 5), and what rustls-webpki lets
+//! through.
 //!
-//! P1: a [`VerifiedSvid`] is made only here. P12: the chain is bounded before any signature is looked at.
+//! P1: a [`VerifiedSvid`] is made only here. P12: the chain is bounded before any signature is
+//! looked at.
 
 use ring::digest;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -36,7 +38,8 @@ pub enum SvidError {
     /// The URI SAN is not a SPIFFE ID with a path.
     #[error("SPIFFE ID: {0}")]
     Id(IdError),
-    /// keyUsage is absent, not critical, lacks digitalSignature or allows signing certificates or CRLs.
+    /// keyUsage is absent, not critical, lacks digitalSignature or allows signing certificates or
+    /// CRLs.
     #[error("keyUsage is not that of a leaf")]
     KeyUsage,
     /// Not an X.509 certificate that we can read.
@@ -119,7 +122,11 @@ pub fn public_key_of(certificate: &[u8]) -> Result<Vec<u8>, SvidError> {
 }
 
 /// Checks a chain, leaf first, as an X.509-SVID at `now_s` (seconds since the epoch).
-pub fn validate_chain(chain: &[CertificateDer<'_>], bundles: &BundleSet, now_s: i64) -> Result<VerifiedSvid, SvidError> {
+pub fn validate_chain(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now_s: i64,
+) -> Result<VerifiedSvid, SvidError> {
     let (leaf_der, intermediates) = chain.split_first().ok_or(SvidError::Empty)?;
     if chain.len() > MAX_CHAIN || chain.iter().map(|c| c.len()).sum::<usize>() > MAX_CHAIN_BYTES {
         return Err(SvidError::TooLong);
@@ -136,18 +143,41 @@ pub fn validate_chain(chain: &[CertificateDer<'_>], bundles: &BundleSet, now_s: 
         not_after = not_after.min(cert.validity().not_after.timestamp());
     }
     // P1: only the roots of the leaf's own trust domain count, never the union (T04).
-    let bundle = bundles.of(id.trust_domain()).ok_or(SvidError::UnknownTrustDomain)?;
+    let bundle = bundles
+        .of(id.trust_domain())
+        .ok_or(SvidError::UnknownTrustDomain)?;
     let roots: Vec<_> = bundle.roots_valid_at(now_s).collect();
     let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
-    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now_s).map_err(|_| SvidError::Expired)?));
+    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+        u64::try_from(now_s).map_err(|_| SvidError::Expired)?,
+    ));
     let end_entity = EndEntityCert::try_from(leaf_der).map_err(|_| SvidError::Malformed)?;
-    let path =
-        end_entity.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, intermediates, at, KeyUsage::client_auth(), None, None).map_err(|error| {
-            let expired = matches!(error, webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. });
-            if expired { SvidError::Expired } else { SvidError::Untrusted }
+    let path = end_entity
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            intermediates,
+            at,
+            KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .map_err(|error| {
+            let expired = matches!(
+                error,
+                webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }
+            );
+            if expired {
+                SvidError::Expired
+            } else {
+                SvidError::Untrusted
+            }
         })?;
     let used = path.anchor();
-    if let Some(root) = roots.iter().find(|root| root.anchor.subject == used.subject && root.anchor.subject_public_key_info == used.subject_public_key_info) {
+    if let Some(root) = roots.iter().find(|root| {
+        root.anchor.subject == used.subject
+            && root.anchor.subject_public_key_info == used.subject_public_key_info
+    }) {
         not_after = not_after.min(root.not_after);
     }
     Ok(VerifiedSvid {
@@ -167,15 +197,29 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
 }
 
 fn check_leaf(leaf: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
-    let constraints = leaf.basic_constraints().map_err(|_| SvidError::BasicConstraints)?.ok_or(SvidError::BasicConstraints)?;
+    let constraints = leaf
+        .basic_constraints()
+        .map_err(|_| SvidError::BasicConstraints)?
+        .ok_or(SvidError::BasicConstraints)?;
     if constraints.value.ca {
         return Err(SvidError::BasicConstraints);
     }
-    let usage = leaf.key_usage().map_err(|_| SvidError::KeyUsage)?.ok_or(SvidError::KeyUsage)?;
-    if !usage.critical || !usage.value.digital_signature() || usage.value.key_cert_sign() || usage.value.crl_sign() {
+    let usage = leaf
+        .key_usage()
+        .map_err(|_| SvidError::KeyUsage)?
+        .ok_or(SvidError::KeyUsage)?;
+    if !usage.critical
+        || !usage.value.digital_signature()
+        || usage.value.key_cert_sign()
+        || usage.value.crl_sign()
+    {
         return Err(SvidError::KeyUsage);
     }
-    if leaf.name_constraints().map_err(|_| SvidError::Malformed)?.is_some() {
+    if leaf
+        .name_constraints()
+        .map_err(|_| SvidError::Malformed)?
+        .is_some()
+    {
         return Err(SvidError::NameConstraints);
     }
     key_is_strong(leaf.public_key())?;
@@ -187,7 +231,9 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
 }
 
 fn check_intermediate(cert: &X509Certificate<'_>, id: &SpiffeId) -> Result<(), SvidError> {
-    let constraints = cert.basic_constraints().map_err(|_| SvidError::Intermediate)?;
+    let constraints = cert
+        .basic_constraints()
+        .map_err(|_| SvidError::Intermediate)?;
     if !constraints.is_some_and(|c| c.value.ca) {
         return Err(SvidError::Intermediate);
     }
@@ -204,28 +250,57 @@ fn check_intermediate(cert: &X509Certificate<'_>, id: &SpiffeId) -> Result<(), S
     Ok(())
 }
 
-fn uri_names<'a>(cert: &'a X509Certificate<'_>) -> Result<impl Iterator<Item = &'a str>, SvidError> {
-    let names = cert.subject_alternative_name().map_err(|_| SvidError::UriSan)?;
-    let names = names.map(|ext| ext.value.general_names.as_slice()).unwrap_or_default();
-    Ok(names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }))
+fn uri_names<'a>(
+    cert: &'a X509Certificate<'_>,
+) -> Result<impl Iterator<Item = &'a str>, SvidError> {
+    let names = cert
+        .subject_alternative_name()
+        .map_err(|_| SvidError::UriSan)?;
+    let names = names
+        .map(|ext| ext.value.general_names.as_slice())
+        .unwrap_or_default();
+    Ok(names.iter().filter_map(|name| {
+        if let GeneralName::URI(uri) = name {
+            Some(*uri)
+        } else {
+            None
+        }
+    }))
 }
 
 pub(super) fn has_unknown_critical_extension(cert: &X509Certificate<'_>) -> bool {
-    cert.extensions()
-        .iter()
-        .any(|ext| ext.critical && matches!(ext.parsed_extension(), ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. }))
+    cert.extensions().iter().any(|ext| {
+        ext.critical
+            && matches!(
+                ext.parsed_extension(),
+                ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. }
+            )
+    })
 }
 
 /// Bounds on keys (T08, T09): RSA 2048 to 4096, P-256, P-384, Ed25519.
 pub(super) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SvidError> {
     match key.parsed().map_err(|_| SvidError::WeakKey)? {
         PublicKey::RSA(rsa) => {
-            let bits = rsa.modulus.iter().skip_while(|b| **b == 0).count().saturating_mul(8);
-            if (2048..=4096).contains(&bits) && rsa.exponent.len() <= 8 { Ok(()) } else { Err(SvidError::WeakKey) }
+            let bits = rsa
+                .modulus
+                .iter()
+                .skip_while(|b| **b == 0)
+                .count()
+                .saturating_mul(8);
+            if (2048..=4096).contains(&bits) && rsa.exponent.len() <= 8 {
+                Ok(())
+            } else {
+                Err(SvidError::WeakKey)
+            }
         }
         PublicKey::EC(point) if matches!(point.key_size(), 256 | 384) => Ok(()),
         // x509-parser has no variant for Ed25519: 1.3.101.112 (RFC 8410).
         PublicKey::Unknown(_) if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => Ok(()),
-        PublicKey::EC(_) | PublicKey::DSA(_) | PublicKey::GostR3410(_) | PublicKey::GostR3410_2012(_) | PublicKey::Unknown(_) => Err(SvidError::WeakKey),
+        PublicKey::EC(_)
+        | PublicKey::DSA(_)
+        | PublicKey::GostR3410(_)
+        | PublicKey::GostR3410_2012(_)
+        | PublicKey::Unknown(_) => Err(SvidError::WeakKey),
     }
 }

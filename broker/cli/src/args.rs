@@ -12,9 +12,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use sundew_sdk::Ttl;
 
-/// Ephemeral credentials for AI agents: proven, scoped to a task, and certainly gone when the task ends.
+/// Ephemeral credentials for AI agents: proven, scoped to a task, and certainly gone when the task
+/// ends.
 #[derive(Debug, Parser)]
-#[command(name = "sundew", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "sundew",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     /// Print JSON for machines.
     #[arg(long, global = true)]
@@ -33,21 +40,33 @@ pub(crate) struct Connect {
     #[arg(long, global = true, env = "SUNDEW_BROKER", value_name = "HOST:PORT")]
     pub(crate) broker: Option<String>,
     /// The broker's SPIFFE ID [default: /sundew/broker of your own trust domain].
-    #[arg(long, global = true, env = "SUNDEW_BROKER_ID", value_name = "SPIFFE_ID")]
+    #[arg(
+        long,
+        global = true,
+        env = "SUNDEW_BROKER_ID",
+        value_name = "SPIFFE_ID"
+    )]
     pub(crate) broker_id: Option<String>,
     /// Folder with svid.pem, key.pem and bundle.pem; takes precedence over the socket.
     #[arg(long, global = true, env = "SUNDEW_SVID_DIR", value_name = "DIR")]
     pub(crate) svid_dir: Option<PathBuf>,
     /// SPIFFE Workload API, such as unix:///run/spire/agent.sock.
-    #[arg(long, global = true, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "URI")]
+    #[arg(
+        long,
+        global = true,
+        env = "SPIFFE_ENDPOINT_SOCKET",
+        value_name = "URI"
+    )]
     pub(crate) endpoint_socket: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show the whole story in one process: an attested agent gets a token and a secret, and both die with its task.
+    /// Show the whole story in one process: an attested agent gets a token and a secret, and both
+    /// die with its task.
     Demo {
-        /// Your own command as the agent instead of the example agent; it finds the secret in DEMO_API_KEY.
+        /// Your own command as the agent instead of the example agent; it finds the secret in
+        /// DEMO_API_KEY.
         #[arg(last = true)]
         command: Vec<String>,
     },
@@ -68,7 +87,8 @@ pub(crate) enum Command {
     /// Work on configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Begin a task, run a command with its secrets and token, and end the task when the command ends.
+    /// Begin a task, run a command with its secrets and token, and end the task when the command
+    /// ends.
     Run(Run),
     /// Begin, complete and look at tasks.
     #[command(subcommand)]
@@ -86,13 +106,19 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Keyring(KeyringCommand),
     /// Kill what a selector matches, at once and everywhere. Needs the role `responder`.
-    #[command(override_usage = "sundew revoke --reason <TEXT> <SELECTOR>…\n       sundew revoke --preview <SELECTOR>…\n       sundew revoke <COMMAND>")]
+    #[command(
+        override_usage = "sundew revoke --reason <TEXT> <SELECTOR>…\n       sundew revoke --preview <SELECTOR>…\n       sundew revoke <COMMAND>"
+    )]
     Revoke(Revoke),
     /// Issue nothing new to what a selector matches, until lifted. Needs the role `responder`.
-    #[command(override_usage = "sundew quarantine --reason <TEXT> <SELECTOR>…\n       sundew quarantine --preview <SELECTOR>…")]
+    #[command(
+        override_usage = "sundew quarantine --reason <TEXT> <SELECTOR>…\n       sundew quarantine --preview <SELECTOR>…"
+    )]
     Quarantine(Respond),
     /// Quarantine and revoke in one step. Needs the role `responder`.
-    #[command(override_usage = "sundew contain --reason <TEXT> <SELECTOR>…\n       sundew contain --preview <SELECTOR>…")]
+    #[command(
+        override_usage = "sundew contain --reason <TEXT> <SELECTOR>…\n       sundew contain --preview <SELECTOR>…"
+    )]
     Contain(Respond),
     /// End a quarantine; what died stays dead. Needs the role `responder`.
     Lift {
@@ -111,7 +137,8 @@ pub(crate) enum Command {
     /// Look at evidence: why it was refused, collect it, verify it.
     #[command(subcommand)]
     Attest(AttestCommand),
-    /// Serve the processes of this host: say which they are, and give them the identities that are delegated to this node.
+    /// Serve the processes of this host: say which they are, and give them the identities that are
+    /// delegated to this node.
     Node {
         /// The Unix socket on which it serves the SPIFFE Workload API and process evidence.
         #[arg(long, default_value = "/run/sundew/node.sock", value_name = "PATH")]
@@ -187,8 +214,14 @@ pub(crate) enum TokenWay {
 }
 
 fn env_and_name(text: &str) -> Result<(String, String), String> {
-    let (variable, name) = text.split_once('=').ok_or("must be ENV=NAME, such as API_KEY=demo/api-key")?;
-    if variable.is_empty() || !variable.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+    let (variable, name) = text
+        .split_once('=')
+        .ok_or("must be ENV=NAME, such as API_KEY=demo/api-key")?;
+    if variable.is_empty()
+        || !variable
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    {
         return Err(format!("`{variable}` cannot be the name of a variable"));
     }
     Ok((variable.to_owned(), name.to_owned()))
@@ -207,7 +240,12 @@ pub(crate) enum TaskCommand {
         #[arg(long, value_name = "DURATION")]
         ttl: Option<Ttl>,
         /// A grant from the owner of another task: opens this one below it.
-        #[arg(long, value_name = "GRANT", env = "SUNDEW_GRANT", hide_env_values = true)]
+        #[arg(
+            long,
+            value_name = "GRANT",
+            env = "SUNDEW_GRANT",
+            hide_env_values = true
+        )]
         grant: Option<String>,
         /// Do not attend: the task ends when its grace is over, unless something else attends it.
         #[arg(long)]
@@ -327,7 +365,8 @@ pub(crate) enum SvidCommand {
         #[arg(long, default_value = "10m", value_name = "DURATION")]
         ttl: Ttl,
     },
-    /// Get a first SVID for a join token, read from standard input, or for evidence, and write it to a folder.
+    /// Get a first SVID for a join token, read from standard input, or for evidence, and write it
+    /// to a folder.
     Enroll {
         /// The broker's enrollment listener.
         #[arg(long, value_name = "HOST:PORT")]
@@ -348,7 +387,8 @@ pub(crate) enum SvidCommand {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Get a JWT-SVID from the Workload API and print it. It is a bearer token; the registration has to name the audience.
+    /// Get a JWT-SVID from the Workload API and print it. It is a bearer token; the registration
+    /// has to name the audience.
     Jwt {
         /// Whom it is for. May be repeated.
         #[arg(long, required = true, value_name = "NAME")]

@@ -1,4 +1,5 @@
-//! `sundew demo`: the whole story in one process and one child, each step with what it proves. It fails if one does not hold.
+//! `sundew demo`: the whole story in one process and one child, each step with what it proves. It
+//! fails if one does not hold.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -9,12 +10,18 @@ use base64::engine::general_purpose::STANDARD;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde::Serialize;
 use serde_json::Value;
-use sundew_core::client::manifest::{PAYLOAD_TYPE, PREDICATE_TYPE, Predicate, STATEMENT_TYPE, SignedManifest, Statement, Subject, pre_authentication_encoding};
+use sundew_core::client::manifest::{
+    PAYLOAD_TYPE, PREDICATE_TYPE, Predicate, STATEMENT_TYPE, SignedManifest, Statement, Subject,
+    pre_authentication_encoding,
+};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
-use sundew_proto::v1::{ApplyWorkloadsRequest, GetSecretRequest, IntrospectRequest, PutSecretRequest, RevokeRequest, Selector};
+use sundew_proto::v1::{
+    ApplyWorkloadsRequest, GetSecretRequest, IntrospectRequest, PutSecretRequest, RevokeRequest,
+    Selector,
+};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tonic::transport::Channel;
@@ -44,16 +51,31 @@ struct Story<'a> {
 impl Story<'_> {
     fn tell(&mut self, step: &'static str, held: bool, found: String, proves: &'static str) {
         if !self.output.is_json() {
-            println!("{} {step:<18} {found}\n  {:<18} {proves}", if held { "✓" } else { "✗" }, "");
+            println!(
+                "{} {step:<18} {found}\n  {:<18} {proves}",
+                if held { "✓" } else { "✗" },
+                ""
+            );
         }
-        self.steps.push(Step { step, held, found, proves });
+        self.steps.push(Step {
+            step,
+            held,
+            found,
+            proves,
+        });
     }
 }
 
 pub(crate) async fn demo(output: &Output, command: Vec<String>) -> Result<ExitCode> {
     let folder = tempfile::Builder::new().prefix("sundew-demo-").tempdir()?;
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-    let mut story = Story { output, steps: Vec::new() };
+    std::fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o711),
+    )?;
+    let mut story = Story {
+        output,
+        steps: Vec::new(),
+    };
     let told = tokio::select! {
         told = tell_story(&mut story, folder.path(), command) => told,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
@@ -61,17 +83,32 @@ pub(crate) async fn demo(output: &Output, command: Vec<String>) -> Result<ExitCo
     let held = told.is_ok() && story.steps.iter().all(|step| step.held);
     let problem = told.err().map(|error| format!("{error:#}"));
     if output.is_json() {
-        println!("{}", serde_json::json!({ "held": held, "steps": story.steps, "error": problem }));
+        println!(
+            "{}",
+            serde_json::json!({ "held": held, "steps": story.steps, "error": problem })
+        );
     } else if held {
         println!("\nEvery promise shown held. Next: `sundew dev`, and the README.");
     } else {
-        println!("\nNOT everything held{}", problem.map(|p| format!(": {p}")).unwrap_or_default());
+        println!(
+            "\nNOT everything held{}",
+            problem.map(|p| format!(": {p}")).unwrap_or_default()
+        );
     }
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn tell_story(story: &mut Story<'_>, folder: &Path, command: Vec<String>) -> Result<()> {
-    let local = Local::start(&folder.join("state"), DOMAIN, std::net::SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let local = Local::start(
+        &folder.join("state"),
+        DOMAIN,
+        std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+    )
+    .await?;
     story.tell(
         "broker",
         true,
@@ -106,7 +143,9 @@ struct Operator {
 
 impl Operator {
     async fn connect(local: &Local) -> Result<Self> {
-        let channel = connection(&local.connect_with(local.operator_dir())).await?.channel();
+        let channel = connection(&local.connect_with(local.operator_dir()))
+            .await?
+            .channel();
         Ok(Self {
             registry: RegistryServiceClient::new(channel.clone()),
             response: ResponseServiceClient::new(channel.clone()),
@@ -114,16 +153,40 @@ impl Operator {
         })
     }
 
-    /// Asks as a resource server that got the token over mutual TLS from whoever has this certificate.
+    /// Asks as a resource server that got the token over mutual TLS from whoever has this
+    /// certificate.
     async fn active(&self, token: &str, presenter: &[u8]) -> Result<bool> {
-        let request = IntrospectRequest { token: token.to_owned(), presenter_certificate_sha256: presenter.to_vec(), ..IntrospectRequest::default() };
-        Ok(self.access.clone().introspect(request).await.map_err(explained)?.into_inner().active)
+        let request = IntrospectRequest {
+            token: token.to_owned(),
+            presenter_certificate_sha256: presenter.to_vec(),
+            ..IntrospectRequest::default()
+        };
+        Ok(self
+            .access
+            .clone()
+            .introspect(request)
+            .await
+            .map_err(explained)?
+            .into_inner()
+            .active)
     }
 
     async fn revoke(&self, spiffe_id: String) -> Result<()> {
-        let selector = Some(Selector { spiffe_id, ..Selector::default() });
-        let request = RevokeRequest { selector, reason: "demo".to_owned(), ..RevokeRequest::default() };
-        self.response.clone().revoke(request).await.map(drop).map_err(explained)
+        let selector = Some(Selector {
+            spiffe_id,
+            ..Selector::default()
+        });
+        let request = RevokeRequest {
+            selector,
+            reason: "demo".to_owned(),
+            ..RevokeRequest::default()
+        };
+        self.response
+            .clone()
+            .revoke(request)
+            .await
+            .map(drop)
+            .map_err(explained)
     }
 }
 
@@ -136,14 +199,22 @@ struct Signed {
 impl Signed {
     fn new(folder: &Path, code: &Path) -> Result<Self> {
         let random = ring::rand::SystemRandom::new();
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| anyhow!("no randomness"))?;
+        let pkcs8 =
+            Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| anyhow!("no randomness"))?;
         let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(|e| anyhow!("{e}"))?;
         let code = digest(&std::fs::read(code)?);
         let statement = Statement {
             statement_type: STATEMENT_TYPE.to_owned(),
-            subject: vec![Subject { name: "code".to_owned(), digest: [("sha256".to_owned(), code)].into() }],
+            subject: vec![Subject {
+                name: "code".to_owned(),
+                digest: [("sha256".to_owned(), code)].into(),
+            }],
             predicate_type: PREDICATE_TYPE.to_owned(),
-            predicate: Predicate { name: "demo agent".to_owned(), model: MODEL.to_owned(), expires_ms: None },
+            predicate: Predicate {
+                name: "demo agent".to_owned(),
+                model: MODEL.to_owned(),
+                expires_ms: None,
+            },
         };
         let payload = serde_json::to_vec(&statement)?;
         let signature = key.sign(&pre_authentication_encoding(PAYLOAD_TYPE, &payload));
@@ -153,9 +224,14 @@ impl Signed {
         let file = folder.join("manifest.json");
         std::fs::write(&file, serde_json::to_vec(&envelope)?)?;
         // SubjectPublicKeyInfo of an Ed25519 key (RFC 8410, section 4).
-        let mut spki = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+        let mut spki = vec![
+            0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+        ];
         spki.extend_from_slice(key.public_key().as_ref());
-        Ok(Self { file, public_key: crate::svid::pem_of("PUBLIC KEY", &spki) })
+        Ok(Self {
+            file,
+            public_key: crate::svid::pem_of("PUBLIC KEY", &spki),
+        })
     }
 }
 
@@ -166,13 +242,27 @@ async fn register(operator: &Operator, manifest: &Signed) -> Result<String> {
     let workload = |name: &str, local: Value| {
         serde_json::json!({ "spiffe_id": format!("spiffe://{DOMAIN}/{name}"), "evidence": evidence, "scopes": ["secret:demo/*"], "owner": "you", "local": local }).to_string()
     };
-    let documents = vec![workload("agent", serde_json::json!([{ "uid": uid }])), workload("thief", serde_json::json!([]))];
+    let documents = vec![
+        workload("agent", serde_json::json!([{ "uid": uid }])),
+        workload("thief", serde_json::json!([])),
+    ];
     let mut registry = operator.registry.clone();
-    registry.apply_workloads(ApplyWorkloadsRequest { documents, dry_run: false }).await.map_err(explained)?;
+    registry
+        .apply_workloads(ApplyWorkloadsRequest {
+            documents,
+            dry_run: false,
+        })
+        .await
+        .map_err(explained)?;
     let mut random = [0_u8; 18];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).map_err(|_| anyhow!("no randomness"))?;
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
+        .map_err(|_| anyhow!("no randomness"))?;
     let secret = format!("canary-{}", STANDARD.encode(random));
-    let request = PutSecretRequest { name: "demo/api-key".to_owned(), value: secret.clone().into_bytes(), idempotency_key: String::new() };
+    let request = PutSecretRequest {
+        name: "demo/api-key".to_owned(),
+        value: secret.clone().into_bytes(),
+        idempotency_key: String::new(),
+    };
     registry.put_secret(request).await.map_err(explained)?;
     Ok(secret)
 }
@@ -184,7 +274,14 @@ fn agent_command(program: &Path, local: &Local, manifest: &Signed) -> Command {
         .env("SPIFFE_ENDPOINT_SOCKET", local.socket())
         .env("SUNDEW_MANIFEST", &manifest.file)
         .env("SUNDEW_MODEL", MODEL);
-    for variable in ["SUNDEW_SVID_DIR", "SUNDEW_BROKER_ID", "SUNDEW_CODE", "SUNDEW_SYSTEM_PROMPT_FILE", "SUNDEW_OIDC_TOKEN_FILE", "SUNDEW_OIDC_TOKEN_COMMAND"] {
+    for variable in [
+        "SUNDEW_SVID_DIR",
+        "SUNDEW_BROKER_ID",
+        "SUNDEW_CODE",
+        "SUNDEW_SYSTEM_PROMPT_FILE",
+        "SUNDEW_OIDC_TOKEN_FILE",
+        "SUNDEW_OIDC_TOKEN_COMMAND",
+    ] {
         command.env_remove(variable);
     }
     command.kill_on_drop(true);
@@ -200,15 +297,25 @@ struct Agent {
 
 impl Agent {
     fn start(mut command: Command) -> Result<Self> {
-        let mut process = command.arg("example-agent").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut process = command
+            .arg("example-agent")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let input = process.stdin.take().context("no pipe")?;
         let output = BufReader::new(process.stdout.take().context("no pipe")?).lines();
-        Ok(Self { _process: process, input, output })
+        Ok(Self {
+            _process: process,
+            input,
+            output,
+        })
     }
 
     async fn hear(&mut self) -> Result<Value> {
         let line =
-            tokio::time::timeout(std::time::Duration::from_secs(30), self.output.next_line()).await.context("the agent said nothing for 30 seconds")??;
+            tokio::time::timeout(std::time::Duration::from_secs(30), self.output.next_line())
+                .await
+                .context("the agent said nothing for 30 seconds")??;
         Ok(serde_json::from_str(&line.context("the agent ended")?)?)
     }
 
@@ -224,10 +331,19 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 
 fn bytes(value: &Value) -> Vec<u8> {
     let list = value.as_array().cloned().unwrap_or_default();
-    list.iter().filter_map(|b| b.as_u64().and_then(|b| u8::try_from(b).ok())).collect()
+    list.iter()
+        .filter_map(|b| b.as_u64().and_then(|b| u8::try_from(b).ok()))
+        .collect()
 }
 
-async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, manifest: &Signed, own: &Path, secret: &str) -> Result<()> {
+async fn example(
+    story: &mut Story<'_>,
+    local: &Local,
+    operator: &Operator,
+    manifest: &Signed,
+    own: &Path,
+    secret: &str,
+) -> Result<()> {
     let mut agent = Agent::start(agent_command(own, local, manifest))?;
     let hello = agent.hear().await?;
     let id = text(&hello, "spiffe_id").to_owned();
@@ -238,8 +354,11 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
         "the kernel said who the process is; it had no password or key before",
     );
     let begun = agent.ask("begin").await?;
-    let (task, token, certificate) =
-        (text(&begun, "task_id").to_owned(), text(&begun, "token").to_owned(), bytes(begun.get("certificate").unwrap_or(&Value::Null)));
+    let (task, token, certificate) = (
+        text(&begun, "task_id").to_owned(),
+        text(&begun, "token").to_owned(),
+        bytes(begun.get("certificate").unwrap_or(&Value::Null)),
+    );
     story.tell(
         "evidence and task",
         !task.is_empty(),
@@ -247,7 +366,12 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
         "the manifest was signed by the registered key, measured, and bound to a fresh nonce and the SVID's key (P2)",
     );
     let active = operator.active(&token, &certificate).await?;
-    story.tell("token", active, format!("{}: {}", text(&begun, "token_id"), word(active)), "a resource server can ask at any moment");
+    story.tell(
+        "token",
+        active,
+        format!("{}: {}", text(&begun, "token_id"), word(active)),
+        "a resource server can ask at any moment",
+    );
     let used = agent.ask("secret").await?;
     story.tell(
         "secret",
@@ -261,18 +385,28 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
     story.tell(
         "task complete",
         text(&ended, "ended") == "completed" && !active,
-        format!("{}; its token is now {}", text(&ended, "ended"), word(active)),
+        format!(
+            "{}; its token is now {}",
+            text(&ended, "ended"),
+            word(active)
+        ),
         "dead means dead, from the moment that completion was answered (P4)",
     );
     let after = agent.ask("secret-of-ended").await?;
     story.tell(
         "secret afterwards",
         after.get("refused").is_some(),
-        format!("the agent asks for the secret again: {}", text(&after, "refused")),
+        format!(
+            "the agent asks for the secret again: {}",
+            text(&after, "refused")
+        ),
         "nothing of the task outlives it",
     );
     let begun = agent.ask("begin").await?;
-    let (token, certificate) = (text(&begun, "token").to_owned(), bytes(begun.get("certificate").unwrap_or(&Value::Null)));
+    let (token, certificate) = (
+        text(&begun, "token").to_owned(),
+        bytes(begun.get("certificate").unwrap_or(&Value::Null)),
+    );
     let before = operator.active(&token, &certificate).await?;
     operator.revoke(id.clone()).await?;
     let after = operator.active(&token, &certificate).await?;
@@ -280,7 +414,11 @@ async fn example(story: &mut Story<'_>, local: &Local, operator: &Operator, mani
     story.tell(
         "revoke",
         before && !after && text(&told, "ended") == "revoked",
-        format!("everything of {id} revoked: token {}; the agent heard `{}`", word(after), text(&told, "ended")),
+        format!(
+            "everything of {id} revoked: token {}; the agent heard `{}`",
+            word(after),
+            text(&told, "ended")
+        ),
         "one append kills whatever a workload holds, and the agent is told",
     );
     Ok(())
@@ -290,28 +428,68 @@ fn word(active: bool) -> &'static str {
     if active { "active" } else { "not active" }
 }
 
-/// The same token and task id in the hands of another registered workload, with a valid SVID of its own.
-async fn theft(story: &mut Story<'_>, local: &Local, operator: &Operator, task: &str, token: &str) -> Result<()> {
+/// The same token and task id in the hands of another registered workload, with a valid SVID of its
+/// own.
+async fn theft(
+    story: &mut Story<'_>,
+    local: &Local,
+    operator: &Operator,
+    task: &str,
+    token: &str,
+) -> Result<()> {
     let folder = local.operator_dir().with_file_name("thief");
     local.write_svid_of("thief", &folder)?;
     let thief: Connect = local.connect_with(folder);
     let connection = connection(&thief).await?;
-    let active = operator.active(token, &connection.identity().thumbprint()).await?;
-    let request = GetSecretRequest { task_id: task.to_owned(), name: "demo/api-key".to_owned(), ..GetSecretRequest::default() };
-    let stolen = AgentServiceClient::new(connection.channel()).get_secret(request).await;
-    let refused = stolen.as_ref().err().map(|status| status.message().to_owned());
+    let active = operator
+        .active(token, &connection.identity().thumbprint())
+        .await?;
+    let request = GetSecretRequest {
+        task_id: task.to_owned(),
+        name: "demo/api-key".to_owned(),
+        ..GetSecretRequest::default()
+    };
+    let stolen = AgentServiceClient::new(connection.channel())
+        .get_secret(request)
+        .await;
+    let refused = stolen
+        .as_ref()
+        .err()
+        .map(|status| status.message().to_owned());
     story.tell(
         "stolen",
         !active && refused.is_some(),
-        format!("in the hands of {}: token {}, secret {}", connection.identity().id(), word(active), refused.as_deref().unwrap_or("given")),
+        format!(
+            "in the hands of {}: token {}, secret {}",
+            connection.identity().id(),
+            word(active),
+            refused.as_deref().unwrap_or("given")
+        ),
         "a token is bound to the key it was minted for (P8)",
     );
     Ok(())
 }
 
-async fn users_own(story: &mut Story<'_>, local: &Local, operator: &Operator, manifest: &Signed, own: &Path, command: &[String]) -> Result<()> {
+async fn users_own(
+    story: &mut Story<'_>,
+    local: &Local,
+    operator: &Operator,
+    manifest: &Signed,
+    own: &Path,
+    command: &[String],
+) -> Result<()> {
     let mut run = agent_command(own, local, manifest);
-    run.args(["run", "--task", "sundew demo", "--scope", "secret:demo/api-key", "--secret", "DEMO_API_KEY=demo/api-key", "--"]).args(command);
+    run.args([
+        "run",
+        "--task",
+        "sundew demo",
+        "--scope",
+        "secret:demo/api-key",
+        "--secret",
+        "DEMO_API_KEY=demo/api-key",
+        "--",
+    ])
+    .args(command);
     if story.output.is_json() {
         run.stdout(Stdio::from(std::io::stderr()));
     }
@@ -319,7 +497,10 @@ async fn users_own(story: &mut Story<'_>, local: &Local, operator: &Operator, ma
     story.tell(
         "your command",
         status.success(),
-        format!("`{}` ran under `sundew run` with DEMO_API_KEY and SUNDEW_TOKEN: {status}", command.join(" ")),
+        format!(
+            "`{}` ran under `sundew run` with DEMO_API_KEY and SUNDEW_TOKEN: {status}",
+            command.join(" ")
+        ),
         "the command needs no SDK; its secrets live as long as its task",
     );
     let mut begun = None;
@@ -330,11 +511,22 @@ async fn users_own(story: &mut Story<'_>, local: &Local, operator: &Operator, ma
         _ => {}
     })?;
     let token = begun.context("the journal has no task")?;
-    let live = operator.response.clone().list_tasks(sundew_proto::v1::ListTasksRequest::default()).await.map_err(explained)?.into_inner().tasks.len();
+    let live = operator
+        .response
+        .clone()
+        .list_tasks(sundew_proto::v1::ListTasksRequest::default())
+        .await
+        .map_err(explained)?
+        .into_inner()
+        .tasks
+        .len();
     story.tell(
         "task complete",
         ended.is_some() && live == 0,
-        format!("{}; {live} live tasks are left; {token} is dead", ended.as_deref().unwrap_or("not ended")),
+        format!(
+            "{}; {live} live tasks are left; {token} is dead",
+            ended.as_deref().unwrap_or("not ended")
+        ),
         "the task ended with the command, however the command ended",
     );
     Ok(())
@@ -347,7 +539,10 @@ fn record(story: &mut Story<'_>, journal: &Path, folder: &Path, secret: &str) ->
     story.tell(
         "journal",
         lines.len() > 5,
-        format!("{} records, each written before its effect; the chain holds", lines.len()),
+        format!(
+            "{} records, each written before its effect; the chain holds",
+            lines.len()
+        ),
         "who, what, on whose instruction, on which evidence, and how it ended (P10)",
     );
     if !story.output.is_json() {
@@ -358,7 +553,10 @@ fn record(story: &mut Story<'_>, journal: &Path, folder: &Path, secret: &str) ->
     story.tell(
         "nothing leaked",
         leaks.is_empty(),
-        format!("the secret is in the clear in {} files of the broker's state and journal", leaks.len()),
+        format!(
+            "the secret is in the clear in {} files of the broker's state and journal",
+            leaks.len()
+        ),
         "secrets are sealed, tokens are kept as hashes (P8, P9)",
     );
     Ok(())
@@ -369,7 +567,11 @@ fn search(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) -> Result<()> 
         let path = entry?.path();
         if path.is_dir() {
             search(&path, needle, found)?;
-        } else if path.is_file() && std::fs::read(&path)?.windows(needle.len()).any(|window| window == needle) {
+        } else if path.is_file()
+            && std::fs::read(&path)?
+                .windows(needle.len())
+                .any(|window| window == needle)
+        {
             found.push(path);
         }
     }

@@ -1,6 +1,8 @@
-//! The agent of the demo: a process of its own that does with the SDK what it is told on standard input, one word a line.
+//! The agent of the demo: a process of its own that does with the SDK what it is told on standard
+//! input, one word a line.
 //!
-//! It answers each word with one line of JSON. It plays the hijacked agent too: it tells its token to whoever drives it.
+//! It answers each word with one line of JSON. It plays the hijacked agent too: it tells its token
+//! to whoever drives it.
 
 use std::io::{BufRead as _, Write as _};
 
@@ -24,14 +26,18 @@ pub(crate) async fn run() -> Result<()> {
     while let Some(word) = told.recv().await {
         let answer = match (word.as_str(), task.take()) {
             ("begin", _) => {
-                let begun =
-                    agent.task("triage issue 4711").instruction("Read issue 4711 and label it.").scope("secret:demo/api-key").ttl(minutes(5)).begin().await;
+                let begun = agent
+                    .task("triage issue 4711")
+                    .instruction("Read issue 4711 and label it.")
+                    .scope("secret:demo/api-key")
+                    .ttl(minutes(5))
+                    .begin()
+                    .await;
                 match begun {
                     Ok(begun) => {
                         begun.id().clone_into(&mut last);
                         let token = begun.token();
-                        let answer =
-                            json!({ "task_id": begun.id(), "token": token.expose(), "token_id": token.id(), "certificate": token.certificate_sha256() });
+                        let answer = json!({ "task_id": begun.id(), "token": token.expose(), "token_id": token.id(), "certificate": token.certificate_sha256() });
                         task = Some(begun);
                         answer
                     }
@@ -66,9 +72,18 @@ async fn secret(task: &Task) -> Value {
 
 /// What a hijacked agent would try: the SDK's task is gone, its id is not.
 async fn secret_of(agent: &Agent, task_id: &str) -> Value {
-    let request = sundew_proto::v1::GetSecretRequest { task_id: task_id.to_owned(), name: "demo/api-key".to_owned(), ..Default::default() };
-    let Ok(connection) = agent.connection() else { return json!({}) };
-    match sundew_proto::v1::agent_service_client::AgentServiceClient::new(connection.channel()).get_secret(request).await {
+    let request = sundew_proto::v1::GetSecretRequest {
+        task_id: task_id.to_owned(),
+        name: "demo/api-key".to_owned(),
+        ..Default::default()
+    };
+    let Ok(connection) = agent.connection() else {
+        return json!({});
+    };
+    match sundew_proto::v1::agent_service_client::AgentServiceClient::new(connection.channel())
+        .get_secret(request)
+        .await
+    {
         Ok(_) => json!({ "sha256": "it was given" }),
         Err(status) => json!({ "refused": status.message() }),
     }

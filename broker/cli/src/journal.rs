@@ -8,11 +8,16 @@ use crate::output::{Output, quoted, time};
 
 pub(crate) fn journal(output: &Output, command: JournalCommand) -> Result<()> {
     match command {
-        JournalCommand::Show { journal } => Ok(read(&journal, |record| output.result(&record, || vec![line(&record)]))?),
+        JournalCommand::Show { journal } => Ok(read(&journal, |record| {
+            output.result(&record, || vec![line(&record)])
+        })?),
         JournalCommand::Verify { journal } => {
             let mut count = 0_u64;
             read(&journal, |_| count = count.saturating_add(1))?;
-            output.result(&serde_json::json!({ "valid": true, "records": count }), || vec![format!("{count} records; the chain holds")]);
+            output.result(
+                &serde_json::json!({ "valid": true, "records": count }),
+                || vec![format!("{count} records; the chain holds")],
+            );
             Ok(())
         }
     }
@@ -20,6 +25,16 @@ pub(crate) fn journal(output: &Output, command: JournalCommand) -> Result<()> {
 
 /// One record as one line.
 pub(crate) fn line(record: &Record) -> String {
-    let fields: Vec<_> = record.fields.iter().filter(|(name, _)| name != "entry").map(|(name, value)| format!("{name}={}", quoted(value, 100))).collect();
-    format!("{} {:<14} {}", time(record.at_ms), record.event, fields.join(" "))
+    let fields: Vec<_> = record
+        .fields
+        .iter()
+        .filter(|(name, _)| name != "entry")
+        .map(|(name, value)| format!("{name}={}", quoted(value, 100)))
+        .collect();
+    format!(
+        "{} {:<14} {}",
+        time(record.at_ms),
+        record.event,
+        fields.join(" ")
+    )
 }

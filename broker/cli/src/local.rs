@@ -26,21 +26,34 @@ pub(crate) struct Local {
 
 impl Local {
     /// Starts one; what is in the folder from an earlier run is taken up again.
-    pub(crate) async fn start(folder: &Path, domain: &'static str, listen: SocketAddr) -> Result<Self> {
+    pub(crate) async fn start(
+        folder: &Path,
+        domain: &'static str,
+        listen: SocketAddr,
+    ) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
         let folder = folder.canonicalize()?;
         make_root_key(&folder.join("root.key"))?;
-        let config = Config::parse(&config_text(&folder, domain, listen)).map_err(|e| anyhow!("{e}"))?;
+        let config =
+            Config::parse(&config_text(&folder, domain, listen)).map_err(|e| anyhow!("{e}"))?;
         let server = Server::start(config).await?;
-        let local = Self { server, folder, domain };
+        let local = Self {
+            server,
+            folder,
+            domain,
+        };
         local.write_operator()?;
         local.server.ready().await;
         Ok(local)
     }
 
     fn ca(&self) -> Result<&Ca> {
-        self.server.broker().ca.as_ref().context("the local broker has no CA")
+        self.server
+            .broker()
+            .ca
+            .as_ref()
+            .context("the local broker has no CA")
     }
 
     /// Gives the operator of this broker a new SVID.
@@ -50,7 +63,8 @@ impl Local {
 
     /// An SVID of `/<name>` in a folder.
     pub(crate) fn write_svid_of(&self, name: &str, out: &Path) -> Result<()> {
-        let id = SpiffeId::parse(&format!("spiffe://{}/{name}", self.domain)).map_err(|e| anyhow!("{e}"))?;
+        let id = SpiffeId::parse(&format!("spiffe://{}/{name}", self.domain))
+            .map_err(|e| anyhow!("{e}"))?;
         let (svid, key) = self.ca()?.issue_with_key(&id)?;
         write_svid(out, &svid.chain, key.expose(), &svid.bundle)
     }
@@ -89,10 +103,19 @@ impl Local {
 
 fn make_root_key(path: &Path) -> Result<()> {
     let mut key = zeroize::Zeroizing::new([0_u8; 32]);
-    SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| anyhow!("no randomness"))?;
+    SystemRandom::new()
+        .fill(key.as_mut_slice())
+        .map_err(|_| anyhow!("no randomness"))?;
     let text = zeroize::Zeroizing::new(sundew_core::client::hex(key.as_ref()));
-    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => file.write_all(text.as_bytes()).with_context(|| path.display().to_string()),
+    match fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
+        Ok(mut file) => file
+            .write_all(text.as_bytes())
+            .with_context(|| path.display().to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
@@ -147,7 +170,8 @@ pub(crate) async fn dev(output: &Output, state: &Path, listen: SocketAddr) -> Re
     });
     output.result(&value, || {
         vec![
-            "# Sundew for development: state is kept, nothing is for production. Ctrl-C ends it.".to_owned(),
+            "# Sundew for development: state is kept, nothing is for production. Ctrl-C ends it."
+                .to_owned(),
             format!("# state: {}", local.folder.display()),
             "# As operator (workload, secret, revoke, task list, …):".to_owned(),
             format!(
@@ -156,8 +180,13 @@ pub(crate) async fn dev(output: &Output, state: &Path, listen: SocketAddr) -> Re
                 local.server.operations(),
                 shell_word(&local.operator_dir())
             ),
-            "# As agent, once a workload with a matching `local` selector is registered:".to_owned(),
-            format!("export SUNDEW_BROKER={} SPIFFE_ENDPOINT_SOCKET={}; unset SUNDEW_SVID_DIR", local.broker(), local.socket()),
+            "# As agent, once a workload with a matching `local` selector is registered:"
+                .to_owned(),
+            format!(
+                "export SUNDEW_BROKER={} SPIFFE_ENDPOINT_SOCKET={}; unset SUNDEW_SVID_DIR",
+                local.broker(),
+                local.socket()
+            ),
         ]
     });
     let half = local.half_life()?;

@@ -32,10 +32,16 @@ fn main() -> ExitCode {
     // One crypto provider for everything that asks for the process default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     start_logging(&cli.command);
-    if matches!(cli.command, Command::Serve { .. } | Command::Dev { .. } | Command::Node { .. }) {
+    if matches!(
+        cli.command,
+        Command::Serve { .. } | Command::Dev { .. } | Command::Node { .. }
+    ) {
         forbid_core_files();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("sundew: {error}");
@@ -66,13 +72,28 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Run(run) => run::run(&connect, run).await,
         Command::Task(command) => task::task(&connect, &output, command).await.map(done),
         Command::Token(command) => task::token(&connect, &output, command).await,
-        Command::Workload(command) => operator::workload(&connect, &output, command).await.map(done),
+        Command::Workload(command) => operator::workload(&connect, &output, command)
+            .await
+            .map(done),
         Command::Secret(command) => operator::secret(&connect, &output, command).await.map(done),
-        Command::Keyring(command) => operator::keyring(&connect, &output, command).await.map(done),
+        Command::Keyring(command) => operator::keyring(&connect, &output, command)
+            .await
+            .map(done),
         Command::Revoke(revoke) => respond::revoke(&connect, &output, revoke).await.map(done),
-        Command::Quarantine(quarantine) => respond::respond(&connect, &output, quarantine, Effect::Quarantine).await.map(done),
-        Command::Contain(contain) => respond::respond(&connect, &output, contain, Effect::Contain).await.map(done),
-        Command::Lift { revocation_id, reason } => respond::lift(&connect, &output, revocation_id, reason).await.map(done),
+        Command::Quarantine(quarantine) => {
+            respond::respond(&connect, &output, quarantine, Effect::Quarantine)
+                .await
+                .map(done)
+        }
+        Command::Contain(contain) => respond::respond(&connect, &output, contain, Effect::Contain)
+            .await
+            .map(done),
+        Command::Lift {
+            revocation_id,
+            reason,
+        } => respond::lift(&connect, &output, revocation_id, reason)
+            .await
+            .map(done),
         Command::Lease(command) => respond::lease(&connect, &output, command).await.map(done),
         Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await.map(done),
         Command::Trust(command) => attest::trust(&connect, &output, command).await,
@@ -91,7 +112,13 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
 /// P9: a core file of a broker would hold keys and secrets (T79).
 fn forbid_core_files() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let none = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let none = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    );
     if let Err(error) = none.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
         tracing::warn!(%error, "core files could not be forbidden");
     }
@@ -100,10 +127,16 @@ fn forbid_core_files() {
 /// Structured logs on standard error: JSON for the production broker, short text for people.
 fn start_logging(command: &Command) {
     let json = matches!(command, Command::Serve { .. });
-    let level = if json || matches!(command, Command::Dev { .. } | Command::Node { .. }) { "info" } else { "error" };
+    let level = if json || matches!(command, Command::Dev { .. } | Command::Node { .. }) {
+        "info"
+    } else {
+        "error"
+    };
     let filter = EnvFilter::try_from_env("SUNDEW_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if json {
         builder.json().init();
     } else {

@@ -1,7 +1,9 @@
-//! One node for each host: attests local processes through the kernel, and gives them the identities that the broker delegates to it.
+//! One node for each host: attests local processes through the kernel, and gives them the
+//! identities that the broker delegates to it.
 //!
-//! P1: it proves its host with its own evidence when it begins its task, and serves only while that task lives. Ending the task, by
-//! a responder or because evidence is not renewed, takes away its word and its identities within seconds.
+//! P1: it proves its host with its own evidence when it begins its task, and serves only while that
+//! task lives. Ending the task, by a responder or because evidence is not renewed, takes away its
+//! word and its identities within seconds.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,7 +23,10 @@ use sundew_proto::spiffe::X509svid;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::node_service_server::{NodeService, NodeServiceServer};
-use sundew_proto::v1::{AttestProcessRequest, AttestProcessResponse, IssueEntryJwtRequest, IssueEntryRequest, ListEntriesRequest};
+use sundew_proto::v1::{
+    AttestProcessRequest, AttestProcessResponse, IssueEntryJwtRequest, IssueEntryRequest,
+    ListEntriesRequest,
+};
 use sundew_sdk::{Agent, Task, Ttl};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -42,14 +47,24 @@ const LOOKS: usize = 4;
 pub(crate) async fn node(connect: &Connect, socket: PathBuf, ttl: Ttl) -> Result<()> {
     let agent = client::agent(connect).await?;
     let (state, now) = watch::channel(State::default());
-    let node = Arc::new(Node { agent: agent.clone(), now, looks: Semaphore::new(LOOKS) });
+    let node = Arc::new(Node {
+        agent: agent.clone(),
+        now,
+        looks: Semaphore::new(LOOKS),
+    });
     let listener = local_process::bind(&socket).with_context(|| socket.display().to_string())?;
     let (connections, incoming) = mpsc::channel(16);
     tokio::spawn(local_process::accept(listener, connections));
     let service = tonic::transport::Server::builder()
-        .add_service(SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::clone(&node))).max_decoding_message_size(4 << 10))
+        .add_service(
+            SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::clone(&node)))
+                .max_decoding_message_size(4 << 10),
+        )
         .add_service(NodeServiceServer::new(Service(node)).max_decoding_message_size(4 << 10));
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tracing::info!(node = %agent.id(), socket = %socket.display(), "node serves local processes");
     tokio::select! {
         served = service.serve_with_incoming(ReceiverStream::new(incoming)) => served.context("local socket")?,
@@ -83,7 +98,13 @@ struct Entries {
 async fn hold(agent: &Agent, ttl: Ttl, state: &watch::Sender<State>) {
     let mut pause = Duration::from_secs(1);
     loop {
-        match agent.task("serve local processes").scope("node:serve").ttl(ttl.to_std()).begin().await {
+        match agent
+            .task("serve local processes")
+            .scope("node:serve")
+            .ttl(ttl.to_std())
+            .begin()
+            .await
+        {
             Ok(task) => {
                 pause = Duration::from_secs(1);
                 tracing::info!(task = task.id(), "the node has proven its host");
@@ -91,8 +112,12 @@ async fn hold(agent: &Agent, ttl: Ttl, state: &watch::Sender<State>) {
                 let mut told = String::new();
                 loop {
                     match entries(agent, task.id()).await {
-                        Ok(entries) => drop(state.send_replace(State { task: Some(Arc::clone(&task)), entries })),
-                        // What was given stands until it ends; nothing new is given without the broker anyway.
+                        Ok(entries) => drop(state.send_replace(State {
+                            task: Some(Arc::clone(&task)),
+                            entries,
+                        })),
+                        // What was given stands until it ends; nothing new is given without the
+                        // broker anyway.
                         Err(error) if error.to_string() != told => {
                             told = error.to_string();
                             tracing::warn!(error = told, "entries could not be read");
@@ -120,15 +145,34 @@ async fn hold(agent: &Agent, ttl: Ttl, state: &watch::Sender<State>) {
 }
 
 async fn entries(agent: &Agent, task: &str) -> Result<Entries> {
-    let request = ListEntriesRequest { task_id: task.to_owned() };
-    let answer = EnrollmentServiceClient::new(agent.connection()?.channel()).list_entries(request).await.map_err(client::explained)?.into_inner();
+    let request = ListEntriesRequest {
+        task_id: task.to_owned(),
+    };
+    let answer = EnrollmentServiceClient::new(agent.connection()?.channel())
+        .list_entries(request)
+        .await
+        .map_err(client::explained)?
+        .into_inner();
     let mut candidates = Vec::new();
     for entry in answer.entries {
-        let local = entry.selectors.iter().map(|text| serde_json::from_str::<LocalSelector>(text)).collect::<Result<_, _>>()?;
-        candidates.push(Candidate { id: SpiffeId::parse(&entry.spiffe_id)?, local });
+        let local = entry
+            .selectors
+            .iter()
+            .map(|text| serde_json::from_str::<LocalSelector>(text))
+            .collect::<Result<_, _>>()?;
+        candidates.push(Candidate {
+            id: SpiffeId::parse(&entry.spiffe_id)?,
+            local,
+        });
     }
-    let jwt = answer.jwt_bundles.into_iter().map(|(domain, document)| Ok((domain, Arc::new(JwtBundle::parse(document)?))));
-    Ok(Entries { candidates, jwt: jwt.collect::<Result<_>>()? })
+    let jwt = answer
+        .jwt_bundles
+        .into_iter()
+        .map(|(domain, document)| Ok((domain, Arc::new(JwtBundle::parse(document)?))));
+    Ok(Entries {
+        candidates,
+        jwt: jwt.collect::<Result<_>>()?,
+    })
 }
 
 struct Node {
@@ -143,16 +187,27 @@ impl Node {
     }
 
     fn task(&self) -> Result<Arc<Task>, Status> {
-        self.state().task.ok_or_else(|| Status::unavailable("the node has not proven its host"))
+        self.state()
+            .task
+            .ok_or_else(|| Status::unavailable("the node has not proven its host"))
     }
 
     async fn issued(&self, id: &SpiffeId) -> Result<(X509svid, i64), Status> {
         let internal = |e: &dyn std::fmt::Display| Status::unavailable(e.to_string());
         let (key, csr) = crate::svid::key_and_csr().map_err(|e| internal(&e))?;
-        let request = IssueEntryRequest { task_id: self.task()?.id().to_owned(), spiffe_id: id.to_string(), csr };
+        let request = IssueEntryRequest {
+            task_id: self.task()?.id().to_owned(),
+            spiffe_id: id.to_string(),
+            csr,
+        };
         let connection = self.agent.connection().map_err(|e| internal(&e))?;
-        let answer = EnrollmentServiceClient::new(connection.channel()).issue_entry(request).await?.into_inner();
-        let svid = answer.svid.ok_or_else(|| internal(&"the broker sent no SVID"))?;
+        let answer = EnrollmentServiceClient::new(connection.channel())
+            .issue_entry(request)
+            .await?
+            .into_inner();
+        let svid = answer
+            .svid
+            .ok_or_else(|| internal(&"the broker sent no SVID"))?;
         let message = X509svid {
             spiffe_id: svid.spiffe_id,
             x509_svid: svid.certificates.concat(),
@@ -164,13 +219,25 @@ impl Node {
     }
 
     async fn attest(&self, process: Arc<LocalProcess>, binding: &[u8]) -> Result<Vec<u8>, Status> {
-        let binding: [u8; 32] = binding.try_into().map_err(|_| Status::invalid_argument("binding: must be 32 bytes"))?;
+        let binding: [u8; 32] = binding
+            .try_into()
+            .map_err(|_| Status::invalid_argument("binding: must be 32 bytes"))?;
         let task = self.task()?;
-        let _place = self.looks.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
+        let _place = self
+            .looks
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("stopping"))?;
         let looked_at = Arc::clone(&process);
-        let facts = tokio::task::spawn_blocking(move || looked_at.facts(true)).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let (Some(pid), Some(exe), Some(exe_sha256)) = (facts.pid, facts.exe.clone(), facts.exe_sha256.clone()) else {
-            return Err(Status::permission_denied("the kernel does not let the node look at this process"));
+        let facts = tokio::task::spawn_blocking(move || looked_at.facts(true))
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let (Some(pid), Some(exe), Some(exe_sha256)) =
+            (facts.pid, facts.exe.clone(), facts.exe_sha256.clone())
+        else {
+            return Err(Status::permission_denied(
+                "the kernel does not let the node look at this process",
+            ));
         };
         let statement = Statement {
             binding: hex(&binding),
@@ -189,9 +256,17 @@ impl Node {
         let statement = serde_json::to_string(&statement).map_err(|e| internal(&e))?;
         let identity = self.agent.identity();
         let evidence = Evidence {
-            signature: STANDARD.encode(identity.sign(&signed_bytes(&statement)).map_err(|e| internal(&e))?),
+            signature: STANDARD.encode(
+                identity
+                    .sign(&signed_bytes(&statement))
+                    .map_err(|e| internal(&e))?,
+            ),
             statement,
-            chain: identity.chain().iter().map(|der| STANDARD.encode(der)).collect(),
+            chain: identity
+                .chain()
+                .iter()
+                .map(|der| STANDARD.encode(der))
+                .collect(),
         };
         serde_json::to_vec(&evidence).map_err(|e| internal(&e))
     }
@@ -208,28 +283,62 @@ impl Identities for Node {
 
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String> {
         Box::pin(async move {
-            let request = IssueEntryJwtRequest { task_id: self.task()?.id().to_owned(), spiffe_id: id.to_string(), audience: audience.to_vec() };
-            let connection = self.agent.connection().map_err(|e| Status::unavailable(e.to_string()))?;
-            Ok(EnrollmentServiceClient::new(connection.channel()).issue_entry_jwt(request).await?.into_inner().svid)
+            let request = IssueEntryJwtRequest {
+                task_id: self.task()?.id().to_owned(),
+                spiffe_id: id.to_string(),
+                audience: audience.to_vec(),
+            };
+            let connection = self
+                .agent
+                .connection()
+                .map_err(|e| Status::unavailable(e.to_string()))?;
+            Ok(EnrollmentServiceClient::new(connection.channel())
+                .issue_entry_jwt(request)
+                .await?
+                .into_inner()
+                .svid)
         })
     }
 
     fn bundles(&self) -> Bundles {
         let by_domain: HashMap<_, _> = self.agent.identity().roots().into_iter().collect();
         let jwt = self.state().entries.jwt;
-        let documents = jwt.iter().map(|(domain, bundle)| (domain, bundle.document()));
-        let mut content: Vec<_> = by_domain.iter().map(|(domain, roots)| (domain, roots.as_slice())).chain(documents).collect();
+        let documents = jwt
+            .iter()
+            .map(|(domain, bundle)| (domain, bundle.document()));
+        let mut content: Vec<_> = by_domain
+            .iter()
+            .map(|(domain, roots)| (domain, roots.as_slice()))
+            .chain(documents)
+            .collect();
         content.sort_unstable();
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-        for part in content.iter().flat_map(|(domain, content)| [domain.as_bytes(), content]) {
+        for part in content
+            .iter()
+            .flat_map(|(domain, content)| [domain.as_bytes(), content])
+        {
             digest.update(part);
         }
-        let generation = digest.finish().as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
-        Bundles { generation, by_domain, jwt }
+        let generation = digest
+            .finish()
+            .as_ref()
+            .first_chunk()
+            .copied()
+            .map_or(0, u64::from_be_bytes);
+        Bundles {
+            generation,
+            by_domain,
+            jwt,
+        }
     }
 
     fn refused(&self, rpc: &'static str, process: &LocalProcess) {
-        tracing::warn!(rpc, uid = process.uid(), gid = process.gid(), "no entry matches a local process");
+        tracing::warn!(
+            rpc,
+            uid = process.uid(),
+            gid = process.gid(),
+            "no entry matches a local process"
+        );
     }
 }
 
@@ -237,9 +346,15 @@ struct Service(Arc<Node>);
 
 #[tonic::async_trait]
 impl NodeService for Service {
-    async fn attest_process(&self, request: Request<AttestProcessRequest>) -> Result<Response<AttestProcessResponse>, Status> {
+    async fn attest_process(
+        &self,
+        request: Request<AttestProcessRequest>,
+    ) -> Result<Response<AttestProcessResponse>, Status> {
         let process = caller(&request)?;
-        let evidence = self.0.attest(process, &request.into_inner().binding).await?;
+        let evidence = self
+            .0
+            .attest(process, &request.into_inner().binding)
+            .await?;
         Ok(Response::new(AttestProcessResponse { evidence }))
     }
 }

@@ -35,11 +35,17 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(&mut heading.iter().copied())];
-    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.extend(
+        rows.iter()
+            .map(|row| line(&mut row.iter().map(String::as_str))),
+    );
     lines
 }
 
@@ -47,25 +53,44 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 pub(crate) fn time(ms: i64) -> String {
     let seconds = ms.div_euclid(1000);
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Civil date from days since the epoch (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    // Civil date from days since the epoch (Howard Hinnant, "chrono-compatible low-level date
+    // algorithms").
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);
     let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let (day, month) = (
+        doy - (153 * mp + 2) / 5 + 1,
+        if mp < 10 { mp + 3 } else { mp - 9 },
+    );
     let year = yoe + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 /// Reads what [`time`] writes.
 pub(crate) fn parse_time(text: &str) -> Option<i64> {
     let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers = |text: &str, by: char| text.split(by).map(|part| part.parse::<i64>().ok()).collect::<Option<Vec<_>>>();
+    let numbers = |text: &str, by: char| {
+        text.split(by)
+            .map(|part| part.parse::<i64>().ok())
+            .collect::<Option<Vec<_>>>()
+    };
     let (date, clock) = (numbers(date, '-')?, numbers(clock, ':')?);
-    let (&[year, month, day], &[hour, minute, second]) = (date.as_slice(), clock.as_slice()) else { return None };
-    if !(1..=12).contains(&month) || !(0..24).contains(&hour) || !(0..60).contains(&minute) || !(0..60).contains(&second) {
+    let (&[year, month, day], &[hour, minute, second]) = (date.as_slice(), clock.as_slice()) else {
+        return None;
+    };
+    if !(1..=12).contains(&month)
+        || !(0..24).contains(&hour)
+        || !(0..60).contains(&minute)
+        || !(0..60).contains(&second)
+    {
         return None;
     }
     // Days from a civil date (Howard Hinnant, "chrono-compatible low-level date algorithms").
@@ -80,7 +105,11 @@ pub(crate) fn parse_time(text: &str) -> Option<i64> {
 
 /// Text that others wrote, so that it cannot move the cursor or forge a line.
 pub(crate) fn quoted(text: &str, longest: usize) -> String {
-    let mut out: String = text.chars().take(longest).flat_map(char::escape_debug).collect();
+    let mut out: String = text
+        .chars()
+        .take(longest)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().nth(longest).is_some() {
         out.push('…');
     }
@@ -97,7 +126,13 @@ mod tests {
         for ms in [0, 951_782_400_000, 1_795_500_061_000, 4_102_444_799_000] {
             assert_eq!(super::parse_time(&super::time(ms)), Some(ms));
         }
-        for bad in ["", "2026-11-24", "2026-02-30T00:00:00Z", "2026-11-24T24:00:00Z", "2026-11-24T06:01:01+01:00"] {
+        for bad in [
+            "",
+            "2026-11-24",
+            "2026-02-30T00:00:00Z",
+            "2026-11-24T24:00:00Z",
+            "2026-11-24T06:01:01+01:00",
+        ] {
             assert_eq!(super::parse_time(bad), None, "{bad}");
         }
     }

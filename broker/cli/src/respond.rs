@@ -1,10 +1,11 @@
-//! What incident responders do from the command line: preview, revoke, quarantine, contain, lift, and see that it is done.
+//! What incident responders do from the command line: preview, revoke, quarantine, contain, lift,
+//! and see that it is done.
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sundew_proto::v1::{
-    self, Effect, LiftRequest, ListLeasesRequest, ListRulesRequest, PreviewRequest, PreviewResponse, RevocationStatus, RevokeRequest, Selector,
-    WatchRevocationRequest,
+    self, Effect, LiftRequest, ListLeasesRequest, ListRulesRequest, PreviewRequest,
+    PreviewResponse, RevocationStatus, RevokeRequest, Selector, WatchRevocationRequest,
 };
 
 use crate::args::{Connect, LeaseCommand, Respond, Revoke, RevokeCommand, Select};
@@ -32,13 +33,19 @@ fn selector(select: Select) -> Selector {
 
 /// The criteria of one token.
 pub(crate) fn of_token(id: String) -> Selector {
-    Selector { token: id, ..Selector::default() }
+    Selector {
+        token: id,
+        ..Selector::default()
+    }
 }
 
 pub(crate) async fn revoke(connect: &Connect, output: &Output, revoke: Revoke) -> Result<()> {
     match revoke.command {
         None => respond(connect, output, revoke.respond, Effect::Revoke).await,
-        Some(RevokeCommand::Status { revocation_id, watch }) => {
+        Some(RevokeCommand::Status {
+            revocation_id,
+            watch,
+        }) => {
             let status = follow(connect, output, &revocation_id, watch).await?;
             output.result(&status_json(&status), || status_lines(&status));
             Ok(())
@@ -47,27 +54,55 @@ pub(crate) async fn revoke(connect: &Connect, output: &Output, revoke: Revoke) -
     }
 }
 
-pub(crate) async fn respond(connect: &Connect, output: &Output, respond: Respond, effect: Effect) -> Result<()> {
+pub(crate) async fn respond(
+    connect: &Connect,
+    output: &Output,
+    respond: Respond,
+    effect: Effect,
+) -> Result<()> {
     let selector = selector(respond.select);
     if selector == Selector::default() {
-        bail!("nothing is selected: name at least one criterion, such as --workload, or say --everything");
+        bail!(
+            "nothing is selected: name at least one criterion, such as --workload, or say --everything"
+        );
     }
     if respond.preview {
         return preview(connect, output, selector).await;
     }
-    let reason = respond.reason.context("--reason is needed: it goes into the record (or --preview, which changes nothing)")?;
+    let reason = respond.reason.context(
+        "--reason is needed: it goes into the record (or --preview, which changes nothing)",
+    )?;
     put_in_force(connect, output, selector, effect, reason, !respond.no_wait).await
 }
 
-pub(crate) async fn put_in_force(connect: &Connect, output: &Output, selector: Selector, effect: Effect, reason: String, wait: bool) -> Result<()> {
-    let request = RevokeRequest { selector: Some(selector), effect: effect.into(), reason, idempotency_key: String::new() };
-    let answer = response(connect).await?.revoke(request).await.map_err(explained)?.into_inner();
+pub(crate) async fn put_in_force(
+    connect: &Connect,
+    output: &Output,
+    selector: Selector,
+    effect: Effect,
+    reason: String,
+    wait: bool,
+) -> Result<()> {
+    let request = RevokeRequest {
+        selector: Some(selector),
+        effect: effect.into(),
+        reason,
+        idempotency_key: String::new(),
+    };
+    let answer = response(connect)
+        .await?
+        .revoke(request)
+        .await
+        .map_err(explained)?
+        .into_inner();
     let id = answer.revocation_id;
     let lift = format!("until `sundew lift {id} --reason …`");
     let meaning = match effect {
         Effect::Unspecified | Effect::Revoke => "dead everywhere from now on".to_owned(),
         Effect::Quarantine => format!("nothing new is issued, {lift}"),
-        Effect::Contain => format!("dead everywhere from now on, and nothing new is issued, {lift}"),
+        Effect::Contain => {
+            format!("dead everywhere from now on, and nothing new is issued, {lift}")
+        }
     };
     if !wait || effect == Effect::Quarantine {
         let value = serde_json::json!({ "revocation_id": id, "position": answer.position, "effect": word(effect) });
@@ -84,11 +119,31 @@ pub(crate) async fn put_in_force(connect: &Connect, output: &Output, selector: S
 }
 
 /// Follows a clean-up, with a bar where somebody looks.
-async fn follow(connect: &Connect, output: &Output, id: &str, to_the_end: bool) -> Result<RevocationStatus> {
-    let request = WatchRevocationRequest { revocation_id: id.to_owned(), follow: to_the_end };
-    let mut told = response(connect).await?.watch_revocation(request).await.map_err(explained)?.into_inner();
-    let bar = if output.is_json() || !to_the_end { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    bar.set_style(ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+async fn follow(
+    connect: &Connect,
+    output: &Output,
+    id: &str,
+    to_the_end: bool,
+) -> Result<RevocationStatus> {
+    let request = WatchRevocationRequest {
+        revocation_id: id.to_owned(),
+        follow: to_the_end,
+    };
+    let mut told = response(connect)
+        .await?
+        .watch_revocation(request)
+        .await
+        .map_err(explained)?
+        .into_inner();
+    let bar = if output.is_json() || !to_the_end {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(0)
+    };
+    bar.set_style(
+        ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let mut last = None;
     while let Some(status) = told.message().await.map_err(explained)? {
         let (message, length, position) = if !status.counted {
@@ -96,7 +151,11 @@ async fn follow(connect: &Connect, output: &Output, id: &str, to_the_end: bool) 
         } else if status.reaped_tasks < status.tasks {
             ("tasks cleaned up", status.tasks, status.reaped_tasks)
         } else {
-            ("leases removed", status.leases, status.leases.saturating_sub(status.leases_left))
+            (
+                "leases removed",
+                status.leases,
+                status.leases.saturating_sub(status.leases_left),
+            )
         };
         bar.set_message(message);
         bar.set_length(length);
@@ -126,16 +185,36 @@ fn status_json(status: &RevocationStatus) -> serde_json::Value {
 
 fn status_lines(status: &RevocationStatus) -> Vec<String> {
     if !status.counted {
-        return vec![format!("{}: in force; still counting what it hit", status.revocation_id)];
+        return vec![format!(
+            "{}: in force; still counting what it hit",
+            status.revocation_id
+        )];
     }
-    let mut lines = vec![format!("{} live tasks with {} live tokens were killed", status.tasks, status.tokens)];
+    let mut lines = vec![format!(
+        "{} live tasks with {} live tokens were killed",
+        status.tasks, status.tokens
+    )];
     if status.leases > 0 {
-        lines.push(format!("{} of {} credentials in other systems are removed", status.leases.saturating_sub(status.leases_left), status.leases));
+        lines.push(format!(
+            "{} of {} credentials in other systems are removed",
+            status.leases.saturating_sub(status.leases_left),
+            status.leases
+        ));
     }
     if !status.lease_problem.is_empty() && status.leases_left > 0 {
-        lines.push(format!("the rest is tried again for ever; the last one failed: {}", quoted(&status.lease_problem, 300)));
+        lines.push(format!(
+            "the rest is tried again for ever; the last one failed: {}",
+            quoted(&status.lease_problem, 300)
+        ));
     }
-    lines.push(if status.done { "done" } else { "the clean-up goes on" }.to_owned());
+    lines.push(
+        if status.done {
+            "done"
+        } else {
+            "the clean-up goes on"
+        }
+        .to_owned(),
+    );
     lines
 }
 
@@ -165,15 +244,33 @@ fn criteria(selector: &Selector) -> Vec<(&'static str, String)> {
 }
 
 fn selector_json(selector: &Selector) -> serde_json::Value {
-    criteria(selector).into_iter().map(|(name, value)| (name.to_owned(), serde_json::Value::String(value))).collect::<serde_json::Map<_, _>>().into()
+    criteria(selector)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), serde_json::Value::String(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Result<()> {
-    let mut told = response(connect).await?.preview(PreviewRequest { selector: Some(selector) }).await.map_err(explained)?.into_inner();
-    let bar = if output.is_json() { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let mut told = response(connect)
+        .await?
+        .preview(PreviewRequest {
+            selector: Some(selector),
+        })
+        .await
+        .map_err(explained)?
+        .into_inner();
+    let bar = if output.is_json() {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new_spinner()
+    };
     let mut last = PreviewResponse::default();
     while let Some(so_far) = told.message().await.map_err(explained)? {
-        bar.set_message(format!("{} tasks looked at; {} tasks and {} tokens match so far", so_far.looked_at, so_far.tasks, so_far.tokens));
+        bar.set_message(format!(
+            "{} tasks looked at; {} tasks and {} tokens match so far",
+            so_far.looked_at, so_far.tasks, so_far.tokens
+        ));
         bar.tick();
         last = so_far;
     }
@@ -188,12 +285,25 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
     });
     output.result(&value, || {
         let mut lines = vec![
-            format!("would hit {} live tasks with {} live tokens, and {} credentials in other systems", last.tasks, last.tokens, last.leases),
+            format!(
+                "would hit {} live tasks with {} live tokens, and {} credentials in other systems",
+                last.tasks, last.tokens, last.leases
+            ),
             format!("looked at {} tasks; nothing was changed", last.looked_at),
         ];
         if !last.workloads.is_empty() {
             lines.push(String::new());
-            let rows: Vec<_> = last.workloads.iter().map(|w| vec![w.spiffe_id.clone(), w.tasks.to_string(), w.tokens.to_string()]).collect();
+            let rows: Vec<_> = last
+                .workloads
+                .iter()
+                .map(|w| {
+                    vec![
+                        w.spiffe_id.clone(),
+                        w.tasks.to_string(),
+                        w.tokens.to_string(),
+                    ]
+                })
+                .collect();
             lines.extend(table(&["WORKLOAD", "TASKS", "TOKENS"], &rows));
         }
         if last.other_workloads > 0 {
@@ -201,8 +311,18 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
         }
         if !last.samples.is_empty() {
             lines.push(String::new());
-            let row = |t: &v1::Task| vec![t.task_id.clone(), t.spiffe_id.clone(), time(t.deadline_ms), quoted(&t.purpose, 40)];
-            lines.extend(table(&["TASK", "WORKLOAD", "DEADLINE", "PURPOSE"], &last.samples.iter().map(row).collect::<Vec<_>>()));
+            let row = |t: &v1::Task| {
+                vec![
+                    t.task_id.clone(),
+                    t.spiffe_id.clone(),
+                    time(t.deadline_ms),
+                    quoted(&t.purpose, 40),
+                ]
+            };
+            lines.extend(table(
+                &["TASK", "WORKLOAD", "DEADLINE", "PURPOSE"],
+                &last.samples.iter().map(row).collect::<Vec<_>>(),
+            ));
         }
         lines
     });
@@ -210,7 +330,12 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
 }
 
 async fn list(connect: &Connect, output: &Output) -> Result<()> {
-    let answer = response(connect).await?.list_rules(ListRulesRequest {}).await.map_err(explained)?.into_inner();
+    let answer = response(connect)
+        .await?
+        .list_rules(ListRulesRequest {})
+        .await
+        .map_err(explained)?
+        .into_inner();
     let value: Vec<_> = answer
         .rules
         .iter()
@@ -218,26 +343,67 @@ async fn list(connect: &Connect, output: &Output) -> Result<()> {
         .collect();
     output.result(&value, || {
         let row = |rule: &v1::Rule| {
-            let criteria: Vec<_> =
-                rule.selector.as_ref().map(criteria).unwrap_or_default().into_iter().map(|(name, value)| format!("{name}={}", quoted(&value, 120))).collect();
-            let until = if rule.until_ms == 0 { "lifted".to_owned() } else { time(rule.until_ms) };
-            vec![rule.revocation_id.clone(), word(rule.effect()).to_owned(), until, criteria.join(" ")]
+            let criteria: Vec<_> = rule
+                .selector
+                .as_ref()
+                .map(criteria)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, value)| format!("{name}={}", quoted(&value, 120)))
+                .collect();
+            let until = if rule.until_ms == 0 {
+                "lifted".to_owned()
+            } else {
+                time(rule.until_ms)
+            };
+            vec![
+                rule.revocation_id.clone(),
+                word(rule.effect()).to_owned(),
+                until,
+                criteria.join(" "),
+            ]
         };
-        table(&["REVOCATION", "EFFECT", "STANDS UNTIL", "SELECTOR"], &answer.rules.iter().map(row).collect::<Vec<_>>())
+        table(
+            &["REVOCATION", "EFFECT", "STANDS UNTIL", "SELECTOR"],
+            &answer.rules.iter().map(row).collect::<Vec<_>>(),
+        )
     });
     Ok(())
 }
 
-pub(crate) async fn lift(connect: &Connect, output: &Output, revocation_id: String, reason: String) -> Result<()> {
-    response(connect).await?.lift(LiftRequest { revocation_id: revocation_id.clone(), reason }).await.map_err(explained)?;
-    output.result(&serde_json::json!({ "lifted": revocation_id }), || vec![format!("{revocation_id} is lifted; what died stays dead")]);
+pub(crate) async fn lift(
+    connect: &Connect,
+    output: &Output,
+    revocation_id: String,
+    reason: String,
+) -> Result<()> {
+    response(connect)
+        .await?
+        .lift(LiftRequest {
+            revocation_id: revocation_id.clone(),
+            reason,
+        })
+        .await
+        .map_err(explained)?;
+    output.result(&serde_json::json!({ "lifted": revocation_id }), || {
+        vec![format!("{revocation_id} is lifted; what died stays dead")]
+    });
     Ok(())
 }
 
 pub(crate) async fn lease(connect: &Connect, output: &Output, command: LeaseCommand) -> Result<()> {
     let LeaseCommand::List { engine, due, limit } = command;
-    let request = ListLeasesRequest { engine: engine.unwrap_or_default(), due, limit };
-    let answer = response(connect).await?.list_leases(request).await.map_err(explained)?.into_inner();
+    let request = ListLeasesRequest {
+        engine: engine.unwrap_or_default(),
+        due,
+        limit,
+    };
+    let answer = response(connect)
+        .await?
+        .list_leases(request)
+        .await
+        .map_err(explained)?
+        .into_inner();
     let leases: Vec<_> = answer
         .leases
         .iter()

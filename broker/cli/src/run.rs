@@ -31,7 +31,10 @@ pub(crate) async fn run(connect: &Connect, run: Run) -> Result<ExitCode> {
 }
 
 async fn start(connect: &Connect, run: &Run) -> Result<(Task, Command, Option<OwnedFd>)> {
-    let mut builder = agent(connect).await?.task(&run.task).instruction(&run.instruction);
+    let mut builder = agent(connect)
+        .await?
+        .task(&run.task)
+        .instruction(&run.instruction);
     for scope in &run.scopes {
         builder = builder.scope(scope);
     }
@@ -41,11 +44,21 @@ async fn start(connect: &Connect, run: &Run) -> Result<(Task, Command, Option<Ow
     let task = builder.begin().await?;
     let (program, arguments) = run.command.split_first().context("no command")?;
     let mut command = Command::new(program);
-    command.args(arguments).env("SUNDEW_TASK_ID", task.id()).env_remove("SUNDEW_TOKEN").env_remove("SUNDEW_TOKEN_FD");
+    command
+        .args(arguments)
+        .env("SUNDEW_TASK_ID", task.id())
+        .env_remove("SUNDEW_TOKEN")
+        .env_remove("SUNDEW_TOKEN_FD");
     for (variable, name) in &run.secrets {
-        let secret = task.secret(name).await.with_context(|| format!("secret {name}"))?;
+        let secret = task
+            .secret(name)
+            .await
+            .with_context(|| format!("secret {name}"))?;
         let value = std::os::unix::ffi::OsStrExt::from_bytes(secret.expose());
-        command.env(variable, <std::ffi::OsStr as AsRef<std::ffi::OsStr>>::as_ref(value));
+        command.env(
+            variable,
+            <std::ffi::OsStr as AsRef<std::ffi::OsStr>>::as_ref(value),
+        );
     }
     let mut pipe = None;
     match run.token {
@@ -63,14 +76,28 @@ async fn start(connect: &Connect, run: &Run) -> Result<(Task, Command, Option<Ow
     Ok((task, command, pipe))
 }
 
-async fn supervise(task: Task, mut command: Command, pipe: Option<OwnedFd>, run: &Run) -> Result<ExitCode> {
+async fn supervise(
+    task: Task,
+    mut command: Command,
+    pipe: Option<OwnedFd>,
+    run: &Run,
+) -> Result<ExitCode> {
     let mut arrivals = Arriving::new()?;
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("sundew run: {}: {error}", run.command.first().map_or("", String::as_str));
+            eprintln!(
+                "sundew run: {}: {error}",
+                run.command.first().map_or("", String::as_str)
+            );
             let _ = task.cancel().await;
-            return Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }));
+            return Ok(ExitCode::from(
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    NOT_FOUND
+                } else {
+                    NOT_EXECUTABLE
+                },
+            ));
         }
     };
     drop((pipe, command));
@@ -112,14 +139,22 @@ async fn supervise(task: Task, mut command: Command, pipe: Option<OwnedFd>, run:
 }
 
 fn tell(child: &Child, signal: Signal) {
-    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+    if let Some(pid) = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw)
+    {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// The command's own exit code; 128 and the signal's number if a signal ended it, as shells have it.
+/// The command's own exit code; 128 and the signal's number if a signal ended it, as shells have
+/// it.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
@@ -135,7 +170,12 @@ impl Arriving {
             (Signal::USR1, SignalKind::user_defined1()),
             (Signal::USR2, SignalKind::user_defined2()),
         ];
-        Ok(Self(kinds.into_iter().map(|(number, kind)| Ok((number, signal(kind)?))).collect::<Result<_>>()?))
+        Ok(Self(
+            kinds
+                .into_iter()
+                .map(|(number, kind)| Ok((number, signal(kind)?)))
+                .collect::<Result<_>>()?,
+        ))
     }
 
     async fn next(&mut self) -> Signal {

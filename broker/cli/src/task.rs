@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
-use sundew_proto::v1::{self, CompleteTaskRequest, DelegateRequest, IntrospectRequest, ListTasksRequest, Outcome, ShowTaskRequest};
+use sundew_proto::v1::{
+    self, CompleteTaskRequest, DelegateRequest, IntrospectRequest, ListTasksRequest, Outcome,
+    ShowTaskRequest,
+};
 
 use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
 use crate::client::{access, agent, connection, explained, response};
@@ -14,7 +17,14 @@ use crate::respond::{of_token, put_in_force};
 
 pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskCommand) -> Result<()> {
     match command {
-        TaskCommand::Begin { purpose, instruction, scopes, ttl, grant, no_attend } => {
+        TaskCommand::Begin {
+            purpose,
+            instruction,
+            scopes,
+            ttl,
+            grant,
+            no_attend,
+        } => {
             let agent = agent(connect).await?;
             let mut builder = agent.task(&purpose).instruction(&instruction);
             for scope in &scopes {
@@ -29,8 +39,13 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             let task = builder.begin().await?;
             let token = task.token();
             let value = serde_json::json!({ "task_id": task.id(), "token": token.expose(), "token_id": token.id(), "scopes": task.scopes(), "deadline_ms": task.deadline_ms() });
-            output
-                .result(&value, || vec![format!("task   {}", task.id()), format!("until  {}", time(task.deadline_ms())), format!("token  {}", token.expose())]);
+            output.result(&value, || {
+                vec![
+                    format!("task   {}", task.id()),
+                    format!("until  {}", time(task.deadline_ms())),
+                    format!("token  {}", token.expose()),
+                ]
+            });
             if no_attend {
                 // Not dropped: dropping would end it.
                 std::mem::forget(task);
@@ -44,10 +59,28 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             eprintln!("{}", task.complete().await?);
             Ok(())
         }
-        TaskCommand::Delegate { task_id, to, scopes, audience, ttl, depth } => {
+        TaskCommand::Delegate {
+            task_id,
+            to,
+            scopes,
+            audience,
+            ttl,
+            depth,
+        } => {
             let ttl_ms = ttl.map_or(0, sundew_sdk::Ttl::as_ms);
-            let request = DelegateRequest { task_id, delegate: to.clone(), scopes, audience, ttl_ms, depth };
-            let answer = AgentServiceClient::new(connection(connect).await?.channel()).delegate(request).await.map_err(explained)?.into_inner();
+            let request = DelegateRequest {
+                task_id,
+                delegate: to.clone(),
+                scopes,
+                audience,
+                ttl_ms,
+                depth,
+            };
+            let answer = AgentServiceClient::new(connection(connect).await?.channel())
+                .delegate(request)
+                .await
+                .map_err(explained)?
+                .into_inner();
             let value = serde_json::json!({ "grant": answer.grant, "delegate": to, "expires_at_ms": answer.expires_at_ms });
             output.result(&value, || vec![answer.grant.clone()]);
             Ok(())
@@ -58,24 +91,58 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                 EndAs::Failed => Outcome::Failed,
                 EndAs::Canceled => Outcome::Canceled,
             };
-            let request = CompleteTaskRequest { task_id: task_id.clone(), outcome: outcome.into() };
-            let answer = AgentServiceClient::new(connection(connect).await?.channel()).complete_task(request).await.map_err(explained)?.into_inner();
+            let request = CompleteTaskRequest {
+                task_id: task_id.clone(),
+                outcome: outcome.into(),
+            };
+            let answer = AgentServiceClient::new(connection(connect).await?.channel())
+                .complete_task(request)
+                .await
+                .map_err(explained)?
+                .into_inner();
             let word = word(answer.outcome());
-            output.result(&serde_json::json!({ "task_id": task_id, "outcome": word }), || vec![format!("{task_id} {word}")]);
+            output.result(
+                &serde_json::json!({ "task_id": task_id, "outcome": word }),
+                || vec![format!("{task_id} {word}")],
+            );
             Ok(())
         }
         TaskCommand::List { workload, limit } => {
-            let request = ListTasksRequest { spiffe_id: workload.unwrap_or_default(), limit };
-            let answer = response(connect).await?.list_tasks(request).await.map_err(explained)?.into_inner();
+            let request = ListTasksRequest {
+                spiffe_id: workload.unwrap_or_default(),
+                limit,
+            };
+            let answer = response(connect)
+                .await?
+                .list_tasks(request)
+                .await
+                .map_err(explained)?
+                .into_inner();
             let value: Vec<_> = answer.tasks.iter().map(json).collect();
             output.result(&value, || {
-                let row = |t: &v1::Task| vec![t.task_id.clone(), t.spiffe_id.clone(), state(t), time(t.deadline_ms), quoted(&t.purpose, 40)];
-                table(&["TASK", "WORKLOAD", "STATE", "DEADLINE", "PURPOSE"], &answer.tasks.iter().map(row).collect::<Vec<_>>())
+                let row = |t: &v1::Task| {
+                    vec![
+                        t.task_id.clone(),
+                        t.spiffe_id.clone(),
+                        state(t),
+                        time(t.deadline_ms),
+                        quoted(&t.purpose, 40),
+                    ]
+                };
+                table(
+                    &["TASK", "WORKLOAD", "STATE", "DEADLINE", "PURPOSE"],
+                    &answer.tasks.iter().map(row).collect::<Vec<_>>(),
+                )
             });
             Ok(())
         }
         TaskCommand::Show { task_id } => {
-            let answer = response(connect).await?.show_task(ShowTaskRequest { task_id }).await.map_err(explained)?.into_inner();
+            let answer = response(connect)
+                .await?
+                .show_task(ShowTaskRequest { task_id })
+                .await
+                .map_err(explained)?
+                .into_inner();
             let task = answer.task.context("the broker sent no task")?;
             output.result(&json(&task), || {
                 vec![
@@ -88,7 +155,14 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                     format!("began         {}", time(task.created_at_ms)),
                     format!("deadline      {}", time(task.deadline_ms)),
                     format!("registration  {}", task.registration_version),
-                    format!("delegated by  {}", if task.ancestors.is_empty() { "nobody".to_owned() } else { task.ancestors.join(" > ") }),
+                    format!(
+                        "delegated by  {}",
+                        if task.ancestors.is_empty() {
+                            "nobody".to_owned()
+                        } else {
+                            task.ancestors.join(" > ")
+                        }
+                    ),
                 ]
             });
             Ok(())
@@ -109,7 +183,11 @@ fn word(outcome: Outcome) -> &'static str {
 }
 
 fn state(task: &v1::Task) -> String {
-    if task.suspended && task.outcome() == Outcome::Unspecified { "suspended".to_owned() } else { word(task.outcome()).to_owned() }
+    if task.suspended && task.outcome() == Outcome::Unspecified {
+        "suspended".to_owned()
+    } else {
+        word(task.outcome()).to_owned()
+    }
 }
 
 fn json(task: &v1::Task) -> serde_json::Value {
@@ -129,20 +207,41 @@ fn act(actor: &v1::Actor) -> serde_json::Value {
     value
 }
 
-pub(crate) async fn token(connect: &Connect, output: &Output, command: TokenCommand) -> Result<ExitCode> {
+pub(crate) async fn token(
+    connect: &Connect,
+    output: &Output,
+    command: TokenCommand,
+) -> Result<ExitCode> {
     match command {
-        TokenCommand::Introspect { presenter, audience, scopes } => {
+        TokenCommand::Introspect {
+            presenter,
+            audience,
+            scopes,
+        } => {
             let mut token = zeroize::Zeroizing::new(String::new());
-            std::io::stdin().read_to_string(&mut token).context("token from standard input")?;
+            std::io::stdin()
+                .read_to_string(&mut token)
+                .context("token from standard input")?;
             let request = IntrospectRequest {
                 token: token.trim().to_owned(),
-                presenter_certificate_sha256: presenter.as_deref().map(hex).transpose()?.unwrap_or_default(),
+                presenter_certificate_sha256: presenter
+                    .as_deref()
+                    .map(hex)
+                    .transpose()?
+                    .unwrap_or_default(),
                 audience: audience.unwrap_or_default(),
                 required_scopes: scopes,
             };
-            let answer = access(connect).await?.introspect(request).await.map_err(explained)?.into_inner();
+            let answer = access(connect)
+                .await?
+                .introspect(request)
+                .await
+                .map_err(explained)?
+                .into_inner();
             if !answer.active {
-                output.result(&serde_json::json!({ "active": false }), || vec!["not active".to_owned()]);
+                output.result(&serde_json::json!({ "active": false }), || {
+                    vec!["not active".to_owned()]
+                });
                 return Ok(ExitCode::FAILURE);
             }
             let value = serde_json::json!({
@@ -158,20 +257,49 @@ pub(crate) async fn token(connect: &Connect, output: &Output, command: TokenComm
                     format!("token id  {}", answer.token_id),
                     format!("scopes    {}", answer.scopes.join(" ")),
                     format!("until     {}", time(answer.expires_at_ms)),
-                    format!("binding   {}", if answer.binding() == v1::Binding::Bearer { "BEARER: whoever holds it" } else { "certificate" }),
-                    format!("for       {}", if answer.on_behalf_of.is_empty() { "itself" } else { &answer.on_behalf_of }),
+                    format!(
+                        "binding   {}",
+                        if answer.binding() == v1::Binding::Bearer {
+                            "BEARER: whoever holds it"
+                        } else {
+                            "certificate"
+                        }
+                    ),
+                    format!(
+                        "for       {}",
+                        if answer.on_behalf_of.is_empty() {
+                            "itself"
+                        } else {
+                            &answer.on_behalf_of
+                        }
+                    ),
                 ]
             });
             Ok(ExitCode::SUCCESS)
         }
         TokenCommand::Revoke { token_id, reason } => {
-            put_in_force(connect, output, of_token(token_id), v1::Effect::Revoke, reason, true).await?;
+            put_in_force(
+                connect,
+                output,
+                of_token(token_id),
+                v1::Effect::Revoke,
+                reason,
+                true,
+            )
+            .await?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
 fn hex(text: &str) -> Result<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()));
-    pairs.collect::<Option<Vec<u8>>>().filter(|bytes| bytes.len() == 32).context("--presenter must be 64 hexadecimal digits")
+    let pairs = text.as_bytes().chunks(2).map(|pair| {
+        std::str::from_utf8(pair)
+            .ok()
+            .and_then(|p| u8::from_str_radix(p, 16).ok())
+    });
+    pairs
+        .collect::<Option<Vec<u8>>>()
+        .filter(|bytes| bytes.len() == 32)
+        .context("--presenter must be 64 hexadecimal digits")
 }

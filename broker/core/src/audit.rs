@@ -1,7 +1,7 @@
 //! One entry of the record, and its one encoding (P10, AC-71).
 //!
-//! `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE length, names in ascending
-//! order and each once.
+//! `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE
+//! length, names in ascending order and each once.
 
 use std::borrow::Cow;
 
@@ -25,12 +25,20 @@ impl Record {
     /// Something that happens at this time, in milliseconds since the epoch.
     #[must_use]
     pub fn new(event: &str, at_ms: i64) -> Self {
-        Self { at_ms, event: event.to_owned(), fields: Vec::new() }
+        Self {
+            at_ms,
+            event: event.to_owned(),
+            fields: Vec::new(),
+        }
     }
 
     /// With a circumstance, if there is one.
     #[must_use]
-    pub fn with_some(self, name: impl Into<Cow<'static, str>>, value: Option<impl ToString>) -> Self {
+    pub fn with_some(
+        self,
+        name: impl Into<Cow<'static, str>>,
+        value: Option<impl ToString>,
+    ) -> Self {
         match value {
             Some(value) => self.with(name, value),
             None => self,
@@ -43,7 +51,10 @@ impl Record {
         let name = name.into();
         let mut value = value.to_string();
         if value.len() > MAX_VALUE {
-            let end = (0..=MAX_VALUE).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
+            let end = (0..=MAX_VALUE)
+                .rev()
+                .find(|i| value.is_char_boundary(*i))
+                .unwrap_or(0);
             value.truncate(end);
         }
         if let Err(index) = self.fields.binary_search_by(|(n, _)| n.cmp(&name)) {
@@ -55,7 +66,10 @@ impl Record {
     /// A circumstance.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The one encoding.
@@ -90,7 +104,11 @@ impl Record {
             }
             fields.push(field);
         }
-        rest.is_empty().then_some(Self { at_ms: i64::from_be_bytes(*at_ms), event, fields })
+        rest.is_empty().then_some(Self {
+            at_ms: i64::from_be_bytes(*at_ms),
+            event,
+            fields,
+        })
     }
 }
 

@@ -60,7 +60,8 @@ impl TokenHash {
 
 const PREFIX: &str = "sdw_";
 
-/// A token as its holder has it: `sdw_` and base64url of the task id (16 bytes) and 256 secret bits.
+/// A token as its holder has it: `sdw_` and base64url of the task id (16 bytes) and 256 secret
+/// bits.
 ///
 /// The task id is there so that a record is found in the hash slot of its task.
 pub struct Credential {
@@ -72,7 +73,10 @@ impl Credential {
     /// Of a task and 256 secret bits.
     #[must_use]
     pub fn new(task: TaskId, secret: [u8; 32]) -> Self {
-        Self { task, secret: Zeroizing::new(secret) }
+        Self {
+            task,
+            secret: Zeroizing::new(secret),
+        }
     }
 
     /// Parses what a caller presents. Tells nothing about whether such a token exists.
@@ -80,11 +84,18 @@ impl Credential {
     pub fn parse(text: &str) -> Option<Self> {
         let encoded = text.strip_prefix(PREFIX).filter(|e| e.len() == 64)?;
         let mut bytes = Zeroizing::new([0; 48]);
-        if URL_SAFE_NO_PAD.decode_slice(encoded, bytes.as_mut_slice()).ok()? != 48 {
+        if URL_SAFE_NO_PAD
+            .decode_slice(encoded, bytes.as_mut_slice())
+            .ok()?
+            != 48
+        {
             return None;
         }
         let (task, secret) = bytes.split_at_checked(16)?;
-        Some(Self { task: TaskId::from_bytes(task.try_into().ok()?), secret: Zeroizing::new(secret.try_into().ok()?) })
+        Some(Self {
+            task: TaskId::from_bytes(task.try_into().ok()?),
+            secret: Zeroizing::new(secret.try_into().ok()?),
+        })
     }
 
     /// The task that it belongs to.

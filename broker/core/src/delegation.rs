@@ -1,7 +1,8 @@
 //! Delegation: a task's owner lets another workload open a task below it.
 //!
-//! P3: a child is within its parent in scope, audience, time and depth. The grant says what the owner wants to give; the child still has
-//! to be attested and within its own registration. A grant is no credential: only the workload that it names can use it.
+//! P3: a child is within its parent in scope, audience, time and depth. The grant says what the
+//! owner wants to give; the child still has to be attested and within its own registration. A grant
+//! is no credential: only the workload that it names can use it.
 
 use prost::Message;
 use sundew_attestation::spiffe::SpiffeId;
@@ -71,23 +72,42 @@ struct StoredGrant {
 
 impl Grant {
     /// Decides on a grant by the owner of a task.
-    pub fn permit(registration: &Registration, task: &TaskRecord, request: GrantRequest, now_ms: i64) -> Result<Self, Denial> {
-        if task.depth_left == 0 || registration.max_delegation_depth == 0 || request.depth >= task.depth_left {
+    pub fn permit(
+        registration: &Registration,
+        task: &TaskRecord,
+        request: GrantRequest,
+        now_ms: i64,
+    ) -> Result<Self, Denial> {
+        if task.depth_left == 0
+            || registration.max_delegation_depth == 0
+            || request.depth >= task.depth_left
+        {
             return Err(Denial::Delegation);
         }
         // A foreign trust domain is another organisation: it gets registrations, not grants.
         if request.delegate.trust_domain() != task.workload.trust_domain() {
             return Err(Denial::Delegation);
         }
-        if !task.scopes.covers_all(&request.scopes) || !registration.scopes.covers_all(&request.scopes) {
+        if !task.scopes.covers_all(&request.scopes)
+            || !registration.scopes.covers_all(&request.scopes)
+        {
             return Err(Denial::Scope);
         }
         let audience = within(&task.audience, request.audience)?;
-        let expires_at_ms = request.ttl.map_or(task.deadline_ms, |ttl| now_ms.saturating_add(ttl.as_ms()).min(task.deadline_ms));
+        let expires_at_ms = request.ttl.map_or(task.deadline_ms, |ttl| {
+            now_ms.saturating_add(ttl.as_ms()).min(task.deadline_ms)
+        });
         if expires_at_ms <= now_ms {
             return Err(Denial::NoTime);
         }
-        Ok(Self { parent: task.id, delegate: request.delegate, scopes: request.scopes, audience, expires_at_ms, depth: request.depth })
+        Ok(Self {
+            parent: task.id,
+            delegate: request.delegate,
+            scopes: request.scopes,
+            audience,
+            expires_at_ms,
+            depth: request.depth,
+        })
     }
 
     /// As the delegate gets it: `sdg_` and base64url of the grant and its tag.
@@ -101,17 +121,31 @@ impl Grant {
             expires_at_ms: self.expires_at_ms,
             depth: self.depth,
         };
-        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(root.tag(&[b"grant"], stored.encode_to_vec())))
+        format!(
+            "{PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(root.tag(&[b"grant"], stored.encode_to_vec()))
+        )
     }
 
     /// Reads what [`Grant::to_text`] made under the same root key.
     pub fn parse(root: &RootKey, text: &str) -> Result<Self, RecordError> {
         let malformed = || RecordError::Malformed;
-        let encoded = text.strip_prefix(PREFIX).filter(|e| e.len() <= MAX_GRANT).ok_or_else(malformed)?;
+        let encoded = text
+            .strip_prefix(PREFIX)
+            .filter(|e| e.len() <= MAX_GRANT)
+            .ok_or_else(malformed)?;
         let tagged = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| malformed())?;
-        let stored = StoredGrant::decode(root.untag(&[b"grant"], &tagged).map_err(|_| malformed())?).map_err(|_| malformed())?;
+        let stored =
+            StoredGrant::decode(root.untag(&[b"grant"], &tagged).map_err(|_| malformed())?)
+                .map_err(|_| malformed())?;
         Ok(Self {
-            parent: TaskId::from_bytes(stored.parent.as_slice().try_into().map_err(|_| malformed())?),
+            parent: TaskId::from_bytes(
+                stored
+                    .parent
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| malformed())?,
+            ),
             delegate: SpiffeId::parse(&stored.delegate).map_err(|_| malformed())?,
             scopes: ScopeSet::parse(&stored.scopes).map_err(|_| malformed())?,
             audience: stored.audience,
@@ -129,7 +163,11 @@ pub(crate) fn within(ceiling: &[String], asked: Vec<String>) -> Result<Vec<Strin
     if asked.is_empty() {
         return Ok(ceiling.to_vec());
     }
-    if asked.iter().all(|audience| ceiling.contains(audience)) { Ok(asked) } else { Err(Denial::Audience) }
+    if asked.iter().all(|audience| ceiling.contains(audience)) {
+        Ok(asked)
+    } else {
+        Err(Denial::Audience)
+    }
 }
 
 #[cfg(test)]
@@ -164,12 +202,40 @@ mod tests {
         let permit = |request| Grant::permit(&registration, &task, request, 10);
         assert_eq!(permit(request(&["secret:*"], 0)), Err(Denial::Scope));
         assert_eq!(permit(request(&["exec:git"], 3)), Err(Denial::Delegation));
-        let foreign = GrantRequest { delegate: SpiffeId::parse("spiffe://other.org/b").unwrap(), ..request(&["exec:git"], 0) };
+        let foreign = GrantRequest {
+            delegate: SpiffeId::parse("spiffe://other.org/b").unwrap(),
+            ..request(&["exec:git"], 0)
+        };
         assert_eq!(permit(foreign), Err(Denial::Delegation));
-        assert_eq!(Grant::permit(&registration, &TaskRecord { depth_left: 0, ..task.clone() }, request(&["exec:git"], 0), 10), Err(Denial::Delegation));
-        let long = GrantRequest { ttl: Ttl::from_ms(1 << 40).ok(), ..request(&["secret:a/b"], 2) };
-        assert_eq!(permit(long).map(|grant| grant.expires_at_ms), Ok(task.deadline_ms));
-        assert_eq!(Grant::permit(&registration, &task, request(&["exec:git"], 0), task.deadline_ms), Err(Denial::NoTime));
+        assert_eq!(
+            Grant::permit(
+                &registration,
+                &TaskRecord {
+                    depth_left: 0,
+                    ..task.clone()
+                },
+                request(&["exec:git"], 0),
+                10
+            ),
+            Err(Denial::Delegation)
+        );
+        let long = GrantRequest {
+            ttl: Ttl::from_ms(1 << 40).ok(),
+            ..request(&["secret:a/b"], 2)
+        };
+        assert_eq!(
+            permit(long).map(|grant| grant.expires_at_ms),
+            Ok(task.deadline_ms)
+        );
+        assert_eq!(
+            Grant::permit(
+                &registration,
+                &task,
+                request(&["exec:git"], 0),
+                task.deadline_ms
+            ),
+            Err(Denial::NoTime)
+        );
     }
 
     #[test]
@@ -177,7 +243,10 @@ mod tests {
         let list = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(within(&[], list(&["x"])), Ok(list(&["x"])));
         assert_eq!(within(&list(&["x", "y"]), vec![]), Ok(list(&["x", "y"])));
-        assert_eq!(within(&list(&["x"]), list(&["x", "y"])), Err(Denial::Audience));
+        assert_eq!(
+            within(&list(&["x"]), list(&["x", "y"])),
+            Err(Denial::Audience)
+        );
     }
 
     proptest! {

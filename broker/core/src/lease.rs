@@ -22,7 +22,8 @@ pub struct LeaseRecord {
     pub username: String,
     /// When it was written, in milliseconds since the epoch.
     pub created_at_ms: i64,
-    /// When it ends by itself, in milliseconds since the epoch; where the target can, it ends it then too.
+    /// When it ends by itself, in milliseconds since the epoch; where the target can, it ends it
+    /// then too.
     pub expires_at_ms: i64,
     /// Whether the target said that it was made.
     #[serde(default)]
@@ -42,10 +43,12 @@ impl LeaseRecord {
         LeaseId::from_bytes(root.derive_name(&[b"lease", task.as_bytes(), secret.as_bytes()]))
     }
 
-    /// What all names that this installation gives at a target begin with: those of another installation are not ours to remove.
+    /// What all names that this installation gives at a target begin with: those of another
+    /// installation are not ours to remove.
     #[must_use]
     pub fn prefix(root: &RootKey, engine: &str) -> String {
-        let tag = LeaseId::from_bytes(root.derive_name(&[b"lease-prefix", engine.as_bytes()])).to_string();
+        let tag = LeaseId::from_bytes(root.derive_name(&[b"lease-prefix", engine.as_bytes()]))
+            .to_string();
         format!("sdw_{}_", tag.get(6..14).unwrap_or_default())
     }
 
@@ -64,7 +67,10 @@ impl LeaseRecord {
     /// When to try again after a failure: growing, with jitter, for ever. `random` is any number.
     #[must_use]
     pub fn retry_after_ms(failures: u32, random: u32) -> i64 {
-        let most = 500_i64.checked_shl(failures.min(10)).unwrap_or(i64::MAX).min(300_000);
+        let most = 500_i64
+            .checked_shl(failures.min(10))
+            .unwrap_or(i64::MAX)
+            .min(300_000);
         most / 2 + i64::from(random) % (most / 2 + 1)
     }
 
@@ -89,7 +95,10 @@ mod tests {
         for failures in 0..200 {
             for random in [0, 1, 77, u32::MAX] {
                 let after = LeaseRecord::retry_after_ms(failures, random);
-                assert!((250..=300_000).contains(&after), "{failures} {random} {after}");
+                assert!(
+                    (250..=300_000).contains(&after),
+                    "{failures} {random} {after}"
+                );
             }
         }
         assert!(LeaseRecord::retry_after_ms(9, 0) > LeaseRecord::retry_after_ms(1, u32::MAX));
@@ -101,8 +110,15 @@ mod tests {
         let id = LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/b");
         let prefix = LeaseRecord::prefix(&root, "db/a");
         let name = LeaseRecord::username(&prefix, id);
-        assert!(name.starts_with(&prefix) && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        assert!(
+            name.starts_with(&prefix)
+                && name.len() <= 63
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        );
         assert_ne!(prefix, LeaseRecord::prefix(&root, "db/b"));
-        assert_ne!(id, LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/c"));
+        assert_ne!(
+            id,
+            LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/c")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! May it, and what does it get: the domain of Sundew.
 //!
-//! Upholds P1, P3, P4, P8 and P9. No runtime, no transport, no store: time is an argument, and the store is a port.
+//! Upholds P1, P3, P4, P8 and P9. No runtime, no transport, no store: time is an argument, and the
+//! store is a port.
 
 mod audit;
 mod credential;
@@ -24,7 +25,10 @@ mod testing;
 /// What clients share with the broker: the grammars, the binding, and X.509-SVID validation.
 pub mod client {
     pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
-    pub use sundew_attestation::spiffe::{BundleSet, JwtBundle, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of, thumbprint, validate_chain};
+    pub use sundew_attestation::spiffe::{
+        BundleSet, JwtBundle, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of,
+        thumbprint, validate_chain,
+    };
     pub use sundew_attestation::{Binding, BindingPurpose, hex};
 
     pub use crate::credential::SecretBytes;
@@ -40,8 +44,13 @@ pub use delegation::{Grant, GrantRequest};
 pub use id::{IdParseError, LeaseId, TaskId, TokenId};
 pub use lease::LeaseRecord;
 pub use log::{Changed, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Position};
-pub use policy::{Delegation, Denial, Permit, TaskRequest, TokenRequest, permit_task, permit_token};
-pub use record::{Outcome, RecordError, SecretRecord, TaskRecord, TokenBinding, TokenRecord, WorkloadRecord, is_audience};
+pub use policy::{
+    Delegation, Denial, Permit, TaskRequest, TokenRequest, permit_task, permit_token,
+};
+pub use record::{
+    Outcome, RecordError, SecretRecord, TaskRecord, TokenBinding, TokenRecord, WorkloadRecord,
+    is_audience,
+};
 pub use registration::{LocalSelector, Registration, RegistrationProblem};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{Keyring, RootKey, SealError};

@@ -8,11 +8,16 @@ use crate::record::{Outcome, RecordError};
 use crate::selector::Selector;
 
 /// A place in the log. 0 is before the first entry.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize,
+)]
 pub struct Position(pub u64);
 
-/// Names an entry over all brokers, whatever position it gets; a repeated append is recognised by it.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+/// Names an entry over all brokers, whatever position it gets; a repeated append is recognised by
+/// it.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize,
+)]
 pub struct EntryId(pub [u8; 16]);
 
 /// What a rule does to what its selector matches.
@@ -102,7 +107,8 @@ pub struct LogEntry {
     pub id: EntryId,
     /// What happened.
     pub event: Event,
-    /// When nothing that it covers can be alive any more, in milliseconds since the epoch; then it may be forgotten.
+    /// When nothing that it covers can be alive any more, in milliseconds since the epoch; then it
+    /// may be forgotten.
     pub until_ms: i64,
 }
 

@@ -1,7 +1,7 @@
 //! May it? The registration's ceiling decides, and times are clamped.
 //!
-//! P1: a [`Permit`] is made only here and needs [`Attested`]. P3: everything only narrows. What the purpose or the
-//! instruction says never decides anything.
+//! P1: a [`Permit`] is made only here and needs [`Attested`]. P3: everything only narrows. What the
+//! purpose or the instruction says never decides anything.
 
 use sundew_attestation::Attested;
 use sundew_attestation::spiffe::VerifiedSvid;
@@ -21,7 +21,8 @@ pub enum Denial {
     /// The registration does not allow this binding.
     #[error("binding is not allowed by the registration")]
     Binding,
-    /// The grant is for another workload or task, or too many levels are asked for, or the registration allows none.
+    /// The grant is for another workload or task, or too many levels are asked for, or the
+    /// registration allows none.
     #[error("delegation is not allowed")]
     Delegation,
     /// No evidence carried the nonce, and the registration demands it.
@@ -142,20 +143,49 @@ pub fn permit_task(
     if !registration.scopes.covers_all(&request.scopes) {
         return Err(Denial::Scope);
     }
-    let Bounds { deadline_ms, audience: task_audience, depth_left } = match delegation {
-        None => Bounds { deadline_ms: i64::MAX, audience: Vec::new(), depth_left: registration.max_delegation_depth },
-        Some(delegation) => bounds(delegation, svid, &request, registration.max_delegation_depth)?,
+    let Bounds {
+        deadline_ms,
+        audience: task_audience,
+        depth_left,
+    } = match delegation {
+        None => Bounds {
+            deadline_ms: i64::MAX,
+            audience: Vec::new(),
+            depth_left: registration.max_delegation_depth,
+        },
+        Some(delegation) => bounds(
+            delegation,
+            svid,
+            &request,
+            registration.max_delegation_depth,
+        )?,
     };
-    let asked = request.ttl.unwrap_or(registration.max_task_ttl).min(registration.max_task_ttl);
-    // The task may outlive an SVID, which rotates; it may not outlive its evidence or its parent (P3).
-    let deadline_ms = ends(now_ms, asked).min(attested.not_after_ms().unwrap_or(i64::MAX)).min(deadline_ms);
-    let token_expires_ms = ends(now_ms, registration.max_token_ttl).min(deadline_ms).min(svid.not_after_ms());
+    let asked = request
+        .ttl
+        .unwrap_or(registration.max_task_ttl)
+        .min(registration.max_task_ttl);
+    // The task may outlive an SVID, which rotates; it may not outlive its evidence or its parent
+    // (P3).
+    let deadline_ms = ends(now_ms, asked)
+        .min(attested.not_after_ms().unwrap_or(i64::MAX))
+        .min(deadline_ms);
+    let token_expires_ms = ends(now_ms, registration.max_token_ttl)
+        .min(deadline_ms)
+        .min(svid.not_after_ms());
     if token_expires_ms <= now_ms {
         return Err(Denial::NoTime);
     }
     let audience = within(&task_audience, request.audience)?;
     let binding = binding(registration, request.binding)?;
-    Ok(Permit { scopes: request.scopes, deadline_ms, token_expires_ms, binding, audience, task_audience, depth_left })
+    Ok(Permit {
+        scopes: request.scopes,
+        deadline_ms,
+        token_expires_ms,
+        binding,
+        audience,
+        task_audience,
+        depth_left,
+    })
 }
 
 struct Bounds {
@@ -165,9 +195,17 @@ struct Bounds {
 }
 
 /// P3: within the grant, and within the parent whatever the grant says.
-fn bounds(delegation: Delegation<'_>, svid: &VerifiedSvid, request: &TaskRequest, registered_depth: u32) -> Result<Bounds, Denial> {
+fn bounds(
+    delegation: Delegation<'_>,
+    svid: &VerifiedSvid,
+    request: &TaskRequest,
+    registered_depth: u32,
+) -> Result<Bounds, Denial> {
     let Delegation { grant, parent } = delegation;
-    if grant.parent != parent.id || grant.delegate != *svid.id() || svid.id().trust_domain() != parent.workload.trust_domain() {
+    if grant.parent != parent.id
+        || grant.delegate != *svid.id()
+        || svid.id().trust_domain() != parent.workload.trust_domain()
+    {
         return Err(Denial::Delegation);
     }
     let below = parent.depth_left.checked_sub(1).ok_or(Denial::Delegation)?;
@@ -182,7 +220,13 @@ fn bounds(delegation: Delegation<'_>, svid: &VerifiedSvid, request: &TaskRequest
 }
 
 /// Decides on another token within a live task.
-pub fn permit_token(registration: &Registration, svid: &VerifiedSvid, task: &TaskRecord, request: TokenRequest, now_ms: i64) -> Result<Permit, Denial> {
+pub fn permit_token(
+    registration: &Registration,
+    svid: &VerifiedSvid,
+    task: &TaskRecord,
+    request: TokenRequest,
+    now_ms: i64,
+) -> Result<Permit, Denial> {
     if registration.spiffe_id != *svid.id() || task.workload != *svid.id() {
         return Err(Denial::Subject);
     }
@@ -191,8 +235,13 @@ pub fn permit_token(registration: &Registration, svid: &VerifiedSvid, task: &Tas
     if !task.scopes.covers_all(&scopes) || !registration.scopes.covers_all(&scopes) {
         return Err(Denial::Scope);
     }
-    let asked = request.ttl.unwrap_or(registration.max_token_ttl).min(registration.max_token_ttl);
-    let token_expires_ms = ends(now_ms, asked).min(task.deadline_ms).min(svid.not_after_ms());
+    let asked = request
+        .ttl
+        .unwrap_or(registration.max_token_ttl)
+        .min(registration.max_token_ttl);
+    let token_expires_ms = ends(now_ms, asked)
+        .min(task.deadline_ms)
+        .min(svid.not_after_ms());
     if token_expires_ms <= now_ms {
         return Err(Denial::NoTime);
     }
@@ -211,7 +260,16 @@ fn ends(now_ms: i64, ttl: Ttl) -> i64 {
     now_ms.saturating_add(ttl.as_ms())
 }
 
-fn binding(registration: &Registration, asked: Option<TokenBinding>) -> Result<TokenBinding, Denial> {
-    let chosen = asked.or_else(|| registration.bindings.first().copied()).ok_or(Denial::Binding)?;
-    if registration.bindings.contains(&chosen) { Ok(chosen) } else { Err(Denial::Binding) }
+fn binding(
+    registration: &Registration,
+    asked: Option<TokenBinding>,
+) -> Result<TokenBinding, Denial> {
+    let chosen = asked
+        .or_else(|| registration.bindings.first().copied())
+        .ok_or(Denial::Binding)?;
+    if registration.bindings.contains(&chosen) {
+        Ok(chosen)
+    } else {
+        Err(Denial::Binding)
+    }
 }

@@ -94,7 +94,8 @@ pub struct TaskRecord {
     pub instruction: String,
     /// What it may do.
     pub scopes: ScopeSet,
-    /// If not empty: the audiences that its tokens may be meant for, and one of which they must name.
+    /// If not empty: the audiences that its tokens may be meant for, and one of which they must
+    /// name.
     pub audience: Vec<String>,
     /// When it began, in milliseconds since the epoch.
     pub created_at_ms: i64,
@@ -214,11 +215,24 @@ pub(crate) fn diff(old: &serde_json::Value, new: &serde_json::Value) -> Vec<Stri
 }
 
 fn leaves(path: &str, value: &serde_json::Value, out: &mut BTreeMap<String, String>) {
-    let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let join = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     match value {
-        serde_json::Value::Object(members) => members.iter().for_each(|(name, v)| leaves(&join(name), v, out)),
-        serde_json::Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| leaves(&join(&i.to_string()), v, out)),
+        serde_json::Value::Object(members) => members
+            .iter()
+            .for_each(|(name, v)| leaves(&join(name), v, out)),
+        serde_json::Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(i, v)| leaves(&join(&i.to_string()), v, out)),
         serde_json::Value::Null => {}
-        serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::String(_) => drop(out.insert(path.to_owned(), value.to_string())),
+        serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => drop(out.insert(path.to_owned(), value.to_string())),
     }
 }

@@ -1,4 +1,5 @@
-//! Standing rules, found by attribute: as many look-ups as a subject has attributes, however many rules there are.
+//! Standing rules, found by attribute: as many look-ups as a subject has attributes, however many
+//! rules there are.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::log::{Effect, EntryId, Position};
 use crate::selector::{Attribute, Selector, Subject};
 
-/// No two states of any rules have the same number, so that what is remembered by number is never of others.
+/// No two states of any rules have the same number, so that what is remembered by number is never
+/// of others.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
 struct Rule {
@@ -20,12 +22,18 @@ struct Rule {
 
 impl Rule {
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.issued_before_ms.is_none_or(|before| subject.issued_at_ms < before)
-            && self.criteria.iter().all(|any| any.iter().any(|attribute| subject.attributes().any(|own| own == attribute)))
+        self.issued_before_ms
+            .is_none_or(|before| subject.issued_at_ms < before)
+            && self.criteria.iter().all(|any| {
+                any.iter()
+                    .any(|attribute| subject.attributes().any(|own| own == attribute))
+            })
     }
 
     fn kills(&self, subject: &Subject<'_>) -> bool {
-        self.effect.is_some_and(Effect::revokes) && (self.any_position || self.position > subject.position) && self.matches(subject)
+        self.effect.is_some_and(Effect::revokes)
+            && (self.any_position || self.position > subject.position)
+            && self.matches(subject)
     }
 
     fn quarantines(&self, subject: &Subject<'_>) -> bool {
@@ -48,7 +56,13 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// Adds a rule, or moves one that is there to a later position.
-    pub(crate) fn raise(&mut self, id: EntryId, selector: &Selector, effect: Effect, position: Position) {
+    pub(crate) fn raise(
+        &mut self,
+        id: EntryId,
+        selector: &Selector,
+        effect: Effect,
+        position: Position,
+    ) {
         self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
         if let Some(rule) = self.rules.get_mut(&id) {
             rule.position = rule.position.max(position);
@@ -56,11 +70,21 @@ impl Rules {
         }
         let criteria = selector.criteria();
         match criteria.first() {
-            Some(any) => any.iter().for_each(|attribute| self.index.entry(attribute.clone()).or_default().push(id)),
+            Some(any) => any
+                .iter()
+                .for_each(|attribute| self.index.entry(attribute.clone()).or_default().push(id)),
             None => self.unindexed.push(id),
         }
-        self.quarantines = self.quarantines.saturating_add(usize::from(effect.quarantines()));
-        let rule = Rule { criteria, issued_before_ms: selector.issued_before_ms, any_position: selector.token.is_some(), effect: Some(effect), position };
+        self.quarantines = self
+            .quarantines
+            .saturating_add(usize::from(effect.quarantines()));
+        let rule = Rule {
+            criteria,
+            issued_before_ms: selector.issued_before_ms,
+            any_position: selector.token.is_some(),
+            effect: Some(effect),
+            position,
+        };
         self.rules.insert(id, rule);
     }
 
@@ -69,7 +93,10 @@ impl Rules {
         if let Some(rule) = self.rules.get_mut(id)
             && rule.effect.is_some_and(Effect::quarantines)
         {
-            rule.effect = rule.effect.filter(|effect| effect.revokes()).map(|_| Effect::Revoke);
+            rule.effect = rule
+                .effect
+                .filter(|effect| effect.revokes())
+                .map(|_| Effect::Revoke);
             self.quarantines = self.quarantines.saturating_sub(1);
         }
     }
@@ -77,18 +104,28 @@ impl Rules {
     /// A rule that kills the subject.
     pub(crate) fn killer(&self, subject: &Subject<'_>) -> Option<EntryId> {
         let kills = |id: &&EntryId| self.rules.get(*id).is_some_and(|rule| rule.kills(subject));
-        let indexed = subject.attributes().filter_map(|attribute| self.index.get(attribute)).flatten();
+        let indexed = subject
+            .attributes()
+            .filter_map(|attribute| self.index.get(attribute))
+            .flatten();
         self.unindexed.iter().chain(indexed).find(kills).copied()
     }
 
     fn any(&self, subject: &Subject<'_>, hit: impl Fn(&EntryId, &Rule) -> bool) -> bool {
         let found = |id: &EntryId| self.rules.get(id).is_some_and(|rule| hit(id, rule));
-        self.unindexed.iter().any(found) || subject.attributes().filter_map(|attribute| self.index.get(attribute)).flatten().any(found)
+        self.unindexed.iter().any(found)
+            || subject
+                .attributes()
+                .filter_map(|attribute| self.index.get(attribute))
+                .flatten()
+                .any(found)
     }
 
     /// Whether some rule kills the subject, one of them left out.
     pub(crate) fn kill(&self, subject: &Subject<'_>, without: Option<EntryId>) -> bool {
-        self.any(subject, |id, rule| Some(*id) != without && rule.kills(subject))
+        self.any(subject, |id, rule| {
+            Some(*id) != without && rule.kills(subject)
+        })
     }
 
     /// Whether some quarantine covers the subject.
@@ -116,7 +153,9 @@ impl Rules {
 
     /// Rules that have some effect.
     pub(crate) fn standing(&self) -> impl Iterator<Item = (&EntryId, Effect)> {
-        self.rules.iter().filter_map(|(id, rule)| Some((id, rule.effect?)))
+        self.rules
+            .iter()
+            .filter_map(|(id, rule)| Some((id, rule.effect?)))
     }
 
     /// Forgets the rules whose entries are forgotten.

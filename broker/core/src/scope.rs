@@ -57,7 +57,12 @@ impl Scope {
         }
         let (kind, resource) = text.split_once(':').ok_or(ScopeError::Kind)?;
         let starts_well = kind.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
-        if !starts_well || kind.len() > MAX_KIND || !kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-')) {
+        if !starts_well
+            || kind.len() > MAX_KIND
+            || !kind
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+        {
             return Err(ScopeError::Kind);
         }
         let mut segments = resource.split('/').peekable();
@@ -71,7 +76,9 @@ impl Scope {
             if matches!(segment, "" | "." | "..") {
                 return Err(ScopeError::Segment);
             }
-            if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':' | b'@' | b'+')) {
+            if !segment.bytes().all(|b| {
+                b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':' | b'@' | b'+')
+            }) {
                 return Err(ScopeError::Character);
             }
         }
@@ -81,7 +88,11 @@ impl Scope {
     /// The scope of one secret, if the name can be one: `secret:<name>`, no wildcard.
     pub fn of_secret(name: &str) -> Result<Self, ScopeError> {
         let scope = Self::parse(&format!("secret:{name}"))?;
-        if scope.is_wildcard() { Err(ScopeError::Wildcard) } else { Ok(scope) }
+        if scope.is_wildcard() {
+            Err(ScopeError::Wildcard)
+        } else {
+            Ok(scope)
+        }
     }
 
     /// As written.
@@ -100,7 +111,8 @@ impl Scope {
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         match self.0.strip_suffix('*') {
-            // The prefix ends in `/` or `:`, so it ends at a segment, and the grammar has no empty segment after it.
+            // The prefix ends in `/` or `:`, so it ends at a segment, and the grammar has no empty
+            // segment after it.
             Some(prefix) => other.0.starts_with(prefix),
             None => self.0 == other.0,
         }
@@ -140,8 +152,15 @@ impl ScopeSet {
         if texts.len() > Self::MAX {
             return Err(ScopeError::TooMany);
         }
-        let set: BTreeSet<Scope> = texts.iter().map(|text| Scope::parse(text.as_ref())).collect::<Result<_, _>>()?;
-        if set.is_empty() { Err(ScopeError::Empty) } else { Ok(Self(Arc::new(set))) }
+        let set: BTreeSet<Scope> = texts
+            .iter()
+            .map(|text| Scope::parse(text.as_ref()))
+            .collect::<Result<_, _>>()?;
+        if set.is_empty() {
+            Err(ScopeError::Empty)
+        } else {
+            Ok(Self(Arc::new(set)))
+        }
     }
 
     /// Whether some scope here covers `scope`.
@@ -164,7 +183,10 @@ impl ScopeSet {
     /// As strings, in order.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
-        self.0.iter().map(|scope| scope.as_str().to_owned()).collect()
+        self.0
+            .iter()
+            .map(|scope| scope.as_str().to_owned())
+            .collect()
     }
 }
 
@@ -228,8 +250,14 @@ mod tests {
             assert_eq!(Scope::parse(bad), Err(why), "{bad:?}");
         }
         assert_eq!(ScopeSet::parse::<&str>(&[]), Err(ScopeError::Empty));
-        assert_eq!(ScopeSet::parse(&vec!["exec:git"; 65]), Err(ScopeError::TooMany));
-        assert_eq!(ScopeSet::parse(&["exec:git", "exec:git"]).map(|s| s.to_strings()), Ok(vec!["exec:git".to_owned()]));
+        assert_eq!(
+            ScopeSet::parse(&vec!["exec:git"; 65]),
+            Err(ScopeError::TooMany)
+        );
+        assert_eq!(
+            ScopeSet::parse(&["exec:git", "exec:git"]).map(|s| s.to_strings()),
+            Ok(vec!["exec:git".to_owned()])
+        );
         assert!(Scope::of_secret("*").is_err() && Scope::of_secret("a/*").is_err());
     }
 

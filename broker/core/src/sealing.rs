@@ -1,7 +1,7 @@
 //! Keys: one root key from outside, what is derived from it, and the keyring that seals secrets.
 //!
-//! P8: sealed values carry their name as associated data, so that swapped records do not open; records carry a tag over
-//! their place and content, so that an edited record is no record (T71).
+//! P8: sealed values carry their name as associated data, so that swapped records do not open;
+//! records carry a tag over their place and content, so that an edited record is no record (T71).
 
 use std::collections::BTreeMap;
 
@@ -30,10 +30,12 @@ pub enum SealError {
     UnknownKey(u32),
 }
 
-/// HMAC-SHA-256 cut to its first half (RFC 2104, section 5): a million tags live in the store's memory.
+/// HMAC-SHA-256 cut to its first half (RFC 2104, section 5): a million tags live in the store's
+/// memory.
 const TAG: usize = 16;
 
-/// Derived from the root key: the tag on records, the derivation of identifiers and credentials, and the wrapping of keys.
+/// Derived from the root key: the tag on records, the derivation of identifiers and credentials,
+/// and the wrapping of keys.
 pub struct RootKey {
     records: hmac::Key,
     derivation: hmac::Key,
@@ -63,7 +65,9 @@ impl RootKey {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sundew/v1/root").extract(key);
         let derive = |label: &'static [u8]| -> Result<Zeroizing<[u8; 32]>, SealError> {
             let mut out = Zeroizing::new([0; 32]);
-            prk.expand(&[label], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(out.as_mut_slice())).map_err(|_| SealError::RootKey)?;
+            prk.expand(&[label], hkdf::HKDF_SHA256)
+                .and_then(|okm| okm.fill(out.as_mut_slice()))
+                .map_err(|_| SealError::RootKey)?;
             Ok(out)
         };
         Ok(Self {
@@ -90,10 +94,15 @@ impl RootKey {
         context.update(record);
         let expected = context.sign();
         let expected = expected.as_ref().get(..TAG).ok_or(SealError::Opening)?;
-        if subtle::ConstantTimeEq::ct_eq(expected, tag).into() { Ok(record) } else { Err(SealError::Opening) }
+        if subtle::ConstantTimeEq::ct_eq(expected, tag).into() {
+            Ok(record)
+        } else {
+            Err(SealError::Opening)
+        }
     }
 
-    /// 32 bytes that only this key can derive from these parts. Injective: each part counts with its length.
+    /// 32 bytes that only this key can derive from these parts. Injective: each part counts with
+    /// its length.
     #[must_use]
     pub fn derive(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut out = [0; 32];
@@ -104,7 +113,10 @@ impl RootKey {
     /// The first 16 bytes of [`RootKey::derive`]: a name that nobody else can foresee.
     #[must_use]
     pub fn derive_name(&self, parts: &[&[u8]]) -> [u8; 16] {
-        self.derive(parts).first_chunk().copied().unwrap_or_default()
+        self.derive(parts)
+            .first_chunk()
+            .copied()
+            .unwrap_or_default()
     }
 
     fn mac(&self, key: &hmac::Key, parts: &[&[u8]], tail: &[u8]) -> hmac::Tag {
@@ -149,7 +161,11 @@ impl Keyring {
 
     /// A keyring with one new key.
     pub fn generate() -> Result<Self, SealError> {
-        Self { keys: BTreeMap::new(), request: String::new() }.rotated("")
+        Self {
+            keys: BTreeMap::new(),
+            request: String::new(),
+        }
+        .rotated("")
     }
 
     /// Which request made the active key, so that a retry does not make another.
@@ -162,9 +178,14 @@ impl Keyring {
     pub fn rotated(&self, request: &str) -> Result<Self, SealError> {
         let mut keys = self.keys.clone();
         let mut key = Zeroizing::new([0; 32]);
-        SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| SealError::Random)?;
+        SystemRandom::new()
+            .fill(key.as_mut_slice())
+            .map_err(|_| SealError::Random)?;
         keys.insert(self.active_key_id().saturating_add(1), key);
-        Ok(Self { keys, request: request.to_owned() })
+        Ok(Self {
+            keys,
+            request: request.to_owned(),
+        })
     }
 
     /// Which key seals; 0 if there is none.
@@ -175,7 +196,14 @@ impl Keyring {
 
     /// For keeping in the store, sealed under the root key.
     pub fn wrap(&self, root: &RootKey) -> Result<Vec<u8>, SealError> {
-        let stored = StoredKeyring { keys: self.keys.iter().map(|(id, key)| (*id, key.to_vec())).collect(), request: self.request.clone() };
+        let stored = StoredKeyring {
+            keys: self
+                .keys
+                .iter()
+                .map(|(id, key)| (*id, key.to_vec()))
+                .collect(),
+            request: self.request.clone(),
+        };
         let text = Zeroizing::new(serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?);
         root.wrap(Self::NAME, &text)
     }
@@ -183,12 +211,21 @@ impl Keyring {
     /// Opens what [`Keyring::wrap`] sealed.
     pub fn unwrap(root: &RootKey, sealed: &[u8]) -> Result<Self, SealError> {
         let text = root.unwrap(Self::NAME, sealed)?;
-        let stored: StoredKeyring = serde_json::from_slice(text.expose()).map_err(|_| SealError::Opening)?;
+        let stored: StoredKeyring =
+            serde_json::from_slice(text.expose()).map_err(|_| SealError::Opening)?;
         let mut keys = BTreeMap::new();
         for (id, key) in &stored.keys {
-            keys.insert(*id, Zeroizing::new(<[u8; 32]>::try_from(key.as_slice()).map_err(|_| SealError::Opening)?));
+            keys.insert(
+                *id,
+                Zeroizing::new(
+                    <[u8; 32]>::try_from(key.as_slice()).map_err(|_| SealError::Opening)?,
+                ),
+            );
         }
-        Ok(Self { keys, request: stored.request.clone() })
+        Ok(Self {
+            keys,
+            request: stored.request.clone(),
+        })
     }
 
     /// Seals under the active key: key id (4 bytes, big-endian), nonce (12), ciphertext and tag.
@@ -202,14 +239,21 @@ impl Keyring {
 
     /// Which key a sealed value needs.
     pub fn key_id(sealed: &[u8]) -> Result<u32, SealError> {
-        sealed.first_chunk().map(|id| u32::from_be_bytes(*id)).ok_or(SealError::Opening)
+        sealed
+            .first_chunk()
+            .map(|id| u32::from_be_bytes(*id))
+            .ok_or(SealError::Opening)
     }
 
     /// Opens what [`Keyring::seal`] sealed under the same name.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Result<SecretBytes, SealError> {
         let id = Self::key_id(sealed)?;
         let key = self.keys.get(&id).ok_or(SealError::UnknownKey(id))?;
-        open(&aead(key)?, &format!("{id}/{name}"), sealed.get(4..).ok_or(SealError::Opening)?)
+        open(
+            &aead(key)?,
+            &format!("{id}/{name}"),
+            sealed.get(4..).ok_or(SealError::Opening)?,
+        )
     }
 }
 
@@ -222,25 +266,42 @@ fn absorb(context: &mut hmac::Context, parts: &[&[u8]]) {
 }
 
 fn aead(key: &[u8; 32]) -> Result<LessSafeKey, SealError> {
-    Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::RootKey)?))
+    Ok(LessSafeKey::new(
+        UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::RootKey)?,
+    ))
 }
 
 fn seal(key: &LessSafeKey, name: &str, value: &[u8]) -> Result<Vec<u8>, SealError> {
     let mut nonce = [0; NONCE_LEN];
-    SystemRandom::new().fill(&mut nonce).map_err(|_| SealError::Random)?;
+    SystemRandom::new()
+        .fill(&mut nonce)
+        .map_err(|_| SealError::Random)?;
     let mut out = nonce.to_vec();
     let mut body = Zeroizing::new(value.to_vec());
-    let tag =
-        key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), body.as_mut_slice()).map_err(|_| SealError::Opening)?;
+    let tag = key
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(name.as_bytes()),
+            body.as_mut_slice(),
+        )
+        .map_err(|_| SealError::Opening)?;
     out.extend_from_slice(&body);
     out.extend_from_slice(tag.as_ref());
     Ok(out)
 }
 
 fn open(key: &LessSafeKey, name: &str, sealed: &[u8]) -> Result<SecretBytes, SealError> {
-    let (nonce, body) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Opening)?;
+    let (nonce, body) = sealed
+        .split_first_chunk::<NONCE_LEN>()
+        .ok_or(SealError::Opening)?;
     let mut body = Zeroizing::new(body.to_vec());
-    let plain = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), body.as_mut_slice()).map_err(|_| SealError::Opening)?;
+    let plain = key
+        .open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::from(name.as_bytes()),
+            body.as_mut_slice(),
+        )
+        .map_err(|_| SealError::Opening)?;
     Ok(SecretBytes::new(plain.to_vec()))
 }
 
@@ -264,7 +325,10 @@ mod tests {
         let new = Keyring::unwrap(&root, &old.rotated("r").unwrap().wrap(&root).unwrap()).unwrap();
         assert_eq!((old.active_key_id(), new.active_key_id()), (1, 2));
         assert_eq!(new.open("a", &sealed).unwrap().expose(), b"value");
-        assert_eq!(old.open("a", &new.seal("a", b"x").unwrap()).err(), Some(SealError::UnknownKey(2)));
+        assert_eq!(
+            old.open("a", &new.seal("a", b"x").unwrap()).err(),
+            Some(SealError::UnknownKey(2))
+        );
         let other = RootKey::new(&[8; 32]).unwrap();
         assert!(Keyring::unwrap(&other, &new.wrap(&root).unwrap()).is_err());
     }
@@ -273,15 +337,24 @@ mod tests {
     fn t71_every_flipped_bit_of_a_record_and_every_other_place_is_noticed() {
         let root = RootKey::new(&[7; 32]).unwrap();
         let tagged = root.tag(&[b"token", b"a:b", b"c"], b"{\"scope\":1}".to_vec());
-        assert_eq!(root.untag(&[b"token", b"a:b", b"c"], &tagged), Ok(&b"{\"scope\":1}"[..]));
-        assert!(root.untag(&[b"token", b"a", b"b:c"], &tagged).is_err() && root.untag(&[b"token", b"a:b"], &tagged).is_err());
+        assert_eq!(
+            root.untag(&[b"token", b"a:b", b"c"], &tagged),
+            Ok(&b"{\"scope\":1}"[..])
+        );
+        assert!(
+            root.untag(&[b"token", b"a", b"b:c"], &tagged).is_err()
+                && root.untag(&[b"token", b"a:b"], &tagged).is_err()
+        );
         for bit in 0..tagged.len() * 8 {
             let mut edited = tagged.clone();
             edited[bit / 8] ^= 1 << (bit % 8);
             assert!(root.untag(&[b"token", b"a:b", b"c"], &edited).is_err());
         }
         for length in 0..tagged.len() {
-            assert!(root.untag(&[b"token", b"a:b", b"c"], &tagged[..length]).is_err());
+            assert!(
+                root.untag(&[b"token", b"a:b", b"c"], &tagged[..length])
+                    .is_err()
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Selectors: what a responder's rule is about, and the attributes by which it finds it.
 //!
-//! A selector is a conjunction. Each criterion is one of a few attributes that a subject (a task, or a token within its task) must
-//! have, so a rule is found by hash look-ups however many rules stand and however many tokens live.
+//! A selector is a conjunction. Each criterion is one of a few attributes that a subject (a task,
+//! or a token within its task) must have, so a rule is found by hash look-ups however many rules
+//! stand and however many tokens live.
 
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ const MAX_CLAIMS: usize = 8;
 /// Longest free text in a selector, in bytes.
 const MAX_TEXT: usize = 2048;
 
-/// What a rule or a quarantine matches: everything that is set must hold. Nothing set matches nothing, unless `everything` is.
+/// What a rule or a quarantine matches: everything that is set must hold. Nothing set matches
+/// nothing, unless `everything` is.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selector {
@@ -86,27 +88,41 @@ impl Selector {
     /// Of one token.
     #[must_use]
     pub fn token(id: TokenId) -> Self {
-        Self { token: Some(id), ..Self::default() }
+        Self {
+            token: Some(id),
+            ..Self::default()
+        }
     }
 
     /// Of everything of one workload.
     #[must_use]
     pub fn workload(id: SpiffeId) -> Self {
-        Self { workload: Some(id), ..Self::default() }
+        Self {
+            workload: Some(id),
+            ..Self::default()
+        }
     }
 
     /// The task, if this selects one task and nothing else is said.
     #[must_use]
     pub fn only_task(&self) -> Option<TaskId> {
         let task = self.task.or(self.task_tree)?;
-        let rest = Self { task: None, task_tree: None, ..self.clone() };
-        (rest == Self::default() && (self.task.is_none() || self.task_tree.is_none())).then_some(task)
+        let rest = Self {
+            task: None,
+            task_tree: None,
+            ..self.clone()
+        };
+        (rest == Self::default() && (self.task.is_none() || self.task_tree.is_none()))
+            .then_some(task)
     }
 
     /// Whether a token may match whose task does not.
     #[must_use]
     pub fn is_about_tokens(&self) -> bool {
-        self.token.is_some() || self.audience.is_some() || self.svid_serial.is_some() || self.registration.is_some()
+        self.token.is_some()
+            || self.audience.is_some()
+            || self.svid_serial.is_some()
+            || self.registration.is_some()
     }
 
     /// AC-42: refuses what selects nothing, and what may have been meant otherwise.
@@ -114,20 +130,38 @@ impl Selector {
         if *self == Self::default() {
             return Err(SelectorError::Empty);
         }
-        if self.everything && (Self { everything: false, ..self.clone() } != Self::default()) {
+        if self.everything
+            && (Self {
+                everything: false,
+                ..self.clone()
+            } != Self::default())
+        {
             return Err(SelectorError::Everything);
         }
-        let texts = self.audience.iter().chain(&self.registration).chain(&self.svid_serial).chain(&self.claims);
+        let texts = self
+            .audience
+            .iter()
+            .chain(&self.registration)
+            .chain(&self.svid_serial)
+            .chain(&self.claims);
         for text in texts {
-            if text.trim().is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+            if text.trim().is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control)
+            {
                 return Err(SelectorError::Text);
             }
         }
-        let is_claim = |text: &String| text.split_once('=').is_some_and(|(name, value)| name.contains('.') && !value.is_empty());
+        let is_claim = |text: &String| {
+            text.split_once('=')
+                .is_some_and(|(name, value)| name.contains('.') && !value.is_empty())
+        };
         if self.claims.len() > MAX_CLAIMS || !self.claims.iter().all(is_claim) {
             return Err(SelectorError::Claim);
         }
-        if self.svid_serial.as_ref().is_some_and(|serial| !serial.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))) {
+        if self.svid_serial.as_ref().is_some_and(|serial| {
+            !serial
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        }) {
             return Err(SelectorError::Serial);
         }
         Ok(())
@@ -140,14 +174,42 @@ impl Selector {
         all.extend(self.token.map(|id| vec![Attribute::Token(id)]));
         all.extend(self.task.map(|id| vec![Attribute::Task(id)]));
         all.extend(self.task_tree.map(|id| vec![Attribute::Tree(id)]));
-        all.extend(self.svid_serial.as_deref().map(|serial| vec![Attribute::Serial(serial.into())]));
-        all.extend(self.workload.clone().map(|id| vec![Attribute::Workload(id)]));
-        all.extend(self.claims.iter().map(|claim| vec![Attribute::Claim(claim.as_str().into())]));
+        all.extend(
+            self.svid_serial
+                .as_deref()
+                .map(|serial| vec![Attribute::Serial(serial.into())]),
+        );
+        all.extend(
+            self.workload
+                .clone()
+                .map(|id| vec![Attribute::Workload(id)]),
+        );
+        all.extend(
+            self.claims
+                .iter()
+                .map(|claim| vec![Attribute::Claim(claim.as_str().into())]),
+        );
         all.extend(self.scope.as_ref().map(overlapping));
-        all.extend(self.registration.as_deref().map(|version| vec![Attribute::Registration(version.into())]));
-        all.extend(self.path_prefix.as_ref().map(|prefix| vec![Attribute::Prefix(prefix.as_str().into())]));
-        all.extend(self.audience.as_deref().map(|audience| vec![Attribute::Audience(audience.into())]));
-        all.extend(self.trust_domain.clone().map(|domain| vec![Attribute::TrustDomain(domain)]));
+        all.extend(
+            self.registration
+                .as_deref()
+                .map(|version| vec![Attribute::Registration(version.into())]),
+        );
+        all.extend(
+            self.path_prefix
+                .as_ref()
+                .map(|prefix| vec![Attribute::Prefix(prefix.as_str().into())]),
+        );
+        all.extend(
+            self.audience
+                .as_deref()
+                .map(|audience| vec![Attribute::Audience(audience.into())]),
+        );
+        all.extend(
+            self.trust_domain
+                .clone()
+                .map(|domain| vec![Attribute::TrustDomain(domain)]),
+        );
         all
     }
 
@@ -155,8 +217,13 @@ impl Selector {
     #[must_use]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         (self.everything || *self != Self::default())
-            && self.issued_before_ms.is_none_or(|before| subject.issued_at_ms < before)
-            && self.criteria().iter().all(|any| any.iter().any(|attribute| subject.has(attribute)))
+            && self
+                .issued_before_ms
+                .is_none_or(|before| subject.issued_at_ms < before)
+            && self
+                .criteria()
+                .iter()
+                .all(|any| any.iter().any(|attribute| subject.has(attribute)))
     }
 }
 
@@ -202,13 +269,19 @@ fn overlapping(scope: &Scope) -> Vec<Attribute> {
 /// `kind:*`, `kind:a/*`, … that cover a scope, itself left out.
 fn wildcards_above(scope: &Scope) -> impl Iterator<Item = String> {
     let text = scope.as_str();
-    let body = text.strip_suffix("/*").or_else(|| text.strip_suffix('*')).unwrap_or(text);
+    let body = text
+        .strip_suffix("/*")
+        .or_else(|| text.strip_suffix('*'))
+        .unwrap_or(text);
     let cuts: Vec<usize> = body.match_indices([':', '/']).map(|(at, _)| at).collect();
     // Only the first `:` separates; later ones are part of a segment.
     let first = cuts.first().copied();
     let whole = text.to_owned();
-    let prefixes: Vec<String> =
-        cuts.into_iter().filter(|at| Some(*at) == first || text.get(*at..=*at) == Some("/")).filter_map(|at| Some(format!("{}*", text.get(..=at)?))).collect();
+    let prefixes: Vec<String> = cuts
+        .into_iter()
+        .filter(|at| Some(*at) == first || text.get(*at..=*at) == Some("/"))
+        .filter_map(|at| Some(format!("{}*", text.get(..=at)?)))
+        .collect();
     prefixes.into_iter().filter(move |prefix| *prefix != whole)
 }
 
@@ -225,15 +298,31 @@ pub(crate) fn scope_attributes<'a>(scopes: impl Iterator<Item = &'a Scope>) -> V
 /// The attributes of a SPIFFE ID: itself, each prefix of whole segments, and its trust domain.
 pub(crate) fn workload_attributes(id: &SpiffeId) -> Vec<Attribute> {
     let text = id.as_str();
-    let path = "spiffe://".len().saturating_add(id.trust_domain().as_str().len()).saturating_add(1);
-    let ends = text.match_indices('/').map(|(at, _)| at).filter(|at| *at >= path).chain([text.len()]);
-    let mut all = vec![Attribute::Workload(id.clone()), Attribute::TrustDomain(id.trust_domain().clone())];
-    all.extend(ends.filter_map(|end| text.get(..end)).map(|prefix| Attribute::Prefix(prefix.into())));
+    let path = "spiffe://"
+        .len()
+        .saturating_add(id.trust_domain().as_str().len())
+        .saturating_add(1);
+    let ends = text
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .filter(|at| *at >= path)
+        .chain([text.len()]);
+    let mut all = vec![
+        Attribute::Workload(id.clone()),
+        Attribute::TrustDomain(id.trust_domain().clone()),
+    ];
+    all.extend(
+        ends.filter_map(|end| text.get(..end))
+            .map(|prefix| Attribute::Prefix(prefix.into())),
+    );
     all
 }
 
 pub(crate) fn audience_attributes(audience: &[String]) -> Vec<Attribute> {
-    audience.iter().map(|audience| Attribute::Audience(audience.as_str().into())).collect()
+    audience
+        .iter()
+        .map(|audience| Attribute::Audience(audience.as_str().into()))
+        .collect()
 }
 
 /// What a rule is held against: a task, or a token within its task.
@@ -267,12 +356,20 @@ mod tests {
     use super::*;
 
     fn matches(selector: &Selector, task: &[Attribute]) -> bool {
-        selector.matches(&Subject { position: Position(0), issued_at_ms: 10, task, own: &[] })
+        selector.matches(&Subject {
+            position: Position(0),
+            issued_at_ms: 10,
+            task,
+            own: &[],
+        })
     }
 
     #[test]
     fn t62_a_path_prefix_ends_at_a_segment() {
-        let prefix = |text: &str| Selector { path_prefix: Some(SpiffeId::parse(text).unwrap()), ..Selector::default() };
+        let prefix = |text: &str| Selector {
+            path_prefix: Some(SpiffeId::parse(text).unwrap()),
+            ..Selector::default()
+        };
         let of = |text: &str| workload_attributes(&SpiffeId::parse(text).unwrap());
         for (selected, id, hit) in [
             ("spiffe://a.b/x", "spiffe://a.b/x", true),
@@ -290,26 +387,70 @@ mod tests {
     fn ac_42_what_selects_nothing_is_refused() {
         assert_eq!(Selector::default().check(), Err(SelectorError::Empty));
         assert!(!matches(&Selector::default(), &[]));
-        let everything = Selector { everything: true, ..Selector::default() };
+        let everything = Selector {
+            everything: true,
+            ..Selector::default()
+        };
         assert_eq!(everything.check(), Ok(()));
         assert!(matches(&everything, &[]));
-        assert_eq!(Selector { audience: Some("x".to_owned()), ..everything }.check(), Err(SelectorError::Everything));
+        assert_eq!(
+            Selector {
+                audience: Some("x".to_owned()),
+                ..everything
+            }
+            .check(),
+            Err(SelectorError::Everything)
+        );
         for blank in ["", " ", "\t"] {
-            assert_eq!(Selector { audience: Some(blank.to_owned()), ..Selector::default() }.check(), Err(SelectorError::Text));
+            assert_eq!(
+                Selector {
+                    audience: Some(blank.to_owned()),
+                    ..Selector::default()
+                }
+                .check(),
+                Err(SelectorError::Text)
+            );
         }
         for bad in ["x", "=", "oidc=1", "oidc.sub="] {
-            assert_eq!(Selector { claims: vec![bad.to_owned()], ..Selector::default() }.check(), Err(SelectorError::Claim), "{bad}");
+            assert_eq!(
+                Selector {
+                    claims: vec![bad.to_owned()],
+                    ..Selector::default()
+                }
+                .check(),
+                Err(SelectorError::Claim),
+                "{bad}"
+            );
         }
-        assert_eq!(Selector { svid_serial: Some("0A".to_owned()), ..Selector::default() }.check(), Err(SelectorError::Serial));
+        assert_eq!(
+            Selector {
+                svid_serial: Some("0A".to_owned()),
+                ..Selector::default()
+            }
+            .check(),
+            Err(SelectorError::Serial)
+        );
     }
 
     #[test]
     fn criteria_are_a_conjunction() {
         let id = SpiffeId::parse("spiffe://a.b/x").unwrap();
         let attributes = workload_attributes(&id);
-        let both = Selector { issued_before_ms: Some(10), ..Selector::workload(id) };
-        assert!(!matches(&both, &attributes), "issued at 10 is not before 10");
-        assert!(matches(&Selector { issued_before_ms: Some(11), ..both }, &attributes));
+        let both = Selector {
+            issued_before_ms: Some(10),
+            ..Selector::workload(id)
+        };
+        assert!(
+            !matches(&both, &attributes),
+            "issued at 10 is not before 10"
+        );
+        assert!(matches(
+            &Selector {
+                issued_before_ms: Some(11),
+                ..both
+            },
+            &attributes
+        ));
     }
 
     fn scope() -> impl Strategy<Value = Scope> {

@@ -1,7 +1,8 @@
 //! The store port. Two implementations, Redis and embedded, and one contract suite for both.
 //!
-//! A store keeps bytes in named places, with expiry, and the revocation log. It decides nothing: records are immutable
-//! and tagged, and liveness is the view's. P7: an operation that may not have happened is an error.
+//! A store keeps bytes in named places, with expiry, and the revocation log. It decides nothing:
+//! records are immutable and tagged, and liveness is the view's. P7: an operation that may not have
+//! happened is an error.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,7 +50,14 @@ pub enum DocumentKind {
 
 impl DocumentKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Engine, Self::Meta, Self::Response, Self::Secret, Self::Trust, Self::Workload];
+    pub const ALL: [Self; 6] = [
+        Self::Engine,
+        Self::Meta,
+        Self::Response,
+        Self::Secret,
+        Self::Trust,
+        Self::Workload,
+    ];
 
     /// A short name for keys.
     #[must_use]
@@ -174,15 +182,18 @@ pub struct StoredEntry {
 pub struct Heartbeat {
     /// The store's wall clock, in milliseconds since the epoch.
     pub now_ms: i64,
-    /// Which life of the store this is: another value means that the store was emptied, or at least its list of brokers.
+    /// Which life of the store this is: another value means that the store was emptied, or at
+    /// least its list of brokers.
     pub epoch: String,
-    /// Which primary answered: another value means that there was a failover, and that `peers` may be missing some.
+    /// Which primary answered: another value means that there was a failover, and that `peers` may
+    /// be missing some.
     pub primary: String,
     /// Whether every replica has acknowledged it, and not only a majority.
     pub everywhere: bool,
     /// The last entry of the log.
     pub tip: (Position, EntryId),
-    /// What every broker known to the store had applied when it last reported, by broker; the caller included.
+    /// What every broker known to the store had applied when it last reported, by broker; the
+    /// caller included.
     pub peers: Vec<(String, Position)>,
 }
 
@@ -198,13 +209,28 @@ pub trait Store: Send + Sync {
     /// All documents of a kind, by name.
     fn documents(&self, kind: DocumentKind) -> BoxFuture<'_, Vec<(String, Vec<u8>)>>;
     /// Writes a document if what is there is still `expected`; says whether it did.
-    fn replace_document<'a>(&'a self, kind: DocumentKind, name: &'a str, expected: Option<&'a [u8]>, value: Option<&'a [u8]>) -> BoxFuture<'a, bool>;
+    fn replace_document<'a>(
+        &'a self,
+        kind: DocumentKind,
+        name: &'a str,
+        expected: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, bool>;
 
     /// Takes a single-use name; only the first call for it gets `true`, until `until_ms`.
     fn consume<'a>(&'a self, name: &'a [u8; 32], until_ms: i64) -> BoxFuture<'a, bool>;
 
-    /// Makes room for a task among its workload's, and puts it on the attendance list, due at `due_ms`.
-    fn reserve_task<'a>(&'a self, workload: &'a str, task: TaskId, deadline_ms: i64, due_ms: i64, limit: u32, now_ms: i64) -> BoxFuture<'a, Reserved>;
+    /// Makes room for a task among its workload's, and puts it on the attendance list, due at
+    /// `due_ms`.
+    fn reserve_task<'a>(
+        &'a self,
+        workload: &'a str,
+        task: TaskId,
+        deadline_ms: i64,
+        due_ms: i64,
+        limit: u32,
+        now_ms: i64,
+    ) -> BoxFuture<'a, Reserved>;
     /// Writes a task and its first token at once.
     fn create_task<'a>(&'a self, task: NewTask<'a>) -> BoxFuture<'a, Created>;
     /// A task, if it is there.
@@ -217,12 +243,19 @@ pub trait Store: Send + Sync {
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>>;
 
     /// Writes a token of an existing task; `None` if the task is not there.
-    fn create_token<'a>(&'a self, task: TaskId, token: NewToken<'a>) -> BoxFuture<'a, Option<Created>>;
+    fn create_token<'a>(
+        &'a self,
+        task: TaskId,
+        token: NewToken<'a>,
+    ) -> BoxFuture<'a, Option<Created>>;
     /// A token with its task, if both are there. One round trip.
-    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash) -> BoxFuture<'a, Option<StoredToken>>;
-    /// Tokens of a task from a place that an earlier page named, or 0; those that have expired may be among them.
+    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash)
+    -> BoxFuture<'a, Option<StoredToken>>;
+    /// Tokens of a task from a place that an earlier page named, or 0; those that have expired may
+    /// be among them.
     fn tokens(&self, task: TaskId, from: u64) -> BoxFuture<'_, TokenPage>;
-    /// Tasks on the attendance list from a place that an earlier page named, or 0: each that is there all the while comes at least once.
+    /// Tasks on the attendance list from a place that an earlier page named, or 0: each that is
+    /// there all the while comes at least once.
     fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage>;
     /// Removes the tokens of a dead task; the task's record stays. Answers how many there were.
     fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64>;
@@ -232,10 +265,22 @@ pub trait Store: Send + Sync {
     /// Tasks that are due.
     fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Vec<TaskId>>;
 
-    /// Appends to the log, after `floor` at least, and answers the position once it is durable. May be repeated.
-    fn append<'a>(&'a self, id: EntryId, entry: &'a [u8], until_ms: i64, floor: Position) -> BoxFuture<'a, Position>;
-    /// Appends several in this order, each after `floor` at least; if it fails, some of them may be there. For what a store has lost.
-    fn append_all<'a>(&'a self, entries: &'a [(EntryId, Vec<u8>, i64)], floor: Position) -> BoxFuture<'a, ()> {
+    /// Appends to the log, after `floor` at least, and answers the position once it is durable. May
+    /// be repeated.
+    fn append<'a>(
+        &'a self,
+        id: EntryId,
+        entry: &'a [u8],
+        until_ms: i64,
+        floor: Position,
+    ) -> BoxFuture<'a, Position>;
+    /// Appends several in this order, each after `floor` at least; if it fails, some of them may be
+    /// there. For what a store has lost.
+    fn append_all<'a>(
+        &'a self,
+        entries: &'a [(EntryId, Vec<u8>, i64)],
+        floor: Position,
+    ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             for (id, entry, until_ms) in entries {
                 self.append(*id, entry, *until_ms, floor).await?;
@@ -249,22 +294,47 @@ pub trait Store: Send + Sync {
     fn await_log(&self, after: Position, wait_ms: u64) -> BoxFuture<'_, ()>;
     /// Drops entries that cannot matter any more and the ones at these places; never the last one.
     fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()>;
-    /// Reports what this broker has applied, and which entry was the last of it; with it, the tip of the log and the other brokers' reports. A
-    /// report counts only if this log has that entry there: otherwise it is about a log that was lost, and counts as nothing applied.
-    fn heartbeat<'a>(&'a self, broker: &'a str, applied: (Position, EntryId), forget_after_ms: i64) -> BoxFuture<'a, Heartbeat>;
-    /// Writes a lease of a task; one that is there keeps its time if that is earlier. The task is remembered to have had it.
-    fn put_lease<'a>(&'a self, engine: &'a str, task: TaskId, lease: StoredLease) -> BoxFuture<'a, ()>;
+    /// Reports what this broker has applied, and which entry was the last of it; with it, the tip
+    /// of the log and the other brokers' reports. A report counts only if this log has that
+    /// entry there: otherwise it is about a log that was lost, and counts as nothing applied.
+    fn heartbeat<'a>(
+        &'a self,
+        broker: &'a str,
+        applied: (Position, EntryId),
+        forget_after_ms: i64,
+    ) -> BoxFuture<'a, Heartbeat>;
+    /// Writes a lease of a task; one that is there keeps its time if that is earlier. The task is
+    /// remembered to have had it.
+    fn put_lease<'a>(
+        &'a self,
+        engine: &'a str,
+        task: TaskId,
+        lease: StoredLease,
+    ) -> BoxFuture<'a, ()>;
     /// How many leases a task has had.
     fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64>;
     /// A lease, if it is there.
     fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>>;
-    /// Leases of an engine from a place that an earlier call named, or 0, and where to go on, 0 at the end. One may come twice.
+    /// Leases of an engine from a place that an earlier call named, or 0, and where to go on, 0 at
+    /// the end. One may come twice.
     fn leases<'a>(&'a self, engine: &'a str, from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)>;
     /// Makes leases due at this time, those of them that are there and due later.
-    fn lease_due<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId], due_ms: i64) -> BoxFuture<'a, ()>;
+    fn lease_due<'a>(
+        &'a self,
+        engine: &'a str,
+        ids: &'a [LeaseId],
+        due_ms: i64,
+    ) -> BoxFuture<'a, ()>;
     /// Takes leases that are due: nobody else gets them until `until_ms`.
-    fn claim_leases<'a>(&'a self, engine: &'a str, now_ms: i64, until_ms: i64, limit: usize) -> BoxFuture<'a, Vec<StoredLease>>;
-    /// Writes what became of a lease that was claimed, and when it is due again; nothing if it is gone.
+    fn claim_leases<'a>(
+        &'a self,
+        engine: &'a str,
+        now_ms: i64,
+        until_ms: i64,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<StoredLease>>;
+    /// Writes what became of a lease that was claimed, and when it is due again; nothing if it is
+    /// gone.
     fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()>;
     /// Removes leases whose credentials are gone.
     fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()>;

@@ -1,4 +1,5 @@
-//! How tasks and tokens are stored: compact, since a million of them live in memory. A token leaves out what it shares with its task.
+//! How tasks and tokens are stored: compact, since a million of them live in memory. A token leaves
+//! out what it shares with its task.
 
 use prost::Message;
 use sundew_attestation::spiffe::SpiffeId;
@@ -102,7 +103,11 @@ impl TaskRecord {
             request: self.request.to_vec(),
             evidence: self.evidence.clone(),
             claims: self.claims.clone(),
-            ancestors: self.ancestors.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            ancestors: self
+                .ancestors
+                .iter()
+                .map(|id| id.as_bytes().to_vec())
+                .collect(),
             depth_left: self.depth_left,
         }
         .encode_to_vec()
@@ -128,7 +133,11 @@ impl TaskRecord {
             request: exactly(&stored.request)?,
             evidence: stored.evidence,
             claims: stored.claims,
-            ancestors: stored.ancestors.iter().map(|id| exactly(id).map(TaskId::from_bytes)).collect::<Result<_, _>>()?,
+            ancestors: stored
+                .ancestors
+                .iter()
+                .map(|id| exactly(id).map(TaskId::from_bytes))
+                .collect::<Result<_, _>>()?,
             depth_left: stored.depth_left,
         })
     }
@@ -140,15 +149,31 @@ impl TokenRecord {
     pub fn encode(&self, task: &TaskRecord) -> Vec<u8> {
         let same = self.certificate == task.certificate;
         StoredToken {
-            scopes: if self.scopes == task.scopes { Vec::new() } else { self.scopes.to_strings() },
+            scopes: if self.scopes == task.scopes {
+                Vec::new()
+            } else {
+                self.scopes.to_strings()
+            },
             audience: self.audience.clone(),
             issued_after_ms: self.issued_at_ms.saturating_sub(task.created_at_ms),
             life_ms: self.expires_at_ms.saturating_sub(self.issued_at_ms),
             bearer: self.binding == TokenBinding::Bearer,
-            certificate: if same { Vec::new() } else { self.certificate.to_vec() },
-            svid_serial: if same { Vec::new() } else { self.svid_serial.clone() },
+            certificate: if same {
+                Vec::new()
+            } else {
+                self.certificate.to_vec()
+            },
+            svid_serial: if same {
+                Vec::new()
+            } else {
+                self.svid_serial.clone()
+            },
             position: self.position.0,
-            registration: if self.registration == task.registration { String::new() } else { self.registration.clone() },
+            registration: if self.registration == task.registration {
+                String::new()
+            } else {
+                self.registration.clone()
+            },
             request: self.request.to_vec(),
         }
         .encode_to_vec()
@@ -161,15 +186,35 @@ impl TokenRecord {
         let same = stored.certificate.is_empty();
         Ok(Self {
             task: task.id,
-            scopes: if stored.scopes.is_empty() { task.scopes.clone() } else { scopes(&stored.scopes)? },
+            scopes: if stored.scopes.is_empty() {
+                task.scopes.clone()
+            } else {
+                scopes(&stored.scopes)?
+            },
             audience: stored.audience,
             issued_at_ms,
             expires_at_ms: issued_at_ms.saturating_add(stored.life_ms),
-            binding: if stored.bearer { TokenBinding::Bearer } else { TokenBinding::Certificate },
-            certificate: if same { task.certificate } else { exactly(&stored.certificate)? },
-            svid_serial: if same { task.svid_serial.clone() } else { stored.svid_serial },
+            binding: if stored.bearer {
+                TokenBinding::Bearer
+            } else {
+                TokenBinding::Certificate
+            },
+            certificate: if same {
+                task.certificate
+            } else {
+                exactly(&stored.certificate)?
+            },
+            svid_serial: if same {
+                task.svid_serial.clone()
+            } else {
+                stored.svid_serial
+            },
             position: Position(stored.position),
-            registration: if stored.registration.is_empty() { task.registration.clone() } else { stored.registration },
+            registration: if stored.registration.is_empty() {
+                task.registration.clone()
+            } else {
+                stored.registration
+            },
             request: exactly(&stored.request)?,
         })
     }
@@ -201,6 +246,11 @@ mod tests {
 
     #[test]
     fn a_token_that_shares_everything_with_its_task_is_small() {
-        assert!(testing::token(1 << 20).encode(&testing::task(1 << 20)).len() <= 36);
+        assert!(
+            testing::token(1 << 20)
+                .encode(&testing::task(1 << 20))
+                .len()
+                <= 36
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::{TaskId, TokenId};
 use crate::record::{TaskRecord, TokenRecord};
-use crate::selector::{Attribute, Subject, audience_attributes, scope_attributes, workload_attributes};
+use crate::selector::{
+    Attribute, Subject, audience_attributes, scope_attributes, workload_attributes,
+};
 
 /// A task, the tasks that it was delegated from, and its attributes.
 #[derive(Debug)]
@@ -31,7 +33,11 @@ fn serial_attribute(serial: &[u8]) -> Attribute {
         let _ = write!(text, "{byte:02x}");
     }
     // As certificates are printed: without the zero that keeps a number positive.
-    let text = if serial.len() > 1 { text.strip_prefix("00").unwrap_or(&text) } else { &text };
+    let text = if serial.len() > 1 {
+        text.strip_prefix("00").unwrap_or(&text)
+    } else {
+        &text
+    };
     Attribute::Serial(text.into())
 }
 
@@ -39,13 +45,27 @@ impl KnownTask {
     /// A task with the ones that it was delegated from, its parent last.
     #[must_use]
     pub fn new(record: TaskRecord, ancestors: Vec<Arc<Self>>) -> Self {
-        let mut identity = vec![Attribute::Task(record.id), Attribute::Tree(record.id), serial_attribute(&record.svid_serial)];
+        let mut identity = vec![
+            Attribute::Task(record.id),
+            Attribute::Tree(record.id),
+            serial_attribute(&record.svid_serial),
+        ];
         identity.extend(record.ancestors.iter().map(|id| Attribute::Tree(*id)));
         identity.extend(workload_attributes(&record.workload));
-        identity.extend(record.claims.iter().map(|claim| Attribute::Claim(claim.as_str().into())));
+        identity.extend(
+            record
+                .claims
+                .iter()
+                .map(|claim| Attribute::Claim(claim.as_str().into())),
+        );
         identity.push(Attribute::Registration(record.registration.as_str().into()));
         let scopes = scope_attributes(record.scopes.iter());
-        Self { record, ancestors, identity, scopes }
+        Self {
+            record,
+            ancestors,
+            identity,
+            scopes,
+        }
     }
 
     /// Its record.
@@ -73,7 +93,12 @@ impl KnownTask {
     /// As rules see it.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
-        Subject { position: self.position, issued_at_ms: self.created_at_ms, task: &self.identity, own: &self.scopes }
+        Subject {
+            position: self.position,
+            issued_at_ms: self.created_at_ms,
+            task: &self.identity,
+            own: &self.scopes,
+        }
     }
 }
 
@@ -84,7 +109,8 @@ pub struct KnownToken {
     id: TokenId,
     task: Arc<KnownTask>,
     own: Vec<Attribute>,
-    /// The generation of the rules at which none of them killed it: what was found once holds until a rule changes.
+    /// The generation of the rules at which none of them killed it: what was found once holds
+    /// until a rule changes.
     spared_at: AtomicU64,
 }
 
@@ -108,7 +134,13 @@ impl KnownToken {
         if record.registration != task.registration {
             own.push(Attribute::Registration(record.registration.as_str().into()));
         }
-        Self { record, id, task, own, spared_at: AtomicU64::new(0) }
+        Self {
+            record,
+            id,
+            task,
+            own,
+            spared_at: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn is_spared_at(&self, generation: u64) -> bool {
@@ -134,6 +166,11 @@ impl KnownToken {
     /// As rules see it.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
-        Subject { position: self.position, issued_at_ms: self.issued_at_ms, task: &self.task.identity, own: &self.own }
+        Subject {
+            position: self.position,
+            issued_at_ms: self.issued_at_ms,
+            task: &self.task.identity,
+            own: &self.own,
+        }
     }
 }

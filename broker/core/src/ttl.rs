@@ -39,7 +39,11 @@ impl Ttl {
 
     /// A duration of so many milliseconds.
     pub fn from_ms(ms: i64) -> Result<Self, TtlError> {
-        if (1..=Self::MAX_MS).contains(&ms) { Ok(Self(ms)) } else { Err(TtlError::Range) }
+        if (1..=Self::MAX_MS).contains(&ms) {
+            Ok(Self(ms))
+        } else {
+            Err(TtlError::Range)
+        }
     }
 
     /// Parses a whole number and a unit.
@@ -76,7 +80,12 @@ impl Ttl {
 
 impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, name) in [(24 * 3_600_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+        for (unit, name) in [
+            (24 * 3_600_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1000, "s"),
+        ] {
             if self.0 % unit == 0 {
                 return write!(f, "{}{name}", self.0 / unit);
             }
@@ -111,7 +120,22 @@ mod tests {
 
     #[test]
     fn t46_no_spelling_is_immortal() {
-        for bad in ["", "0s", "-1s", "1", "s", "1.5h", "1e9s", "9223372036854775807d", "99999999999999999999s", "367d", "1 s", " 1s", "1S", "٣s"] {
+        for bad in [
+            "",
+            "0s",
+            "-1s",
+            "1",
+            "s",
+            "1.5h",
+            "1e9s",
+            "9223372036854775807d",
+            "99999999999999999999s",
+            "367d",
+            "1 s",
+            " 1s",
+            "1S",
+            "٣s",
+        ] {
             assert!(Ttl::parse(bad).is_err(), "{bad} was taken");
         }
         for ms in [0, -1, i64::MIN, i64::MAX, 1 << 53] {

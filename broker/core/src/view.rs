@@ -1,7 +1,9 @@
-//! A broker's view of the revocation log: with the clock and the record, the only thing that decides liveness.
+//! A broker's view of the revocation log: with the clock and the record, the only thing that
+//! decides liveness.
 //!
-//! P4: an ended task is dead with every token of it and everything that was delegated from it; a rule kills what was decided before
-//! its position. Pure: no clock, no I/O. Whether the view is fresh enough to be asked is its keeper's business (P5, P7).
+//! P4: an ended task is dead with every token of it and everything that was delegated from it; a
+//! rule kills what was decided before its position. Pure: no clock, no I/O. Whether the view is
+//! fresh enough to be asked is its keeper's business (P5, P7).
 
 use std::collections::HashMap;
 
@@ -89,7 +91,8 @@ pub struct View {
 }
 
 impl View {
-    /// Applies an entry. Entries come in order; one that was applied before changes nothing but the position.
+    /// Applies an entry. Entries come in order; one that was applied before changes nothing but the
+    /// position.
     pub fn apply(&mut self, position: Position, entry: LogEntry) {
         self.applied = self.applied.max(position);
         self.last = entry.id;
@@ -100,7 +103,12 @@ impl View {
         match &entry.event {
             Event::Ended { task, outcome } => {
                 // AC-33: the first ending in the log is the one reason.
-                let fresh = Ended { outcome: *outcome, until_ms: entry.until_ms, held, by: entry.id };
+                let fresh = Ended {
+                    outcome: *outcome,
+                    until_ms: entry.until_ms,
+                    held,
+                    by: entry.id,
+                };
                 let ended = self.ended.entry(*task).or_insert(fresh);
                 if ended.held && !held {
                     (ended.outcome, ended.held, ended.by) = (*outcome, false, entry.id);
@@ -109,7 +117,11 @@ impl View {
             }
             Event::Rule { selector, effect } => {
                 // AC-4A: what was lifted stays lifted, in whatever order the two entries come.
-                let effect = if self.lifted.contains_key(&entry.id) && *effect == Effect::Contain { Effect::Revoke } else { *effect };
+                let effect = if self.lifted.contains_key(&entry.id) && *effect == Effect::Contain {
+                    Effect::Revoke
+                } else {
+                    *effect
+                };
                 if !self.lifted.contains_key(&entry.id) || effect == Effect::Revoke {
                     self.rules.raise(entry.id, selector, effect, position);
                 }
@@ -118,28 +130,48 @@ impl View {
                 self.rules.lift(rule);
                 self.lifted.insert(*rule, entry.until_ms);
             }
-            // Tokens decided by a broker that had not seen the suspension stay dead after the task is resumed (position).
+            // Tokens decided by a broker that had not seen the suspension stay dead after the task
+            // is resumed (position).
             Event::Suspended(task) => self.suspend(*task, position, &entry, false),
             Event::Resumed(task) => self.suspend(*task, position, &entry, true),
             Event::Changed(_) | Event::Floor => {}
         }
-        self.entries.insert(entry.id, Known { position, entry, held });
+        self.entries.insert(
+            entry.id,
+            Known {
+                position,
+                entry,
+                held,
+            },
+        );
     }
 
     fn suspend(&mut self, task: TaskId, position: Position, entry: &LogEntry, over: bool) {
         let (by, until_ms) = (entry.id, entry.until_ms);
-        let suspension = self.suspensions.entry(task).or_insert(Suspension { by, position, until_ms, over });
+        let suspension = self.suspensions.entry(task).or_insert(Suspension {
+            by,
+            position,
+            until_ms,
+            over,
+        });
         if position >= suspension.position {
-            *suspension = Suspension { by, position, until_ms: until_ms.max(suspension.until_ms), over };
+            *suspension = Suspension {
+                by,
+                position,
+                until_ms: until_ms.max(suspension.until_ms),
+                over,
+            };
         }
     }
 
-    /// Holds an entry that the log could not take: it takes effect here at once. It is no part of the log's order.
+    /// Holds an entry that the log could not take: it takes effect here at once. It is no part of
+    /// the log's order.
     pub fn hold(&mut self, entry: LogEntry) {
         self.take_effect(Position(self.applied.0.saturating_add(1)), entry, true);
     }
 
-    /// Goes on reading from this place: the store lost what came after it. What was found of stamps before counts no more.
+    /// Goes on reading from this place: the store lost what came after it. What was found of stamps
+    /// before counts no more.
     pub fn rewind(&mut self, position: Position, last: EntryId) {
         self.rules.touch();
         (self.applied, self.last) = (position, last);
@@ -154,7 +186,10 @@ impl View {
     /// An entry from the log, with its position.
     #[must_use]
     pub fn entry(&self, id: &EntryId) -> Option<(Position, &LogEntry)> {
-        self.entries.get(id).filter(|own| !own.held).map(|own| (own.position, &own.entry))
+        self.entries
+            .get(id)
+            .filter(|own| !own.held)
+            .map(|own| (own.position, &own.entry))
     }
 
     /// Whether it has an entry from the log.
@@ -172,7 +207,11 @@ impl View {
     /// Entries that still matter and that `known` does not have, in the order of their positions.
     #[must_use]
     pub fn missing_from(&self, known: &std::collections::HashSet<EntryId>) -> Vec<LogEntry> {
-        let mut missing: Vec<_> = self.entries.values().filter(|own| !known.contains(&own.entry.id)).collect();
+        let mut missing: Vec<_> = self
+            .entries
+            .values()
+            .filter(|own| !known.contains(&own.entry.id))
+            .collect();
         missing.sort_by_key(|own| own.position);
         missing.into_iter().map(|own| own.entry.clone()).collect()
     }
@@ -180,7 +219,11 @@ impl View {
     /// Rules that stand, with what is left of their effect, oldest first.
     #[must_use]
     pub fn standing(&self) -> Vec<(Position, &LogEntry, Effect)> {
-        let with_effect = |(id, effect)| self.entries.get(id).map(|own| (own.position, &own.entry, effect));
+        let with_effect = |(id, effect)| {
+            self.entries
+                .get(id)
+                .map(|own| (own.position, &own.entry, effect))
+        };
         let mut standing: Vec<_> = self.rules.standing().filter_map(with_effect).collect();
         standing.sort_by_key(|(position, ..)| *position);
         standing
@@ -195,29 +238,48 @@ impl View {
     /// Whether a task, or one that it was delegated from, is suspended.
     #[must_use]
     pub fn is_suspended(&self, task: &KnownTask) -> bool {
-        let suspended = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| !suspension.over) && !self.ended.contains_key(id);
+        let suspended = |id: &TaskId| {
+            self.suspensions
+                .get(id)
+                .is_some_and(|suspension| !suspension.over)
+                && !self.ended.contains_key(id)
+        };
         !self.suspensions.is_empty() && task.lineage().any(suspended)
     }
 
     /// Whether a quarantine forbids to issue anything more in this task, or to begin it.
     #[must_use]
     pub fn is_quarantined(&self, task: &KnownTask) -> bool {
-        self.rules.any_quarantine() && task.chain().any(|each| self.rules.quarantine(&each.subject()))
+        self.rules.any_quarantine()
+            && task
+                .chain()
+                .any(|each| self.rules.quarantine(&each.subject()))
     }
 
     /// Whether a quarantine forbids to issue a credential to a workload that has no task for it.
     #[must_use]
-    pub fn is_workload_quarantined(&self, workload: &SpiffeId, audience: &[String], now_ms: i64) -> bool {
+    pub fn is_workload_quarantined(
+        &self,
+        workload: &SpiffeId,
+        audience: &[String],
+        now_ms: i64,
+    ) -> bool {
         self.rules.any_quarantine() && {
             let (task, own) = (workload_attributes(workload), audience_attributes(audience));
-            self.rules.quarantine(&Subject { position: self.applied().0, issued_at_ms: now_ms, task: &task, own: &own })
+            self.rules.quarantine(&Subject {
+                position: self.applied().0,
+                issued_at_ms: now_ms,
+                task: &task,
+                own: &own,
+            })
         }
     }
 
     /// The same for a token that is about to be minted.
     #[must_use]
     pub fn is_token_quarantined(&self, token: &KnownToken) -> bool {
-        self.rules.any_quarantine() && (self.rules.quarantine(&token.subject()) || self.is_quarantined(token.task()))
+        self.rules.any_quarantine()
+            && (self.rules.quarantine(&token.subject()) || self.is_quarantined(token.task()))
     }
 
     /// P4, P5: whether a task is alive. A suspended task is alive; its tokens are not.
@@ -226,14 +288,23 @@ impl View {
     }
 
     /// The same as if one entry were not there: whether it is the one that killed something.
-    pub fn judge_task_without(&self, task: &KnownTask, now_ms: i64, without: Option<EntryId>) -> Liveness {
+    pub fn judge_task_without(
+        &self,
+        task: &KnownTask,
+        now_ms: i64,
+        without: Option<EntryId>,
+    ) -> Liveness {
         if let Some(cause) = self.ending_of(task, without) {
             return Liveness::Dead(cause);
         }
         if now_ms >= task.deadline_ms {
             return Liveness::Dead(Cause::Expired);
         }
-        if !self.rules.is_empty() && task.chain().any(|each| self.rules.kill(&self.placed(each.subject()), without)) {
+        if !self.rules.is_empty()
+            && task
+                .chain()
+                .any(|each| self.rules.kill(&self.placed(each.subject()), without))
+        {
             return Liveness::Dead(Cause::Revoked);
         }
         Liveness::Alive
@@ -242,26 +313,47 @@ impl View {
     /// The entry by which a task is dead or suspended; nothing if it lives or its time ran out.
     #[must_use]
     pub fn ended_by(&self, task: &KnownTask) -> Option<EntryId> {
-        let ended = task.lineage().find_map(|id| self.ended.get(id)).map(|ended| ended.by);
-        let killed = || task.chain().find_map(|each| self.rules.killer(&self.placed(each.subject())));
-        let suspended = || self.suspensions.get(&task.id).filter(|suspension| !suspension.over).map(|suspension| suspension.by);
+        let ended = task
+            .lineage()
+            .find_map(|id| self.ended.get(id))
+            .map(|ended| ended.by);
+        let killed = || {
+            task.chain()
+                .find_map(|each| self.rules.killer(&self.placed(each.subject())))
+        };
+        let suspended = || {
+            self.suspensions
+                .get(&task.id)
+                .filter(|suspension| !suspension.over)
+                .map(|suspension| suspension.by)
+        };
         ended.or_else(killed).or_else(suspended)
     }
 
     /// An entry, from the log or held, with its position if it is in the log.
     #[must_use]
     pub fn known(&self, id: &EntryId) -> Option<(&LogEntry, Option<Position>)> {
-        self.entries.get(id).map(|own| (&own.entry, (!own.held).then_some(own.position)))
+        self.entries
+            .get(id)
+            .map(|own| (&own.entry, (!own.held).then_some(own.position)))
     }
 
-    /// A stamp beyond everything that was applied is from a log that was lost, or this view lags: it counts as nothing, so that a matching
-    /// rule kills. Of the two ways to be wrong for a moment, this is the one that revives nothing.
+    /// A stamp beyond everything that was applied is from a log that was lost, or this view lags:
+    /// it counts as nothing, so that a matching rule kills. Of the two ways to be wrong for a
+    /// moment, this is the one that revives nothing.
     fn placed<'a>(&self, subject: Subject<'a>) -> Subject<'a> {
-        Subject { position: self.counted(subject.position), ..subject }
+        Subject {
+            position: self.counted(subject.position),
+            ..subject
+        }
     }
 
     fn counted(&self, stamp: Position) -> Position {
-        if stamp > self.applied { Position(0) } else { stamp }
+        if stamp > self.applied {
+            Position(0)
+        } else {
+            stamp
+        }
     }
 
     fn ending_of(&self, task: &KnownTask, without: Option<EntryId>) -> Option<Cause> {
@@ -280,7 +372,12 @@ impl View {
     }
 
     /// The same as if one entry were not there.
-    pub fn judge_token_without(&self, token: &KnownToken, now_ms: i64, without: Option<EntryId>) -> Liveness {
+    pub fn judge_token_without(
+        &self,
+        token: &KnownToken,
+        now_ms: i64,
+        without: Option<EntryId>,
+    ) -> Liveness {
         let task = token.task();
         if let Some(cause) = self.ending_of(task, without) {
             return Liveness::Dead(cause);
@@ -290,8 +387,12 @@ impl View {
         }
         let generation = self.rules.generation();
         if !self.rules.is_empty() && (without.is_some() || !token.is_spared_at(generation)) {
-            // A rule for the task kills tokens minted later in it, and in what was delegated from it.
-            let in_chain = || task.chain().any(|each| self.rules.kill(&self.placed(each.subject()), without));
+            // A rule for the task kills tokens minted later in it, and in what was delegated from
+            // it.
+            let in_chain = || {
+                task.chain()
+                    .any(|each| self.rules.kill(&self.placed(each.subject()), without))
+            };
             if self.rules.kill(&self.placed(token.subject()), without) || in_chain() {
                 return Liveness::Dead(Cause::Revoked);
             }
@@ -300,7 +401,11 @@ impl View {
             }
         }
         if !self.suspensions.is_empty() {
-            let since = |id: &TaskId| self.suspensions.get(id).is_some_and(|suspension| suspension.position > self.counted(token.position));
+            let since = |id: &TaskId| {
+                self.suspensions
+                    .get(id)
+                    .is_some_and(|suspension| suspension.position > self.counted(token.position))
+            };
             if task.lineage().any(since) {
                 return Liveness::Dead(Cause::Suspended);
             }
@@ -308,20 +413,27 @@ impl View {
         Liveness::Alive
     }
 
-    /// Forgets what nothing alive can be covered by any more. A quarantine that was lifted before `now_ms` goes with what lifted it;
-    /// answers the places of both in the log, which does not drop them by itself.
+    /// Forgets what nothing alive can be covered by any more. A quarantine that was lifted before
+    /// `now_ms` goes with what lifted it; answers the places of both in the log, which does not
+    /// drop them by itself.
     pub fn forget(&mut self, now_ms: i64) -> Vec<Position> {
         self.ended.retain(|_, ended| ended.until_ms > now_ms);
-        self.suspensions.retain(|_, suspension| suspension.until_ms > now_ms);
+        self.suspensions
+            .retain(|_, suspension| suspension.until_ms > now_ms);
         let lifted = &mut self.lifted;
         let mut places = Vec::new();
         self.entries.retain(|id, own| {
             let over = match own.entry.event {
                 Event::Lifted(rule) => lifted.get(&rule).is_none_or(|until| *until <= now_ms),
-                Event::Rule { .. } if own.entry.until_ms >= crate::log::FOR_EVER_MS => lifted.get(id).is_some_and(|until| *until <= now_ms),
-                Event::Rule { .. } | Event::Ended { .. } | Event::Suspended(_) | Event::Resumed(_) | Event::Changed(_) | Event::Floor => {
-                    own.entry.until_ms <= now_ms
+                Event::Rule { .. } if own.entry.until_ms >= crate::log::FOR_EVER_MS => {
+                    lifted.get(id).is_some_and(|until| *until <= now_ms)
                 }
+                Event::Rule { .. }
+                | Event::Ended { .. }
+                | Event::Suspended(_)
+                | Event::Resumed(_)
+                | Event::Changed(_)
+                | Event::Floor => own.entry.until_ms <= now_ms,
             };
             if over && own.entry.until_ms > now_ms {
                 places.push(own.position);

@@ -67,7 +67,10 @@ pub(super) struct FileRevocation {
 
 impl Default for FileRevocation {
     fn default() -> Self {
-        Self { freshness: Ttl::SECOND, max_clock_skew: Ttl::HALF_SECOND }
+        Self {
+            freshness: Ttl::SECOND,
+            max_clock_skew: Ttl::HALF_SECOND,
+        }
     }
 }
 
@@ -120,8 +123,13 @@ impl Sections {
             Ok(section) => Some(section),
             Err(error) => {
                 let path = error.path().to_string();
-                let path = if path == "." { String::new() } else { format!(".{path}") };
-                self.errors.push(format!("{name}{path}: {}", error.inner().message()));
+                let path = if path == "." {
+                    String::new()
+                } else {
+                    format!(".{path}")
+                };
+                self.errors
+                    .push(format!("{name}{path}: {}", error.inner().message()));
                 None
             }
         }

@@ -1,4 +1,5 @@
-//! What makes credentials in another system: a trait with create, remove and list, and the configuration of each kind.
+//! What makes credentials in another system: a trait with create, remove and list, and the
+//! configuration of each kind.
 //!
 //! A third kind is a file beside `postgres.rs` and a variant of [`Target`].
 
@@ -25,12 +26,14 @@ pub(crate) enum EngineError {
     /// The target refused this one thing.
     #[error("target refused: {0}")]
     Refused(String),
-    /// The target cannot be reached, or does not answer in time: the next thing would fare no better.
+    /// The target cannot be reached, or does not answer in time: the next thing would fare no
+    /// better.
     #[error("target is unreachable: {0}")]
     Unreachable(String),
 }
 
-pub(crate) type EngineFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + Send + 'a>>;
+pub(crate) type EngineFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, EngineError>> + Send + 'a>>;
 
 /// A credential that is to be made.
 pub(crate) struct NewCredential<'a> {
@@ -40,12 +43,17 @@ pub(crate) struct NewCredential<'a> {
     pub(crate) expires_at_ms: i64,
 }
 
-/// A target. Everything may be repeated: what is there already is made to be as asked, what is gone already is gone.
+/// A target. Everything may be repeated: what is there already is made to be as asked, what is gone
+/// already is gone.
 pub(crate) trait Engine: Send + Sync {
     /// Whether it can be worked with.
     fn check(&self) -> EngineFuture<'_, ()>;
     /// Makes a credential with what the role gives.
-    fn create<'a>(&'a self, role: &'a Role, credential: &'a NewCredential<'a>) -> EngineFuture<'a, ()>;
+    fn create<'a>(
+        &'a self,
+        role: &'a Role,
+        credential: &'a NewCredential<'a>,
+    ) -> EngineFuture<'a, ()>;
     /// Ends every session of a credential and removes it.
     fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, ()>;
     /// The names of all credentials that begin so.
@@ -58,8 +66,9 @@ pub(crate) trait Engine: Send + Sync {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Role {
-    /// PostgreSQL: statements run after the role was created, with `{{name}}`, `{{password}}` and `{{expiration}}` in them replaced by the
-    /// quoted name, SCRAM verifier and time. Redis: ACL rules.
+    /// PostgreSQL: statements run after the role was created, with `{{name}}`, `{{password}}` and
+    /// `{{expiration}}` in them replaced by the quoted name, SCRAM verifier and time. Redis:
+    /// ACL rules.
     pub(crate) grants: Vec<String>,
     /// No credential lives longer.
     #[serde(default = "day")]
@@ -104,7 +113,10 @@ impl EngineConfig {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if Scope::of_secret(&self.name).is_err() || self.name.len() > 128 {
-            problems.push("name: must be the name of a secret, of at most 128 bytes, such as `db/reporting`".to_owned());
+            problems.push(
+                "name: must be the name of a secret, of at most 128 bytes, such as `db/reporting`"
+                    .to_owned(),
+            );
         }
         if self.roles.is_empty() {
             problems.push("roles: at least one is needed".to_owned());
@@ -114,9 +126,16 @@ impl EngineConfig {
         }
         for (name, role) in &self.roles {
             if name.contains('/') || name.len() > MAX_ROLE || Scope::of_secret(name).is_err() {
-                problems.push(format!("roles.{name}: must be one segment of a secret's name"));
+                problems.push(format!(
+                    "roles.{name}: must be one segment of a secret's name"
+                ));
             }
-            if role.grants.len() > MAX_STATEMENTS || role.grants.iter().any(|grant| grant.trim().is_empty() || grant.len() > MAX_STATEMENT) {
+            if role.grants.len() > MAX_STATEMENTS
+                || role
+                    .grants
+                    .iter()
+                    .any(|grant| grant.trim().is_empty() || grant.len() > MAX_STATEMENT)
+            {
                 problems.push(format!("roles.{name}.grants: at most {MAX_STATEMENTS}, none of them blank or over {MAX_STATEMENT} bytes"));
             }
         }
@@ -130,8 +149,16 @@ impl EngineConfig {
     /// A driver for it.
     pub(crate) fn driver(&self, password: SecretBytes) -> Result<Arc<dyn Engine>, EngineError> {
         Ok(match &self.target {
-            Target::Postgres(target) => Arc::new(Postgres::new(target.clone(), password, self.max_connections)?),
-            Target::Redis(target) => Arc::new(RedisAcl::new(target.clone(), password, self.max_connections)?),
+            Target::Postgres(target) => Arc::new(Postgres::new(
+                target.clone(),
+                password,
+                self.max_connections,
+            )?),
+            Target::Redis(target) => Arc::new(RedisAcl::new(
+                target.clone(),
+                password,
+                self.max_connections,
+            )?),
         })
     }
 }
@@ -144,10 +171,12 @@ pub(crate) fn is_local(host: &str) -> bool {
 /// As RFC 3986 has it for user names and passwords in URLs.
 pub(crate) fn percent_encoded(text: &[u8]) -> String {
     text.iter()
-        .map(
-            |byte| {
-                if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') { char::from(*byte).to_string() } else { format!("%{byte:02X}") }
-            },
-        )
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                char::from(*byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
         .collect()
 }

@@ -1,7 +1,8 @@
 //! Secrets that are made for one task in another system, and certainly removed there (P6).
 //!
-//! Intent is written before creation, under the name that the credential will have; creation, removal and listing at the target are the
-//! engines' business (`engine.rs`), due leases the workers' (`worker.rs`). The password is derived, so it is stored nowhere.
+//! Intent is written before creation, under the name that the credential will have; creation,
+//! removal and listing at the target are the engines' business (`engine.rs`), due leases the
+//! workers' (`worker.rs`). The password is derived, so it is stored nowhere.
 
 mod engine;
 mod postgres;
@@ -18,7 +19,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sundew_core::store::{DocumentKind, StoredLease};
-use sundew_core::{Changed, Event, KnownTask, LeaseId, LeaseRecord, Liveness, SealError, SecretBytes, TaskId};
+use sundew_core::{
+    Changed, Event, KnownTask, LeaseId, LeaseRecord, Liveness, SealError, SecretBytes, TaskId,
+};
 use sundew_proto::v1;
 use tokio::sync::Notify;
 
@@ -30,7 +33,8 @@ use crate::peer::Peer;
 use crate::refusal::Refusal;
 use engine::{Engine, EngineConfig, NewCredential};
 
-/// A credential whose making failed may still be made by a target that was slow: it is removed a little later.
+/// A credential whose making failed may still be made by a target that was slow: it is removed a
+/// little later.
 const AFTER_FAILURE_MS: i64 = 2_000;
 const ATTEMPTS: usize = 16;
 
@@ -58,7 +62,10 @@ impl RunningEngine {
 
     /// Why the target could not be worked with lately; empty if it could.
     pub(crate) fn problem(&self) -> String {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -84,12 +91,21 @@ struct Watched {
 
 impl Leases {
     fn engine(&self, name: &str) -> Option<Arc<RunningEngine>> {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.engines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// All engines.
     pub(crate) fn engines(&self) -> Vec<(String, Arc<RunningEngine>)> {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(name, engine)| (name.clone(), Arc::clone(engine))).collect()
+        self.engines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(name, engine)| (name.clone(), Arc::clone(engine)))
+            .collect()
     }
 
     /// How many leases there were lately over all engines, and how many of them were due.
@@ -99,14 +115,28 @@ impl Leases {
 
     /// What is wrong with targets, for health.
     pub(crate) fn troubles(&self) -> Vec<String> {
-        let problems = self.engines().into_iter().map(|(name, engine)| (name, engine.problem()));
-        let problems = problems.filter(|(_, problem)| !problem.is_empty()).map(|(name, problem)| format!("engine {name}: {problem}"));
-        self.unusable.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().chain(problems).collect()
+        let problems = self
+            .engines()
+            .into_iter()
+            .map(|(name, engine)| (name, engine.problem()));
+        let problems = problems
+            .filter(|(_, problem)| !problem.is_empty())
+            .map(|(name, problem)| format!("engine {name}: {problem}"));
+        self.unusable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .chain(problems)
+            .collect()
     }
 
     fn watch(&self, task: &Arc<KnownTask>, engine: &str, id: LeaseId) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let watched = tasks.or_insert_with(task.id, &task.record().ancestors, || Watched { task: Arc::clone(task), leases: Vec::new() });
+        let watched = tasks.or_insert_with(task.id, &task.record().ancestors, || Watched {
+            task: Arc::clone(task),
+            leases: Vec::new(),
+        });
         if !watched.leases.iter().any(|(_, known)| *known == id) {
             watched.leases.push((engine.to_owned(), id));
         }
@@ -125,7 +155,11 @@ impl Leases {
                 }
             }
             Event::Rule { .. } => self.look_at_all.store(true, Ordering::Release),
-            Event::Lifted(_) | Event::Suspended(_) | Event::Resumed(_) | Event::Changed(_) | Event::Floor => return,
+            Event::Lifted(_)
+            | Event::Suspended(_)
+            | Event::Resumed(_)
+            | Event::Changed(_)
+            | Event::Floor => return,
         }
         self.news.notify_one();
     }
@@ -155,15 +189,31 @@ impl Lease {
 
 impl Broker {
     fn open_lease(&self, engine: &str, stored: &StoredLease) -> Result<LeaseRecord, Refusal> {
-        self.records.open("lease", &[b"lease", engine.as_bytes(), stored.id.as_bytes()], &stored.record, LeaseRecord::decode)
+        self.records.open(
+            "lease",
+            &[b"lease", engine.as_bytes(), stored.id.as_bytes()],
+            &stored.record,
+            LeaseRecord::decode,
+        )
     }
 
     fn sealed_lease(&self, id: LeaseId, record: &LeaseRecord, due_ms: i64) -> StoredLease {
-        StoredLease { id, record: self.root().tag(&[b"lease", record.engine.as_bytes(), id.as_bytes()], record.encode()), due_ms }
+        StoredLease {
+            id,
+            record: self.root().tag(
+                &[b"lease", record.engine.as_bytes(), id.as_bytes()],
+                record.encode(),
+            ),
+            due_ms,
+        }
     }
 
     fn lease_password(&self, id: LeaseId) -> SecretBytes {
-        SecretBytes::new(URL_SAFE_NO_PAD.encode(self.root().derive(&[b"lease-password", id.as_bytes()])).into_bytes())
+        SecretBytes::new(
+            URL_SAFE_NO_PAD
+                .encode(self.root().derive(&[b"lease-password", id.as_bytes()]))
+                .into_bytes(),
+        )
     }
 
     /// The engine and role that a secret's name means, if it means one.
@@ -172,10 +222,25 @@ impl Broker {
         Some((self.leases.engine(name)?, role.to_owned()))
     }
 
-    /// Makes a credential for a task, or answers with the one that it has. The caller has seen to it that the task may have it.
-    pub(crate) async fn lease(&self, task: &Arc<KnownTask>, secret: &str, engine: &RunningEngine, role: &str) -> Result<v1::Lease, Refusal> {
-        let granted = engine.config.roles.get(role).ok_or(Refusal::Absent("role of an engine"))?;
-        let (name, id, now_ms) = (&engine.config.name, LeaseRecord::id(self.root(), task.id, secret), clock::now_ms());
+    /// Makes a credential for a task, or answers with the one that it has. The caller has seen to
+    /// it that the task may have it.
+    pub(crate) async fn lease(
+        &self,
+        task: &Arc<KnownTask>,
+        secret: &str,
+        engine: &RunningEngine,
+        role: &str,
+    ) -> Result<v1::Lease, Refusal> {
+        let granted = engine
+            .config
+            .roles
+            .get(role)
+            .ok_or(Refusal::Absent("role of an engine"))?;
+        let (name, id, now_ms) = (
+            &engine.config.name,
+            LeaseRecord::id(self.root(), task.id, secret),
+            clock::now_ms(),
+        );
         let store = self.records.store();
         let mut record = match store.lease(name, id).await? {
             Some(stored) => {
@@ -193,7 +258,9 @@ impl Broker {
                 role: role.to_owned(),
                 username: LeaseRecord::username(&engine.prefix, id),
                 created_at_ms: now_ms,
-                expires_at_ms: now_ms.saturating_add(granted.max_ttl.as_ms()).min(task.deadline_ms),
+                expires_at_ms: now_ms
+                    .saturating_add(granted.max_ttl.as_ms())
+                    .min(task.deadline_ms),
                 confirmed: false,
                 failures: 0,
                 problem: String::new(),
@@ -202,29 +269,60 @@ impl Broker {
         let password = self.lease_password(id);
         if !record.confirmed {
             // P6: whatever happens from here on, somebody will remove it.
-            store.put_lease(name, task.id, self.sealed_lease(id, &record, record.expires_at_ms)).await?;
+            store
+                .put_lease(
+                    name,
+                    task.id,
+                    self.sealed_lease(id, &record, record.expires_at_ms),
+                )
+                .await?;
             self.leases.watch(task, name, id);
-            let credential = NewCredential { username: &record.username, password: &password, expires_at_ms: record.expires_at_ms };
+            let credential = NewCredential {
+                username: &record.username,
+                password: &password,
+                expires_at_ms: record.expires_at_ms,
+            };
             if let Err(error) = engine.driver.create(granted, &credential).await {
                 engine.set_problem(&error);
                 record.problem = error.to_string();
-                store.retry_lease(name, self.sealed_lease(id, &record, now_ms.saturating_add(AFTER_FAILURE_MS))).await?;
+                store
+                    .retry_lease(
+                        name,
+                        self.sealed_lease(id, &record, now_ms.saturating_add(AFTER_FAILURE_MS)),
+                    )
+                    .await?;
                 return Err(Refusal::Engine(error.to_string()));
             }
             engine.set_problem("");
             record.confirmed = true;
-            store.put_lease(name, task.id, self.sealed_lease(id, &record, record.expires_at_ms)).await?;
+            store
+                .put_lease(
+                    name,
+                    task.id,
+                    self.sealed_lease(id, &record, record.expires_at_ms),
+                )
+                .await?;
         }
         let url = engine.driver.url(&record.username, &password);
         let password = String::from_utf8_lossy(password.expose()).into_owned();
-        Ok(v1::Lease { lease_id: id.to_string(), username: record.username, password, url, expires_at_ms: record.expires_at_ms })
+        Ok(v1::Lease {
+            lease_id: id.to_string(),
+            username: record.username,
+            password,
+            url,
+            expires_at_ms: record.expires_at_ms,
+        })
     }
 
     /// Shows every lease of every engine to `look`.
     pub(crate) async fn each_lease(&self, mut look: impl FnMut(Lease)) -> Result<(), Refusal> {
         for (name, _) in self.leases.engines() {
             for stored in self.stored_leases(&name).await? {
-                look(Lease { id: stored.id, record: self.open_lease(&name, &stored)?, due_ms: stored.due_ms });
+                look(Lease {
+                    id: stored.id,
+                    record: self.open_lease(&name, &stored)?,
+                    due_ms: stored.due_ms,
+                });
             }
         }
         Ok(())
@@ -250,11 +348,17 @@ impl Broker {
         {
             let view = self.keeper.view()?;
             let now_ms = clock::now_ms();
-            let watched = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            let watched = self
+                .leases
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for (id, watched) in tasks.iter().filter_map(|id| Some((id, watched.get(id)?))) {
                 if view.judge_task(&watched.task, now_ms) != Liveness::Alive {
                     dead.push(*id);
-                    watched.leases.iter().for_each(|(engine, lease)| due.entry(engine.clone()).or_default().push(*lease));
+                    watched.leases.iter().for_each(|(engine, lease)| {
+                        due.entry(engine.clone()).or_default().push(*lease)
+                    });
                 }
             }
         }
@@ -267,17 +371,35 @@ impl Broker {
                 engine.wake.notify_one();
             }
         }
-        let mut watched = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self
+            .leases
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         dead.iter().for_each(|task| watched.remove(task));
         Ok(())
     }
 
     fn open_engine(&self, name: &str, bytes: &[u8]) -> Result<EngineDocument, Refusal> {
-        self.records.open("engine", &[b"engine", name.as_bytes()], bytes, serde_json::from_slice)
+        self.records.open(
+            "engine",
+            &[b"engine", name.as_bytes()],
+            bytes,
+            serde_json::from_slice,
+        )
     }
 
-    async fn engine_password(&self, name: &str, document: &EngineDocument) -> Result<SecretBytes, Refusal> {
-        let sealed = STANDARD.decode(&document.password).map_err(|_| Refusal::Seal { what: "engine", cause: SealError::Opening })?;
+    async fn engine_password(
+        &self,
+        name: &str,
+        document: &EngineDocument,
+    ) -> Result<SecretBytes, Refusal> {
+        let sealed = STANDARD
+            .decode(&document.password)
+            .map_err(|_| Refusal::Seal {
+                what: "engine",
+                cause: SealError::Opening,
+            })?;
         self.open_secret(&format!("engine {name}"), &sealed).await
     }
 
@@ -290,12 +412,22 @@ impl Broker {
                 Err(error) => {
                     // The others work, and this one's leases wait for an engine that can be used.
                     tracing::error!(engine = name, %error, "engine cannot be used: put it again");
-                    unusable.push(format!("engine {name} cannot be used, put it again: {error}"));
+                    unusable.push(format!(
+                        "engine {name} cannot be used, put it again: {error}"
+                    ));
                 }
             }
         }
-        *self.leases.engines.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-        *self.leases.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        *self
+            .leases
+            .engines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self
+            .leases
+            .unusable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = unusable;
         self.leases.news.notify_one();
         Ok(())
     }
@@ -304,77 +436,181 @@ impl Broker {
         let document = self.open_engine(name, bytes)?;
         let password = self.engine_password(name, &document).await?;
         let prefix = LeaseRecord::prefix(self.root(), name);
-        let driver = document.config.driver(password).map_err(|e| Refusal::Engine(e.to_string()))?;
-        Ok(RunningEngine { config: document.config, driver, prefix, problem: Mutex::default(), wake: Notify::new() })
+        let driver = document
+            .config
+            .driver(password)
+            .map_err(|e| Refusal::Engine(e.to_string()))?;
+        Ok(RunningEngine {
+            config: document.config,
+            driver,
+            prefix,
+            problem: Mutex::default(),
+            wake: Notify::new(),
+        })
     }
 
     /// Creates or replaces an engine.
-    pub(crate) async fn put_engine(self: Arc<Self>, peer: Arc<Peer>, mut request: v1::PutEngineRequest) -> Result<v1::PutEngineResponse, Refusal> {
+    pub(crate) async fn put_engine(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        mut request: v1::PutEngineRequest,
+    ) -> Result<v1::PutEngineResponse, Refusal> {
         self.require(&peer, OperatorRole::Registrar)?;
         let given = SecretBytes::new(std::mem::take(&mut request.password));
-        let config: EngineConfig = serde_json::from_str(&request.document).map_err(|e| Refusal::invalid("document", e))?;
+        let config: EngineConfig =
+            serde_json::from_str(&request.document).map_err(|e| Refusal::invalid("document", e))?;
         let problems = config.problems();
         if !problems.is_empty() {
             return Err(Refusal::invalid("document", problems.join("; ")));
         }
         let name = config.name.clone();
         for _ in 0..ATTEMPTS {
-            let before = self.records.store().document(DocumentKind::Engine, &name).await?;
+            let before = self
+                .records
+                .store()
+                .document(DocumentKind::Engine, &name)
+                .await?;
             // One that does not open any more is replaced like one that is not there.
-            let old = before.as_ref().and_then(|bytes| self.open_engine(&name, bytes).ok());
+            let old = before
+                .as_ref()
+                .and_then(|bytes| self.open_engine(&name, bytes).ok());
             let kept = match &old {
-                Some(old) if given.expose().is_empty() => self.engine_password(&name, old).await.ok(),
+                Some(old) if given.expose().is_empty() => {
+                    self.engine_password(&name, old).await.ok()
+                }
                 Some(_) | None => Some(given.clone()),
             };
-            let (old, password) = kept.map_or_else(|| (None, given.clone()), |password| (old, password));
+            let (old, password) =
+                kept.map_or_else(|| (None, given.clone()), |password| (old, password));
             let action = match &old {
                 None => "created",
-                Some(old) if given.expose().is_empty() && old.config == config => return Ok(v1::PutEngineResponse { action: "unchanged".to_owned() }),
+                Some(old) if given.expose().is_empty() && old.config == config => {
+                    return Ok(v1::PutEngineResponse {
+                        action: "unchanged".to_owned(),
+                    });
+                }
                 Some(_) => "changed",
             };
             if !request.unchecked {
-                let driver = config.driver(password.clone()).map_err(|e| Refusal::invalid("document", e))?;
-                driver.check().await.map_err(|e| Refusal::invalid("document", format!("the target was tried: {e}")))?;
+                let driver = config
+                    .driver(password.clone())
+                    .map_err(|e| Refusal::invalid("document", e))?;
+                driver.check().await.map_err(|e| {
+                    Refusal::invalid("document", format!("the target was tried: {e}"))
+                })?;
             }
-            let sealed = self.keyring.load().seal(&format!("engine {name}"), password.expose()).map_err(|cause| Refusal::Seal { what: "engine", cause })?;
-            let document = EngineDocument { config: config.clone(), password: STANDARD.encode(sealed) };
-            self.journal.write(journal::record("engine_written").with("engine", &name).with("actor", peer.id()).with("action", action)).await?;
-            let bytes = self.root().tag(&[b"engine", name.as_bytes()], serde_json::to_vec(&document).unwrap_or_default());
-            if self.records.store().replace_document(DocumentKind::Engine, &name, before.as_deref(), Some(&bytes)).await? {
+            let sealed = self
+                .keyring
+                .load()
+                .seal(&format!("engine {name}"), password.expose())
+                .map_err(|cause| Refusal::Seal {
+                    what: "engine",
+                    cause,
+                })?;
+            let document = EngineDocument {
+                config: config.clone(),
+                password: STANDARD.encode(sealed),
+            };
+            self.journal
+                .write(
+                    journal::record("engine_written")
+                        .with("engine", &name)
+                        .with("actor", peer.id())
+                        .with("action", action),
+                )
+                .await?;
+            let bytes = self.root().tag(
+                &[b"engine", name.as_bytes()],
+                serde_json::to_vec(&document).unwrap_or_default(),
+            );
+            if self
+                .records
+                .store()
+                .replace_document(DocumentKind::Engine, &name, before.as_deref(), Some(&bytes))
+                .await?
+            {
                 self.reload_engines().await?;
                 self.changed(Changed::Engines).await?;
-                return Ok(v1::PutEngineResponse { action: action.to_owned() });
+                return Ok(v1::PutEngineResponse {
+                    action: action.to_owned(),
+                });
             }
         }
-        Err(Refusal::Store(sundew_core::store::StoreError::Unavailable("the engine is being changed by others".to_owned())))
+        Err(Refusal::Store(sundew_core::store::StoreError::Unavailable(
+            "the engine is being changed by others".to_owned(),
+        )))
     }
 
     /// All engines, without their passwords.
-    pub(crate) async fn list_engines(self: Arc<Self>, peer: Arc<Peer>, _: v1::ListEnginesRequest) -> Result<v1::ListEnginesResponse, Refusal> {
+    pub(crate) async fn list_engines(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        _: v1::ListEnginesRequest,
+    ) -> Result<v1::ListEnginesResponse, Refusal> {
         self.require(&peer, OperatorRole::Registrar)?;
         let mut engines = Vec::new();
         for (name, bytes) in self.records.store().documents(DocumentKind::Engine).await? {
             let document = self.open_engine(&name, &bytes)?;
-            let (leases, leases_due) = self.records.store().lease_counts(&name, clock::now_ms()).await?;
-            let problem = self.leases.engine(&name).map(|engine| engine.problem()).unwrap_or_default();
-            engines.push(v1::EngineInfo { document: serde_json::to_string(&document.config).unwrap_or_default(), leases, leases_due, problem });
+            let (leases, leases_due) = self
+                .records
+                .store()
+                .lease_counts(&name, clock::now_ms())
+                .await?;
+            let problem = self
+                .leases
+                .engine(&name)
+                .map(|engine| engine.problem())
+                .unwrap_or_default();
+            engines.push(v1::EngineInfo {
+                document: serde_json::to_string(&document.config).unwrap_or_default(),
+                leases,
+                leases_due,
+                problem,
+            });
         }
         Ok(v1::ListEnginesResponse { engines })
     }
 
-    /// Removes an engine. P6: not while there is something at its target that nobody would remove then.
-    pub(crate) async fn delete_engine(self: Arc<Self>, peer: Arc<Peer>, request: v1::DeleteEngineRequest) -> Result<v1::DeleteEngineResponse, Refusal> {
+    /// Removes an engine. P6: not while there is something at its target that nobody would remove
+    /// then.
+    pub(crate) async fn delete_engine(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::DeleteEngineRequest,
+    ) -> Result<v1::DeleteEngineResponse, Refusal> {
         self.require(&peer, OperatorRole::Registrar)?;
-        let before = self.records.store().document(DocumentKind::Engine, &request.name).await?.ok_or(Refusal::Absent("engine"))?;
-        let (leases, _) = self.records.store().lease_counts(&request.name, clock::now_ms()).await?;
+        let before = self
+            .records
+            .store()
+            .document(DocumentKind::Engine, &request.name)
+            .await?
+            .ok_or(Refusal::Absent("engine"))?;
+        let (leases, _) = self
+            .records
+            .store()
+            .lease_counts(&request.name, clock::now_ms())
+            .await?;
         if leases > 0 {
             return Err(Refusal::invalid(
                 "name",
-                format!("the engine has {leases} leases: revoke what they are for and wait until `sundew lease list` is empty"),
+                format!(
+                    "the engine has {leases} leases: revoke what they are for and wait until `sundew lease list` is empty"
+                ),
             ));
         }
-        self.journal.write(journal::record("engine_deleted").with("engine", &request.name).with("actor", peer.id())).await?;
-        if !self.records.store().replace_document(DocumentKind::Engine, &request.name, Some(&before), None).await? {
+        self.journal
+            .write(
+                journal::record("engine_deleted")
+                    .with("engine", &request.name)
+                    .with("actor", peer.id()),
+            )
+            .await?;
+        if !self
+            .records
+            .store()
+            .replace_document(DocumentKind::Engine, &request.name, Some(&before), None)
+            .await?
+        {
             return Err(Refusal::Absent("engine"));
         }
         self.reload_engines().await?;

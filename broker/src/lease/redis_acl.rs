@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisError, RedisResult, TlsCertificates, cmd};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisError,
+    RedisResult, TlsCertificates, cmd,
+};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use sundew_attestation::hex;
 use sundew_core::SecretBytes;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::engine::{Engine, EngineError, EngineFuture, NewCredential, Role, is_local, percent_encoded};
+use super::engine::{
+    Engine, EngineError, EngineFuture, NewCredential, Role, is_local, percent_encoded,
+};
 
 /// Longest time for a connection and for one command.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -25,7 +30,8 @@ pub(crate) struct RedisTarget {
     port: u16,
     #[serde(default = "default_user")]
     username: String,
-    /// PEM of the CAs that the server's certificate may be of. Needed unless the server is on this machine.
+    /// PEM of the CAs that the server's certificate may be of. Needed unless the server is on this
+    /// machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ca: Option<String>,
 }
@@ -45,11 +51,15 @@ impl RedisTarget {
             problems.push("target.host: must be 1 to 255 bytes".to_owned());
         }
         if self.ca.is_none() && !is_local(&self.host) {
-            problems.push("target.ca: a server on another machine needs TLS: give the PEM of its CA".to_owned());
+            problems.push(
+                "target.ca: a server on another machine needs TLS: give the PEM of its CA"
+                    .to_owned(),
+            );
         }
         for (name, role) in roles {
             for rule in &role.grants {
-                // Keys, channels and commands; whether the user is on, and how it proves itself, is ours to say.
+                // Keys, channels and commands; whether the user is on, and how it proves itself, is
+                // ours to say.
                 if !rule.starts_with(['~', '%', '&', '+', '-', '(']) {
                     problems.push(format!("roles.{name}.grants: `{rule}` is no ACL rule about keys, channels or commands"));
                 }
@@ -68,43 +78,84 @@ pub(crate) struct RedisAcl {
 }
 
 fn failed(error: &RedisError) -> EngineError {
-    let unreachable =
-        error.is_io_error() || error.is_connection_dropped() || error.is_timeout() || matches!(error.code(), Some("LOADING" | "OOM" | "READONLY"));
-    if unreachable { EngineError::Unreachable(error.to_string()) } else { EngineError::Refused(error.to_string()) }
+    let unreachable = error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_timeout()
+        || matches!(error.code(), Some("LOADING" | "OOM" | "READONLY"));
+    if unreachable {
+        EngineError::Unreachable(error.to_string())
+    } else {
+        EngineError::Refused(error.to_string())
+    }
 }
 
 impl RedisAcl {
-    pub(crate) fn new(target: RedisTarget, password: SecretBytes, most: usize) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        target: RedisTarget,
+        password: SecretBytes,
+        most: usize,
+    ) -> Result<Self, EngineError> {
         let build = || -> RedisResult<Client> {
             let (host, port) = (target.host.clone(), target.port);
             let address = match target.ca {
-                Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+                Some(_) => ConnectionAddr::TcpTls {
+                    host,
+                    port,
+                    insecure: false,
+                    tls_params: None,
+                },
                 None => ConnectionAddr::Tcp(host, port),
             };
             let info = address.into_connection_info()?;
             let mut settings = info.redis_settings().clone();
             if !password.expose().is_empty() {
-                settings = settings.set_username(&target.username).set_password(String::from_utf8_lossy(password.expose()));
+                settings = settings
+                    .set_username(&target.username)
+                    .set_password(String::from_utf8_lossy(password.expose()));
             }
             let info = info.set_redis_settings(settings);
             match &target.ca {
-                Some(pem) => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(pem.as_bytes().to_vec()) }),
+                Some(pem) => Client::build_with_tls(
+                    info,
+                    TlsCertificates {
+                        client_tls: None,
+                        root_cert: Some(pem.as_bytes().to_vec()),
+                    },
+                ),
                 None => Client::open(info),
             }
         };
         let client = build().map_err(|e| failed(&e))?;
-        Ok(Self { target, client, places: Semaphore::new(most), connection: Mutex::new(None) })
+        Ok(Self {
+            target,
+            client,
+            places: Semaphore::new(most),
+            connection: Mutex::new(None),
+        })
     }
 
-    async fn run<T: redis::FromRedisValue>(&self, commands: &[redis::Cmd]) -> Result<T, EngineError> {
-        let _place = self.places.acquire().await.map_err(|_| EngineError::Unreachable("closed".to_owned()))?;
+    async fn run<T: redis::FromRedisValue>(
+        &self,
+        commands: &[redis::Cmd],
+    ) -> Result<T, EngineError> {
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .map_err(|_| EngineError::Unreachable("closed".to_owned()))?;
         let connection = {
             let mut current = self.connection.lock().await;
             match current.as_ref() {
                 Some(connection) => connection.clone(),
                 None => {
-                    let config = AsyncConnectionConfig::new().set_response_timeout(Some(WITHIN)).set_connection_timeout(Some(WITHIN));
-                    let fresh = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| failed(&e))?;
+                    let config = AsyncConnectionConfig::new()
+                        .set_response_timeout(Some(WITHIN))
+                        .set_connection_timeout(Some(WITHIN));
+                    let fresh = self
+                        .client
+                        .get_multiplexed_async_connection_with_config(&config)
+                        .await
+                        .map_err(|e| failed(&e))?;
                     current.insert(fresh).clone()
                 }
             }
@@ -129,22 +180,37 @@ impl RedisAcl {
 
 impl Engine for RedisAcl {
     fn check(&self) -> EngineFuture<'_, ()> {
-        Box::pin(async { self.run::<String>(&[cmd("ACL").arg("WHOAMI").clone()]).await.map(drop) })
+        Box::pin(async {
+            self.run::<String>(&[cmd("ACL").arg("WHOAMI").clone()])
+                .await
+                .map(drop)
+        })
     }
 
-    fn create<'a>(&'a self, role: &'a Role, credential: &'a NewCredential<'a>) -> EngineFuture<'a, ()> {
+    fn create<'a>(
+        &'a self,
+        role: &'a Role,
+        credential: &'a NewCredential<'a>,
+    ) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             // The server gets the hash, so that no MONITOR and no slow log has the password.
             let hash = digest::digest(&digest::SHA256, credential.password.expose());
             let mut command = cmd("ACL");
-            command.arg("SETUSER").arg(credential.username).arg("reset").arg("on").arg(format!("#{}", hex(hash.as_ref()))).arg(&role.grants);
+            command
+                .arg("SETUSER")
+                .arg(credential.username)
+                .arg("reset")
+                .arg("on")
+                .arg(format!("#{}", hex(hash.as_ref())))
+                .arg(&role.grants);
             self.run::<()>(&[command]).await
         })
     }
 
     fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, ()> {
         Box::pin(async move {
-            // Removing a user ends its connections; the second command is for those that were just being made.
+            // Removing a user ends its connections; the second command is for those that were just
+            // being made.
             let remove = cmd("ACL").arg("DELUSER").arg(username).clone();
             let kill = cmd("CLIENT").arg("KILL").arg("USER").arg(username).clone();
             match self.run::<redis::Value>(&[remove, kill]).await {
@@ -158,13 +224,24 @@ impl Engine for RedisAcl {
     fn list<'a>(&'a self, prefix: &'a str) -> EngineFuture<'a, Vec<String>> {
         Box::pin(async move {
             let users: Vec<String> = self.run(&[cmd("ACL").arg("USERS").clone()]).await?;
-            Ok(users.into_iter().filter(|user| user.starts_with(prefix)).collect())
+            Ok(users
+                .into_iter()
+                .filter(|user| user.starts_with(prefix))
+                .collect())
         })
     }
 
     fn url(&self, username: &str, password: &SecretBytes) -> String {
         let RedisTarget { host, port, ca, .. } = &self.target;
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        format!("{}://{username}:{}@{host}:{port}", if ca.is_some() { "rediss" } else { "redis" }, percent_encoded(password.expose()))
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.clone()
+        };
+        format!(
+            "{}://{username}:{}@{host}:{port}",
+            if ca.is_some() { "rediss" } else { "redis" },
+            percent_encoded(password.expose())
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! Removing what is due, for ever until it succeeds, and finding what nobody knows of.
 //!
-//! One worker per engine, so that a dead target holds up nobody else's leases. Leases are claimed with a time-out: when a broker dies,
-//! another one takes over what it had claimed.
+//! One worker per engine, so that a dead target holds up nobody else's leases. Leases are claimed
+//! with a time-out: when a broker dies, another one takes over what it had claimed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -34,7 +34,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 impl Broker {
-    /// Ends the leases of dead tasks and keeps a worker for each engine, for as long as it is polled.
+    /// Ends the leases of dead tasks and keeps a worker for each engine, for as long as it is
+    /// polled.
     pub(crate) async fn keep_leases(self: Arc<Self>) {
         let mut workers: HashMap<String, (Arc<RunningEngine>, AbortHandle)> = HashMap::new();
         let mut running = JoinSet::new();
@@ -42,14 +43,21 @@ impl Broker {
         loop {
             let engines: HashMap<_, _> = self.leases.engines().into_iter().collect();
             workers.retain(|name, (engine, handle)| {
-                let same = engines.get(name).is_some_and(|now| Arc::ptr_eq(now, engine));
+                let same = engines
+                    .get(name)
+                    .is_some_and(|now| Arc::ptr_eq(now, engine));
                 if !same {
                     handle.abort();
                 }
                 same
             });
             for (name, engine) in engines {
-                workers.entry(name).or_insert_with(|| (Arc::clone(&engine), running.spawn(Arc::clone(&self).work_for(engine))));
+                workers.entry(name).or_insert_with(|| {
+                    (
+                        Arc::clone(&engine),
+                        running.spawn(Arc::clone(&self).work_for(engine)),
+                    )
+                });
             }
             let all = looked.is_none_or(|at| clock::since(at) >= LOOK_AT_ALL_EVERY);
             if all && !workers.is_empty() {
@@ -59,15 +67,32 @@ impl Broker {
                 }
             }
             let every = all || self.leases.look_at_all.swap(false, Ordering::AcqRel);
-            let mut tasks = std::mem::take(&mut *self.leases.ended.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut tasks = std::mem::take(
+                &mut *self
+                    .leases
+                    .ended
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
             if every {
-                tasks = self.leases.tasks.lock().unwrap_or_else(PoisonError::into_inner).names().copied().collect();
+                tasks = self
+                    .leases
+                    .tasks
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .names()
+                    .copied()
+                    .collect();
             }
             if !tasks.is_empty()
                 && let Err(error) = self.end_leases(tasks.clone()).await
             {
                 tracing::debug!(%error, "leases could not be made due yet");
-                self.leases.ended.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+                self.leases
+                    .ended
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(tasks);
             }
             if let Err(error) = self.count_leases().await {
                 tracing::debug!(%error, "leases");
@@ -79,22 +104,36 @@ impl Broker {
     async fn count_leases(&self) -> Result<(), Refusal> {
         let (mut all, mut due) = (0_u64, 0_u64);
         for (name, _) in self.leases.engines() {
-            let (leases, of_them_due) = self.records.store().lease_counts(&name, clock::now_ms()).await?;
+            let (leases, of_them_due) = self
+                .records
+                .store()
+                .lease_counts(&name, clock::now_ms())
+                .await?;
             (all, due) = (all.saturating_add(leases), due.saturating_add(of_them_due));
         }
-        *self.leases.counts.lock().unwrap_or_else(PoisonError::into_inner) = (all, due);
+        *self
+            .leases
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = (all, due);
         Ok(())
     }
 
     /// Watches every lease there is, and makes those due whose task is gone.
     async fn look_at_all_leases(&self) -> Result<(), Refusal> {
         let mut all = Vec::new();
-        self.each_lease(|lease| all.push((lease.id, lease.record.engine, lease.record.task))).await?;
+        self.each_lease(|lease| all.push((lease.id, lease.record.engine, lease.record.task)))
+            .await?;
         for (id, engine, task) in all {
             match self.records.look_at_task(task).await? {
                 Some(task) => self.leases.watch(&task, &engine, id),
                 // P6: intent without a task is as due as any.
-                None => self.records.store().lease_due(&engine, &[id], clock::now_ms()).await?,
+                None => {
+                    self.records
+                        .store()
+                        .lease_due(&engine, &[id], clock::now_ms())
+                        .await?
+                }
             }
         }
         Ok(())
@@ -120,11 +159,17 @@ impl Broker {
                     }
                 }
                 Err(error) => {
-                    // A target that is down is tried with one lease at a time, less and less often, and finds no crowd when it is back.
-                    let next = pause.map_or(Duration::from_millis(250), |last| (last * 2).min(LONGEST_PAUSE));
+                    // A target that is down is tried with one lease at a time, less and less often,
+                    // and finds no crowd when it is back.
+                    let next = pause.map_or(Duration::from_millis(250), |last| {
+                        (last * 2).min(LONGEST_PAUSE)
+                    });
                     tracing::warn!(engine = engine.config.name, %error, "leases cannot be removed now");
                     pause = Some(next);
-                    tokio::time::sleep(next / 2 + next.mul_f64(f64::from(random() % 1000) / 2000.0)).await;
+                    tokio::time::sleep(
+                        next / 2 + next.mul_f64(f64::from(random() % 1000) / 2000.0),
+                    )
+                    .await;
                 }
             }
         }
@@ -132,18 +177,31 @@ impl Broker {
 
     /// Removes what is due, for a while; says whether there was anything.
     async fn remove_due(self: &Arc<Self>, engine: &Arc<RunningEngine>) -> Result<bool, Refusal> {
-        let (store, name, began) = (self.records.store(), &engine.config.name, clock::monotonic());
+        let (store, name, began) = (
+            self.records.store(),
+            &engine.config.name,
+            clock::monotonic(),
+        );
         let mut removals = JoinSet::new();
         let (mut gone, mut unreachable): (Vec<LeaseId>, Option<EngineError>) = (Vec::new(), None);
         let (mut found, mut more) = (false, true);
         loop {
             // After a failure, one: it says whether the target is back.
-            let most = if engine.problem().is_empty() { engine.config.max_connections.saturating_mul(CLAIM_PER_CONNECTION) } else { 1 };
+            let most = if engine.problem().is_empty() {
+                engine
+                    .config
+                    .max_connections
+                    .saturating_mul(CLAIM_PER_CONNECTION)
+            } else {
+                1
+            };
             // The target has half of them to work on while the store is asked for the next.
             if more && removals.len() <= most / 2 {
                 self.forget_leases(name, &mut gone).await?;
                 let (now_ms, wanted) = (clock::now_ms(), most.saturating_sub(removals.len()));
-                let claimed = store.claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), wanted).await?;
+                let claimed = store
+                    .claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), wanted)
+                    .await?;
                 found |= !claimed.is_empty();
                 more = claimed.len() == wanted && clock::since(began) < REMOVE_FOR;
                 for stored in claimed {
@@ -155,12 +213,23 @@ impl Broker {
                     });
                 }
             }
-            let Some(removal) = removals.join_next().await else { break };
-            let Ok((id, record, result)) = removal else { continue };
+            let Some(removal) = removals.join_next().await else {
+                break;
+            };
+            let Ok((id, record, result)) = removal else {
+                continue;
+            };
             match result {
                 Ok(()) => {
-                    let removed = journal::record("lease_removed").with("lease", id).with("task", record.task).with("workload", &record.workload);
-                    self.journal.note(removed.with("engine", name).with("username", &record.username));
+                    let removed = journal::record("lease_removed")
+                        .with("lease", id)
+                        .with("task", record.task)
+                        .with("workload", &record.workload);
+                    self.journal.note(
+                        removed
+                            .with("engine", name)
+                            .with("username", &record.username),
+                    );
                     gone.push(id);
                 }
                 Err(error) => {
@@ -192,34 +261,67 @@ impl Broker {
     }
 
     /// T59: nothing is ever given up; it is tried again later, and shown meanwhile.
-    async fn put_off(&self, mut record: LeaseRecord, id: LeaseId, error: &EngineError) -> Result<(), Refusal> {
+    async fn put_off(
+        &self,
+        mut record: LeaseRecord,
+        id: LeaseId,
+        error: &EngineError,
+    ) -> Result<(), Refusal> {
         if record.failures == 0 {
-            let failed = journal::record("lease_removal_failed").with("lease", id).with("task", record.task).with("engine", &record.engine);
+            let failed = journal::record("lease_removal_failed")
+                .with("lease", id)
+                .with("task", record.task)
+                .with("engine", &record.engine);
             self.journal.note(failed.with("reason", error));
         }
         record.failures = record.failures.saturating_add(1);
         record.problem = error.to_string();
-        let due_ms = clock::now_ms().saturating_add(LeaseRecord::retry_after_ms(record.failures, random()));
+        let due_ms =
+            clock::now_ms().saturating_add(LeaseRecord::retry_after_ms(record.failures, random()));
         let engine = record.engine.clone();
-        Ok(self.records.store().retry_lease(&engine, self.sealed_lease(id, &record, due_ms)).await?)
+        Ok(self
+            .records
+            .store()
+            .retry_lease(&engine, self.sealed_lease(id, &record, due_ms))
+            .await?)
     }
 
-    /// T58: removes what the target has under our names and no lease knows. Leases are read after the list: intent comes before creation,
-    /// so whatever was listed and is wanted has one.
+    /// T58: removes what the target has under our names and no lease knows. Leases are read after
+    /// the list: intent comes before creation, so whatever was listed and is wanted has one.
     async fn sweep_orphans(&self, engine: &RunningEngine) -> Result<(), Refusal> {
         let unreachable = |error: EngineError| {
             engine.set_problem(&error);
             Refusal::Engine(error.to_string())
         };
-        let listed = engine.driver.list(&engine.prefix).await.map_err(unreachable)?;
+        let listed = engine
+            .driver
+            .list(&engine.prefix)
+            .await
+            .map_err(unreachable)?;
         if listed.is_empty() {
             return Ok(());
         }
         let name = &engine.config.name;
-        let known: HashSet<_> = self.stored_leases(name).await?.iter().map(|lease| LeaseRecord::username(&engine.prefix, lease.id)).collect();
-        for orphan in listed.into_iter().filter(|username| !known.contains(username)) {
-            tracing::warn!(engine = name, username = orphan, "removing a credential that no lease knows");
-            self.journal.note(journal::record("orphan_removed").with("engine", name).with("username", &orphan));
+        let known: HashSet<_> = self
+            .stored_leases(name)
+            .await?
+            .iter()
+            .map(|lease| LeaseRecord::username(&engine.prefix, lease.id))
+            .collect();
+        for orphan in listed
+            .into_iter()
+            .filter(|username| !known.contains(username))
+        {
+            tracing::warn!(
+                engine = name,
+                username = orphan,
+                "removing a credential that no lease knows"
+            );
+            self.journal.note(
+                journal::record("orphan_removed")
+                    .with("engine", name)
+                    .with("username", &orphan),
+            );
             if let Err(error) = engine.driver.remove(&orphan).await {
                 tracing::warn!(engine = name, username = orphan, %error, "it could not be removed yet");
                 engine.set_problem(&error);

@@ -7,35 +7,60 @@ use sundew_proto::v1;
 use crate::refusal::Refusal;
 use crate::registry::spiffe_id;
 
-fn given<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, Refusal>) -> Result<Option<T>, Refusal> {
-    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+fn given<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, Refusal>,
+) -> Result<Option<T>, Refusal> {
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        parse(text).map(Some)
+    }
 }
 
 /// Reads a selector; what selects nothing is refused (AC-42).
 pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selector, Refusal> {
     let message = message.unwrap_or_default();
-    let task = |field| move |text: &str| TaskId::parse(text).map_err(|e| Refusal::invalid(field, e));
+    let task =
+        |field| move |text: &str| TaskId::parse(text).map_err(|e| Refusal::invalid(field, e));
     let text = |text: &str| Ok(text.to_owned());
-    let secret = given(&message.secret, |name| Scope::of_secret(name).map_err(|e| Refusal::invalid("secret", e)))?;
-    let scope = given(&message.scope, |text| Scope::parse(text).map_err(|e| Refusal::invalid("scope", e)))?;
+    let secret = given(&message.secret, |name| {
+        Scope::of_secret(name).map_err(|e| Refusal::invalid("secret", e))
+    })?;
+    let scope = given(&message.scope, |text| {
+        Scope::parse(text).map_err(|e| Refusal::invalid("scope", e))
+    })?;
     if secret.is_some() && scope.is_some() {
-        return Err(Refusal::invalid("secret", "is a scope of its own: name one of the two"));
+        return Err(Refusal::invalid(
+            "secret",
+            "is a scope of its own: name one of the two",
+        ));
     }
     if message.issued_before_ms < 0 || message.issued_before_ms > now_ms {
-        return Err(Refusal::invalid("issued_before_ms", "must not be in the future"));
+        return Err(Refusal::invalid(
+            "issued_before_ms",
+            "must not be in the future",
+        ));
     }
-    // A whole token says which task it is of, so that nobody has to look for it among all that live; its name alone does not.
+    // A whole token says which task it is of, so that nobody has to look for it among all that
+    // live; its name alone does not.
     let credential = Credential::parse(&message.token);
     let selector = Selector {
         token: match &credential {
             Some(credential) => Some(credential.hash().token_id()),
-            None => given(&message.token, |text| TokenId::parse(text).map_err(|_| Refusal::invalid("token", "must be a token, or a token id")))?,
+            None => given(&message.token, |text| {
+                TokenId::parse(text)
+                    .map_err(|_| Refusal::invalid("token", "must be a token, or a token id"))
+            })?,
         },
-        task: given(&message.task_id, task("task_id"))?.or(credential.map(|credential| credential.task())),
+        task: given(&message.task_id, task("task_id"))?
+            .or(credential.map(|credential| credential.task())),
         task_tree: given(&message.task_tree, task("task_tree"))?,
         workload: given(&message.spiffe_id, spiffe_id)?,
         path_prefix: given(&message.spiffe_path_prefix, spiffe_id)?,
-        trust_domain: given(&message.trust_domain, |text| TrustDomain::parse(text).map_err(|e| Refusal::invalid("trust_domain", e)))?,
+        trust_domain: given(&message.trust_domain, |text| {
+            TrustDomain::parse(text).map_err(|e| Refusal::invalid("trust_domain", e))
+        })?,
         audience: given(&message.audience, text)?,
         scope: scope.or(secret),
         claims: message.claims,
@@ -44,15 +69,25 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
         issued_before_ms: (message.issued_before_ms > 0).then_some(message.issued_before_ms),
         everything: message.everything,
     };
-    selector.check().map_err(|e| Refusal::invalid("selector", e))?;
+    selector
+        .check()
+        .map_err(|e| Refusal::invalid("selector", e))?;
     Ok(selector)
 }
 
 /// As `openssl x509 -serial` and others print it: colons, capitals and leading zeros do not matter.
 fn serial(text: &str) -> String {
-    let digits: String = text.chars().filter(|c| *c != ':').flat_map(char::to_lowercase).collect();
+    let digits: String = text
+        .chars()
+        .filter(|c| *c != ':')
+        .flat_map(char::to_lowercase)
+        .collect();
     let bytes = digits.trim_start_matches("00");
-    if bytes.len() % 2 == 1 { format!("0{bytes}") } else { bytes.to_owned() }
+    if bytes.len() % 2 == 1 {
+        format!("0{bytes}")
+    } else {
+        bytes.to_owned()
+    }
 }
 
 /// A selector as callers see it.
@@ -109,14 +144,42 @@ mod tests {
         use sundew_proto::v1::Selector;
         let refused = |selector| super::read(Some(selector), 1000).is_err();
         assert!(super::read(None, 1000).is_err() && refused(Selector::default()));
-        assert!(refused(Selector { spiffe_id: " ".to_owned(), ..Selector::default() }));
-        assert!(refused(Selector { audience: " ".to_owned(), ..Selector::default() }));
+        assert!(refused(Selector {
+            spiffe_id: " ".to_owned(),
+            ..Selector::default()
+        }));
+        assert!(refused(Selector {
+            audience: " ".to_owned(),
+            ..Selector::default()
+        }));
         for wildcard in ["*", "spiffe://*", "spiffe://a.b/*", "spiffe://a.b/x/*"] {
-            assert!(refused(Selector { spiffe_id: wildcard.to_owned(), ..Selector::default() }), "{wildcard}");
-            assert!(refused(Selector { spiffe_path_prefix: wildcard.to_owned(), ..Selector::default() }), "{wildcard}");
+            assert!(
+                refused(Selector {
+                    spiffe_id: wildcard.to_owned(),
+                    ..Selector::default()
+                }),
+                "{wildcard}"
+            );
+            assert!(
+                refused(Selector {
+                    spiffe_path_prefix: wildcard.to_owned(),
+                    ..Selector::default()
+                }),
+                "{wildcard}"
+            );
         }
-        assert!(refused(Selector { issued_before_ms: 1001, ..Selector::default() }));
-        assert!(refused(Selector { everything: true, audience: "x".to_owned(), ..Selector::default() }));
-        assert!(!refused(Selector { everything: true, ..Selector::default() }));
+        assert!(refused(Selector {
+            issued_before_ms: 1001,
+            ..Selector::default()
+        }));
+        assert!(refused(Selector {
+            everything: true,
+            audience: "x".to_owned(),
+            ..Selector::default()
+        }));
+        assert!(!refused(Selector {
+            everything: true,
+            ..Selector::default()
+        }));
     }
 }

@@ -1,7 +1,9 @@
-//! A walk over live tasks and tokens, in small steps: what a preview counts and what a clean-up works through. Over all of them, or where the
-//! selector names a workload or a task, over those and what was delegated from them.
+//! A walk over live tasks and tokens, in small steps: what a preview counts and what a clean-up
+//! works through. Over all of them, or where the selector names a workload or a task, over those
+//! and what was delegated from them.
 //!
-//! P12: one walk holds the names of the tasks it has seen (16 bytes each, since a page may repeat some) and a bounded table of counts.
+//! P12: one walk holds the names of the tasks it has seen (16 bytes each, since a page may repeat
+//! some) and a bounded table of counts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use crate::refusal::Refusal;
 /// Tasks looked at together.
 const TOGETHER: usize = 16;
 
-/// What is looked for: what matches the selector, alive, or killed by this entry: dead, and alive if it were not for it.
+/// What is looked for: what matches the selector, alive, or killed by this entry: dead, and alive
+/// if it were not for it.
 #[derive(Clone)]
 pub(super) struct Wanted {
     pub(super) selector: Arc<Selector>,
@@ -44,7 +47,8 @@ pub(super) struct Survey {
     /// Whether there are pages of all tasks to come, and from where.
     from: u64,
     left: Vec<TaskId>,
-    /// What was delegated from a hit is looked at too; a walk over everything comes to it by itself.
+    /// What was delegated from a hit is looked at too; a walk over everything comes to it by
+    /// itself.
     follow: bool,
     seen: HashSet<TaskId>,
     ended: bool,
@@ -56,13 +60,25 @@ impl Survey {
         let (store, selector) = (broker.records.store(), &wanted.selector);
         let some = match (selector.task.or(selector.task_tree), &selector.workload) {
             (Some(task), _) => Some(vec![task]),
-            (None, Some(workload)) => Some(store.tasks(Some(workload.as_str()), usize::MAX >> 1).await?),
+            (None, Some(workload)) => Some(
+                store
+                    .tasks(Some(workload.as_str()), usize::MAX >> 1)
+                    .await?,
+            ),
             (None, None) => None,
         };
         let follow = some.is_some();
         let left = some.unwrap_or_default();
         let seen = left.iter().copied().collect();
-        Ok(Self { broker: Arc::clone(broker), wanted, from: 0, left, follow, seen, ended: follow })
+        Ok(Self {
+            broker: Arc::clone(broker),
+            wanted,
+            from: 0,
+            left,
+            follow,
+            seen,
+            ended: follow,
+        })
     }
 
     /// How many tasks were looked at.
@@ -78,9 +94,15 @@ impl Survey {
             }
             let page = self.broker.records.store().scan_tasks(self.from).await?;
             (self.from, self.ended) = (page.next, page.next == 0);
-            self.left.extend(page.tasks.into_iter().filter(|task| self.seen.insert(*task)));
+            self.left.extend(
+                page.tasks
+                    .into_iter()
+                    .filter(|task| self.seen.insert(*task)),
+            );
         }
-        let some = self.left.split_off(self.left.len().saturating_sub(TOGETHER));
+        let some = self
+            .left
+            .split_off(self.left.len().saturating_sub(TOGETHER));
         let mut looks = JoinSet::new();
         for task in some {
             looks.spawn(look(Arc::clone(&self.broker), self.wanted.clone(), task));
@@ -91,8 +113,14 @@ impl Survey {
         }
         if self.follow {
             for hit in hits.iter().filter(|hit| hit.whole) {
-                let children = self.broker.records.store().tasks(Some(&hit.task.id.to_string()), usize::MAX >> 1).await?;
-                self.left.extend(children.into_iter().filter(|task| self.seen.insert(*task)));
+                let children = self
+                    .broker
+                    .records
+                    .store()
+                    .tasks(Some(&hit.task.id.to_string()), usize::MAX >> 1)
+                    .await?;
+                self.left
+                    .extend(children.into_iter().filter(|task| self.seen.insert(*task)));
             }
         }
         Ok(Some(hits))
@@ -106,7 +134,9 @@ impl Wanted {
             return (false, false);
         }
         let whole = match self.killed_by {
-            None => task.chain().any(|each| self.selector.matches(&each.subject())),
+            None => task
+                .chain()
+                .any(|each| self.selector.matches(&each.subject())),
             Some(_) => view.judge_task(task, self.at_ms) != Liveness::Alive,
         };
         // A token whose task lives is killed by what is about tokens only.
@@ -123,18 +153,29 @@ impl Wanted {
 }
 
 async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<Hit>, Refusal> {
-    let Some(task) = broker.records.look_at_task(id).await? else { return Ok(None) };
+    let Some(task) = broker.records.look_at_task(id).await? else {
+        return Ok(None);
+    };
     let (whole, inside) = wanted.task(&*broker.keeper.view()?, &task);
     if !inside {
         return Ok(None);
     }
     if wanted.whole {
-        return Ok(whole.then_some(Hit { task, whole, tokens: 0, leases: 0 }));
+        return Ok(whole.then_some(Hit {
+            task,
+            whole,
+            tokens: 0,
+            leases: 0,
+        }));
     }
     let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
     loop {
         let page = broker.records.store().tokens(id, from).await?;
-        for (name, bytes) in page.tokens.into_iter().filter(|(name, _)| seen.insert(*name)) {
+        for (name, bytes) in page
+            .tokens
+            .into_iter()
+            .filter(|(name, _)| seen.insert(*name))
+        {
             let token = broker.records.open_token(Arc::clone(&task), name, &bytes)?;
             let hit = wanted.token(&*broker.keeper.view()?, &token, whole);
             tokens = tokens.saturating_add(u64::from(hit));
@@ -145,6 +186,15 @@ async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<
         }
         tokio::task::yield_now().await;
     }
-    let leases = if whole && !broker.leases.engines().is_empty() { broker.records.store().leases_had(id).await? } else { 0 };
-    Ok((whole || tokens > 0).then_some(Hit { task, whole, tokens, leases }))
+    let leases = if whole && !broker.leases.engines().is_empty() {
+        broker.records.store().leases_had(id).await?
+    } else {
+        0
+    };
+    Ok((whole || tokens > 0).then_some(Hit {
+        task,
+        whole,
+        tokens,
+        leases,
+    }))
 }

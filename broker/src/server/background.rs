@@ -14,27 +14,54 @@ use crate::{issuers, material, sources};
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
 const RESEAL_EVERY: Duration = Duration::from_secs(30);
 
-pub(super) fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Arc<Notify>, background: &mut JoinSet<()>) -> Result<(), StartError> {
+pub(super) fn start_sources(
+    config: &Config,
+    broker: &Arc<Broker>,
+    look_now: &Arc<Notify>,
+    background: &mut JoinSet<()>,
+) -> Result<(), StartError> {
     let trust = &broker.trust;
     for (domain, path) in &config.trust {
         // A bundle that is bad from the start is an error, not a wait (T85).
         trust.publish(sources::read_bundle(domain, path).map_err(|e| start_error("trust")(&e))?);
     }
     if !config.trust.is_empty() {
-        background.spawn(sources::watch_bundles(Arc::clone(trust), config.trust.clone(), config.bundle_limit, Arc::clone(look_now)));
+        background.spawn(sources::watch_bundles(
+            Arc::clone(trust),
+            config.trust.clone(),
+            config.bundle_limit,
+            Arc::clone(look_now),
+        ));
     }
     match &config.identity {
         Identity::Files { certificate, key } => {
-            trust.set_identity(sources::read_identity(certificate, key).map_err(|e| start_error("identity")(&e))?);
-            background.spawn(sources::watch_identity(Arc::clone(trust), certificate.clone(), key.clone(), Arc::clone(look_now)));
+            trust.set_identity(
+                sources::read_identity(certificate, key)
+                    .map_err(|e| start_error("identity")(&e))?,
+            );
+            background.spawn(sources::watch_identity(
+                Arc::clone(trust),
+                certificate.clone(),
+                key.clone(),
+                Arc::clone(look_now),
+            ));
         }
         Identity::WorkloadApi { socket } => {
-            background.spawn(sources::follow_workload_api(Arc::clone(trust), socket.clone(), config.bundle_limit));
+            background.spawn(sources::follow_workload_api(
+                Arc::clone(trust),
+                socket.clone(),
+                config.bundle_limit,
+            ));
         }
         Identity::EmbeddedCa { svid_ttl, .. } => {
             let broker = Arc::clone(broker);
             let half = svid_ttl.to_std() / 2;
-            let issue = move || broker.ca.as_ref().map_or(Ok(()), |ca| sources::issue_own(&broker.trust, ca));
+            let issue = move || {
+                broker
+                    .ca
+                    .as_ref()
+                    .map_or(Ok(()), |ca| sources::issue_own(&broker.trust, ca))
+            };
             issue().map_err(|e| start_error("embedded CA")(&e))?;
             background.spawn(async move {
                 loop {
@@ -47,15 +74,28 @@ pub(super) fn start_sources(config: &Config, broker: &Arc<Broker>, look_now: &Ar
         }
     }
     for issuer in &config.issuers {
-        background.spawn(issuers::follow(issuer.clone(), Arc::clone(&broker.material), Arc::clone(trust), Arc::clone(&broker.unknown_key)));
+        background.spawn(issuers::follow(
+            issuer.clone(),
+            Arc::clone(&broker.material),
+            Arc::clone(trust),
+            Arc::clone(&broker.unknown_key),
+        ));
     }
     for item in &config.material {
-        background.spawn(material::follow(item.clone(), Arc::clone(&broker.material), Arc::clone(trust)));
+        background.spawn(material::follow(
+            item.clone(),
+            Arc::clone(&broker.material),
+            Arc::clone(trust),
+        ));
     }
     Ok(())
 }
 
-pub(super) fn start_housekeeping(broker: &Arc<Broker>, worker: String, background: &mut JoinSet<()>) {
+pub(super) fn start_housekeeping(
+    broker: &Arc<Broker>,
+    worker: String,
+    background: &mut JoinSet<()>,
+) {
     background.spawn(Arc::clone(broker).keep_attendance());
     background.spawn(Arc::clone(broker).sweep());
     background.spawn(Arc::clone(broker).keep_leases());

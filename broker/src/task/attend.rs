@@ -30,19 +30,34 @@ pub(crate) type Answers = mpsc::Receiver<Result<v1::AttendResponse, Status>>;
 
 impl Broker {
     /// Serves one stream; answers once the task is known to be the caller's.
-    pub(crate) async fn attend(self: Arc<Self>, peer: Arc<Peer>, mut asked: Streaming<v1::AttendRequest>) -> Result<Answers, Refusal> {
+    pub(crate) async fn attend(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        mut asked: Streaming<v1::AttendRequest>,
+    ) -> Result<Answers, Refusal> {
         let first = tokio::time::timeout(START_WITHIN, asked.message()).await;
-        let Ok(Ok(Some(v1::AttendRequest { request: Some(Asked::Start(start)) }))) = first else {
-            return Err(Refusal::invalid("request", "the first message must be `start`"));
+        let Ok(Ok(Some(v1::AttendRequest {
+            request: Some(Asked::Start(start)),
+        }))) = first
+        else {
+            return Err(Refusal::invalid(
+                "request",
+                "the first message must be `start`",
+            ));
         };
         let task = self.own_task(&peer, &start.task_id).await?;
         let attending = Attendance::attend(&self, &task);
         let mut proof = self.proof(&task, &start.proof)?;
         let (answers, receiver) = mpsc::channel(8);
-        let accepted = v1::AttendAccepted { grace_ms: task.grace_ms };
+        let accepted = v1::AttendAccepted {
+            grace_ms: task.grace_ms,
+        };
         let _ = answers.send(Ok(told(Told::Accepted(accepted)))).await;
         tokio::spawn(async move {
-            if let Err(refusal) = self.follow(&peer, &task, &attending, &mut proof, &mut asked, &answers).await {
+            if let Err(refusal) = self
+                .follow(&peer, &task, &attending, &mut proof, &mut asked, &answers)
+                .await
+            {
                 let status = self.refuse(RPC, Some(&peer), &refusal);
                 let _ = answers.send(Err(status)).await;
             }
@@ -66,12 +81,18 @@ impl Broker {
             let news = attending.news.notified();
             match self.news_of(task)? {
                 News::Ended(outcome) => {
-                    let _ = answers.send(Ok(told(Told::Ended(v1::TaskEnded { outcome: outcome.into() })))).await;
+                    let _ = answers
+                        .send(Ok(told(Told::Ended(v1::TaskEnded {
+                            outcome: outcome.into(),
+                        }))))
+                        .await;
                     return Ok(());
                 }
                 News::Suspended if !told_suspended => {
                     told_suspended = true;
-                    let _ = answers.send(Ok(told(Told::Suspended(v1::TaskSuspended {})))).await;
+                    let _ = answers
+                        .send(Ok(told(Told::Suspended(v1::TaskSuspended {}))))
+                        .await;
                 }
                 News::Suspended => {}
                 News::Alive => {
@@ -85,9 +106,12 @@ impl Broker {
                 Ok(None) => {}
                 Ok(Some(wanted)) => drop(answers.send(Ok(told(Told::ProofWanted(wanted)))).await),
                 // Looked at again at the next turn.
-                Err(error) => tracing::debug!(%error, task = %task.id, "evidence could not be asked for"),
+                Err(error) => {
+                    tracing::debug!(%error, task = %task.id, "evidence could not be asked for")
+                }
             }
-            // P7: a stream is looked at like a call. An agent that is silent for its grace is not there (T81).
+            // P7: a stream is looked at like a call. An agent that is silent for its grace is not
+            // there (T81).
             peer.check(&self.trust, clock::now_ms())?;
             if clock::since(heard) > grace {
                 return Ok(());
@@ -108,8 +132,11 @@ impl Broker {
     }
 
     fn news_of(&self, task: &Task) -> Result<News, Refusal> {
-        // A view that is stale for a moment is no reason to drop the stream; nothing is answered from it.
-        let Ok(view) = self.keeper.view() else { return Ok(News::Alive) };
+        // A view that is stale for a moment is no reason to drop the stream; nothing is answered
+        // from it.
+        let Ok(view) = self.keeper.view() else {
+            return Ok(News::Alive);
+        };
         Ok(match view.judge_task(task, clock::now_ms()) {
             Liveness::Dead(cause) => News::Ended(super::outcome_message(cause.outcome())),
             Liveness::Alive if view.is_suspended(task) => News::Suspended,
@@ -127,23 +154,41 @@ impl Broker {
     ) -> Result<(), Refusal> {
         match message.request {
             Some(Asked::Ping(_)) => Ok(()),
-            Some(Asked::Start(_)) | None => Err(Refusal::invalid("request", "must be `ping`, `rotate` or `prove`")),
+            Some(Asked::Start(_)) | None => Err(Refusal::invalid(
+                "request",
+                "must be `ping`, `rotate` or `prove`",
+            )),
             Some(Asked::Prove(prove)) => {
                 if self.prove(peer, task, prove).await? {
                     proof.renew();
-                    let _ = answers.send(Ok(told(Told::Proven(v1::Proven { proof: self.proof_ticket(task) })))).await;
+                    let _ = answers
+                        .send(Ok(told(Told::Proven(v1::Proven {
+                            proof: self.proof_ticket(task),
+                        }))))
+                        .await;
                 }
                 Ok(())
             }
             Some(Asked::Rotate(rotate)) => {
                 // AC-26: the holder of the old SVID says which one comes next; nobody else can.
-                let certificate: [u8; 32] =
-                    rotate.certificate_sha256.as_slice().try_into().map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
+                let certificate: [u8; 32] = rotate
+                    .certificate_sha256
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
                 self.usable(task)?;
-                let record = journal::record("binding_rotated").with("task", task.id).with("workload", peer.id());
-                self.journal.write(record.with("certificate_sha256", sundew_attestation::hex(&certificate))).await?;
+                let record = journal::record("binding_rotated")
+                    .with("task", task.id)
+                    .with("workload", peer.id());
+                self.journal
+                    .write(record.with("certificate_sha256", sundew_attestation::hex(&certificate)))
+                    .await?;
                 self.records.bind_task(task.id, certificate).await?;
-                let _ = answers.send(Ok(told(Told::Rotated(v1::BindingRotated { certificate_sha256: rotate.certificate_sha256 })))).await;
+                let _ = answers
+                    .send(Ok(told(Told::Rotated(v1::BindingRotated {
+                        certificate_sha256: rotate.certificate_sha256,
+                    }))))
+                    .await;
                 Ok(())
             }
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use sundew_attestation::{Attested, BindingPurpose, hex};
 use sundew_core::store::Reserved;
-use sundew_core::{KnownTask, KnownToken, Liveness, Registration, TaskId, TaskRecord, TaskRequest, permit_task};
+use sundew_core::{
+    KnownTask, KnownToken, Liveness, Registration, TaskId, TaskRecord, TaskRequest, permit_task,
+};
 use sundew_proto::v1;
 
 use super::delegate::Above;
@@ -18,9 +20,18 @@ use crate::refusal::Refusal;
 const MAX_CLAIMS: usize = 16 << 10;
 
 impl Broker {
-    /// A nonce for this connection, and what must be shown with it. Costs no store round trip once the registration is known.
-    pub(crate) async fn challenge(self: Arc<Self>, peer: Arc<Peer>, _: v1::ChallengeRequest) -> Result<v1::ChallengeResponse, Refusal> {
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+    /// A nonce for this connection, and what must be shown with it. Costs no store round trip once
+    /// the registration is known.
+    pub(crate) async fn challenge(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        _: v1::ChallengeRequest,
+    ) -> Result<v1::ChallengeResponse, Refusal> {
+        let workload = self
+            .records
+            .workload(peer.id())
+            .await?
+            .ok_or(Refusal::Unregistered)?;
         let (nonce, expires_at_ms) = peer.channel().challenge()?;
         Ok(v1::ChallengeResponse {
             nonce: nonce.to_vec(),
@@ -31,7 +42,11 @@ impl Broker {
     }
 
     /// Opens a task and mints its first token.
-    pub(crate) async fn begin(self: Arc<Self>, peer: Arc<Peer>, request: v1::BeginTaskRequest) -> Result<v1::BeginTaskResponse, Refusal> {
+    pub(crate) async fn begin(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::BeginTaskRequest,
+    ) -> Result<v1::BeginTaskResponse, Refusal> {
         // The nonce is gone from here on, whatever else is wrong.
         let challenged = peer.channel().consume(&request.nonce);
         let asked = self.parse(&request)?;
@@ -39,21 +54,51 @@ impl Broker {
             return Err(Refusal::Challenge);
         }
         let (position, now_ms) = (self.keeper.view()?.applied().0, clock::now_ms());
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        let workload = self
+            .records
+            .workload(peer.id())
+            .await?
+            .ok_or(Refusal::Unregistered)?;
         let registration = &workload.registration;
         if !registration.scopes.covers_all(&asked.task.scopes) {
             // AC-10: refused before anything but the nonce is consumed.
             return Err(sundew_core::Denial::Scope.into());
         }
         let above = self.delegated(&request.grant, now_ms).await?;
-        let attested = self.attest(super::showing(&workload, &peer, &request.nonce, &request.evidence, BindingPurpose::BeginTask)).await?;
-        let delegation = above.as_ref().map(|above| sundew_core::Delegation { grant: &above.grant, parent: above.parent.record() });
-        let permit = permit_task(registration, peer.svid(), &attested, asked.task, delegation, now_ms)?;
+        let attested = self
+            .attest(super::showing(
+                &workload,
+                &peer,
+                &request.nonce,
+                &request.evidence,
+                BindingPurpose::BeginTask,
+            ))
+            .await?;
+        let delegation = above.as_ref().map(|above| sundew_core::Delegation {
+            grant: &above.grant,
+            parent: above.parent.record(),
+        });
+        let permit = permit_task(
+            registration,
+            peer.svid(),
+            &attested,
+            asked.task,
+            delegation,
+            now_ms,
+        )?;
 
-        let id = TaskId::from_bytes(self.root().derive_name(&[b"task", peer.id().as_str().as_bytes(), asked.key.as_bytes()]));
+        let id = TaskId::from_bytes(self.root().derive_name(&[
+            b"task",
+            peer.id().as_str().as_bytes(),
+            asked.key.as_bytes(),
+        ]));
         let credential = self.credential(id, "first", peer.svid().thumbprint());
         let hash = credential.hash();
-        let ancestors: Vec<_> = above.iter().flat_map(|above| above.parent.ancestors().iter().chain([&above.parent])).map(Arc::clone).collect();
+        let ancestors: Vec<_> = above
+            .iter()
+            .flat_map(|above| above.parent.ancestors().iter().chain([&above.parent]))
+            .map(Arc::clone)
+            .collect();
         let task = TaskRecord {
             id,
             workload: peer.id().clone(),
@@ -75,11 +120,20 @@ impl Broker {
             depth_left: permit.depth_left(),
         };
         let task = Arc::new(KnownTask::new(task, ancestors));
-        let token = super::new_token(&peer, &permit, id, &workload.version, position, now_ms, &asked.digest);
+        let token = super::new_token(
+            &peer,
+            &permit,
+            id,
+            &workload.version,
+            position,
+            now_ms,
+            &asked.digest,
+        );
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
         // AC-4A: looked at before anything is written, and again before anything is answered.
         self.not_quarantined(&token)?;
-        self.reserve(&task, registration.max_tasks, above.as_ref(), now_ms).await?;
+        self.reserve(&task, registration.max_tasks, above.as_ref(), now_ms)
+            .await?;
         self.journal.write(begun(&task, &token, &attested)).await?;
         let (task, token) = self.records.create_task(task, token, &hash).await?;
         self.usable(&task)?;
@@ -92,21 +146,50 @@ impl Broker {
         })
     }
 
-    /// A place among the workload's tasks, and among those that are delegated from the parent (P12).
-    async fn reserve(&self, task: &KnownTask, limit: u32, above: Option<&Above>, now_ms: i64) -> Result<(), Refusal> {
+    /// A place among the workload's tasks, and among those that are delegated from the parent
+    /// (P12).
+    async fn reserve(
+        &self,
+        task: &KnownTask,
+        limit: u32,
+        above: Option<&Above>,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
         let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
         let store = self.records.store();
         if let Some(above) = above {
             let parent = above.parent.id.to_string();
-            match store.reserve_task(&parent, task.id, task.deadline_ms, due_ms, above.most_children, now_ms).await? {
+            match store
+                .reserve_task(
+                    &parent,
+                    task.id,
+                    task.deadline_ms,
+                    due_ms,
+                    above.most_children,
+                    now_ms,
+                )
+                .await?
+            {
                 Reserved::Full => return Err(Refusal::Full),
                 Reserved::Taken => {}
             }
         }
-        match store.reserve_task(task.workload.as_str(), task.id, task.deadline_ms, due_ms, limit, now_ms).await? {
+        match store
+            .reserve_task(
+                task.workload.as_str(),
+                task.id,
+                task.deadline_ms,
+                due_ms,
+                limit,
+                now_ms,
+            )
+            .await?
+        {
             Reserved::Full => {
                 if let Some(above) = above {
-                    store.release_task(&above.parent.id.to_string(), task.id).await?;
+                    store
+                        .release_task(&above.parent.id.to_string(), task.id)
+                        .await?;
                 }
                 Err(Refusal::Full)
             }
@@ -116,10 +199,16 @@ impl Broker {
 
     fn parse(&self, request: &v1::BeginTaskRequest) -> Result<Asked, Refusal> {
         if request.purpose.trim().is_empty() || request.purpose.len() > self.limits.purpose_bytes {
-            return Err(Refusal::invalid("purpose", format!("must be 1 to {} bytes", self.limits.purpose_bytes)));
+            return Err(Refusal::invalid(
+                "purpose",
+                format!("must be 1 to {} bytes", self.limits.purpose_bytes),
+            ));
         }
         if request.instruction.len() > self.limits.instruction_bytes {
-            return Err(Refusal::invalid("instruction", format!("must be at most {} bytes", self.limits.instruction_bytes)));
+            return Err(Refusal::invalid(
+                "instruction",
+                format!("must be at most {} bytes", self.limits.instruction_bytes),
+            ));
         }
         let task = TaskRequest {
             scopes: super::scopes(&request.scopes)?,
@@ -127,9 +216,19 @@ impl Broker {
             binding: super::binding(request.binding)?,
             audience: super::audience(request.audience.clone())?,
         };
-        let texts = [&request.purpose, &request.instruction, &task.scopes.to_strings().join("\n"), &task.audience.join("\n"), &request.grant];
+        let texts = [
+            &request.purpose,
+            &request.instruction,
+            &task.scopes.to_strings().join("\n"),
+            &task.audience.join("\n"),
+            &request.grant,
+        ];
         let digest = super::request_digest(&texts, &[request.ttl_ms, request.binding.into()]);
-        Ok(Asked { key: idempotency_key(request.idempotency_key.clone())?, task, digest })
+        Ok(Asked {
+            key: idempotency_key(request.idempotency_key.clone())?,
+            task,
+            digest,
+        })
     }
 
     pub(crate) fn task_message(&self, task: &KnownTask) -> Result<v1::Task, Refusal> {
@@ -149,7 +248,12 @@ impl Broker {
             outcome: outcome.into(),
             suspended: view.is_suspended(task),
             registration_version: task.registration.clone(),
-            ancestors: task.record().ancestors.iter().map(ToString::to_string).collect(),
+            ancestors: task
+                .record()
+                .ancestors
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             audience: task.audience.clone(),
         })
     }
@@ -163,29 +267,65 @@ struct Asked {
 
 /// Kinds and digests of evidence, for records.
 pub(crate) fn evidence_of(attested: &Attested) -> Vec<String> {
-    attested.claims().iter().map(|c| format!("{}:{}", c.kind, hex(&c.digest))).collect()
+    attested
+        .claims()
+        .iter()
+        .map(|c| format!("{}:{}", c.kind, hex(&c.digest)))
+        .collect()
 }
 
 /// What a registration wants to see: one of these sets.
 pub(super) fn evidence_sets(registration: &Registration) -> Vec<v1::EvidenceSet> {
     let sets = registration.policy().alternatives().unwrap_or_default();
-    sets.iter().map(|set| v1::EvidenceSet { kinds: set.iter().map(|requirement| requirement.kind().to_owned()).collect() }).collect()
+    sets.iter()
+        .map(|set| v1::EvidenceSet {
+            kinds: set
+                .iter()
+                .map(|requirement| requirement.kind().to_owned())
+                .collect(),
+        })
+        .collect()
 }
 
 /// Claims that are another for each piece of evidence.
-const VOLATILE: [&str; 12] = ["aio", "at_hash", "clock_safe", "exp", "iat", "jti", "nbf", "nonce", "reset_count", "restart_count", "rh", "uti"];
+const VOLATILE: [&str; 12] = [
+    "aio",
+    "at_hash",
+    "clock_safe",
+    "exp",
+    "iat",
+    "jti",
+    "nbf",
+    "nonce",
+    "reset_count",
+    "restart_count",
+    "rh",
+    "uti",
+];
 
-/// What rules may later be about: all verified claims but those that are another for each piece of evidence.
+/// What rules may later be about: all verified claims but those that are another for each piece of
+/// evidence.
 pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
     let mut all = Vec::new();
     for claims in attested.claims() {
-        for (name, values) in claims.values.iter().filter(|(name, _)| !VOLATILE.contains(&name.as_str())) {
-            all.extend(values.iter().map(|value| format!("{}.{name}={value}", claims.kind)));
+        for (name, values) in claims
+            .values
+            .iter()
+            .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
+        {
+            all.extend(
+                values
+                    .iter()
+                    .map(|value| format!("{}.{name}={value}", claims.kind)),
+            );
         }
     }
     // A claim that is left out is one that no rule finds, so none is.
     if all.iter().map(String::len).sum::<usize>() > MAX_CLAIMS {
-        return Err(Refusal::invalid("evidence", format!("its claims are longer than {MAX_CLAIMS} bytes")));
+        return Err(Refusal::invalid(
+            "evidence",
+            format!("its claims are longer than {MAX_CLAIMS} bytes"),
+        ));
     }
     Ok(all)
 }
@@ -209,7 +349,19 @@ fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
     record = record.with("assurance", attested.assurance().as_str());
     for claims in attested.claims() {
         record = record.with(format!("fresh.{}", claims.kind), claims.fresh);
-        for name in ["digest", "sub", "repository_id", "project_id", "jti", "key", "measurement", "mrtd", "pcr0", "accountId", "instanceId"] {
+        for name in [
+            "digest",
+            "sub",
+            "repository_id",
+            "project_id",
+            "jti",
+            "key",
+            "measurement",
+            "mrtd",
+            "pcr0",
+            "accountId",
+            "instanceId",
+        ] {
             if let Some(values) = claims.values.get(name) {
                 record = record.with(format!("claim.{}.{name}", claims.kind), values.join(" "));
             }

@@ -21,8 +21,13 @@ pub(super) struct Above {
 }
 
 impl Broker {
-    /// Lets another workload open tasks below a task of the caller's. The grant is tagged, not stored: any broker knows it again.
-    pub(crate) async fn delegate(self: Arc<Self>, peer: Arc<Peer>, request: v1::DelegateRequest) -> Result<v1::DelegateResponse, Refusal> {
+    /// Lets another workload open tasks below a task of the caller's. The grant is tagged, not
+    /// stored: any broker knows it again.
+    pub(crate) async fn delegate(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::DelegateRequest,
+    ) -> Result<v1::DelegateResponse, Refusal> {
         let wanted = GrantRequest {
             delegate: spiffe_id(&request.delegate)?,
             scopes: super::scopes(&request.scopes)?,
@@ -32,8 +37,17 @@ impl Broker {
         };
         let task = self.own_task(&peer, &request.task_id).await?;
         self.usable(&task)?;
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let grant = Grant::permit(&workload.registration, task.record(), wanted, clock::now_ms())?;
+        let workload = self
+            .records
+            .workload(peer.id())
+            .await?
+            .ok_or(Refusal::Unregistered)?;
+        let grant = Grant::permit(
+            &workload.registration,
+            task.record(),
+            wanted,
+            clock::now_ms(),
+        )?;
         let record = journal::record("delegated")
             .with("task", task.id)
             .with("workload", peer.id())
@@ -44,24 +58,44 @@ impl Broker {
             .with("expires_ms", grant.expires_at_ms);
         self.journal.write(record).await?;
         self.usable(&task)?;
-        Ok(v1::DelegateResponse { grant: grant.to_text(self.root()), expires_at_ms: grant.expires_at_ms })
+        Ok(v1::DelegateResponse {
+            grant: grant.to_text(self.root()),
+            expires_at_ms: grant.expires_at_ms,
+        })
     }
 
     /// P4: the parent of a grant, if both are good now. Whose grant it is, policy looks at.
-    pub(super) async fn delegated(&self, text: &str, now_ms: i64) -> Result<Option<Above>, Refusal> {
+    pub(super) async fn delegated(
+        &self,
+        text: &str,
+        now_ms: i64,
+    ) -> Result<Option<Above>, Refusal> {
         if text.is_empty() {
             return Ok(None);
         }
-        let grant = Grant::parse(self.root(), text).map_err(|_| Refusal::Denied(Denial::Delegation))?;
+        let grant =
+            Grant::parse(self.root(), text).map_err(|_| Refusal::Denied(Denial::Delegation))?;
         if now_ms >= grant.expires_at_ms {
             return Err(Denial::NoTime.into());
         }
-        let parent = self.records.task(grant.parent).await?.ok_or(Refusal::Absent("task"))?;
+        let parent = self
+            .records
+            .task(grant.parent)
+            .await?
+            .ok_or(Refusal::Absent("task"))?;
         self.usable(&parent)?;
-        let owner = self.records.workload(&parent.workload).await?.ok_or(Refusal::Unregistered)?;
+        let owner = self
+            .records
+            .workload(&parent.workload)
+            .await?
+            .ok_or(Refusal::Unregistered)?;
         if owner.registration.max_delegation_depth == 0 {
             return Err(Denial::Delegation.into());
         }
-        Ok(Some(Above { grant, parent: Arc::clone(&parent.known), most_children: owner.registration.max_delegated_tasks }))
+        Ok(Some(Above {
+            grant,
+            parent: Arc::clone(&parent.known),
+            most_children: owner.registration.max_delegated_tasks,
+        }))
     }
 }

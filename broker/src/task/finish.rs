@@ -15,22 +15,35 @@ use crate::refusal::Refusal;
 
 impl Broker {
     /// Ends a task as its owner says. Whatever ended it first is its one outcome (AC-33).
-    pub(crate) async fn complete(self: Arc<Self>, peer: Arc<Peer>, request: v1::CompleteTaskRequest) -> Result<v1::CompleteTaskResponse, Refusal> {
+    pub(crate) async fn complete(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::CompleteTaskRequest,
+    ) -> Result<v1::CompleteTaskResponse, Refusal> {
         let asked = match v1::Outcome::try_from(request.outcome) {
             Ok(v1::Outcome::Unspecified | v1::Outcome::Completed) => Outcome::Completed,
             Ok(v1::Outcome::Failed) => Outcome::Failed,
             Ok(v1::Outcome::Canceled) => Outcome::Canceled,
             Ok(v1::Outcome::Expired | v1::Outcome::Abandoned | v1::Outcome::Revoked) | Err(_) => {
-                return Err(Refusal::invalid("outcome", "must be completed, failed or canceled"));
+                return Err(Refusal::invalid(
+                    "outcome",
+                    "must be completed, failed or canceled",
+                ));
             }
         };
         let task = self.own_task(&peer, &request.task_id).await?;
         let (liveness, by) = {
             let view = self.keeper.view()?;
-            (view.judge_task(&task, clock::now_ms()), view.ended_by(&task))
+            (
+                view.judge_task(&task, clock::now_ms()),
+                view.ended_by(&task),
+            )
         };
         let outcome = match (liveness, by) {
-            (Liveness::Alive, _) => self.end_task(&task, asked, Some(peer.id().as_str())).await?,
+            (Liveness::Alive, _) => {
+                self.end_task(&task, asked, Some(peer.id().as_str()))
+                    .await?
+            }
             // The clean-up after a rule puts it on the record, once.
             (Liveness::Dead(Cause::Revoked), Some(by)) => {
                 self.keeper.confirm(by).await?;
@@ -38,11 +51,17 @@ impl Broker {
             }
             (Liveness::Dead(cause), _) => self.end_task(&task, cause.outcome(), None).await?,
         };
-        Ok(v1::CompleteTaskResponse { outcome: super::outcome_message(outcome).into() })
+        Ok(v1::CompleteTaskResponse {
+            outcome: super::outcome_message(outcome).into(),
+        })
     }
 
     /// Kills a task's tokens until it is resumed.
-    pub(crate) async fn suspend(self: Arc<Self>, peer: Arc<Peer>, request: v1::SuspendTaskRequest) -> Result<v1::SuspendTaskResponse, Refusal> {
+    pub(crate) async fn suspend(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::SuspendTaskRequest,
+    ) -> Result<v1::SuspendTaskResponse, Refusal> {
         let task = self.own_task(&peer, &request.task_id).await?;
         match self.usable(&task) {
             Err(Refusal::TaskDead(Cause::Suspended)) => {
@@ -54,13 +73,21 @@ impl Broker {
             }
             other => other?,
         }
-        let record = journal::record("task_suspended").with("task", task.id).with("workload", peer.id());
-        self.end(Event::Suspended(task.id), Self::until_ms(&task), record).await?;
+        let record = journal::record("task_suspended")
+            .with("task", task.id)
+            .with("workload", peer.id());
+        self.end(Event::Suspended(task.id), Self::until_ms(&task), record)
+            .await?;
         Ok(v1::SuspendTaskResponse {})
     }
 
-    /// Revives a suspended task on fresh evidence, with a fresh token. The old ones stay dead (AC-37).
-    pub(crate) async fn resume(self: Arc<Self>, peer: Arc<Peer>, request: v1::ResumeTaskRequest) -> Result<v1::ResumeTaskResponse, Refusal> {
+    /// Revives a suspended task on fresh evidence, with a fresh token. The old ones stay dead
+    /// (AC-37).
+    pub(crate) async fn resume(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::ResumeTaskRequest,
+    ) -> Result<v1::ResumeTaskResponse, Refusal> {
         let challenged = peer.channel().consume(&request.nonce);
         let key = format!("resume:{}", idempotency_key(request.idempotency_key)?);
         if !challenged {
@@ -72,21 +99,52 @@ impl Broker {
             Err(other) => return Err(other),
             Ok(()) => false,
         };
-        let attested = self.attest_again(&peer, &task, &request.nonce, &request.evidence, BindingPurpose::ResumeTask).await?;
+        let attested = self
+            .attest_again(
+                &peer,
+                &task,
+                &request.nonce,
+                &request.evidence,
+                BindingPurpose::ResumeTask,
+            )
+            .await?;
         let mut position = self.keeper.view()?.applied().0;
         if suspended {
-            let record = journal::record("task_resumed").with("task", task.id).with("workload", peer.id());
+            let record = journal::record("task_resumed")
+                .with("task", task.id)
+                .with("workload", peer.id());
             let record = record.with("evidence", super::begin::evidence_of(&attested).join(" "));
-            position = self.end(Event::Resumed(task.id), Self::until_ms(&task), record).await?.1;
+            position = self
+                .end(Event::Resumed(task.id), Self::until_ms(&task), record)
+                .await?
+                .1;
         }
         // P3: a token on evidence that ends soon ends then.
-        let left = attested.not_after_ms().map(|end| end.saturating_sub(clock::now_ms()));
+        let left = attested
+            .not_after_ms()
+            .map(|end| end.saturating_sub(clock::now_ms()));
         let ttl = match left {
-            Some(ms) => Some(sundew_core::Ttl::from_ms(ms).map_err(|_| sundew_core::Denial::NoTime)?),
+            Some(ms) => {
+                Some(sundew_core::Ttl::from_ms(ms).map_err(|_| sundew_core::Denial::NoTime)?)
+            }
             None => None,
         };
-        let wanted = Wanted { request: TokenRequest { scopes: None, ttl, binding: None, audience: Vec::new() }, key, digest: [0; 32] };
-        let token = self.mint_within(&peer, &task, wanted, position, "token_minted").await?;
-        Ok(v1::ResumeTaskResponse { token: Some(token), proof: self.proof_ticket(&task) })
+        let wanted = Wanted {
+            request: TokenRequest {
+                scopes: None,
+                ttl,
+                binding: None,
+                audience: Vec::new(),
+            },
+            key,
+            digest: [0; 32],
+        };
+        let token = self
+            .mint_within(&peer, &task, wanted, position, "token_minted")
+            .await?;
+        Ok(v1::ResumeTaskResponse {
+            token: Some(token),
+            proof: self.proof_ticket(&task),
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! MintToken: another token within a live task. One round trip to the store once task and registration are known.
+//! MintToken: another token within a live task. One round trip to the store once task and
+//! registration are known.
 
 use std::sync::Arc;
 
@@ -22,12 +23,28 @@ pub(super) struct Wanted {
 
 impl Broker {
     /// Mints another token.
-    pub(crate) async fn mint(self: Arc<Self>, peer: Arc<Peer>, request: v1::MintTokenRequest) -> Result<v1::MintTokenResponse, Refusal> {
-        let scopes = if request.scopes.is_empty() { None } else { Some(super::scopes(&request.scopes)?) };
+    pub(crate) async fn mint(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::MintTokenRequest,
+    ) -> Result<v1::MintTokenResponse, Refusal> {
+        let scopes = if request.scopes.is_empty() {
+            None
+        } else {
+            Some(super::scopes(&request.scopes)?)
+        };
         let audience = super::audience(request.audience)?;
-        let digest = super::request_digest(&[&request.scopes.join("\n"), &audience.join("\n")], &[request.ttl_ms, request.binding.into()]);
+        let digest = super::request_digest(
+            &[&request.scopes.join("\n"), &audience.join("\n")],
+            &[request.ttl_ms, request.binding.into()],
+        );
         let wanted = Wanted {
-            request: TokenRequest { scopes, ttl: super::ttl(request.ttl_ms)?, binding: super::binding(request.binding)?, audience },
+            request: TokenRequest {
+                scopes,
+                ttl: super::ttl(request.ttl_ms)?,
+                binding: super::binding(request.binding)?,
+                audience,
+            },
             key: format!("mint:{}", idempotency_key(request.idempotency_key)?),
             digest,
         };
@@ -35,16 +52,46 @@ impl Broker {
         let position = self.keeper.view()?.applied().0;
         let task = self.own_task(&peer, &request.task_id).await?;
         self.usable(&task)?;
-        Ok(v1::MintTokenResponse { token: Some(self.mint_within(&peer, &task, wanted, position, "token_minted").await?) })
+        Ok(v1::MintTokenResponse {
+            token: Some(
+                self.mint_within(&peer, &task, wanted, position, "token_minted")
+                    .await?,
+            ),
+        })
     }
 
-    pub(super) async fn mint_within(&self, peer: &Peer, task: &Task, wanted: Wanted, position: Position, event: &str) -> Result<v1::Token, Refusal> {
+    pub(super) async fn mint_within(
+        &self,
+        peer: &Peer,
+        task: &Task,
+        wanted: Wanted,
+        position: Position,
+        event: &str,
+    ) -> Result<v1::Token, Refusal> {
         let now_ms = clock::now_ms();
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let permit = permit_token(&workload.registration, peer.svid(), task.record(), wanted.request, now_ms)?;
+        let workload = self
+            .records
+            .workload(peer.id())
+            .await?
+            .ok_or(Refusal::Unregistered)?;
+        let permit = permit_token(
+            &workload.registration,
+            peer.svid(),
+            task.record(),
+            wanted.request,
+            now_ms,
+        )?;
         let credential = self.credential(task.id, &wanted.key, peer.svid().thumbprint());
         let hash = credential.hash();
-        let token = super::new_token(peer, &permit, task.id, &workload.version, position, now_ms, &wanted.digest);
+        let token = super::new_token(
+            peer,
+            &permit,
+            task.id,
+            &workload.version,
+            position,
+            now_ms,
+            &wanted.digest,
+        );
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
         self.not_quarantined(&token)?;
         let record = journal::record(event)

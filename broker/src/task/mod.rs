@@ -13,7 +13,10 @@ pub(crate) use begin::evidence_of;
 use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
-use sundew_core::{Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, ScopeSet, TaskId, TokenBinding, TokenRecord, Ttl, WorkloadRecord};
+use sundew_core::{
+    Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, ScopeSet, TaskId,
+    TokenBinding, TokenRecord, Ttl, WorkloadRecord,
+};
 use sundew_proto::v1;
 
 use crate::broker::Broker;
@@ -30,13 +33,25 @@ impl Broker {
     /// The caller's own task. Unknown and not yours are refused alike (AC-32, P11).
     pub(crate) async fn own_task(&self, peer: &Peer, id: &str) -> Result<Arc<Task>, Refusal> {
         let id = TaskId::parse(id).map_err(|e| Refusal::invalid("task_id", e))?;
-        let mut task = self.records.task(id).await?.ok_or(Refusal::Absent("task"))?;
+        let mut task = self
+            .records
+            .task(id)
+            .await?
+            .ok_or(Refusal::Absent("task"))?;
         if !acts_for(peer, &task) && task.workload == *peer.id() {
             // It may have been moved to this certificate at another broker.
-            task = self.records.read_task(id).await?.ok_or(Refusal::Absent("task"))?;
+            task = self
+                .records
+                .read_task(id)
+                .await?
+                .ok_or(Refusal::Absent("task"))?;
         }
         // T11: the same workload with another certificate than the task's is somebody else.
-        if acts_for(peer, &task) { Ok(task) } else { Err(Refusal::Binding) }
+        if acts_for(peer, &task) {
+            Ok(task)
+        } else {
+            Err(Refusal::Binding)
+        }
     }
 
     /// P4, P5, P7: whether a task may be used at this moment.
@@ -53,13 +68,30 @@ impl Broker {
 impl Broker {
     /// AC-4A: whether a quarantine forbids this token.
     fn not_quarantined(&self, token: &KnownToken) -> Result<(), Refusal> {
-        if self.keeper.view()?.is_token_quarantined(token) { Err(Refusal::Quarantined) } else { Ok(()) }
+        if self.keeper.view()?.is_token_quarantined(token) {
+            Err(Refusal::Quarantined)
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// What a workload shows for a task of its own.
-fn showing<'a>(workload: &'a Arc<WorkloadRecord>, peer: &'a Peer, nonce: &'a [u8], evidence: &'a [v1::Evidence], purpose: BindingPurpose) -> Showing<'a> {
-    Showing { workload, public_key: peer.svid().public_key(), channel: peer.channel(), nonce, evidence, purpose }
+fn showing<'a>(
+    workload: &'a Arc<WorkloadRecord>,
+    peer: &'a Peer,
+    nonce: &'a [u8],
+    evidence: &'a [v1::Evidence],
+    purpose: BindingPurpose,
+) -> Showing<'a> {
+    Showing {
+        workload,
+        public_key: peer.svid().public_key(),
+        channel: peer.channel(),
+        nonce,
+        evidence,
+        purpose,
+    }
 }
 
 fn acts_for(peer: &Peer, task: &Task) -> bool {
@@ -67,8 +99,17 @@ fn acts_for(peer: &Peer, task: &Task) -> bool {
     task.workload == *peer.id() && (task.certificate == *own || task.rotated_to.contains(own))
 }
 
-/// A token of a task, as a permit allows it to this peer; `position` is that of the view on which it was decided.
-fn new_token(peer: &Peer, permit: &Permit, task: TaskId, registration: &str, position: Position, now_ms: i64, request: &[u8; 32]) -> TokenRecord {
+/// A token of a task, as a permit allows it to this peer; `position` is that of the view on which
+/// it was decided.
+fn new_token(
+    peer: &Peer,
+    permit: &Permit,
+    task: TaskId,
+    registration: &str,
+    position: Position,
+    now_ms: i64,
+    request: &[u8; 32],
+) -> TokenRecord {
     TokenRecord {
         task,
         scopes: permit.scopes().clone(),
@@ -84,14 +125,17 @@ fn new_token(peer: &Peer, permit: &Permit, task: TaskId, registration: &str, pos
     }
 }
 
-/// What a request asks, so that an idempotency key is not used for two of them. Injective: each text counts with its length.
+/// What a request asks, so that an idempotency key is not used for two of them. Injective: each
+/// text counts with its length.
 fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for text in texts {
         context.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(text.as_bytes());
     }
-    numbers.iter().for_each(|number| context.update(&number.to_be_bytes()));
+    numbers
+        .iter()
+        .for_each(|number| context.update(&number.to_be_bytes()));
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
@@ -99,11 +143,20 @@ fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
 
 /// A list as records have it.
 fn spaced(list: &[impl ToString]) -> String {
-    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    list.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn ttl(ms: i64) -> Result<Option<Ttl>, Refusal> {
-    if ms == 0 { Ok(None) } else { Ttl::from_ms(ms).map(Some).map_err(|e| Refusal::invalid("ttl_ms", e)) }
+    if ms == 0 {
+        Ok(None)
+    } else {
+        Ttl::from_ms(ms)
+            .map(Some)
+            .map_err(|e| Refusal::invalid("ttl_ms", e))
+    }
 }
 
 fn scopes(texts: &[String]) -> Result<ScopeSet, Refusal> {
@@ -122,8 +175,15 @@ fn binding(value: i32) -> Result<Option<TokenBinding>, Refusal> {
 pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
     list.sort();
     list.dedup();
-    if list.len() > MAX_AUDIENCES || !list.iter().all(|audience| sundew_core::is_audience(audience)) {
-        return Err(Refusal::invalid("audience", "must be at most 8 names of at most 256 printable ASCII characters"));
+    if list.len() > MAX_AUDIENCES
+        || !list
+            .iter()
+            .all(|audience| sundew_core::is_audience(audience))
+    {
+        return Err(Refusal::invalid(
+            "audience",
+            "must be at most 8 names of at most 256 printable ASCII characters",
+        ));
     }
     Ok(list)
 }

@@ -1,7 +1,8 @@
 //! Proving anew: a task whose registration wants it shows fresh evidence every so often.
 //!
-//! P1, P5: one that cannot is suspended when it is due, and ended after as long again. When it was last proven is in a ticket that any broker
-//! can read and that an agent cannot make: closing a stream and opening another, here or elsewhere, gains nothing.
+//! P1, P5: one that cannot is suspended when it is due, and ended after as long again. When it was
+//! last proven is in a ticket that any broker can read and that an agent cannot make: closing a
+//! stream and opening another, here or elsewhere, gains nothing.
 
 use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::{Event, Outcome};
@@ -26,7 +27,10 @@ pub(super) struct Proof {
 impl Proof {
     /// Proven just now.
     pub(super) fn renew(&mut self) {
-        *self = Self { at_ms: clock::now_ms(), wanted: false };
+        *self = Self {
+            at_ms: clock::now_ms(),
+            wanted: false,
+        };
     }
 }
 
@@ -37,27 +41,50 @@ impl Broker {
             [] => task.created_at_ms,
             ticket => self
                 .records
-                .open("proof", &[b"proof", task.id.as_bytes()], ticket, |bytes| bytes.try_into().map(i64::from_be_bytes))
+                .open("proof", &[b"proof", task.id.as_bytes()], ticket, |bytes| {
+                    bytes.try_into().map(i64::from_be_bytes)
+                })
                 .map_err(|_| Refusal::invalid("proof", "is not of this task"))?,
         };
-        Ok(Proof { at_ms, wanted: false })
+        Ok(Proof {
+            at_ms,
+            wanted: false,
+        })
     }
 
     /// A ticket that says that the task was proven now.
     pub(super) fn proof_ticket(&self, task: &Task) -> Vec<u8> {
-        self.root().tag(&[b"proof", task.id.as_bytes()], clock::now_ms().to_be_bytes().to_vec())
+        self.root().tag(
+            &[b"proof", task.id.as_bytes()],
+            clock::now_ms().to_be_bytes().to_vec(),
+        )
     }
 
     /// Looks whether evidence is due; answers what to ask the agent, if there is something to ask.
-    pub(super) async fn look_at_proof(&self, peer: &Peer, task: &Task, proof: &mut Proof, suspended: bool) -> Result<Option<v1::ProofWanted>, Refusal> {
-        let workload = self.records.workload(&task.workload).await?.ok_or(Refusal::Unregistered)?;
-        let Some(every) = workload.registration.prove_every else { return Ok(None) };
+    pub(super) async fn look_at_proof(
+        &self,
+        peer: &Peer,
+        task: &Task,
+        proof: &mut Proof,
+        suspended: bool,
+    ) -> Result<Option<v1::ProofWanted>, Refusal> {
+        let workload = self
+            .records
+            .workload(&task.workload)
+            .await?
+            .ok_or(Refusal::Unregistered)?;
+        let Some(every) = workload.registration.prove_every else {
+            return Ok(None);
+        };
         let (now_ms, due_ms) = (clock::now_ms(), proof.at_ms.saturating_add(every.as_ms()));
         if now_ms >= due_ms.saturating_add(every.as_ms()) {
             self.end_task(task, Outcome::Revoked, None).await?;
         } else if now_ms >= due_ms && !suspended {
             self.suspend_unproven(task, "evidence is due").await?;
-        } else if now_ms >= due_ms.saturating_sub(LEAD_MS.min(every.as_ms() / 2)) && !proof.wanted && !suspended {
+        } else if now_ms >= due_ms.saturating_sub(LEAD_MS.min(every.as_ms() / 2))
+            && !proof.wanted
+            && !suspended
+        {
             proof.wanted = true;
             return Ok(Some(v1::ProofWanted {
                 nonce: peer.channel().challenge()?.0.to_vec(),
@@ -69,30 +96,58 @@ impl Broker {
         Ok(None)
     }
 
-    /// Takes fresh evidence for a running task. One that is not good enough suspends it at once: something has changed for the worse.
-    pub(super) async fn prove(&self, peer: &Peer, task: &Task, prove: v1::Prove) -> Result<bool, Refusal> {
+    /// Takes fresh evidence for a running task. One that is not good enough suspends it at once:
+    /// something has changed for the worse.
+    pub(super) async fn prove(
+        &self,
+        peer: &Peer,
+        task: &Task,
+        prove: v1::Prove,
+    ) -> Result<bool, Refusal> {
         let challenged = peer.channel().consume(&prove.nonce);
         self.usable(task)?;
-        let result =
-            if challenged { self.attest_again(peer, task, &prove.nonce, &prove.evidence, BindingPurpose::Prove).await } else { Err(Refusal::Challenge) };
+        let result = if challenged {
+            self.attest_again(
+                peer,
+                task,
+                &prove.nonce,
+                &prove.evidence,
+                BindingPurpose::Prove,
+            )
+            .await
+        } else {
+            Err(Refusal::Challenge)
+        };
         match result {
             Ok(attested) => {
-                let record = journal::record("task_proven").with("task", task.id).with("workload", &task.workload);
-                self.journal.write(record.with("evidence", super::begin::evidence_of(&attested).join(" "))).await?;
+                let record = journal::record("task_proven")
+                    .with("task", task.id)
+                    .with("workload", &task.workload);
+                self.journal
+                    .write(record.with("evidence", super::begin::evidence_of(&attested).join(" ")))
+                    .await?;
                 Ok(true)
             }
-            Err(refusal @ (Refusal::Appraisal(_) | Refusal::Changed(_) | Refusal::Challenge | Refusal::Denied(_))) => {
-                // On the record once, like every refusal; the stream goes on and says that the task is suspended.
+            Err(
+                refusal @ (Refusal::Appraisal(_)
+                | Refusal::Changed(_)
+                | Refusal::Challenge
+                | Refusal::Denied(_)),
+            ) => {
+                // On the record once, like every refusal; the stream goes on and says that the task
+                // is suspended.
                 drop(self.refuse("Attend", Some(peer), &refusal));
-                self.suspend_unproven(task, "evidence was not enough").await?;
+                self.suspend_unproven(task, "evidence was not enough")
+                    .await?;
                 Ok(false)
             }
             Err(other) => Err(other),
         }
     }
 
-    /// Evidence for a task that there is: good enough for the registration of now, and about the same as what the task was begun on, so that
-    /// what is withdrawn or revoked by a claim still finds it.
+    /// Evidence for a task that there is: good enough for the registration of now, and about the
+    /// same as what the task was begun on, so that what is withdrawn or revoked by a claim
+    /// still finds it.
     pub(super) async fn attest_again(
         &self,
         peer: &Peer,
@@ -101,20 +156,35 @@ impl Broker {
         evidence: &[v1::Evidence],
         purpose: BindingPurpose,
     ) -> Result<Attested, Refusal> {
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
-        let attested = self.attest(super::showing(&workload, peer, nonce, evidence, purpose)).await?;
+        let workload = self
+            .records
+            .workload(peer.id())
+            .await?
+            .ok_or(Refusal::Unregistered)?;
+        let attested = self
+            .attest(super::showing(&workload, peer, nonce, evidence, purpose))
+            .await?;
         if workload.registration.require_fresh_evidence && !attested.is_fresh() {
             return Err(sundew_core::Denial::NotFresh.into());
         }
         let now = super::begin::claims(&attested)?;
-        match now.iter().find(|claim| !task.claims.contains(claim)).or_else(|| task.claims.iter().find(|claim| !now.contains(claim))) {
+        match now
+            .iter()
+            .find(|claim| !task.claims.contains(claim))
+            .or_else(|| task.claims.iter().find(|claim| !now.contains(claim)))
+        {
             Some(claim) => Err(Refusal::Changed(claim.clone())),
             None => Ok(attested),
         }
     }
 
     async fn suspend_unproven(&self, task: &Task, reason: &str) -> Result<(), Refusal> {
-        let record = journal::record("task_suspended").with("task", task.id).with("workload", &task.workload).with("reason", reason);
-        self.end(Event::Suspended(task.id), Self::until_ms(task), record).await.map(drop)
+        let record = journal::record("task_suspended")
+            .with("task", task.id)
+            .with("workload", &task.workload)
+            .with("reason", reason);
+        self.end(Event::Suspended(task.id), Self::until_ms(task), record)
+            .await
+            .map(drop)
     }
 }

@@ -18,13 +18,21 @@ use crate::refusal::Refusal;
 
 impl Broker {
     /// Hands out a secret.
-    pub(crate) async fn secret(self: Arc<Self>, peer: Arc<Peer>, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, Refusal> {
+    pub(crate) async fn secret(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::GetSecretRequest,
+    ) -> Result<v1::GetSecretResponse, Refusal> {
         let scope = Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
         // The nonce is gone from here on, whatever else is wrong.
         let challenged = !request.nonce.is_empty() && peer.channel().consume(&request.nonce);
         let task = self.own_task(&peer, &request.task_id).await?;
         self.usable(&task)?;
-        let workload = self.records.workload(peer.id()).await?.ok_or(Refusal::Unregistered)?;
+        let workload = self
+            .records
+            .workload(peer.id())
+            .await?
+            .ok_or(Refusal::Unregistered)?;
         if !task.scopes.covers(&scope) || !workload.registration.scopes.covers(&scope) {
             return Err(Denial::Scope.into());
         }
@@ -36,21 +44,38 @@ impl Broker {
             if !challenged {
                 return Err(Refusal::Challenge);
             }
-            let attested = self.attest_again(&peer, &task, &request.nonce, &request.evidence, BindingPurpose::GetSecret).await?;
+            let attested = self
+                .attest_again(
+                    &peer,
+                    &task,
+                    &request.nonce,
+                    &request.evidence,
+                    BindingPurpose::GetSecret,
+                )
+                .await?;
             evidence = Some(super::begin::evidence_of(&attested).join(" "));
         }
         let mut made = self.engine_of(&request.name);
-        let mut stored = if made.is_some() { None } else { self.read_secret(&request.name).await? };
+        let mut stored = if made.is_some() {
+            None
+        } else {
+            self.read_secret(&request.name).await?
+        };
         if made.is_none() && stored.is_none() {
             // An engine that was put at another broker just now.
             self.reload_engines().await?;
             made = self.engine_of(&request.name);
         }
         if let Some((engine, role)) = made {
-            return self.made_secret(&task, &request.name, &engine, &role, evidence).await;
+            return self
+                .made_secret(&task, &request.name, &engine, &role, evidence)
+                .await;
         }
         let stored = stored.take().ok_or(Refusal::Absent("secret"))?;
-        let sealed = STANDARD.decode(&stored.sealed).map_err(|_| Refusal::Seal { what: "secret", cause: SealError::Opening })?;
+        let sealed = STANDARD.decode(&stored.sealed).map_err(|_| Refusal::Seal {
+            what: "secret",
+            cause: SealError::Opening,
+        })?;
         let value = self.open_secret(&request.name, &sealed).await?;
         let record = journal::record("secret_read")
             .with("task", task.id)
@@ -59,10 +84,16 @@ impl Broker {
             .with("version", stored.version)
             .with_some("evidence", evidence)
             .with("registration", &workload.version);
-        // P10: on the record before it leaves; P5: and only if the task is still good after all that waiting.
+        // P10: on the record before it leaves; P5: and only if the task is still good after all
+        // that waiting.
         self.journal.write(record).await?;
         self.usable(&task)?;
-        Ok(v1::GetSecretResponse { value: value.expose().to_vec(), version: stored.version, expires_at_ms: task.deadline_ms, lease: None })
+        Ok(v1::GetSecretResponse {
+            value: value.expose().to_vec(),
+            version: stored.version,
+            expires_at_ms: task.deadline_ms,
+            lease: None,
+        })
     }
 
     /// A secret that is made for this task, and removed at its source when the task ends.
@@ -74,25 +105,52 @@ impl Broker {
         role: &str,
         evidence: Option<String>,
     ) -> Result<v1::GetSecretResponse, Refusal> {
-        let record = journal::record("secret_read").with("task", task.id).with("workload", &task.workload).with("secret", name).with_some("evidence", evidence);
-        self.journal.write(record.with("lease", LeaseRecord::id(self.root(), task.id, name))).await?;
+        let record = journal::record("secret_read")
+            .with("task", task.id)
+            .with("workload", &task.workload)
+            .with("secret", name)
+            .with_some("evidence", evidence);
+        self.journal
+            .write(record.with("lease", LeaseRecord::id(self.root(), task.id, name)))
+            .await?;
         let lease = self.lease(&task.known, name, engine, role).await?;
         // What was made for a task that ended meanwhile is due, and is nobody's.
         self.usable(task)?;
-        Ok(v1::GetSecretResponse { value: lease.url.clone().into_bytes(), version: 1, expires_at_ms: lease.expires_at_ms, lease: Some(lease) })
+        Ok(v1::GetSecretResponse {
+            value: lease.url.clone().into_bytes(),
+            version: 1,
+            expires_at_ms: lease.expires_at_ms,
+            lease: Some(lease),
+        })
     }
 
     pub(crate) async fn read_secret(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {
-        let Some(bytes) = self.records.store().document(DocumentKind::Secret, name).await? else { return Ok(None) };
+        let Some(bytes) = self
+            .records
+            .store()
+            .document(DocumentKind::Secret, name)
+            .await?
+        else {
+            return Ok(None);
+        };
         self.secret_of(name, &bytes).map(Some)
     }
 
     pub(crate) fn secret_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
-        self.records.open("secret", &[b"secret", name.as_bytes()], bytes, SecretRecord::decode)
+        self.records.open(
+            "secret",
+            &[b"secret", name.as_bytes()],
+            bytes,
+            SecretRecord::decode,
+        )
     }
 
     /// P8: opens only under its own name.
-    pub(crate) async fn open_secret(&self, name: &str, sealed: &[u8]) -> Result<sundew_core::SecretBytes, Refusal> {
+    pub(crate) async fn open_secret(
+        &self,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<sundew_core::SecretBytes, Refusal> {
         let opened = self.keyring.load().open(name, sealed);
         let opened = match opened {
             // Another broker may have rotated the keyring just now.
@@ -102,6 +160,9 @@ impl Broker {
             }
             other => other,
         };
-        opened.map_err(|cause| Refusal::Seal { what: "secret", cause })
+        opened.map_err(|cause| Refusal::Seal {
+            what: "secret",
+            cause,
+        })
     }
 }

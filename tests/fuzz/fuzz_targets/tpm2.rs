@@ -1,5 +1,6 @@
 #![no_main]
-//! TPM structures and event logs: no panic; evidence that no registered key signed is refused, and a log that is taken replays to the PCRs.
+//! TPM structures and event logs: no panic; evidence that no registered key signed is refused, and
+//! a log that is taken replays to the PCRs.
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;

@@ -14,12 +14,27 @@ fn id(path: &str) -> String {
 
 async fn agents(world: &World, broker: &Broker) -> Vec<Caller> {
     for path in NAMES {
-        world.register(broker, path, json!({ "max_delegation_depth": 4, "max_delegated_tasks": 3 })).await;
+        world
+            .register(
+                broker,
+                path,
+                json!({ "max_delegation_depth": 4, "max_delegated_tasks": 3 }),
+            )
+            .await;
     }
-    NAMES.iter().map(|path| world.caller(broker, path)).collect()
+    NAMES
+        .iter()
+        .map(|path| world.caller(broker, path))
+        .collect()
 }
 
-async fn begin_under(world: &World, caller: &Caller, path: &str, scopes: &[&str], grant: &str) -> Result<Begun, Status> {
+async fn begin_under(
+    world: &World,
+    caller: &Caller,
+    path: &str,
+    scopes: &[&str],
+    grant: &str,
+) -> Result<Begun, Status> {
     let mut request = caller.request(&world.issuer, path, scopes).await?;
     grant.clone_into(&mut request.grant);
     caller.send(request).await
@@ -27,51 +42,108 @@ async fn begin_under(world: &World, caller: &Caller, path: &str, scopes: &[&str]
 
 /// A → B → C → D.
 async fn chain(world: &World, callers: &[Caller]) -> Vec<Begun> {
-    let mut tasks = vec![callers[0].begin(&world.issuer, "/a", &["secret:app/*", "exec:git"]).await.expect("task")];
+    let mut tasks = vec![
+        callers[0]
+            .begin(&world.issuer, "/a", &["secret:app/*", "exec:git"])
+            .await
+            .expect("task"),
+    ];
     for n in 1..4 {
         let depth = 3 - u32::try_from(n).expect("depth");
-        let grant = callers[n - 1].delegate(&tasks[n - 1].task, &id(NAMES[n]), &["exec:git"], depth).await.expect("grant");
-        tasks.push(begin_under(world, &callers[n], NAMES[n], &["exec:git"], &grant).await.expect("child"));
+        let grant = callers[n - 1]
+            .delegate(&tasks[n - 1].task, &id(NAMES[n]), &["exec:git"], depth)
+            .await
+            .expect("grant");
+        tasks.push(
+            begin_under(world, &callers[n], NAMES[n], &["exec:git"], &grant)
+                .await
+                .expect("child"),
+        );
     }
     tasks
 }
 
-/// AC-44: the end of B ends C and D and not A, however B ended; the child's end never ends the parent.
+/// AC-44: the end of B ends C and D and not A, however B ended; the child's end never ends the
+/// parent.
 #[tokio::test]
 async fn ac_44_the_end_of_a_link_ends_what_is_below_it_and_nothing_above() {
     for world in World::both() {
         let broker = world.broker().await;
-        let second = if world.redis.is_some() { Some(world.broker().await) } else { None };
+        let second = if world.redis.is_some() {
+            Some(world.broker().await)
+        } else {
+            None
+        };
         let callers = agents(&world, &broker).await;
         let server = world.operator(second.as_ref().unwrap_or(&broker));
         let operator = world.operator(&broker);
-        for how in ["completed", "revoked", "revoked twice", "its owner", "suspended"] {
+        for how in [
+            "completed",
+            "revoked",
+            "revoked twice",
+            "its owner",
+            "suspended",
+        ] {
             let tasks = chain(&world, &callers).await;
             // The leaf's end is the leaf's.
-            let leaf = callers[2].delegate(&tasks[2].task, &id("/d"), &["exec:git"], 0).await.expect("grant");
-            let leaf = begin_under(&world, &callers[3], "/d", &["exec:git"], &leaf).await.expect("leaf");
+            let leaf = callers[2]
+                .delegate(&tasks[2].task, &id("/d"), &["exec:git"], 0)
+                .await
+                .expect("grant");
+            let leaf = begin_under(&world, &callers[3], "/d", &["exec:git"], &leaf)
+                .await
+                .expect("leaf");
             callers[3].complete(&leaf.task).await.expect("completed");
             match how {
-                "completed" => drop(callers[1].complete(&tasks[1].task).await.expect("completed")),
-                "revoked" => drop(operator.revoke(of_task(&tasks[1].task)).await.expect("revoked")),
+                "completed" => drop(
+                    callers[1]
+                        .complete(&tasks[1].task)
+                        .await
+                        .expect("completed"),
+                ),
+                "revoked" => drop(
+                    operator
+                        .revoke(of_task(&tasks[1].task))
+                        .await
+                        .expect("revoked"),
+                ),
                 "revoked twice" => {
-                    callers[1].complete(&tasks[1].task).await.expect("completed");
-                    operator.revoke(of_task(&tasks[1].task)).await.expect("revoked");
+                    callers[1]
+                        .complete(&tasks[1].task)
+                        .await
+                        .expect("completed");
+                    operator
+                        .revoke(of_task(&tasks[1].task))
+                        .await
+                        .expect("revoked");
                 }
                 "its owner" => drop(operator.revoke(of_workload("/b")).await.expect("revoked")),
                 _ => {
-                    let request = sundew_proto::v1::SuspendTaskRequest { task_id: tasks[1].task.clone() };
-                    callers[1].agent().suspend_task(request).await.expect("suspended");
+                    let request = sundew_proto::v1::SuspendTaskRequest {
+                        task_id: tasks[1].task.clone(),
+                    };
+                    callers[1]
+                        .agent()
+                        .suspend_task(request)
+                        .await
+                        .expect("suspended");
                 }
             }
             for (n, task) in tasks.iter().enumerate() {
-                let active = server.active(&task.token, &callers[n].thumbprint()).await.expect("answer");
+                let active = server
+                    .active(&task.token, &callers[n].thumbprint())
+                    .await
+                    .expect("answer");
                 assert_eq!(active, n == 0, "{how}: {}", NAMES[n]);
                 let mint = callers[n].mint(&task.task).await;
                 assert_eq!(mint.is_ok(), n == 0, "{how}: {}", NAMES[n]);
             }
             if how == "completed" {
-                assert_eq!(callers[2].complete(&tasks[2].task).await.ok(), Some(Outcome::Canceled), "a child of a finished parent is called off");
+                assert_eq!(
+                    callers[2].complete(&tasks[2].task).await.ok(),
+                    Some(Outcome::Canceled),
+                    "a child of a finished parent is called off"
+                );
             }
             for (n, task) in tasks.iter().enumerate() {
                 let _ = callers[n].complete(&task.task).await;
@@ -87,20 +159,46 @@ async fn the_chain_of_actors_is_in_introspection_and_on_the_record() {
     let broker = world.broker().await;
     let callers = agents(&world, &broker).await;
     let tasks = chain(&world, &callers).await;
-    let request = IntrospectRequest { token: tasks[2].token.clone(), presenter_certificate_sha256: callers[2].thumbprint(), ..Default::default() };
-    let answer = world.operator(&broker).access().introspect(request).await.expect("answer").into_inner();
-    assert_eq!((answer.active, answer.spiffe_id.as_str(), answer.on_behalf_of.as_str()), (true, id("/c").as_str(), id("/a").as_str()));
+    let request = IntrospectRequest {
+        token: tasks[2].token.clone(),
+        presenter_certificate_sha256: callers[2].thumbprint(),
+        ..Default::default()
+    };
+    let answer = world
+        .operator(&broker)
+        .access()
+        .introspect(request)
+        .await
+        .expect("answer")
+        .into_inner();
+    assert_eq!(
+        (
+            answer.active,
+            answer.spiffe_id.as_str(),
+            answer.on_behalf_of.as_str()
+        ),
+        (true, id("/c").as_str(), id("/a").as_str())
+    );
     let (mut act, mut chain) = (answer.act, Vec::new());
     while let Some(actor) = act {
         assert_eq!(actor.instruction_sha256.len(), 32);
         chain.push((actor.spiffe_id, actor.task_id));
         act = actor.act.map(|next| *next);
     }
-    let expected: Vec<_> = (0..3).rev().map(|n| (id(NAMES[n]), tasks[n].task.clone())).collect();
+    let expected: Vec<_> = (0..3)
+        .rev()
+        .map(|n| (id(NAMES[n]), tasks[n].task.clone()))
+        .collect();
     assert_eq!(chain, expected);
     let journal = broker.journal();
-    let begun = journal.iter().find(|r| r.event == "task_begun" && r.field("task") == Some(&tasks[2].task)).expect("record");
-    assert_eq!(begun.field("ancestors"), Some(format!("{} {}", tasks[0].task, tasks[1].task).as_str()));
+    let begun = journal
+        .iter()
+        .find(|r| r.event == "task_begun" && r.field("task") == Some(&tasks[2].task))
+        .expect("record");
+    assert_eq!(
+        begun.field("ancestors"),
+        Some(format!("{} {}", tasks[0].task, tasks[1].task).as_str())
+    );
     assert_eq!(journal.iter().filter(|r| r.event == "delegated").count(), 3);
 }
 
@@ -111,39 +209,92 @@ async fn ac_51_a_child_is_within_its_parent_and_nobody_else_gets_one() {
     let broker = world.broker().await;
     let callers = agents(&world, &broker).await;
     let (a, b, c) = (&callers[0], &callers[1], &callers[2]);
-    let parent = a.begin(&world.issuer, "/a", &["secret:app/key", "exec:git"]).await.expect("task");
-    let denied = |result: Result<Begun, Status>| assert_eq!(result.expect_err("refused").code(), Code::PermissionDenied);
+    let parent = a
+        .begin(&world.issuer, "/a", &["secret:app/key", "exec:git"])
+        .await
+        .expect("task");
+    let denied = |result: Result<Begun, Status>| {
+        assert_eq!(result.expect_err("refused").code(), Code::PermissionDenied)
+    };
     // Wider than the parent, deeper than allowed, to another organisation, of somebody else's task.
     for (task, to, scopes, depth, by) in [
         (&parent.task, id("/b"), &["secret:app/*"][..], 0, a),
         (&parent.task, id("/b"), &["tool:github.create_pr"], 0, a),
         (&parent.task, id("/b"), &["exec:git"], 4, a),
-        (&parent.task, "spiffe://elsewhere.example/b".to_owned(), &["exec:git"], 0, a),
+        (
+            &parent.task,
+            "spiffe://elsewhere.example/b".to_owned(),
+            &["exec:git"],
+            0,
+            a,
+        ),
         (&parent.task, id("/b"), &["exec:git"], 0, b),
     ] {
-        assert_eq!(by.delegate(task, &to, scopes, depth).await.expect_err("refused").code(), Code::PermissionDenied, "{to} {scopes:?} {depth}");
+        assert_eq!(
+            by.delegate(task, &to, scopes, depth)
+                .await
+                .expect_err("refused")
+                .code(),
+            Code::PermissionDenied,
+            "{to} {scopes:?} {depth}"
+        );
     }
-    let grant = a.delegate(&parent.task, &id("/b"), &["exec:git"], 0).await.expect("grant");
+    let grant = a
+        .delegate(&parent.task, &id("/b"), &["exec:git"], 0)
+        .await
+        .expect("grant");
     denied(begin_under(&world, c, "/c", &["exec:git"], &grant).await);
     denied(begin_under(&world, b, "/b", &["secret:app/key"], &grant).await);
     denied(begin_under(&world, b, "/c", &["exec:git"], &grant).await);
     let mut touched = grant.clone();
     touched.replace_range(10..11, if &grant[10..11] == "A" { "B" } else { "A" });
     denied(begin_under(&world, b, "/b", &["exec:git"], &touched).await);
-    let child = begin_under(&world, b, "/b", &["exec:git"], &grant).await.expect("child");
-    let (above, below) = (parent.answer.task.as_ref().expect("task"), child.answer.task.as_ref().expect("task"));
+    let child = begin_under(&world, b, "/b", &["exec:git"], &grant)
+        .await
+        .expect("child");
+    let (above, below) = (
+        parent.answer.task.as_ref().expect("task"),
+        child.answer.task.as_ref().expect("task"),
+    );
     assert!(below.deadline_ms <= above.deadline_ms, "AC-50");
-    assert_eq!(b.delegate(&child.task, &id("/c"), &["exec:git"], 0).await.expect_err("depth").code(), Code::PermissionDenied);
+    assert_eq!(
+        b.delegate(&child.task, &id("/c"), &["exec:git"], 0)
+            .await
+            .expect_err("depth")
+            .code(),
+        Code::PermissionDenied
+    );
     // Delegating to oneself gains nothing: another task, within the first.
-    let own = a.delegate(&parent.task, &id("/a"), &["exec:git"], 3).await.expect("grant");
-    let own = begin_under(&world, a, "/a", &["exec:git"], &own).await.expect("child");
+    let own = a
+        .delegate(&parent.task, &id("/a"), &["exec:git"], 3)
+        .await
+        .expect("grant");
+    let own = begin_under(&world, a, "/a", &["exec:git"], &own)
+        .await
+        .expect("child");
     assert!(own.answer.task.as_ref().expect("task").deadline_ms <= above.deadline_ms);
-    assert_eq!(a.delegate(&own.task, &id("/b"), &["secret:app/key"], 0).await.expect_err("narrowed").code(), Code::PermissionDenied);
+    assert_eq!(
+        a.delegate(&own.task, &id("/b"), &["secret:app/key"], 0)
+            .await
+            .expect_err("narrowed")
+            .code(),
+        Code::PermissionDenied
+    );
     // P12: as many children as the registration says, and no more.
-    begin_under(&world, b, "/b", &["exec:git"], &grant).await.expect("third");
-    assert_eq!(begin_under(&world, b, "/b", &["exec:git"], &grant).await.expect_err("fan-out").code(), Code::ResourceExhausted);
+    begin_under(&world, b, "/b", &["exec:git"], &grant)
+        .await
+        .expect("third");
+    assert_eq!(
+        begin_under(&world, b, "/b", &["exec:git"], &grant)
+            .await
+            .expect_err("fan-out")
+            .code(),
+        Code::ResourceExhausted
+    );
     b.complete(&child.task).await.expect("completed");
-    begin_under(&world, b, "/b", &["exec:git"], &grant).await.expect("a place is free again");
+    begin_under(&world, b, "/b", &["exec:git"], &grant)
+        .await
+        .expect("a place is free again");
     // The grant dies with its task.
     a.complete(&parent.task).await.expect("completed");
     denied(begin_under(&world, b, "/b", &["exec:git"], &grant).await);
@@ -155,7 +306,10 @@ async fn an_audience_only_narrows_on_the_way_down() {
     let world = World::embedded();
     let broker = world.broker().await;
     let callers = agents(&world, &broker).await;
-    let parent = callers[0].begin(&world.issuer, "/a", &["exec:git"]).await.expect("task");
+    let parent = callers[0]
+        .begin(&world.issuer, "/a", &["exec:git"])
+        .await
+        .expect("task");
     let request = sundew_proto::v1::DelegateRequest {
         task_id: parent.task.clone(),
         delegate: id("/b"),
@@ -164,18 +318,42 @@ async fn an_audience_only_narrows_on_the_way_down() {
         depth: 0,
         ttl_ms: 60_000,
     };
-    let grant = callers[0].agent().delegate(request).await.expect("grant").into_inner().grant;
-    let child = begin_under(&world, &callers[1], "/b", &["exec:git"], &grant).await.expect("child");
-    assert_eq!(child.answer.token.as_ref().expect("token").audience, ["billing"]);
-    assert!(child.answer.task.as_ref().expect("task").deadline_ms <= sundew_tests::now_ms() + 60_000);
+    let grant = callers[0]
+        .agent()
+        .delegate(request)
+        .await
+        .expect("grant")
+        .into_inner()
+        .grant;
+    let child = begin_under(&world, &callers[1], "/b", &["exec:git"], &grant)
+        .await
+        .expect("child");
+    assert_eq!(
+        child.answer.token.as_ref().expect("token").audience,
+        ["billing"]
+    );
+    assert!(
+        child.answer.task.as_ref().expect("task").deadline_ms <= sundew_tests::now_ms() + 60_000
+    );
     let mint = |audience: &[&str]| {
-        let request =
-            MintTokenRequest { task_id: child.task.clone(), audience: audience.iter().map(ToString::to_string).collect(), ..MintTokenRequest::default() };
+        let request = MintTokenRequest {
+            task_id: child.task.clone(),
+            audience: audience.iter().map(ToString::to_string).collect(),
+            ..MintTokenRequest::default()
+        };
         let mut agent = callers[1].agent();
-        async move { agent.mint_token(request).await.map(|answer| answer.into_inner().token.expect("token").audience) }
+        async move {
+            agent
+                .mint_token(request)
+                .await
+                .map(|answer| answer.into_inner().token.expect("token").audience)
+        }
     };
     assert_eq!(mint(&[]).await.ok(), Some(vec!["billing".to_owned()]));
-    assert_eq!(mint(&["payroll"]).await.expect_err("refused").code(), Code::PermissionDenied);
+    assert_eq!(
+        mint(&["payroll"]).await.expect_err("refused").code(),
+        Code::PermissionDenied
+    );
 }
 
 /// AC-52: grants and chains outlive the broker's process.
@@ -185,17 +363,44 @@ async fn ac_52_delegation_works_after_a_restart() {
         let mut broker = world.broker().await;
         let callers = agents(&world, &broker).await;
         let tasks = chain(&world, &callers).await;
-        let grant = callers[0].delegate(&tasks[0].task, &id("/b"), &["exec:git"], 0).await.expect("grant");
+        let grant = callers[0]
+            .delegate(&tasks[0].task, &id("/b"), &["exec:git"], 0)
+            .await
+            .expect("grant");
         broker.restart().await;
-        let callers: Vec<_> = callers.iter().map(|caller| world.caller_with(&broker, caller.svid.clone().expect("SVID"))).collect();
-        let late = begin_under(&world, &callers[1], "/b", &["exec:git"], &grant).await.expect("child");
+        let callers: Vec<_> = callers
+            .iter()
+            .map(|caller| world.caller_with(&broker, caller.svid.clone().expect("SVID")))
+            .collect();
+        let late = begin_under(&world, &callers[1], "/b", &["exec:git"], &grant)
+            .await
+            .expect("child");
         let server = world.operator(&broker);
-        assert_eq!(server.active(&tasks[3].token, &callers[3].thumbprint()).await.ok(), Some(true));
-        callers[0].complete(&tasks[0].task).await.expect("completed");
+        assert_eq!(
+            server
+                .active(&tasks[3].token, &callers[3].thumbprint())
+                .await
+                .ok(),
+            Some(true)
+        );
+        callers[0]
+            .complete(&tasks[0].task)
+            .await
+            .expect("completed");
         for (n, token) in [(1, &late.token), (1, &tasks[1].token), (3, &tasks[3].token)] {
-            assert_eq!(server.active(token, &callers[n].thumbprint()).await.ok(), Some(false));
+            assert_eq!(
+                server.active(token, &callers[n].thumbprint()).await.ok(),
+                Some(false)
+            );
         }
         broker.restart().await;
-        assert_eq!(world.operator(&broker).active(&tasks[3].token, &callers[3].thumbprint()).await.ok(), Some(false));
+        assert_eq!(
+            world
+                .operator(&broker)
+                .active(&tasks[3].token, &callers[3].thumbprint())
+                .await
+                .ok(),
+            Some(false)
+        );
     }
 }

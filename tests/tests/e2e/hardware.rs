@@ -1,4 +1,5 @@
-//! AC-05 from outside, for kinds whose hardware is not here: evidence under roots of the tests' own, made for the broker's own challenge.
+//! AC-05 from outside, for kinds whose hardware is not here: evidence under roots of the tests'
+//! own, made for the broker's own challenge.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,19 +16,38 @@ use tonic::Code;
 
 type Shown = Vec<(&'static str, Vec<u8>)>;
 
-/// AC-05, one case each: a good one, then missing, another kind, the nonce again, bound to another nonce, bound to another caller's key, and what
-/// `bent` makes of it. Each refusal says nothing and is one record, and an operator sees the reason. Records follow answers: nothing that is
+/// AC-05, one case each: a good one, then missing, another kind, the nonce again, bound to another
+/// nonce, bound to another caller's key, and what `bent` makes of it. Each refusal says nothing and
+/// is one record, and an operator sees the reason. Records follow answers: nothing that is
 /// refused may come before without being waited for.
-async fn ac_05(world: &World, broker: &Broker, make: impl Fn(&Binding) -> Shown, bent: Vec<(&str, Shown, &str)>) {
-    let (caller, other) = (world.caller(broker, "/agent"), world.caller(broker, "/other"));
+async fn ac_05(
+    world: &World,
+    broker: &Broker,
+    make: impl Fn(&Binding) -> Shown,
+    bent: Vec<(&str, Shown, &str)>,
+) {
+    let (caller, other) = (
+        world.caller(broker, "/agent"),
+        world.caller(broker, "/other"),
+    );
     let nonce = caller.nonce().await.expect("nonce");
     let good = make(&caller.bound(&nonce));
-    caller.begin_on(nonce.clone(), good.clone()).await.expect("a good one");
+    caller
+        .begin_on(nonce.clone(), good.clone())
+        .await
+        .expect("a good one");
     let refused = async |what: &str, nonce: Vec<u8>, shown: Shown, reason: &str| {
         let before = broker.refusals("BeginTask").len();
         let status = caller.begin_on(nonce, shown).await.expect_err(what);
-        assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "not permitted"), "{what}");
-        until("exactly one record", || async { broker.refusals("BeginTask").len() == before + 1 }).await;
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::PermissionDenied, "not permitted"),
+            "{what}"
+        );
+        until("exactly one record", || async {
+            broker.refusals("BeginTask").len() == before + 1
+        })
+        .await;
         let said = world.operator(broker).last_refusal().await;
         assert!(said.contains(reason), "{what}: {said}");
     };
@@ -35,7 +55,13 @@ async fn ac_05(world: &World, broker: &Broker, make: impl Fn(&Binding) -> Shown,
     refused("the nonce again", nonce, good.clone(), "").await;
     refused("evidence of another challenge", fresh().await, good, "").await;
     refused("missing", fresh().await, Vec::new(), "missing").await;
-    refused("another kind", fresh().await, vec![("oidc", world.issuer.token("/agent"))], "does not ask for").await;
+    refused(
+        "another kind",
+        fresh().await,
+        vec![("oidc", world.issuer.token("/agent"))],
+        "does not ask for",
+    )
+    .await;
     let nonce = fresh().await;
     let foreign = make(&other.bound(&nonce));
     refused("bound to another key", nonce, foreign, "").await;
@@ -49,27 +75,64 @@ async fn ac_05_nitro_documents_from_outside() {
     let world = World::embedded();
     let broker = world.broker().await;
     let (enclave, evil) = (Enclave::new(), Enclave::new());
-    world.operator(&broker).trust("nitro", "aws", &pem("CERTIFICATE", &enclave.root.certificate())).await;
+    world
+        .operator(&broker)
+        .trust(
+            "nitro",
+            "aws",
+            &pem("CERTIFICATE", &enclave.root.certificate()),
+        )
+        .await;
     let claims = |pcr0: &str| json!({ "evidence": [{ "kind": "nitro", "claims": { "pcr0": [pcr0.repeat(48)] } }], "require_fresh_evidence": true });
     world.register(&broker, "/agent", claims("01")).await;
     world.register(&broker, "/other", claims("07")).await;
     let document = |enclave: &Enclave, nonce: &[u8], age_ms: i64| {
         let mut content = enclave.content();
         content.retain(|(name, _)| !matches!(*name, "nonce" | "timestamp"));
-        content.extend([("nonce", Cbor::Bytes(nonce.to_vec())), ("timestamp", Cbor::from(now_ms() - age_ms))]);
+        content.extend([
+            ("nonce", Cbor::Bytes(nonce.to_vec())),
+            ("timestamp", Cbor::from(now_ms() - age_ms)),
+        ]);
         vec![("nitro", enclave.document(content))]
     };
-    let bent = vec![("unbound", document(&enclave, &[0; 32], 0), "not bound"), ("too old", document(&enclave, &[0; 32], 600_000), "not of now")];
-    ac_05(&world, &broker, |binding| document(&enclave, binding.as_bytes(), 0), bent).await;
+    let bent = vec![
+        ("unbound", document(&enclave, &[0; 32], 0), "not bound"),
+        (
+            "too old",
+            document(&enclave, &[0; 32], 600_000),
+            "not of now",
+        ),
+    ];
+    ac_05(
+        &world,
+        &broker,
+        |binding| document(&enclave, binding.as_bytes(), 0),
+        bent,
+    )
+    .await;
     // A measurement that is not registered.
     let other = world.caller(&broker, "/other");
     let nonce = other.nonce().await.expect("nonce");
     let shown = document(&enclave, other.bound(&nonce).as_bytes(), 0);
-    assert_eq!(other.begin_on(nonce, shown).await.expect_err("not registered").code(), Code::PermissionDenied);
+    assert_eq!(
+        other
+            .begin_on(nonce, shown)
+            .await
+            .expect_err("not registered")
+            .code(),
+        Code::PermissionDenied
+    );
     let caller = world.caller(&broker, "/agent");
     let nonce = caller.nonce().await.expect("nonce");
     let shown = document(&evil, caller.bound(&nonce).as_bytes(), 0);
-    assert_eq!(caller.begin_on(nonce, shown).await.expect_err("another root").code(), Code::PermissionDenied);
+    assert_eq!(
+        caller
+            .begin_on(nonce, shown)
+            .await
+            .expect_err("another root")
+            .code(),
+        Code::PermissionDenied
+    );
 }
 
 #[tokio::test]
@@ -77,8 +140,15 @@ async fn ac_05_snp_reports_and_signed_digests_from_outside() {
     let world = World::embedded();
     let broker = world.broker().await;
     let (chip, evil, signer) = (Chip::new(), Chip::new(), Signer::new());
-    let amd = format!("{}{}", pem("CERTIFICATE", &chip.root.certificate()), pem("CERTIFICATE", &chip.roots().intermediates[0]));
-    world.operator(&broker).trust("sev_snp", "milan", &amd).await;
+    let amd = format!(
+        "{}{}",
+        pem("CERTIFICATE", &chip.root.certificate()),
+        pem("CERTIFICATE", &chip.roots().intermediates[0])
+    );
+    world
+        .operator(&broker)
+        .trust("sev_snp", "milan", &amd)
+        .await;
     let registration = json!({
         "evidence": [
             { "kind": "sev_snp", "claims": { "measurement": ["ab".repeat(48)], "tcb.microcode": { "at_least": "200" } } },
@@ -97,18 +167,40 @@ async fn ac_05_snp_reports_and_signed_digests_from_outside() {
             report[0x187] = tcb;
         });
         let certificate = chip.certificate(5, [3, 0, 8, tcb]);
-        json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(certificate) }).to_string().into_bytes()
+        json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(certificate) })
+            .to_string()
+            .into_bytes()
     };
     let signed: Vec<u8> = signer.image(&"cd".repeat(32)).to_string().into_bytes();
     let shown = |report: Vec<u8>| vec![("sev_snp", report), ("cosign", signed.clone())];
-    let bent = vec![("unbound", shown(report(&chip, &[0; 64], 0xcd, 200)), "not bound"), ("one of two", vec![("cosign", signed.clone())], "missing")];
-    ac_05(&world, &broker, |binding| shown(report(&chip, &binding.wide(), 0xcd, 200)), bent).await;
+    let bent = vec![
+        (
+            "unbound",
+            shown(report(&chip, &[0; 64], 0xcd, 200)),
+            "not bound",
+        ),
+        ("one of two", vec![("cosign", signed.clone())], "missing"),
+    ];
+    ac_05(
+        &world,
+        &broker,
+        |binding| shown(report(&chip, &binding.wide(), 0xcd, 200)),
+        bent,
+    )
+    .await;
     let caller = world.caller(&broker, "/agent");
-    for (what, chip, digest, tcb) in [("another root", &evil, 0xcd, 200), ("a digest that nobody signed", &chip, 0xee, 200), ("a lower TCB", &chip, 0xcd, 199)]
-    {
+    for (what, chip, digest, tcb) in [
+        ("another root", &evil, 0xcd, 200),
+        ("a digest that nobody signed", &chip, 0xee, 200),
+        ("a lower TCB", &chip, 0xcd, 199),
+    ] {
         let nonce = caller.nonce().await.expect("nonce");
         let shown = shown(report(chip, &caller.bound(&nonce).wide(), digest, tcb));
-        assert_eq!(caller.begin_on(nonce, shown).await.expect_err(what).code(), Code::PermissionDenied, "{what}");
+        assert_eq!(
+            caller.begin_on(nonce, shown).await.expect_err(what).code(),
+            Code::PermissionDenied,
+            "{what}"
+        );
     }
 
     // AMD takes the intermediate back.
@@ -118,13 +210,46 @@ async fn ac_05_snp_reports_and_signed_digests_from_outside() {
         caller.begin_on(nonce, shown).await.map(drop)
     };
     genuine().await.expect("a good one");
-    let bad = AddTrustRequest { kind: "crl".to_owned(), name: "amd".to_owned(), content: b"no list".to_vec() };
-    assert_eq!(world.operator(&broker).registry().add_trust(bad).await.expect_err("no list").code(), Code::InvalidArgument);
-    world.operator(&broker).trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&[]))).await;
+    let bad = AddTrustRequest {
+        kind: "crl".to_owned(),
+        name: "amd".to_owned(),
+        content: b"no list".to_vec(),
+    };
+    assert_eq!(
+        world
+            .operator(&broker)
+            .registry()
+            .add_trust(bad)
+            .await
+            .expect_err("no list")
+            .code(),
+        Code::InvalidArgument
+    );
+    world
+        .operator(&broker)
+        .trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&[])))
+        .await;
     genuine().await.expect("nothing was taken back");
-    world.operator(&broker).trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&chip.roots().intermediates))).await;
-    assert_eq!(genuine().await.expect_err("taken back").code(), Code::PermissionDenied);
-    until("the record", async || world.operator(&broker).last_refusal().await.contains("CertRevoked")).await;
+    world
+        .operator(&broker)
+        .trust(
+            "crl",
+            "amd",
+            &pem("X509 CRL", &chip.root.crl(&chip.roots().intermediates)),
+        )
+        .await;
+    assert_eq!(
+        genuine().await.expect_err("taken back").code(),
+        Code::PermissionDenied
+    );
+    until("the record", async || {
+        world
+            .operator(&broker)
+            .last_refusal()
+            .await
+            .contains("CertRevoked")
+    })
+    .await;
 }
 
 /// An identity document is good once per instance and window, and says that it is not fresh.
@@ -133,23 +258,82 @@ async fn ac_05_identity_documents_from_outside_are_good_once_in_their_window() {
     let world = World::embedded();
     let broker = world.broker().await;
     let region = Region::new("2048");
-    world.operator(&broker).trust("aws_iid", "eu-west-2", &String::from_utf8(region.pem()).expect("PEM")).await;
-    let wanted = |account: &str| json!([{ "kind": "aws_iid", "claims": { "accountId": [account] } }]);
-    world.register(&broker, "/agent", json!({ "evidence": wanted("123456789012") })).await;
-    world.register(&broker, "/other", json!({ "evidence": wanted("999999999999") })).await;
-    let needs_fresh = World::registration("/fresh", json!({ "evidence": wanted("123456789012"), "require_fresh_evidence": true }));
-    assert!(world.operator(&broker).apply(&[needs_fresh]).await.expect_err("never fresh").message().contains("none of the required kinds"));
+    world
+        .operator(&broker)
+        .trust(
+            "aws_iid",
+            "eu-west-2",
+            &String::from_utf8(region.pem()).expect("PEM"),
+        )
+        .await;
+    let wanted =
+        |account: &str| json!([{ "kind": "aws_iid", "claims": { "accountId": [account] } }]);
+    world
+        .register(
+            &broker,
+            "/agent",
+            json!({ "evidence": wanted("123456789012") }),
+        )
+        .await;
+    world
+        .register(
+            &broker,
+            "/other",
+            json!({ "evidence": wanted("999999999999") }),
+        )
+        .await;
+    let needs_fresh = World::registration(
+        "/fresh",
+        json!({ "evidence": wanted("123456789012"), "require_fresh_evidence": true }),
+    );
+    assert!(
+        world
+            .operator(&broker)
+            .apply(&[needs_fresh])
+            .await
+            .expect_err("never fresh")
+            .message()
+            .contains("none of the required kinds")
+    );
     let document = |instance: &str| {
-        let document: Value =
-            json!({ "accountId": "123456789012", "region": "eu-west-2", "instanceId": instance, "imageId": "ami-1", "version": "2017-09-30" });
-        vec![("aws_iid", region.sign(document.to_string().as_bytes(), &["-nodetach", "-md", "sha256"]))]
+        let document: Value = json!({ "accountId": "123456789012", "region": "eu-west-2", "instanceId": instance, "imageId": "ami-1", "version": "2017-09-30" });
+        vec![(
+            "aws_iid",
+            region.sign(
+                document.to_string().as_bytes(),
+                &["-nodetach", "-md", "sha256"],
+            ),
+        )]
     };
-    let (caller, other) = (world.caller(&broker, "/agent"), world.caller(&broker, "/other"));
-    let attempt = async |caller: &Caller, shown: Shown| caller.begin_on(caller.nonce().await.expect("nonce"), shown).await.map(drop);
-    assert!(attempt(&other, document("i-1")).await.is_err(), "another account");
+    let (caller, other) = (
+        world.caller(&broker, "/agent"),
+        world.caller(&broker, "/other"),
+    );
+    let attempt = async |caller: &Caller, shown: Shown| {
+        caller
+            .begin_on(caller.nonce().await.expect("nonce"), shown)
+            .await
+            .map(drop)
+    };
+    assert!(
+        attempt(&other, document("i-1")).await.is_err(),
+        "another account"
+    );
     attempt(&caller, document("i-1")).await.expect("a good one");
-    assert!(attempt(&caller, document("i-1")).await.is_err(), "the instance again, with another signature");
-    attempt(&caller, document("i-2")).await.expect("another instance");
-    let begun = broker.journal().into_iter().find(|record| record.event == "task_begun").expect("record");
-    assert_eq!((begun.field("assurance"), begun.field("fresh.aws_iid")), (Some("vouched"), Some("false")));
+    assert!(
+        attempt(&caller, document("i-1")).await.is_err(),
+        "the instance again, with another signature"
+    );
+    attempt(&caller, document("i-2"))
+        .await
+        .expect("another instance");
+    let begun = broker
+        .journal()
+        .into_iter()
+        .find(|record| record.event == "task_begun")
+        .expect("record");
+    assert_eq!(
+        (begun.field("assurance"), begun.field("fresh.aws_iid")),
+        (Some("vouched"), Some("false"))
+    );
 }

@@ -1,4 +1,5 @@
-//! End to end: real brokers as processes, real TLS, real Redis. Each test states a sentence and carries its case's number.
+//! End to end: real brokers as processes, real TLS, real Redis. Each test states a sentence and
+//! carries its case's number.
 
 mod abuse;
 mod activation;

@@ -1,4 +1,5 @@
-//! A node: proven by its TPM, it vouches for local processes and gives them the identities that are delegated to it.
+//! A node: proven by its TPM, it vouches for local processes and gives them the identities that are
+//! delegated to it.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,11 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        Self { dev: Dev::new(), node: None, tpm: Tpm::new("ecc", "sha256", "ecdsa") }
+        Self {
+            dev: Dev::new(),
+            node: None,
+            tpm: Tpm::new("ecc", "sha256", "ecdsa"),
+        }
     }
 
     fn socket(&self) -> String {
@@ -63,22 +68,39 @@ impl Drop for Host {
 }
 
 pub(crate) fn digest(path: &Path) -> String {
-    ring::digest::digest(&ring::digest::SHA256, &std::fs::read(path).expect("file")).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    ring::digest::digest(&ring::digest::SHA256, &std::fs::read(path).expect("file"))
+        .as_ref()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 async fn identity(socket: &str) -> Option<spiffe::X509Source> {
     // The crate asks for ever when it is refused.
-    let source = spiffe::X509Source::builder().endpoint(socket.replacen("unix:///", "unix:/", 1)).build();
-    tokio::time::timeout(std::time::Duration::from_secs(2), source).await.ok()?.ok()
+    let source = spiffe::X509Source::builder()
+        .endpoint(socket.replacen("unix:///", "unix:/", 1))
+        .build();
+    tokio::time::timeout(std::time::Duration::from_secs(2), source)
+        .await
+        .ok()?
+        .ok()
 }
 
 #[tokio::test]
-async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identities_until_it_is_contained() {
+async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identities_until_it_is_contained()
+ {
     let mut host = Host::new();
-    let (uid, program, own) = (rustix::process::geteuid().as_raw(), digest(&sundew()), digest(&std::env::current_exe().expect("own path")));
+    let (uid, program, own) = (
+        rustix::process::geteuid().as_raw(),
+        digest(&sundew()),
+        digest(&std::env::current_exe().expect("own path")),
+    );
     let id = |path: &str| format!("spiffe://dev.local{path}");
     let node = id("/node");
-    host.dev.did(&["trust", "add", "tpm2_ak", "this-host", "-f", "-"], &host.tpm.registered().to_string());
+    host.dev.did(
+        &["trust", "add", "tpm2_ak", "this-host", "-f", "-"],
+        &host.tpm.registered().to_string(),
+    );
     let documents = json!([
         {
             "spiffe_id": node, "owner": "platform", "scopes": ["node:serve"], "local": [{ "uid": uid, "exe_sha256": program }],
@@ -95,45 +117,91 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
             "jwt_svid_audiences": ["us"],
         },
     ]);
-    host.dev.did(&["workload", "apply", "-f", "-"], &documents.to_string());
+    host.dev
+        .did(&["workload", "apply", "-f", "-"], &documents.to_string());
     assert!(host.dev.did(&["workload", "list"], "").contains("tpm2"));
     // What is delegated to a node is not given out by the broker itself.
     assert!(identity(&host.dev.field("endpoint_socket")).await.is_none());
     host.start_node();
     let socket = host.socket();
-    until("the node serves", || async { host.run_as(&sundew()).status.success() }).await;
+    until("the node serves", || async {
+        host.run_as(&sundew()).status.success()
+    })
+    .await;
 
     // An unmodified SPIFFE client.
-    let source = identity(&socket).await.expect("the spiffe crate gets an identity");
-    assert_eq!(source.svid().expect("SVID").spiffe_id().to_string(), id("/client"));
+    let source = identity(&socket)
+        .await
+        .expect("the spiffe crate gets an identity");
+    assert_eq!(
+        source.svid().expect("SVID").spiffe_id().to_string(),
+        id("/client")
+    );
 
-    let client = spiffe::WorkloadApiClient::connect_to(socket.replacen("unix:///", "unix:/", 1)).await.expect("connect");
-    let token = client.fetch_jwt_svid(["us"], None).await.expect("a JWT-SVID");
+    let client = spiffe::WorkloadApiClient::connect_to(socket.replacen("unix:///", "unix:/", 1))
+        .await
+        .expect("connect");
+    let token = client
+        .fetch_jwt_svid(["us"], None)
+        .await
+        .expect("a JWT-SVID");
     assert_eq!(token.spiffe_id().to_string(), id("/client"));
-    assert!(client.validate_jwt_token("us", token.token()).await.is_ok() && client.validate_jwt_token("them", token.token()).await.is_err());
+    assert!(
+        client.validate_jwt_token("us", token.token()).await.is_ok()
+            && client
+                .validate_jwt_token("them", token.token())
+                .await
+                .is_err()
+    );
     assert_eq!(client.fetch_jwt_bundles().await.expect("bundles").len(), 1);
-    assert!(client.fetch_jwt_svid(["them"], None).await.is_err(), "an audience that the registration does not name");
+    assert!(
+        client.fetch_jwt_svid(["them"], None).await.is_err(),
+        "an audience that the registration does not name"
+    );
 
     // The same program with one byte more is another program.
     let copy: PathBuf = host.dev.folder().join("copy");
     std::fs::copy(sundew(), &copy).expect("copy");
-    std::fs::OpenOptions::new().append(true).open(&copy).and_then(|mut file| file.write_all(b"x")).expect("append");
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(&copy)
+        .and_then(|mut file| file.write_all(b"x"))
+        .expect("append");
     assert!(!host.run_as(&copy).status.success());
 
     // An operator sees what was shown and found.
     let explained = host.dev.did(&["attest", "explain", &id("/agent")], "");
-    for part in ["taken, worth `vouched`", "process: good, fresh", &format!("exe_sha256 = {program}"), &format!("node = {node}")] {
-        assert!(explained.contains(part), "{part} is missing from {explained}");
+    for part in [
+        "taken, worth `vouched`",
+        "process: good, fresh",
+        &format!("exe_sha256 = {program}"),
+        &format!("node = {node}"),
+    ] {
+        assert!(
+            explained.contains(part),
+            "{part} is missing from {explained}"
+        );
     }
 
     // The node's word counts no more, and its identities are withdrawn.
-    host.dev.did(&["contain", "--workload", &node, "--reason", "stolen"], "");
-    assert!(!host.run_as(&sundew()).status.success(), "a process that a contained node vouches for");
-    assert!(client.fetch_jwt_svid(["us"], None).await.is_err(), "a JWT-SVID through a contained node");
+    host.dev
+        .did(&["contain", "--workload", &node, "--reason", "stolen"], "");
+    assert!(
+        !host.run_as(&sundew()).status.success(),
+        "a process that a contained node vouches for"
+    );
+    assert!(
+        client.fetch_jwt_svid(["us"], None).await.is_err(),
+        "a JWT-SVID through a contained node"
+    );
     until("withdrawn", || async { identity(&socket).await.is_none() }).await;
 
     let node = host.node.take().expect("node");
     signal(node.id(), Signal::TERM);
     let status = { node }.wait().expect("wait");
-    assert!(status.success(), "{status}: {}", std::fs::read_to_string(host.dev.folder().join("node.log")).unwrap_or_default());
+    assert!(
+        status.success(),
+        "{status}: {}",
+        std::fs::read_to_string(host.dev.folder().join("node.log")).unwrap_or_default()
+    );
 }

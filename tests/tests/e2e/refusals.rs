@@ -19,7 +19,11 @@ fn methods() -> Vec<(String, String, bool)> {
     for file in set.file.iter().filter(|f| f.package() == "sundew.v1") {
         for service in &file.service {
             for method in &service.method {
-                methods.push((service.name().to_owned(), method.name().to_owned(), method.client_streaming()));
+                methods.push((
+                    service.name().to_owned(),
+                    method.name().to_owned(),
+                    method.client_streaming(),
+                ));
             }
         }
     }
@@ -29,12 +33,16 @@ fn methods() -> Vec<(String, String, bool)> {
 /// Calls a method with an empty message.
 async fn call(caller: &Caller, path: &str, streaming: bool) -> Result<(), Status> {
     let mut grpc = Grpc::new(caller.channel.clone());
-    grpc.ready().await.map_err(|e| Status::unavailable(format!("transport: {e}")))?;
+    grpc.ready()
+        .await
+        .map_err(|e| Status::unavailable(format!("transport: {e}")))?;
     let path: PathAndQuery = path.parse().expect("path");
     let codec = ProstCodec::<(), ()>::default();
     if streaming {
         let stream = tokio_stream::iter([()]);
-        grpc.streaming(Request::new(stream), path, codec).await.map(drop)
+        grpc.streaming(Request::new(stream), path, codec)
+            .await
+            .map(drop)
     } else {
         grpc.unary(Request::new(()), path, codec).await.map(drop)
     }
@@ -69,7 +77,11 @@ async fn every_rpc_refuses_every_wrong_caller() {
     ];
     let nobody = Caller::new(broker.address(), None);
     let methods = methods();
-    assert!(methods.len() >= 23, "the descriptor has {} methods", methods.len());
+    assert!(
+        methods.len() >= 23,
+        "the descriptor has {} methods",
+        methods.len()
+    );
     for (service, method, streaming) in &methods {
         let path = format!("/sundew.v1.{service}/{method}");
         for (who, caller) in &callers {
@@ -77,21 +89,38 @@ async fn every_rpc_refuses_every_wrong_caller() {
                 continue;
             }
             let before = broker.refusals(method).len();
-            let status = call(caller, &path, *streaming).await.expect_err(&format!("{who} called {path}"));
-            // Malformed input may be told first where the form is looked at before the task; never anything but these.
+            let status = call(caller, &path, *streaming)
+                .await
+                .expect_err(&format!("{who} called {path}"));
+            // Malformed input may be told first where the form is looked at before the task; never
+            // anything but these.
             if service == "NodeService" {
                 assert_eq!(status.code(), Code::Unimplemented, "{path}");
                 continue;
             }
-            let expected = matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented);
+            let expected = matches!(
+                status.code(),
+                Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented
+            );
             assert!(expected, "{who} at {path}: {status}");
             if status.code() == Code::PermissionDenied {
                 assert_eq!(status.message(), "not permitted", "{who} at {path}");
             }
-            until("exactly one record", || async { broker.refusals(method).len() == before + 1 }).await;
+            until("exactly one record", || async {
+                broker.refusals(method).len() == before + 1
+            })
+            .await;
         }
-        let status = call(&nobody, &path, *streaming).await.expect_err("no certificate");
-        assert!(matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{path}: {status}");
+        let status = call(&nobody, &path, *streaming)
+            .await
+            .expect_err("no certificate");
+        assert!(
+            matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled
+            ),
+            "{path}: {status}"
+        );
     }
 }
 
@@ -111,12 +140,19 @@ async fn t41_only_the_methods_answer() {
         "/",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     ] {
-        assert_eq!(call(&operator, path, false).await.expect_err(path).code(), Code::Unimplemented, "{path}");
+        assert_eq!(
+            call(&operator, path, false).await.expect_err(path).code(),
+            Code::Unimplemented,
+            "{path}"
+        );
     }
     let stranger = world.caller(&broker, "/stranger");
     for path in [format!("{list}?x=1"), format!("{list}?role=registrar")] {
         let status = call(&stranger, &path, false).await.expect_err(&path);
-        assert!(matches!(status.code(), Code::PermissionDenied | Code::Unimplemented), "{path}: {status}");
+        assert!(
+            matches!(status.code(), Code::PermissionDenied | Code::Unimplemented),
+            "{path}: {status}"
+        );
     }
 }
 
@@ -129,13 +165,26 @@ async fn t42_spoofed_metadata_changes_nothing() {
     let mut request = Request::new(sundew_proto::v1::ListWorkloadsRequest {});
     for (name, value) in [
         ("x-spiffe-id", "spiffe://test.example/operator"),
-        ("x-forwarded-client-cert", "URI=spiffe://test.example/operator"),
+        (
+            "x-forwarded-client-cert",
+            "URI=spiffe://test.example/operator",
+        ),
         ("authorization", "Bearer a"),
         ("authorization", "Bearer b"),
     ] {
-        request.metadata_mut().append(name, value.parse().expect("value"));
+        request
+            .metadata_mut()
+            .append(name, value.parse().expect("value"));
     }
-    assert_eq!(stranger.registry().list_workloads(request).await.expect_err("refused").code(), Code::PermissionDenied);
+    assert_eq!(
+        stranger
+            .registry()
+            .list_workloads(request)
+            .await
+            .expect_err("refused")
+            .code(),
+        Code::PermissionDenied
+    );
 }
 
 /// P12: one workload that calls without end is told to wait, and does not starve another.
@@ -145,10 +194,18 @@ async fn a_workload_that_floods_is_limited_and_others_are_served() {
     let broker = world.broker_with("[limits]\ncalls_per_second = 20\n").await;
     world.register(&broker, "/flood", json!({})).await;
     world.register(&broker, "/calm", json!({})).await;
-    let (flood, calm) = (world.caller(&broker, "/flood"), world.caller(&broker, "/calm"));
+    let (flood, calm) = (
+        world.caller(&broker, "/flood"),
+        world.caller(&broker, "/calm"),
+    );
     let mut limited = 0;
     for _ in 0..200 {
-        limited += usize::from(flood.nonce().await.is_err_and(|s| s.code() == Code::ResourceExhausted));
+        limited += usize::from(
+            flood
+                .nonce()
+                .await
+                .is_err_and(|s| s.code() == Code::ResourceExhausted),
+        );
     }
     assert!(limited > 100, "{limited}");
     calm.nonce().await.expect("served");

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use sundew_sdk::{Agent, Collected, Collector, Context, Ended, Error, Scope, Settings, minutes, seconds};
+use sundew_sdk::{
+    Agent, Collected, Collector, Context, Ended, Error, Scope, Settings, minutes, seconds,
+};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::until;
 
@@ -16,7 +18,12 @@ impl Collector for Tokens {
         "oidc"
     }
     fn collect<'a>(&'a self, _: &'a Context<'a>) -> Collected<'a> {
-        let token = self.0.lock().expect("tokens").pop().ok_or_else(|| "used up".to_owned());
+        let token = self
+            .0
+            .lock()
+            .expect("tokens")
+            .pop()
+            .ok_or_else(|| "used up".to_owned());
         Box::pin(async move { token })
     }
 }
@@ -28,25 +35,54 @@ fn folder(world: &World) -> PathBuf {
 async fn ready() -> (World, Broker, Agent) {
     let world = World::embedded();
     let broker = world.broker().await;
-    world.register(&broker, "/agent", json!({ "attendance_grace": "1s" })).await;
-    world.operator(&broker).put_secret("app/key", "canary-sdk").await;
-    world.ca.svid("/agent").write(&folder(&world), std::slice::from_ref(&world.ca.certificate));
+    world
+        .register(&broker, "/agent", json!({ "attendance_grace": "1s" }))
+        .await;
+    world
+        .operator(&broker)
+        .put_secret("app/key", "canary-sdk")
+        .await;
+    world
+        .ca
+        .svid("/agent")
+        .write(&folder(&world), std::slice::from_ref(&world.ca.certificate));
     let agent = agent(&world, &broker).await;
     (world, broker, agent)
 }
 
 async fn agent(world: &World, broker: &Broker) -> Agent {
-    let settings = Settings { broker: Some(broker.address()), svid_dir: Some(folder(world)), ..Settings::default() };
+    let settings = Settings {
+        broker: Some(broker.address()),
+        svid_dir: Some(folder(world)),
+        ..Settings::default()
+    };
     let tokens = (0..50).map(|_| world.issuer.token("/agent")).collect();
-    Agent::builder(settings).collector(Tokens(std::sync::Mutex::new(tokens))).build().await.expect("agent")
+    Agent::builder(settings)
+        .collector(Tokens(std::sync::Mutex::new(tokens)))
+        .build()
+        .await
+        .expect("agent")
 }
 
 fn outcomes(broker: &Broker) -> Vec<String> {
-    broker.journal().iter().filter(|r| r.event == "task_ended").filter_map(|r| r.field("outcome").map(str::to_owned)).collect()
+    broker
+        .journal()
+        .iter()
+        .filter(|r| r.event == "task_ended")
+        .filter_map(|r| r.field("outcome").map(str::to_owned))
+        .collect()
 }
 
 async fn begin(agent: &Agent) -> sundew_sdk::Task {
-    agent.task("sdk").instruction("test it").scope("secret:app/key").scope("exec:git").ttl(minutes(5)).begin().await.expect("task")
+    agent
+        .task("sdk")
+        .instruction("test it")
+        .scope("secret:app/key")
+        .scope("exec:git")
+        .ttl(minutes(5))
+        .begin()
+        .await
+        .expect("task")
 }
 
 #[tokio::test]
@@ -57,13 +93,25 @@ async fn two_lines_to_a_secret_and_every_way_out_ends_the_task() {
     assert_eq!(key.expose_str(), Some("canary-sdk"));
     // P9: neither shows in Debug.
     let shown = format!("{key:?} {task:?} {:?} {agent:?}", task.token());
-    assert!(!shown.contains("canary") && !shown.contains(&task.token().expose()[4..]), "{shown}");
-    let narrow = task.mint(&["exec:git"], &["api"], Some(seconds(30))).await.expect("token");
+    assert!(
+        !shown.contains("canary") && !shown.contains(&task.token().expose()[4..]),
+        "{shown}"
+    );
+    let narrow = task
+        .mint(&["exec:git"], &["api"], Some(seconds(30)))
+        .await
+        .expect("token");
     assert_eq!(narrow.scopes(), ["exec:git"]);
     assert_eq!(task.complete().await.expect("completed"), Ended::Completed);
-    assert_eq!(begin(&agent).await.fail().await.expect("failed"), Ended::Failed);
+    assert_eq!(
+        begin(&agent).await.fail().await.expect("failed"),
+        Ended::Failed
+    );
     drop(begin(&agent).await);
-    until("a dropped task is canceled", || async { outcomes(&broker) == ["completed", "failed", "canceled"] }).await;
+    until("a dropped task is canceled", || async {
+        outcomes(&broker) == ["completed", "failed", "canceled"]
+    })
+    .await;
     let panicking = tokio::spawn({
         let agent = agent.clone();
         async move {
@@ -72,7 +120,10 @@ async fn two_lines_to_a_secret_and_every_way_out_ends_the_task() {
         }
     });
     assert!(panicking.await.is_err());
-    until("a panicking agent's task is canceled", || async { outcomes(&broker).len() == 4 }).await;
+    until("a panicking agent's task is canceled", || async {
+        outcomes(&broker).len() == 4
+    })
+    .await;
 }
 
 /// The SDK keeps a task attended far beyond its grace, and tells when it is ended from outside.
@@ -82,9 +133,21 @@ async fn a_task_is_attended_and_the_program_hears_when_it_is_ended_from_outside(
     let task = begin(&agent).await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(outcomes(&broker).is_empty());
-    world.operator(&broker).revoke(sundew_tests::calls::of_task(task.id())).await.expect("revoked");
-    assert_eq!(tokio::time::timeout(Duration::from_secs(2), task.ended()).await.expect("told"), Ended::Revoked);
-    assert!(matches!(task.secret("app/key").await, Err(Error::Ended(Ended::Revoked))));
+    world
+        .operator(&broker)
+        .revoke(sundew_tests::calls::of_task(task.id()))
+        .await
+        .expect("revoked");
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(2), task.ended())
+            .await
+            .expect("told"),
+        Ended::Revoked
+    );
+    assert!(matches!(
+        task.secret("app/key").await,
+        Err(Error::Ended(Ended::Revoked))
+    ));
 }
 
 /// Suspended and resumed by the SDK, with fresh evidence.
@@ -101,20 +164,38 @@ async fn a_task_is_suspended_and_resumed() {
     task.complete().await.expect("completed");
 }
 
-/// AC-26: the SVID files are replaced while a task runs; the SDK moves over, with a token for the new SVID.
+/// AC-26: the SVID files are replaced while a task runs; the SDK moves over, with a token for the
+/// new SVID.
 #[tokio::test]
 async fn ac_26_the_sdk_moves_a_task_to_a_rotated_svid() {
     let (world, broker, agent) = ready().await;
     let task = begin(&agent).await;
     let (before, old) = (task.token(), *task.token().certificate_sha256());
-    world.ca.svid("/agent").write(&folder(&world), std::slice::from_ref(&world.ca.certificate));
-    until("moved", || async { *task.token().certificate_sha256() != old }).await;
+    world
+        .ca
+        .svid("/agent")
+        .write(&folder(&world), std::slice::from_ref(&world.ca.certificate));
+    until("moved", || async {
+        *task.token().certificate_sha256() != old
+    })
+    .await;
     task.secret("app/key").await.expect("work goes on");
     let server = world.operator(&broker);
     let token = task.token();
-    assert_eq!(server.active(token.expose(), token.certificate_sha256()).await.ok(), Some(true));
+    assert_eq!(
+        server
+            .active(token.expose(), token.certificate_sha256())
+            .await
+            .ok(),
+        Some(true)
+    );
     assert_ne!(token.id(), before.id());
-    assert!(broker.journal().iter().any(|r| r.event == "binding_rotated"));
+    assert!(
+        broker
+            .journal()
+            .iter()
+            .any(|r| r.event == "binding_rotated")
+    );
     task.complete().await.expect("completed");
 }
 
@@ -130,24 +211,74 @@ async fn a_task_outlives_a_restart_of_its_broker() {
     task.complete().await.expect("completed");
 }
 
-/// What is wrong is said so that one knows what to do; AC-11: scopes are refused here as they are there.
+/// What is wrong is said so that one knows what to do; AC-11: scopes are refused here as they are
+/// there.
 #[tokio::test]
 async fn errors_say_what_to_do() {
     let (world, broker, agent) = ready().await;
     for scope in ["*", "Secret:a", "secret:a/../b", "secret:\u{430}"] {
         assert!(Scope::parse(scope).is_err());
-        assert!(matches!(agent.task("x").scope(scope).begin().await, Err(Error::Invalid(_))), "{scope}");
+        assert!(
+            matches!(
+                agent.task("x").scope(scope).begin().await,
+                Err(Error::Invalid(_))
+            ),
+            "{scope}"
+        );
     }
-    assert!(matches!(agent.task("x").scope("secret:other/x").begin().await, Err(Error::NotPermitted { correlation }) if !correlation.is_empty()));
-    let settings = || Settings { broker: Some(broker.address()), svid_dir: Some(folder(&world)), ..Settings::default() };
+    assert!(
+        matches!(agent.task("x").scope("secret:other/x").begin().await, Err(Error::NotPermitted { correlation }) if !correlation.is_empty())
+    );
+    let settings = || Settings {
+        broker: Some(broker.address()),
+        svid_dir: Some(folder(&world)),
+        ..Settings::default()
+    };
     let without = Agent::builder(settings()).build().await.expect("agent");
-    let error = without.task("x").scope("exec:git").begin().await.expect_err("no collector");
+    let error = without
+        .task("x")
+        .scope("exec:git")
+        .begin()
+        .await
+        .expect_err("no collector");
     assert!(error.to_string().contains("oidc"), "{error}");
-    let nowhere = Agent::builder(Settings { svid_dir: None, ..settings() }).build().await.expect_err("no identity");
-    assert!(nowhere.to_string().contains("SPIFFE_ENDPOINT_SOCKET"), "{nowhere}");
-    let elsewhere = Agent::builder(Settings { broker: Some("127.0.0.1:1".to_owned()), ..settings() }).build().await.expect("lazy");
-    let error = elsewhere.task("x").scope("exec:git").begin().await.expect_err("nobody there");
-    assert!(matches!(error, Error::Unavailable(_)) && error.to_string().contains("SUNDEW_BROKER"), "{error}");
-    let another = Agent::builder(Settings { broker_id: Some("spiffe://test.example/another".to_owned()), ..settings() }).build().await.expect("lazy");
-    assert!(another.task("x").scope("exec:git").begin().await.is_err(), "another broker than the one that was meant");
+    let nowhere = Agent::builder(Settings {
+        svid_dir: None,
+        ..settings()
+    })
+    .build()
+    .await
+    .expect_err("no identity");
+    assert!(
+        nowhere.to_string().contains("SPIFFE_ENDPOINT_SOCKET"),
+        "{nowhere}"
+    );
+    let elsewhere = Agent::builder(Settings {
+        broker: Some("127.0.0.1:1".to_owned()),
+        ..settings()
+    })
+    .build()
+    .await
+    .expect("lazy");
+    let error = elsewhere
+        .task("x")
+        .scope("exec:git")
+        .begin()
+        .await
+        .expect_err("nobody there");
+    assert!(
+        matches!(error, Error::Unavailable(_)) && error.to_string().contains("SUNDEW_BROKER"),
+        "{error}"
+    );
+    let another = Agent::builder(Settings {
+        broker_id: Some("spiffe://test.example/another".to_owned()),
+        ..settings()
+    })
+    .build()
+    .await
+    .expect("lazy");
+    assert!(
+        another.task("x").scope("exec:git").begin().await.is_err(),
+        "another broker than the one that was meant"
+    );
 }

@@ -26,44 +26,82 @@ async fn a_broker_lives_on_a_workload_api() {
     dev.did(&["workload", "apply", "-f", "-"], &document.to_string());
 
     let world = World::embedded();
-    let mut broker = world.prepare("[[operators]]\nspiffe_id = \"spiffe://dev.local/operator\"\nroles = [\"registrar\"]\n");
+    let mut broker = world.prepare(
+        "[[operators]]\nspiffe_id = \"spiffe://dev.local/operator\"\nroles = [\"registrar\"]\n",
+    );
     let text = std::fs::read_to_string(broker.config_file()).expect("config");
-    let (from, to) = (text.find("[identity]").expect("section"), text.find("[[trust]]").expect("section"));
-    let own = format!("[identity]\nsource = \"workload_api\"\nsocket = \"{}\"\n", socket.trim_start_matches("unix://"));
-    std::fs::write(broker.config_file(), format!("{}{own}{}", &text[..from], &text[to..])).expect("config");
+    let (from, to) = (
+        text.find("[identity]").expect("section"),
+        text.find("[[trust]]").expect("section"),
+    );
+    let own = format!(
+        "[identity]\nsource = \"workload_api\"\nsocket = \"{}\"\n",
+        socket.trim_start_matches("unix://")
+    );
+    std::fs::write(
+        broker.config_file(),
+        format!("{}{own}{}", &text[..from], &text[to..]),
+    )
+    .expect("config");
     broker.up();
     broker.ready().await;
-    // The bundle of dev.local came over the socket: its operator is let in, and knows the broker by its ID.
+    // The bundle of dev.local came over the socket: its operator is let in, and knows the broker by
+    // its ID.
     let list = Command::new(sundew())
-        .args(["workload", "list", "--broker-id", "spiffe://dev.local/broker"])
+        .args([
+            "workload",
+            "list",
+            "--broker-id",
+            "spiffe://dev.local/broker",
+        ])
         .env("SUNDEW_BROKER", broker.address())
         .env("SUNDEW_SVID_DIR", operator)
         .output()
         .expect("list");
-    assert!(list.status.success(), "{}", String::from_utf8_lossy(&list.stderr));
+    assert!(
+        list.status.success(),
+        "{}",
+        String::from_utf8_lossy(&list.stderr)
+    );
     drop(dev);
     until("health says so, and the last good state stays", || async {
-        broker.http("/readyz").await.is_some_and(|(code, text)| code == 200 && text.contains("workload api"))
+        broker
+            .http("/readyz")
+            .await
+            .is_some_and(|(code, text)| code == 200 && text.contains("workload api"))
     })
     .await;
 }
 
 /// An https server that answers what the test says for each path.
-async fn https(svid: Svid, answer: impl Fn(&str) -> String + Send + Sync + 'static) -> (u16, Arc<AtomicUsize>) {
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(svid.chain.clone(), svid.private_key()).expect("config");
+async fn https(
+    svid: Svid,
+    answer: impl Fn(&str) -> String + Send + Sync + 'static,
+) -> (u16, Arc<AtomicUsize>) {
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(svid.chain.clone(), svid.private_key())
+        .expect("config");
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("listen");
     let port = listener.local_addr().expect("address").port();
     let (asked, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
     let count = Arc::clone(&asked);
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.expect("accept");
-            let (acceptor, answer, count) = (acceptor.clone(), Arc::clone(&answer), Arc::clone(&count));
+            let (acceptor, answer, count) =
+                (acceptor.clone(), Arc::clone(&answer), Arc::clone(&count));
             tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(socket).await else { return };
+                let Ok(mut stream) = acceptor.accept(socket).await else {
+                    return;
+                };
                 let mut buffer = vec![0; 8192];
-                let Ok(length) = stream.read(&mut buffer).await else { return };
+                let Ok(length) = stream.read(&mut buffer).await else {
+                    return;
+                };
                 count.fetch_add(1, Ordering::Relaxed);
                 let request = String::from_utf8_lossy(&buffer[..length]).into_owned();
                 let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -76,20 +114,32 @@ async fn https(svid: Svid, answer: impl Fn(&str) -> String + Send + Sync + 'stat
 }
 
 fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
-/// T15, T18: keys are discovered over https, redirects and foreign discovery documents are not followed, and a thousand tokens
-/// with unknown keys cause at most one fetch more.
+/// T15, T18: keys are discovered over https, redirects and foreign discovery documents are not
+/// followed, and a thousand tokens with unknown keys cause at most one fetch more.
 #[tokio::test]
 async fn t15_t18_keys_are_fetched_over_https_with_limits() {
     let world = World::embedded();
     let ca = Ca::new("https.example");
     let mut params = leaf(&[]);
-    params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().expect("ascii"))];
+    params.subject_alt_names = vec![rcgen::SanType::DnsName(
+        "localhost".try_into().expect("ascii"),
+    )];
     let server = ca.sign(params);
-    std::fs::write(world.folder().join("https-ca.pem"), pem("CERTIFICATE", &ca.certificate)).expect("CA");
-    let (jwks, port_cell) = (world.issuer.jwks(), Arc::new(std::sync::OnceLock::<u16>::new()));
+    std::fs::write(
+        world.folder().join("https-ca.pem"),
+        pem("CERTIFICATE", &ca.certificate),
+    )
+    .expect("CA");
+    let (jwks, port_cell) = (
+        world.issuer.jwks(),
+        Arc::new(std::sync::OnceLock::<u16>::new()),
+    );
     let cell = Arc::clone(&port_cell);
     let (port, asked) = https(server, move |path| {
         let base = format!("https://localhost:{}", cell.get().expect("port"));
@@ -124,17 +174,33 @@ async fn t15_t18_keys_are_fetched_over_https_with_limits() {
         let caller: Caller = world.caller(&broker, &format!("/{name}"));
         let mut claims = TestIssuer::claims("s");
         claims["iss"] = json!(format!("{base}/{name}"));
-        let token = world.issuer.sign(&json!({ "alg": "ES256", "kid": kid }).to_string(), &claims.to_string());
+        let token = world.issuer.sign(
+            &json!({ "alg": "ES256", "kid": kid }).to_string(),
+            &claims.to_string(),
+        );
         async move {
             let nonce = caller.nonce().await?;
-            let request =
-                BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence: vec![oidc(token)], ..Default::default() };
+            let request = BeginTaskRequest {
+                nonce,
+                purpose: "x".to_owned(),
+                scopes: vec!["exec:git".to_owned()],
+                evidence: vec![oidc(token)],
+                ..Default::default()
+            };
             caller.send(request).await.map(drop)
         }
     };
-    until("the keys are there", || async { begin("good", "k1").await.is_ok() }).await;
+    until("the keys are there", || async {
+        begin("good", "k1").await.is_ok()
+    })
+    .await;
     until("what failed is told", || async {
-        broker.http("/readyz").await.is_some_and(|(code, text)| code == 200 && names[1..].iter().all(|name| text.contains(&format!("{base}/{name}"))))
+        broker.http("/readyz").await.is_some_and(|(code, text)| {
+            code == 200
+                && names[1..]
+                    .iter()
+                    .all(|name| text.contains(&format!("{base}/{name}")))
+        })
     })
     .await;
     for name in &names[1..] {
@@ -145,5 +211,9 @@ async fn t15_t18_keys_are_fetched_over_https_with_limits() {
         assert!(begin("good", "unknown").await.is_err());
     }
     // Each issuer may be asked once more, with two documents.
-    assert!(asked.load(Ordering::Relaxed) <= before + 2 * names.len(), "{} fetches", asked.load(Ordering::Relaxed) - before);
+    assert!(
+        asked.load(Ordering::Relaxed) <= before + 2 * names.len(),
+        "{} fetches",
+        asked.load(Ordering::Relaxed) - before
+    );
 }

@@ -12,7 +12,10 @@ use tonic::{Code, Status};
 const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 async fn trust(world: &World, broker: &Broker, name: &str, tpm: &Tpm) {
-    world.operator(broker).trust("tpm2_ak", name, &tpm.registered().to_string()).await;
+    world
+        .operator(broker)
+        .trust("tpm2_ak", name, &tpm.registered().to_string())
+        .await;
 }
 
 fn wanted() -> Value {
@@ -31,18 +34,43 @@ async fn begin(caller: &Caller, nonce: Vec<u8>, payload: Vec<u8>) -> Result<Begu
 async fn an_agent_on_a_host_with_a_tpm_begins_a_task_with_every_kind_of_attestation_key() {
     let world = World::embedded();
     let broker = world.broker().await;
-    world.ca.svid("/agent").write(&world.folder().join("agent"), std::slice::from_ref(&world.ca.certificate));
-    for (key, hash, scheme) in [("ecc", "sha256", "ecdsa"), ("ecc384", "sha384", "ecdsa"), ("rsa", "sha256", "rsassa"), ("rsa", "sha256", "rsapss")] {
+    world.ca.svid("/agent").write(
+        &world.folder().join("agent"),
+        std::slice::from_ref(&world.ca.certificate),
+    );
+    for (key, hash, scheme) in [
+        ("ecc", "sha256", "ecdsa"),
+        ("ecc384", "sha384", "ecdsa"),
+        ("rsa", "sha256", "rsassa"),
+        ("rsa", "sha256", "rsapss"),
+    ] {
         let tpm = Tpm::new(key, hash, scheme);
         trust(&world, &broker, "host", &tpm).await;
         world.register(&broker, "/agent", wanted()).await;
-        let settings = Settings { broker: Some(broker.address()), svid_dir: Some(world.folder().join("agent")), ..tpm.settings("0+4+7") };
+        let settings = Settings {
+            broker: Some(broker.address()),
+            svid_dir: Some(world.folder().join("agent")),
+            ..tpm.settings("0+4+7")
+        };
         let agent = Agent::builder(settings).build().await.expect("agent");
-        let task = agent.task("on a host").scope("exec:git").ttl(minutes(5)).begin().await.unwrap_or_else(|e| panic!("{key} {scheme}: {e}"));
+        let task = agent
+            .task("on a host")
+            .scope("exec:git")
+            .ttl(minutes(5))
+            .begin()
+            .await
+            .unwrap_or_else(|e| panic!("{key} {scheme}: {e}"));
         task.complete().await.expect("complete");
     }
-    let begun = broker.journal().into_iter().find(|record| record.event == "task_begun").expect("record");
-    assert_eq!((begun.field("assurance"), begun.field("fresh.tpm2")), (Some("hardware"), Some("true")));
+    let begun = broker
+        .journal()
+        .into_iter()
+        .find(|record| record.event == "task_begun")
+        .expect("record");
+    assert_eq!(
+        (begun.field("assurance"), begun.field("fresh.tpm2")),
+        (Some("hardware"), Some("true"))
+    );
 }
 
 /// AC-05 for `tpm2`, one case each, and T29.
@@ -50,7 +78,10 @@ async fn an_agent_on_a_host_with_a_tpm_begins_a_task_with_every_kind_of_attestat
 async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_registered_pcrs() {
     let world = World::embedded();
     let broker = world.broker().await;
-    let (tpm, other) = (Tpm::new("ecc", "sha256", "ecdsa"), Tpm::new("ecc", "sha256", "ecdsa"));
+    let (tpm, other) = (
+        Tpm::new("ecc", "sha256", "ecdsa"),
+        Tpm::new("ecc", "sha256", "ecdsa"),
+    );
     trust(&world, &broker, "host", &tpm).await;
     world.register(&broker, "/agent", wanted()).await;
     let caller = world.caller(&broker, "/agent");
@@ -58,9 +89,17 @@ async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_regist
 
     let nonce = caller.nonce().await.expect("nonce");
     let used = good(&nonce).await.expect("evidence");
-    begin(&caller, nonce.clone(), used.clone()).await.expect("a good one");
+    begin(&caller, nonce.clone(), used.clone())
+        .await
+        .expect("a good one");
     // The nonce again, and the evidence again with another nonce.
-    assert_eq!(begin(&caller, nonce, used.clone()).await.expect_err("used").code(), Code::PermissionDenied);
+    assert_eq!(
+        begin(&caller, nonce, used.clone())
+            .await
+            .expect_err("used")
+            .code(),
+        Code::PermissionDenied
+    );
     let parsed = |payload: &[u8]| serde_json::from_slice::<Value>(payload).expect("JSON");
     let bent = |payload: &[u8], change: &dyn Fn(&mut Value)| {
         let mut evidence = parsed(payload);
@@ -69,56 +108,139 @@ async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_regist
     };
     let mut cases: Vec<(&str, Vec<u8>, Vec<u8>, &str)> = Vec::new();
     let fresh = || async { caller.nonce().await.expect("nonce") };
-    cases.push(("evidence of another challenge", fresh().await, used, "not bound"));
+    cases.push((
+        "evidence of another challenge",
+        fresh().await,
+        used,
+        "not bound",
+    ));
     let nonce = fresh().await;
     let unbound = tpm.evidence("0+4+7", [1; 32]).await.expect("evidence");
     cases.push(("bound to something else", nonce, unbound, "not bound"));
     let nonce = fresh().await;
-    let foreign = other.evidence("0+4+7", bound_to(&caller, &nonce)).await.expect("evidence");
-    cases.push(("key of another TPM", nonce, foreign.clone(), "is not registered"));
+    let foreign = other
+        .evidence("0+4+7", bound_to(&caller, &nonce))
+        .await
+        .expect("evidence");
+    cases.push((
+        "key of another TPM",
+        nonce,
+        foreign.clone(),
+        "is not registered",
+    ));
     let nonce = fresh().await;
-    let foreign = other.evidence("0+4+7", bound_to(&caller, &nonce)).await.expect("evidence");
+    let foreign = other
+        .evidence("0+4+7", bound_to(&caller, &nonce))
+        .await
+        .expect("evidence");
     let name = parsed(&good(&nonce).await.expect("evidence"))["key"].clone();
-    cases.push(("another TPM under the registered name", nonce, bent(&foreign, &|e| e["key"] = name.clone()), "signature"));
+    cases.push((
+        "another TPM under the registered name",
+        nonce,
+        bent(&foreign, &|e| e["key"] = name.clone()),
+        "signature",
+    ));
     let nonce = fresh().await;
-    let subset = tpm.evidence("7", bound_to(&caller, &nonce)).await.expect("evidence");
-    cases.push(("a PCR that the registration wants is not quoted", nonce, subset, "pcr.sha256.4"));
+    let subset = tpm
+        .evidence("7", bound_to(&caller, &nonce))
+        .await
+        .expect("evidence");
+    cases.push((
+        "a PCR that the registration wants is not quoted",
+        nonce,
+        subset,
+        "pcr.sha256.4",
+    ));
     let nonce = fresh().await;
-    let swapped = bent(&good(&nonce).await.expect("evidence"), &|e| e["pcrs"]["4"] = json!("11".repeat(32)));
-    cases.push(("PCR values that were not quoted", nonce, swapped, "not those quoted"));
+    let swapped = bent(&good(&nonce).await.expect("evidence"), &|e| {
+        e["pcrs"]["4"] = json!("11".repeat(32))
+    });
+    cases.push((
+        "PCR values that were not quoted",
+        nonce,
+        swapped,
+        "not those quoted",
+    ));
     let nonce = fresh().await;
-    let more = bent(&good(&nonce).await.expect("evidence"), &|e| e["pcrs"]["9"] = json!(ZERO));
-    cases.push(("a PCR more than was quoted", nonce, more, "not those quoted"));
+    let more = bent(&good(&nonce).await.expect("evidence"), &|e| {
+        e["pcrs"]["9"] = json!(ZERO)
+    });
+    cases.push((
+        "a PCR more than was quoted",
+        nonce,
+        more,
+        "not those quoted",
+    ));
     let nonce = fresh().await;
-    let cut = bent(&good(&nonce).await.expect("evidence"), &|e| e["signature"] = json!("ABgAC"));
+    let cut = bent(&good(&nonce).await.expect("evidence"), &|e| {
+        e["signature"] = json!("ABgAC")
+    });
     cases.push(("a signature that is cut", nonce, cut, "malformed"));
     let nonce = fresh().await;
-    let log = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/tpm-eventlogs/crypto_agile_eventlog")).expect("log");
+    let log = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/vectors/tpm-eventlogs/crypto_agile_eventlog"
+    ))
+    .expect("log");
     let log = {
         use base64::Engine as _;
         base64::engine::general_purpose::STANDARD.encode(log)
     };
-    let logged = bent(&good(&nonce).await.expect("evidence"), &|e| e["event_log"] = json!(log));
-    cases.push(("an event log of another boot", nonce, logged, "does not replay"));
+    let logged = bent(&good(&nonce).await.expect("evidence"), &|e| {
+        e["event_log"] = json!(log)
+    });
+    cases.push((
+        "an event log of another boot",
+        nonce,
+        logged,
+        "does not replay",
+    ));
     // Something else was started: PCR 4 has changed.
     tpm.extend(4, &[7; 32]);
     let nonce = fresh().await;
     let changed = good(&nonce).await.expect("evidence");
-    cases.push(("a measurement that is not registered", nonce, changed, "pcr.sha256.4"));
+    cases.push((
+        "a measurement that is not registered",
+        nonce,
+        changed,
+        "pcr.sha256.4",
+    ));
 
     for (what, nonce, payload, reason) in cases {
         let before = broker.refusals("BeginTask").len();
         let status = begin(&caller, nonce, payload).await.expect_err(what);
-        assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "not permitted"), "{what}");
-        until("exactly one record", || async { broker.refusals("BeginTask").len() == before + 1 }).await;
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::PermissionDenied, "not permitted"),
+            "{what}"
+        );
+        until("exactly one record", || async {
+            broker.refusals("BeginTask").len() == before + 1
+        })
+        .await;
         let said = world.operator(&broker).last_refusal().await;
         assert!(said.contains(reason), "{what}: {said}");
     }
     // Missing, and of a kind that is not registered.
-    for evidence in [Vec::new(), vec![Evidence { kind: "manifest".to_owned(), payload: Vec::new() }]] {
+    for evidence in [
+        Vec::new(),
+        vec![Evidence {
+            kind: "manifest".to_owned(),
+            payload: Vec::new(),
+        }],
+    ] {
         let nonce = fresh().await;
-        let request = BeginTaskRequest { nonce, purpose: "x".to_owned(), scopes: vec!["exec:git".to_owned()], evidence, ..BeginTaskRequest::default() };
-        assert_eq!(caller.send(request).await.expect_err("missing").code(), Code::PermissionDenied);
+        let request = BeginTaskRequest {
+            nonce,
+            purpose: "x".to_owned(),
+            scopes: vec!["exec:git".to_owned()],
+            evidence,
+            ..BeginTaskRequest::default()
+        };
+        assert_eq!(
+            caller.send(request).await.expect_err("missing").code(),
+            Code::PermissionDenied
+        );
     }
 }
 
@@ -140,22 +262,50 @@ async fn t29_a_tpm_that_was_set_back_is_refused() {
         let evidence = tpm.settings("4+7");
         let caller = caller.clone();
         async move {
-            let payload = sundew_sdk::collect(&evidence, "tpm2", bound_to(&caller, &nonce), "", None).await.expect("evidence");
+            let payload =
+                sundew_sdk::collect(&evidence, "tpm2", bound_to(&caller, &nonce), "", None)
+                    .await
+                    .expect("evidence");
             begin(&caller, nonce, payload).await
         }
     };
-    attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect("first");
-    attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect("second");
+    attempt(&tpm, caller.nonce().await.expect("nonce"))
+        .await
+        .expect("first");
+    attempt(&tpm, caller.nonce().await.expect("nonce"))
+        .await
+        .expect("second");
     // Two agents of one host may be heard in another order than their quotes were made in.
-    let (one, two) = (caller.nonce().await.expect("nonce"), caller.nonce().await.expect("nonce"));
-    let earlier = tpm.evidence("4+7", bound_to(&caller, &one)).await.expect("evidence");
-    let later = tpm.evidence("4+7", bound_to(&caller, &two)).await.expect("evidence");
-    begin(&caller, two, later).await.expect("the later one first");
-    begin(&caller, one, earlier).await.expect("the earlier one after it");
+    let (one, two) = (
+        caller.nonce().await.expect("nonce"),
+        caller.nonce().await.expect("nonce"),
+    );
+    let earlier = tpm
+        .evidence("4+7", bound_to(&caller, &one))
+        .await
+        .expect("evidence");
+    let later = tpm
+        .evidence("4+7", bound_to(&caller, &two))
+        .await
+        .expect("evidence");
+    begin(&caller, two, later)
+        .await
+        .expect("the later one first");
+    begin(&caller, one, earlier)
+        .await
+        .expect("the earlier one after it");
     tpm.restore(&saved);
-    let status = attempt(&tpm, caller.nonce().await.expect("nonce")).await.expect_err("set back");
+    let status = attempt(&tpm, caller.nonce().await.expect("nonce"))
+        .await
+        .expect_err("set back");
     assert_eq!(status.code(), Code::PermissionDenied);
-    assert!(world.operator(&broker).last_refusal().await.contains("set back"));
+    assert!(
+        world
+            .operator(&broker)
+            .last_refusal()
+            .await
+            .contains("set back")
+    );
 }
 
 /// AC-0A for keys: what is withdrawn takes along what rests on it, and nothing else.
@@ -163,7 +313,10 @@ async fn t29_a_tpm_that_was_set_back_is_refused() {
 async fn ac_0a_withdrawing_a_key_ends_the_tasks_that_rest_on_it() {
     let world = World::embedded();
     let broker = world.broker().await;
-    let (first, second) = (Tpm::new("ecc", "sha256", "ecdsa"), Tpm::new("ecc", "sha256", "ecdsa"));
+    let (first, second) = (
+        Tpm::new("ecc", "sha256", "ecdsa"),
+        Tpm::new("ecc", "sha256", "ecdsa"),
+    );
     trust(&world, &broker, "first", &first).await;
     trust(&world, &broker, "second", &second).await;
     world.register(&broker, "/agent", wanted()).await;
@@ -171,20 +324,61 @@ async fn ac_0a_withdrawing_a_key_ends_the_tasks_that_rest_on_it() {
     let begun = |tpm: &Tpm, nonce: Vec<u8>| {
         let (settings, caller) = (tpm.settings("4+7"), caller.clone());
         async move {
-            let payload = sundew_sdk::collect(&settings, "tpm2", bound_to(&caller, &nonce), "", None).await.expect("evidence");
+            let payload =
+                sundew_sdk::collect(&settings, "tpm2", bound_to(&caller, &nonce), "", None)
+                    .await
+                    .expect("evidence");
             begin(&caller, nonce, payload).await
         }
     };
-    let on_first = begun(&first, caller.nonce().await.expect("nonce")).await.expect("first").token;
-    let on_second = begun(&second, caller.nonce().await.expect("nonce")).await.expect("second").token;
+    let on_first = begun(&first, caller.nonce().await.expect("nonce"))
+        .await
+        .expect("first")
+        .token;
+    let on_second = begun(&second, caller.nonce().await.expect("nonce"))
+        .await
+        .expect("second")
+        .token;
     let presenter = caller.thumbprint();
-    assert!(caller.active(&on_first, &presenter).await.expect("answer") && caller.active(&on_second, &presenter).await.expect("answer"));
-    let request = RemoveTrustRequest { kind: "tpm2_ak".to_owned(), name: "first".to_owned(), reason: "the host was sold".to_owned() };
-    let answer = world.operator(&broker).registry().remove_trust(request.clone()).await.expect("removed").into_inner();
+    assert!(
+        caller.active(&on_first, &presenter).await.expect("answer")
+            && caller.active(&on_second, &presenter).await.expect("answer")
+    );
+    let request = RemoveTrustRequest {
+        kind: "tpm2_ak".to_owned(),
+        name: "first".to_owned(),
+        reason: "the host was sold".to_owned(),
+    };
+    let answer = world
+        .operator(&broker)
+        .registry()
+        .remove_trust(request.clone())
+        .await
+        .expect("removed")
+        .into_inner();
     assert_eq!(answer.revocations.len(), 1);
-    assert!(!caller.active(&on_first, &presenter).await.expect("answer"), "its task is dead");
-    assert!(caller.active(&on_second, &presenter).await.expect("answer"), "the other one's is not");
-    begun(&first, caller.nonce().await.expect("nonce")).await.expect_err("no new task on it");
-    begun(&second, caller.nonce().await.expect("nonce")).await.expect("the other one");
-    assert_eq!(world.operator(&broker).registry().remove_trust(request).await.expect_err("twice").code(), Code::PermissionDenied);
+    assert!(
+        !caller.active(&on_first, &presenter).await.expect("answer"),
+        "its task is dead"
+    );
+    assert!(
+        caller.active(&on_second, &presenter).await.expect("answer"),
+        "the other one's is not"
+    );
+    begun(&first, caller.nonce().await.expect("nonce"))
+        .await
+        .expect_err("no new task on it");
+    begun(&second, caller.nonce().await.expect("nonce"))
+        .await
+        .expect("the other one");
+    assert_eq!(
+        world
+            .operator(&broker)
+            .registry()
+            .remove_trust(request)
+            .await
+            .expect_err("twice")
+            .code(),
+        Code::PermissionDenied
+    );
 }

@@ -1,13 +1,17 @@
 //! What brokers, primaries and replicas do, and what may happen to them.
 //!
-//! One token, covered by one ending. A primary with two replicas (a majority is one of them); brokers that append, beat, freeze (by not
-//! taking a turn while time passes), crash and restart; a failover to either replica, with what it has; the deposed primary, which goes
-//! on answering reads and taking writes from whoever still reaches it; replicas that follow the new primary one by one; somebody who empties a
-//! store, or takes the list of brokers out of it.
-//! The decisions are `sundew_core::protocol`, the same functions that the broker calls. Time is ticks; a view is fresh for `FRESH`.
+//! One token, covered by one ending. A primary with two replicas (a majority is one of them);
+//! brokers that append, beat, freeze (by not taking a turn while time passes), crash and restart; a
+//! failover to either replica, with what it has; the deposed primary, which goes on answering reads
+//! and taking writes from whoever still reaches it; replicas that follow the new primary one by
+//! one; somebody who empties a store, or takes the list of brokers out of it.
+//! The decisions are `sundew_core::protocol`, the same functions that the broker calls. Time is
+//! ticks; a view is fresh for `FRESH`.
 
 use stateright::{Model, Property};
-use sundew_core::protocol::{Step, Waiting, after_heartbeat, is_gap, is_settled, replicas_for_majority};
+use sundew_core::protocol::{
+    Step, Waiting, after_heartbeat, is_gap, is_settled, replicas_for_majority,
+};
 use sundew_core::{EntryId, Position};
 
 /// How long a view is fresh, in ticks.
@@ -155,7 +159,11 @@ impl Node {
 impl Broker {
     /// What was waited for counts for nothing.
     fn turn(&mut self, without: Without) {
-        if let Some(append) = self.waiting.as_mut().filter(|_| without != Without::WaitingAnew) {
+        if let Some(append) = self
+            .waiting
+            .as_mut()
+            .filter(|_| without != Without::WaitingAnew)
+        {
             (append.bound, append.turned) = (None, true);
         }
     }
@@ -172,10 +180,19 @@ impl State {
         for _ in 0..4 {
             // Read on.
             let broker = &mut self.brokers[b];
-            let unread: Vec<(u8, u8)> = self.nodes[node].log.iter().filter(|(position, _)| *position > broker.position).copied().collect();
+            let unread: Vec<(u8, u8)> = self.nodes[node]
+                .log
+                .iter()
+                .filter(|(position, _)| *position > broker.position)
+                .copied()
+                .collect();
             let mut lost = false;
             if let Some((position, _)) = unread.first() {
-                let before = self.nodes[node].log.iter().rfind(|(p, _)| p < position).map_or(0, |(_, entry)| *entry);
+                let before = self.nodes[node]
+                    .log
+                    .iter()
+                    .rfind(|(p, _)| p < position)
+                    .map_or(0, |(_, entry)| *entry);
                 lost = is_gap(at(broker.position), id(broker.last), id(before));
             }
             if !lost {
@@ -193,9 +210,17 @@ impl State {
             let primary = self.nodes[node].clone();
             for replica in acknowledge {
                 let follows = self.nodes[*replica].follows;
-                self.nodes[*replica] = Node { follows, name: self.nodes[*replica].name, ..primary.clone() };
+                self.nodes[*replica] = Node {
+                    follows,
+                    name: self.nodes[*replica].name,
+                    ..primary.clone()
+                };
             }
-            let needed = if without == Without::Majority { 0 } else { replicas_for_majority(u32::try_from(self.nodes.len() - 1).expect("few")) };
+            let needed = if without == Without::Majority {
+                0
+            } else {
+                replicas_for_majority(u32::try_from(self.nodes.len() - 1).expect("few"))
+            };
             if u32::try_from(acknowledge.len()).expect("few") < needed {
                 return;
             }
@@ -210,17 +235,27 @@ impl State {
                 }
                 broker.turn(without);
             }
-            let emptied = broker.epoch.replace(primary.epoch).is_some_and(|epoch| epoch != primary.epoch);
+            let emptied = broker
+                .epoch
+                .replace(primary.epoch)
+                .is_some_and(|epoch| epoch != primary.epoch);
             if emptied && without != Without::DoubtAfterLoss {
                 broker.doubt = broker.doubt.max(FRESH);
             }
             let tip = self.nodes[node].tip();
-            let step = if lost { Step::AssertAgain } else { after_heartbeat(at(position), id(last), (at(tip.0), id(tip.1)), emptied) };
+            let step = if lost {
+                Step::AssertAgain
+            } else {
+                after_heartbeat(at(position), id(last), (at(tip.0), id(tip.1)), emptied)
+            };
             let broker = &mut self.brokers[b];
             match step {
                 Step::ReadOn => continue,
                 Step::AssertAgain => {
-                    let has = self.nodes[node].log.iter().any(|(_, entry)| *entry == ENDING);
+                    let has = self.nodes[node]
+                        .log
+                        .iter()
+                        .any(|(_, entry)| *entry == ENDING);
                     if broker.knows && !has && without != Without::Reassertion {
                         self.nodes[node].append(ENDING, position);
                     }
@@ -238,7 +273,11 @@ impl State {
             }
             if broker.pending {
                 broker.pending = false;
-                if !self.nodes[node].log.iter().any(|(_, entry)| *entry == ENDING) {
+                if !self.nodes[node]
+                    .log
+                    .iter()
+                    .any(|(_, entry)| *entry == ENDING)
+                {
                     self.nodes[node].append(ENDING, position);
                     continue;
                 }
@@ -255,25 +294,39 @@ impl State {
     fn settle(&mut self, b: usize, acknowledged_by: &[usize], without: Without) {
         let node = usize::from(self.brokers[b].node);
         let reports = &self.nodes[node].reports;
-        let peers: Vec<Position> = (0..reports.len()).filter(|peer| *peer != b).filter_map(|peer| Some(at(reports[peer]?))).collect();
+        let peers: Vec<Position> = (0..reports.len())
+            .filter(|peer| *peer != b)
+            .filter_map(|peer| Some(at(reports[peer]?)))
+            .collect();
         let broker = &mut self.brokers[b];
         let own = at(broker.position);
         if broker.waiting.as_ref().is_some_and(|append| append.turned) {
-            // Nowhere: it holds at this broker, and is appended with the next beat; whoever asked for it hears an error.
-            let place = self.nodes[node].log.iter().find(|(_, entry)| *entry == ENDING);
-            broker.waiting = place.map(|(position, _)| Append { position: *position, bound: None, turned: false });
+            // Nowhere: it holds at this broker, and is appended with the next beat; whoever asked
+            // for it hears an error.
+            let place = self.nodes[node]
+                .log
+                .iter()
+                .find(|(_, entry)| *entry == ENDING);
+            broker.waiting = place.map(|(position, _)| Append {
+                position: *position,
+                bound: None,
+                turned: false,
+            });
             if broker.waiting.is_none() {
                 (broker.knows, broker.pending) = (true, true);
             }
         }
-        let Some(append) = &mut broker.waiting else { return };
+        let Some(append) = &mut broker.waiting else {
+            return;
+        };
         if own >= at(append.position) && append.bound.is_none() {
             append.bound = Some(FRESH);
         }
         let waiting = Waiting {
             position: at(append.position),
             own,
-            everywhere: without == Without::Everywhere || acknowledged_by.len() == self.nodes.len() - 1,
+            everywhere: without == Without::Everywhere
+                || acknowledged_by.len() == self.nodes.len() - 1,
             peers: &peers,
             bound_passed: append.bound == Some(0),
             peers_in_doubt: broker.doubt > 0,
@@ -291,8 +344,20 @@ impl Model for Protocol {
 
     fn init_states(&self) -> Vec<State> {
         // The second replica has not heard of the brokers yet: a majority has.
-        let node = |n| Node { follows: 0, log: vec![], reports: vec![(n < 2).then_some(0); self.brokers], name: u8::from(n == 0), epoch: 0 };
-        let broker = Broker { up: true, fresh: FRESH, primary: Some((0, 1)), epoch: Some(0), ..Broker::default() };
+        let node = |n| Node {
+            follows: 0,
+            log: vec![],
+            reports: vec![(n < 2).then_some(0); self.brokers],
+            name: u8::from(n == 0),
+            epoch: 0,
+        };
+        let broker = Broker {
+            up: true,
+            fresh: FRESH,
+            primary: Some((0, 1)),
+            epoch: Some(0),
+            ..Broker::default()
+        };
         vec![State {
             nodes: (0..=self.replicas).map(node).collect(),
             brokers: vec![broker; self.brokers],
@@ -305,7 +370,9 @@ impl Model for Protocol {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        let primaries: Vec<usize> = (0..state.nodes.len()).filter(|n| state.is_primary(*n)).collect();
+        let primaries: Vec<usize> = (0..state.nodes.len())
+            .filter(|n| state.is_primary(*n))
+            .collect();
         for (b, broker) in state.brokers.iter().enumerate() {
             if !broker.up {
                 actions.push(Action::Restart(b));
@@ -316,9 +383,19 @@ impl Model for Protocol {
                 if b == 0 && broker.waiting.is_none() && !broker.knows && !broker.journal {
                     actions.push(Action::Append(b));
                 }
-                let followers: Vec<usize> = (0..state.nodes.len()).filter(|n| *n != node && usize::from(state.nodes[*n].follows) == node).collect();
+                let followers: Vec<usize> = (0..state.nodes.len())
+                    .filter(|n| *n != node && usize::from(state.nodes[*n].follows) == node)
+                    .collect();
                 for some in 0..1_u32 << followers.len() {
-                    actions.push(Action::Beat(b, followers.iter().enumerate().filter(|(i, _)| some & (1 << i) != 0).map(|(_, n)| *n).collect()));
+                    actions.push(Action::Beat(
+                        b,
+                        followers
+                            .iter()
+                            .enumerate()
+                            .filter(|(i, _)| some & (1 << i) != 0)
+                            .map(|(_, n)| *n)
+                            .collect(),
+                    ));
                 }
             }
             for other in &primaries {
@@ -333,11 +410,16 @@ impl Model for Protocol {
                 actions.push(Action::Freeze(b));
             }
         }
-        if self.replicas == 0 && state.failovers < self.failovers && !state.nodes[0].log.is_empty() {
+        if self.replicas == 0 && state.failovers < self.failovers && !state.nodes[0].log.is_empty()
+        {
             actions.push(Action::Lose);
         }
         if state.deletions < self.deletions {
-            actions.extend(primaries.iter().flat_map(|node| [Action::Empty(*node), Action::Unlist(*node)]));
+            actions.extend(
+                primaries
+                    .iter()
+                    .flat_map(|node| [Action::Empty(*node), Action::Unlist(*node)]),
+            );
         }
         for node in 0..state.nodes.len() {
             if !state.is_primary(node) && state.failovers < self.failovers {
@@ -345,13 +427,22 @@ impl Model for Protocol {
             }
             for primary in &primaries {
                 // Only away from the first primary: that is what a failover does.
-                if *primary != node && *primary != 0 && usize::from(state.nodes[node].follows) != *primary && (node == 0 || !state.is_primary(node)) {
+                if *primary != node
+                    && *primary != 0
+                    && usize::from(state.nodes[node].follows) != *primary
+                    && (node == 0 || !state.is_primary(node))
+                {
                     actions.push(Action::Follow(node, *primary));
                 }
             }
         }
         // A broker that runs takes its turns well within the time that its view is fresh.
-        if self.freezes.is_none() || state.brokers.iter().all(|broker| !broker.up || broker.frozen || broker.idle + 1 < FRESH) {
+        if self.freezes.is_none()
+            || state
+                .brokers
+                .iter()
+                .all(|broker| !broker.up || broker.frozen || broker.idle + 1 < FRESH)
+        {
             actions.push(Action::Tick);
         }
     }
@@ -364,7 +455,14 @@ impl Model for Protocol {
                 let floor = state.brokers[b].position;
                 let position = state.nodes[node].append(ENDING, floor);
                 let broker = &mut state.brokers[b];
-                (broker.journal, broker.waiting) = (true, Some(Append { position, bound: None, turned: false }));
+                (broker.journal, broker.waiting) = (
+                    true,
+                    Some(Append {
+                        position,
+                        bound: None,
+                        turned: false,
+                    }),
+                );
             }
             Action::Beat(b, acknowledge) => {
                 (state.brokers[b].idle, state.brokers[b].frozen) = (0, false);
@@ -400,22 +498,42 @@ impl Model for Protocol {
                 // A replica that follows another primary gets all that this one has.
                 let name = state.nodes[node].name;
                 let fresh = state.nodes[primary].clone();
-                state.nodes[node] = Node { follows: u8::try_from(primary).expect("few"), name, ..fresh };
+                state.nodes[node] = Node {
+                    follows: u8::try_from(primary).expect("few"),
+                    name,
+                    ..fresh
+                };
             }
             Action::Crash(b) => {
                 state.crashes += 1;
                 let Broker { node, journal, .. } = state.brokers[b];
-                state.brokers[b] = Broker { node, journal, ..Broker::default() };
+                state.brokers[b] = Broker {
+                    node,
+                    journal,
+                    ..Broker::default()
+                };
             }
             Action::Restart(b) => {
                 let Broker { node, journal, .. } = state.brokers[b];
                 let back = journal && self.without != Without::Journal;
-                state.brokers[b] = Broker { up: true, node, journal, knows: back, pending: back, closed: FRESH, ..Broker::default() };
+                state.brokers[b] = Broker {
+                    up: true,
+                    node,
+                    journal,
+                    knows: back,
+                    pending: back,
+                    closed: FRESH,
+                    ..Broker::default()
+                };
             }
             Action::Tick => {
                 for broker in &mut state.brokers {
                     broker.fresh = broker.fresh.saturating_sub(1);
-                    broker.idle = if self.freezes.is_some() { (broker.idle + 1).min(FRESH) } else { 0 };
+                    broker.idle = if self.freezes.is_some() {
+                        (broker.idle + 1).min(FRESH)
+                    } else {
+                        0
+                    };
                     broker.closed = broker.closed.saturating_sub(1);
                     broker.doubt = broker.doubt.saturating_sub(1);
                     if let Some(append) = &mut broker.waiting {
@@ -429,17 +547,36 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("nothing is active after its ending was acknowledged", |_, state: &State| {
-                let wrong = |broker: &Broker| broker.up && broker.fresh > 0 && broker.closed == 0 && !broker.knows;
-                !(state.acknowledged && state.brokers.iter().any(wrong))
-            }),
-            Property::sometimes("an ending is acknowledged and everybody answers", |_, state: &State| {
-                state.acknowledged && state.brokers.iter().all(|broker| broker.fresh > 0 && broker.closed == 0)
-            }),
-            Property::sometimes("after a failover an ending is acknowledged and everybody answers from the new primary", |model, state: &State| {
-                let anew = |broker: &Broker| broker.fresh > 0 && broker.closed == 0 && broker.primary.is_some_and(|(_, name)| name > 1);
-                model.failovers == 0 || (state.acknowledged && state.brokers.iter().all(anew))
-            }),
+            Property::always(
+                "nothing is active after its ending was acknowledged",
+                |_, state: &State| {
+                    let wrong = |broker: &Broker| {
+                        broker.up && broker.fresh > 0 && broker.closed == 0 && !broker.knows
+                    };
+                    !(state.acknowledged && state.brokers.iter().any(wrong))
+                },
+            ),
+            Property::sometimes(
+                "an ending is acknowledged and everybody answers",
+                |_, state: &State| {
+                    state.acknowledged
+                        && state
+                            .brokers
+                            .iter()
+                            .all(|broker| broker.fresh > 0 && broker.closed == 0)
+                },
+            ),
+            Property::sometimes(
+                "after a failover an ending is acknowledged and everybody answers from the new primary",
+                |model, state: &State| {
+                    let anew = |broker: &Broker| {
+                        broker.fresh > 0
+                            && broker.closed == 0
+                            && broker.primary.is_some_and(|(_, name)| name > 1)
+                    };
+                    model.failovers == 0 || (state.acknowledged && state.brokers.iter().all(anew))
+                },
+            ),
         ]
     }
 

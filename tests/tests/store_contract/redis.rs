@@ -16,10 +16,18 @@ use super::{A, hash, redis_store, task, token};
 async fn tokens_that_have_expired_are_dropped_from_a_long_task() {
     let redis = Redis::start();
     let store = redis_store(&redis);
-    assert_eq!(store.create_task(task(A, "one", &hash(1))).await, Ok(Created::New));
+    assert_eq!(
+        store.create_task(task(A, "one", &hash(1))).await,
+        Ok(Created::New)
+    );
     for n in 0..2000_u16 {
         let hash = TokenHash::from_bytes(std::array::from_fn(|i| n.to_le_bytes()[i % 2] ^ 0x55));
-        assert!(store.create_token(A, token(&hash, "x", if n == 7 { 60_000 } else { 1 })).await.is_ok());
+        assert!(
+            store
+                .create_token(A, token(&hash, "x", if n == 7 { 60_000 } else { 1 }))
+                .await
+                .is_ok()
+        );
     }
     let page = store.tokens(A, 0).await.expect("page").tokens.len();
     assert!(page < 600, "{page} of 2000 are still there");
@@ -32,12 +40,30 @@ async fn a_report_counts_only_for_the_log_that_it_is_about() {
     let store = redis_store(&redis);
     let id = |n: u8| EntryId([n; 16]);
     for n in 1..=3 {
-        store.append(id(n), b"x", now_ms() + 60_000, Position(0)).await.expect("append");
+        store
+            .append(id(n), b"x", now_ms() + 60_000, Position(0))
+            .await
+            .expect("append");
     }
-    let reported = async |applied| store.heartbeat("me", applied, 60_000).await.expect("heartbeat").peers[0].1;
+    let reported = async |applied| {
+        store
+            .heartbeat("me", applied, 60_000)
+            .await
+            .expect("heartbeat")
+            .peers[0]
+            .1
+    };
     assert_eq!(reported((Position(2), id(2))).await, Position(2));
-    assert_eq!(reported((Position(3), id(9))).await, Position(0), "another entry is there");
-    assert_eq!(reported((Position(500), id(3))).await, Position(0), "nothing is there");
+    assert_eq!(
+        reported((Position(3), id(9))).await,
+        Position(0),
+        "another entry is there"
+    );
+    assert_eq!(
+        reported((Position(500), id(3))).await,
+        Position(0),
+        "nothing is there"
+    );
 }
 
 /// T47: after every operation, no key that holds a task or a token lives for ever.
@@ -46,16 +72,33 @@ async fn t47_every_record_in_redis_has_an_end() {
     let redis = Redis::start();
     let store = redis_store(&redis);
     let now = now_ms();
-    assert_eq!(store.reserve_task("w", A, now + 60_000, now + 500, 5, now).await, Ok(Reserved::Taken));
-    assert_eq!(store.create_task(task(A, "one", &hash(1))).await, Ok(Created::New));
-    assert_eq!(store.create_token(A, token(&hash(2), "x", 60_000)).await, Ok(Some(Created::New)));
+    assert_eq!(
+        store
+            .reserve_task("w", A, now + 60_000, now + 500, 5, now)
+            .await,
+        Ok(Reserved::Taken)
+    );
+    assert_eq!(
+        store.create_task(task(A, "one", &hash(1))).await,
+        Ok(Created::New)
+    );
+    assert_eq!(
+        store.create_token(A, token(&hash(2), "x", 60_000)).await,
+        Ok(Some(Created::New))
+    );
     store.bind_task(A, b"b".to_vec()).await.expect("bind");
     assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(true));
     let mut connection = redis.connection();
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("keys");
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query(&mut connection)
+        .expect("keys");
     assert_eq!(keys.len(), 6, "{keys:?}");
     for key in keys.iter().filter(|key| *key != "sundew:due") {
-        let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut connection).expect("ttl");
+        let ttl: i64 = redis::cmd("PTTL")
+            .arg(key)
+            .query(&mut connection)
+            .expect("ttl");
         assert!((1..=60_000).contains(&ttl), "{key} has {ttl}");
     }
 }
@@ -66,8 +109,16 @@ async fn t67_flushing_the_scripts_fails_no_call() {
     let redis = Redis::start();
     let store = redis_store(&redis);
     for n in 1..=20 {
-        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.connection()).expect("flush");
-        assert_eq!(store.append(EntryId([n; 16]), b"x", now_ms() + 1000, Position(0)).await, Ok(Position(u64::from(n))));
+        redis::cmd("SCRIPT")
+            .arg("FLUSH")
+            .exec(&mut redis.connection())
+            .expect("flush");
+        assert_eq!(
+            store
+                .append(EntryId([n; 16]), b"x", now_ms() + 1000, Position(0))
+                .await,
+            Ok(Position(u64::from(n)))
+        );
     }
 }
 
@@ -76,18 +127,39 @@ async fn t67_flushing_the_scripts_fails_no_call() {
 async fn t66_a_full_redis_takes_endings_and_nothing_else() {
     let redis = Redis::with(&["--maxmemory", "1"]);
     let store = redis_store(&redis);
-    assert!(matches!(store.create_task(task(A, "one", &hash(1))).await, Err(sundew_core::store::StoreError::Full(_))));
-    assert!(matches!(store.consume(&[1; 32], now_ms() + 1000).await, Err(sundew_core::store::StoreError::Full(_))));
-    assert_eq!(store.append(EntryId([1; 16]), b"x", now_ms() + 1000, Position(0)).await, Ok(Position(1)));
-    store.heartbeat("me", (Position(1), EntryId([1; 16])), 60_000).await.expect("heartbeat");
+    assert!(matches!(
+        store.create_task(task(A, "one", &hash(1))).await,
+        Err(sundew_core::store::StoreError::Full(_))
+    ));
+    assert!(matches!(
+        store.consume(&[1; 32], now_ms() + 1000).await,
+        Err(sundew_core::store::StoreError::Full(_))
+    ));
+    assert_eq!(
+        store
+            .append(EntryId([1; 16]), b"x", now_ms() + 1000, Position(0))
+            .await,
+        Ok(Position(1))
+    );
+    store
+        .heartbeat("me", (Position(1), EntryId([1; 16])), 60_000)
+        .await
+        .expect("heartbeat");
 }
 
 /// T65: a Redis that would lose what must stay is refused, with what to do.
 #[tokio::test]
 async fn t65_an_unfit_redis_is_refused() {
-    for (options, part) in [(&["--maxmemory-policy", "allkeys-lru"][..], "noeviction"), (&["--replicaof", "127.0.0.1", "1"], "replica")] {
+    for (options, part) in [
+        (&["--maxmemory-policy", "allkeys-lru"][..], "noeviction"),
+        (&["--replicaof", "127.0.0.1", "1"], "replica"),
+    ] {
         let redis = Redis::with(options);
-        let error = redis_store(&redis).check().await.expect_err("refused").to_string();
+        let error = redis_store(&redis)
+            .check()
+            .await
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains(part), "{error}");
     }
 }
@@ -103,10 +175,14 @@ async fn t68_a_stall_ends_at_the_deadline_and_what_comes_after_works() {
     assert!(store.document(DocumentKind::Meta, "a").await.is_err());
     assert!(began.elapsed().as_millis() < 3000, "{:?}", began.elapsed());
     redis.signal(Signal::CONT);
-    sundew_tests::until("the store works again", || async { store.document(DocumentKind::Meta, "a").await.is_ok() }).await;
+    sundew_tests::until("the store works again", || async {
+        store.document(DocumentKind::Meta, "a").await.is_ok()
+    })
+    .await;
 }
 
-/// T64: whatever a server answers instead of what was asked for, it is an error, and never "not there".
+/// T64: whatever a server answers instead of what was asked for, it is an error, and never "not
+/// there".
 #[tokio::test]
 async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -132,7 +208,9 @@ async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
         "",
     ];
     for reply in replies {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("listen");
         let port = listener.local_addr().expect("address").port();
         let server = tokio::spawn(async move {
             loop {
@@ -143,7 +221,11 @@ async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
                         // What a client says of itself when it connects is taken kindly.
                         let asked = String::from_utf8_lossy(&buffer[..count]).to_uppercase();
                         let greeting = asked.matches("CLIENT").count();
-                        let kind = if greeting > 0 { "+OK\r\n".repeat(greeting) } else { reply.to_owned() };
+                        let kind = if greeting > 0 {
+                            "+OK\r\n".repeat(greeting)
+                        } else {
+                            reply.to_owned()
+                        };
                         if socket.write_all(kind.as_bytes()).await.is_err() || kind.is_empty() {
                             return;
                         }
@@ -151,19 +233,43 @@ async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
                 });
             }
         });
-        let store = RedisStore::new(settings(&format!("redis://127.0.0.1:{port}"), Duration::from_millis(200)));
+        let store = RedisStore::new(settings(
+            &format!("redis://127.0.0.1:{port}"),
+            Duration::from_millis(200),
+        ));
         let now = now_ms();
         // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
-        assert!(store.heartbeat("me", Default::default(), 1000).await.is_err(), "{reply:?}");
+        assert!(
+            store
+                .heartbeat("me", Default::default(), 1000)
+                .await
+                .is_err(),
+            "{reply:?}"
+        );
         assert!(store.read_log(Position(0), 10).await.is_err(), "{reply:?}");
         assert!(store.task(A).await.is_err(), "{reply:?}");
         assert!(store.check().await.is_err(), "{reply:?}");
         if !reply.starts_with([':', '+']) {
             assert!(store.token(A, &hash(1)).await.is_err(), "{reply:?}");
-            assert!(store.document(DocumentKind::Secret, "a").await.is_err(), "{reply:?}");
-            assert!(store.append(EntryId([1; 16]), b"x", now, Position(0)).await.is_err(), "{reply:?}");
-            assert!(store.create_task(task(A, "one", &hash(1))).await.is_err(), "{reply:?}");
-            assert!(store.consume(&[1; 32], now_ms() + 60_000).await.is_err(), "{reply:?}");
+            assert!(
+                store.document(DocumentKind::Secret, "a").await.is_err(),
+                "{reply:?}"
+            );
+            assert!(
+                store
+                    .append(EntryId([1; 16]), b"x", now, Position(0))
+                    .await
+                    .is_err(),
+                "{reply:?}"
+            );
+            assert!(
+                store.create_task(task(A, "one", &hash(1))).await.is_err(),
+                "{reply:?}"
+            );
+            assert!(
+                store.consume(&[1; 32], now_ms() + 60_000).await.is_err(),
+                "{reply:?}"
+            );
         }
         server.abort();
     }

@@ -1,8 +1,12 @@
-//! Shows that an attestation key is in the TPM that a maker has certified (TCG "Trusted Platform Module Library", part 1, "Credential Protection").
+//! Shows that an attestation key is in the TPM that a maker has certified (TCG "Trusted Platform
+//! Module Library", part 1, "Credential Protection").
 
 use std::path::Path;
 
-use super::device::{NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer, sized, take};
+use super::device::{
+    NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer,
+    sized, take,
+};
 
 const ACTIVATE_CREDENTIAL: u32 = 0x0000_0147;
 const FLUSH_CONTEXT: u32 = 0x0000_0165;
@@ -21,7 +25,8 @@ const P256_CERTIFICATE: u32 = 0x01c0_000a;
 /// What every TPM reads at once, in bytes.
 const CHUNK: u16 = 512;
 
-/// An attestation key and the endorsement key that it is below, with the certificate that the TPM's maker has put into it.
+/// An attestation key and the endorsement key that it is below, with the certificate that the TPM's
+/// maker has put into it.
 #[derive(Clone, Debug)]
 pub struct TpmKey {
     /// TPM2B_PUBLIC of the attestation key.
@@ -39,14 +44,33 @@ impl TpmKey {
         let mut tpm = Tpm::open(device, endorsement_key)?;
         let endorsement_key = public_area(&mut tpm, endorsement_key)?;
         let is_rsa = endorsement_key.get(2..4) == Some(&RSA.to_be_bytes());
-        let certificate = read_nv(&mut tpm, if is_rsa { RSA_CERTIFICATE } else { P256_CERTIFICATE }).ok();
-        Ok(Self { attestation_key, endorsement_key, certificate })
+        let certificate = read_nv(
+            &mut tpm,
+            if is_rsa {
+                RSA_CERTIFICATE
+            } else {
+                P256_CERTIFICATE
+            },
+        )
+        .ok();
+        Ok(Self {
+            attestation_key,
+            endorsement_key,
+            certificate,
+        })
     }
 
     /// Lets the TPM open a credential: TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
-    pub fn open(device: &Path, key: u32, endorsement_key: u32, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, String> {
+    pub fn open(
+        device: &Path,
+        key: u32,
+        endorsement_key: u32,
+        credential: &[u8],
+        secret: &[u8],
+    ) -> Result<Vec<u8>, String> {
         let mut tpm = Tpm::open(device, endorsement_key)?;
-        // The default policy of endorsement keys: whoever knows the hierarchy's password, which is empty.
+        // The default policy of endorsement keys: whoever knows the hierarchy's password, which is
+        // empty.
         let mut command = [NOTHING, NOTHING].concat();
         command.extend(sized(&[0; 16]));
         command.extend(sized(&[]));
@@ -63,7 +87,14 @@ impl TpmKey {
     }
 }
 
-fn open_in(tpm: &mut Tpm, session: [u8; 4], key: u32, endorsement_key: u32, credential: &[u8], secret: &[u8]) -> Result<Vec<u8>, String> {
+fn open_in(
+    tpm: &mut Tpm,
+    session: [u8; 4],
+    key: u32,
+    endorsement_key: u32,
+    credential: &[u8],
+    secret: &[u8],
+) -> Result<Vec<u8>, String> {
     let mut command = [ENDORSEMENT, session].concat();
     command.extend(authorized(&[&PASSWORD])?);
     for _ in 0..3 {
@@ -85,13 +116,20 @@ fn open_in(tpm: &mut Tpm, session: [u8; 4], key: u32, endorsement_key: u32, cred
 }
 
 fn public_area(tpm: &mut Tpm, handle: u32) -> Result<Vec<u8>, String> {
-    Ok(sized(&buffer(&mut tpm.run(NO_SESSIONS, READ_PUBLIC, &handle.to_be_bytes())?)?))
+    Ok(sized(&buffer(&mut tpm.run(
+        NO_SESSIONS,
+        READ_PUBLIC,
+        &handle.to_be_bytes(),
+    )?)?))
 }
 
 /// An index that its own empty password opens; what comes after a DER structure is left out.
 fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, String> {
     let mut public = buffer(&mut tpm.run(NO_SESSIONS, NV_READ_PUBLIC, &index.to_be_bytes())?)?;
-    let length = public.len().checked_sub(2).ok_or("the TPM's answer was cut short")?;
+    let length = public
+        .len()
+        .checked_sub(2)
+        .ok_or("the TPM's answer was cut short")?;
     take(&mut public, length)?;
     let size = u16::from_be_bytes(array(&mut public)?);
     let mut content = Vec::new();
@@ -105,7 +143,9 @@ fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, String> {
         content.extend(buffer(&mut answer)?);
     }
     match content.get(..4) {
-        Some([0x30, 0x82, high, low]) => content.truncate(usize::from(u16::from_be_bytes([*high, *low])).saturating_add(4)),
+        Some([0x30, 0x82, high, low]) => {
+            content.truncate(usize::from(u16::from_be_bytes([*high, *low])).saturating_add(4))
+        }
         _ => return Err("no certificate is there".to_owned()),
     }
     Ok(content)

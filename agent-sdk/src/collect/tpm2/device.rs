@@ -1,4 +1,5 @@
-//! The way to a TPM: commands and answers (TCG "Trusted Platform Module Library", part 1, section 18).
+//! The way to a TPM: commands and answers (TCG "Trusted Platform Module Library", part 1, section
+//! 18).
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt as _;
@@ -36,12 +37,28 @@ pub(super) struct Tpm(Box<dyn Channel>, u32);
 impl Tpm {
     pub(super) fn open(path: &Path, key: u32) -> Result<Self, String> {
         let fail = |e: std::io::Error| format!("{}: {e}", path.display());
-        if std::fs::metadata(path).map_err(fail)?.file_type().is_socket() {
+        if std::fs::metadata(path)
+            .map_err(fail)?
+            .file_type()
+            .is_socket()
+        {
             let stream = UnixStream::connect(path).map_err(fail)?;
-            stream.set_read_timeout(Some(WITHIN)).and_then(|()| stream.set_write_timeout(Some(WITHIN))).map_err(fail)?;
+            stream
+                .set_read_timeout(Some(WITHIN))
+                .and_then(|()| stream.set_write_timeout(Some(WITHIN)))
+                .map_err(fail)?;
             return Ok(Self(Box::new(stream), key));
         }
-        Ok(Self(Box::new(std::fs::File::options().read(true).write(true).open(path).map_err(fail)?), key))
+        Ok(Self(
+            Box::new(
+                std::fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open(path)
+                    .map_err(fail)?,
+            ),
+            key,
+        ))
     }
 
     /// Sends a command and reads the answer, without its header.
@@ -54,7 +71,9 @@ impl Tpm {
                 (LOCKOUT, _) => {
                     return Err("the TPM is locked out, after failures or because it was switched off hard: `tpm2_dictionarylockout -c` ends that".to_owned());
                 }
-                (NO_HANDLE, _) => return Err(format!("the TPM has no key at handle {:#x}", self.1)),
+                (NO_HANDLE, _) => {
+                    return Err(format!("the TPM has no key at handle {:#x}", self.1));
+                }
                 (code, _) => return Err(format!("the TPM refused (response code {code:#x})")),
             }
         }
@@ -73,10 +92,19 @@ impl Tpm {
         let mut have = 0;
         let length = loop {
             // A device gives the whole answer at once, a socket may give a part.
-            let read = self.0.read(answer.get_mut(have..).unwrap_or_default()).map_err(fail)?;
+            let read = self
+                .0
+                .read(answer.get_mut(have..).unwrap_or_default())
+                .map_err(fail)?;
             have = have.saturating_add(read);
-            let length = answer.get(2..6).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
-            let length = length.and_then(|length| usize::try_from(length).ok()).filter(|_| have >= 10).unwrap_or(usize::MAX);
+            let length = answer
+                .get(2..6)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u32::from_be_bytes);
+            let length = length
+                .and_then(|length| usize::try_from(length).ok())
+                .filter(|_| have >= 10)
+                .unwrap_or(usize::MAX);
             if have >= length {
                 break length;
             }
@@ -84,7 +112,11 @@ impl Tpm {
                 return Err("the TPM's answer was cut short".to_owned());
             }
         };
-        match answer.get(6..10).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes) {
+        match answer
+            .get(6..10)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u32::from_be_bytes)
+        {
             Some(code) => Ok((code, answer.get(10..length).unwrap_or_default().to_vec())),
             None => Err("the TPM's answer was cut short".to_owned()),
         }
@@ -100,7 +132,9 @@ pub(super) fn take(from: &mut Vec<u8>, length: usize) -> Result<Vec<u8>, String>
 }
 
 pub(super) fn array<const N: usize>(from: &mut Vec<u8>) -> Result<[u8; N], String> {
-    take(from, N)?.try_into().map_err(|_| "the TPM's answer was cut short".to_owned())
+    take(from, N)?
+        .try_into()
+        .map_err(|_| "the TPM's answer was cut short".to_owned())
 }
 
 pub(super) fn buffer(from: &mut Vec<u8>) -> Result<Vec<u8>, String> {

@@ -1,7 +1,8 @@
-//! Endorsement keys: in which TPM an attestation key is, as the TPM's maker says it (TCG EK Credential Profile).
+//! Endorsement keys: in which TPM an attestation key is, as the TPM's maker says it (TCG EK
+//! Credential Profile).
 //!
-//! That an attestation key is in the same TPM cannot be seen in it: who endorses one has made its TPM open a credential (TPM 2.0 Library, part 1,
-//! "Credential Protection").
+//! That an attestation key is in the same TPM cannot be seen in it: who endorses one has made its
+//! TPM open a credential (TPM 2.0 Library, part 1, "Credential Protection").
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -49,14 +50,22 @@ pub enum EndorsementKey<'a> {
 
 impl Endorsement {
     /// The key of a certificate; `key` is what its TPM says of it. The path is not looked at.
-    pub(super) fn new(key: Public, certificate: &[u8], intermediates: &[Vec<u8>]) -> Result<Self, TpmError> {
+    pub(super) fn new(
+        key: Public,
+        certificate: &[u8],
+        intermediates: &[Vec<u8>],
+    ) -> Result<Self, TpmError> {
         if !key.is_endorsement_key() {
             return Err(TpmError::NotEndorsementKey);
         }
-        let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| TpmError::Malformed("endorsement certificate"))?;
+        let (rest, parsed) = X509Certificate::from_der(certificate)
+            .map_err(|_| TpmError::Malformed("endorsement certificate"))?;
         let certified = match (parsed.public_key().parsed(), key.key()) {
             (Ok(PublicKey::RSA(certified)), Key::Rsa { modulus, exponent }) => {
-                stripped(certified.modulus) == stripped(modulus) && certified.try_exponent().is_ok_and(|certified| certified == u64::from(*exponent))
+                stripped(certified.modulus) == stripped(modulus)
+                    && certified
+                        .try_exponent()
+                        .is_ok_and(|certified| certified == u64::from(*exponent))
             }
             (Ok(PublicKey::EC(certified)), Key::Ecc { point, .. }) => certified.data() == point,
             _ => false,
@@ -65,16 +74,32 @@ impl Endorsement {
             return Err(TpmError::Endorsement("the certificate is of another key"));
         }
         let id = hex(&sha256(parsed.public_key().raw));
-        Ok(Self { key, certificate: certificate.to_vec(), intermediates: intermediates.to_vec(), id })
+        Ok(Self {
+            key,
+            certificate: certificate.to_vec(),
+            intermediates: intermediates.to_vec(),
+            id,
+        })
     }
 
     pub(super) fn read(document: &Document, key: Public) -> Result<Self, TpmError> {
-        let intermediates: Vec<_> = document.intermediates.iter().map(|text| decode(text)).collect::<Result<_, _>>()?;
+        let intermediates: Vec<_> = document
+            .intermediates
+            .iter()
+            .map(|text| decode(text))
+            .collect::<Result<_, _>>()?;
         Self::new(key, &decode(&document.certificate)?, &intermediates)
     }
 
     pub(super) fn document(&self) -> Document {
-        Document { certificate: STANDARD.encode(&self.certificate), intermediates: self.intermediates.iter().map(|der| STANDARD.encode(der)).collect() }
+        Document {
+            certificate: STANDARD.encode(&self.certificate),
+            intermediates: self
+                .intermediates
+                .iter()
+                .map(|der| STANDARD.encode(der))
+                .collect(),
+        }
     }
 
     /// SHA-256 of the key's SubjectPublicKeyInfo in lower-case hexadecimal: which TPM it is.
@@ -96,12 +121,29 @@ impl Endorsement {
     pub fn verify(&self, makers: &Roots, now_ms: i64) -> Result<(), TpmError> {
         let mut intermediates = self.intermediates.clone();
         // The same certificate may come along and be registered.
-        intermediates.extend(makers.intermediates.iter().filter(|der| !self.intermediates.contains(der)).cloned());
-        chain::verify_for(EK_CERTIFICATE, &self.certificate, &intermediates, makers, now_ms).map_err(TpmError::Maker)
+        intermediates.extend(
+            makers
+                .intermediates
+                .iter()
+                .filter(|der| !self.intermediates.contains(der))
+                .cloned(),
+        );
+        chain::verify_for(
+            EK_CERTIFICATE,
+            &self.certificate,
+            &intermediates,
+            makers,
+            now_ms,
+        )
+        .map_err(TpmError::Maker)
     }
 }
 
 /// Without the zeros that DER puts before a number, or a TPM.
 fn stripped(number: &[u8]) -> &[u8] {
-    number.iter().position(|byte| *byte != 0).and_then(|at| number.get(at..)).unwrap_or_default()
+    number
+        .iter()
+        .position(|byte| *byte != 0)
+        .and_then(|at| number.get(at..))
+        .unwrap_or_default()
 }

@@ -1,5 +1,6 @@
-//! `tpm2`: a quote of a TPM 2.0 over its PCRs, signed by an attestation key that the platform team registered or that was shown to be in a TPM of a
-//! known maker, with the boot's event log if there is one. Its qualifying data is the binding.
+//! `tpm2`: a quote of a TPM 2.0 over its PCRs, signed by an attestation key that the platform team
+//! registered or that was shown to be in a TPM of a known maker, with the boot's event log if there
+//! is one. Its qualifying data is the binding.
 
 mod endorsement;
 mod event_log;
@@ -21,8 +22,8 @@ pub use structures::{Hash, Public};
 /// Largest evidence, in bytes: base64 of the largest log, and the rest.
 const MAX_EVIDENCE: usize = (event_log::MAX_LOG / 3) * 4 + (16 << 10);
 
-/// How far a TPM's clock may be behind an earlier quote's, in milliseconds: as long as a challenge lives. A reset or restart that was taken
-/// back is far more than that.
+/// How far a TPM's clock may be behind an earlier quote's, in milliseconds: as long as a challenge
+/// lives. A reset or restart that was taken back is far more than that.
 const CLOCK_SLACK_MS: u128 = 60_000;
 
 /// What a collector sends.
@@ -84,7 +85,8 @@ pub struct AttestationKey {
 }
 
 impl AttestationKey {
-    /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, the first two being base64 of TPM2B_PUBLIC.
+    /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, the first two being
+    /// base64 of TPM2B_PUBLIC.
     pub fn parse(document: &[u8]) -> Result<Self, TpmError> {
         let registered: RegisteredKey = json::read(document, 16 << 10)?;
         let public = Public::parse(&decode(&registered.key)?)?;
@@ -92,17 +94,36 @@ impl AttestationKey {
             return Err(TpmError::NotAttestationKey);
         }
         let parent = Public::parse(&decode(&registered.parent)?)?;
-        let qualified_name = public.qualified_name(&parent.qualified_name(&registered.hierarchy.handle()));
-        let endorsement = registered.endorsement.map(|document| Endorsement::read(&document, parent)).transpose()?;
-        Ok(Self { public, qualified_name, endorsement })
+        let qualified_name =
+            public.qualified_name(&parent.qualified_name(&registered.hierarchy.handle()));
+        let endorsement = registered
+            .endorsement
+            .map(|document| Endorsement::read(&document, parent))
+            .transpose()?;
+        Ok(Self {
+            public,
+            qualified_name,
+            endorsement,
+        })
     }
 
-    /// A key below an endorsement key, of which `parent` is the TPM2B_PUBLIC; what says whose that is; and the document of both. To be trusted
-    /// only when the TPM has opened a credential for it.
-    pub fn endorsed(key: &[u8], parent: &[u8], certificate: &[u8], intermediates: &[Vec<u8>]) -> Result<(Self, Endorsement, Vec<u8>), TpmError> {
+    /// A key below an endorsement key, of which `parent` is the TPM2B_PUBLIC; what says whose that
+    /// is; and the document of both. To be trusted only when the TPM has opened a credential
+    /// for it.
+    pub fn endorsed(
+        key: &[u8],
+        parent: &[u8],
+        certificate: &[u8],
+        intermediates: &[Vec<u8>],
+    ) -> Result<(Self, Endorsement, Vec<u8>), TpmError> {
         let endorsement = Endorsement::new(Public::parse(parent)?, certificate, intermediates)?;
         let (key, parent) = (STANDARD.encode(key), STANDARD.encode(parent));
-        let registered = RegisteredKey { key, parent, hierarchy: Hierarchy::Endorsement, endorsement: Some(endorsement.document()) };
+        let registered = RegisteredKey {
+            key,
+            parent,
+            hierarchy: Hierarchy::Endorsement,
+            endorsement: Some(endorsement.document()),
+        };
         let document = serde_json::to_vec(&registered).map_err(json::JsonError::from)?;
         Ok((Self::parse(&document)?, endorsement, document))
     }
@@ -171,16 +192,24 @@ pub enum TpmError {
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, TpmError> {
-    STANDARD.decode(text).map_err(|_| TpmError::Malformed("not base64"))
+    STANDARD
+        .decode(text)
+        .map_err(|_| TpmError::Malformed("not base64"))
 }
 
-/// What a crypto-agile event log says was measured, if it replays to these PCRs of a bank: every digest by PCR, in order.
-pub fn replay_event_log(log: &[u8], bank: Hash, pcrs: &BTreeMap<usize, Vec<u8>>) -> Result<BTreeMap<usize, Vec<Vec<u8>>>, TpmError> {
+/// What a crypto-agile event log says was measured, if it replays to these PCRs of a bank: every
+/// digest by PCR, in order.
+pub fn replay_event_log(
+    log: &[u8],
+    bank: Hash,
+    pcrs: &BTreeMap<usize, Vec<u8>>,
+) -> Result<BTreeMap<usize, Vec<Vec<u8>>>, TpmError> {
     event_log::replay(log, bank, pcrs).map(|measured| measured.digests)
 }
 
-/// Verifies a quote under the trusted key that it names, and that its qualifying data is `binding`; a key that rests on its TPM's maker, that this
-/// is one of `makers`. `now_ms` is milliseconds since the epoch.
+/// Verifies a quote under the trusted key that it names, and that its qualifying data is `binding`;
+/// a key that rests on its TPM's maker, that this is one of `makers`. `now_ms` is milliseconds
+/// since the epoch.
 pub fn verify<'a>(
     payload: &[u8],
     key_named: impl FnOnce(&str) -> Option<&'a AttestationKey>,
@@ -189,7 +218,8 @@ pub fn verify<'a>(
     now_ms: i64,
 ) -> Result<Claims, TpmError> {
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE)?;
-    let key = key_named(&evidence.key).ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(72).collect()))?;
+    let key = key_named(&evidence.key)
+        .ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(72).collect()))?;
     let quote = decode(&evidence.quote)?;
     let hash = key.public.verify(&quote, &decode(&evidence.signature)?)?;
     let quote = Quote::parse(&quote)?;
@@ -201,7 +231,12 @@ pub fn verify<'a>(
     }
     let mut pcrs = BTreeMap::new();
     for (index, value) in &evidence.pcrs {
-        pcrs.insert(*index, unhex(value).filter(|v| v.len() == quote.bank.algorithm().output_len()).ok_or(TpmError::Pcrs)?);
+        pcrs.insert(
+            *index,
+            unhex(value)
+                .filter(|v| v.len() == quote.bank.algorithm().output_len())
+                .ok_or(TpmError::Pcrs)?,
+        );
     }
     let values: Vec<&[u8]> = pcrs.values().map(Vec::as_slice).collect();
     if !pcrs.keys().eq(quote.selection.iter()) || hash.digest(&values) != quote.pcr_digest {
@@ -216,7 +251,10 @@ pub fn verify<'a>(
         endorsement.verify(makers, now_ms)?;
         claims.text("ek", endorsement.id());
     }
-    claims.text("firmware_version", format!("{:016x}", quote.firmware_version));
+    claims.text(
+        "firmware_version",
+        format!("{:016x}", quote.firmware_version),
+    );
     claims.text("reset_count", quote.reset_count);
     claims.text("restart_count", quote.restart_count);
     claims.text("clock_safe", quote.safe);
@@ -231,17 +269,31 @@ pub fn verify<'a>(
             claims.text("secure_boot", state);
         }
     }
-    // A reset or restart counts before the clock, which a reset may set back to the last time that it was saved.
-    let counter = (u128::from(quote.reset_count) << 96) | (u128::from(quote.restart_count) << 64) | u128::from(quote.clock_ms);
+    // A reset or restart counts before the clock, which a reset may set back to the last time that
+    // it was saved.
+    let counter = (u128::from(quote.reset_count) << 96)
+        | (u128::from(quote.restart_count) << 64)
+        | u128::from(quote.clock_ms);
     Ok(Claims {
-        counter: Some(Counter { source: sha256(&key.qualified_name), value: counter, slack: CLOCK_SLACK_MS }),
+        counter: Some(Counter {
+            source: sha256(&key.qualified_name),
+            value: counter,
+            slack: CLOCK_SLACK_MS,
+        }),
         ..Claims::of("tpm2", Assurance::Hardware, true, claims, payload)
     })
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || text.bytes().any(|b| !b.is_ascii_digit() && !(b'a'..=b'f').contains(&b)) {
+    if !text.len().is_multiple_of(2)
+        || text
+            .bytes()
+            .any(|b| !b.is_ascii_digit() && !(b'a'..=b'f').contains(&b))
+    {
         return None;
     }
-    text.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+    text.as_bytes()
+        .chunks_exact(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! TPM structures from hostile hands (TCG "Trusted Platform Module Library", part 2): read whole, big-endian, nothing left over.
+//! TPM structures from hostile hands (TCG "Trusted Platform Module Library", part 2): read whole,
+//! big-endian, nothing left over.
 
 use ring::digest::{self, Algorithm};
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
@@ -10,7 +11,8 @@ const MAX_PCR: usize = 24;
 /// Longest TPM2B that is taken, in bytes.
 const MAX_BUFFER: usize = 1024;
 
-/// What `TPM_GENERATED_VALUE` is: no key lets a caller sign bytes that begin with it, restricted keys sign nothing else.
+/// What `TPM_GENERATED_VALUE` is: no key lets a caller sign bytes that begin with it, restricted
+/// keys sign nothing else.
 const MAGIC: u32 = 0xff54_4347;
 const ATTEST_QUOTE: u16 = 0x8018;
 
@@ -94,13 +96,19 @@ pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], TpmError> {
-        let (front, rest) = self.0.split_first_chunk::<N>().ok_or(TpmError::Malformed("cut short"))?;
+        let (front, rest) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or(TpmError::Malformed("cut short"))?;
         self.0 = rest;
         Ok(*front)
     }
 
     pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], TpmError> {
-        let (front, rest) = self.0.split_at_checked(length).ok_or(TpmError::Malformed("cut short"))?;
+        let (front, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(TpmError::Malformed("cut short"))?;
         self.0 = rest;
         Ok(front)
     }
@@ -126,7 +134,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Result<(), TpmError> {
-        if self.0.is_empty() { Ok(()) } else { Err(TpmError::Malformed("trailing bytes")) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(TpmError::Malformed("trailing bytes"))
+        }
     }
 }
 
@@ -173,7 +185,10 @@ impl Public {
                     0 => 65537,
                     other => other,
                 };
-                Key::Rsa { exponent, modulus: reader.buffer()?.to_vec() }
+                Key::Rsa {
+                    exponent,
+                    modulus: reader.buffer()?.to_vec(),
+                }
             }
             ECC => {
                 let curve = reader.u16()?;
@@ -195,7 +210,13 @@ impl Public {
         reader.end()?;
         let mut name = name_hash.id().to_be_bytes().to_vec();
         name.extend(name_hash.digest(&[area]));
-        Ok(Self { name, name_hash, attributes, cipher, key })
+        Ok(Self {
+            name,
+            name_hash,
+            attributes,
+            cipher,
+            key,
+        })
     }
 
     /// Its name: the algorithm's id and the digest of the public area.
@@ -204,22 +225,27 @@ impl Public {
         &self.name
     }
 
-    /// Whether it never leaves its TPM, was made there, and signs only what the TPM itself has made.
+    /// Whether it never leaves its TPM, was made there, and signs only what the TPM itself has
+    /// made.
     #[must_use]
     pub fn is_attestation_key(&self) -> bool {
         let needed = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | SIGN;
         self.attributes & needed == needed && self.attributes & DECRYPT == 0
     }
 
-    /// Whether it is an endorsement key of the default templates of 2048-bit RSA or P-256 (TCG EK Credential Profile, annex B): it never leaves its
-    /// TPM, and decrypts only what the TPM itself makes sense of.
+    /// Whether it is an endorsement key of the default templates of 2048-bit RSA or P-256 (TCG EK
+    /// Credential Profile, annex B): it never leaves its TPM, and decrypts only what the TPM
+    /// itself makes sense of.
     pub(super) fn is_endorsement_key(&self) -> bool {
         let needed = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | DECRYPT;
         let fits = match &self.key {
             Key::Rsa { modulus, .. } => modulus.len() >= 256,
             Key::Ecc { curve, .. } => *curve == P256,
         };
-        fits && self.attributes & needed == needed && self.attributes & SIGN == 0 && self.name_hash == Hash::Sha256 && self.cipher == Some([AES, 128, CFB])
+        fits && self.attributes & needed == needed
+            && self.attributes & SIGN == 0
+            && self.name_hash == Hash::Sha256
+            && self.cipher == Some([AES, 128, CFB])
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -251,7 +277,10 @@ impl Public {
                 };
                 let exponent = exponent.to_be_bytes();
                 let leading = exponent.iter().take_while(|byte| **byte == 0).count();
-                let key = signature::RsaPublicKeyComponents { n: modulus.as_slice(), e: exponent.get(leading..).unwrap_or_default() };
+                let key = signature::RsaPublicKeyComponents {
+                    n: modulus.as_slice(),
+                    e: exponent.get(leading..).unwrap_or_default(),
+                };
                 key.verify(parameters, message, reader.buffer()?)
             }
             (Key::Ecc { curve, point }, ECDSA) => {
@@ -273,7 +302,9 @@ impl Public {
 }
 
 fn padded(number: &[u8], size: usize) -> Result<Vec<u8>, TpmError> {
-    let zeros = size.checked_sub(number.len()).ok_or(TpmError::Malformed("number too long"))?;
+    let zeros = size
+        .checked_sub(number.len())
+        .ok_or(TpmError::Malformed("number too long"))?;
     let mut out = vec![0; zeros];
     out.extend_from_slice(number);
     Ok(out)
@@ -316,13 +347,27 @@ impl<'a> Quote<'a> {
         let bank = Hash::of(reader.u16()?).ok_or(TpmError::Selection)?;
         let [length] = reader.array::<1>()?;
         let bits = reader.take(usize::from(length))?;
-        let chosen = |index: &usize| bits.get(index / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0);
+        let chosen = |index: &usize| {
+            bits.get(index / 8)
+                .is_some_and(|byte| byte & (1 << (index % 8)) != 0)
+        };
         let selection: Vec<usize> = (0..bits.len().saturating_mul(8)).filter(chosen).collect();
         if selection.is_empty() || selection.iter().any(|index| *index >= MAX_PCR) {
             return Err(TpmError::Selection);
         }
         let pcr_digest = reader.buffer()?;
         reader.end()?;
-        Ok(Self { signer, extra_data, clock_ms, reset_count, restart_count, safe, firmware_version, bank, selection, pcr_digest })
+        Ok(Self {
+            signer,
+            extra_data,
+            clock_ms,
+            reset_count,
+            restart_count,
+            safe,
+            firmware_version,
+            bank,
+            selection,
+            pcr_digest,
+        })
     }
 }

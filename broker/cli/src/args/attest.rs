@@ -8,10 +8,12 @@ use clap::Subcommand;
 pub(crate) enum TrustCommand {
     /// Trust something, or replace it.
     ///
-    /// Kinds: `nitro` (roots, PEM), `sev_snp` (AMD's ARK and ASK or ASVK, PEM), `tdx` (Intel's collateral, JSON), `tpm2_ak` (an attestation
-    /// key, JSON: {"key": …, "parent": …, "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `tpm2_ek_root` (what a maker of TPMs certifies
-    /// endorsement keys with, PEM), `crl` (what a maker of hardware has taken back, PEM or DER), `aws_iid` (the
-    /// certificate of the region that NAME is, PEM), `reference` (an approved value: NAME is SET/VALUE).
+    /// Kinds: `nitro` (roots, PEM), `sev_snp` (AMD's ARK and ASK or ASVK, PEM), `tdx` (Intel's
+    /// collateral, JSON), `tpm2_ak` (an attestation key, JSON: {"key": …, "parent": …,
+    /// "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `tpm2_ek_root` (what a maker of TPMs
+    /// certifies endorsement keys with, PEM), `crl` (what a maker of hardware has taken back,
+    /// PEM or DER), `aws_iid` (the certificate of the region that NAME is, PEM), `reference`
+    /// (an approved value: NAME is SET/VALUE).
     Add {
         /// What it is for; see above.
         kind: String,
@@ -46,7 +48,8 @@ pub(crate) enum TrustCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AttestCommand {
-    /// Say what was shown lately, what was found in it, what the registration wanted, and why it was refused. Needs the role `registrar`.
+    /// Say what was shown lately, what was found in it, what the registration wanted, and why it
+    /// was refused. Needs the role `registrar`.
     Explain {
         /// Only attempts of this workload.
         #[arg(value_name = "SPIFFE_ID")]
@@ -59,7 +62,11 @@ pub(crate) enum AttestCommand {
         /// The kind, such as tpm2.
         kind: String,
         /// What it shall be bound to: 32 bytes in hexadecimal.
-        #[arg(long, value_name = "HEX", default_value = "0000000000000000000000000000000000000000000000000000000000000000")]
+        #[arg(
+            long,
+            value_name = "HEX",
+            default_value = "0000000000000000000000000000000000000000000000000000000000000000"
+        )]
         binding: String,
         /// The audience that it shall have, for kinds with one.
         #[arg(long, default_value = "")]
@@ -68,9 +75,11 @@ pub(crate) enum AttestCommand {
         #[arg(short, long, value_name = "FILE", default_value = "-")]
         out: PathBuf,
     },
-    /// Make the broker trust the attestation key of this host's TPM, for what the TPM's maker says. Prints the claims to pin: `ek` and `key`.
+    /// Make the broker trust the attestation key of this host's TPM, for what the TPM's maker says.
+    /// Prints the claims to pin: `ek` and `key`.
     ///
-    /// The broker knows the maker by `sundew trust add tpm2_ek_root`; the TPM opens a credential that is made for both of its keys.
+    /// The broker knows the maker by `sundew trust add tpm2_ek_root`; the TPM opens a credential
+    /// that is made for both of its keys.
     Activate {
         /// The TPM, or the socket of an emulator.
         #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0")]
@@ -88,7 +97,12 @@ pub(crate) enum AttestCommand {
         #[arg(long, value_name = "FILE")]
         intermediates: Option<PathBuf>,
         /// The broker's enrollment listener, where this host has no SVID yet.
-        #[arg(long, value_name = "HOST:PORT", requires = "bundle", requires = "trust_domain")]
+        #[arg(
+            long,
+            value_name = "HOST:PORT",
+            requires = "bundle",
+            requires = "trust_domain"
+        )]
         enrollment: Option<String>,
         /// With --enrollment: PEM of the trust domain's roots.
         #[arg(long, value_name = "FILE")]
@@ -97,18 +111,24 @@ pub(crate) enum AttestCommand {
         #[arg(long, value_name = "NAME")]
         trust_domain: Option<String>,
     },
-    /// Verify one piece of evidence from a file, away from any broker; exit code 1 if it would be refused.
+    /// Verify one piece of evidence from a file, away from any broker; exit code 1 if it would be
+    /// refused.
     Verify {
         /// The kind, such as tpm2.
         kind: String,
         /// The evidence, or - for standard input.
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
-        /// File with the requirement in JSON, as it stands in a registration: {"kind": …, "claims": {…}}.
+        /// File with the requirement in JSON, as it stands in a registration: {"kind": …,
+        /// "claims": {…}}.
         #[arg(long, value_name = "FILE")]
         requirement: PathBuf,
         /// What it must be bound to: 32 bytes in hexadecimal.
-        #[arg(long, value_name = "HEX", default_value = "0000000000000000000000000000000000000000000000000000000000000000")]
+        #[arg(
+            long,
+            value_name = "HEX",
+            default_value = "0000000000000000000000000000000000000000000000000000000000000000"
+        )]
         binding: String,
         /// What is trusted: KIND/NAME=FILE, as `sundew trust add` takes it. May be repeated.
         #[arg(long = "trust", value_name = "KIND/NAME=FILE", value_parser = item)]
@@ -126,7 +146,9 @@ pub(crate) enum AttestCommand {
 }
 
 fn handle(text: &str) -> Result<u32, String> {
-    text.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok()).ok_or_else(|| "must be hexadecimal, such as 0x81010002".to_owned())
+    text.strip_prefix("0x")
+        .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+        .ok_or_else(|| "must be hexadecimal, such as 0x81010002".to_owned())
 }
 
 fn item(text: &str) -> Result<(String, PathBuf), String> {

@@ -45,7 +45,8 @@ pub(crate) struct Select {
     /// What this version of a registration decided.
     #[arg(long, value_name = "VERSION")]
     pub(crate) registration: Option<String>,
-    /// Issued before this instant: RFC 3339 in UTC, such as 2026-11-24T06:00:00Z, or milliseconds since the epoch.
+    /// Issued before this instant: RFC 3339 in UTC, such as 2026-11-24T06:00:00Z, or milliseconds
+    /// since the epoch.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     pub(crate) issued_before: Option<i64>,
     /// Everything there is; goes with no other criterion.
@@ -57,7 +58,9 @@ fn instant(text: &str) -> Result<i64, String> {
     if let Ok(ms) = text.parse::<i64>() {
         return Ok(ms);
     }
-    crate::output::parse_time(text).ok_or_else(|| "must be like 2026-11-24T06:00:00Z, or milliseconds since the epoch".to_owned())
+    crate::output::parse_time(text).ok_or_else(|| {
+        "must be like 2026-11-24T06:00:00Z, or milliseconds since the epoch".to_owned()
+    })
 }
 
 /// What is done to what a selector matches.
@@ -66,7 +69,12 @@ pub(crate) struct Respond {
     #[command(flatten)]
     pub(crate) select: Select,
     /// Why; goes into the record.
-    #[arg(long, value_name = "TEXT", required_unless_present = "preview", help_heading = "Action")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "preview",
+        help_heading = "Action"
+    )]
     pub(crate) reason: Option<String>,
     /// Say what it would hit, and change nothing.
     #[arg(long, help_heading = "Action")]

@@ -174,7 +174,10 @@ impl State {
         self.operations = self.operations.saturating_add(1);
         match kind {
             Kind::Document(change) => {
-                let Some(family) = DocumentKind::ALL.into_iter().find(|k| k.as_str() == change.kind) else {
+                let Some(family) = DocumentKind::ALL
+                    .into_iter()
+                    .find(|k| k.as_str() == change.kind)
+                else {
                     return;
                 };
                 let place = (family.as_str(), change.name.clone());
@@ -184,11 +187,17 @@ impl State {
                 }
             }
             Kind::Used(used) => {
-                self.used.insert(used.name.as_slice().try_into().unwrap_or_default(), used.until_ms);
+                self.used.insert(
+                    used.name.as_slice().try_into().unwrap_or_default(),
+                    used.until_ms,
+                );
             }
             Kind::Place(place) => {
                 let task = task_id(&place.task);
-                self.places.entry(place.workload.clone()).or_default().insert(task, place.deadline_ms);
+                self.places
+                    .entry(place.workload.clone())
+                    .or_default()
+                    .insert(task, place.deadline_ms);
                 self.set_due(task, Some(place.due_ms));
             }
             Kind::Task(task) => {
@@ -221,8 +230,16 @@ impl State {
             }
             Kind::Due(due) => self.set_due(task_id(&due.task), Some(due.due_ms)),
             Kind::Entry(entry) => {
-                let (position, id) = (Position(entry.position), EntryId(entry.id.as_slice().try_into().unwrap_or_default()));
-                let stored = StoredEntry { position, id, previous: self.tip.1, bytes: entry.entry.clone() };
+                let (position, id) = (
+                    Position(entry.position),
+                    EntryId(entry.id.as_slice().try_into().unwrap_or_default()),
+                );
+                let stored = StoredEntry {
+                    position,
+                    id,
+                    previous: self.tip.1,
+                    bytes: entry.entry.clone(),
+                };
                 self.tip = (position, id);
                 self.entries.push_back((stored, entry.until_ms));
             }
@@ -236,7 +253,9 @@ impl State {
             }
             Kind::Had(had) => {
                 if let Some(task) = self.tasks.get_mut(&task_id(&had.task)) {
-                    task.leases.insert(LeaseId::from_bytes(had.lease.as_slice().try_into().unwrap_or_default()));
+                    task.leases.insert(LeaseId::from_bytes(
+                        had.lease.as_slice().try_into().unwrap_or_default(),
+                    ));
                 }
             }
             Kind::Reaped(reaped) => {
@@ -249,7 +268,10 @@ impl State {
 
     fn add_token(&mut self, token: &NewToken) {
         if let Some(task) = self.tasks.get_mut(&task_id(&token.task)) {
-            task.tokens.insert(token.hash.as_slice().try_into().unwrap_or_default(), (token.record.clone(), token.keep_until_ms));
+            task.tokens.insert(
+                token.hash.as_slice().try_into().unwrap_or_default(),
+                (token.record.clone(), token.keep_until_ms),
+            );
         }
     }
 
@@ -276,50 +298,98 @@ impl State {
         self.places.retain(|_, places| !places.is_empty());
         // The last entry stays: the next one names it.
         let tip = self.tip.0;
-        self.entries.retain(|(entry, until)| *until > now_ms || entry.position == tip);
+        self.entries
+            .retain(|(entry, until)| *until > now_ms || entry.position == tip);
         let tokens: usize = self.tasks.values().map(|task| task.tokens.len()).sum();
         let leases: usize = self.leases.values().map(HashMap::len).sum();
-        self.documents.len() + self.used.len() + self.tasks.len() + tokens + self.due.len() + self.entries.len() + leases
+        self.documents.len()
+            + self.used.len()
+            + self.tasks.len()
+            + tokens
+            + self.due.len()
+            + self.entries.len()
+            + leases
     }
 
     /// Operations that make this state out of nothing.
     pub(super) fn snapshot(&self) -> Vec<Kind> {
         let mut out = Vec::new();
         for ((kind, name), value) in &self.documents {
-            out.push(Kind::Document(Document { kind: (*kind).to_owned(), name: name.clone(), value: Some(value.clone()) }));
+            out.push(Kind::Document(Document {
+                kind: (*kind).to_owned(),
+                name: name.clone(),
+                value: Some(value.clone()),
+            }));
         }
         for (name, until_ms) in &self.used {
-            out.push(Kind::Used(Used { name: name.to_vec(), until_ms: *until_ms }));
+            out.push(Kind::Used(Used {
+                name: name.to_vec(),
+                until_ms: *until_ms,
+            }));
         }
         for (workload, places) in &self.places {
             for (task, deadline_ms) in places {
                 let due_ms = self.due_at.get(task).copied().unwrap_or(*deadline_ms);
-                out.push(Kind::Place(Place { workload: workload.clone(), task: task.as_bytes().to_vec(), deadline_ms: *deadline_ms, due_ms }));
+                out.push(Kind::Place(Place {
+                    workload: workload.clone(),
+                    task: task.as_bytes().to_vec(),
+                    deadline_ms: *deadline_ms,
+                    due_ms,
+                }));
             }
         }
         for (task, due_ms) in &self.due_at {
-            out.push(Kind::Due(Due { task: task.as_bytes().to_vec(), due_ms: *due_ms }));
+            out.push(Kind::Due(Due {
+                task: task.as_bytes().to_vec(),
+                due_ms: *due_ms,
+            }));
         }
         for (id, task) in &self.tasks {
             let name = id.as_bytes().to_vec();
-            out.push(Kind::Task(NewTask { id: name.clone(), record: task.record.clone(), keep_until_ms: task.keep_until_ms, token: None }));
+            out.push(Kind::Task(NewTask {
+                id: name.clone(),
+                record: task.record.clone(),
+                keep_until_ms: task.keep_until_ms,
+                token: None,
+            }));
             for binding in &task.bindings {
-                out.push(Kind::Binding(Binding { task: name.clone(), binding: binding.clone() }));
+                out.push(Kind::Binding(Binding {
+                    task: name.clone(),
+                    binding: binding.clone(),
+                }));
             }
             for lease in &task.leases {
-                out.push(Kind::Had(Had { task: name.clone(), lease: lease.as_bytes().to_vec() }));
+                out.push(Kind::Had(Had {
+                    task: name.clone(),
+                    lease: lease.as_bytes().to_vec(),
+                }));
             }
             for (hash, (record, keep_until_ms)) in &task.tokens {
-                out.push(Kind::Token(NewToken { task: name.clone(), hash: hash.to_vec(), record: record.clone(), keep_until_ms: *keep_until_ms }));
+                out.push(Kind::Token(NewToken {
+                    task: name.clone(),
+                    hash: hash.to_vec(),
+                    record: record.clone(),
+                    keep_until_ms: *keep_until_ms,
+                }));
             }
         }
         for (engine, leases) in &self.leases {
             for (id, (record, due_ms)) in leases {
-                out.push(Kind::Lease(Lease { engine: engine.clone(), id: id.as_bytes().to_vec(), record: Some(record.clone()), due_ms: *due_ms }));
+                out.push(Kind::Lease(Lease {
+                    engine: engine.clone(),
+                    id: id.as_bytes().to_vec(),
+                    record: Some(record.clone()),
+                    due_ms: *due_ms,
+                }));
             }
         }
         for (entry, until_ms) in &self.entries {
-            out.push(Kind::Entry(Entry { position: entry.position.0, id: entry.id.0.to_vec(), entry: entry.bytes.clone(), until_ms: *until_ms }));
+            out.push(Kind::Entry(Entry {
+                position: entry.position.0,
+                id: entry.id.0.to_vec(),
+                entry: entry.bytes.clone(),
+                until_ms: *until_ms,
+            }));
         }
         out
     }

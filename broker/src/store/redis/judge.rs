@@ -10,28 +10,56 @@ const MIN_MAJOR: u32 = 7;
 
 /// Refuses a server that would lose or evict what must stay (T65, AC-86).
 pub(super) fn check_node(info: &str, settings: &RedisSettings) -> Result<(), StoreError> {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
     let version = field("redis_version").unwrap_or_default();
-    let major: u32 = version.split('.').next().and_then(|m| m.parse().ok()).unwrap_or(0);
+    let major: u32 = version
+        .split('.')
+        .next()
+        .and_then(|m| m.parse().ok())
+        .unwrap_or(0);
     if major < MIN_MAJOR {
-        return Err(StoreError::Misconfigured(format!("Redis {version} is too old: {MIN_MAJOR}.0 or later is needed")));
+        return Err(StoreError::Misconfigured(format!(
+            "Redis {version} is too old: {MIN_MAJOR}.0 or later is needed"
+        )));
     }
     match field("maxmemory_policy") {
         Some("noeviction") => {}
-        Some(policy) => return Err(StoreError::Misconfigured(format!("maxmemory-policy is `{policy}` and would evict revocations: set it to `noeviction`"))),
-        None => return Err(StoreError::Misconfigured("INFO does not tell maxmemory_policy".to_owned())),
+        Some(policy) => {
+            return Err(StoreError::Misconfigured(format!(
+                "maxmemory-policy is `{policy}` and would evict revocations: set it to `noeviction`"
+            )));
+        }
+        None => {
+            return Err(StoreError::Misconfigured(
+                "INFO does not tell maxmemory_policy".to_owned(),
+            ));
+        }
     }
     if field("role") == Some("slave") {
-        return Err(StoreError::Misconfigured("this Redis is a replica: name the primary, or use redis+sentinel://".to_owned()));
+        return Err(StoreError::Misconfigured(
+            "this Redis is a replica: name the primary, or use redis+sentinel://".to_owned(),
+        ));
     }
-    let attached: u32 = field("connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
-    // P4: a majority that is counted too small is none, and a deposed primary could go on renewing views.
+    let attached: u32 = field("connected_slaves")
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(0);
+    // P4: a majority that is counted too small is none, and a deposed primary could go on renewing
+    // views.
     if settings.url.fails_over() && attached > settings.replicas {
-        let problem = format!("this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few", settings.replicas);
+        let problem = format!(
+            "this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few",
+            settings.replicas
+        );
         return Err(StoreError::Misconfigured(problem));
     }
     if field("aof_enabled") == Some("0") {
-        tracing::warn!("Redis has no append-only file: a restart of Redis loses live tasks (endings are kept by the brokers); set `appendonly yes`");
+        tracing::warn!(
+            "Redis has no append-only file: a restart of Redis loses live tasks (endings are kept by the brokers); set `appendonly yes`"
+        );
     }
     Ok(())
 }
@@ -42,8 +70,17 @@ pub(super) fn store_error(error: &RedisError) -> StoreError {
     match error.code() {
         Some("OOM") => StoreError::Full(text),
         Some("MISCONF" | "NOPERM" | "NOAUTH" | "WRONGPASS") => StoreError::Misconfigured(text),
-        Some(_) | None if matches!(error.kind(), ::redis::ErrorKind::UnexpectedReturnType | ::redis::ErrorKind::Parse) => StoreError::Corrupt(text),
-        Some(_) | None if error.kind() == ::redis::ErrorKind::AuthenticationFailed => StoreError::Misconfigured(text),
+        Some(_) | None
+            if matches!(
+                error.kind(),
+                ::redis::ErrorKind::UnexpectedReturnType | ::redis::ErrorKind::Parse
+            ) =>
+        {
+            StoreError::Corrupt(text)
+        }
+        Some(_) | None if error.kind() == ::redis::ErrorKind::AuthenticationFailed => {
+            StoreError::Misconfigured(text)
+        }
         Some(_) | None => StoreError::Unavailable(text),
     }
 }

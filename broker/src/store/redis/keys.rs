@@ -1,4 +1,5 @@
-//! Where things are in Redis, and how their names and values read back. Names have no braces, so each key has one hash tag (T37).
+//! Where things are in Redis, and how their names and values read back. Names have no braces, so
+//! each key has one hash tag (T37).
 
 use sundew_core::store::{DocumentKind, NewToken, StoreError};
 use sundew_core::{EntryId, Position, TaskId};
@@ -31,11 +32,15 @@ pub(super) fn token_value(token: &NewToken<'_>) -> Vec<u8> {
 }
 
 pub(super) fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
-    value.get(8..).map(<[u8]>::to_vec).ok_or_else(|| nonsense("token"))
+    value
+        .get(8..)
+        .map(<[u8]>::to_vec)
+        .ok_or_else(|| nonsense("token"))
 }
 
 pub(super) fn places_key(workload: &str) -> String {
-    // SPIFFE IDs have no braces, so this is one hash tag, and `:` at the end is outside of it (T37).
+    // SPIFFE IDs have no braces, so this is one hash tag, and `:` at the end is outside of it
+    // (T37).
     format!("sundew:{{{workload}}}:tasks")
 }
 
@@ -44,14 +49,20 @@ pub(super) fn documents_key(kind: DocumentKind) -> String {
 }
 
 pub(super) fn task_of(member: &[u8]) -> Result<TaskId, StoreError> {
-    Ok(TaskId::from_bytes(member.try_into().map_err(|_| StoreError::Corrupt("member of a task list".to_owned()))?))
+    Ok(TaskId::from_bytes(member.try_into().map_err(|_| {
+        StoreError::Corrupt("member of a task list".to_owned())
+    })?))
 }
 
 pub(super) fn entry_id(bytes: &[u8]) -> Result<EntryId, StoreError> {
     if bytes.is_empty() {
         return Ok(EntryId::default());
     }
-    Ok(EntryId(bytes.try_into().map_err(|_| StoreError::Corrupt("entry id".to_owned()))?))
+    Ok(EntryId(
+        bytes
+            .try_into()
+            .map_err(|_| StoreError::Corrupt("entry id".to_owned()))?,
+    ))
 }
 
 pub(super) fn nonsense(what: &str) -> StoreError {
@@ -59,6 +70,10 @@ pub(super) fn nonsense(what: &str) -> StoreError {
 }
 
 pub(super) fn position_of(stream_id: &str) -> Result<Position, StoreError> {
-    let (position, _) = stream_id.split_once('-').ok_or_else(|| nonsense("stream id"))?;
-    Ok(Position(position.parse().map_err(|_| nonsense("stream id"))?))
+    let (position, _) = stream_id
+        .split_once('-')
+        .ok_or_else(|| nonsense("stream id"))?;
+    Ok(Position(
+        position.parse().map_err(|_| nonsense("stream id"))?,
+    ))
 }

@@ -1,5 +1,6 @@
-//! Ten thousand roles due at once: how fast they go, what introspection feels of it, and what it would feel of the same statements from a
-//! bare client. On a machine that PostgreSQL shares with everything else, most of what is felt is PostgreSQL.
+//! Ten thousand roles due at once: how fast they go, what introspection feels of it, and what it
+//! would feel of the same statements from a bare client. On a machine that PostgreSQL shares with
+//! everything else, most of what is felt is PostgreSQL.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -27,38 +28,78 @@ pub(crate) async fn run() {
 /// Every process named and its threads run on this core from now on, and so will what they start.
 fn pin(processes: &[u32], core: u8) {
     for id in processes {
-        let pinned = Command::new("taskset").args(["-a", "-c", "-p", &core.to_string(), &id.to_string()]).stdout(Stdio::null()).status();
+        let pinned = Command::new("taskset")
+            .args(["-a", "-c", "-p", &core.to_string(), &id.to_string()])
+            .stdout(Stdio::null())
+            .status();
         assert!(pinned.expect("taskset").success(), "taskset");
     }
 }
 
 async fn removal(connections: usize, apart: bool) {
-    let place = if apart { ", PostgreSQL on one core and everything else on another" } else { "" };
+    let place = if apart {
+        ", PostgreSQL on one core and everything else on another"
+    } else {
+        ""
+    };
     println!("\n## {ROLES} PostgreSQL roles due at once, connections: {connections}{place}\n");
     let postgres = Postgres::with(&["max_connections=100"]).await;
     let world = World::redis();
-    let broker = world.broker_with(&format!("{LIMITS}issuing = 1000\n")).await;
+    let broker = world
+        .broker_with(&format!("{LIMITS}issuing = 1000\n"))
+        .await;
     world.register(&broker, "/agent", json!({ "max_tasks": 100_000, "attendance_grace": "1h", "scopes": ["secret:db/*", "exec:git"] })).await;
-    world.register(&broker, "/bystander", json!({ "max_tasks": 100, "attendance_grace": "1h" })).await;
+    world
+        .register(
+            &broker,
+            "/bystander",
+            json!({ "max_tasks": 100, "attendance_grace": "1h" }),
+        )
+        .await;
     let operator = world.operator(&broker);
     let mut engine = postgres.engine("db/app");
     engine["max_connections"] = json!(connections);
-    let request = PutEngineRequest { document: engine.to_string(), password: PASSWORD.as_bytes().to_vec(), unchecked: false };
-    operator.registry().put_engine(request).await.expect("engine");
+    let request = PutEngineRequest {
+        document: engine.to_string(),
+        password: PASSWORD.as_bytes().to_vec(),
+        unchecked: false,
+    };
+    operator
+        .registry()
+        .put_engine(request)
+        .await
+        .expect("engine");
     let bystander = world.caller(&broker, "/bystander");
     let mut tokens = Vec::new();
     for _ in 0..16 {
-        tokens.push(bystander.begin(&world.issuer, "/bystander", &["exec:git"]).await.expect("task").token);
+        tokens.push(
+            bystander
+                .begin(&world.issuer, "/bystander", &["exec:git"])
+                .await
+                .expect("task")
+                .token,
+        );
     }
     let began = Instant::now();
     let (world, next) = (Arc::new(world), Arc::new(AtomicUsize::new(0)));
     let work: Vec<_> = (0..16)
         .map(|_| {
-            let (caller, world, next) = (world.caller(&broker, "/agent"), Arc::clone(&world), Arc::clone(&next));
+            let (caller, world, next) = (
+                world.caller(&broker, "/agent"),
+                Arc::clone(&world),
+                Arc::clone(&next),
+            );
             tokio::spawn(async move {
                 while next.fetch_add(1, Ordering::Relaxed) < ROLES {
-                    let begun = caller.begin(&world.issuer, "/agent", &["secret:db/app/readonly"]).await.expect("task");
-                    let request = GetSecretRequest { task_id: begun.task, name: "db/app/readonly".to_owned(), ..GetSecretRequest::default() };
+                    let begun = caller
+                        .begin(&world.issuer, "/agent", &["secret:db/app/readonly"])
+                        .await
+                        .expect("task");
+                    let request = GetSecretRequest {
+                        task_id: begun.task,
+                        name: "db/app/readonly".to_owned(),
+                        ..GetSecretRequest::default()
+                    };
                     caller.agent().get_secret(request).await.expect("lease");
                 }
             })
@@ -69,14 +110,39 @@ async fn removal(connections: usize, apart: bool) {
             panic!("{error}; the broker printed:\n{}", broker.output());
         }
     }
-    println!("made in {:?} ({:.0} per second)", began.elapsed(), ROLES as f64 / began.elapsed().as_secs_f64());
-    let (superuser, admin) = (postgres.superuser().await, postgres.client("admin", PASSWORD, "app").await.expect("connection"));
+    println!(
+        "made in {:?} ({:.0} per second)",
+        began.elapsed(),
+        ROLES as f64 / began.elapsed().as_secs_f64()
+    );
+    let (superuser, admin) = (
+        postgres.superuser().await,
+        postgres
+            .client("admin", PASSWORD, "app")
+            .await
+            .expect("connection"),
+    );
     for n in 0..ROLES {
-        admin.batch_execute(&format!("CREATE ROLE bare_{n} LOGIN; GRANT reader TO bare_{n}")).await.expect("role");
+        admin
+            .batch_execute(&format!(
+                "CREATE ROLE bare_{n} LOGIN; GRANT reader TO bare_{n}"
+            ))
+            .await
+            .expect("role");
     }
     if apart {
-        pin(&[children(postgres.pid()), vec![postgres.pid()]].concat(), 0);
-        pin(&[std::process::id(), broker.pid(), world.redis.as_ref().expect("redis").pid()], 1);
+        pin(
+            &[children(postgres.pid()), vec![postgres.pid()]].concat(),
+            0,
+        );
+        pin(
+            &[
+                std::process::id(),
+                broker.pid(),
+                world.redis.as_ref().expect("redis").pid(),
+            ],
+            1,
+        );
     }
     let presenter = bystander.thumbprint();
     let quiet = Introspecting::quiet(&operator, &tokens, &presenter).await;
@@ -87,21 +153,39 @@ async fn removal(connections: usize, apart: bool) {
 
     let introspecting = Introspecting::start(&operator, &tokens, &presenter);
     let (began, cpu) = (Instant::now(), cpu_time(broker.pid()));
-    let answer = operator.revoke(of_workload("/agent")).await.expect("revoked");
+    let answer = operator
+        .revoke(of_workload("/agent"))
+        .await
+        .expect("revoked");
     println!("revoke answered after {:?}", began.elapsed());
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let left = superuser.query_one("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'sdw\\_%'", &[]).await.expect("roles");
+        let left = superuser
+            .query_one(
+                "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'sdw\\_%'",
+                &[],
+            )
+            .await
+            .expect("roles");
         if left.get::<_, i64>(0) == 0 {
             break;
         }
     }
     let (took, cpu) = (began.elapsed(), cpu_time(broker.pid()) - cpu);
     let with_sundew = introspecting.p99().await;
-    let status = operator.cleaned_up(&answer.revocation_id).await.expect("status");
+    let status = operator
+        .cleaned_up(&answer.revocation_id)
+        .await
+        .expect("status");
     let rate = ROLES as f64 / took.as_secs_f64();
-    println!("all gone after {took:?} ({rate:.0} per second, {:.2} × the bare client's {bare:.0}); broker CPU meanwhile {cpu:?}", rate / bare);
-    println!("the clean-up counted {} tasks and {} leases", status.tasks, status.leases);
+    println!(
+        "all gone after {took:?} ({rate:.0} per second, {:.2} × the bare client's {bare:.0}); broker CPU meanwhile {cpu:?}",
+        rate / bare
+    );
+    println!(
+        "the clean-up counted {} tasks and {} leases",
+        status.tasks, status.leases
+    );
     println!(
         "introspection p99: {quiet:?} quiet, {with_bare:?} while the bare client removes roles ({:.2} ×), {with_sundew:?} while Sundew does ({:.2} ×)",
         ratio(with_bare, quiet),
@@ -109,11 +193,17 @@ async fn removal(connections: usize, apart: bool) {
     );
 }
 
-/// Removals per second of a client that sends the statements that Sundew sends, on as many connections.
+/// Removals per second of a client that sends the statements that Sundew sends, on as many
+/// connections.
 async fn bare_client(postgres: &Postgres, connections: usize) -> f64 {
     let mut clients = Vec::new();
     for _ in 0..connections {
-        clients.push(postgres.client("admin", PASSWORD, "app").await.expect("connection"));
+        clients.push(
+            postgres
+                .client("admin", PASSWORD, "app")
+                .await
+                .expect("connection"),
+        );
     }
     let (next, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let work: Vec<_> = clients
@@ -126,7 +216,10 @@ async fn bare_client(postgres: &Postgres, connections: usize) -> f64 {
                     if n >= ROLES {
                         return;
                     }
-                    client.batch_execute(&sundew_broker::postgres_removal(&format!("bare_{n}"))).await.expect("removed");
+                    client
+                        .batch_execute(&sundew_broker::postgres_removal(&format!("bare_{n}")))
+                        .await
+                        .expect("removed");
                 }
             })
         })

@@ -1,8 +1,11 @@
-//! What a responder and a platform team meet at scale: a million live tokens, ten thousand rules, a hundred thousand endings, ten thousand roles.
+//! What a responder and a platform team meet at scale: a million live tokens, ten thousand rules, a
+//! hundred thousand endings, ten thousand roles.
 //!
-//! `cargo build --release --bin sundew && cargo run --release -p sundew-tests --bin scale -- [tokens|rules|start|leases]…`
+//! `cargo build --release --bin sundew && cargo run --release -p sundew-tests --bin scale --
+//! [tokens|rules|start|leases]…`
 //!
-//! Tokens are written by the broker's own record writer straight into Redis, since minting a million of them over TLS says nothing more.
+//! Tokens are written by the broker's own record writer straight into Redis, since minting a
+//! million of them over TLS says nothing more.
 
 mod leases;
 mod writer;
@@ -23,8 +26,16 @@ use writer::{Writer, append, fill};
 const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\n";
 
 fn used_memory(world: &World) -> u64 {
-    let text: String = redis::cmd("INFO").arg("memory").query(&mut world.redis.as_ref().expect("redis").connection()).expect("info");
-    text.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("memory").trim().parse().expect("number")
+    let text: String = redis::cmd("INFO")
+        .arg("memory")
+        .query(&mut world.redis.as_ref().expect("redis").connection())
+        .expect("info");
+    text.lines()
+        .find_map(|line| line.strip_prefix("used_memory:"))
+        .expect("memory")
+        .trim()
+        .parse()
+        .expect("number")
 }
 
 fn quantile(sorted: &[Duration], q: f64) -> Duration {
@@ -40,12 +51,20 @@ struct Introspecting {
 impl Introspecting {
     fn start(server: &Caller, tokens: &[String], presenter: &[u8]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (server, tokens, presenter, stopped) = (server.clone(), tokens.to_vec(), presenter.to_vec(), Arc::clone(&stop));
+        let (server, tokens, presenter, stopped) = (
+            server.clone(),
+            tokens.to_vec(),
+            presenter.to_vec(),
+            Arc::clone(&stop),
+        );
         let work = tokio::spawn(async move {
             let mut latencies = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                let active = server.active(&tokens[latencies.len() % tokens.len()], &presenter).await.expect("answer");
+                let active = server
+                    .active(&tokens[latencies.len() % tokens.len()], &presenter)
+                    .await
+                    .expect("answer");
                 latencies.push(began.elapsed());
                 assert!(active, "a live token");
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -82,23 +101,42 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
 }
 
 async fn tokens() {
-    println!("\n## A million live tokens: 100 000 tasks with 10 tokens each, two brokers on one Redis\n");
+    println!(
+        "\n## A million live tokens: 100 000 tasks with 10 tokens each, two brokers on one Redis\n"
+    );
     let world = World::redis();
-    let brokers = [world.broker_with(LIMITS).await, world.broker_with(LIMITS).await];
+    let brokers = [
+        world.broker_with(LIMITS).await,
+        world.broker_with(LIMITS).await,
+    ];
     let svid = world.ca.svid("/agent");
-    let servers: Vec<_> = brokers.iter().map(|broker| world.operator(broker)).collect();
+    let servers: Vec<_> = brokers
+        .iter()
+        .map(|broker| world.operator(broker))
+        .collect();
     let writer = Writer::new(&world);
     for (each, workloads) in [(1, 10), (1, 500), (2, 500), (3, 500)] {
         // Position 1 must be in the log before tokens are stamped with it.
-        servers[0].revoke(of_workload("/nobody")).await.expect("first entry");
+        servers[0]
+            .revoke(of_workload("/nobody"))
+            .await
+            .expect("first entry");
         let empty = used_memory(&world);
         fill(&writer, workloads, 50_000, each, &svid).await;
         let bytes = (used_memory(&world) - empty) / 50_000 / each as u64;
-        println!("tokens per task: {each}, tasks per workload: {}: {bytes} bytes of Redis memory per live token", 50_000 / workloads);
-        redis::cmd("FLUSHALL").exec(&mut world.redis.as_ref().expect("redis").connection()).expect("flush");
+        println!(
+            "tokens per task: {each}, tasks per workload: {}: {bytes} bytes of Redis memory per live token",
+            50_000 / workloads
+        );
+        redis::cmd("FLUSHALL")
+            .exec(&mut world.redis.as_ref().expect("redis").connection())
+            .expect("flush");
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
-    servers[0].revoke(of_workload("/nobody")).await.expect("first entry");
+    servers[0]
+        .revoke(of_workload("/nobody"))
+        .await
+        .expect("first entry");
     let empty = used_memory(&world);
     let (sample, took) = timed(fill(&writer, 10, 100_000, 10, &svid)).await;
     println!(
@@ -108,7 +146,11 @@ async fn tokens() {
     let all: Vec<String> = sample.iter().map(|(_, token)| token.clone()).collect();
     for (n, server) in servers.iter().enumerate() {
         for token in all.iter().take(50) {
-            assert_eq!(server.active(token, &svid.thumbprint()).await.ok(), Some(true), "broker {n}");
+            assert_eq!(
+                server.active(token, &svid.thumbprint()).await.ok(),
+                Some(true),
+                "broker {n}"
+            );
         }
     }
 
@@ -116,8 +158,18 @@ async fn tokens() {
     let before = resident(brokers[0].pid());
     let introspecting = Introspecting::start(&servers[0], &all, &svid.thumbprint());
     let began = Instant::now();
-    let prefix = |path: &str| Selector { spiffe_path_prefix: format!("spiffe://{DOMAIN}{path}"), ..Selector::default() };
-    let mut told = servers[0].response().preview(PreviewRequest { selector: Some(prefix("/fleet")) }).await.expect("preview").into_inner();
+    let prefix = |path: &str| Selector {
+        spiffe_path_prefix: format!("spiffe://{DOMAIN}{path}"),
+        ..Selector::default()
+    };
+    let mut told = servers[0]
+        .response()
+        .preview(PreviewRequest {
+            selector: Some(prefix("/fleet")),
+        })
+        .await
+        .expect("preview")
+        .into_inner();
     let (mut first, mut peak, mut last) = (None, before, None);
     while let Some(so_far) = told.message().await.expect("preview") {
         first.get_or_insert_with(|| began.elapsed());
@@ -134,21 +186,33 @@ async fn tokens() {
         first.expect("first"),
         (peak - before) >> 20
     );
-    println!("introspection p99 {quiet:?} quiet, {busy:?} meanwhile ({:.2} ×)", ratio(busy, quiet));
+    println!(
+        "introspection p99 {quiet:?} quiet, {busy:?} meanwhile ({:.2} ×)",
+        ratio(busy, quiet)
+    );
 
     let mut one = Vec::new();
     for (_, token) in sample.iter().filter(|(group, _)| *group == 9).take(40) {
-        one.push(timed(servers[0].revoke(sundew_tests::calls::of_token(token))).await.1);
+        one.push(
+            timed(servers[0].revoke(sundew_tests::calls::of_token(token)))
+                .await
+                .1,
+        );
     }
     one.sort();
     let mut many = Vec::new();
     for group in 0..9 {
-        let (answer, took) = timed(servers[group % 2].revoke(prefix(&format!("/fleet/g{group}")))).await;
+        let (answer, took) =
+            timed(servers[group % 2].revoke(prefix(&format!("/fleet/g{group}")))).await;
         answer.expect("revoked");
         many.push(took);
         for server in &servers {
             for (_, token) in sample.iter().filter(|(of, _)| *of == group) {
-                assert_eq!(server.active(token, &svid.thumbprint()).await.ok(), Some(false), "accepted after the answer");
+                assert_eq!(
+                    server.active(token, &svid.thumbprint()).await.ok(),
+                    Some(false),
+                    "accepted after the answer"
+                );
             }
         }
     }
@@ -157,28 +221,57 @@ async fn tokens() {
     let answer = answer.expect("revoked");
     for server in &servers {
         for (_, token) in &sample {
-            wrong += usize::from(server.active(token, &svid.thumbprint()).await.ok() != Some(false));
+            wrong +=
+                usize::from(server.active(token, &svid.thumbprint()).await.ok() != Some(false));
         }
     }
-    println!("revoke one token, call to answer: p50 {:?}, p99 {:?}", quantile(&one, 0.5), quantile(&one, 0.99));
-    println!("revoke 100 000 tokens by prefix (9 times): p50 {:?}, longest {:?}", quantile(&many, 0.5), quantile(&many, 1.0));
-    println!("revoke 1 000 000 tokens by prefix: {took:?} ({:.2} × the p50 of one); accepted after the answer: {wrong}", ratio(took, quantile(&one, 0.5)));
+    println!(
+        "revoke one token, call to answer: p50 {:?}, p99 {:?}",
+        quantile(&one, 0.5),
+        quantile(&one, 0.99)
+    );
+    println!(
+        "revoke 100 000 tokens by prefix (9 times): p50 {:?}, longest {:?}",
+        quantile(&many, 0.5),
+        quantile(&many, 1.0)
+    );
+    println!(
+        "revoke 1 000 000 tokens by prefix: {took:?} ({:.2} × the p50 of one); accepted after the answer: {wrong}",
+        ratio(took, quantile(&one, 0.5))
+    );
     let (status, took) = timed(servers[0].cleaned_up(&answer.revocation_id)).await;
     let status = status.expect("status");
-    println!("clean-up of the last one: {took:?}, it counted {} tasks and {} tokens", status.tasks, status.tokens);
+    println!(
+        "clean-up of the last one: {took:?}, it counted {} tasks and {} tokens",
+        status.tasks, status.tokens
+    );
 }
 
 async fn rules() {
     println!("\n## Introspection with 10 000 standing rules\n");
     let world = World::redis();
     let broker = world.broker_with(LIMITS).await;
-    world.register(&broker, "/agent", json!({ "max_tasks": 1000, "attendance_grace": "30m" })).await;
+    world
+        .register(
+            &broker,
+            "/agent",
+            json!({ "max_tasks": 1000, "attendance_grace": "30m" }),
+        )
+        .await;
     let caller = world.caller(&broker, "/agent");
     let mut tokens = Vec::new();
     for _ in 0..200 {
-        tokens.push(caller.begin(&world.issuer, "/agent", &["exec:git"]).await.expect("task").token);
+        tokens.push(
+            caller
+                .begin(&world.issuer, "/agent", &["exec:git"])
+                .await
+                .expect("task")
+                .token,
+        );
     }
-    let fleet: Vec<_> = (0..4).map(|_| world.caller_with(&broker, caller.svid.clone().expect("SVID"))).collect();
+    let fleet: Vec<_> = (0..4)
+        .map(|_| world.caller_with(&broker, caller.svid.clone().expect("SVID")))
+        .collect();
     let run = async || {
         let before = cpu_time(broker.pid());
         let work: Vec<_> = (0..64)
@@ -186,7 +279,13 @@ async fn rules() {
                 let (caller, tokens) = (fleet[worker % 4].clone(), tokens.clone());
                 tokio::spawn(async move {
                     for n in 0..1500 {
-                        assert_eq!(caller.active(&tokens[(worker + n) % tokens.len()], &[]).await.ok(), Some(true));
+                        assert_eq!(
+                            caller
+                                .active(&tokens[(worker + n) % tokens.len()], &[])
+                                .await
+                                .ok(),
+                            Some(true)
+                        );
                     }
                 })
             })
@@ -204,12 +303,28 @@ async fn rules() {
     let writer = Writer::new(&world);
     for n in 0..10_000_u64 {
         let selector = match n % 4 {
-            0 => Rule { claims: vec![format!("oidc.sub=/other/{n}")], ..Rule::default() },
-            1 => Rule::workload(SpiffeId::parse(&format!("spiffe://{DOMAIN}/other/{n}")).expect("id")),
-            2 => Rule { audience: Some(format!("audience-{n}")), ..Rule::default() },
-            _ => Rule { path_prefix: Some(SpiffeId::parse(&format!("spiffe://{DOMAIN}/tree-{n}")).expect("id")), ..Rule::default() },
+            0 => Rule {
+                claims: vec![format!("oidc.sub=/other/{n}")],
+                ..Rule::default()
+            },
+            1 => Rule::workload(
+                SpiffeId::parse(&format!("spiffe://{DOMAIN}/other/{n}")).expect("id"),
+            ),
+            2 => Rule {
+                audience: Some(format!("audience-{n}")),
+                ..Rule::default()
+            },
+            _ => Rule {
+                path_prefix: Some(
+                    SpiffeId::parse(&format!("spiffe://{DOMAIN}/tree-{n}")).expect("id"),
+                ),
+                ..Rule::default()
+            },
         };
-        let event = Event::Rule { selector: Box::new(selector), effect: Effect::Revoke };
+        let event = Event::Rule {
+            selector: Box::new(selector),
+            effect: Effect::Revoke,
+        };
         append(&writer, n, event).await;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -217,7 +332,10 @@ async fn rules() {
     for _ in 0..3 {
         all = all.min(run().await);
     }
-    println!("server CPU per call: {none:.1} µs without rules, {all:.1} µs with 10 000 ({:.2} ×)", all / none);
+    println!(
+        "server CPU per call: {none:.1} µs without rules, {all:.1} µs with 10 000 ({:.2} ×)",
+        all / none
+    );
 }
 
 async fn start() {
@@ -230,8 +348,17 @@ async fn start() {
             let writer = Arc::clone(&writer);
             tokio::spawn(async move {
                 for n in (worker..100_000).step_by(32) {
-                    let task = TaskId::from_bytes(writer.root.derive_name(&[b"ended", &n.to_be_bytes()]));
-                    append(&writer, n, Event::Ended { task, outcome: Outcome::Completed }).await;
+                    let task =
+                        TaskId::from_bytes(writer.root.derive_name(&[b"ended", &n.to_be_bytes()]));
+                    append(
+                        &writer,
+                        n,
+                        Event::Ended {
+                            task,
+                            outcome: Outcome::Completed,
+                        },
+                    )
+                    .await;
                 }
             })
         })

@@ -8,7 +8,10 @@ use sundew_attestation::spiffe::SpiffeId;
 use sundew_broker::records::Records;
 use sundew_broker::store::redis::RedisStore;
 use sundew_core::store::Reserved;
-use sundew_core::{Credential, EntryId, Event, KnownTask, KnownToken, LogEntry, Position, RootKey, ScopeSet, TaskId, TaskRecord, TokenBinding, TokenRecord};
+use sundew_core::{
+    Credential, EntryId, Event, KnownTask, KnownToken, LogEntry, Position, RootKey, ScopeSet,
+    TaskId, TaskRecord, TokenBinding, TokenRecord,
+};
 use sundew_tests::broker::{DOMAIN, World};
 use sundew_tests::now_ms;
 use sundew_tests::pki::Svid;
@@ -22,13 +25,25 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(world: &World) -> Self {
-        let settings = settings(&world.redis.as_ref().expect("redis").url(), Duration::from_secs(5));
+        let settings = settings(
+            &world.redis.as_ref().expect("redis").url(),
+            Duration::from_secs(5),
+        );
         let root = Arc::new(RootKey::new(&[0x7a; 32]).expect("key"));
-        Self { records: Arc::new(Records::new(RedisStore::new(settings), Arc::clone(&root))), root }
+        Self {
+            records: Arc::new(Records::new(RedisStore::new(settings), Arc::clone(&root))),
+            root,
+        }
     }
 }
 
-fn task_record(id: TaskId, workload: &str, created_at_ms: i64, position: u64, svid: &Svid) -> TaskRecord {
+fn task_record(
+    id: TaskId,
+    workload: &str,
+    created_at_ms: i64,
+    position: u64,
+    svid: &Svid,
+) -> TaskRecord {
     TaskRecord {
         id,
         workload: SpiffeId::parse(workload).expect("id"),
@@ -45,19 +60,35 @@ fn task_record(id: TaskId, workload: &str, created_at_ms: i64, position: u64, sv
         registration: "0123456789abcdef".to_owned(),
         request: [3; 32],
         evidence: vec![format!("oidc:{}", "ab".repeat(32))],
-        claims: vec![format!("oidc.sub={workload}"), "oidc.iss=https://issuer.example".to_owned(), "oidc.aud=sundew".to_owned()],
+        claims: vec![
+            format!("oidc.sub={workload}"),
+            "oidc.iss=https://issuer.example".to_owned(),
+            "oidc.aud=sundew".to_owned(),
+        ],
         ancestors: vec![],
         depth_left: 0,
     }
 }
 
-/// Writes tasks with tokens, 64 at a time; answers a sample of credentials with the index of their group.
-pub(crate) async fn fill(writer: &Writer, groups: usize, tasks: usize, tokens: usize, svid: &Svid) -> Vec<(usize, String)> {
+/// Writes tasks with tokens, 64 at a time; answers a sample of credentials with the index of their
+/// group.
+pub(crate) async fn fill(
+    writer: &Writer,
+    groups: usize,
+    tasks: usize,
+    tokens: usize,
+    svid: &Svid,
+) -> Vec<(usize, String)> {
     let (now, mut sample) = (now_ms(), Vec::new());
     let next = Arc::new(AtomicUsize::new(0));
     let work: Vec<_> = (0..64)
         .map(|_| {
-            let (records, root, next, svid) = (Arc::clone(&writer.records), Arc::clone(&writer.root), Arc::clone(&next), svid.clone());
+            let (records, root, next, svid) = (
+                Arc::clone(&writer.records),
+                Arc::clone(&writer.root),
+                Arc::clone(&next),
+                svid.clone(),
+            );
             tokio::spawn(async move {
                 let mut sample = Vec::new();
                 loop {
@@ -69,11 +100,24 @@ pub(crate) async fn fill(writer: &Writer, groups: usize, tasks: usize, tokens: u
                     let workload = format!("spiffe://{DOMAIN}/fleet/g{group}/agent");
                     let id = TaskId::from_bytes(root.derive_name(&[b"fill", &n.to_be_bytes()]));
                     let record = task_record(id, &workload, now, 1, &svid);
-                    let reserved = records.store().reserve_task(&workload, id, record.deadline_ms, record.deadline_ms, 1_000_000, now).await;
+                    let reserved = records
+                        .store()
+                        .reserve_task(
+                            &workload,
+                            id,
+                            record.deadline_ms,
+                            record.deadline_ms,
+                            1_000_000,
+                            now,
+                        )
+                        .await;
                     assert_eq!(reserved, Ok(Reserved::Taken));
                     let task = Arc::new(KnownTask::new(record, vec![]));
                     for t in 0..tokens {
-                        let credential = Credential::new(id, root.derive(&[b"fill", &n.to_be_bytes(), &t.to_be_bytes()]));
+                        let credential = Credential::new(
+                            id,
+                            root.derive(&[b"fill", &n.to_be_bytes(), &t.to_be_bytes()]),
+                        );
                         let hash = credential.hash();
                         let token = TokenRecord {
                             task: id,
@@ -90,7 +134,10 @@ pub(crate) async fn fill(writer: &Writer, groups: usize, tasks: usize, tokens: u
                         };
                         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
                         if t == 0 {
-                            records.create_task(Arc::clone(&task), token, &hash).await.expect("task");
+                            records
+                                .create_task(Arc::clone(&task), token, &hash)
+                                .await
+                                .expect("task");
                         } else {
                             records.create_token(token, &hash).await.expect("token");
                         }
@@ -111,7 +158,16 @@ pub(crate) async fn fill(writer: &Writer, groups: usize, tasks: usize, tokens: u
 pub(crate) async fn append(writer: &Writer, n: u64, event: Event) {
     let mut id = [0x55; 16];
     id[..8].copy_from_slice(&n.to_be_bytes());
-    let entry = LogEntry { id: EntryId(id), event, until_ms: now_ms() + 3_600_000 };
+    let entry = LogEntry {
+        id: EntryId(id),
+        event,
+        until_ms: now_ms() + 3_600_000,
+    };
     let bytes = writer.root.tag(&[b"log", &entry.id.0], entry.encode());
-    writer.records.store().append(entry.id, &bytes, entry.until_ms, Position(0)).await.expect("append");
+    writer
+        .records
+        .store()
+        .append(entry.id, &bytes, entry.until_ms, Position(0))
+        .await
+        .expect("append");
 }
