@@ -1,46 +1,38 @@
-//! The Sundew broker as a library: configuration, stores, the revocation log, TLS, and the
-//! services.
+//! The Sundew broker as a library: `sundew serve` and the tests start a [`serve::Server`] from a
+//! [`serve::config::Config`].
+//!
+//! Each folder is a room: a struct that owns its own state and takes the [`ledger`] and what else
+//! it uses, by name. What every room uses stays at the door: the files beside this one.
+//! ARCHITECTURE.md draws which room may use which; `tests/tests/dependencies.rs` holds it.
 
-pub mod attendance;
-pub mod broker;
-pub mod ca;
-pub mod chain_log;
+// At the door.
 pub mod clock;
-pub mod config;
-pub mod issuers;
-pub mod journal;
-pub mod jwt_authority;
-mod lease;
-pub mod liveness;
-pub mod local_process;
-pub mod material;
-pub mod metrics;
-pub mod offline;
-pub mod operations;
-pub mod peer;
+mod ledger;
+mod limits;
+mod metrics;
+mod random;
 pub mod records;
-pub mod refusal;
-pub mod server;
-pub mod sources;
-pub mod store;
-pub mod tls;
-pub mod trust;
+mod refusal;
+mod refusal_recorder;
+mod role;
+mod task_tree_index;
+mod wire;
 
+// Rooms.
 mod access;
-mod authority;
-mod enrollment;
-mod evidence;
-mod fetch;
-mod grpc;
-mod kin;
-mod make_credential;
-mod own_identities;
+pub mod ca;
+pub mod enrollment;
+pub mod evidence;
+pub mod journal;
+mod lease;
+mod liveness;
+mod material;
+mod peer;
 mod registry;
 mod response;
+mod secret;
+pub mod serve;
+pub mod store;
 mod task;
-mod to_the_end;
-mod tpm_keys;
-mod trust_items;
-pub mod workload_api;
 
 pub use lease::postgres_removal;

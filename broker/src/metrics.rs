@@ -1,16 +1,10 @@
 //! Metrics. T84: labels come from closed sets, never from callers.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
-use crate::journal::{self, Journal};
-use crate::tls::AcceptObserver;
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Call {
@@ -23,8 +17,14 @@ struct Handshake {
     result: &'static str,
 }
 
+/// How a handshake went.
+pub(crate) enum HandshakeResult {
+    Accepted,
+    Refused,
+}
+
 /// The broker's metrics.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<Call, Counter>,
     handshakes: Family<Handshake, Counter>,
@@ -95,17 +95,28 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a call by its gRPC status code.
     pub(crate) fn call(&self, rpc: &'static str, code: &'static str) {
         self.calls.get_or_create(&Call { rpc, code }).inc();
     }
 
-    pub(crate) fn ending(&self) {
-        self.endings.inc();
+    /// Counts a TLS handshake.
+    pub(crate) fn handshake(&self, result: HandshakeResult) {
+        let result = match result {
+            HandshakeResult::Accepted => "accepted",
+            HandshakeResult::Refused => "refused",
+        };
+        self.handshakes.get_or_create(&Handshake { result }).inc();
+    }
+
+    /// The counter of endings, for those who append them.
+    pub(crate) fn endings(&self) -> Counter {
+        self.endings.clone()
     }
 
     /// The text format of Prometheus (OpenMetrics 1.0).
     #[must_use]
-    pub fn render(&self, pending: usize, fresh: bool, leases: (u64, u64)) -> String {
+    pub(crate) fn render(&self, pending: usize, fresh: bool, leases: (u64, u64)) -> String {
         self.leases.set(i64::try_from(leases.0).unwrap_or(i64::MAX));
         self.leases_due
             .set(i64::try_from(leases.1).unwrap_or(i64::MAX));
@@ -116,33 +127,5 @@ impl Metrics {
             out.clear();
         }
         out
-    }
-}
-
-/// Counts handshakes and puts refused ones on the record.
-pub(crate) struct HandshakeRecorder {
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) journal: Arc<Journal>,
-}
-
-impl AcceptObserver for HandshakeRecorder {
-    fn accepted(&self) {
-        self.metrics
-            .handshakes
-            .get_or_create(&Handshake { result: "accepted" })
-            .inc();
-    }
-
-    fn refused(&self, remote: SocketAddr, cause: &str) {
-        self.metrics
-            .handshakes
-            .get_or_create(&Handshake { result: "refused" })
-            .inc();
-        tracing::warn!(%remote, cause, "handshake refused");
-        self.journal.note(
-            journal::record("handshake_refused")
-                .with("remote", remote)
-                .with("reason", cause),
-        );
     }
 }

@@ -17,7 +17,7 @@ use crate::journal::JournalError;
 use crate::liveness::{AppendError, Stale};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
-pub const DOMAIN: &str = "sundew.dev";
+pub(crate) const DOMAIN: &str = "sundew.dev";
 
 /// Why a request is refused. Its `Display` is for the record.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,10 @@ pub enum Refusal {
     Challenge,
     /// The evidence is good, and of something else than what the task was begun on.
     #[error("evidence differs from what the task was begun on: {0}")]
-    Changed(String),
+    EvidenceChanged(String),
+    /// Other callers changed the same thing again and again, so that this change did not get in.
+    #[error("{0} is being changed by others")]
+    Conflict(&'static str),
     /// A TPM did not open the credential that was made for it, or not in time.
     #[error("credential was not opened by the TPM that it was made for, or too late")]
     Credential,
@@ -48,10 +51,13 @@ pub enum Refusal {
     Engine(String),
     /// The workload has as many tasks as it may have.
     #[error("workload is at its limit of tasks")]
-    Full,
+    TaskLimit,
     /// An idempotency key was used for another request.
     #[error("idempotency key was used for another request")]
     Idempotency,
+    /// A use case did not do what it must: a fault of the broker's own.
+    #[error("internal: {0}")]
+    Internal(&'static str),
     /// Something in the request is malformed: the field and what it must be.
     #[error("{field}: {problem}")]
     Invalid {
@@ -71,7 +77,7 @@ pub enum Refusal {
     Overload,
     /// No maker of TPMs that is trusted has certified the endorsement key.
     #[error("{0}")]
-    Maker(String),
+    UntrustedManufacturer(String),
     /// A quarantine covers what was asked for.
     #[error("quarantined")]
     Quarantined,
@@ -91,7 +97,7 @@ pub enum Refusal {
     },
     /// A secret, task or workload that does not exist.
     #[error("{0} does not exist")]
-    Absent(&'static str),
+    NotFound(&'static str),
     /// The view of the revocation log is not fresh.
     #[error(transparent)]
     Stale(#[from] Stale),
@@ -129,14 +135,14 @@ impl Refusal {
     pub fn status(&self, correlation: &str) -> Status {
         let (code, reason, text) = match self {
             Self::Appraisal(_)
-            | Self::Absent(_)
+            | Self::NotFound(_)
             | Self::Binding
             | Self::Challenge
-            | Self::Changed(_)
+            | Self::EvidenceChanged(_)
             | Self::Credential
             | Self::Denied(_)
             | Self::JoinToken
-            | Self::Maker(_)
+            | Self::UntrustedManufacturer(_)
             | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)
@@ -155,7 +161,13 @@ impl Refusal {
                 "UNAVAILABLE",
                 "cannot be answered now".to_owned(),
             ),
-            Self::Full => (
+            Self::Conflict(_) => (
+                Code::Aborted,
+                "CONFLICT",
+                "changed by others meanwhile; try again".to_owned(),
+            ),
+            Self::Internal(_) => (Code::Internal, "INTERNAL", "internal error".to_owned()),
+            Self::TaskLimit => (
                 Code::ResourceExhausted,
                 "TASK_LIMIT",
                 "too many tasks at a time".to_owned(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sundew_broker::config::Config;
+use sundew_broker::serve::config::Config;
 use sundew_broker::store::redis::{RedisSettings, RedisStore};
 use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store, StoredLease};
 use sundew_core::{EntryId, LeaseId, Position, SecretBytes, TaskId, TokenHash};
@@ -336,7 +336,7 @@ async fn systemd_is_told() {
 #[test]
 fn what_the_quick_starts_show_is_what_the_program_reads() {
     use sundew_attestation::Rule;
-    use sundew_broker::config::IssuerConfig;
+    use sundew_broker::serve::config::IssuerConfig;
     use sundew_core::Registration;
     let mut files: Vec<PathBuf> = std::fs::read_dir(deploy("quickstart"))
         .expect("folder")

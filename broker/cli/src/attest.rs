@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use sundew_broker::config::Config;
-use sundew_broker::offline::{Inspection, Trusted, inspect, public_key_in};
+use sundew_broker::evidence::offline::{Inspection, Trusted, inspect, public_key_in};
+use sundew_broker::serve::config::Config;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::{
     ActivateTpmKeyRequest, AddTrustRequest, ChallengeTpmKeyRequest, EvidenceAttempt,
@@ -295,7 +295,14 @@ pub(crate) async fn attest(
             let config = config
                 .map(|path| Config::load(&path).with_context(|| path.display().to_string()))
                 .transpose()?;
-            let trusted = Trusted::read(config.as_ref(), &trust).map_err(|e| anyhow!(e))?;
+            let trusted = Trusted::read(
+                &config
+                    .as_ref()
+                    .map(Config::trust_sources)
+                    .unwrap_or_default(),
+                &trust,
+            )
+            .map_err(|e| anyhow!(e))?;
             let public_key = certificate
                 .map(|path| public_key_in(&path))
                 .transpose()

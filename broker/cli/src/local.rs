@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_broker::ca::Ca;
-use sundew_broker::config::Config;
-use sundew_broker::server::Server;
+use sundew_broker::serve::Server;
+use sundew_broker::serve::config::Config;
 use sundew_sdk::SpiffeId;
 
 use crate::args::Connect;
@@ -49,11 +49,7 @@ impl Local {
     }
 
     fn ca(&self) -> Result<&Ca> {
-        self.server
-            .broker()
-            .ca
-            .as_ref()
-            .context("the local broker has no CA")
+        self.server.ca().context("the local broker has no CA")
     }
 
     /// Gives the operator of this broker a new SVID.

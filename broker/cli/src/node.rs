@@ -13,8 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sundew_broker::local_process::{self, LocalProcess};
-use sundew_broker::workload_api::{Answer, Bundles, Candidate, Identities, WorkloadApi, caller};
+use sundew_broker::enrollment::local_process::{self, LocalProcess};
+use sundew_broker::enrollment::workload_api::{
+    Answer, Bundles, Candidate, Identities, WorkloadApi, caller,
+};
 use sundew_core::LocalSelector;
 use sundew_core::client::hex;
 use sundew_core::client::process::{Evidence, Statement, signed_bytes};

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use sundew_broker::config::Config;
-use sundew_broker::server::Server;
+use sundew_broker::serve::Server;
+use sundew_broker::serve::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::Output;

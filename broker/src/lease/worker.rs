@@ -12,9 +12,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_core::{LeaseId, LeaseRecord};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::RunningEngine;
 use super::engine::EngineError;
-use crate::broker::Broker;
+use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
@@ -33,7 +32,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Longest pause before a target that cannot be reached is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-impl Broker {
+impl Leases {
     /// Ends the leases of dead tasks and keeps a worker for each engine, for as long as it is
     /// polled.
     pub(crate) async fn keep_leases(self: Arc<Self>) {
@@ -41,7 +40,7 @@ impl Broker {
         let mut running = JoinSet::new();
         let mut looked: Option<Instant> = None;
         loop {
-            let engines: HashMap<_, _> = self.leases.engines().into_iter().collect();
+            let engines: HashMap<_, _> = self.engines().into_iter().collect();
             workers.retain(|name, (engine, handle)| {
                 let same = engines
                     .get(name)
@@ -66,17 +65,11 @@ impl Broker {
                     Err(error) => tracing::debug!(%error, "leases"),
                 }
             }
-            let every = all || self.leases.look_at_all.swap(false, Ordering::AcqRel);
-            let mut tasks = std::mem::take(
-                &mut *self
-                    .leases
-                    .ended
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
+            let every = all || self.look_at_all.swap(false, Ordering::AcqRel);
+            let mut tasks =
+                std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
             if every {
                 tasks = self
-                    .leases
                     .tasks
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -88,8 +81,7 @@ impl Broker {
                 && let Err(error) = self.end_leases(tasks.clone()).await
             {
                 tracing::debug!(%error, "leases could not be made due yet");
-                self.leases
-                    .ended
+                self.ended
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .extend(tasks);
@@ -97,25 +89,22 @@ impl Broker {
             if let Err(error) = self.count_leases().await {
                 tracing::debug!(%error, "leases");
             }
-            let _ = tokio::time::timeout(LOOK_EVERY, self.leases.news.notified()).await;
+            let _ = tokio::time::timeout(LOOK_EVERY, self.news.notified()).await;
         }
     }
 
     async fn count_leases(&self) -> Result<(), Refusal> {
         let (mut all, mut due) = (0_u64, 0_u64);
-        for (name, _) in self.leases.engines() {
+        for (name, _) in self.engines() {
             let (leases, of_them_due) = self
+                .ledger
                 .records
                 .store()
                 .lease_counts(&name, clock::now_ms())
                 .await?;
             (all, due) = (all.saturating_add(leases), due.saturating_add(of_them_due));
         }
-        *self
-            .leases
-            .counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = (all, due);
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = (all, due);
         Ok(())
     }
 
@@ -125,11 +114,12 @@ impl Broker {
         self.each_lease(|lease| all.push((lease.id, lease.record.engine, lease.record.task)))
             .await?;
         for (id, engine, task) in all {
-            match self.records.look_at_task(task).await? {
-                Some(task) => self.leases.watch(&task, &engine, id),
+            match self.ledger.records.look_at_task(task).await? {
+                Some(task) => self.watch(&task, &engine, id),
                 // P6: intent without a task is as due as any.
                 None => {
-                    self.records
+                    self.ledger
+                        .records
                         .store()
                         .lease_due(&engine, &[id], clock::now_ms())
                         .await?
@@ -178,7 +168,7 @@ impl Broker {
     /// Removes what is due, for a while; says whether there was anything.
     async fn remove_due(self: &Arc<Self>, engine: &Arc<RunningEngine>) -> Result<bool, Refusal> {
         let (store, name, began) = (
-            self.records.store(),
+            self.ledger.records.store(),
             &engine.config.name,
             clock::monotonic(),
         );
@@ -225,7 +215,7 @@ impl Broker {
                         .with("lease", id)
                         .with("task", record.task)
                         .with("workload", &record.workload);
-                    self.journal.note(
+                    self.ledger.journal.note(
                         removed
                             .with("engine", name)
                             .with("username", &record.username),
@@ -254,7 +244,11 @@ impl Broker {
     /// Takes leases whose credentials are gone off the list.
     async fn forget_leases(&self, engine: &str, gone: &mut Vec<LeaseId>) -> Result<(), Refusal> {
         if !gone.is_empty() {
-            self.records.store().remove_leases(engine, gone).await?;
+            self.ledger
+                .records
+                .store()
+                .remove_leases(engine, gone)
+                .await?;
             gone.clear();
         }
         Ok(())
@@ -272,7 +266,7 @@ impl Broker {
                 .with("lease", id)
                 .with("task", record.task)
                 .with("engine", &record.engine);
-            self.journal.note(failed.with("reason", error));
+            self.ledger.journal.note(failed.with("reason", error));
         }
         record.failures = record.failures.saturating_add(1);
         record.problem = error.to_string();
@@ -280,6 +274,7 @@ impl Broker {
             clock::now_ms().saturating_add(LeaseRecord::retry_after_ms(record.failures, random()));
         let engine = record.engine.clone();
         Ok(self
+            .ledger
             .records
             .store()
             .retry_lease(&engine, self.sealed_lease(id, &record, due_ms))
@@ -317,7 +312,7 @@ impl Broker {
                 username = orphan,
                 "removing a credential that no lease knows"
             );
-            self.journal.note(
+            self.ledger.journal.note(
                 journal::record("orphan_removed")
                     .with("engine", name)
                     .with("username", &orphan),

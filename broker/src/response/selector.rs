@@ -5,7 +5,7 @@ use sundew_core::{Credential, Effect, Scope, Selector, TaskId, TokenId};
 use sundew_proto::v1;
 
 use crate::refusal::Refusal;
-use crate::registry::spiffe_id;
+use crate::wire::spiffe_id;
 
 fn given<T>(
     text: &str,

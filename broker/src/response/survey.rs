@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sundew_core::{EntryId, KnownTask, KnownToken, Liveness, Selector, TaskId, View};
 use tokio::task::JoinSet;
 
-use crate::broker::Broker;
+use super::Responses;
 use crate::refusal::Refusal;
 
 /// Tasks looked at together.
@@ -20,17 +20,17 @@ const TOGETHER: usize = 16;
 /// What is looked for: what matches the selector, alive, or killed by this entry: dead, and alive
 /// if it were not for it.
 #[derive(Clone)]
-pub(super) struct Wanted {
+pub(super) struct SurveyQuery {
     pub(super) selector: Arc<Selector>,
     pub(super) killed_by: Option<EntryId>,
     /// Times are looked at as of then, in milliseconds since the epoch.
     pub(super) at_ms: i64,
-    /// Only tasks that are wanted as a whole, and nothing that is in them is counted.
+    /// Only tasks that are query as a whole, and nothing that is in them is counted.
     pub(super) whole: bool,
 }
 
-/// A task of which something is wanted.
-pub(super) struct Hit {
+/// A task of which something is query.
+pub(super) struct Match {
     pub(super) task: Arc<KnownTask>,
     /// Whether the task itself is, and so everything in it.
     pub(super) whole: bool,
@@ -42,8 +42,8 @@ pub(super) struct Hit {
 
 /// The walk.
 pub(super) struct Survey {
-    broker: Arc<Broker>,
-    wanted: Wanted,
+    room: Arc<Responses>,
+    query: SurveyQuery,
     /// Whether there are pages of all tasks to come, and from where.
     from: u64,
     left: Vec<TaskId>,
@@ -56,8 +56,8 @@ pub(super) struct Survey {
 
 impl Survey {
     /// From the beginning.
-    pub(super) async fn new(broker: &Arc<Broker>, wanted: Wanted) -> Result<Self, Refusal> {
-        let (store, selector) = (broker.records.store(), &wanted.selector);
+    pub(super) async fn new(room: &Arc<Responses>, query: SurveyQuery) -> Result<Self, Refusal> {
+        let (store, selector) = (room.ledger.records.store(), &query.selector);
         let some = match (selector.task.or(selector.task_tree), &selector.workload) {
             (Some(task), _) => Some(vec![task]),
             (None, Some(workload)) => Some(
@@ -71,8 +71,8 @@ impl Survey {
         let left = some.unwrap_or_default();
         let seen = left.iter().copied().collect();
         Ok(Self {
-            broker: Arc::clone(broker),
-            wanted,
+            room: Arc::clone(room),
+            query,
             from: 0,
             left,
             follow,
@@ -86,13 +86,19 @@ impl Survey {
         u64::try_from(self.seen.len().saturating_sub(self.left.len())).unwrap_or(u64::MAX)
     }
 
-    /// The next few hits; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<Hit>>, Refusal> {
+    /// The next few matches; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Match>>, Refusal> {
         while self.left.is_empty() {
             if self.ended {
                 return Ok(None);
             }
-            let page = self.broker.records.store().scan_tasks(self.from).await?;
+            let page = self
+                .room
+                .ledger
+                .records
+                .store()
+                .scan_tasks(self.from)
+                .await?;
             (self.from, self.ended) = (page.next, page.next == 0);
             self.left.extend(
                 page.tasks
@@ -105,30 +111,31 @@ impl Survey {
             .split_off(self.left.len().saturating_sub(TOGETHER));
         let mut looks = JoinSet::new();
         for task in some {
-            looks.spawn(look(Arc::clone(&self.broker), self.wanted.clone(), task));
+            looks.spawn(look(Arc::clone(&self.room), self.query.clone(), task));
         }
-        let mut hits = Vec::new();
+        let mut matches = Vec::new();
         while let Some(look) = looks.join_next().await {
-            hits.extend(look.map_err(|_| Refusal::Unsupported("a survey that panicked"))??);
+            matches.extend(look.map_err(|_| Refusal::Internal("a survey panicked"))??);
         }
         if self.follow {
-            for hit in hits.iter().filter(|hit| hit.whole) {
+            for found in matches.iter().filter(|found| found.whole) {
                 let children = self
-                    .broker
+                    .room
+                    .ledger
                     .records
                     .store()
-                    .tasks(Some(&hit.task.id.to_string()), usize::MAX >> 1)
+                    .tasks(Some(&found.task.id.to_string()), usize::MAX >> 1)
                     .await?;
                 self.left
                     .extend(children.into_iter().filter(|task| self.seen.insert(*task)));
             }
         }
-        Ok(Some(hits))
+        Ok(Some(matches))
     }
 }
 
-impl Wanted {
-    /// Whether a task as a whole is wanted, and whether tokens in it may be.
+impl SurveyQuery {
+    /// Whether a task as a whole is query, and whether tokens in it may be.
     pub(super) fn task(&self, view: &View, task: &KnownTask) -> (bool, bool) {
         if view.judge_task_without(task, self.at_ms, self.killed_by) != Liveness::Alive {
             return (false, false);
@@ -152,16 +159,20 @@ impl Wanted {
     }
 }
 
-async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<Hit>, Refusal> {
-    let Some(task) = broker.records.look_at_task(id).await? else {
+async fn look(
+    room: Arc<Responses>,
+    query: SurveyQuery,
+    id: TaskId,
+) -> Result<Option<Match>, Refusal> {
+    let Some(task) = room.ledger.records.look_at_task(id).await? else {
         return Ok(None);
     };
-    let (whole, inside) = wanted.task(&*broker.keeper.view()?, &task);
+    let (whole, inside) = query.task(&*room.ledger.log.view()?, &task);
     if !inside {
         return Ok(None);
     }
-    if wanted.whole {
-        return Ok(whole.then_some(Hit {
+    if query.whole {
+        return Ok(whole.then_some(Match {
             task,
             whole,
             tokens: 0,
@@ -170,15 +181,18 @@ async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<
     }
     let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
     loop {
-        let page = broker.records.store().tokens(id, from).await?;
+        let page = room.ledger.records.store().tokens(id, from).await?;
         for (name, bytes) in page
             .tokens
             .into_iter()
             .filter(|(name, _)| seen.insert(*name))
         {
-            let token = broker.records.open_token(Arc::clone(&task), name, &bytes)?;
-            let hit = wanted.token(&*broker.keeper.view()?, &token, whole);
-            tokens = tokens.saturating_add(u64::from(hit));
+            let token = room
+                .ledger
+                .records
+                .open_token(Arc::clone(&task), name, &bytes)?;
+            let matched = query.token(&*room.ledger.log.view()?, &token, whole);
+            tokens = tokens.saturating_add(u64::from(matched));
         }
         from = page.next;
         if from == 0 {
@@ -186,12 +200,12 @@ async fn look(broker: Arc<Broker>, wanted: Wanted, id: TaskId) -> Result<Option<
         }
         tokio::task::yield_now().await;
     }
-    let leases = if whole && !broker.leases.engines().is_empty() {
-        broker.records.store().leases_had(id).await?
+    let leases = if whole && !room.leases.engines().is_empty() {
+        room.ledger.records.store().leases_had(id).await?
     } else {
         0
     };
-    Ok((whole || tokens > 0).then_some(Hit {
+    Ok((whole || tokens > 0).then_some(Match {
         task,
         whole,
         tokens,

@@ -18,8 +18,8 @@ use sundew_core::store::{
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash, TokenId};
 use tokio::sync::{Notify, oneshot};
 
-use crate::chain_log::{ChainLog, ChainLogError};
 use crate::clock;
+use crate::store::chain_log::{ChainLog, ChainLogError};
 
 mod leases;
 mod operation;

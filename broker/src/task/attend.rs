@@ -10,14 +10,15 @@ use tonic::{Status, Streaming};
 use v1::attend_request::Request as Asked;
 use v1::attend_response::Event as Told;
 
+use super::Tasks;
+use super::attendance::Attending;
 use super::prove::Proof;
-use crate::attendance::{Attendance, Attending};
-use crate::broker::Broker;
 use crate::clock;
 use crate::journal;
 use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
+use crate::wire;
 
 const RPC: &str = "Attend";
 /// How long a stream may be open without saying which task it is about.
@@ -28,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the caller hears.
 pub(crate) type Answers = mpsc::Receiver<Result<v1::AttendResponse, Status>>;
 
-impl Broker {
+impl Tasks {
     /// Serves one stream; answers once the task is known to be the caller's.
     pub(crate) async fn attend(
         self: Arc<Self>,
@@ -46,7 +47,7 @@ impl Broker {
             ));
         };
         let task = self.own_task(&peer, &start.task_id).await?;
-        let attending = Attendance::attend(&self, &task);
+        let attending = self.attendance.attend(&task);
         let mut proof = self.proof(&task, &start.proof)?;
         let (answers, receiver) = mpsc::channel(8);
         let accepted = v1::AttendAccepted {
@@ -58,7 +59,7 @@ impl Broker {
                 .follow(&peer, &task, &attending, &mut proof, &mut asked, &answers)
                 .await
             {
-                let status = self.refuse(RPC, Some(&peer), &refusal);
+                let status = self.refusals.refuse(RPC, Some(&peer), &refusal);
                 let _ = answers.send(Err(status)).await;
             }
         });
@@ -134,11 +135,11 @@ impl Broker {
     fn news_of(&self, task: &Task) -> Result<News, Refusal> {
         // A view that is stale for a moment is no reason to drop the stream; nothing is answered
         // from it.
-        let Ok(view) = self.keeper.view() else {
+        let Ok(view) = self.ledger.log.view() else {
             return Ok(News::Alive);
         };
         Ok(match view.judge_task(task, clock::now_ms()) {
-            Liveness::Dead(cause) => News::Ended(super::outcome_message(cause.outcome())),
+            Liveness::Dead(cause) => News::Ended(wire::outcome_message(cause.outcome())),
             Liveness::Alive if view.is_suspended(task) => News::Suspended,
             Liveness::Alive => News::Alive,
         })
@@ -176,14 +177,15 @@ impl Broker {
                     .as_slice()
                     .try_into()
                     .map_err(|_| Refusal::invalid("certificate_sha256", "must be 32 bytes"))?;
-                self.usable(task)?;
+                self.ledger.require_usable(task)?;
                 let record = journal::record("binding_rotated")
                     .with("task", task.id)
                     .with("workload", peer.id());
-                self.journal
+                self.ledger
+                    .journal
                     .write(record.with("certificate_sha256", sundew_attestation::hex(&certificate)))
                     .await?;
-                self.records.bind_task(task.id, certificate).await?;
+                self.ledger.records.bind_task(task.id, certificate).await?;
                 let _ = answers
                     .send(Ok(told(Told::Rotated(v1::BindingRotated {
                         certificate_sha256: rotate.certificate_sha256,

@@ -1,25 +1,27 @@
-//! Challenge and BeginTask: the path of DESIGN "Begin and mint", step by step.
+//! Challenge and BeginTask: from what a workload shows to a task with its first token.
 
 use std::sync::Arc;
 
-use sundew_attestation::{Attested, BindingPurpose, hex};
+use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::store::Reserved;
 use sundew_core::{
-    KnownTask, KnownToken, Liveness, Registration, TaskId, TaskRecord, TaskRequest, permit_task,
+    KnownTask, KnownToken, Registration, TaskId, TaskRecord, TaskRequest, permit_task,
 };
 use sundew_proto::v1;
 
-use super::delegate::Above;
-use crate::broker::{Broker, idempotency_key};
+use super::Tasks;
+use super::delegate::DelegationParent;
 use crate::clock;
+use crate::evidence::attested_digests;
 use crate::journal::{self, Record};
 use crate::peer::Peer;
 use crate::refusal::Refusal;
+use crate::wire::{self, idempotency_key};
 
 /// Longest claims of one task, in bytes.
 const MAX_CLAIMS: usize = 16 << 10;
 
-impl Broker {
+impl Tasks {
     /// A nonce for this connection, and what must be shown with it. Costs no store round trip once
     /// the registration is known.
     pub(crate) async fn challenge(
@@ -28,6 +30,7 @@ impl Broker {
         _: v1::ChallengeRequest,
     ) -> Result<v1::ChallengeResponse, Refusal> {
         let workload = self
+            .ledger
             .records
             .workload(peer.id())
             .await?
@@ -37,7 +40,7 @@ impl Broker {
             nonce: nonce.to_vec(),
             expires_at_ms,
             evidence_sets: evidence_sets(&workload.registration),
-            audience: self.audience.clone(),
+            audience: self.evidence.audience().to_owned(),
         })
     }
 
@@ -53,8 +56,9 @@ impl Broker {
         if !challenged {
             return Err(Refusal::Challenge);
         }
-        let (position, now_ms) = (self.keeper.view()?.applied().0, clock::now_ms());
+        let (position, now_ms) = (self.ledger.log.view()?.applied().0, clock::now_ms());
         let workload = self
+            .ledger
             .records
             .workload(peer.id())
             .await?
@@ -66,7 +70,8 @@ impl Broker {
         }
         let above = self.delegated(&request.grant, now_ms).await?;
         let attested = self
-            .attest(super::showing(
+            .evidence
+            .attest(super::presentation(
                 &workload,
                 &peer,
                 &request.nonce,
@@ -87,7 +92,7 @@ impl Broker {
             now_ms,
         )?;
 
-        let id = TaskId::from_bytes(self.root().derive_name(&[
+        let id = TaskId::from_bytes(self.ledger.root().derive_name(&[
             b"task",
             peer.id().as_str().as_bytes(),
             asked.key.as_bytes(),
@@ -114,7 +119,7 @@ impl Broker {
             grace_ms: registration.attendance_grace.as_ms(),
             registration: workload.version.clone(),
             request: asked.digest,
-            evidence: evidence_of(&attested),
+            evidence: attested_digests(&attested),
             claims: claims(&attested)?,
             ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
             depth_left: permit.depth_left(),
@@ -131,15 +136,18 @@ impl Broker {
         );
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
         // AC-4A: looked at before anything is written, and again before anything is answered.
-        self.not_quarantined(&token)?;
+        self.ledger.require_not_quarantined(&token)?;
         self.reserve(&task, registration.max_tasks, above.as_ref(), now_ms)
             .await?;
-        self.journal.write(begun(&task, &token, &attested)).await?;
-        let (task, token) = self.records.create_task(task, token, &hash).await?;
-        self.usable(&task)?;
-        self.not_quarantined(&token)?;
+        self.ledger
+            .journal
+            .write(begun(&task, &token, &attested))
+            .await?;
+        let (task, token) = self.ledger.records.create_task(task, token, &hash).await?;
+        self.ledger.require_usable(&task)?;
+        self.ledger.require_not_quarantined(&token)?;
         Ok(v1::BeginTaskResponse {
-            task: Some(self.task_message(&task)?),
+            task: Some(wire::task_message(&*self.ledger.log.view()?, &task)),
             token: Some(super::token_message(&token, &credential)),
             attendance_grace_ms: task.grace_ms,
             evidence_at_secrets: registration.evidence_at_secrets,
@@ -152,11 +160,11 @@ impl Broker {
         &self,
         task: &KnownTask,
         limit: u32,
-        above: Option<&Above>,
+        above: Option<&DelegationParent>,
         now_ms: i64,
     ) -> Result<(), Refusal> {
         let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
-        let store = self.records.store();
+        let store = self.ledger.records.store();
         if let Some(above) = above {
             let parent = above.parent.id.to_string();
             match store
@@ -170,7 +178,7 @@ impl Broker {
                 )
                 .await?
             {
-                Reserved::Full => return Err(Refusal::Full),
+                Reserved::Full => return Err(Refusal::TaskLimit),
                 Reserved::Taken => {}
             }
         }
@@ -191,13 +199,13 @@ impl Broker {
                         .release_task(&above.parent.id.to_string(), task.id)
                         .await?;
                 }
-                Err(Refusal::Full)
+                Err(Refusal::TaskLimit)
             }
             Reserved::Taken => Ok(()),
         }
     }
 
-    fn parse(&self, request: &v1::BeginTaskRequest) -> Result<Asked, Refusal> {
+    fn parse(&self, request: &v1::BeginTaskRequest) -> Result<BeginTaskParams, Refusal> {
         if request.purpose.trim().is_empty() || request.purpose.len() > self.limits.purpose_bytes {
             return Err(Refusal::invalid(
                 "purpose",
@@ -211,10 +219,10 @@ impl Broker {
             ));
         }
         let task = TaskRequest {
-            scopes: super::scopes(&request.scopes)?,
-            ttl: super::ttl(request.ttl_ms)?,
-            binding: super::binding(request.binding)?,
-            audience: super::audience(request.audience.clone())?,
+            scopes: wire::scopes(&request.scopes)?,
+            ttl: wire::ttl(request.ttl_ms)?,
+            binding: wire::binding(request.binding)?,
+            audience: wire::audience(request.audience.clone())?,
         };
         let texts = [
             &request.purpose,
@@ -224,54 +232,18 @@ impl Broker {
             &request.grant,
         ];
         let digest = super::request_digest(&texts, &[request.ttl_ms, request.binding.into()]);
-        Ok(Asked {
+        Ok(BeginTaskParams {
             key: idempotency_key(request.idempotency_key.clone())?,
             task,
             digest,
         })
     }
-
-    pub(crate) fn task_message(&self, task: &KnownTask) -> Result<v1::Task, Refusal> {
-        let view = self.keeper.view()?;
-        let outcome = match view.judge_task(task, clock::now_ms()) {
-            Liveness::Alive => v1::Outcome::Unspecified,
-            Liveness::Dead(cause) => super::outcome_message(cause.outcome()),
-        };
-        Ok(v1::Task {
-            task_id: task.id.to_string(),
-            spiffe_id: task.workload.to_string(),
-            purpose: task.purpose.clone(),
-            instruction: task.instruction.clone(),
-            scopes: task.scopes.to_strings(),
-            created_at_ms: task.created_at_ms,
-            deadline_ms: task.deadline_ms,
-            outcome: outcome.into(),
-            suspended: view.is_suspended(task),
-            registration_version: task.registration.clone(),
-            ancestors: task
-                .record()
-                .ancestors
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            audience: task.audience.clone(),
-        })
-    }
 }
 
-struct Asked {
+struct BeginTaskParams {
     key: String,
     task: TaskRequest,
     digest: [u8; 32],
-}
-
-/// Kinds and digests of evidence, for records.
-pub(crate) fn evidence_of(attested: &Attested) -> Vec<String> {
-    attested
-        .claims()
-        .iter()
-        .map(|c| format!("{}:{}", c.kind, hex(&c.digest)))
-        .collect()
 }
 
 /// What a registration wants to see: one of these sets.
@@ -344,7 +316,7 @@ fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
         .with("token_binding", token.binding.as_str())
         .with("token_expires_ms", token.expires_at_ms);
     if !task.record().ancestors.is_empty() {
-        record = record.with("ancestors", super::spaced(&task.record().ancestors));
+        record = record.with("ancestors", super::join_spaces(&task.record().ancestors));
     }
     record = record.with("assurance", attested.assurance().as_str());
     for claims in attested.claims() {

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use sundew_core::{Denial, Grant, GrantRequest, KnownTask};
 use sundew_proto::v1;
 
-use crate::broker::Broker;
+use super::Tasks;
 use crate::clock;
 use crate::journal;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
-use crate::registry::spiffe_id;
+use crate::wire::{self, spiffe_id};
 
 /// The parent of a task that is about to begin, and the leave for it.
-pub(super) struct Above {
+pub(super) struct DelegationParent {
     pub(super) grant: Grant,
     pub(super) parent: Arc<KnownTask>,
     /// P12: how many tasks the parent may have below it at a time.
     pub(super) most_children: u32,
 }
 
-impl Broker {
+impl Tasks {
     /// Lets another workload open tasks below a task of the caller's. The grant is tagged, not
     /// stored: any broker knows it again.
     pub(crate) async fn delegate(
@@ -30,14 +30,15 @@ impl Broker {
     ) -> Result<v1::DelegateResponse, Refusal> {
         let wanted = GrantRequest {
             delegate: spiffe_id(&request.delegate)?,
-            scopes: super::scopes(&request.scopes)?,
-            audience: super::audience(request.audience)?,
-            ttl: super::ttl(request.ttl_ms)?,
+            scopes: wire::scopes(&request.scopes)?,
+            audience: wire::audience(request.audience)?,
+            ttl: wire::ttl(request.ttl_ms)?,
             depth: request.depth,
         };
         let task = self.own_task(&peer, &request.task_id).await?;
-        self.usable(&task)?;
+        self.ledger.require_usable(&task)?;
         let workload = self
+            .ledger
             .records
             .workload(peer.id())
             .await?
@@ -56,10 +57,10 @@ impl Broker {
             .with("audience", grant.audience.join(" "))
             .with("depth", grant.depth)
             .with("expires_ms", grant.expires_at_ms);
-        self.journal.write(record).await?;
-        self.usable(&task)?;
+        self.ledger.journal.write(record).await?;
+        self.ledger.require_usable(&task)?;
         Ok(v1::DelegateResponse {
-            grant: grant.to_text(self.root()),
+            grant: grant.to_text(self.ledger.root()),
             expires_at_ms: grant.expires_at_ms,
         })
     }
@@ -69,22 +70,24 @@ impl Broker {
         &self,
         text: &str,
         now_ms: i64,
-    ) -> Result<Option<Above>, Refusal> {
+    ) -> Result<Option<DelegationParent>, Refusal> {
         if text.is_empty() {
             return Ok(None);
         }
-        let grant =
-            Grant::parse(self.root(), text).map_err(|_| Refusal::Denied(Denial::Delegation))?;
+        let grant = Grant::parse(self.ledger.root(), text)
+            .map_err(|_| Refusal::Denied(Denial::Delegation))?;
         if now_ms >= grant.expires_at_ms {
             return Err(Denial::NoTime.into());
         }
         let parent = self
+            .ledger
             .records
             .task(grant.parent)
             .await?
-            .ok_or(Refusal::Absent("task"))?;
-        self.usable(&parent)?;
+            .ok_or(Refusal::NotFound("task"))?;
+        self.ledger.require_usable(&parent)?;
         let owner = self
+            .ledger
             .records
             .workload(&parent.workload)
             .await?
@@ -92,7 +95,7 @@ impl Broker {
         if owner.registration.max_delegation_depth == 0 {
             return Err(Denial::Delegation.into());
         }
-        Ok(Some(Above {
+        Ok(Some(DelegationParent {
             grant,
             parent: Arc::clone(&parent.known),
             most_children: owner.registration.max_delegated_tasks,

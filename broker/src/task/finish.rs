@@ -6,14 +6,17 @@ use sundew_attestation::BindingPurpose;
 use sundew_core::{Cause, Event, Liveness, Outcome, TokenRequest};
 use sundew_proto::v1;
 
-use super::mint::Wanted;
-use crate::broker::{Broker, idempotency_key};
+use super::mint::TokenSpec;
+use super::{Tasks, ending};
 use crate::clock;
+use crate::evidence::attested_digests;
 use crate::journal;
+use crate::ledger::Ledger;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
+use crate::wire::{self, idempotency_key};
 
-impl Broker {
+impl Tasks {
     /// Ends a task as its owner says. Whatever ended it first is its one outcome (AC-33).
     pub(crate) async fn complete(
         self: Arc<Self>,
@@ -33,7 +36,7 @@ impl Broker {
         };
         let task = self.own_task(&peer, &request.task_id).await?;
         let (liveness, by) = {
-            let view = self.keeper.view()?;
+            let view = self.ledger.log.view()?;
             (
                 view.judge_task(&task, clock::now_ms()),
                 view.ended_by(&task),
@@ -41,18 +44,19 @@ impl Broker {
         };
         let outcome = match (liveness, by) {
             (Liveness::Alive, _) => {
-                self.end_task(&task, asked, Some(peer.id().as_str()))
-                    .await?
+                ending::end_task(&self.ledger, &task, asked, Some(peer.id().as_str())).await?
             }
             // The clean-up after a rule puts it on the record, once.
             (Liveness::Dead(Cause::Revoked), Some(by)) => {
-                self.keeper.confirm(by).await?;
+                self.ledger.log.confirm(by).await?;
                 Outcome::Revoked
             }
-            (Liveness::Dead(cause), _) => self.end_task(&task, cause.outcome(), None).await?,
+            (Liveness::Dead(cause), _) => {
+                ending::end_task(&self.ledger, &task, cause.outcome(), None).await?
+            }
         };
         Ok(v1::CompleteTaskResponse {
-            outcome: super::outcome_message(outcome).into(),
+            outcome: wire::outcome_message(outcome).into(),
         })
     }
 
@@ -63,11 +67,11 @@ impl Broker {
         request: v1::SuspendTaskRequest,
     ) -> Result<v1::SuspendTaskResponse, Refusal> {
         let task = self.own_task(&peer, &request.task_id).await?;
-        match self.usable(&task) {
+        match self.ledger.require_usable(&task) {
             Err(Refusal::TaskDead(Cause::Suspended)) => {
-                let by = self.keeper.view()?.ended_by(&task);
+                let by = self.ledger.log.view()?.ended_by(&task);
                 if let Some(by) = by {
-                    self.keeper.confirm(by).await?;
+                    self.ledger.log.confirm(by).await?;
                 }
                 return Ok(v1::SuspendTaskResponse {});
             }
@@ -76,7 +80,12 @@ impl Broker {
         let record = journal::record("task_suspended")
             .with("task", task.id)
             .with("workload", peer.id());
-        self.end(Event::Suspended(task.id), Self::until_ms(&task), record)
+        self.ledger
+            .end(
+                Event::Suspended(task.id),
+                Ledger::retain_until_ms(&task),
+                record,
+            )
             .await?;
         Ok(v1::SuspendTaskResponse {})
     }
@@ -94,7 +103,7 @@ impl Broker {
             return Err(Refusal::Challenge);
         }
         let task = self.own_task(&peer, &request.task_id).await?;
-        let suspended = match self.usable(&task) {
+        let suspended = match self.ledger.require_usable(&task) {
             Err(Refusal::TaskDead(Cause::Suspended)) => true,
             Err(other) => return Err(other),
             Ok(()) => false,
@@ -108,16 +117,20 @@ impl Broker {
                 BindingPurpose::ResumeTask,
             )
             .await?;
-        let mut position = self.keeper.view()?.applied().0;
+        let mut position = self.ledger.log.view()?.applied().0;
         if suspended {
             let record = journal::record("task_resumed")
                 .with("task", task.id)
                 .with("workload", peer.id());
-            let record = record.with("evidence", super::begin::evidence_of(&attested).join(" "));
+            let record = record.with("evidence", attested_digests(&attested).join(" "));
             position = self
-                .end(Event::Resumed(task.id), Self::until_ms(&task), record)
-                .await?
-                .1;
+                .ledger
+                .end(
+                    Event::Resumed(task.id),
+                    Ledger::retain_until_ms(&task),
+                    record,
+                )
+                .await?;
         }
         // P3: a token on evidence that ends soon ends then.
         let left = attested
@@ -129,7 +142,7 @@ impl Broker {
             }
             None => None,
         };
-        let wanted = Wanted {
+        let wanted = TokenSpec {
             request: TokenRequest {
                 scopes: None,
                 ttl,

@@ -6,22 +6,23 @@ use std::sync::Arc;
 use sundew_core::{KnownToken, Position, TokenRequest, permit_token};
 use sundew_proto::v1;
 
-use crate::broker::{Broker, idempotency_key};
+use super::Tasks;
 use crate::clock;
 use crate::journal;
 use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
+use crate::wire::{self, idempotency_key};
 
 /// What a new token shall be.
-pub(super) struct Wanted {
+pub(super) struct TokenSpec {
     pub(super) request: TokenRequest,
     /// Names the token within its task; a retry with the same name gets the same token.
     pub(super) key: String,
     pub(super) digest: [u8; 32],
 }
 
-impl Broker {
+impl Tasks {
     /// Mints another token.
     pub(crate) async fn mint(
         self: Arc<Self>,
@@ -31,27 +32,27 @@ impl Broker {
         let scopes = if request.scopes.is_empty() {
             None
         } else {
-            Some(super::scopes(&request.scopes)?)
+            Some(wire::scopes(&request.scopes)?)
         };
-        let audience = super::audience(request.audience)?;
+        let audience = wire::audience(request.audience)?;
         let digest = super::request_digest(
             &[&request.scopes.join("\n"), &audience.join("\n")],
             &[request.ttl_ms, request.binding.into()],
         );
-        let wanted = Wanted {
+        let wanted = TokenSpec {
             request: TokenRequest {
                 scopes,
-                ttl: super::ttl(request.ttl_ms)?,
-                binding: super::binding(request.binding)?,
+                ttl: wire::ttl(request.ttl_ms)?,
+                binding: wire::binding(request.binding)?,
                 audience,
             },
             key: format!("mint:{}", idempotency_key(request.idempotency_key)?),
             digest,
         };
         // Before the decision: what is decided on an older view is dead under a later rule.
-        let position = self.keeper.view()?.applied().0;
+        let position = self.ledger.log.view()?.applied().0;
         let task = self.own_task(&peer, &request.task_id).await?;
-        self.usable(&task)?;
+        self.ledger.require_usable(&task)?;
         Ok(v1::MintTokenResponse {
             token: Some(
                 self.mint_within(&peer, &task, wanted, position, "token_minted")
@@ -64,12 +65,13 @@ impl Broker {
         &self,
         peer: &Peer,
         task: &Task,
-        wanted: Wanted,
+        wanted: TokenSpec,
         position: Position,
         event: &str,
     ) -> Result<v1::Token, Refusal> {
         let now_ms = clock::now_ms();
         let workload = self
+            .ledger
             .records
             .workload(peer.id())
             .await?
@@ -93,7 +95,7 @@ impl Broker {
             &wanted.digest,
         );
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
-        self.not_quarantined(&token)?;
+        self.ledger.require_not_quarantined(&token)?;
         let record = journal::record(event)
             .with("task", token.task().id)
             .with("workload", peer.id())
@@ -103,10 +105,10 @@ impl Broker {
             .with("token_binding", token.binding.as_str())
             .with("token_expires_ms", token.expires_at_ms)
             .with("registration", &token.registration);
-        self.journal.write(record).await?;
-        let token = self.records.create_token(token, &hash).await?;
-        self.usable(task)?;
-        self.not_quarantined(&token)?;
+        self.ledger.journal.write(record).await?;
+        let token = self.ledger.records.create_token(token, &hash).await?;
+        self.ledger.require_usable(task)?;
+        self.ledger.require_not_quarantined(&token)?;
         Ok(super::token_message(&token, &credential))
     }
 }

@@ -1,50 +1,99 @@
-//! The use cases of agents: opening a task, using it, and ending it.
+//! The use cases of agents: opening a task, using it, attending to it, and ending it.
 
 mod attend;
+pub(crate) mod attendance;
 mod begin;
 mod delegate;
+mod ending;
 mod finish;
 mod mint;
 mod prove;
 mod secret;
-
-pub(crate) use begin::evidence_of;
+mod sweep;
 
 use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
-use sundew_core::{
-    Cause, KnownTask, KnownToken, Liveness, Outcome, Permit, Position, ScopeSet, TaskId,
-    TokenBinding, TokenRecord, Ttl, WorkloadRecord,
-};
+use sundew_core::{Credential, Permit, Position, TaskId, TokenRecord, WorkloadRecord};
 use sundew_proto::v1;
 
-use crate::broker::Broker;
-use crate::clock;
-use crate::evidence::Showing;
-use crate::peer::Peer;
+use crate::evidence::{Evidence, Presentation};
+use crate::lease::Leases;
+use crate::ledger::Ledger;
+use crate::limits::CallLimits;
+use crate::peer::{Peer, Trust};
 use crate::records::Task;
 use crate::refusal::Refusal;
+use crate::refusal_recorder::RefusalRecorder;
+use crate::secret::Secrets;
+use crate::wire::binding_message;
+use attendance::Attendance;
 
-/// Most audiences of a token.
-const MAX_AUDIENCES: usize = 8;
+/// The room of tasks.
+pub(crate) struct Tasks {
+    ledger: Ledger,
+    attendance: Arc<Attendance>,
+    evidence: Arc<Evidence>,
+    leases: Arc<Leases>,
+    limits: CallLimits,
+    refusals: RefusalRecorder,
+    secrets: Arc<Secrets>,
+    trust: Arc<Trust>,
+}
 
-impl Broker {
+/// The rooms that [`Tasks`] uses.
+pub(crate) struct TasksUse {
+    pub(crate) evidence: Arc<Evidence>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) refusals: RefusalRecorder,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) trust: Arc<Trust>,
+}
+
+impl Tasks {
+    /// A room without attended tasks.
+    pub(crate) fn new(ledger: Ledger, limits: CallLimits, uses: TasksUse) -> Self {
+        let TasksUse {
+            evidence,
+            leases,
+            refusals,
+            secrets,
+            trust,
+        } = uses;
+        Self {
+            ledger,
+            attendance: Arc::default(),
+            evidence,
+            leases,
+            limits,
+            refusals,
+            secrets,
+            trust,
+        }
+    }
+
+    /// The tasks that are attended at this broker.
+    pub(crate) fn attendance(&self) -> &Arc<Attendance> {
+        &self.attendance
+    }
+
     /// The caller's own task. Unknown and not yours are refused alike (AC-32, P11).
     pub(crate) async fn own_task(&self, peer: &Peer, id: &str) -> Result<Arc<Task>, Refusal> {
         let id = TaskId::parse(id).map_err(|e| Refusal::invalid("task_id", e))?;
         let mut task = self
+            .ledger
             .records
             .task(id)
             .await?
-            .ok_or(Refusal::Absent("task"))?;
+            .ok_or(Refusal::NotFound("task"))?;
         if !acts_for(peer, &task) && task.workload == *peer.id() {
             // It may have been moved to this certificate at another broker.
             task = self
+                .ledger
                 .records
                 .read_task(id)
                 .await?
-                .ok_or(Refusal::Absent("task"))?;
+                .ok_or(Refusal::NotFound("task"))?;
         }
         // T11: the same workload with another certificate than the task's is somebody else.
         if acts_for(peer, &task) {
@@ -54,37 +103,27 @@ impl Broker {
         }
     }
 
-    /// P4, P5, P7: whether a task may be used at this moment.
-    pub(crate) fn usable(&self, task: &KnownTask) -> Result<(), Refusal> {
-        let view = self.keeper.view()?;
-        match view.judge_task(task, clock::now_ms()) {
-            Liveness::Dead(cause) => Err(Refusal::TaskDead(cause)),
-            Liveness::Alive if view.is_suspended(task) => Err(Refusal::TaskDead(Cause::Suspended)),
-            Liveness::Alive => Ok(()),
-        }
-    }
-}
-
-impl Broker {
-    /// AC-4A: whether a quarantine forbids this token.
-    fn not_quarantined(&self, token: &KnownToken) -> Result<(), Refusal> {
-        if self.keeper.view()?.is_token_quarantined(token) {
-            Err(Refusal::Quarantined)
-        } else {
-            Ok(())
-        }
+    /// The one token that a task has for an idempotency key: derived, so that a retry gets the same
+    /// token and nothing is stored.
+    fn credential(&self, task: TaskId, key: &str, certificate: &[u8; 32]) -> Credential {
+        Credential::new(
+            task,
+            self.ledger
+                .root()
+                .derive(&[b"token", task.as_bytes(), key.as_bytes(), certificate]),
+        )
     }
 }
 
 /// What a workload shows for a task of its own.
-fn showing<'a>(
+fn presentation<'a>(
     workload: &'a Arc<WorkloadRecord>,
     peer: &'a Peer,
     nonce: &'a [u8],
     evidence: &'a [v1::Evidence],
     purpose: BindingPurpose,
-) -> Showing<'a> {
-    Showing {
+) -> Presentation<'a> {
+    Presentation {
         workload,
         public_key: peer.svid().public_key(),
         channel: peer.channel(),
@@ -142,71 +181,14 @@ fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
 }
 
 /// A list as records have it.
-fn spaced(list: &[impl ToString]) -> String {
+fn join_spaces(list: &[impl ToString]) -> String {
     list.iter()
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(" ")
 }
 
-fn ttl(ms: i64) -> Result<Option<Ttl>, Refusal> {
-    if ms == 0 {
-        Ok(None)
-    } else {
-        Ttl::from_ms(ms)
-            .map(Some)
-            .map_err(|e| Refusal::invalid("ttl_ms", e))
-    }
-}
-
-fn scopes(texts: &[String]) -> Result<ScopeSet, Refusal> {
-    ScopeSet::parse(texts).map_err(|e| Refusal::invalid("scopes", e))
-}
-
-fn binding(value: i32) -> Result<Option<TokenBinding>, Refusal> {
-    match v1::Binding::try_from(value) {
-        Ok(v1::Binding::Unspecified) => Ok(None),
-        Ok(v1::Binding::Certificate) => Ok(Some(TokenBinding::Certificate)),
-        Ok(v1::Binding::Bearer) => Ok(Some(TokenBinding::Bearer)),
-        Err(_) => Err(Refusal::invalid("binding", "unknown binding")),
-    }
-}
-
-pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
-    list.sort();
-    list.dedup();
-    if list.len() > MAX_AUDIENCES
-        || !list
-            .iter()
-            .all(|audience| sundew_core::is_audience(audience))
-    {
-        return Err(Refusal::invalid(
-            "audience",
-            "must be at most 8 names of at most 256 printable ASCII characters",
-        ));
-    }
-    Ok(list)
-}
-
-pub(crate) fn binding_message(binding: TokenBinding) -> v1::Binding {
-    match binding {
-        TokenBinding::Bearer => v1::Binding::Bearer,
-        TokenBinding::Certificate => v1::Binding::Certificate,
-    }
-}
-
-pub(crate) fn outcome_message(outcome: Outcome) -> v1::Outcome {
-    match outcome {
-        Outcome::Abandoned => v1::Outcome::Abandoned,
-        Outcome::Canceled => v1::Outcome::Canceled,
-        Outcome::Completed => v1::Outcome::Completed,
-        Outcome::Expired => v1::Outcome::Expired,
-        Outcome::Failed => v1::Outcome::Failed,
-        Outcome::Revoked => v1::Outcome::Revoked,
-    }
-}
-
-fn token_message(record: &TokenRecord, credential: &sundew_core::Credential) -> v1::Token {
+fn token_message(record: &TokenRecord, credential: &Credential) -> v1::Token {
     v1::Token {
         token: credential.expose().to_string(),
         token_id: credential.hash().token_id().to_string(),

@@ -8,9 +8,11 @@ use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::{Event, Outcome};
 use sundew_proto::v1;
 
-use crate::broker::Broker;
+use super::{Tasks, ending};
 use crate::clock;
+use crate::evidence::attested_digests;
 use crate::journal;
+use crate::ledger::Ledger;
 use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
@@ -34,12 +36,13 @@ impl Proof {
     }
 }
 
-impl Broker {
+impl Tasks {
     /// What a ticket says; without one, the task was proven when it was begun.
     pub(super) fn proof(&self, task: &Task, ticket: &[u8]) -> Result<Proof, Refusal> {
         let at_ms = match ticket {
             [] => task.created_at_ms,
             ticket => self
+                .ledger
                 .records
                 .open("proof", &[b"proof", task.id.as_bytes()], ticket, |bytes| {
                     bytes.try_into().map(i64::from_be_bytes)
@@ -54,7 +57,7 @@ impl Broker {
 
     /// A ticket that says that the task was proven now.
     pub(super) fn proof_ticket(&self, task: &Task) -> Vec<u8> {
-        self.root().tag(
+        self.ledger.root().tag(
             &[b"proof", task.id.as_bytes()],
             clock::now_ms().to_be_bytes().to_vec(),
         )
@@ -69,6 +72,7 @@ impl Broker {
         suspended: bool,
     ) -> Result<Option<v1::ProofWanted>, Refusal> {
         let workload = self
+            .ledger
             .records
             .workload(&task.workload)
             .await?
@@ -78,7 +82,7 @@ impl Broker {
         };
         let (now_ms, due_ms) = (clock::now_ms(), proof.at_ms.saturating_add(every.as_ms()));
         if now_ms >= due_ms.saturating_add(every.as_ms()) {
-            self.end_task(task, Outcome::Revoked, None).await?;
+            ending::end_task(&self.ledger, task, Outcome::Revoked, None).await?;
         } else if now_ms >= due_ms && !suspended {
             self.suspend_unproven(task, "evidence is due").await?;
         } else if now_ms >= due_ms.saturating_sub(LEAD_MS.min(every.as_ms() / 2))
@@ -89,7 +93,7 @@ impl Broker {
             return Ok(Some(v1::ProofWanted {
                 nonce: peer.channel().challenge()?.0.to_vec(),
                 evidence_sets: super::begin::evidence_sets(&workload.registration),
-                audience: self.audience.clone(),
+                audience: self.evidence.audience().to_owned(),
                 due_ms,
             }));
         }
@@ -105,7 +109,7 @@ impl Broker {
         prove: v1::Prove,
     ) -> Result<bool, Refusal> {
         let challenged = peer.channel().consume(&prove.nonce);
-        self.usable(task)?;
+        self.ledger.require_usable(task)?;
         let result = if challenged {
             self.attest_again(
                 peer,
@@ -123,20 +127,21 @@ impl Broker {
                 let record = journal::record("task_proven")
                     .with("task", task.id)
                     .with("workload", &task.workload);
-                self.journal
-                    .write(record.with("evidence", super::begin::evidence_of(&attested).join(" ")))
+                self.ledger
+                    .journal
+                    .write(record.with("evidence", attested_digests(&attested).join(" ")))
                     .await?;
                 Ok(true)
             }
             Err(
                 refusal @ (Refusal::Appraisal(_)
-                | Refusal::Changed(_)
+                | Refusal::EvidenceChanged(_)
                 | Refusal::Challenge
                 | Refusal::Denied(_)),
             ) => {
                 // On the record once, like every refusal; the stream goes on and says that the task
                 // is suspended.
-                drop(self.refuse("Attend", Some(peer), &refusal));
+                drop(self.refusals.refuse("Attend", Some(peer), &refusal));
                 self.suspend_unproven(task, "evidence was not enough")
                     .await?;
                 Ok(false)
@@ -157,12 +162,16 @@ impl Broker {
         purpose: BindingPurpose,
     ) -> Result<Attested, Refusal> {
         let workload = self
+            .ledger
             .records
             .workload(peer.id())
             .await?
             .ok_or(Refusal::Unregistered)?;
         let attested = self
-            .attest(super::showing(&workload, peer, nonce, evidence, purpose))
+            .evidence
+            .attest(super::presentation(
+                &workload, peer, nonce, evidence, purpose,
+            ))
             .await?;
         if workload.registration.require_fresh_evidence && !attested.is_fresh() {
             return Err(sundew_core::Denial::NotFresh.into());
@@ -173,7 +182,7 @@ impl Broker {
             .find(|claim| !task.claims.contains(claim))
             .or_else(|| task.claims.iter().find(|claim| !now.contains(claim)))
         {
-            Some(claim) => Err(Refusal::Changed(claim.clone())),
+            Some(claim) => Err(Refusal::EvidenceChanged(claim.clone())),
             None => Ok(attested),
         }
     }
@@ -183,7 +192,12 @@ impl Broker {
             .with("task", task.id)
             .with("workload", &task.workload)
             .with("reason", reason);
-        self.end(Event::Suspended(task.id), Self::until_ms(task), record)
+        self.ledger
+            .end(
+                Event::Suspended(task.id),
+                Ledger::retain_until_ms(task),
+                record,
+            )
             .await
             .map(drop)
     }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_attestation::BindingPurpose;
-use sundew_core::store::DocumentKind;
-use sundew_core::{Denial, LeaseRecord, Scope, SealError, SecretRecord};
+use sundew_core::{Denial, LeaseRecord, Scope, SealError};
 use sundew_proto::v1;
 
-use crate::broker::Broker;
+use super::Tasks;
+use crate::evidence::attested_digests;
 use crate::journal;
 use crate::lease::RunningEngine;
 use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
 
-impl Broker {
+impl Tasks {
     /// Hands out a secret.
     pub(crate) async fn secret(
         self: Arc<Self>,
@@ -27,8 +27,9 @@ impl Broker {
         // The nonce is gone from here on, whatever else is wrong.
         let challenged = !request.nonce.is_empty() && peer.channel().consume(&request.nonce);
         let task = self.own_task(&peer, &request.task_id).await?;
-        self.usable(&task)?;
+        self.ledger.require_usable(&task)?;
         let workload = self
+            .ledger
             .records
             .workload(peer.id())
             .await?
@@ -36,7 +37,7 @@ impl Broker {
         if !task.scopes.covers(&scope) || !workload.registration.scopes.covers(&scope) {
             return Err(Denial::Scope.into());
         }
-        if self.keeper.view()?.is_quarantined(&task) {
+        if self.ledger.log.view()?.is_quarantined(&task) {
             return Err(Refusal::Quarantined);
         }
         let mut evidence = None;
@@ -53,30 +54,30 @@ impl Broker {
                     BindingPurpose::GetSecret,
                 )
                 .await?;
-            evidence = Some(super::begin::evidence_of(&attested).join(" "));
+            evidence = Some(attested_digests(&attested).join(" "));
         }
-        let mut made = self.engine_of(&request.name);
+        let mut made = self.leases.engine_of(&request.name);
         let mut stored = if made.is_some() {
             None
         } else {
-            self.read_secret(&request.name).await?
+            self.secrets.read(&request.name).await?
         };
         if made.is_none() && stored.is_none() {
             // An engine that was put at another broker just now.
-            self.reload_engines().await?;
-            made = self.engine_of(&request.name);
+            self.leases.reload_engines().await?;
+            made = self.leases.engine_of(&request.name);
         }
         if let Some((engine, role)) = made {
             return self
                 .made_secret(&task, &request.name, &engine, &role, evidence)
                 .await;
         }
-        let stored = stored.take().ok_or(Refusal::Absent("secret"))?;
+        let stored = stored.take().ok_or(Refusal::NotFound("secret"))?;
         let sealed = STANDARD.decode(&stored.sealed).map_err(|_| Refusal::Seal {
             what: "secret",
             cause: SealError::Opening,
         })?;
-        let value = self.open_secret(&request.name, &sealed).await?;
+        let value = self.secrets.open(&request.name, &sealed).await?;
         let record = journal::record("secret_read")
             .with("task", task.id)
             .with("workload", peer.id())
@@ -86,8 +87,8 @@ impl Broker {
             .with("registration", &workload.version);
         // P10: on the record before it leaves; P5: and only if the task is still good after all
         // that waiting.
-        self.journal.write(record).await?;
-        self.usable(&task)?;
+        self.ledger.journal.write(record).await?;
+        self.ledger.require_usable(&task)?;
         Ok(v1::GetSecretResponse {
             value: value.expose().to_vec(),
             version: stored.version,
@@ -110,59 +111,18 @@ impl Broker {
             .with("workload", &task.workload)
             .with("secret", name)
             .with_some("evidence", evidence);
-        self.journal
-            .write(record.with("lease", LeaseRecord::id(self.root(), task.id, name)))
+        self.ledger
+            .journal
+            .write(record.with("lease", LeaseRecord::id(self.ledger.root(), task.id, name)))
             .await?;
-        let lease = self.lease(&task.known, name, engine, role).await?;
+        let lease = self.leases.lease(&task.known, name, engine, role).await?;
         // What was made for a task that ended meanwhile is due, and is nobody's.
-        self.usable(task)?;
+        self.ledger.require_usable(task)?;
         Ok(v1::GetSecretResponse {
             value: lease.url.clone().into_bytes(),
             version: 1,
             expires_at_ms: lease.expires_at_ms,
             lease: Some(lease),
-        })
-    }
-
-    pub(crate) async fn read_secret(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {
-        let Some(bytes) = self
-            .records
-            .store()
-            .document(DocumentKind::Secret, name)
-            .await?
-        else {
-            return Ok(None);
-        };
-        self.secret_of(name, &bytes).map(Some)
-    }
-
-    pub(crate) fn secret_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
-        self.records.open(
-            "secret",
-            &[b"secret", name.as_bytes()],
-            bytes,
-            SecretRecord::decode,
-        )
-    }
-
-    /// P8: opens only under its own name.
-    pub(crate) async fn open_secret(
-        &self,
-        name: &str,
-        sealed: &[u8],
-    ) -> Result<sundew_core::SecretBytes, Refusal> {
-        let opened = self.keyring.load().open(name, sealed);
-        let opened = match opened {
-            // Another broker may have rotated the keyring just now.
-            Err(SealError::UnknownKey(_)) => {
-                self.reload_keyring().await?;
-                self.keyring.load().open(name, sealed)
-            }
-            other => other,
-        };
-        opened.map_err(|cause| Refusal::Seal {
-            what: "secret",
-            cause,
         })
     }
 }

@@ -1,0 +1,147 @@
+//! Introspection: is this token good now, in these hands, and for what (after RFC 7662).
+//!
+//! The hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers
+//! nothing. P8: a bound token in other hands is not active.
+
+use std::sync::Arc;
+
+use sundew_core::{Credential, KnownTask, Liveness, Scope, TokenBinding, TokenRecord};
+use sundew_proto::v1;
+
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::role::{Introspector, Operator};
+use crate::wire::binding_message;
+
+/// The room of introspection.
+pub(crate) struct Access {
+    ledger: Ledger,
+}
+
+impl Access {
+    /// A room that answers from this ledger.
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger }
+    }
+
+    /// Answers a resource server, or an agent about its own token.
+    pub(crate) async fn introspect(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        introspector: Result<Operator<Introspector>, Refusal>,
+        request: v1::IntrospectRequest,
+    ) -> Result<v1::IntrospectResponse, Refusal> {
+        let introspector = match introspector {
+            Ok(_) => true,
+            // An agent may ask about its own tokens only, as the one who presents them.
+            Err(lacking) => {
+                let workload = self.ledger.records.workload(peer.id()).await?;
+                if workload.is_none() {
+                    return Err(lacking);
+                }
+                false
+            }
+        };
+        let inactive = v1::IntrospectResponse::default();
+        // P7: before anything is said about a token, "not active" included, the view must be fresh.
+        drop(self.ledger.log.view()?);
+        let Some(credential) = Credential::parse(&request.token) else {
+            return Ok(inactive);
+        };
+        let hash = credential.hash();
+        let Some(token) = self.ledger.records.token(credential.task(), &hash).await? else {
+            return Ok(inactive);
+        };
+        let presenter = if introspector {
+            request.presenter_certificate_sha256.as_slice()
+        } else {
+            peer.svid().thumbprint()
+        };
+        if (!introspector && token.task().workload != *peer.id())
+            || !is_bound_to(&token, presenter)
+            || !is_meant_for(&token, &request)?
+        {
+            return Ok(inactive);
+        }
+        match self.ledger.log.view()?.judge_token(&token, clock::now_ms()) {
+            Liveness::Dead(_) => Ok(inactive),
+            Liveness::Alive => Ok(v1::IntrospectResponse {
+                active: true,
+                spiffe_id: token.task().workload.to_string(),
+                task_id: token.task().id.to_string(),
+                token_id: token.id().to_string(),
+                scopes: token.scopes.to_strings(),
+                audience: token.audience.clone(),
+                issued_at_ms: token.issued_at_ms,
+                expires_at_ms: token.expires_at_ms,
+                binding: binding_message(token.binding).into(),
+                certificate_sha256: if token.binding == TokenBinding::Certificate {
+                    token.certificate.to_vec()
+                } else {
+                    Vec::new()
+                },
+                registration_version: token.registration.clone(),
+                on_behalf_of: token
+                    .task()
+                    .ancestors()
+                    .first()
+                    .map(|root| root.workload.to_string())
+                    .unwrap_or_default(),
+                act: actors(token.task()),
+            }),
+        }
+    }
+}
+
+/// The chain of those who act for one another, the owner of this task outermost (RFC 8693, section
+/// 4.1).
+fn actors(task: &KnownTask) -> Option<v1::Actor> {
+    if task.ancestors().is_empty() {
+        return None;
+    }
+    // From the first task to this one: whoever acts wraps whom it acts for.
+    let mut act: Option<Box<v1::Actor>> = None;
+    for each in task.ancestors().iter().map(AsRef::as_ref).chain([task]) {
+        act = Some(Box::new(v1::Actor {
+            spiffe_id: each.workload.to_string(),
+            task_id: each.id.to_string(),
+            purpose: each.purpose.clone(),
+            instruction_sha256: ring::digest::digest(
+                &ring::digest::SHA256,
+                each.instruction.as_bytes(),
+            )
+            .as_ref()
+            .to_vec(),
+            act: act.take(),
+        }));
+    }
+    act.map(|outermost| *outermost)
+}
+
+fn is_bound_to(token: &TokenRecord, presenter: &[u8]) -> bool {
+    match token.binding {
+        TokenBinding::Bearer => true,
+        TokenBinding::Certificate => {
+            subtle::ConstantTimeEq::ct_eq(token.certificate.as_slice(), presenter).into()
+        }
+    }
+}
+
+fn is_meant_for(token: &TokenRecord, request: &v1::IntrospectRequest) -> Result<bool, Refusal> {
+    if !request.audience.is_empty() && !token.audience.contains(&request.audience) {
+        return Ok(false);
+    }
+    if request.required_scopes.len() > sundew_core::ScopeSet::MAX {
+        return Err(Refusal::invalid("required_scopes", "at most 64 scopes"));
+    }
+    for text in &request.required_scopes {
+        // AC-12: a scope that does not parse is an error, never "anything".
+        let scope = Scope::parse(text).map_err(|e| Refusal::invalid("required_scopes", e))?;
+        if !token.scopes.covers(&scope) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

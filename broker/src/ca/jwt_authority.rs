@@ -1,0 +1,107 @@
+//! The key under which the embedded CA signs JWT-SVIDs (SPIFFE JWT-SVID specification).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use serde_json::json;
+use sundew_attestation::jws::JwsError;
+use sundew_attestation::spiffe::{JwtBundle, SpiffeId};
+use sundew_core::{SealError, SecretBytes, Ttl};
+
+/// Longest life of a JWT-SVID, in milliseconds: nothing can take one back.
+const MAX_LIFE_MS: i64 = 300_000;
+
+/// See the module.
+pub(super) struct JwtAuthority {
+    key: EcdsaKeyPair,
+    /// RFC 7638 thumbprint.
+    kid: String,
+}
+
+/// A JWT-SVID: a credential.
+pub struct IssuedJwt {
+    /// JWS compact serialization.
+    pub token: String,
+    /// Its `jti`.
+    pub id: String,
+    /// When it ends, in milliseconds since the epoch.
+    pub expires_at_ms: i64,
+}
+
+impl JwtAuthority {
+    /// A new key, in PKCS#8 DER.
+    pub(super) fn create() -> Result<SecretBytes, SealError> {
+        let key =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .map_err(|_| SealError::Random)?;
+        Ok(SecretBytes::new(key.as_ref().to_vec()))
+    }
+
+    /// The authority with this key.
+    pub(super) fn load(pkcs8: &[u8]) -> Result<Self, SealError> {
+        let key = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            pkcs8,
+            &SystemRandom::new(),
+        )
+        .map_err(|_| SealError::Opening)?;
+        let (x, y) = coordinates(&key);
+        let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let kid = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, members.as_bytes()));
+        Ok(Self { key, kid })
+    }
+
+    /// What verifies its tokens.
+    pub(super) fn bundle(&self) -> Result<JwtBundle, JwsError> {
+        let (x, y) = coordinates(&self.key);
+        JwtBundle::new(vec![
+            json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "alg": "ES256", "use": "jwt-svid" }),
+        ])
+    }
+
+    /// A JWT-SVID that lives as long as an X.509-SVID would, and five minutes at most.
+    pub(super) fn issue(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        now_ms: i64,
+        ttl: Ttl,
+    ) -> Result<IssuedJwt, SealError> {
+        let random = SystemRandom::new();
+        let mut jti = [0; 16];
+        ring::rand::SecureRandom::fill(&random, &mut jti).map_err(|_| SealError::Random)?;
+        let jti = URL_SAFE_NO_PAD.encode(jti);
+        let now_s = now_ms.div_euclid(1000);
+        let exp = now_ms
+            .saturating_add(ttl.as_ms().min(MAX_LIFE_MS))
+            .div_euclid(1000);
+        let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" });
+        let claims =
+            json!({ "sub": id.as_str(), "aud": audience, "exp": exp, "iat": now_s, "jti": jti });
+        let input = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header.to_string()),
+            URL_SAFE_NO_PAD.encode(claims.to_string())
+        );
+        let signature = self
+            .key
+            .sign(&random, input.as_bytes())
+            .map_err(|_| SealError::Random)?;
+        Ok(IssuedJwt {
+            token: format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)),
+            id: jti,
+            expires_at_ms: exp.saturating_mul(1000),
+        })
+    }
+}
+
+/// SEC 1 uncompressed point: 4, then 32 bytes each.
+fn coordinates(key: &EcdsaKeyPair) -> (String, String) {
+    let point = key.public_key().as_ref();
+    let part = |range: std::ops::Range<usize>| {
+        URL_SAFE_NO_PAD.encode(point.get(range).unwrap_or_default())
+    };
+    (part(1..33), part(33..65))
+}

@@ -1,0 +1,292 @@
+//! Local processes that the kernel vouches for: who is at the other end of a Unix socket.
+//!
+//! What is read in /proc is read through a pidfd that the kernel gave with the connection, and
+//! believed only if that process still lives afterwards, so that a reused pid proves nothing. Where
+//! the kernel has no such pidfd (before Linux 6.5), nothing is read.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use ring::digest;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sundew_core::LocalSelector;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tonic::transport::server::Connected;
+
+use super::grpc_c_authority::AuthorityFilter;
+
+/// What the kernel says of the process at the other end.
+pub struct LocalProcess {
+    uid: u32,
+    gid: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+/// A local connection.
+pub struct LocalConnection {
+    stream: UnixStream,
+    sent: AuthorityFilter,
+    process: Arc<LocalProcess>,
+}
+
+impl LocalConnection {
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let pidfd = getsockopt(&stream.as_fd(), sockopt::PeerPidfd).ok();
+        Ok(Self {
+            process: Arc::new(LocalProcess {
+                uid: credentials.uid(),
+                gid: credentials.gid(),
+                pidfd,
+            }),
+            stream,
+            sent: AuthorityFilter::new(),
+        })
+    }
+}
+
+impl Connected for LocalConnection {
+    type ConnectInfo = Arc<LocalProcess>;
+    fn connect_info(&self) -> Self::ConnectInfo {
+        Arc::clone(&self.process)
+    }
+}
+
+impl AsyncRead for LocalConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let out = self.sent.take(buf.remaining());
+            if !out.is_empty() {
+                buf.put_slice(&out);
+                return Poll::Ready(Ok(()));
+            }
+            let mut space = [0; 4096];
+            let mut chunk = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
+            self.sent.put(chunk.filled());
+            if chunk.filled().is_empty() {
+                buf.put_slice(&self.sent.take(buf.remaining()));
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl AsyncWrite for LocalConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Makes the socket; anybody may connect, the kernel says who did.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Accepts until `connections` is dropped.
+pub async fn accept(
+    listener: UnixListener,
+    connections: mpsc::Sender<io::Result<LocalConnection>>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = connections.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted.and_then(|(stream, _)| LocalConnection::new(stream)) {
+            Ok(connection) => drop(connections.send(Ok(connection)).await),
+            Err(error) => {
+                tracing::warn!(%error, "local socket: accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// What /proc says of a process; nothing if it cannot be held on to.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Its number, in the namespace of this process.
+    pub pid: Option<u32>,
+    /// Path of its executable.
+    pub exe: Option<String>,
+    /// Lower-case hexadecimal SHA-256 of its executable.
+    pub exe_sha256: Option<String>,
+    /// Its control group (cgroup v2).
+    pub cgroup: Option<String>,
+    /// Path of its parent's executable. The parent may be another one by now: a hint.
+    pub parent_exe: Option<String>,
+}
+
+impl Facts {
+    /// The container that its control group is of, as container runtimes name those: 64 hexadecimal
+    /// digits.
+    #[must_use]
+    pub fn container_id(&self) -> Option<&str> {
+        let is_id = |text: &&str| {
+            text.len() == 64
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        self.cgroup
+            .as_deref()?
+            .rsplit('/')
+            .flat_map(|segment| segment.split(['-', '.', ':']))
+            .find(is_id)
+    }
+
+    /// The systemd unit that its control group is of.
+    #[must_use]
+    pub fn systemd_unit(&self) -> Option<&str> {
+        self.cgroup
+            .as_deref()?
+            .rsplit('/')
+            .find(|segment| segment.ends_with(".service") || segment.ends_with(".scope"))
+    }
+}
+
+impl LocalProcess {
+    /// Effective user id.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Effective group id.
+    #[must_use]
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// Blocking: reads the executable if its digest is wanted.
+    #[must_use]
+    pub fn facts(&self, want_digest: bool) -> Facts {
+        self.read_facts(want_digest).unwrap_or_default()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        let number = std::os::fd::AsRawFd::as_raw_fd(self.pidfd.as_ref()?);
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        info.lines()
+            .find_map(|line| line.strip_prefix("Pid:"))?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// Pid and start time: names a process as long as the machine runs.
+    pub(crate) fn name(&self) -> Option<(u32, String)> {
+        let pid = self.pid()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything; what counts comes after it (proc(5): starttime
+        // is field 22).
+        let started = stat
+            .rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(19)?
+            .to_owned();
+        self.lives().then_some((pid, started))
+    }
+
+    fn read_facts(&self, want_digest: bool) -> Option<Facts> {
+        let pid = self.pid()?;
+        let link = format!("/proc/{pid}/exe");
+        let path = |link: &str| Some(std::fs::read_link(link).ok()?.to_str()?.to_owned());
+        let exe = path(&link)?;
+        let exe_sha256 = if want_digest {
+            Some(digest_of(&std::fs::File::open(&link).ok()?)?)
+        } else {
+            None
+        };
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+        let cgroup = cgroups.and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("0::").map(str::to_owned))
+        });
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
+        let parent_exe = parent.and_then(|parent| path(&format!("/proc/{parent}/exe")));
+        // Only now is it certain that /proc/<pid> was this process all the time.
+        self.lives().then_some(Facts {
+            pid: Some(pid),
+            exe: Some(exe),
+            exe_sha256,
+            cgroup,
+            parent_exe,
+        })
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else {
+            return true;
+        };
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        matches!(
+            poll(
+                &mut fds,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0
+                })
+            ),
+            Ok(0)
+        )
+    }
+
+    /// Whether it is one that a selector means.
+    #[must_use]
+    pub fn matches(&self, selector: &LocalSelector, facts: &Facts) -> bool {
+        let holds =
+            |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        selector.uid.is_none_or(|uid| uid == self.uid)
+            && selector.gid.is_none_or(|gid| gid == self.gid)
+            && holds(&selector.exe, &facts.exe)
+            && holds(&selector.exe_sha256, &facts.exe_sha256)
+    }
+}
+
+fn digest_of(mut file: &std::fs::File) -> Option<String> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = io::Read::read(&mut file, &mut buffer).ok()?;
+        if count == 0 {
+            return Some(sundew_attestation::hex(context.finish().as_ref()));
+        }
+        context.update(buffer.get(..count)?);
+    }
+}

@@ -1,0 +1,222 @@
+//! SVIDs from the embedded CA: for a join token, for the SVID before, or for a local process that
+//! the kernel vouches for.
+//!
+//! P1: only registered workloads get one, and a join token is good once, for a short time, for one
+//! SPIFFE ID.
+
+mod grpc_c_authority;
+mod join_token;
+pub mod local_process;
+mod own_identities;
+pub mod workload_api;
+
+use std::sync::Arc;
+
+use sundew_attestation::BindingPurpose;
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::SealError;
+use sundew_proto::v1;
+use tokio::sync::Semaphore;
+
+use crate::ca::{Ca, CaError, IssuedSvid};
+use crate::evidence::{Evidence, Presentation, attested_digests};
+use crate::journal;
+use crate::ledger::Ledger;
+use crate::peer::{Channel, Peer, Trust};
+use crate::refusal::Refusal;
+use crate::refusal_recorder::RefusalRecorder;
+use crate::task::Tasks;
+pub(crate) use own_identities::OwnIdentities;
+
+/// The room of those who have no SVID yet, and of those who renew theirs.
+pub(crate) struct Enrollment {
+    ledger: Ledger,
+    ca: Option<Arc<Ca>>,
+    /// P12: anybody may come here, so what they cost is bounded apart from what workloads cost.
+    enroll_permits: Arc<Semaphore>,
+    evidence: Arc<Evidence>,
+    issue_permits: Arc<Semaphore>,
+    refusals: RefusalRecorder,
+    tasks: Arc<Tasks>,
+    trust: Arc<Trust>,
+}
+
+/// The rooms and bounds that [`Enrollment`] uses.
+pub(crate) struct EnrollmentUse {
+    pub(crate) enroll_permits: Arc<Semaphore>,
+    pub(crate) evidence: Arc<Evidence>,
+    pub(crate) issue_permits: Arc<Semaphore>,
+    pub(crate) refusals: RefusalRecorder,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) trust: Arc<Trust>,
+}
+
+impl Enrollment {
+    /// A room that issues by this CA; without one it refuses.
+    pub(crate) fn new(ledger: Ledger, ca: Option<Arc<Ca>>, uses: EnrollmentUse) -> Self {
+        let EnrollmentUse {
+            enroll_permits,
+            evidence,
+            issue_permits,
+            refusals,
+            tasks,
+            trust,
+        } = uses;
+        Self {
+            ledger,
+            ca,
+            enroll_permits,
+            evidence,
+            issue_permits,
+            refusals,
+            tasks,
+            trust,
+        }
+    }
+
+    pub(crate) fn own_ca(&self) -> Result<&Ca, Refusal> {
+        self.ca
+            .as_deref()
+            .ok_or(Refusal::Unsupported("embedded CA"))
+    }
+
+    /// A nonce for evidence, on the connection of somebody who has no SVID yet. P11: it says
+    /// nothing of who may enroll with what.
+    pub(crate) fn enroll_challenge(
+        &self,
+        channel: &Channel,
+    ) -> Result<v1::EnrollChallengeResponse, Refusal> {
+        self.own_ca()?;
+        let (nonce, expires_at_ms) = channel.challenge()?;
+        Ok(v1::EnrollChallengeResponse {
+            nonce: nonce.to_vec(),
+            expires_at_ms,
+            audience: self.evidence.audience().to_owned(),
+        })
+    }
+
+    /// The first SVID, for a join token or for evidence.
+    pub(crate) async fn enroll(
+        self: Arc<Self>,
+        channel: &Channel,
+        request: v1::EnrollRequest,
+    ) -> Result<v1::EnrollResponse, Refusal> {
+        let ca = self.own_ca()?;
+        // P2: the nonce is gone from here on, whatever else is wrong.
+        let challenged = !request.nonce.is_empty() && channel.consume(&request.nonce);
+        if !request.join_token.is_empty() || request.spiffe_id.is_empty() {
+            let id = self.redeem(&request.join_token).await?;
+            return Ok(v1::EnrollResponse {
+                svid: Some(self.issue(&id, &request.csr, "join_token").await?),
+            });
+        }
+        let id =
+            SpiffeId::parse(&request.spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
+        if !challenged {
+            return Err(Refusal::Challenge);
+        }
+        let _permit = self
+            .enroll_permits
+            .try_acquire()
+            .map_err(|_| Refusal::Overload)?;
+        let workload = self
+            .ledger
+            .records
+            .workload(&id)
+            .await?
+            .ok_or(Refusal::Unregistered)?;
+        let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
+        self.registered_here(&id, ca).await?;
+        let presentation = Presentation {
+            workload: &workload,
+            public_key: &public_key,
+            channel,
+            nonce: &request.nonce,
+            evidence: &request.evidence,
+            purpose: BindingPurpose::Enroll,
+        };
+        let attested = self.evidence.attest(presentation).await?;
+        let grounds = format!("evidence: {}", attested_digests(&attested).join(" "));
+        Ok(v1::EnrollResponse {
+            svid: Some(self.issue(&id, &request.csr, &grounds).await?),
+        })
+    }
+
+    /// The next SVID of a workload that has one.
+    pub(crate) async fn renew(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::RenewRequest,
+    ) -> Result<v1::RenewResponse, Refusal> {
+        Ok(v1::RenewResponse {
+            svid: Some(self.issue(peer.id(), &request.csr, "renewal").await?),
+        })
+    }
+
+    pub(crate) async fn issue(
+        &self,
+        id: &SpiffeId,
+        csr: &[u8],
+        grounds: &str,
+    ) -> Result<v1::Svid, Refusal> {
+        let ca = self.own_ca()?;
+        self.registered_here(id, ca).await?;
+        let svid = ca.issue_for_csr(id, csr).map_err(ca_refusal)?;
+        self.record_svid(id, &svid, grounds).await?;
+        Ok(v1::Svid {
+            spiffe_id: id.to_string(),
+            certificates: svid.chain.iter().map(|c| c.to_vec()).collect(),
+            bundle: svid.bundle.iter().map(|c| c.to_vec()).collect(),
+            not_after_ms: svid.not_after_ms,
+        })
+    }
+
+    pub(crate) async fn registered_here(&self, id: &SpiffeId, ca: &Ca) -> Result<(), Refusal> {
+        if id.trust_domain() != ca.trust_domain()
+            || self.ledger.records.workload(id).await?.is_none()
+        {
+            return Err(Refusal::Unregistered);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn record_svid(
+        &self,
+        id: &SpiffeId,
+        svid: &IssuedSvid,
+        grounds: &str,
+    ) -> Result<(), Refusal> {
+        let thumbprint = svid
+            .chain
+            .first()
+            .map(|leaf| sundew_attestation::spiffe::thumbprint(leaf))
+            .unwrap_or_default();
+        let record = journal::record("svid_issued")
+            .with("workload", id)
+            .with("grounds", grounds)
+            .with("not_after_ms", svid.not_after_ms);
+        Ok(self
+            .ledger
+            .journal
+            .write(record.with("certificate_sha256", sundew_attestation::hex(&thumbprint)))
+            .await?)
+    }
+}
+
+pub(crate) fn ca_refusal(error: CaError) -> Refusal {
+    match error {
+        CaError::Csr => Refusal::invalid("csr", error),
+        CaError::Store(error) => error.into(),
+        CaError::Seal(cause) => Refusal::Seal {
+            what: "CA key",
+            cause,
+        },
+        CaError::Certificate(_) | CaError::Jwt(_) | CaError::Own(_) => {
+            tracing::error!(%error, "the embedded CA could not issue");
+            Refusal::Seal {
+                what: "SVID",
+                cause: SealError::Opening,
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What the embedded CA gives to processes on the broker's own machine, and to nodes for those on
+//! theirs.
+
+use std::sync::Arc;
+
+use sundew_attestation::spiffe::{SpiffeId, TrustBundle};
+use sundew_core::Registration;
+use sundew_core::store::DocumentKind;
+use sundew_proto::spiffe::X509svid;
+use sundew_proto::v1;
+
+use super::local_process::LocalProcess;
+use super::workload_api::{Answer, Bundles, Candidate, Identities};
+use super::{Enrollment, ca_refusal};
+use crate::clock;
+use crate::evidence::node;
+use crate::journal;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::wire::audience;
+
+/// The broker's own CA as a source of identities.
+pub(crate) struct OwnIdentities(pub(crate) Arc<Enrollment>);
+
+impl Identities for OwnIdentities {
+    fn candidates(&self) -> Answer<'_, Vec<Candidate>> {
+        Box::pin(async move {
+            self.0
+                .served_by(None)
+                .await
+                .map_err(|refusal| self.0.refusals.refuse("FetchX509SVID", None, &refusal))
+        })
+    }
+
+    fn issue<'a>(&'a self, id: &'a SpiffeId) -> Answer<'a, (X509svid, i64)> {
+        Box::pin(async move {
+            self.0
+                .issue_local(id)
+                .await
+                .map_err(|refusal| self.0.refusals.refuse("FetchX509SVID", None, &refusal))
+        })
+    }
+
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String> {
+        Box::pin(async move {
+            let result = match self.0.issue_permits.try_acquire() {
+                Ok(_place) => self.0.issue_jwt(id, audience, "local process").await,
+                Err(_) => Err(Refusal::Overload),
+            };
+            result.map_err(|refusal| self.0.refusals.refuse("FetchJWTSVID", None, &refusal))
+        })
+    }
+
+    fn bundles(&self) -> Bundles {
+        let current = self.0.trust.current();
+        let roots = |bundle: &TrustBundle| bundle.certificates().flat_map(|c| c.to_vec()).collect();
+        Bundles {
+            generation: current.generation,
+            by_domain: current
+                .bundles
+                .iter()
+                .map(|bundle| (bundle.trust_domain().id(), roots(bundle)))
+                .collect(),
+            jwt: current
+                .bundles
+                .iter()
+                .filter_map(|bundle| Some((bundle.trust_domain().id(), Arc::clone(bundle.jwt()?))))
+                .collect(),
+        }
+    }
+
+    fn refused(&self, rpc: &'static str, process: &LocalProcess) {
+        let record = journal::record("refused")
+            .with("rpc", rpc)
+            .with("reason", "no registration matches the process");
+        self.0
+            .ledger
+            .journal
+            .note(record.with("uid", process.uid()).with("gid", process.gid()));
+    }
+}
+
+impl Enrollment {
+    /// What this broker's own machine, or a node, gives to local processes.
+    async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
+        let ca = self.own_ca()?;
+        let mut candidates = Vec::new();
+        for (name, bytes) in self
+            .ledger
+            .records
+            .store()
+            .documents(DocumentKind::Workload)
+            .await?
+        {
+            let Registration {
+                spiffe_id: id,
+                mut local,
+                ..
+            } = self
+                .ledger
+                .records
+                .open_workload(&name, &bytes)?
+                .registration;
+            local.retain(|selector| selector.node.as_ref() == node);
+            if id.trust_domain() == ca.trust_domain() && !local.is_empty() {
+                candidates.push(Candidate { id, local });
+            }
+        }
+        Ok(candidates)
+    }
+
+    async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
+        let (svid, key) = self.own_ca()?.issue_with_key(id).map_err(ca_refusal)?;
+        self.record_svid(id, &svid, "local process").await?;
+        let concatenated = |list: &[rustls_pki_types::CertificateDer<'static>]| {
+            list.iter().flat_map(|c| c.to_vec()).collect()
+        };
+        let message = X509svid {
+            spiffe_id: id.to_string(),
+            x509_svid: concatenated(&svid.chain),
+            x509_svid_key: key.expose().to_vec(),
+            bundle: concatenated(&svid.bundle),
+            hint: String::new(),
+        };
+        Ok((message, svid.not_after_ms))
+    }
+
+    /// P1: a node is a workload with a live task that may serve; it has shown its evidence for
+    /// that.
+    async fn node(&self, peer: &Peer, task_id: &str) -> Result<(), Refusal> {
+        let task = self.tasks.own_task(peer, task_id).await?;
+        self.ledger.require_usable(&task)?;
+        node::require_serves(&self.ledger, &task)
+    }
+
+    /// What a node may give to its local processes.
+    pub(crate) async fn list_entries(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::ListEntriesRequest,
+    ) -> Result<v1::ListEntriesResponse, Refusal> {
+        self.node(&peer, &request.task_id).await?;
+        let entries = self.served_by(Some(peer.id())).await?;
+        let jwt = self.trust.current();
+        let jwt_bundle = |bundle: &Arc<TrustBundle>| {
+            Some((
+                bundle.trust_domain().id(),
+                bundle.jwt()?.document().to_vec(),
+            ))
+        };
+        let entry = |candidate: Candidate| v1::NodeEntry {
+            spiffe_id: candidate.id.to_string(),
+            selectors: candidate
+                .local
+                .iter()
+                .map(|selector| serde_json::to_string(selector).unwrap_or_default())
+                .collect(),
+        };
+        Ok(v1::ListEntriesResponse {
+            entries: entries.into_iter().map(entry).collect(),
+            jwt_bundles: jwt.bundles.iter().filter_map(jwt_bundle).collect(),
+        })
+    }
+
+    /// An SVID for a process on a node: the node says who it is, for identities that are delegated
+    /// to it and no others.
+    pub(crate) async fn issue_entry(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::IssueEntryRequest,
+    ) -> Result<v1::IssueEntryResponse, Refusal> {
+        let id = self
+            .entry(&peer, &request.task_id, &request.spiffe_id)
+            .await?;
+        Ok(v1::IssueEntryResponse {
+            svid: Some(self.issue(&id, &request.csr, peer.id().as_str()).await?),
+        })
+    }
+
+    /// A JWT-SVID for such a process.
+    pub(crate) async fn issue_entry_jwt(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: v1::IssueEntryJwtRequest,
+    ) -> Result<v1::IssueEntryJwtResponse, Refusal> {
+        let id = self
+            .entry(&peer, &request.task_id, &request.spiffe_id)
+            .await?;
+        let audience = audience(request.audience)?;
+        Ok(v1::IssueEntryJwtResponse {
+            svid: self.issue_jwt(&id, &audience, peer.id().as_str()).await?,
+        })
+    }
+
+    /// P1: an identity that is delegated to the node that asks.
+    async fn entry(
+        &self,
+        peer: &Peer,
+        task_id: &str,
+        spiffe_id: &str,
+    ) -> Result<SpiffeId, Refusal> {
+        self.node(peer, task_id).await?;
+        let id = SpiffeId::parse(spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
+        if self
+            .served_by(Some(peer.id()))
+            .await?
+            .iter()
+            .any(|candidate| candidate.id == id)
+        {
+            Ok(id)
+        } else {
+            Err(Refusal::NotFound("entry of this node"))
+        }
+    }
+
+    /// P8: a JWT-SVID is a bearer token, so the registration has to name whom it is for. P4: a
+    /// quarantine covers it like any token.
+    async fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        grounds: &str,
+    ) -> Result<String, Refusal> {
+        let ca = self.own_ca()?;
+        if audience.is_empty() {
+            return Err(Refusal::invalid("audience", "must be given"));
+        }
+        let workload = self
+            .ledger
+            .records
+            .workload(id)
+            .await?
+            .filter(|_| id.trust_domain() == ca.trust_domain())
+            .ok_or(Refusal::Unregistered)?;
+        if !audience
+            .iter()
+            .all(|name| workload.registration.jwt_svid_audiences.contains(name))
+        {
+            return Err(sundew_core::Denial::Audience.into());
+        }
+        let not_quarantined = || {
+            let quarantined =
+                self.ledger
+                    .log
+                    .view()?
+                    .is_workload_quarantined(id, audience, clock::now_ms());
+            if quarantined {
+                Err(Refusal::Quarantined)
+            } else {
+                Ok(())
+            }
+        };
+        not_quarantined()?;
+        let issued = ca.issue_jwt(id, audience).map_err(ca_refusal)?;
+        let record = journal::record("jwt_svid_issued")
+            .with("workload", id)
+            .with("audience", audience.join(" "))
+            .with("grounds", grounds);
+        self.ledger
+            .journal
+            .write(
+                record
+                    .with("jti", &issued.id)
+                    .with("expires_at_ms", issued.expires_at_ms),
+            )
+            .await?;
+        not_quarantined()?;
+        Ok(issued.token)
+    }
+}

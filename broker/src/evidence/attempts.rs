@@ -1,0 +1,112 @@
+//! The last attempts at evidence, for operators who wonder about a refusal.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sundew_attestation::{AppraisalPolicy, BindingPurpose, Finding};
+use sundew_core::WorkloadRecord;
+use sundew_proto::v1;
+
+use super::Evidence;
+use crate::refusal::Refusal;
+use crate::role::{Operator, Registrar};
+
+/// Most attempts that are remembered, and most that are listed if nothing is said.
+const MAX_ATTEMPTS: usize = 256;
+const LISTED: usize = 20;
+
+/// The last attempts at evidence, in memory: an operator's help, not a record.
+#[derive(Default)]
+pub(super) struct Attempts(Mutex<VecDeque<Attempt>>);
+
+/// One of them; what was wanted is written out when somebody asks.
+pub(super) struct Attempt {
+    pub(super) workload: Arc<WorkloadRecord>,
+    pub(super) purpose: BindingPurpose,
+    pub(super) rest: v1::EvidenceAttempt,
+}
+
+impl Attempts {
+    pub(super) fn note(&self, attempt: Attempt) {
+        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts.len() == MAX_ATTEMPTS {
+            attempts.pop_front();
+        }
+        attempts.push_back(attempt);
+    }
+
+    /// The latest first, of one workload or of all.
+    fn list(&self, spiffe_id: &str, limit: usize) -> Vec<v1::EvidenceAttempt> {
+        let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = attempts.iter().rev().filter(|attempt| {
+            spiffe_id.is_empty() || attempt.workload.registration.spiffe_id.as_str() == spiffe_id
+        });
+        asked.take(limit).map(Attempt::message).collect()
+    }
+}
+
+impl Attempt {
+    fn message(&self) -> v1::EvidenceAttempt {
+        v1::EvidenceAttempt {
+            spiffe_id: self.workload.registration.spiffe_id.to_string(),
+            purpose: self.purpose.as_str().to_owned(),
+            wanted: serde_json::to_string(policy(&self.workload, self.purpose).rules)
+                .unwrap_or_default(),
+            ..self.rest.clone()
+        }
+    }
+}
+
+/// What a registration wants for a purpose.
+pub(super) fn policy(workload: &WorkloadRecord, purpose: BindingPurpose) -> AppraisalPolicy<'_> {
+    match purpose {
+        BindingPurpose::Enroll => workload.registration.enrollment_policy(),
+        BindingPurpose::BeginTask
+        | BindingPurpose::GetSecret
+        | BindingPurpose::Prove
+        | BindingPurpose::ResumeTask => workload.registration.policy(),
+    }
+}
+
+impl Evidence {
+    /// What was shown, found and wanted lately: for the platform team and for responders.
+    pub(crate) async fn explain_evidence(
+        self: Arc<Self>,
+        _: Operator<Registrar>,
+        request: v1::ExplainEvidenceRequest,
+    ) -> Result<v1::ExplainEvidenceResponse, Refusal> {
+        let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
+            0 => LISTED,
+            limit if limit <= MAX_ATTEMPTS => limit,
+            _ => return Err(Refusal::invalid("limit", format!("at most {MAX_ATTEMPTS}"))),
+        };
+        Ok(v1::ExplainEvidenceResponse {
+            attempts: self.attempts.list(&request.spiffe_id, limit),
+        })
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(512).collect()
+}
+
+pub(crate) fn finding_message(finding: Finding) -> v1::EvidenceFinding {
+    let (claims, fresh) = finding
+        .claims
+        .map(|claims| (claims.values, claims.fresh))
+        .unwrap_or_default();
+    v1::EvidenceFinding {
+        kind: finding.kind.to_owned(),
+        problem: finding.problem.unwrap_or_default(),
+        // P12: what is remembered of an attempt is bounded, whatever was measured.
+        claims: claims
+            .into_iter()
+            .take(64)
+            .map(|(name, values)| v1::Claim {
+                name: shortened(&name),
+                values: values.iter().take(16).map(|v| shortened(v)).collect(),
+            })
+            .collect(),
+        fresh,
+    }
+}

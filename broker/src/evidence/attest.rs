@@ -1,0 +1,250 @@
+//! From what a caller presents to the proof that it is attested.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sundew_attestation::jws::JwsError;
+use sundew_attestation::kinds::oidc::OidcError;
+use sundew_attestation::{
+    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented,
+    TrustItem, TrustKind, TrustMaterial, Voucher, appraise,
+};
+use sundew_core::store::DocumentKind;
+use sundew_core::{SealError, TaskId, WorkloadRecord};
+use sundew_proto::v1;
+
+use super::attempts::{Attempt, finding_message, policy};
+use super::{Evidence, node};
+use crate::clock;
+use crate::peer::Channel;
+use crate::refusal::Refusal;
+
+/// Kinds whose verification takes a millisecond or more: chains of P-384 and RSA-4096.
+const HEAVY: [&str; 3] = ["nitro", "sev_snp", "tdx"];
+/// How often a counter is tried again when another broker wrote it.
+const COUNTER_ATTEMPTS: usize = 8;
+
+/// Evidence that a caller presents, with what it must be bound to (RFC 9334).
+pub(crate) struct Presentation<'a> {
+    /// Whose registration says what is wanted.
+    pub(crate) workload: &'a Arc<WorkloadRecord>,
+    /// SubjectPublicKeyInfo of the key that it must be bound to, in DER.
+    pub(crate) public_key: &'a [u8],
+    /// The channel on which it is shown.
+    pub(crate) channel: &'a Channel,
+    /// The challenge; it is consumed already.
+    pub(crate) nonce: &'a [u8],
+    /// The evidence.
+    pub(crate) evidence: &'a [v1::Evidence],
+    /// What it is for.
+    pub(crate) purpose: BindingPurpose,
+}
+
+impl Evidence {
+    /// Verifies and appraises the evidence, consumes what is good once, and compares what only
+    /// grows.
+    pub(crate) async fn attest(&self, presentation: Presentation<'_>) -> Result<Attested, Refusal> {
+        let mut findings = Vec::new();
+        let result = self.appraise(&presentation, &mut findings).await;
+        let rest = v1::EvidenceAttempt {
+            at_ms: clock::now_ms(),
+            shown: presentation
+                .evidence
+                .iter()
+                .take(16)
+                .map(|piece| piece.kind.chars().take(32).collect())
+                .collect(),
+            findings: findings.into_iter().map(finding_message).collect(),
+            refusal: result
+                .as_ref()
+                .err()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            assurance: result
+                .as_ref()
+                .map(|attested| attested.assurance().as_str().to_owned())
+                .unwrap_or_default(),
+            ..v1::EvidenceAttempt::default()
+        };
+        self.attempts.note(Attempt {
+            workload: Arc::clone(presentation.workload),
+            purpose: presentation.purpose,
+            rest,
+        });
+        result
+    }
+
+    async fn appraise(
+        &self,
+        presentation: &Presentation<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Attested, Refusal> {
+        let Presentation {
+            workload,
+            public_key,
+            channel,
+            nonce,
+            evidence,
+            purpose,
+        } = *presentation;
+        let policy = policy(workload, purpose);
+        let binding = Binding::new(purpose, nonce, public_key, channel.exporter());
+        let presented: Vec<_> = evidence
+            .iter()
+            .map(|e| Presented {
+                kind: &e.kind,
+                payload: &e.payload,
+            })
+            .collect();
+        let trust = self.trusted().await?;
+        let roots = self.trust.current();
+        let circumstances = Circumstances {
+            public_key,
+            binding: &binding,
+            trust: &trust,
+            bundles: &roots.bundles,
+            now_ms: clock::now_ms(),
+        };
+        let appraised = if evidence
+            .iter()
+            .any(|piece| HEAVY.contains(&piece.kind.as_str()))
+        {
+            // P12: not on a thread that others wait for, and not on more of them than half.
+            let _place = self
+                .verify_permits
+                .acquire()
+                .await
+                .map_err(|_| Refusal::Overload)?;
+            tokio::task::block_in_place(|| appraise(policy, &presented, circumstances, findings))
+        } else {
+            appraise(policy, &presented, circumstances, findings)
+        };
+        if let Err(AppraisalError::Oidc(OidcError::Jws(JwsError::UnknownKey))) = appraised {
+            self.unknown_key.notify_waiters();
+        }
+        let appraised = appraised?;
+        let mut vouched = BTreeSet::new();
+        for voucher in appraised.vouchers() {
+            if self.vouches(voucher).await? {
+                vouched.insert(voucher.clone());
+            }
+        }
+        let mut counted = BTreeSet::new();
+        for counter in appraised.counters() {
+            if self.advance(counter).await? {
+                counted.insert(counter.source);
+            }
+        }
+        let mut consumed = BTreeSet::new();
+        for item in appraised.single_use() {
+            if self
+                .ledger
+                .records
+                .store()
+                .consume(&item.id, item.until_ms)
+                .await?
+            {
+                consumed.insert(item.clone());
+            }
+        }
+        Ok(appraised.confirm(&consumed, &counted, &vouched)?)
+    }
+
+    /// Whether a node's word counts now: the task that it names is its own, under the certificate
+    /// that it signed with, alive, and one that serves.
+    async fn vouches(&self, voucher: &Voucher) -> Result<bool, Refusal> {
+        let Ok(id) = TaskId::parse(&voucher.task) else {
+            return Ok(false);
+        };
+        let Some(task) = self.ledger.records.read_task(id).await? else {
+            return Ok(false);
+        };
+        let is_its_own = task.workload == voucher.node
+            && (task.certificate == voucher.certificate
+                || task.rotated_to.contains(&voucher.certificate));
+        match self
+            .ledger
+            .require_usable(&task)
+            .and_then(|()| node::require_serves(&self.ledger, &task))
+        {
+            Ok(()) => Ok(is_its_own),
+            Err(Refusal::TaskDead(_) | Refusal::Denied(_) | Refusal::Quarantined) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Remembers how far a source of evidence has counted; says whether it has not been set back
+    /// (T29).
+    async fn advance(&self, counter: &Counter) -> Result<bool, Refusal> {
+        let name = format!("counter/{}", sundew_attestation::hex(&counter.source));
+        let place: [&[u8]; 2] = [b"counter", &counter.source];
+        for _ in 0..COUNTER_ATTEMPTS {
+            let before = self
+                .ledger
+                .records
+                .store()
+                .document(DocumentKind::Meta, &name)
+                .await?;
+            let known = match &before {
+                Some(bytes) => self
+                    .ledger
+                    .records
+                    .open("counter", &place, bytes, |record| {
+                        record.try_into().map(u128::from_be_bytes)
+                    })?,
+                None => 0,
+            };
+            if counter.value <= known {
+                return Ok(counter.value.saturating_add(counter.slack) >= known);
+            }
+            let after = self
+                .ledger
+                .root()
+                .tag(&place, counter.value.to_be_bytes().to_vec());
+            if self
+                .ledger
+                .records
+                .store()
+                .replace_document(DocumentKind::Meta, &name, before.as_deref(), Some(&after))
+                .await?
+            {
+                return Ok(true);
+            }
+        }
+        Err(Refusal::Conflict("counter"))
+    }
+
+    /// What verifiers trust now: read anew if the log says that it changed.
+    pub(crate) async fn trusted(&self) -> Result<Arc<TrustMaterial>, Refusal> {
+        if let Some(change) = self.material.unread() {
+            let mut items = Vec::new();
+            for (name, bytes) in self
+                .ledger
+                .records
+                .store()
+                .documents(DocumentKind::Trust)
+                .await?
+            {
+                let content = self.ledger.records.open(
+                    "trust",
+                    &[b"trust", name.as_bytes()],
+                    &bytes,
+                    |content| Ok::<_, SealError>(content.to_vec()),
+                )?;
+                let parsed = name
+                    .split_once('/')
+                    .and_then(|(kind, name)| Some((TrustKind::parse(kind)?, name)));
+                let item =
+                    parsed.and_then(|(kind, name)| TrustItem::parse(kind, name, &content).ok());
+                match item {
+                    Some(item) => items.push(item),
+                    // Written by a version that took what this one does not: what cannot be read is
+                    // not trusted.
+                    None => tracing::error!(name, "trusted item cannot be read and is not trusted"),
+                }
+            }
+            self.material.publish_added(items, change);
+        }
+        Ok(self.material.snapshot())
+    }
+}

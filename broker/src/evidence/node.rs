@@ -1,0 +1,22 @@
+//! Nodes: workloads whose task lets them speak for the processes of their machine.
+
+use sundew_core::{Denial, KnownTask, Scope};
+
+use crate::ledger::Ledger;
+use crate::refusal::Refusal;
+
+/// The scope that a node's task must have.
+const SERVE: &str = "node:serve";
+
+/// Refuses unless a task is one of a node, and no quarantine covers it.
+pub(crate) fn require_serves(ledger: &Ledger, task: &KnownTask) -> Result<(), Refusal> {
+    let scope = Scope::parse(SERVE).map_err(|e| Refusal::invalid("scopes", e))?;
+    if !task.scopes.covers(&scope) {
+        return Err(Denial::Scope.into());
+    }
+    if ledger.log.view()?.is_quarantined(task) {
+        Err(Refusal::Quarantined)
+    } else {
+        Ok(())
+    }
+}

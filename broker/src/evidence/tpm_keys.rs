@@ -1,0 +1,160 @@
+//! Attestation keys that are trusted because the maker of their TPM is: the TPM has opened a
+//! credential that is made for both.
+//!
+//! P1: a key becomes known by this and nothing more; evidence under it is taken where a
+//! registration names the TPM or the key. Nothing is kept between the two calls: what the
+//! credential holds is derived.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq as _;
+use sundew_attestation::kinds::tpm2::{AttestationKey, Endorsement};
+use sundew_attestation::{TrustItem, TrustKind};
+use sundew_proto::v1;
+use tokio::sync::Semaphore;
+
+use super::make_credential::make_credential;
+use super::{Evidence, TrustItems};
+use crate::clock;
+use crate::journal;
+use crate::ledger::Ledger;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+/// How long a credential can be answered, in milliseconds: TPMs are slow.
+const ANSWER_WITHIN_MS: i64 = 120_000;
+
+/// The room of TPM keys.
+pub(crate) struct TpmKeys {
+    ledger: Ledger,
+    /// Whether callers without an SVID may come: this broker has an embedded CA.
+    enrolls: bool,
+    enroll_permits: Arc<Semaphore>,
+    evidence: Arc<Evidence>,
+    items: Arc<TrustItems>,
+}
+
+impl TpmKeys {
+    /// A room whose keys become trust items; `enroll_permits` bounds what anonymous callers cost.
+    pub(crate) fn new(
+        ledger: Ledger,
+        enrolls: bool,
+        enroll_permits: Arc<Semaphore>,
+        evidence: Arc<Evidence>,
+        items: Arc<TrustItems>,
+    ) -> Self {
+        Self {
+            ledger,
+            enrolls,
+            enroll_permits,
+            evidence,
+            items,
+        }
+    }
+
+    /// A credential for the key, if a maker that is trusted has certified the endorsement key.
+    pub(crate) async fn challenge_tpm_key(
+        self: Arc<Self>,
+        peer: Option<Arc<Peer>>,
+        request: v1::ChallengeTpmKeyRequest,
+    ) -> Result<v1::ChallengeTpmKeyResponse, Refusal> {
+        // P12: whoever comes costs the same, and no more than a few at a time.
+        let _place = self
+            .enroll_permits
+            .try_acquire()
+            .map_err(|_| Refusal::Overload)?;
+        self.may_bring_keys(peer.as_deref()).await?;
+        let (key, endorsement, document) = self.endorsed(request.key).await?;
+        let expires_at_ms = clock::now_ms().saturating_add(ANSWER_WITHIN_MS);
+        let hidden = self.hidden(&document, expires_at_ms);
+        let credential = make_credential(endorsement.key(), key.name_bytes(), &hidden)
+            .map_err(|e| Refusal::invalid("key", e))?;
+        Ok(v1::ChallengeTpmKeyResponse {
+            credential: credential.blob,
+            secret: credential.secret,
+            expires_at_ms,
+        })
+    }
+
+    /// Trusts the key: its TPM has opened the credential. One for each TPM; the last one counts.
+    pub(crate) async fn activate_tpm_key(
+        self: Arc<Self>,
+        peer: Option<Arc<Peer>>,
+        request: v1::ActivateTpmKeyRequest,
+    ) -> Result<v1::ActivateTpmKeyResponse, Refusal> {
+        let _place = self
+            .enroll_permits
+            .try_acquire()
+            .map_err(|_| Refusal::Overload)?;
+        self.may_bring_keys(peer.as_deref()).await?;
+        let (key, endorsement, document) = self.endorsed(request.key).await?;
+        let (now_ms, until_ms) = (clock::now_ms(), request.expires_at_ms);
+        let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_WITHIN_MS);
+        if !in_time
+            || !bool::from(
+                self.hidden(&document, until_ms)
+                    .ct_eq(request.opened.as_slice()),
+            )
+        {
+            return Err(Refusal::Credential);
+        }
+        let ek = endorsement.id();
+        let item = TrustItem::parse(TrustKind::Tpm2Ak, &format!("ek-{ek}"), &document)
+            .map_err(|e| Refusal::invalid("key", e))?;
+        let mut record = journal::record("tpm_key_activated")
+            .with("ek", ek)
+            .with("key", key.name());
+        if let Some(peer) = &peer {
+            record = record.with("peer", peer.id());
+        }
+        let action = self.items.trust_item(&item, document, record).await?;
+        Ok(v1::ActivateTpmKeyResponse {
+            ek: ek.to_owned(),
+            key: key.name(),
+            action: action.to_owned(),
+        })
+    }
+
+    /// Who has an SVID must be registered; who has none comes over the enrollment listener.
+    async fn may_bring_keys(&self, peer: Option<&Peer>) -> Result<(), Refusal> {
+        match peer {
+            Some(peer) if self.ledger.records.workload(peer.id()).await?.is_none() => {
+                Err(Refusal::Unregistered)
+            }
+            Some(_) => Ok(()),
+            None if self.enrolls => Ok(()),
+            None => Err(Refusal::Unsupported("embedded CA")),
+        }
+    }
+
+    /// The key as it may become trusted, with what says whose it is, and the document of both.
+    async fn endorsed(
+        &self,
+        key: Option<v1::TpmKey>,
+    ) -> Result<(AttestationKey, Endorsement, Vec<u8>), Refusal> {
+        let v1::TpmKey {
+            attestation_key,
+            endorsement_key,
+            certificate,
+            intermediates,
+        } = key.unwrap_or_default();
+        let parsed = AttestationKey::endorsed(
+            &attestation_key,
+            &endorsement_key,
+            &certificate,
+            &intermediates,
+        );
+        let (key, endorsement, document) = parsed.map_err(|e| Refusal::invalid("key", e))?;
+        let makers = self.evidence.trusted().await?.tpm_makers();
+        endorsement
+            .verify(&makers, clock::now_ms())
+            .map_err(|e| Refusal::UntrustedManufacturer(e.to_string()))?;
+        Ok((key, endorsement, document))
+    }
+
+    fn hidden(&self, document: &[u8], expires_at_ms: i64) -> [u8; 32] {
+        self.ledger
+            .root()
+            .derive(&[b"tpm credential", document, &expires_at_ms.to_be_bytes()])
+    }
+}

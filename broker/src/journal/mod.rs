@@ -1,0 +1,243 @@
+//! The record: every decision, before it takes effect (P10). A folder of hash-chained segments, one
+//! chain over all of them.
+//!
+//! P9: nothing here takes a credential or a secret.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sundew_core::LogEntry;
+pub use sundew_core::Record;
+use sundew_core::store::{BoxFuture, StoreError};
+
+use crate::clock;
+use crate::store::chain_log::{self, ChainHash, ChainLog, ChainLogError};
+
+/// How long a caller waits for durability before it gives up (T75).
+const DURABLE_WITHIN: Duration = Duration::from_secs(3);
+/// A new segment is begun at start when the last one is larger, in bytes.
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Why something could not be put on the record. Then it must not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The log itself.
+    #[error(transparent)]
+    Log(#[from] ChainLogError),
+    /// A record that is not one.
+    #[error("{path}: a record is malformed")]
+    Malformed {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// A segment does not go on where the one before it ended.
+    #[error("{path}: does not follow the segment before it")]
+    Segments {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// Not durable within 3 seconds.
+    #[error("record was not durable in time")]
+    Timeout,
+}
+
+/// A record of something that happens now.
+#[must_use]
+pub fn record(event: &str) -> Record {
+    Record::new(event, clock::now_ms())
+}
+
+/// The writing end of the record.
+pub struct Journal {
+    log: ChainLog,
+}
+
+impl Journal {
+    /// Opens the journal in a folder, verifies the chain, and hands every record to `take`.
+    pub fn open(folder: &Path, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io {
+            path: folder.to_owned(),
+            reason: e.to_string(),
+        })?;
+        let mut segments = segments(folder)?;
+        let last = segments
+            .pop()
+            .unwrap_or_else(|| folder.join(segment_name(1)));
+        let mut hash = verify_all(&segments, &mut take)?;
+        let full = std::fs::metadata(&last).is_ok_and(|m| m.len() > SEGMENT_BYTES);
+        let current = if full {
+            hash = verify_one(&last, hash, &mut take)?;
+            folder.join(segment_name(segments.len().saturating_add(2)))
+        } else {
+            if last.exists() {
+                let (follows, _) = chain_log::read(&last, |_| {})?;
+                if follows != hash.unwrap_or_default() {
+                    return Err(JournalError::Segments { path: last });
+                }
+            }
+            last
+        };
+        let mut malformed = false;
+        let log = ChainLog::open(
+            &current,
+            hash.unwrap_or_default(),
+            |payload| match Record::decode(payload) {
+                Some(record) => take(record),
+                None => malformed = true,
+            },
+        )?;
+        if malformed {
+            Err(JournalError::Malformed { path: current })
+        } else {
+            Ok(Self { log })
+        }
+    }
+
+    /// Writes a record; once this answers, it is durable.
+    pub async fn write(&self, record: Record) -> Result<(), JournalError> {
+        let durable = self.log.submit(record.encode())?;
+        match tokio::time::timeout(DURABLE_WITHIN, durable).await {
+            Ok(Ok(result)) => Ok(result.map(drop)?),
+            Ok(Err(_)) => Err(ChainLogError::Poisoned.into()),
+            Err(_) => Err(JournalError::Timeout),
+        }
+    }
+
+    /// Writes a record that nothing waits for: of refusals, where nothing takes effect.
+    pub fn note(&self, record: Record) {
+        if let Err(e) = self.log.submit_unwatched(record.encode()) {
+            tracing::error!(error = %e, event = record.event, "record was lost");
+        }
+    }
+}
+
+impl crate::liveness::DurableSink for Arc<Journal> {
+    fn persist(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut records = entries.iter().map(|entry| {
+                record("ending_heard").with("entry", String::from_utf8_lossy(&entry.encode()))
+            });
+            let last = records.next_back();
+            records.for_each(|record| self.note(record));
+            // The last one is durable only with those before it.
+            match last {
+                Some(last) => self.write(last).await.map_err(|e| {
+                    StoreError::Unavailable(format!("endings of other brokers cannot be kept: {e}"))
+                }),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// Reads and verifies a whole journal, handing over every record in order.
+pub fn read(folder: &Path, mut record: impl FnMut(Record)) -> Result<(), JournalError> {
+    verify_all(&segments(folder)?, &mut record).map(drop)
+}
+
+fn verify_all(
+    segments: &[PathBuf],
+    record: &mut dyn FnMut(Record),
+) -> Result<Option<ChainHash>, JournalError> {
+    segments
+        .iter()
+        .try_fold(None, |hash, path| verify_one(path, hash, record))
+}
+
+fn verify_one(
+    path: &Path,
+    expected: Option<ChainHash>,
+    record: &mut dyn FnMut(Record),
+) -> Result<Option<ChainHash>, JournalError> {
+    let mut malformed = false;
+    let (follows, end) = chain_log::read(path, |payload| match Record::decode(payload) {
+        Some(found) => record(found),
+        None => malformed = true,
+    })?;
+    if follows != expected.unwrap_or_default() {
+        return Err(JournalError::Segments {
+            path: path.to_owned(),
+        });
+    }
+    if malformed {
+        Err(JournalError::Malformed {
+            path: path.to_owned(),
+        })
+    } else {
+        Ok(Some(end))
+    }
+}
+
+fn segment_name(number: usize) -> String {
+    format!("{number:08}.journal")
+}
+
+/// The segments in order; one that is missing is an error.
+fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let fail = |e: std::io::Error| ChainLogError::Io {
+        path: folder.to_owned(),
+        reason: e.to_string(),
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let name = entry
+            .map_err(fail)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        if name.ends_with(".journal") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    for (index, name) in names.iter().enumerate() {
+        if *name != segment_name(index.saturating_add(1)) {
+            return Err(JournalError::Segments {
+                path: folder.join(name),
+            });
+        }
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn t78_hostile_text_stays_one_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let hostile = format!("a\n\u{1b}[31m\",\"{}", "x".repeat(1 << 20));
+        let journal = Journal::open(folder.path(), |_| {}).unwrap();
+        journal
+            .write(record("refused").with("purpose", &hostile))
+            .await
+            .unwrap();
+        let mut records = Vec::new();
+        read(folder.path(), |r| records.push(r)).unwrap();
+        assert_eq!(records.len(), 1);
+        assert!(records[0].field("purpose").unwrap().len() <= 64 << 10);
+        assert!(!serde_json::to_string(&records[0]).unwrap().contains('\n'));
+    }
+
+    #[tokio::test]
+    async fn a_missing_segment_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut end = [0; 32];
+        for number in 1..=3 {
+            let path = folder.path().join(segment_name(number));
+            let log = ChainLog::open(&path, end, |_| {}).unwrap();
+            log.append(record("x").encode()).await.unwrap();
+            end = chain_log::read(&path, |_| {}).unwrap().1;
+        }
+        let mut count = 0;
+        read(folder.path(), |_| count += 1).unwrap();
+        assert_eq!(count, 3);
+        std::fs::remove_file(folder.path().join(segment_name(2))).unwrap();
+        assert!(matches!(
+            read(folder.path(), |_| {}),
+            Err(JournalError::Segments { .. })
+        ));
+    }
+}

@@ -1,0 +1,305 @@
+//! Engines as the store has them and as they run: put, list, delete, and read anew.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use sundew_core::store::DocumentKind;
+use sundew_core::{Changed, LeaseRecord, SealError, SecretBytes};
+use sundew_proto::v1;
+use tokio::sync::Notify;
+
+use super::Leases;
+use super::engine::{Engine, EngineConfig};
+use crate::clock;
+use crate::journal;
+use crate::refusal::Refusal;
+use crate::role::{Operator, Registrar};
+
+/// How often a change is tried again when another broker changed the same engine.
+const ATTEMPTS: usize = 16;
+
+/// An engine as the store has it.
+#[derive(Deserialize, Serialize)]
+struct EngineDocument {
+    config: EngineConfig,
+    /// Sealed under the keyring, base64.
+    password: String,
+}
+
+/// An engine in use.
+pub(crate) struct RunningEngine {
+    pub(super) config: EngineConfig,
+    pub(super) driver: Arc<dyn Engine>,
+    pub(super) prefix: String,
+    problem: Mutex<String>,
+    pub(super) wake: Notify,
+}
+
+impl RunningEngine {
+    pub(super) fn set_problem(&self, problem: impl ToString) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.to_string();
+    }
+
+    /// Why the target could not be worked with lately; empty if it could.
+    pub(crate) fn problem(&self) -> String {
+        self.problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Leases {
+    /// Creates or replaces an engine.
+    pub(crate) async fn put_engine(
+        self: Arc<Self>,
+        operator: Operator<Registrar>,
+        mut request: v1::PutEngineRequest,
+    ) -> Result<v1::PutEngineResponse, Refusal> {
+        let given = SecretBytes::new(std::mem::take(&mut request.password));
+        let config: EngineConfig =
+            serde_json::from_str(&request.document).map_err(|e| Refusal::invalid("document", e))?;
+        let problems = config.problems();
+        if !problems.is_empty() {
+            return Err(Refusal::invalid("document", problems.join("; ")));
+        }
+        let name = config.name.clone();
+        for _ in 0..ATTEMPTS {
+            let store = self.ledger.records.store();
+            let before = store.document(DocumentKind::Engine, &name).await?;
+            let (old, password) = self.replaced(&name, before.as_deref(), &given).await;
+            let action = match &old {
+                None => "created",
+                Some(old) if given.expose().is_empty() && old.config == config => {
+                    return Ok(v1::PutEngineResponse {
+                        action: "unchanged".to_owned(),
+                    });
+                }
+                Some(_) => "changed",
+            };
+            if !request.unchecked {
+                try_target(&config, password.clone()).await?;
+            }
+            let sealed = self.secrets.seal(&format!("engine {name}"), &password)?;
+            let document = EngineDocument {
+                config: config.clone(),
+                password: STANDARD.encode(sealed),
+            };
+            let record = journal::record("engine_written")
+                .with("engine", &name)
+                .with("actor", operator.id())
+                .with("action", action);
+            self.ledger.journal.write(record).await?;
+            let bytes = self.ledger.root().tag(
+                &[b"engine", name.as_bytes()],
+                serde_json::to_vec(&document).unwrap_or_default(),
+            );
+            if store
+                .replace_document(DocumentKind::Engine, &name, before.as_deref(), Some(&bytes))
+                .await?
+            {
+                self.reload_engines().await?;
+                self.ledger.announce(Changed::Engines).await?;
+                return Ok(v1::PutEngineResponse {
+                    action: action.to_owned(),
+                });
+            }
+        }
+        Err(Refusal::Conflict("engine"))
+    }
+
+    /// The engine that a new one replaces, if it can still be opened, and the password of the new
+    /// one: the one that was given, else the old one's.
+    async fn replaced(
+        &self,
+        name: &str,
+        before: Option<&[u8]>,
+        given: &SecretBytes,
+    ) -> (Option<EngineDocument>, SecretBytes) {
+        // An engine that does not open any more is replaced like one that is not there.
+        let Some(old) = before.and_then(|bytes| self.open_engine(name, bytes).ok()) else {
+            return (None, given.clone());
+        };
+        if !given.expose().is_empty() {
+            return (Some(old), given.clone());
+        }
+        match self.engine_password(name, &old).await {
+            Ok(kept) => (Some(old), kept),
+            Err(_) => (None, given.clone()),
+        }
+    }
+
+    /// All engines, without their passwords.
+    pub(crate) async fn list_engines(
+        self: Arc<Self>,
+        _: Operator<Registrar>,
+        _: v1::ListEnginesRequest,
+    ) -> Result<v1::ListEnginesResponse, Refusal> {
+        let mut engines = Vec::new();
+        for (name, bytes) in self
+            .ledger
+            .records
+            .store()
+            .documents(DocumentKind::Engine)
+            .await?
+        {
+            let document = self.open_engine(&name, &bytes)?;
+            let (leases, leases_due) = self
+                .ledger
+                .records
+                .store()
+                .lease_counts(&name, clock::now_ms())
+                .await?;
+            let problem = self
+                .engine(&name)
+                .map(|engine| engine.problem())
+                .unwrap_or_default();
+            engines.push(v1::EngineInfo {
+                document: serde_json::to_string(&document.config).unwrap_or_default(),
+                leases,
+                leases_due,
+                problem,
+            });
+        }
+        Ok(v1::ListEnginesResponse { engines })
+    }
+
+    /// Removes an engine. P6: not while there is something at its target that nobody would remove
+    /// then.
+    pub(crate) async fn delete_engine(
+        self: Arc<Self>,
+        operator: Operator<Registrar>,
+        request: v1::DeleteEngineRequest,
+    ) -> Result<v1::DeleteEngineResponse, Refusal> {
+        let before = self
+            .ledger
+            .records
+            .store()
+            .document(DocumentKind::Engine, &request.name)
+            .await?
+            .ok_or(Refusal::NotFound("engine"))?;
+        let (leases, _) = self
+            .ledger
+            .records
+            .store()
+            .lease_counts(&request.name, clock::now_ms())
+            .await?;
+        if leases > 0 {
+            return Err(Refusal::invalid(
+                "name",
+                format!(
+                    "the engine has {leases} leases: revoke what they are for and wait until `sundew lease list` is empty"
+                ),
+            ));
+        }
+        self.ledger
+            .journal
+            .write(
+                journal::record("engine_deleted")
+                    .with("engine", &request.name)
+                    .with("actor", operator.id()),
+            )
+            .await?;
+        if !self
+            .ledger
+            .records
+            .store()
+            .replace_document(DocumentKind::Engine, &request.name, Some(&before), None)
+            .await?
+        {
+            return Err(Refusal::NotFound("engine"));
+        }
+        self.reload_engines().await?;
+        self.ledger.announce(Changed::Engines).await?;
+        Ok(v1::DeleteEngineResponse {})
+    }
+
+    /// Reads all engines anew.
+    pub(crate) async fn reload_engines(&self) -> Result<(), Refusal> {
+        let (mut fresh, mut unusable) = (HashMap::new(), Vec::new());
+        for (name, bytes) in self
+            .ledger
+            .records
+            .store()
+            .documents(DocumentKind::Engine)
+            .await?
+        {
+            match self.running_engine(&name, &bytes).await {
+                Ok(engine) => drop(fresh.insert(name, Arc::new(engine))),
+                Err(error) => {
+                    // The others work, and this one's leases wait for an engine that can be used.
+                    tracing::error!(engine = name, %error, "engine cannot be used: put it again");
+                    unusable.push(format!(
+                        "engine {name} cannot be used, put it again: {error}"
+                    ));
+                }
+            }
+        }
+        *self.engines.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        self.news.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn reload_engines_in_background(self: Arc<Self>) {
+        tokio::spawn(async move {
+            if let Err(error) = self.reload_engines().await {
+                tracing::error!(%error, "engines could not be read anew");
+            }
+        });
+    }
+
+    async fn running_engine(&self, name: &str, bytes: &[u8]) -> Result<RunningEngine, Refusal> {
+        let document = self.open_engine(name, bytes)?;
+        let password = self.engine_password(name, &document).await?;
+        let prefix = LeaseRecord::prefix(self.ledger.root(), name);
+        let driver = document
+            .config
+            .driver(password)
+            .map_err(|e| Refusal::Engine(e.to_string()))?;
+        Ok(RunningEngine {
+            config: document.config,
+            driver,
+            prefix,
+            problem: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    fn open_engine(&self, name: &str, bytes: &[u8]) -> Result<EngineDocument, Refusal> {
+        self.ledger.records.open(
+            "engine",
+            &[b"engine", name.as_bytes()],
+            bytes,
+            serde_json::from_slice,
+        )
+    }
+
+    async fn engine_password(
+        &self,
+        name: &str,
+        document: &EngineDocument,
+    ) -> Result<SecretBytes, Refusal> {
+        let sealed = STANDARD
+            .decode(&document.password)
+            .map_err(|_| Refusal::Seal {
+                what: "engine",
+                cause: SealError::Opening,
+            })?;
+        self.secrets.open(&format!("engine {name}"), &sealed).await
+    }
+}
+
+/// Refuses a configuration whose target does not work.
+async fn try_target(config: &EngineConfig, password: SecretBytes) -> Result<(), Refusal> {
+    let driver = config
+        .driver(password)
+        .map_err(|e| Refusal::invalid("document", e))?;
+    driver
+        .check()
+        .await
+        .map_err(|e| Refusal::invalid("document", format!("the target was tried: {e}")))
+}

@@ -1,0 +1,169 @@
+//! Appending an ending, and knowing when it may be answered (P4).
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use sundew_core::protocol::{Waiting, is_settled};
+use sundew_core::store::StoreError;
+use sundew_core::{EntryId, LogEntry, Position};
+
+use super::revocation_log::{AppendError, HeartbeatAck, RevocationLog, lock};
+use crate::clock;
+
+/// How long an ending may wait for a majority, in freshness bounds.
+const COMMIT_WITHIN_BOUNDS: u32 = 3;
+
+/// An ending that waits for other brokers.
+struct Commit {
+    id: EntryId,
+    position: Position,
+    term: u64,
+    /// Once a majority has the ending: when nobody can have a fresh view without it any more.
+    bound: Option<Instant>,
+}
+
+impl RevocationLog {
+    /// P4: appends an ending, and answers its position when no broker can answer "active" any more
+    /// for what the ending covers. On an error the ending holds at this broker all the same.
+    pub(crate) async fn append(&self, entry: LogEntry) -> Result<Position, AppendError> {
+        // Before the append: what was appended before a failover is nowhere, until it is found in
+        // the log after it.
+        let term = self.progress.term.load(Ordering::Acquire);
+        let position = match self.append_once(&entry).await {
+            Ok(position) => position,
+            Err(error) => {
+                self.hold(entry);
+                return Err(error.into());
+            }
+        };
+        let committed = self.await_commit(entry.id, position, term).await;
+        if committed.is_err() && !self.read().knows(&entry.id) {
+            // It went with a primary that was deposed.
+            self.hold(entry);
+        }
+        committed
+    }
+
+    async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
+        self.outbox.author([entry.id]);
+        let floor = self.read().applied().0;
+        let (id, bytes, until_ms) = self.sealed(entry);
+        self.store.append(id, &bytes, until_ms, floor).await
+    }
+
+    /// An ending that is not in the log holds here, and is appended as soon as that is possible.
+    fn hold(&self, entry: LogEntry) {
+        self.write().hold(entry.clone());
+        self.outbox.hold(entry);
+    }
+
+    /// P4: an ending that is known here already is answered like one that was appended just now: it
+    /// may be held for a store that has not taken it, or be on its way to the others.
+    pub(crate) async fn confirm(&self, id: EntryId) -> Result<Position, AppendError> {
+        let term = self.progress.term.load(Ordering::Acquire);
+        let known = self
+            .read()
+            .known(&id)
+            .map(|(entry, position)| (entry.clone(), position));
+        match known {
+            Some((_, Some(position))) => self.await_commit(id, position, term).await,
+            Some((entry, None)) => self.append(entry).await,
+            None => Err(AppendError::Unconfirmed("the ending is not known any more")),
+        }
+    }
+
+    /// Answers when an ending at this position is committed: on a majority of the data nodes, and
+    /// applied by everybody who could answer. An earlier commit of a later position in the same
+    /// term is enough.
+    async fn await_commit(
+        &self,
+        id: EntryId,
+        position: Position,
+        term: u64,
+    ) -> Result<Position, AppendError> {
+        {
+            let committed = lock(&self.progress.committed_to);
+            if committed.0 == term
+                && committed.1 >= position
+                && self.progress.term.load(Ordering::Acquire) == term
+            {
+                return Ok(position);
+            }
+        }
+        let commit = Commit {
+            id,
+            position,
+            term,
+            bound: None,
+        };
+        if !self.is_committed_in_time(commit).await {
+            return Err(AppendError::Unconfirmed(
+                "the ending is in the log, and was not acknowledged by everybody in time",
+            ));
+        }
+        let mut committed = lock(&self.progress.committed_to);
+        if committed.0 == term {
+            committed.1 = committed.1.max(position);
+        } else {
+            *committed = (term, position);
+        }
+        Ok(position)
+    }
+
+    /// P4: waits until the ending is on a majority and nobody who has not applied it has a fresh
+    /// view. An ending that does not get there in time holds all the same wherever it was
+    /// applied; it is only not promised.
+    async fn is_committed_in_time(&self, mut commit: Commit) -> bool {
+        let latest = clock::monotonic() + self.bounds.freshness * COMMIT_WITHIN_BOUNDS;
+        let mut acks = self.progress.acks.subscribe();
+        self.progress.waiting.fetch_add(1, Ordering::Relaxed);
+        let committed = loop {
+            let now = clock::monotonic();
+            match self.is_committed(&mut commit, &acks.borrow_and_update(), now) {
+                Some(true) => break true,
+                Some(false) => {}
+                None => break false,
+            }
+            if now >= latest {
+                break false;
+            }
+            // After the bound, a broker that has not applied it has no fresh view, whatever it is
+            // doing.
+            let next = commit
+                .bound
+                .filter(|bound| *bound > now)
+                .unwrap_or(latest)
+                .min(latest);
+            if let Ok(Err(_)) = tokio::time::timeout_at(next.into(), acks.changed()).await {
+                break false;
+            }
+        };
+        self.progress.waiting.fetch_sub(1, Ordering::Relaxed);
+        committed
+    }
+
+    /// Whether the ending is committed by what the last heartbeat said; `None` if a failover has
+    /// lost it.
+    fn is_committed(&self, commit: &mut Commit, ack: &HeartbeatAck, now: Instant) -> Option<bool> {
+        // After a failover, what was waited for counts for nothing: the ending may have another
+        // position now.
+        if ack.term != commit.term {
+            let position = self
+                .read()
+                .entry(&commit.id)
+                .map(|(position, _)| position)?;
+            (commit.bound, commit.term, commit.position) = (None, ack.term, position);
+        }
+        if commit.bound.is_none() && ack.applied >= commit.position {
+            commit.bound = Some(now + self.bounds.freshness);
+        }
+        Some(is_settled(Waiting {
+            position: commit.position,
+            own: ack.applied,
+            everywhere: ack.all_replicas_acked,
+            peers: &ack.peers,
+            bound_passed: commit.bound.is_some_and(|bound| now >= bound),
+            peers_in_doubt: ack.in_doubt_until.is_some_and(|until| now < until),
+        }))
+    }
+}

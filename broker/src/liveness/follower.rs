@@ -1,0 +1,247 @@
+//! The loop that follows the revocation log: it reads, renews the view, and tells the rooms.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sundew_core::protocol::{Step, after_heartbeat, is_gap};
+use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
+use sundew_core::{EntryId, Event, LogEntry, Position};
+
+use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, lock};
+use super::store_clock::StoreClock;
+use crate::clock;
+
+/// Entries read at a time.
+pub(super) const BATCH: usize = 1000;
+/// While somebody waits for other brokers, the log is polled this often. A read that blocks for so
+/// short a time would not do: an idle Redis ends such a read up to 100 ms late.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// A broker that did not report for this many freshness bounds is taken off the list of brokers.
+const FORGET_AFTER_BOUNDS: i64 = 10;
+
+/// A room that hears what the log says, in the order of the log. What it does must be short: the
+/// view is renewed by the same loop.
+pub(crate) trait Subscriber: Send + Sync {
+    /// An entry was applied to the view.
+    fn on_event(self: Arc<Self>, event: &Event);
+    /// The store was emptied: everything that was read from it is out of date.
+    fn on_emptied(self: Arc<Self>) {}
+}
+
+/// The loop. Rooms subscribe before it runs; [`run`](Self::run) takes it whole, so none comes late.
+pub(crate) struct LogFollower {
+    pub(super) log: Arc<RevocationLog>,
+    sink: Box<dyn DurableSink>,
+    subscribers: Vec<Arc<dyn Subscriber>>,
+    /// What says that the store is still the same one; another epoch means that it was emptied.
+    epoch: Mutex<Option<String>>,
+    primary: Mutex<Primary>,
+    store_clock: StoreClock,
+}
+
+/// Who answered the last heartbeat, and until when its list of brokers is not to be relied upon.
+#[derive(Default)]
+pub(super) struct Primary {
+    pub(super) name: Option<String>,
+    pub(super) in_doubt_until: Option<Instant>,
+}
+
+impl LogFollower {
+    /// A follower of this log; endings of other brokers go to `sink` before they are reported as
+    /// applied.
+    pub(crate) fn new(log: Arc<RevocationLog>, sink: impl DurableSink + 'static) -> Self {
+        Self {
+            log,
+            sink: Box::new(sink),
+            subscribers: Vec::new(),
+            epoch: Mutex::default(),
+            primary: Mutex::default(),
+            store_clock: StoreClock::new(),
+        }
+    }
+
+    /// Lets a room hear every entry that is applied from now on.
+    pub(crate) fn subscribe(&mut self, subscriber: Arc<impl Subscriber + 'static>) {
+        self.subscribers.push(subscriber);
+    }
+
+    /// Keeps the view for as long as it is polled. Never returns.
+    pub(crate) async fn run(self) {
+        let log = &self.log;
+        // One read at a time blocks; it goes on while the log is polled.
+        let mut tail = None;
+        loop {
+            match self.cycle().await {
+                Ok(()) => drop(log.set_degraded_reason(None)),
+                Err(error) => {
+                    if log.set_degraded_reason(Some(error.to_string())).is_none() {
+                        tracing::error!(%error, "revocation log cannot be followed");
+                    }
+                    tokio::time::sleep(log.bounds.freshness / 20).await;
+                    continue;
+                }
+            }
+            let wait_ms = u64::try_from(log.bounds.freshness.as_millis() / 4).unwrap_or(1);
+            let news =
+                tail.get_or_insert_with(|| log.store.await_log(log.read().applied().0, wait_ms));
+            let somebody_waits = log.progress.waiting.load(Ordering::Relaxed) > 0;
+            tokio::select! {
+                told = news => {
+                    tail = None;
+                    if told.is_err() {
+                        tokio::time::sleep(POLL_INTERVAL).await;
+                    }
+                }
+                () = tokio::time::sleep(POLL_INTERVAL), if somebody_waits => {}
+            }
+        }
+    }
+
+    /// Reads the log to its end and renews the view by one acknowledged heartbeat.
+    async fn cycle(&self) -> Result<(), StoreError> {
+        let log = &self.log;
+        loop {
+            self.read_on().await?;
+            let sent = clock::monotonic();
+            let (applied, last) = log.read().applied();
+            let beat = self.heartbeat(applied, last).await?;
+            self.store_clock.check(beat.now_ms, log.bounds.max_skew)?;
+            self.notice_failover(&beat.primary, sent);
+            let emptied = self.notice_emptied(&beat.epoch);
+            match after_heartbeat(applied, last, beat.tip, emptied) {
+                Step::AssertAgain => {
+                    self.reappend_lost().await?;
+                    continue;
+                }
+                Step::ReadOn => continue,
+                Step::Renew => {}
+            }
+            if self.append_pending().await? {
+                continue;
+            }
+            // What was read before a pause was over may miss what others append again in it.
+            log.change_window(|window| {
+                if window.open_from.is_some_and(|from| sent >= from) {
+                    window.fresh_until = Some(sent + log.bounds.freshness);
+                }
+            });
+            let others = beat
+                .peers
+                .into_iter()
+                .filter(|(peer, _)| *peer != log.broker);
+            log.progress.acks.send_replace(HeartbeatAck {
+                applied,
+                all_replicas_acked: beat.everywhere,
+                peers: others.map(|(_, applied)| applied).collect(),
+                term: log.progress.term.load(Ordering::Relaxed),
+                in_doubt_until: lock(&self.primary).in_doubt_until,
+            });
+            return Ok(());
+        }
+    }
+
+    async fn heartbeat(&self, applied: Position, last: EntryId) -> Result<Heartbeat, StoreError> {
+        let freshness_ms = i64::try_from(self.log.bounds.freshness.as_millis()).unwrap_or(i64::MAX);
+        self.log
+            .store
+            .heartbeat(
+                &self.log.broker,
+                (applied, last),
+                freshness_ms.saturating_mul(FORGET_AFTER_BOUNDS),
+            )
+            .await
+    }
+
+    /// Notes the store's epoch. In an emptied store, rooms forget what they read; answers whether
+    /// it was emptied.
+    fn notice_emptied(&self, epoch: &str) -> bool {
+        let emptied = lock(&self.epoch)
+            .replace(epoch.to_owned())
+            .is_some_and(|before| before != epoch);
+        if emptied {
+            tracing::error!("the store was emptied: what it had is gone");
+            for subscriber in &self.subscribers {
+                Arc::clone(subscriber).on_emptied();
+            }
+            // The list of brokers went, and whoever is missing from it has a fresh view until the
+            // bound has passed.
+            self.doubt_peers_until(clock::monotonic() + self.log.bounds.freshness);
+        }
+        emptied
+    }
+
+    pub(super) fn primary(&self) -> std::sync::MutexGuard<'_, Primary> {
+        lock(&self.primary)
+    }
+
+    async fn read_on(&self) -> Result<(), StoreError> {
+        loop {
+            let (applied, last) = self.log.read().applied();
+            let batch = self.log.store.read_log(applied, BATCH).await?;
+            let Some(first) = batch.first() else {
+                return Ok(());
+            };
+            if is_gap(applied, last, first.previous) {
+                tracing::error!(
+                    "the store lost entries of the revocation log; appending them again"
+                );
+                self.reappend_lost().await?;
+                continue;
+            }
+            for (stored, entry) in self.take_in(batch).await? {
+                self.apply(stored.position, entry);
+            }
+        }
+    }
+
+    /// Applies an entry to the view, and then tells the rooms.
+    pub(super) fn apply(&self, position: Position, entry: LogEntry) {
+        let event = entry.event.clone();
+        self.log.write().apply(position, entry);
+        for subscriber in &self.subscribers {
+            Arc::clone(subscriber).on_event(&event);
+        }
+    }
+
+    /// Opens entries, and makes those of other brokers durable before anything rests on them.
+    pub(super) async fn take_in(
+        &self,
+        batch: Vec<StoredEntry>,
+    ) -> Result<Vec<(StoredEntry, LogEntry)>, StoreError> {
+        let open = |stored: StoredEntry| self.open(&stored).map(|entry| (stored, entry));
+        let entries: Vec<_> = batch.into_iter().map(open).collect::<Result<_, _>>()?;
+        let foreign: Vec<LogEntry> = {
+            let view = self.log.read();
+            let ends = |entry: &&LogEntry| !matches!(entry.event, Event::Changed(_) | Event::Floor);
+            entries
+                .iter()
+                .map(|(_, entry)| entry)
+                .filter(|entry| !self.log.outbox.take_authored(&entry.id) && !view.knows(&entry.id))
+                .filter(ends)
+                .cloned()
+                .collect()
+        };
+        if !foreign.is_empty() {
+            self.sink.persist(foreign).await?;
+        }
+        Ok(entries)
+    }
+
+    /// T71: an entry that somebody else wrote or edited is no entry, and a log with it cannot be
+    /// followed.
+    fn open(&self, stored: &StoredEntry) -> Result<LogEntry, StoreError> {
+        let altered = || {
+            StoreError::Corrupt(format!(
+                "entry {} of the revocation log was altered, or has another root key",
+                stored.position.0
+            ))
+        };
+        let bytes = self
+            .log
+            .root
+            .untag(&[b"log", &stored.id.0], &stored.bytes)
+            .map_err(|_| altered())?;
+        LogEntry::decode(bytes).map_err(|_| altered())
+    }
+}

@@ -1,0 +1,23 @@
+//! The revocation log as this broker knows it: its view of the endings, and whether that view may
+//! be asked.
+//!
+//! P4: an ending is answered only when its append is durable and every broker that could answer
+//! "active" has applied it, or the freshness bound has passed. P5, P7: a view is fresh for a
+//! bounded time after the heartbeat that renewed it was *sent*, on the monotonic clock; a view that
+//! is not fresh is not asked.
+//!
+//! [`RevocationLog`] is what every room shares: it answers from the view and appends endings
+//! (`commit.rs`). [`LogFollower`] is the one loop that reads the log, renews the view and tells the
+//! rooms that subscribed (`follower.rs`); it also puts back what the store has lost (`repair.rs`).
+//! Their decisions are `sundew_core::protocol`.
+
+mod commit;
+mod follower;
+mod outbox;
+mod repair;
+mod revocation_log;
+mod store_clock;
+
+pub(crate) use follower::{LogFollower, Subscriber};
+pub use revocation_log::Bounds;
+pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale};

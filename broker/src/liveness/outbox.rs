@@ -1,0 +1,65 @@
+//! Endings that this broker has to bring into the log, and those that it brought there itself.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sundew_core::{EntryId, LogEntry};
+
+/// Most endings held for a store that cannot take them.
+const MAX_PENDING: usize = 100_000;
+
+/// Endings on their way from this broker into the log.
+#[derive(Default)]
+pub(super) struct Outbox {
+    /// Endings that hold here and that the store has not taken yet.
+    pending: Mutex<Vec<LogEntry>>,
+    /// Entries that this broker appended, and has in its journal already.
+    authored: Mutex<HashSet<EntryId>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outbox {
+    /// Adds an ending that the store could not take. Beyond [`MAX_PENDING`] endings, the ending
+    /// stays in the journal and the view only.
+    pub(super) fn hold(&self, entry: LogEntry) {
+        let mut pending = lock(&self.pending);
+        if pending.len() < MAX_PENDING {
+            pending.push(entry);
+        }
+    }
+
+    /// Adds an ending from the journal at start, however many there are.
+    pub(super) fn restore(&self, entry: LogEntry) {
+        lock(&self.pending).push(entry);
+    }
+
+    /// The endings that wait for the store.
+    pub(super) fn pending(&self) -> Vec<LogEntry> {
+        lock(&self.pending).clone()
+    }
+
+    /// The number of endings that wait for the store.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.pending).len()
+    }
+
+    /// Removes endings that are in the log now, or that nobody needs any more.
+    pub(super) fn forget(&self, done: &[LogEntry]) {
+        let done: HashSet<_> = done.iter().map(|entry| entry.id).collect();
+        lock(&self.pending).retain(|entry| !done.contains(&entry.id));
+    }
+
+    /// Notes that this broker appends these entries, which its journal has already.
+    pub(super) fn author(&self, ids: impl IntoIterator<Item = EntryId>) {
+        lock(&self.authored).extend(ids);
+    }
+
+    /// Whether this broker appended an entry that was now read from the log. The note is removed:
+    /// an entry is read once.
+    pub(super) fn take_authored(&self, id: &EntryId) -> bool {
+        lock(&self.authored).remove(id)
+    }
+}

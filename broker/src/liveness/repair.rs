@@ -1,0 +1,130 @@
+//! What a broker does when the store has lost something: wait, doubt, and put it back (P4).
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use sundew_core::store::StoreError;
+use sundew_core::{EntryId, Event, Position};
+
+use super::follower::{BATCH, LogFollower};
+use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog};
+use crate::clock;
+
+fn no_new_entry(error: AppendError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+impl LogFollower {
+    /// Another primary, or the same one started anew, may have lost endings that others will append
+    /// again, and reports of others. Nothing is answered for one bound, and for two bounds the
+    /// list of brokers is not taken for complete.
+    pub(super) fn notice_failover(&self, name: &str, sent: Instant) {
+        let mut primary = self.primary();
+        let before = primary.name.replace(name.to_owned());
+        // The first primary that a broker meets may have been promoted just before. A store that
+        // cannot fail over has no names.
+        if !name.is_empty() && before.as_deref() != Some(name) {
+            if before.is_some() {
+                tracing::warn!(
+                    "the store has another primary: waiting one freshness bound for what it may have lost"
+                );
+            }
+            drop(primary);
+            self.wait_for_others(sent);
+            self.doubt_peers_until(sent + self.log.bounds.freshness * 2);
+        }
+    }
+
+    /// Begins a new term: nothing is answered for one bound, in which others append again what only
+    /// they know, and what was waited for counts for nothing.
+    fn wait_for_others(&self, from: Instant) {
+        let log = &self.log;
+        log.progress.term.fetch_add(1, Ordering::Relaxed);
+        log.change_window(|window| {
+            window.open_from = window
+                .open_from
+                .map(|open_from| open_from.max(from + log.bounds.freshness))
+        });
+    }
+
+    /// Until then, the list of brokers is not taken for complete.
+    pub(super) fn doubt_peers_until(&self, until: Instant) {
+        let mut primary = self.primary();
+        primary.in_doubt_until = primary.in_doubt_until.max(Some(until));
+    }
+
+    /// The store lost part of the log. Reads what is there, and appends what is missing after every
+    /// position that tokens may be stamped with; rules that came in below those positions are
+    /// repeated above them. What this broker has slept over, only others know.
+    pub(super) async fn reappend_lost(&self) -> Result<(), StoreError> {
+        let log = &self.log;
+        self.wait_for_others(clock::monotonic());
+        let (stamped, _) = log.read().applied();
+        let mut known = HashSet::new();
+        let mut repeat = Vec::new();
+        let (mut position, mut last) = (Position(0), EntryId::default());
+        loop {
+            let batch = log.store.read_log(position, BATCH).await?;
+            let Some(end) = batch.last() else { break };
+            (position, last) = (end.position, end.id);
+            for (stored, entry) in self.take_in(batch).await? {
+                known.insert(stored.id);
+                // A rule kills what is stamped below it. This one is new here and stands below
+                // stamps that this broker has given, so it is repeated above them.
+                if stored.position <= stamped && !log.read().knows(&stored.id) {
+                    repeat.push(
+                        RevocationLog::entry(entry.event.clone(), entry.until_ms)
+                            .map_err(no_new_entry)?,
+                    );
+                }
+                self.apply(stored.position, entry);
+            }
+        }
+        let now_ms = clock::now_ms();
+        let missing = log
+            .read()
+            .missing_from(&known)
+            .into_iter()
+            .filter(|entry| entry.until_ms > now_ms);
+        // The floor makes the log as long as it was, so that no position is given twice.
+        let floor = RevocationLog::entry(Event::Floor, now_ms.saturating_add(RETAIN_AFTER_END_MS))
+            .map_err(no_new_entry)?;
+        let again: Vec<_> = missing
+            .chain(repeat)
+            .chain([floor])
+            .map(|entry| log.sealed(&entry))
+            .collect();
+        tracing::warn!(
+            entries = again.len(),
+            "appending what the revocation log has lost"
+        );
+        log.store.append_all(&again, stamped).await?;
+        log.write().rewind(position, last);
+        Ok(())
+    }
+
+    /// Appends what the store could not take before; answers whether there was anything. After a
+    /// restart that is all that the journal has and the log has lost, so it goes in batches.
+    pub(super) async fn append_pending(&self) -> Result<bool, StoreError> {
+        let log = &self.log;
+        let (pending, now_ms) = (log.outbox.pending(), clock::now_ms());
+        let (missing, floor): (Vec<_>, _) = {
+            let view = log.read();
+            // From the journal, most are in the log already.
+            let missing = pending
+                .iter()
+                .filter(|entry| !view.is_in_log(&entry.id) && entry.until_ms > now_ms);
+            (
+                missing.map(|entry| log.sealed(entry)).collect(),
+                view.applied().0,
+            )
+        };
+        if !missing.is_empty() {
+            log.outbox.author(missing.iter().map(|(id, ..)| *id));
+            log.store.append_all(&missing, floor).await?;
+        }
+        log.outbox.forget(&pending);
+        Ok(!missing.is_empty())
+    }
+}

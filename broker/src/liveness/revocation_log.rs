@@ -1,0 +1,239 @@
+//! What every room asks and tells of the revocation log.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use sundew_core::store::{BoxFuture, Store, StoreError};
+use sundew_core::{EntryId, Event, LogEntry, Position, RootKey, View};
+use tokio::sync::watch;
+
+use super::outbox::Outbox;
+use crate::clock;
+
+/// Entries are kept this long after nothing that they cover can live, in milliseconds, for brokers
+/// whose clocks differ.
+pub(super) const RETAIN_AFTER_END_MS: i64 = 60_000;
+
+/// The view is not fresh, so nothing can be answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the view of the revocation log is not fresh")]
+pub struct Stale;
+
+/// Why an ending could not be acknowledged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The system's random generator failed.
+    #[error("no randomness")]
+    Random,
+    /// The store did not take the ending. The ending holds at this broker, and is appended as soon
+    /// as that is possible.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ending is in the log, or was, and this broker does not know whether every other broker
+    /// has applied it.
+    #[error("{0}")]
+    Unconfirmed(&'static str),
+}
+
+/// Bounds of a [`RevocationLog`].
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long a view may be asked after it was renewed.
+    pub freshness: Duration,
+    /// How far this broker's clock may be from the store's.
+    pub max_skew: Duration,
+}
+
+/// Where endings that other brokers appended are kept, before this broker says that it has applied
+/// them: whoever knows of an ending still knows of it after a restart, whatever the store has lost
+/// meanwhile.
+pub(crate) trait DurableSink: Send + Sync {
+    /// Answers when the entries are durable.
+    fn persist(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()>;
+}
+
+/// This broker's view of the revocation log, and its way of appending to it.
+pub(crate) struct RevocationLog {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) root: Arc<RootKey>,
+    pub(super) broker: String,
+    pub(super) bounds: Bounds,
+    view: RwLock<View>,
+    window: RwLock<Window>,
+    pub(super) outbox: Outbox,
+    pub(super) progress: Progress,
+    degraded_reason: Mutex<Option<String>>,
+}
+
+/// What endings are waited for with.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The last heartbeat, as far as it was acknowledged.
+    pub(super) acks: watch::Sender<HeartbeatAck>,
+    /// How many endings wait for other brokers at this moment.
+    pub(super) waiting: AtomicUsize,
+    /// Counts failovers, and losses that were repaired. What was waited for in an earlier term
+    /// counts for nothing.
+    pub(super) term: AtomicU64,
+    /// Up to where endings are acknowledged by everybody, and in which term that was.
+    pub(super) committed_to: Mutex<(u64, Position)>,
+}
+
+/// When the view may be asked.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Window {
+    pub(super) fresh_until: Option<Instant>,
+    /// Nothing is answered before this: other brokers' endings may have been lost and are on their
+    /// way again.
+    pub(super) open_from: Option<Instant>,
+}
+
+/// How far this broker's heartbeats were acknowledged, and what they said of the other brokers.
+#[derive(Clone, Default)]
+pub(super) struct HeartbeatAck {
+    /// The position that this broker had applied when it sent the heartbeat.
+    pub(super) applied: Position,
+    /// Whether every replica has acknowledged the heartbeat.
+    pub(super) all_replicas_acked: bool,
+    /// What the other brokers have applied.
+    pub(super) peers: Vec<Position>,
+    /// The term in which the heartbeat was sent.
+    pub(super) term: u64,
+    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover,
+    /// or the list was lost.
+    pub(super) in_doubt_until: Option<Instant>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RevocationLog {
+    /// A log of which nothing was read yet. The view is stale until a
+    /// [`LogFollower`](super::LogFollower) runs and [`open_after`](Self::open_after) was called.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        root: Arc<RootKey>,
+        broker: String,
+        bounds: Bounds,
+    ) -> Self {
+        Self {
+            store,
+            root,
+            broker,
+            bounds,
+            view: RwLock::default(),
+            window: RwLock::default(),
+            outbox: Outbox::default(),
+            progress: Progress::default(),
+            degraded_reason: Mutex::default(),
+        }
+    }
+
+    /// The name under which this broker reports.
+    pub(crate) fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    /// The view, if it is fresh. P5, P7: the time is looked at after the lock is taken, so that a
+    /// thread that slept does not answer.
+    pub(crate) fn view(&self) -> Result<RwLockReadGuard<'_, View>, Stale> {
+        let view = self.read();
+        let Window {
+            fresh_until,
+            open_from,
+        } = *self.window.read().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::monotonic();
+        if fresh_until.is_none_or(|until| now >= until) || open_from.is_none_or(|from| now < from) {
+            return Err(Stale);
+        }
+        Ok(view)
+    }
+
+    /// The view, fresh or not: for this broker's own bookkeeping, never for an answer.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change_window(&self, change: impl FnOnce(&mut Window)) {
+        change(&mut self.window.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Why the view is not fresh, for health; nothing if it is.
+    pub(crate) fn degraded_reason(&self) -> Option<String> {
+        self.view().err().map(|stale| {
+            lock(&self.degraded_reason)
+                .clone()
+                .unwrap_or_else(|| stale.to_string())
+        })
+    }
+
+    /// Notes why the log cannot be followed, or that it can; answers the reason before.
+    pub(super) fn set_degraded_reason(&self, reason: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *lock(&self.degraded_reason), reason)
+    }
+
+    /// The number of endings that the store has not taken yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Puts back endings from the journal that may never have reached the log. Endings that nothing
+    /// needs any more are left out.
+    pub(crate) fn restore(&self, entries: impl IntoIterator<Item = LogEntry>) {
+        let now_ms = clock::now_ms();
+        for entry in entries.into_iter().filter(|entry| entry.until_ms > now_ms) {
+            self.write().hold(entry.clone());
+            self.outbox.restore(entry);
+        }
+    }
+
+    /// A new entry of the log with a random name of its own. The log keeps the entry until
+    /// `until_ms`, in milliseconds since the epoch.
+    pub(crate) fn entry(event: Event, until_ms: i64) -> Result<LogEntry, AppendError> {
+        let mut id = [0; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id)
+            .map_err(|_| AppendError::Random)?;
+        Ok(LogEntry {
+            id: EntryId(id),
+            event,
+            until_ms,
+        })
+    }
+
+    /// An entry as the store takes it: name, tagged bytes, and until when it is kept.
+    pub(super) fn sealed(&self, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
+        (
+            entry.id,
+            self.root.tag(&[b"log", &entry.id.0], entry.encode()),
+            entry.until_ms,
+        )
+    }
+
+    /// Lets the view be asked, at once or after a wait: a broker that starts waits one freshness
+    /// bound for endings that only others know.
+    pub(crate) fn open_after(&self, wait: Duration) {
+        self.change_window(|window| window.open_from = Some(clock::monotonic() + wait));
+    }
+
+    /// Drops entries that cannot matter any more, here and in the store.
+    pub(crate) async fn forget(&self) -> Result<(), StoreError> {
+        let before = clock::now_ms().saturating_sub(RETAIN_AFTER_END_MS);
+        let positions = self.write().forget(before);
+        self.store.trim_log(before, &positions).await
+    }
+
+    /// Takes this broker off the list of those that others wait for. The view is not fresh from
+    /// then on.
+    pub(crate) async fn leave(&self) {
+        self.change_window(|window| window.open_from = None);
+        if let Err(error) = self.store.leave(&self.broker).await {
+            tracing::warn!(%error, "could not leave the list of brokers; others wait one freshness bound for this one");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Whether this machine's wall clock may be believed: near the store's, and never going back (P5).
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sundew_core::store::StoreError;
+
+use crate::clock;
+
+/// The latest wall-clock time known, and when on the monotonic clock that was.
+pub(super) struct StoreClock(Mutex<(i64, Instant)>);
+
+impl StoreClock {
+    /// A clock that is right at this moment.
+    pub(super) fn new() -> Self {
+        Self(Mutex::new((clock::now_ms(), clock::monotonic())))
+    }
+
+    /// Compares this machine's clock with the store's and with its own past; times in milliseconds
+    /// since the epoch. An error is a clock that is further off than `max_skew`.
+    pub(super) fn check(&self, store_ms: i64, max_skew: Duration) -> Result<(), StoreError> {
+        let skew = clock::now_ms().saturating_sub(store_ms).unsigned_abs();
+        if u128::from(skew) > max_skew.as_millis() {
+            return Err(StoreError::Misconfigured(format!(
+                "this machine's clock is {skew} ms away from the store's"
+            )));
+        }
+        // P5: a clock that goes back would give tokens a longer life than they have. One that goes
+        // ahead only takes some.
+        let now_ms = clock::now_ms();
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed_ms = i64::try_from(clock::since(latest.1).as_millis()).unwrap_or(i64::MAX);
+        let expected_ms = latest.0.saturating_add(passed_ms);
+        let back_ms = expected_ms.saturating_sub(now_ms);
+        if back_ms > i64::try_from(max_skew.as_millis()).unwrap_or(i64::MAX) {
+            return Err(StoreError::Misconfigured(format!(
+                "this machine's clock went back by {back_ms} ms; if it is right now, restart the broker"
+            )));
+        }
+        if back_ms <= 0 {
+            *latest = (now_ms, clock::monotonic());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! The peer of a connection: its verified SVID and its TLS channel.
+//!
+//! P1: a peer is made only by the acceptor. P7: expiry and trust are looked at on every call, not
+//! only at the handshake (T07).
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use governor::DefaultDirectRateLimiter;
+use rustls_pki_types::CertificateDer;
+use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
+
+use super::channel::Channel;
+use super::trust::Trust;
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub(crate) enum Caller {
+    /// Nobody who is known: the enrollment listener.
+    Anonymous(Arc<Channel>),
+    /// A workload.
+    Workload(Arc<Peer>),
+}
+
+/// A workload whose SVID the handshake verified.
+pub(crate) struct Peer {
+    svid: VerifiedSvid,
+    chain: Vec<CertificateDer<'static>>,
+    channel: Channel,
+    remote: SocketAddr,
+    trusted_in: AtomicU64,
+    limiter: OnceLock<Arc<DefaultDirectRateLimiter>>,
+}
+
+impl Peer {
+    /// Made by the acceptor out of what the handshake proved.
+    pub(crate) fn new(
+        svid: VerifiedSvid,
+        generation: u64,
+        chain: Vec<CertificateDer<'static>>,
+        exporter: [u8; 32],
+        remote: SocketAddr,
+    ) -> Self {
+        Self {
+            svid,
+            chain,
+            channel: Channel::new(exporter),
+            remote,
+            trusted_in: AtomicU64::new(generation),
+            limiter: OnceLock::new(),
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub(crate) fn id(&self) -> &SpiffeId {
+        self.svid.id()
+    }
+
+    /// What the handshake proved.
+    pub(crate) fn svid(&self) -> &VerifiedSvid {
+        &self.svid
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// Its TLS channel, and the challenges issued on it.
+    #[must_use]
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Whether its SVID is good at this moment under the trust of this moment.
+    pub(crate) fn check(&self, trust: &Trust, now_ms: i64) -> Result<(), SvidError> {
+        if now_ms >= self.svid.not_after_ms() {
+            return Err(SvidError::Expired);
+        }
+        let current = trust.current();
+        if self.trusted_in.load(Ordering::Acquire) != current.generation {
+            drop(validate_chain(
+                &self.chain,
+                &current.bundles,
+                now_ms.div_euclid(1000),
+            )?);
+            self.trusted_in.store(current.generation, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Its workload's limiter, looked up once.
+    pub(crate) fn limiter(
+        &self,
+        find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>,
+    ) -> &DefaultDirectRateLimiter {
+        self.limiter.get_or_init(find)
+    }
+}

@@ -1,0 +1,15 @@
+//! Who is at the other end of a connection: TLS with X.509-SVIDs, the peer that a handshake proved,
+//! the challenges of its channel, and the bundles that decide whom this broker trusts.
+
+pub(crate) mod accept;
+mod caller;
+mod channel;
+pub(crate) mod files;
+mod tls;
+pub(crate) mod trust;
+
+pub use accept::ListenerLimits;
+pub(crate) use accept::{AcceptObserver, Clients, Connection};
+pub(crate) use caller::{Caller, Peer};
+pub(crate) use channel::Channel;
+pub(crate) use trust::Trust;

@@ -1,0 +1,205 @@
+//! One TLS 1.3 handshake with an X.509-SVID, without resumption.
+//!
+//! P1: this is the one place that makes a [`Peer`]. T06: a resumed session would skip the
+//! certificate check, so there are none.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sundew_attestation::spiffe::{SvidError, VerifiedSvid, validate_chain};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::accept::Clients;
+use super::caller::{Caller, Peer};
+use super::channel::Channel;
+use super::trust::Trust;
+use crate::clock;
+
+/// The exporter label of `tls-exporter` (RFC 9266, section 2).
+const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
+
+/// The one crypto provider.
+#[must_use]
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Performs the handshake on a socket that was accepted; an error is the cause for the record.
+pub(super) async fn handshake(
+    socket: TcpStream,
+    remote: SocketAddr,
+    trust: &Arc<Trust>,
+    clients: Clients,
+) -> Result<(TlsStream<TcpStream>, Caller), String> {
+    socket.set_nodelay(true).map_err(|e| e.to_string())?;
+    let verifier = Arc::new(SvidVerifier {
+        trust: Arc::clone(trust),
+        provider: provider_of_process(),
+        verified: Mutex::new(None),
+        refused: Mutex::new(None),
+    });
+    let config = server_config(trust, clients, &verifier).map_err(|e| e.to_string())?;
+    let stream = match TlsAcceptor::from(Arc::new(config)).accept(socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let refused = verifier
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            return Err(refused.map_or_else(|| error.to_string(), |why| format!("SVID: {why}")));
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let verified = verifier
+        .verified
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let mut exporter = [0; 32];
+    session
+        .export_keying_material(&mut exporter, EXPORTER, None)
+        .map_err(|e| e.to_string())?;
+    let caller = match (clients, verified, session.peer_certificates()) {
+        (Clients::Anonymous, _, _) => Caller::Anonymous(Arc::new(Channel::new(exporter))),
+        (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
+            let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
+            Caller::Workload(Arc::new(Peer::new(
+                svid, generation, chain, exporter, remote,
+            )))
+        }
+        // P1: a handshake that did not go through the verifier proves nothing.
+        (Clients::WithSvid, _, _) => return Err("no certificate was verified".to_owned()),
+    };
+    Ok((stream, caller))
+}
+
+fn provider_of_process() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(provider)
+}
+
+fn server_config(
+    trust: &Arc<Trust>,
+    clients: Clients,
+    verifier: &Arc<SvidVerifier>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let resolver = Arc::new(OwnCertificate(Arc::clone(trust)));
+    let mut config = match clients {
+        Clients::WithSvid => builder
+            .with_client_cert_verifier(Arc::<SvidVerifier>::clone(verifier))
+            .with_cert_resolver(resolver),
+        Clients::Anonymous => builder.with_no_client_auth().with_cert_resolver(resolver),
+    };
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+struct OwnCertificate(Arc<Trust>);
+
+impl std::fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnCertificate")
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.identity()
+    }
+}
+
+/// One per handshake: it keeps what it verified, so that the chain is verified once.
+struct SvidVerifier {
+    trust: Arc<Trust>,
+    provider: Arc<CryptoProvider>,
+    verified: Mutex<Option<(VerifiedSvid, u64)>>,
+    refused: Mutex<Option<SvidError>>,
+}
+
+impl std::fmt::Debug for SvidVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SvidVerifier")
+    }
+}
+
+impl ClientCertVerifier for SvidVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        let snapshot = self.trust.current();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
+        match validate_chain(&chain, &snapshot.bundles, clock::now_ms().div_euclid(1000)) {
+            Ok(svid) => {
+                *self.verified.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((svid, snapshot.generation));
+                Ok(ClientCertVerified::assertion())
+            }
+            Err(error) => {
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                // P11: which of the rules was broken is for the operator.
+                let expired = error == SvidError::Expired;
+                Err(TlsError::InvalidCertificate(if expired {
+                    CertificateError::Expired
+                } else {
+                    CertificateError::UnknownIssuer
+                }))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, TlsError> {
+        Err(TlsError::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, TlsError> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,125 @@
+//! What this broker trusts and who it is, as whole snapshots that are replaced, never edited.
+//!
+//! A bad update keeps the last good one and says so. A new generation is looked at by the next call
+//! of every open connection.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
+use sundew_attestation::spiffe::{BundleSet, TrustBundle, TrustDomain};
+
+/// Bundles of one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Roots by trust domain.
+    pub(crate) bundles: BundleSet,
+    /// Grows with every change.
+    pub(crate) generation: u64,
+}
+
+/// The bundles of all trust domains, and this broker's own certificate.
+pub(crate) struct Trust {
+    current: ArcSwap<Snapshot>,
+    identity: ArcSwap<Option<Arc<CertifiedKey>>>,
+    writing: Mutex<()>,
+    troubles: Mutex<std::collections::BTreeMap<String, String>>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Snapshot {
+                bundles: BundleSet::default(),
+                generation: 1,
+            }),
+            identity: ArcSwap::from_pointee(None),
+            writing: Mutex::new(()),
+            troubles: Mutex::default(),
+        }
+    }
+}
+
+impl Trust {
+    /// The bundles of this moment.
+    #[must_use]
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Replaces the bundle of one trust domain, if it differs.
+    pub(crate) fn publish(&self, bundle: TrustBundle) {
+        let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
+        if current
+            .bundles
+            .of(bundle.trust_domain())
+            .is_some_and(|old| old.is_same(&bundle))
+        {
+            return;
+        }
+        tracing::info!(trust_domain = %bundle.trust_domain(), roots = bundle.certificates().count(), "trust bundle published");
+        let mut bundles = current.bundles.clone();
+        bundles.insert(bundle);
+        self.current.store(Arc::new(Snapshot {
+            bundles,
+            generation: current.generation.wrapping_add(1),
+        }));
+    }
+
+    /// Trusts nobody of a trust domain any more.
+    pub(crate) fn withdraw(&self, domain: TrustDomain) {
+        match TrustBundle::from_der(domain, []) {
+            Ok(empty) => self.publish(empty),
+            Err(error) => tracing::error!(%error, "bundle could not be withdrawn"),
+        }
+    }
+
+    /// The broker's own certificate and key.
+    #[must_use]
+    pub(crate) fn identity(&self) -> Option<Arc<CertifiedKey>> {
+        self.identity.load().as_ref().clone()
+    }
+
+    /// Replaces the broker's own certificate and key.
+    pub(crate) fn set_identity(&self, key: CertifiedKey) {
+        self.identity.store(Arc::new(Some(Arc::new(key))));
+    }
+
+    /// Notes that a source works, or why it does not.
+    pub(crate) fn report(&self, source: &str, result: Result<(), String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => {
+                if troubles.remove(source).is_some() {
+                    tracing::info!(source, "source works again");
+                }
+            }
+            Err(problem) => {
+                if troubles.insert(source.to_owned(), problem.clone()).as_ref() != Some(&problem) {
+                    tracing::error!(source, problem, "source failed; the last good state stays");
+                }
+            }
+        }
+    }
+
+    /// What is wrong with a source, if anything.
+    #[must_use]
+    pub(crate) fn trouble(&self, source: &str) -> Option<String> {
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(source)
+            .cloned()
+    }
+
+    /// What is wrong with sources, for health.
+    #[must_use]
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles
+            .iter()
+            .map(|(source, problem)| format!("{source}: {problem}"))
+            .collect()
+    }
+}

@@ -1,0 +1,56 @@
+//! A bounded cache of records that never change.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hash};
+use std::sync::{PoisonError, RwLock};
+
+/// Most records of a kind in memory.
+pub(super) const CACHE: usize = 200_000;
+
+/// A bounded map in 16 parts; a part that is full is emptied, which costs a look-up and nothing
+/// else.
+pub(super) struct Cache<K, V> {
+    parts: Vec<RwLock<HashMap<K, V>>>,
+    hasher: RandomState,
+}
+
+impl<K: Hash + Eq, V: Clone> Cache<K, V> {
+    const PARTS: usize = 16;
+
+    pub(super) fn new() -> Self {
+        Self {
+            parts: (0..Self::PARTS).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn part(&self, key: &K) -> Option<&RwLock<HashMap<K, V>>> {
+        let index = usize::try_from(self.hasher.hash_one(key) >> 60).unwrap_or(0);
+        self.parts.get(index)
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<V> {
+        self.part(key)?
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
+    }
+
+    pub(super) fn insert(&self, key: K, value: V) {
+        if let Some(part) = self.part(&key) {
+            let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
+            if part.len() >= CACHE / Self::PARTS {
+                part.clear();
+            }
+            part.insert(key, value);
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        for part in &self.parts {
+            part.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}

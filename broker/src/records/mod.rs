@@ -1,0 +1,380 @@
+//! Typed records over the store's bytes, tagged with their place, and what is kept of them in
+//! memory.
+//!
+//! P4 allows caching: records never change, and whether they are alive is asked of the view at
+//! every use. P8, T71: a record that does not carry this place's tag is refused, never repaired.
+//! P12: every cache is bounded.
+
+mod cache;
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
+use sundew_core::{
+    Changed, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord, TokenHash,
+    TokenId, TokenRecord, WorkloadRecord,
+};
+
+use crate::liveness::Subscriber;
+use crate::refusal::Refusal;
+use cache::{CACHE, Cache};
+
+/// Records are kept this long after their end, in milliseconds, so that an operator can look.
+const RETAIN_AFTER_END_MS: i64 = 600_000;
+
+/// A task with the certificates that may act for it.
+pub struct Task {
+    /// The task.
+    pub known: Arc<KnownTask>,
+    /// SHA-256 of certificates that it was moved to.
+    pub rotated_to: Vec<[u8; 32]>,
+}
+
+impl Deref for Task {
+    type Target = KnownTask;
+    fn deref(&self) -> &KnownTask {
+        &self.known
+    }
+}
+
+/// Typed records over a store.
+pub struct Records {
+    store: Arc<dyn Store>,
+    root: Arc<RootKey>,
+    tasks: Cache<TaskId, Arc<Task>>,
+    tokens: Cache<TokenHash, Arc<KnownToken>>,
+    workloads: RwLock<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
+    workloads_read: AtomicU64,
+}
+
+impl Records {
+    /// Records in a store, tagged under a root key.
+    pub fn new(store: Arc<dyn Store>, root: Arc<RootKey>) -> Self {
+        Self {
+            store,
+            root,
+            tasks: Cache::new(),
+            tokens: Cache::new(),
+            workloads: RwLock::default(),
+            workloads_read: AtomicU64::new(0),
+        }
+    }
+
+    /// The store below, for what has no records.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The root key.
+    pub fn root(&self) -> &RootKey {
+        &self.root
+    }
+
+    /// Opens what was tagged under these parts.
+    pub(crate) fn open<'a, T, E>(
+        &self,
+        what: &'static str,
+        parts: &[&[u8]],
+        bytes: &'a [u8],
+        decode: impl FnOnce(&'a [u8]) -> Result<T, E>,
+    ) -> Result<T, Refusal> {
+        let record = self
+            .root
+            .untag(parts, bytes)
+            .map_err(|cause| Refusal::Seal { what, cause })?;
+        decode(record).map_err(|_| Refusal::Seal {
+            what,
+            cause: SealError::Opening,
+        })
+    }
+
+    /// Forgets everything in memory: the store was emptied.
+    pub fn forget(&self) {
+        self.tasks.clear();
+        self.tokens.clear();
+        self.forget_workloads();
+    }
+
+    fn forget_workloads(&self) {
+        self.workloads_read.fetch_add(1, Ordering::AcqRel);
+        self.workloads
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// Forgets a registration: it was changed.
+    pub fn forget_workload(&self, id: &SpiffeId) {
+        self.workloads_read.fetch_add(1, Ordering::AcqRel);
+        self.workloads
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+    }
+
+    /// A registration, from memory or the store. What is in memory is as old as the view is.
+    pub async fn workload(&self, id: &SpiffeId) -> Result<Option<Arc<WorkloadRecord>>, Refusal> {
+        if let Some(known) = self
+            .workloads
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+        {
+            return Ok(known.clone());
+        }
+        let generation = self.workloads_read.load(Ordering::Acquire);
+        let bytes = self
+            .store
+            .document(DocumentKind::Workload, id.as_str())
+            .await?;
+        let record = bytes
+            .map(|bytes| self.open_workload(id.as_str(), &bytes).map(Arc::new))
+            .transpose()?;
+        let mut known = self
+            .workloads
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // What was read before a change must not stay after it.
+        if self.workloads_read.load(Ordering::Acquire) == generation && known.len() < CACHE {
+            known.insert(id.clone(), record.clone());
+        }
+        Ok(record)
+    }
+
+    /// Opens a registration's document.
+    pub fn open_workload(&self, name: &str, bytes: &[u8]) -> Result<WorkloadRecord, Refusal> {
+        self.open(
+            "workload",
+            &[b"workload", name.as_bytes()],
+            bytes,
+            WorkloadRecord::decode,
+        )
+    }
+
+    /// A registration's document.
+    pub fn seal_workload(&self, record: &WorkloadRecord) -> Vec<u8> {
+        self.root.tag(
+            &[
+                b"workload",
+                record.registration.spiffe_id.as_str().as_bytes(),
+            ],
+            record.encode(),
+        )
+    }
+
+    /// Writes a task with its first token; answers the ones that count, which an earlier call with
+    /// the same key may have written.
+    pub async fn create_task(
+        &self,
+        task: Arc<KnownTask>,
+        token: KnownToken,
+        hash: &TokenHash,
+    ) -> Result<(Arc<Task>, Arc<KnownToken>), Refusal> {
+        let id = task.id;
+        let new = NewTask {
+            id,
+            record: self.root.tag(&[b"task", id.as_bytes()], task.encode()),
+            keep_until_ms: task.deadline_ms.saturating_add(RETAIN_AFTER_END_MS),
+            token: self.new_token(&token, hash),
+        };
+        match self.store.create_task(new).await? {
+            Created::New => {
+                let task = Arc::new(Task {
+                    known: task,
+                    rotated_to: Vec::new(),
+                });
+                let token = Arc::new(token);
+                self.tasks.insert(id, Arc::clone(&task));
+                self.tokens.insert(*hash, Arc::clone(&token));
+                Ok((task, token))
+            }
+            Created::Existing(_) => {
+                let (existing, first) = tokio::try_join!(self.task(id), self.token(id, hash))?;
+                let existing = existing.ok_or(Refusal::NotFound("task"))?;
+                if existing.request != task.request || existing.workload != task.workload {
+                    return Err(Refusal::Idempotency);
+                }
+                // The first token is bound to the certificate of the first call.
+                Ok((existing, first.ok_or(Refusal::Idempotency)?))
+            }
+        }
+    }
+
+    fn new_token<'a>(&self, token: &KnownToken, hash: &'a TokenHash) -> NewToken<'a> {
+        let record = self.root.tag(
+            &[b"token", token.task().id.as_bytes(), token.id().as_bytes()],
+            token.encode(token.task()),
+        );
+        NewToken {
+            hash,
+            record,
+            keep_until_ms: token.expires_at_ms.saturating_add(1000),
+        }
+    }
+
+    /// Writes a token; answers the one that counts.
+    pub async fn create_token(
+        &self,
+        token: KnownToken,
+        hash: &TokenHash,
+    ) -> Result<Arc<KnownToken>, Refusal> {
+        match self
+            .store
+            .create_token(token.task().id, self.new_token(&token, hash))
+            .await?
+        {
+            None => Err(Refusal::NotFound("task")),
+            Some(Created::New) => {
+                let token = Arc::new(token);
+                self.tokens.insert(*hash, Arc::clone(&token));
+                Ok(token)
+            }
+            Some(Created::Existing(bytes)) => {
+                let existing = self.open_token(Arc::clone(token.task()), token.id(), &bytes)?;
+                if existing.request != token.request {
+                    Err(Refusal::Idempotency)
+                } else {
+                    Ok(Arc::new(existing))
+                }
+            }
+        }
+    }
+
+    /// Opens a token's record beside its task.
+    pub fn open_token(
+        &self,
+        task: Arc<KnownTask>,
+        id: TokenId,
+        bytes: &[u8],
+    ) -> Result<KnownToken, Refusal> {
+        let record = self.open(
+            "token",
+            &[b"token", task.id.as_bytes(), id.as_bytes()],
+            bytes,
+            |record| TokenRecord::decode(&task, record),
+        )?;
+        Ok(KnownToken::new(record, id, task))
+    }
+
+    /// A token with its task, from memory or the store; one round trip unless its task was
+    /// delegated.
+    pub async fn token(
+        &self,
+        task: TaskId,
+        hash: &TokenHash,
+    ) -> Result<Option<Arc<KnownToken>>, Refusal> {
+        if let Some(known) = self.tokens.get(hash) {
+            return Ok(Some(known));
+        }
+        let Some(stored) = self.store.token(task, hash).await? else {
+            return Ok(None);
+        };
+        let known = match self.tasks.get(&task) {
+            Some(known) => Arc::clone(&known.known),
+            None => match self.open_task(task, &stored.task).await? {
+                Some(known) => known,
+                None => return Ok(None),
+            },
+        };
+        let token = Arc::new(self.open_token(known, hash.token_id(), &stored.record)?);
+        self.tokens.insert(*hash, Arc::clone(&token));
+        Ok(Some(token))
+    }
+
+    /// A task, from memory or the store.
+    pub async fn task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
+        match self.tasks.get(&id) {
+            Some(known) => Ok(Some(known)),
+            None => self.read_task(id).await,
+        }
+    }
+
+    /// A task from the store, with the certificates that it was moved to at other brokers.
+    pub async fn read_task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
+        let Some(stored) = self.store.task(id).await? else {
+            return Ok(None);
+        };
+        let Some(known) = self.open_task(id, &stored.record).await? else {
+            return Ok(None);
+        };
+        let mut rotated_to = Vec::new();
+        for binding in &stored.bindings {
+            rotated_to.push(self.open(
+                "task",
+                &[b"binding", id.as_bytes()],
+                binding,
+                <[u8; 32]>::try_from,
+            )?);
+        }
+        let task = Arc::new(Task { known, rotated_to });
+        self.tasks.insert(id, Arc::clone(&task));
+        Ok(Some(task))
+    }
+
+    /// A task as it is now, without keeping it in memory: for those who look at all of them.
+    pub async fn look_at_task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        if let Some(known) = self.tasks.get(&id) {
+            return Ok(Some(Arc::clone(&known.known)));
+        }
+        match self.store.task(id).await? {
+            Some(stored) => self.open_task(id, &stored.record).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Opens a task's record, with all that it was delegated from. P4: a task whose ancestors
+    /// cannot be looked at is none.
+    async fn open_task(&self, id: TaskId, bytes: &[u8]) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        let open = |id: TaskId, bytes: &[u8]| {
+            self.open("task", &[b"task", id.as_bytes()], bytes, |record| {
+                TaskRecord::decode(id, record)
+            })
+        };
+        let record = open(id, bytes)?;
+        let mut ancestors: Vec<Arc<KnownTask>> = Vec::with_capacity(record.ancestors.len());
+        for ancestor in &record.ancestors {
+            let known = match self.tasks.get(ancestor) {
+                Some(known) => Arc::clone(&known.known),
+                None => {
+                    let Some(stored) = self.store.task(*ancestor).await? else {
+                        return Ok(None);
+                    };
+                    Arc::new(KnownTask::new(
+                        open(*ancestor, &stored.record)?,
+                        ancestors.clone(),
+                    ))
+                }
+            };
+            ancestors.push(known);
+        }
+        Ok(Some(Arc::new(KnownTask::new(record, ancestors))))
+    }
+
+    /// Lets another certificate act for a task.
+    pub async fn bind_task(&self, id: TaskId, certificate: [u8; 32]) -> Result<(), Refusal> {
+        self.store
+            .bind_task(
+                id,
+                self.root
+                    .tag(&[b"binding", id.as_bytes()], certificate.to_vec()),
+            )
+            .await?;
+        self.read_task(id).await.map(drop)
+    }
+}
+
+impl Subscriber for Records {
+    fn on_event(self: Arc<Self>, event: &Event) {
+        if let Event::Changed(Changed::Workload(id)) = event {
+            self.forget_workload(id);
+        }
+    }
+
+    fn on_emptied(self: Arc<Self>) {
+        self.forget();
+    }
+}

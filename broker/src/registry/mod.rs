@@ -1,0 +1,283 @@
+//! Registrations of workloads: what platform teams say that a workload must prove and may ask for.
+
+use std::sync::Arc;
+
+use ring::digest;
+use sundew_attestation::spiffe::TrustDomain;
+use sundew_attestation::{TrustMaterial, hex};
+use sundew_core::store::DocumentKind;
+use sundew_core::{Changed, Registration, Selector, Ttl, WorkloadRecord};
+use sundew_proto::v1;
+
+use crate::clock;
+use crate::evidence::Evidence;
+use crate::journal;
+use crate::ledger::Ledger;
+use crate::refusal::Refusal;
+use crate::response::Responses;
+use crate::role::{Operator, Registrar};
+use crate::wire::spiffe_id;
+
+/// Most workloads in one request.
+const MAX_APPLIED: usize = 1000;
+/// How often a change is tried again when another broker changed the same document.
+const ATTEMPTS: usize = 8;
+
+/// The room of registrations.
+pub(crate) struct Registry {
+    ledger: Ledger,
+    /// The trust domain of the embedded CA, if this broker has one.
+    ca_domain: Option<TrustDomain>,
+    evidence: Arc<Evidence>,
+    longest_task: Ttl,
+    responses: Arc<Responses>,
+}
+
+impl Registry {
+    /// A room that checks registrations against what `evidence` trusts; no registration may allow
+    /// tasks longer than `longest_task`.
+    pub(crate) fn new(
+        ledger: Ledger,
+        ca_domain: Option<TrustDomain>,
+        evidence: Arc<Evidence>,
+        longest_task: Ttl,
+        responses: Arc<Responses>,
+    ) -> Self {
+        Self {
+            ledger,
+            ca_domain,
+            evidence,
+            longest_task,
+            responses,
+        }
+    }
+
+    /// Creates or replaces registrations. All are looked at before one is written.
+    pub(crate) async fn apply_workloads(
+        self: Arc<Self>,
+        operator: Operator<Registrar>,
+        request: v1::ApplyWorkloadsRequest,
+    ) -> Result<v1::ApplyWorkloadsResponse, Refusal> {
+        if request.documents.len() > MAX_APPLIED {
+            return Err(Refusal::invalid(
+                "documents",
+                format!("at most {MAX_APPLIED} workloads at a time"),
+            ));
+        }
+        let trust = self.evidence.trusted().await?;
+        let mut registrations: Vec<Registration> = Vec::new();
+        let mut problems = Vec::new();
+        for (index, document) in request.documents.iter().enumerate() {
+            match parse(document) {
+                Ok(registration)
+                    if registrations
+                        .iter()
+                        .any(|r| r.spiffe_id == registration.spiffe_id) =>
+                {
+                    problems.push(format!("{}: named twice", registration.spiffe_id));
+                }
+                Ok(registration) => {
+                    problems.extend(self.problems(&registration, &trust));
+                    registrations.push(registration);
+                }
+                Err(error) => {
+                    problems.push(format!("workload {}: {error}", index.saturating_add(1)))
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Refusal::invalid("documents", problems.join("; ")));
+        }
+        let mut changes = Vec::new();
+        for registration in registrations {
+            changes.push(self.apply(&operator, registration, request.dry_run).await?);
+        }
+        Ok(v1::ApplyWorkloadsResponse { changes })
+    }
+
+    /// Everything that is wrong with a registration at this broker.
+    fn problems(&self, registration: &Registration, trust: &TrustMaterial) -> Vec<String> {
+        let id = &registration.spiffe_id;
+        let mut problems: Vec<_> = registration
+            .problems(trust)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let is_for_brokers =
+            |domain: &TrustDomain| id.as_str().starts_with(&format!("{}/sundew/", domain.id()));
+        if self.ca_domain.as_ref().is_some_and(is_for_brokers) {
+            problems.push(format!("{id}: spiffe_id: `/sundew/…` is for brokers"));
+        }
+        if registration.max_task_ttl > self.longest_task {
+            problems.push(format!(
+                "{id}: max_task_ttl: this broker allows at most {}",
+                self.longest_task
+            ));
+        }
+        problems
+    }
+
+    async fn apply(
+        &self,
+        operator: &Operator<Registrar>,
+        registration: Registration,
+        dry_run: bool,
+    ) -> Result<v1::WorkloadChange, Refusal> {
+        let id = registration.spiffe_id.clone();
+        let version = version_of(&registration);
+        let store = self.ledger.records.store();
+        for _ in 0..ATTEMPTS {
+            let before = store.document(DocumentKind::Workload, id.as_str()).await?;
+            let old = before
+                .as_ref()
+                .map(|bytes| self.ledger.records.open_workload(id.as_str(), bytes))
+                .transpose()?;
+            let diff = registration.diff_from(old.as_ref().map(|o| &o.registration));
+            let action = match &old {
+                None => "created",
+                Some(old) if old.version == version => "unchanged",
+                Some(_) => "changed",
+            };
+            let change = v1::WorkloadChange {
+                spiffe_id: id.to_string(),
+                action: action.to_owned(),
+                diff,
+                version: version.clone(),
+            };
+            if dry_run || action == "unchanged" {
+                return Ok(change);
+            }
+            let record = journal::record("workload_applied")
+                .with("workload", &id)
+                .with("actor", operator.id())
+                .with("action", action);
+            self.ledger
+                .journal
+                .write(
+                    record
+                        .with("version", &version)
+                        .with("diff", change.diff.join("\n")),
+                )
+                .await?;
+            let record = WorkloadRecord {
+                registration: registration.clone(),
+                version: version.clone(),
+                applied_at_ms: clock::now_ms(),
+                applied_by: operator.id().to_string(),
+            };
+            if store
+                .replace_document(
+                    DocumentKind::Workload,
+                    id.as_str(),
+                    before.as_deref(),
+                    Some(&self.ledger.records.seal_workload(&record)),
+                )
+                .await?
+            {
+                self.ledger.announce(Changed::Workload(id.clone())).await?;
+                return Ok(change);
+            }
+        }
+        Err(Refusal::Conflict("registration"))
+    }
+
+    /// All registrations.
+    pub(crate) async fn list_workloads(
+        self: Arc<Self>,
+        _: Operator<Registrar>,
+        _: v1::ListWorkloadsRequest,
+    ) -> Result<v1::ListWorkloadsResponse, Refusal> {
+        let documents = self
+            .ledger
+            .records
+            .store()
+            .documents(DocumentKind::Workload)
+            .await?;
+        let workloads = documents
+            .iter()
+            .map(|(name, bytes)| {
+                Ok(workload_message(
+                    &self.ledger.records.open_workload(name, bytes)?,
+                ))
+            })
+            .collect::<Result<_, Refusal>>()?;
+        Ok(v1::ListWorkloadsResponse { workloads })
+    }
+
+    /// One registration.
+    pub(crate) async fn show_workload(
+        self: Arc<Self>,
+        _: Operator<Registrar>,
+        request: v1::ShowWorkloadRequest,
+    ) -> Result<v1::ShowWorkloadResponse, Refusal> {
+        let id = spiffe_id(&request.spiffe_id)?;
+        let bytes = self
+            .ledger
+            .records
+            .store()
+            .document(DocumentKind::Workload, id.as_str())
+            .await?
+            .ok_or(Refusal::NotFound("workload"))?;
+        Ok(v1::ShowWorkloadResponse {
+            workload: Some(workload_message(
+                &self.ledger.records.open_workload(id.as_str(), &bytes)?,
+            )),
+        })
+    }
+
+    /// Removes a registration, and with it everything issued to the workload.
+    pub(crate) async fn delete_workload(
+        self: Arc<Self>,
+        operator: Operator<Registrar>,
+        request: v1::DeleteWorkloadRequest,
+    ) -> Result<v1::DeleteWorkloadResponse, Refusal> {
+        let id = spiffe_id(&request.spiffe_id)?;
+        let store = self.ledger.records.store();
+        let before = store
+            .document(DocumentKind::Workload, id.as_str())
+            .await?
+            .ok_or(Refusal::NotFound("workload"))?;
+        let record = journal::record("workload_deleted")
+            .with("workload", &id)
+            .with("actor", operator.id());
+        self.ledger.journal.write(record).await?;
+        if !store
+            .replace_document(DocumentKind::Workload, id.as_str(), Some(&before), None)
+            .await?
+        {
+            return Err(Refusal::NotFound("workload"));
+        }
+        self.ledger.announce(Changed::Workload(id.clone())).await?;
+        self.responses
+            .revoke_for(
+                Selector::workload(id),
+                operator.id(),
+                "registration deleted",
+            )
+            .await?;
+        Ok(v1::DeleteWorkloadResponse {})
+    }
+}
+
+/// Reads a registration; an error says where in the document it is.
+fn parse(document: &str) -> Result<Registration, String> {
+    let value =
+        sundew_attestation::json::parse(document.as_bytes(), 1 << 20).map_err(|e| e.to_string())?;
+    serde_path_to_error::deserialize(value).map_err(|e| e.to_string())
+}
+
+fn version_of(registration: &Registration) -> String {
+    let digest = digest::digest(
+        &digest::SHA256,
+        registration.document().to_string().as_bytes(),
+    );
+    hex(digest.as_ref()).chars().take(16).collect()
+}
+
+fn workload_message(record: &WorkloadRecord) -> v1::Workload {
+    v1::Workload {
+        spiffe_id: record.registration.spiffe_id.to_string(),
+        document: record.registration.document().to_string(),
+        version: record.version.clone(),
+    }
+}

@@ -1,0 +1,161 @@
+//! An action of a responder, as the store has it.
+
+use serde::{Deserialize, Serialize};
+use sundew_core::store::DocumentKind;
+use sundew_core::{Effect, EntryId, Selector};
+use sundew_proto::v1;
+use tokio::task::JoinSet;
+
+use super::{Responses, selector};
+use crate::clock;
+use crate::refusal::Refusal;
+
+/// An action of a responder, and how far its clean-up is.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Action {
+    pub(super) entry: EntryId,
+    pub(super) selector: Selector,
+    pub(super) effect: Effect,
+    pub(super) actor: String,
+    pub(super) reason: String,
+    pub(super) at_ms: i64,
+    #[serde(default)]
+    pub(super) tasks: u64,
+    #[serde(default)]
+    pub(super) tokens: u64,
+    #[serde(default)]
+    pub(super) leases: u64,
+    #[serde(default)]
+    pub(super) counted: bool,
+    #[serde(default)]
+    pub(super) reaped_tasks: u64,
+    #[serde(default)]
+    pub(super) reaped: bool,
+    #[serde(default)]
+    pub(super) leases_left: u64,
+    #[serde(default)]
+    pub(super) lease_problem: String,
+    #[serde(default)]
+    pub(super) done: bool,
+    #[serde(default)]
+    pub(super) lifted: bool,
+    /// Who works on it, and until when nobody else does.
+    #[serde(default)]
+    pub(super) worker: String,
+    #[serde(default)]
+    pub(super) worker_until_ms: i64,
+}
+
+impl Action {
+    pub(super) fn new(
+        entry: EntryId,
+        selector: Selector,
+        effect: Effect,
+        actor: String,
+        reason: String,
+    ) -> Self {
+        Self {
+            entry,
+            selector,
+            effect,
+            actor,
+            reason,
+            at_ms: clock::now_ms(),
+            tasks: 0,
+            tokens: 0,
+            leases: 0,
+            counted: false,
+            reaped_tasks: 0,
+            reaped: false,
+            leases_left: 0,
+            lease_problem: String::new(),
+            // What kills nothing needs no clean-up.
+            done: !effect.revokes(),
+            lifted: false,
+            worker: String::new(),
+            worker_until_ms: 0,
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        super::name(&self.entry)
+    }
+
+    /// Waits for one of these reaps; says whether there was one.
+    pub(super) async fn reaped(
+        &mut self,
+        reaps: &mut JoinSet<Result<(), Refusal>>,
+    ) -> Result<bool, Refusal> {
+        let Some(reaped) = reaps.join_next().await else {
+            return Ok(false);
+        };
+        reaped.map_err(|_| Refusal::Internal("a clean-up panicked"))??;
+        self.reaped_tasks = self.reaped_tasks.saturating_add(1).min(self.tasks);
+        Ok(true)
+    }
+
+    pub(super) fn status(&self) -> v1::RevocationStatus {
+        v1::RevocationStatus {
+            revocation_id: self.name(),
+            selector: Some(selector::message(&self.selector)),
+            effect: selector::effect_message(self.effect).into(),
+            actor: self.actor.clone(),
+            reason: self.reason.clone(),
+            at_ms: self.at_ms,
+            tasks: self.tasks,
+            tokens: self.tokens,
+            counted: self.counted || !self.effect.revokes(),
+            reaped_tasks: self.reaped_tasks,
+            leases: self.leases,
+            leases_left: self.leases_left,
+            lease_problem: self.lease_problem.clone(),
+            done: self.done,
+            lifted: self.lifted,
+        }
+    }
+}
+
+impl Responses {
+    pub(super) fn open_action(&self, name: &str, bytes: &[u8]) -> Result<Action, Refusal> {
+        self.ledger.records.open(
+            "action",
+            &[b"response", name.as_bytes()],
+            bytes,
+            serde_json::from_slice,
+        )
+    }
+
+    /// An action with its bytes, for replacing it.
+    pub(super) async fn action(&self, name: &str) -> Result<Option<(Action, Vec<u8>)>, Refusal> {
+        let Some(bytes) = self
+            .ledger
+            .records
+            .store()
+            .document(DocumentKind::Response, name)
+            .await?
+        else {
+            return Ok(None);
+        };
+        Ok(Some((self.open_action(name, &bytes)?, bytes)))
+    }
+
+    /// Writes an action if nobody else did meanwhile; answers its bytes.
+    pub(super) async fn write_action(
+        &self,
+        action: &Action,
+        before: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let name = action.name();
+        let bytes = self.ledger.root().tag(
+            &[b"response", name.as_bytes()],
+            serde_json::to_vec(action).unwrap_or_default(),
+        );
+        let written = self
+            .ledger
+            .records
+            .store()
+            .replace_document(DocumentKind::Response, &name, before, Some(&bytes))
+            .await?;
+        Ok(written.then_some(bytes))
+    }
+}

@@ -1,0 +1,112 @@
+//! What operators may do, and the proof that a caller may do it.
+//!
+//! AC-18: nothing is implied by having a certificate; a role is a line of the configuration.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sundew_attestation::spiffe::SpiffeId;
+
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+/// A role, as the configuration names it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// May ask about anybody's tokens.
+    Introspector,
+    /// May register workloads and write secrets.
+    Registrar,
+    /// May look at tasks and revoke.
+    Responder,
+}
+
+impl Role {
+    /// The word for the role, as in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Introspector => "introspector",
+            Self::Registrar => "registrar",
+            Self::Responder => "responder",
+        }
+    }
+}
+
+/// A role as a type, so that a proof of one role is no proof of another.
+pub(crate) trait RoleType {
+    /// The role.
+    const ROLE: Role;
+}
+
+/// [`Role::Introspector`] as a type.
+pub(crate) enum Introspector {}
+/// [`Role::Registrar`] as a type.
+pub(crate) enum Registrar {}
+/// [`Role::Responder`] as a type.
+pub(crate) enum Responder {}
+
+impl RoleType for Introspector {
+    const ROLE: Role = Role::Introspector;
+}
+impl RoleType for Registrar {
+    const ROLE: Role = Role::Registrar;
+}
+impl RoleType for Responder {
+    const ROLE: Role = Role::Responder;
+}
+
+/// The proof that a caller has a role. Only [`Operators::prove`] makes one, and a use case of
+/// operators cannot be called without it.
+#[must_use]
+pub(crate) struct Operator<R> {
+    peer: Arc<Peer>,
+    role: PhantomData<R>,
+}
+
+impl<R> Operator<R> {
+    /// Who it is.
+    pub(crate) fn id(&self) -> &SpiffeId {
+        self.peer.id()
+    }
+
+    /// The connection of the caller.
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+}
+
+/// Who has which roles; replaced as a whole when the configuration is read again.
+pub(crate) struct Operators(ArcSwap<BTreeMap<SpiffeId, BTreeSet<Role>>>);
+
+impl Operators {
+    /// With what the configuration says.
+    pub(crate) fn new(roles: BTreeMap<SpiffeId, BTreeSet<Role>>) -> Self {
+        Self(ArcSwap::from_pointee(roles))
+    }
+
+    /// Takes over another configuration; calls that begin from now on are held against it.
+    pub(crate) fn replace(&self, roles: BTreeMap<SpiffeId, BTreeSet<Role>>) {
+        self.0.store(Arc::new(roles));
+    }
+
+    /// The proof that the caller has the role, or a refusal that names the role.
+    pub(crate) fn prove<R: RoleType>(&self, peer: &Arc<Peer>) -> Result<Operator<R>, Refusal> {
+        let granted = self
+            .0
+            .load()
+            .get(peer.id())
+            .is_some_and(|roles| roles.contains(&R::ROLE));
+        if granted {
+            Ok(Operator {
+                peer: Arc::clone(peer),
+                role: PhantomData,
+            })
+        } else {
+            Err(Refusal::Role(R::ROLE.as_str()))
+        }
+    }
+}

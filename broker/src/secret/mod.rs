@@ -1,0 +1,238 @@
+//! Stored secrets, and the keyring that seals them.
+//!
+//! P8: a secret is sealed with its name as associated data, so that swapped records do not open.
+//! P9: values never print.
+
+mod keyring;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use sundew_core::store::DocumentKind;
+use sundew_core::{Keyring, Scope, SealError, SecretBytes, SecretRecord};
+use sundew_proto::v1;
+
+use crate::clock;
+use crate::journal;
+use crate::ledger::Ledger;
+use crate::refusal::Refusal;
+use crate::role::{Operator, Registrar};
+use crate::wire::idempotency_key;
+use keyring::key_of;
+
+/// How often a change is tried again when another broker changed the same document.
+const ATTEMPTS: usize = 8;
+
+/// The room of stored secrets.
+pub(crate) struct Secrets {
+    ledger: Ledger,
+    keyring: ArcSwap<Keyring>,
+    /// Largest secret, in bytes.
+    max_bytes: usize,
+}
+
+impl Secrets {
+    /// A room with a keyring of its own; [`reload_keyring`](Self::reload_keyring) takes over the
+    /// one that the store has.
+    pub(crate) fn new(ledger: Ledger, max_bytes: usize) -> Result<Self, SealError> {
+        Ok(Self {
+            ledger,
+            keyring: ArcSwap::from_pointee(Keyring::generate()?),
+            max_bytes,
+        })
+    }
+
+    /// Writes a secret.
+    pub(crate) async fn put_secret(
+        self: Arc<Self>,
+        operator: Operator<Registrar>,
+        mut request: v1::PutSecretRequest,
+    ) -> Result<v1::PutSecretResponse, Refusal> {
+        Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
+        let value = SecretBytes::new(std::mem::take(&mut request.value));
+        if value.expose().is_empty() || value.expose().len() > self.max_bytes {
+            return Err(Refusal::invalid(
+                "value",
+                format!("must be 1 to {} bytes", self.max_bytes),
+            ));
+        }
+        let key = idempotency_key(request.idempotency_key)?;
+        let written_by = URL_SAFE_NO_PAD.encode(self.ledger.root().derive(&[
+            b"put-secret",
+            operator.id().as_str().as_bytes(),
+            key.as_bytes(),
+            value.expose(),
+        ]));
+        for _ in 0..ATTEMPTS {
+            let before = self
+                .ledger
+                .records
+                .store()
+                .document(DocumentKind::Secret, &request.name)
+                .await?;
+            let old = before
+                .as_ref()
+                .map(|bytes| self.record_of(&request.name, bytes))
+                .transpose()?;
+            if let Some(old) = old.as_ref().filter(|old| old.request == written_by) {
+                return Ok(v1::PutSecretResponse {
+                    version: old.version,
+                });
+            }
+            let version = old.map_or(1, |old| old.version.saturating_add(1));
+            let record = journal::record("secret_written")
+                .with("secret", &request.name)
+                .with("actor", operator.id())
+                .with("version", version);
+            self.ledger.journal.write(record).await?;
+            let record = SecretRecord {
+                version,
+                updated_at_ms: clock::now_ms(),
+                sealed: self.seal_text(&request.name, &value)?,
+                request: written_by.clone(),
+            };
+            if self
+                .replace(&request.name, before.as_deref(), &record)
+                .await?
+            {
+                return Ok(v1::PutSecretResponse { version });
+            }
+        }
+        Err(Refusal::Conflict("secret"))
+    }
+
+    /// Seals a value under the active key, with its name as associated data (P8).
+    pub(crate) fn seal(&self, name: &str, value: &SecretBytes) -> Result<Vec<u8>, Refusal> {
+        self.keyring
+            .load()
+            .seal(name, value.expose())
+            .map_err(|cause| Refusal::Seal {
+                what: "secret",
+                cause,
+            })
+    }
+
+    fn seal_text(&self, name: &str, value: &SecretBytes) -> Result<String, Refusal> {
+        Ok(STANDARD.encode(self.seal(name, value)?))
+    }
+
+    async fn replace(
+        &self,
+        name: &str,
+        before: Option<&[u8]>,
+        record: &SecretRecord,
+    ) -> Result<bool, Refusal> {
+        let bytes = self
+            .ledger
+            .root()
+            .tag(&[b"secret", name.as_bytes()], record.encode());
+        Ok(self
+            .ledger
+            .records
+            .store()
+            .replace_document(DocumentKind::Secret, name, before, Some(&bytes))
+            .await?)
+    }
+
+    /// Names and versions of secrets, never values.
+    pub(crate) async fn list_secrets(
+        self: Arc<Self>,
+        _: Operator<Registrar>,
+        _: v1::ListSecretsRequest,
+    ) -> Result<v1::ListSecretsResponse, Refusal> {
+        let mut secrets = Vec::new();
+        for (name, bytes) in self
+            .ledger
+            .records
+            .store()
+            .documents(DocumentKind::Secret)
+            .await?
+        {
+            let record = self.record_of(&name, &bytes)?;
+            secrets.push(v1::SecretInfo {
+                key_id: key_of(&record)?,
+                version: record.version,
+                updated_at_ms: record.updated_at_ms,
+                name,
+            });
+        }
+        Ok(v1::ListSecretsResponse { secrets })
+    }
+
+    /// Removes a secret.
+    pub(crate) async fn delete_secret(
+        self: Arc<Self>,
+        operator: Operator<Registrar>,
+        request: v1::DeleteSecretRequest,
+    ) -> Result<v1::DeleteSecretResponse, Refusal> {
+        Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
+        let before = self
+            .ledger
+            .records
+            .store()
+            .document(DocumentKind::Secret, &request.name)
+            .await?
+            .ok_or(Refusal::NotFound("secret"))?;
+        self.ledger
+            .journal
+            .write(
+                journal::record("secret_deleted")
+                    .with("secret", &request.name)
+                    .with("actor", operator.id()),
+            )
+            .await?;
+        if self
+            .ledger
+            .records
+            .store()
+            .replace_document(DocumentKind::Secret, &request.name, Some(&before), None)
+            .await?
+        {
+            Ok(v1::DeleteSecretResponse {})
+        } else {
+            Err(Refusal::NotFound("secret"))
+        }
+    }
+
+    /// A secret's record, if there is one of this name.
+    pub(crate) async fn read(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {
+        let Some(bytes) = self
+            .ledger
+            .records
+            .store()
+            .document(DocumentKind::Secret, name)
+            .await?
+        else {
+            return Ok(None);
+        };
+        self.record_of(name, &bytes).map(Some)
+    }
+
+    fn record_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
+        self.ledger.records.open(
+            "secret",
+            &[b"secret", name.as_bytes()],
+            bytes,
+            SecretRecord::decode,
+        )
+    }
+
+    /// Opens what was sealed under a name. P8: it opens under no other name.
+    pub(crate) async fn open(&self, name: &str, sealed: &[u8]) -> Result<SecretBytes, Refusal> {
+        let opened = self.keyring.load().open(name, sealed);
+        let opened = match opened {
+            // Another broker may have rotated the keyring just now.
+            Err(SealError::UnknownKey(_)) => {
+                self.reload_keyring().await?;
+                self.keyring.load().open(name, sealed)
+            }
+            other => other,
+        };
+        opened.map_err(|cause| Refusal::Seal {
+            what: "secret",
+            cause,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! What a broker does between calls: follows its files and issuers, and keeps its house.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::broker::{Broker, Ground};
+use super::config::{Config, Identity};
+use super::gate::Gate;
+use super::server::{StartError, during};
+use super::sources;
+use crate::ledger::Ledger;
+use crate::material::{self, issuers};
+use crate::peer::files::{read_bundle, read_identity};
+use crate::secret::Secrets;
+
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+const RESEAL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Follows the files, sockets and URLs of the configuration.
+pub(super) fn start_sources(
+    config: &Config,
+    ground: &Ground,
+    look_now: &Arc<Notify>,
+    background: &mut JoinSet<()>,
+) -> Result<(), StartError> {
+    let Ground {
+        material, trust, ..
+    } = ground;
+    for (domain, path) in &config.trust {
+        // A bundle that is bad from the start is an error, not a wait (T85).
+        trust.publish(read_bundle(domain, path).map_err(during("trust"))?);
+    }
+    if !config.trust.is_empty() {
+        background.spawn(sources::watch_bundles(
+            Arc::clone(trust),
+            config.trust.clone(),
+            config.bundle_limit,
+            Arc::clone(look_now),
+        ));
+    }
+    start_identity(config, ground, look_now, background)?;
+    for issuer in &config.issuers {
+        background.spawn(issuers::follow(
+            issuer.clone(),
+            Arc::clone(material),
+            Arc::clone(trust),
+            Arc::clone(&ground.unknown_key),
+        ));
+    }
+    for item in &config.material {
+        background.spawn(material::follow(
+            item.clone(),
+            Arc::clone(material),
+            Arc::clone(trust),
+        ));
+    }
+    Ok(())
+}
+
+/// Follows the broker's own SVID.
+fn start_identity(
+    config: &Config,
+    ground: &Ground,
+    look_now: &Arc<Notify>,
+    background: &mut JoinSet<()>,
+) -> Result<(), StartError> {
+    let trust = &ground.trust;
+    match &config.identity {
+        Identity::Files { certificate, key } => {
+            trust.set_identity(read_identity(certificate, key).map_err(during("identity"))?);
+            background.spawn(sources::watch_identity(
+                Arc::clone(trust),
+                certificate.clone(),
+                key.clone(),
+                Arc::clone(look_now),
+            ));
+        }
+        Identity::WorkloadApi { socket } => {
+            background.spawn(sources::follow_workload_api(
+                Arc::clone(trust),
+                socket.clone(),
+                config.bundle_limit,
+            ));
+        }
+        Identity::EmbeddedCa { svid_ttl, .. } => {
+            let (trust, ca) = (Arc::clone(trust), ground.ca.clone());
+            let half = svid_ttl.to_std() / 2;
+            let issue = move || {
+                ca.as_ref()
+                    .map_or(Ok(()), |ca| sources::issue_own(&trust, ca))
+            };
+            issue().map_err(during("embedded CA"))?;
+            background.spawn(async move {
+                loop {
+                    tokio::time::sleep(half).await;
+                    if let Err(error) = issue() {
+                        tracing::error!(error, "own SVID could not be renewed");
+                    }
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the house: attendance, sweeps, leases, clean-ups, and what is to be forgotten.
+pub(super) fn start_housekeeping(
+    broker: &Broker,
+    gate: &Arc<Gate>,
+    ledger: &Ledger,
+    background: &mut JoinSet<()>,
+) {
+    let worker = ledger.log.broker().to_owned();
+    background.spawn(Arc::clone(&broker.tasks).report_attendance());
+    background.spawn(Arc::clone(&broker.tasks).sweep());
+    background.spawn(Arc::clone(&broker.leases).keep_leases());
+    background.spawn(Arc::clone(&broker.responses).clean_up(worker));
+    background.spawn(keep_house(Arc::clone(gate), ledger.clone()));
+    background.spawn(keep_sealed(Arc::clone(&broker.secrets)));
+}
+
+/// Forgets limiters and entries of the log that nobody needs any more.
+async fn keep_house(gate: Arc<Gate>, ledger: Ledger) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
+        gate.limiters.forget();
+        if let Err(error) = ledger.log.forget().await {
+            tracing::debug!(%error, "housekeeping");
+        }
+    }
+}
+
+/// Seals secrets anew after a rotation of the keyring.
+async fn keep_sealed(secrets: Arc<Secrets>) {
+    loop {
+        match secrets.reseal().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "secrets sealed anew under the active key"),
+            Err(error) => tracing::warn!(%error, "secrets could not be sealed anew"),
+        }
+        tokio::time::sleep(RESEAL_INTERVAL).await;
+    }
+}

@@ -1,0 +1,197 @@
+//! The rooms of a broker, and how they are put together.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::config::Config;
+use super::gate::Gate;
+use super::server::{StartError, during};
+use crate::access::Access;
+use crate::ca::Ca;
+use crate::enrollment::{Enrollment, EnrollmentUse};
+use crate::evidence::{Evidence, TpmKeys, TrustItems};
+use crate::lease::Leases;
+use crate::ledger::Ledger;
+use crate::limits::Limiters;
+use crate::liveness::LogFollower;
+use crate::material::{Material, issuers};
+use crate::metrics::Metrics;
+use crate::peer::Trust;
+use crate::refusal_recorder::RefusalRecorder;
+use crate::registry::Registry;
+use crate::response::Responses;
+use crate::role::Operators;
+use crate::secret::Secrets;
+use crate::task::{Tasks, TasksUse};
+
+/// Enrollments by evidence that are looked at, at a time.
+const ENROLLING: usize = 4;
+
+/// The rooms that `grpc/` dispatches to.
+pub(super) struct Broker {
+    pub(super) access: Arc<Access>,
+    pub(super) enrollment: Arc<Enrollment>,
+    pub(super) evidence: Arc<Evidence>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) responses: Arc<Responses>,
+    pub(super) secrets: Arc<Secrets>,
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) tpm_keys: Arc<TpmKeys>,
+    pub(super) trust_items: Arc<TrustItems>,
+}
+
+/// What rooms stand on.
+pub(super) struct Ground {
+    pub(super) ca: Option<Arc<Ca>>,
+    pub(super) ledger: Ledger,
+    pub(super) material: Arc<Material>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) trust: Arc<Trust>,
+    /// Notified when a token named a key that its issuer's known keys do not have.
+    pub(super) unknown_key: Arc<Notify>,
+}
+
+impl Ground {
+    /// Nothing is trusted yet but the configured issuers, whose keys are not known.
+    pub(super) fn new(
+        config: &Config,
+        ca: Option<Ca>,
+        ledger: Ledger,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            ca: ca.map(Arc::new),
+            ledger,
+            material: Arc::new(Material::new(issuers::without_keys(&config.issuers))),
+            metrics,
+            trust: Arc::default(),
+            unknown_key: Arc::default(),
+        }
+    }
+}
+
+impl Broker {
+    /// Builds the rooms, in the order in which they use each other, and the gate before them.
+    pub(super) fn build(config: &Config, ground: &Ground) -> Result<(Self, Gate), StartError> {
+        let Ground {
+            ca,
+            ledger,
+            material,
+            metrics,
+            trust,
+            unknown_key,
+        } = ground;
+        let limits = config.limits;
+        let gate = Gate {
+            issue_permits: Arc::new(Semaphore::new(limits.issuing)),
+            limiters: Limiters::new(&limits),
+            operators: Operators::new(config.operators.clone()),
+            refusals: RefusalRecorder::new(Arc::clone(&ledger.journal), Arc::clone(metrics)),
+            trust: Arc::clone(trust),
+        };
+        let refusals = &gate.refusals;
+        let enroll_permits = Arc::new(Semaphore::new(ENROLLING));
+
+        let secrets = Secrets::new(ledger.clone(), limits.secret_bytes);
+        let secrets = Arc::new(secrets.map_err(during("keyring"))?);
+        let leases = Arc::new(Leases::new(ledger.clone(), Arc::clone(&secrets)));
+        let responses = Arc::new(Responses::new(
+            ledger.clone(),
+            Arc::clone(&leases),
+            limits.longest_task,
+            refusals.clone(),
+        ));
+        let audience = config.issuers.first().map(|i| i.audience.clone());
+        let evidence = Arc::new(Evidence::new(
+            ledger.clone(),
+            audience.unwrap_or_default(),
+            Arc::clone(material),
+            Arc::clone(trust),
+            Arc::clone(unknown_key),
+        ));
+        let trust_items = Arc::new(TrustItems::new(
+            ledger.clone(),
+            config.material.clone(),
+            Arc::clone(&evidence),
+            Arc::clone(&responses),
+        ));
+        let tpm_keys = TpmKeys::new(
+            ledger.clone(),
+            ca.is_some(),
+            Arc::clone(&enroll_permits),
+            Arc::clone(&evidence),
+            Arc::clone(&trust_items),
+        );
+        let tasks = Arc::new(Tasks::new(
+            ledger.clone(),
+            limits,
+            TasksUse {
+                evidence: Arc::clone(&evidence),
+                leases: Arc::clone(&leases),
+                refusals: refusals.clone(),
+                secrets: Arc::clone(&secrets),
+                trust: Arc::clone(trust),
+            },
+        ));
+        let enrollment = Enrollment::new(
+            ledger.clone(),
+            ca.clone(),
+            EnrollmentUse {
+                enroll_permits,
+                evidence: Arc::clone(&evidence),
+                issue_permits: Arc::clone(&gate.issue_permits),
+                refusals: refusals.clone(),
+                tasks: Arc::clone(&tasks),
+                trust: Arc::clone(trust),
+            },
+        );
+        let registry = Registry::new(
+            ledger.clone(),
+            ca.as_ref().map(|ca| ca.trust_domain().clone()),
+            Arc::clone(&evidence),
+            limits.longest_task,
+            Arc::clone(&responses),
+        );
+        let broker = Self {
+            access: Arc::new(Access::new(ledger.clone())),
+            enrollment: Arc::new(enrollment),
+            evidence,
+            leases,
+            registry: Arc::new(registry),
+            responses,
+            secrets,
+            tasks,
+            tpm_keys: Arc::new(tpm_keys),
+            trust_items,
+        };
+        Ok((broker, gate))
+    }
+
+    /// Reads what the rooms keep in memory.
+    pub(super) async fn load(&self) -> Result<(), StartError> {
+        self.secrets
+            .reload_keyring()
+            .await
+            .map_err(during("keyring"))?;
+        self.leases
+            .reload_engines()
+            .await
+            .map_err(during("engines"))?;
+        self.evidence
+            .trusted()
+            .await
+            .map_err(during("trust material"))?;
+        Ok(())
+    }
+
+    /// Lets the rooms hear what the log says.
+    pub(super) fn subscribe_to(&self, follower: &mut LogFollower, ground: &Ground) {
+        follower.subscribe(Arc::clone(&ground.ledger.records));
+        follower.subscribe(Arc::clone(&ground.material));
+        follower.subscribe(Arc::clone(&self.secrets));
+        follower.subscribe(Arc::clone(&self.leases));
+        follower.subscribe(Arc::clone(self.tasks.attendance()));
+    }
+}

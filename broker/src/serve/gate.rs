@@ -1,0 +1,167 @@
+//! The way of every call into a use case: the peer is good now, within its rate, in its role, and a
+//! refusal is on the record once (P10, P11).
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::detached::Detached;
+use crate::clock;
+use crate::limits::Limiters;
+use crate::peer::{Caller, Peer, Trust};
+use crate::refusal::Refusal;
+use crate::refusal_recorder::RefusalRecorder;
+use crate::role::{Operator, Operators, RoleType};
+
+/// What a gRPC method answers.
+pub(super) type Answer<T> = Result<Response<T>, Status>;
+
+/// What is looked at before a use case begins.
+pub(super) struct Gate {
+    /// P12: bounds the calls that issue something.
+    pub(super) issue_permits: Arc<Semaphore>,
+    pub(super) limiters: Limiters,
+    pub(super) operators: Operators,
+    pub(super) refusals: RefusalRecorder,
+    pub(super) trust: Arc<Trust>,
+}
+
+impl Gate {
+    /// Serves a call of a workload.
+    pub(super) async fn serve<R, Q, A, F>(
+        &self,
+        rpc: &'static str,
+        room: &Arc<R>,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<R>, Arc<Peer>, Q) -> F,
+    ) -> Answer<A>
+    where
+        F: Future<Output = Result<A, Refusal>>,
+    {
+        let peer = match request.extensions().get::<Caller>() {
+            Some(Caller::Workload(peer)) => Some(Arc::clone(peer)),
+            Some(Caller::Anonymous(_)) | None => None,
+        };
+        let result = match self.admit(peer.as_ref()) {
+            Ok(peer) => use_case(Arc::clone(room), peer, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.answer(rpc, peer.as_deref(), result)
+    }
+
+    /// Serves a call of an operator. The use case gets the proof of the role that it asks for.
+    pub(super) async fn serve_as<O, R, Q, A, F>(
+        &self,
+        rpc: &'static str,
+        room: &Arc<R>,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<R>, Operator<O>, Q) -> F,
+    ) -> Answer<A>
+    where
+        O: RoleType,
+        F: Future<Output = Result<A, Refusal>>,
+    {
+        self.serve(rpc, room, request, |room, peer, body| async move {
+            use_case(room, self.operators.prove(&peer)?, body).await
+        })
+        .await
+    }
+
+    /// Serves what must run to its end when the caller hangs up.
+    pub(super) async fn serve_detached<R, Q, A, F>(
+        &self,
+        rpc: &'static str,
+        room: &Arc<R>,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<R>, Arc<Peer>, Q) -> F,
+    ) -> Answer<A>
+    where
+        F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        A: Send + 'static,
+    {
+        self.serve(rpc, room, request, |room, peer, body| {
+            Detached::new(use_case(room, peer, body))
+        })
+        .await
+    }
+
+    /// Serves what an operator does and what must run to its end when the caller hangs up.
+    pub(super) async fn serve_detached_as<O, R, Q, A, F>(
+        &self,
+        rpc: &'static str,
+        room: &Arc<R>,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<R>, Operator<O>, Q) -> F,
+    ) -> Answer<A>
+    where
+        O: RoleType,
+        F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        A: Send + 'static,
+    {
+        self.serve_as(rpc, room, request, |room, operator, body| {
+            Detached::new(use_case(room, operator, body))
+        })
+        .await
+    }
+
+    /// Serves what issues something, to its end. P12: issuing has a budget of its own, so that
+    /// under overload endings and introspection are served, and what cannot be issued soon is
+    /// refused at once.
+    pub(super) async fn serve_issuing<R, Q, A, F>(
+        &self,
+        rpc: &'static str,
+        room: &Arc<R>,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<R>, Arc<Peer>, Q) -> F,
+    ) -> Answer<A>
+    where
+        F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        A: Send + 'static,
+    {
+        let permit = Arc::clone(&self.issue_permits).try_acquire_owned();
+        self.serve_detached(rpc, room, request, |room, peer, body| {
+            let work = permit
+                .ok()
+                .map(|permit| (permit, use_case(room, peer, body)));
+            async move {
+                // The permit is held until the use case has run to its end, whether or not the
+                // caller is still there.
+                let (_permit, work) = work.ok_or(Refusal::Overload)?;
+                work.await
+            }
+        })
+        .await
+    }
+
+    /// Answers the peer if it may call now.
+    fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
+        let peer = peer.ok_or(Refusal::Unauthenticated)?;
+        peer.check(&self.trust, clock::now_ms())?;
+        if peer
+            .limiter(|| self.limiters.of(peer.id()))
+            .check()
+            .is_err()
+        {
+            return Err(Refusal::RateLimit);
+        }
+        Ok(Arc::clone(peer))
+    }
+
+    /// Turns the result of a use case into what the caller hears.
+    pub(super) fn answer<A>(
+        &self,
+        rpc: &'static str,
+        peer: Option<&Peer>,
+        result: Result<A, Refusal>,
+    ) -> Answer<A> {
+        match result {
+            Ok(answer) => {
+                self.refusals.answered(rpc);
+                Ok(Response::new(answer))
+            }
+            Err(refusal) => Err(self.refusals.refuse(rpc, peer, &refusal)),
+        }
+    }
+}

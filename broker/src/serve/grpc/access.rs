@@ -1,0 +1,26 @@
+//! What resource servers call.
+
+use sundew_proto::v1::access_service_server::AccessService;
+use sundew_proto::v1::*;
+use tonic::Request;
+
+use super::Services;
+use crate::serve::gate::Answer;
+
+#[tonic::async_trait]
+impl AccessService for Services {
+    async fn introspect(&self, request: Request<IntrospectRequest>) -> Answer<IntrospectResponse> {
+        let operators = &self.gate.operators;
+        self.gate
+            .serve(
+                "Introspect",
+                &self.broker.access,
+                request,
+                |access, peer, body| {
+                    let introspector = operators.prove(&peer);
+                    access.introspect(peer, introspector, body)
+                },
+            )
+            .await
+    }
+}

@@ -1,0 +1,133 @@
+//! Opening the ledger: the root key, the store, the journal with its replay, and the log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sundew_core::store::{Store, StoreError};
+use sundew_core::{LogEntry, RootKey, SecretBytes};
+
+use super::config::{Config, Identity, RedisConfig, StoreConfig};
+use super::server::{StartError, during};
+use crate::ca::Ca;
+use crate::clock;
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::liveness::{LogFollower, RevocationLog};
+use crate::metrics::Metrics;
+use crate::peer::files::read_private;
+use crate::random::random_name;
+use crate::records::Records;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::redis::{RedisSettings, RedisStore};
+
+/// How long a store that is not there yet is waited for between two attempts.
+const RETRY_STORE_AFTER: Duration = Duration::from_millis(500);
+
+/// An open ledger, and what came with opening it.
+pub(super) struct Opened {
+    pub(super) ca: Option<Ca>,
+    pub(super) follower: LogFollower,
+    pub(super) ledger: Ledger,
+    /// What the store is, for the start-up message.
+    pub(super) store: String,
+}
+
+/// Opens everything that state is in. Waits for a store that is not there yet.
+pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Opened, StartError> {
+    let root = read_private(&config.root_key_file).map_err(during("keys.root_key_file"))?;
+    let root = Arc::new(RootKey::parse(&root).map_err(during("keys.root_key_file"))?);
+    let store = open_store(&config.store).await?;
+    let (journal, endings) = open_journal(config)?;
+    let ca = match &config.identity {
+        Identity::EmbeddedCa {
+            trust_domain,
+            svid_ttl,
+        } => Some(
+            Ca::open(store.as_ref(), &root, trust_domain.clone(), *svid_ttl)
+                .await
+                .map_err(during("embedded CA"))?,
+        ),
+        Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
+    };
+    let log = Arc::new(RevocationLog::new(
+        Arc::clone(&store),
+        Arc::clone(&root),
+        random_name().map_err(during("broker name"))?,
+        config.bounds,
+    ));
+    log.restore(endings);
+    let description = store.describe();
+    Ok(Opened {
+        ca,
+        follower: LogFollower::new(Arc::clone(&log), Arc::clone(&journal)),
+        ledger: Ledger::new(Records::new(store, root), log, journal, metrics.endings()),
+        store: description,
+    })
+}
+
+/// Opens the journal; answers the endings in it that something may still rest on.
+fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
+    let now_ms = clock::now_ms();
+    let mut endings = Vec::new();
+    // A quarantine may be as old as the journal is.
+    let journal = Journal::open(&config.journal, |record| {
+        let entry = record
+            .field("entry")
+            .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
+        endings.extend(entry.filter(|entry| entry.until_ms > now_ms));
+    });
+    Ok((Arc::new(journal.map_err(during("journal"))?), endings))
+}
+
+async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
+    let store: Arc<dyn Store> = match config {
+        StoreConfig::Embedded(path) => EmbeddedStore::open(path).map_err(during("store"))?,
+        StoreConfig::Redis(redis) => RedisStore::new(redis_settings(redis)?),
+    };
+    loop {
+        match store.check().await {
+            Ok(()) => return Ok(store),
+            // T63: a store that is not there yet is waited for; one that can never do is an error.
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(%error, store = store.describe(), "waiting for the store");
+                tokio::time::sleep(RETRY_STORE_AFTER).await;
+            }
+            Err(error) => return Err(during("store")(error)),
+        }
+    }
+}
+
+/// How to reach Redis, with what the configured files hold.
+fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
+    let private = |path: &PathBuf, key: &str| {
+        read_private(path)
+            .map(|bytes| SecretBytes::new(bytes.to_vec()))
+            .map_err(during(&format!("store.{key}")))
+    };
+    let public = |path: &PathBuf, key: &str| {
+        std::fs::read(path)
+            .map_err(|e| format!("{}: {e}", path.display()))
+            .map_err(during(&format!("store.{key}")))
+    };
+    let password = config.password_file.as_ref();
+    let ca = config.ca_file.as_ref();
+    let client = match &config.client {
+        None => None,
+        Some((certificate, key)) => Some((
+            public(certificate, "certificate_file")?,
+            private(key, "key_file")?,
+        )),
+    };
+    Ok(RedisSettings {
+        url: config.url.clone(),
+        password: password
+            .map(|path| private(path, "password_file"))
+            .transpose()?,
+        ca: ca.map(|path| public(path, "ca_file")).transpose()?,
+        client,
+        timeout: config.timeout,
+        replicas: config.replicas,
+        durability: config.durability,
+    })
+}

@@ -1,0 +1,252 @@
+//! The listeners: binding them, serving on them, and ending them.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use sundew_proto::v1::access_service_server::AccessServiceServer;
+use sundew_proto::v1::agent_service_server::AgentServiceServer;
+use sundew_proto::v1::enrollment_service_server::EnrollmentServiceServer;
+use sundew_proto::v1::registry_service_server::RegistryServiceServer;
+use sundew_proto::v1::response_service_server::ResponseServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server as Grpc;
+use tonic::transport::server::Router;
+
+use super::broker::{Broker, Ground};
+use super::config::Config;
+use super::gate::Gate;
+use super::grpc::{AnonymousEnrollment, Services};
+use super::handshake_recorder::HandshakeRecorder;
+use super::operations::{self, CurrentHealth};
+use super::server::{StartError, during};
+use crate::enrollment::local_process;
+use crate::enrollment::workload_api::WorkloadApi;
+use crate::enrollment::{Enrollment, OwnIdentities};
+use crate::peer::accept::accept;
+use crate::peer::{Clients, Connection};
+
+/// How long open calls may take to end at shutdown.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Largest message on the enrollment listener, in bytes.
+const ENROLLMENT_MESSAGE: usize = 256 << 10;
+/// Largest message on the Workload API's socket, in bytes.
+const WORKLOAD_API_MESSAGE: usize = 4 << 10;
+
+/// Where the listeners are.
+pub(super) struct Addresses {
+    pub(super) enrollment: Option<SocketAddr>,
+    pub(super) operations: SocketAddr,
+    pub(super) workloads: SocketAddr,
+}
+
+/// The listeners that serve, what runs beside them, and the way to stop both.
+pub(super) struct Listeners {
+    stop: watch::Sender<bool>,
+    serving: JoinSet<()>,
+    background: JoinSet<()>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self {
+            stop: watch::Sender::new(false),
+            serving: JoinSet::new(),
+            background: JoinSet::new(),
+        }
+    }
+}
+
+impl Listeners {
+    /// What runs for as long as the broker does, and is ended with it.
+    pub(super) fn background(&mut self) -> &mut JoinSet<()> {
+        &mut self.background
+    }
+
+    /// Serves one listener until it ends, and says why it ended if that was not asked for.
+    fn spawn_listener<E: Display>(
+        &mut self,
+        name: &'static str,
+        serve: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let stopping = self.stop.subscribe();
+        self.serving.spawn(async move {
+            match serve.await {
+                Ok(()) if *stopping.borrow() => tracing::debug!(listener = name, "stopped"),
+                Ok(()) => tracing::error!(listener = name, "listener ended by itself"),
+                Err(error) => tracing::error!(listener = name, %error, "listener ended"),
+            }
+        });
+    }
+
+    /// Resolves when the broker is asked to stop.
+    fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopped = self.stop.subscribe();
+        async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    }
+
+    /// Serves health and metrics; answers where.
+    pub(super) async fn serve_operations(
+        &mut self,
+        address: SocketAddr,
+        health: CurrentHealth,
+    ) -> Result<SocketAddr, StartError> {
+        let (listener, address) = bind(address).await?;
+        let served = operations::serve(listener, health, self.stopping());
+        self.spawn_listener("operations", served);
+        Ok(address)
+    }
+
+    /// Serves workloads and operators, those without an SVID, and local processes, as configured.
+    pub(super) async fn serve_callers(
+        &mut self,
+        config: &Config,
+        ground: &Ground,
+        broker: &Arc<Broker>,
+        gate: &Arc<Gate>,
+        operations: SocketAddr,
+    ) -> Result<Addresses, StartError> {
+        let (incoming, workloads) = self
+            .accept(config.listen.workloads, Clients::WithSvid, config, ground)
+            .await?;
+        let services = Services::new(broker, gate);
+        let router = workload_services(config, services).await;
+        let served =
+            router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
+        self.spawn_listener("workloads", served);
+
+        let mut enrollment = None;
+        if let Some(address) = config.listen.enrollment {
+            let (incoming, address) = self
+                .accept(address, Clients::Anonymous, config, ground)
+                .await?;
+            enrollment = Some(address);
+            let service = EnrollmentServiceServer::new(AnonymousEnrollment::new(broker, gate))
+                .max_decoding_message_size(config.message_bytes.min(ENROLLMENT_MESSAGE));
+            let served = bounded(config)
+                .add_service(service)
+                .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
+            self.spawn_listener("enrollment", served);
+        }
+        if let Some(path) = &config.listen.workload_api {
+            self.serve_workload_api(path, &broker.enrollment)?;
+        }
+        Ok(Addresses {
+            enrollment,
+            operations,
+            workloads,
+        })
+    }
+
+    /// Binds a TLS listener, and accepts on it for as long as the broker runs.
+    async fn accept(
+        &mut self,
+        address: SocketAddr,
+        clients: Clients,
+        config: &Config,
+        ground: &Ground,
+    ) -> Result<(mpsc::Receiver<std::io::Result<Connection>>, SocketAddr), StartError> {
+        let (listener, address) = bind(address).await?;
+        let (connections, incoming) = mpsc::channel(64);
+        let observer = HandshakeRecorder {
+            journal: Arc::clone(&ground.ledger.journal),
+            metrics: Arc::clone(&ground.metrics),
+        };
+        self.background.spawn(accept(
+            listener,
+            Arc::clone(&ground.trust),
+            clients,
+            config.connections,
+            Arc::new(observer),
+            connections,
+        ));
+        Ok((incoming, address))
+    }
+
+    fn serve_workload_api(
+        &mut self,
+        path: &Path,
+        enrollment: &Arc<Enrollment>,
+    ) -> Result<(), StartError> {
+        let part = format!("listen.workload_api: {}", path.display());
+        let listener = local_process::bind(path).map_err(during(&part))?;
+        let (connections, incoming) = mpsc::channel(16);
+        self.background
+            .spawn(local_process::accept(listener, connections));
+        let identities = Arc::new(OwnIdentities(Arc::clone(enrollment)));
+        let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(identities))
+            .max_decoding_message_size(WORKLOAD_API_MESSAGE);
+        let served = Grpc::builder()
+            .add_service(service)
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
+        self.spawn_listener("workload_api", served);
+        Ok(())
+    }
+
+    /// Stops listening, lets open calls end for a while, and ends what runs beside them.
+    pub(super) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let drained = tokio::time::timeout(DRAIN_WITHIN, async {
+            while self.serving.join_next().await.is_some() {}
+        })
+        .await;
+        if drained.is_err() {
+            tracing::warn!("some calls did not end in time");
+        }
+        self.background.shutdown().await;
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(during(&format!("cannot listen on {address}")))?;
+    let address = listener.local_addr().map_err(during("listener"))?;
+    Ok((listener, address))
+}
+
+/// A gRPC server whose connections are bounded (T80: floods are cut by these limits).
+fn bounded(config: &Config) -> Grpc {
+    // No grace with the age: it would leave out the GOAWAY.
+    Grpc::builder()
+        .max_connection_age(config.connection_age)
+        .max_concurrent_streams(config.streams)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .http2_max_header_list_size(16 << 10)
+        .tcp_nodelay(true)
+}
+
+async fn workload_services(config: &Config, services: Services) -> Router {
+    let most = config.message_bytes;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AgentServiceServer<Services>>().await;
+    health.set_serving::<AccessServiceServer<Services>>().await;
+    let reflection = config.listen.reflection.then(|| {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR)
+            .build_v1()
+    });
+    let reflection = reflection.transpose().unwrap_or_else(|error| {
+        tracing::error!(%error, "reflection is off");
+        None
+    });
+    bounded(config)
+        .add_service(health_service)
+        .add_service(AgentServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(AccessServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(RegistryServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(ResponseServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(EnrollmentServiceServer::new(services).max_decoding_message_size(most))
+        .add_optional_service(reflection)
+}

@@ -1,0 +1,19 @@
+//! From a configuration to a running broker, and back.
+//!
+//! `server.rs` reads like a table of contents of starting and stopping. `grpc/` names the use case
+//! of each RPC, `gate.rs` is the way of every call into one.
+
+mod background;
+mod broker;
+pub mod config;
+mod detached;
+mod gate;
+mod grpc;
+mod handshake_recorder;
+mod ledger_opening;
+mod listeners;
+mod operations;
+mod server;
+mod sources;
+
+pub use server::{Server, StartError};

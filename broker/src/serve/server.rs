@@ -1,0 +1,160 @@
+//! Starting and stopping a broker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::background;
+use super::broker::{Broker, Ground};
+use super::config::{Config, StoreConfig};
+use super::gate::Gate;
+use super::ledger_opening::{Opened, open_ledger};
+use super::listeners::{Addresses, Listeners};
+use super::operations::Health;
+use crate::ca::Ca;
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::peer::Trust;
+
+/// How often it is looked whether a broker that starts is ready.
+const READY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Why a broker did not start: the part that failed, and a cause that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{part}: {cause}")]
+pub struct StartError {
+    part: String,
+    cause: String,
+}
+
+/// Makes a cause the reason why a part of the broker did not start.
+pub(super) fn during<E: std::fmt::Display>(part: &str) -> impl Fn(E) -> StartError + use<E> {
+    let part = part.to_owned();
+    move |cause| StartError {
+        part: part.clone(),
+        cause: cause.to_string(),
+    }
+}
+
+/// A running broker.
+pub struct Server {
+    addresses: Addresses,
+    ca: Option<Arc<Ca>>,
+    gate: Arc<Gate>,
+    ledger: Ledger,
+    listeners: Listeners,
+    /// Notified when files are to be looked at now.
+    look_now: Arc<Notify>,
+    trust: Arc<Trust>,
+}
+
+impl Server {
+    /// Starts; answers when the broker listens. It answers calls once its view of the revocation
+    /// log is fresh.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let mut listeners = Listeners::default();
+        // Health answers from the first moment on, also while the store is waited for.
+        let (health, current_health) = watch::channel(None);
+        let operations = listeners
+            .serve_operations(config.listen.operations, current_health)
+            .await?;
+
+        let metrics = Arc::new(Metrics::default());
+        let Opened {
+            ca,
+            mut follower,
+            ledger,
+            store,
+        } = open_ledger(&config, &metrics).await?;
+
+        let ground = Ground::new(&config, ca, ledger.clone(), metrics);
+        let (broker, gate) = Broker::build(&config, &ground)?;
+        let (broker, gate) = (Arc::new(broker), Arc::new(gate));
+        broker.load().await?;
+        broker.subscribe_to(&mut follower, &ground);
+
+        let look_now = Arc::new(Notify::new());
+        let background = listeners.background();
+        background::start_sources(&config, &ground, &look_now, background)?;
+        // A broker that shares its store waits for endings that only others know.
+        ledger.log.open_after(match config.store {
+            StoreConfig::Redis(_) => config.bounds.freshness,
+            StoreConfig::Embedded(_) => Duration::ZERO,
+        });
+        background.spawn(follower.run());
+        background::start_housekeeping(&broker, &gate, &ledger, background);
+
+        let addresses = listeners
+            .serve_callers(&config, &ground, &broker, &gate, operations)
+            .await?;
+        health.send_replace(Some(Health::new(&ground, &broker)));
+        // The sender stays alive with the server: health needs it.
+        listeners
+            .background()
+            .spawn(async move { health.closed().await });
+        tracing::info!(workloads = %addresses.workloads, operations = %operations, store, "broker listens");
+        Ok(Self {
+            addresses,
+            ca: ground.ca,
+            gate,
+            ledger,
+            listeners,
+            look_now,
+            trust: ground.trust,
+        })
+    }
+
+    /// The embedded CA, if this broker has one.
+    #[must_use]
+    pub fn ca(&self) -> Option<&Ca> {
+        self.ca.as_deref()
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn workloads(&self) -> SocketAddr {
+        self.addresses.workloads
+    }
+
+    /// Where those without an SVID connect.
+    #[must_use]
+    pub fn enrollment(&self) -> Option<SocketAddr> {
+        self.addresses.enrollment
+    }
+
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn operations(&self) -> SocketAddr {
+        self.addresses.operations
+    }
+
+    /// Takes over what can change while running: operators now; files are looked at at once. The
+    /// rest needs a restart.
+    pub fn reload(&self, config: Result<Config, String>) {
+        match config {
+            Ok(config) => {
+                self.gate.operators.replace(config.operators);
+                self.trust.report("configuration", Ok(()));
+                tracing::info!("configuration reloaded");
+            }
+            Err(problem) => self.trust.report("configuration", Err(problem)),
+        }
+        self.look_now.notify_waiters();
+    }
+
+    /// Waits until the view is fresh, so that calls are answered.
+    pub async fn ready(&self) {
+        while self.ledger.log.view().is_err() || self.trust.identity().is_none() {
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+    }
+
+    /// Stops listening, lets open calls end for 10 seconds at most, and leaves the list of brokers.
+    pub async fn stop(self) {
+        self.listeners.stop().await;
+        self.ledger.log.leave().await;
+        tracing::info!("broker stopped");
+    }
+}

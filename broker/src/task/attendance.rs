@@ -1,0 +1,127 @@
+//! Tasks that are attended at this broker: those with an open Attend stream.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sundew_core::{Event, TaskId};
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::liveness::Subscriber;
+use crate::records::Task;
+use crate::task_tree_index::TaskTreeIndex;
+
+/// The attended tasks, each with the number of its streams.
+pub(crate) struct Attendance {
+    attended: Mutex<TaskTreeIndex<Attended>>,
+    started: Instant,
+}
+
+struct Attended {
+    streams: usize,
+    grace_ms: i64,
+    deadline_ms: i64,
+    /// When the store was last told of it.
+    reported_at: Option<Instant>,
+    news: Arc<Notify>,
+}
+
+/// An open Attend stream; the task is attended until this is dropped.
+pub(super) struct Attending {
+    attendance: Arc<Attendance>,
+    task: TaskId,
+    /// Notified when the revocation log may have said something about the task.
+    pub(super) news: Arc<Notify>,
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        let mut attended = self.attendance.lock();
+        if let Some(entry) = attended.get_mut(&self.task) {
+            entry.streams = entry.streams.saturating_sub(1);
+            if entry.streams == 0 {
+                attended.remove(&self.task);
+            }
+        }
+    }
+}
+
+impl Default for Attendance {
+    fn default() -> Self {
+        Self {
+            attended: Mutex::default(),
+            started: clock::monotonic(),
+        }
+    }
+}
+
+impl Attendance {
+    fn lock(&self) -> MutexGuard<'_, TaskTreeIndex<Attended>> {
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts another stream of a task.
+    pub(super) fn attend(self: &Arc<Self>, task: &Task) -> Attending {
+        let fresh = || Attended {
+            streams: 0,
+            grace_ms: task.grace_ms,
+            deadline_ms: task.deadline_ms,
+            reported_at: None,
+            news: Arc::default(),
+        };
+        let mut attended = self.lock();
+        let entry = attended.or_insert_with(task.id, &task.record().ancestors, fresh);
+        entry.streams = entry.streams.saturating_add(1);
+        Attending {
+            attendance: Arc::clone(self),
+            task: task.id,
+            news: Arc::clone(&entry.news),
+        }
+    }
+
+    /// Whether a task has a stream at this broker.
+    pub(super) fn is_attended(&self, task: &TaskId) -> bool {
+        self.lock().get(task).is_some()
+    }
+
+    /// How long this broker has been up, in milliseconds.
+    pub(super) fn up_ms(&self) -> i64 {
+        i64::try_from(clock::since(self.started).as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The reports that the store is to have now: of tasks whose last report is older than a third
+    /// of their grace, with the time at which each is due if nothing more is reported, in
+    /// milliseconds since the epoch.
+    pub(super) fn due_reports(&self, now_ms: i64) -> Vec<(TaskId, i64)> {
+        let mut due = Vec::new();
+        for (task, entry) in self.lock().iter_mut() {
+            let third = Duration::from_millis(u64::try_from(entry.grace_ms / 3).unwrap_or(0));
+            if entry.reported_at.is_none_or(|at| clock::since(at) >= third) {
+                entry.reported_at = Some(clock::monotonic());
+                due.push((
+                    *task,
+                    now_ms.saturating_add(entry.grace_ms).min(entry.deadline_ms),
+                ));
+            }
+        }
+        due
+    }
+}
+
+impl Subscriber for Attendance {
+    /// Wakes the streams that an entry of the log concerns.
+    fn on_event(self: Arc<Self>, event: &Event) {
+        match event {
+            Event::Ended { task, .. } | Event::Suspended(task) | Event::Resumed(task) => {
+                self.lock()
+                    .ending_with(task)
+                    .for_each(|(_, entry)| entry.news.notify_waiters());
+            }
+            Event::Rule { .. } => self
+                .lock()
+                .iter_mut()
+                .for_each(|(_, entry)| entry.news.notify_waiters()),
+            Event::Changed(_) | Event::Floor | Event::Lifted(_) => {}
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Ending what nobody ends: a task past its deadline expires, and one that nobody attends is
+//! abandoned (P5).
+//!
+//! Every broker sweeps the store's list of what is due. That two brokers end the same task gives
+//! one outcome, the log's first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sundew_core::{Cause, Liveness, Outcome, TaskId};
+
+use super::{Tasks, ending};
+use crate::clock;
+use crate::refusal::Refusal;
+
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked whether the store is to be told of attended tasks: a third of the
+/// shortest grace, which is one second, and less.
+const REPORT_INTERVAL: Duration = Duration::from_millis(300);
+/// Due tasks looked at in one sweep.
+const DUE_TOGETHER: usize = 256;
+/// A task that a rule killed is looked at again after this long, in milliseconds.
+const REVOKED_AGAIN_MS: i64 = 30_000;
+
+impl Tasks {
+    /// Tells the store which tasks are attended here, for as long as it is polled.
+    pub(crate) async fn report_attendance(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(REPORT_INTERVAL).await;
+            let due = self.attendance.due_reports(clock::now_ms());
+            if !due.is_empty()
+                && let Err(error) = self.ledger.records.store().attend(due).await
+            {
+                tracing::warn!(%error, "attendance could not be told to the store");
+            }
+        }
+    }
+
+    /// Ends what is due, for as long as it is polled.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            let store = self.ledger.records.store();
+            let due = match store.due(clock::now_ms(), DUE_TOGETHER).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::debug!(%error, "sweep");
+                    continue;
+                }
+            };
+            for task in due {
+                if let Err(error) = self.end_due(task).await {
+                    tracing::warn!(%task, %error, "a task that is due could not be ended yet");
+                }
+            }
+        }
+    }
+
+    async fn end_due(&self, id: TaskId) -> Result<(), Refusal> {
+        let store = self.ledger.records.store();
+        let Some(task) = self.ledger.records.task(id).await? else {
+            // Reserved and never created, or kept no longer.
+            return Ok(store.release_task("", id).await?);
+        };
+        let now_ms = clock::now_ms();
+        let liveness = self.ledger.log.view()?.judge_task(&task, now_ms);
+        let look_again_after = |wait_ms: i64| {
+            let due_ms = now_ms.saturating_add(wait_ms).min(task.deadline_ms);
+            store.attend(vec![(id, due_ms)])
+        };
+        let outcome = match liveness {
+            Liveness::Dead(Cause::TaskEnded(_)) => return self.ledger.release(&task).await,
+            // The clean-up after the rule counts it, takes it off the lists and puts it on the
+            // record.
+            Liveness::Dead(Cause::Revoked) => {
+                return Ok(look_again_after(REVOKED_AGAIN_MS).await?);
+            }
+            Liveness::Dead(cause) => cause.outcome(),
+            Liveness::Alive => {
+                // Agents need time to come back after a restart of their broker.
+                let just_started = self.attendance.up_ms() < task.grace_ms;
+                if just_started || self.attendance.is_attended(&id) {
+                    return Ok(look_again_after(task.grace_ms).await?);
+                }
+                Outcome::Abandoned
+            }
+        };
+        ending::end_task(&self.ledger, &task, outcome, None)
+            .await
+            .map(drop)
+    }
+}

@@ -1,0 +1,122 @@
+//! Fields of messages that several use cases read, and domain values as messages.
+
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::{KnownTask, Liveness, Outcome, ScopeSet, TokenBinding, Ttl, View};
+use sundew_proto::v1;
+
+use crate::clock;
+use crate::random::random_name;
+use crate::refusal::Refusal;
+
+/// Most audiences of a token.
+const MAX_AUDIENCES: usize = 8;
+
+/// Reads an idempotency key: 1 to 128 printable ASCII characters. For an empty one, answers a key
+/// that nobody else has.
+pub(crate) fn idempotency_key(given: String) -> Result<String, Refusal> {
+    if given.is_empty() {
+        return random_name();
+    }
+    if given.len() > 128 || !given.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Refusal::invalid(
+            "idempotency_key",
+            "must be 1 to 128 printable ASCII characters",
+        ));
+    }
+    Ok(given)
+}
+
+/// Reads the field `spiffe_id`.
+pub(crate) fn spiffe_id(text: &str) -> Result<SpiffeId, Refusal> {
+    SpiffeId::parse(text).map_err(|e| Refusal::invalid("spiffe_id", e))
+}
+
+/// Reads the field `ttl_ms`, in milliseconds; 0 asks for nothing in particular.
+pub(crate) fn ttl(ms: i64) -> Result<Option<Ttl>, Refusal> {
+    if ms == 0 {
+        Ok(None)
+    } else {
+        Ttl::from_ms(ms)
+            .map(Some)
+            .map_err(|e| Refusal::invalid("ttl_ms", e))
+    }
+}
+
+/// Reads the field `scopes`.
+pub(crate) fn scopes(texts: &[String]) -> Result<ScopeSet, Refusal> {
+    ScopeSet::parse(texts).map_err(|e| Refusal::invalid("scopes", e))
+}
+
+/// Reads the field `binding`; unspecified asks for nothing in particular.
+pub(crate) fn binding(value: i32) -> Result<Option<TokenBinding>, Refusal> {
+    match v1::Binding::try_from(value) {
+        Ok(v1::Binding::Unspecified) => Ok(None),
+        Ok(v1::Binding::Certificate) => Ok(Some(TokenBinding::Certificate)),
+        Ok(v1::Binding::Bearer) => Ok(Some(TokenBinding::Bearer)),
+        Err(_) => Err(Refusal::invalid("binding", "unknown binding")),
+    }
+}
+
+/// Reads the field `audience`, sorted and without repetitions.
+pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
+    list.sort();
+    list.dedup();
+    if list.len() > MAX_AUDIENCES
+        || !list
+            .iter()
+            .all(|audience| sundew_core::is_audience(audience))
+    {
+        return Err(Refusal::invalid(
+            "audience",
+            "must be at most 8 names of at most 256 printable ASCII characters",
+        ));
+    }
+    Ok(list)
+}
+
+/// A token's binding as a message.
+pub(crate) fn binding_message(binding: TokenBinding) -> v1::Binding {
+    match binding {
+        TokenBinding::Bearer => v1::Binding::Bearer,
+        TokenBinding::Certificate => v1::Binding::Certificate,
+    }
+}
+
+/// A task's outcome as a message.
+pub(crate) fn outcome_message(outcome: Outcome) -> v1::Outcome {
+    match outcome {
+        Outcome::Abandoned => v1::Outcome::Abandoned,
+        Outcome::Canceled => v1::Outcome::Canceled,
+        Outcome::Completed => v1::Outcome::Completed,
+        Outcome::Expired => v1::Outcome::Expired,
+        Outcome::Failed => v1::Outcome::Failed,
+        Outcome::Revoked => v1::Outcome::Revoked,
+    }
+}
+
+/// A task as a message, alive or dead as the view says at this moment.
+pub(crate) fn task_message(view: &View, task: &KnownTask) -> v1::Task {
+    let outcome = match view.judge_task(task, clock::now_ms()) {
+        Liveness::Alive => v1::Outcome::Unspecified,
+        Liveness::Dead(cause) => outcome_message(cause.outcome()),
+    };
+    v1::Task {
+        task_id: task.id.to_string(),
+        spiffe_id: task.workload.to_string(),
+        purpose: task.purpose.clone(),
+        instruction: task.instruction.clone(),
+        scopes: task.scopes.to_strings(),
+        created_at_ms: task.created_at_ms,
+        deadline_ms: task.deadline_ms,
+        outcome: outcome.into(),
+        suspended: view.is_suspended(task),
+        registration_version: task.registration.clone(),
+        ancestors: task
+            .record()
+            .ancestors
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        audience: task.audience.clone(),
+    }
+}
