@@ -6,17 +6,17 @@ pub struct Evidence {
     /// "oidc", "manifest", …
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
-    /// The evidence itself, in the form that its kind defines.
+    /// The evidence itself, in the form that the kind defines.
     #[prost(bytes = "vec", tag = "2")]
     pub payload: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Token {
-    /// The credential. Shown once; only its hash is kept.
+    /// The credential. It is shown once; the broker keeps only a hash of it.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
-    /// Names the token in lists, revocations and records. Not a credential.
+    /// The name of the token in lists, revocations and records. It is not a credential.
     #[prost(string, tag = "2")]
     pub token_id: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "3")]
@@ -51,13 +51,13 @@ pub struct Task {
     pub suspended: bool,
     #[prost(string, tag = "10")]
     pub registration_version: ::prost::alloc::string::String,
-    /// The tasks that it was delegated from, its parent last.
+    /// The tasks that this task was delegated from. The parent is the last of them.
     #[prost(string, repeated, tag = "11")]
     pub ancestors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "12")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// How a task ended. Exactly one per task.
+/// How a task ended. A task has exactly one outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Outcome {
@@ -99,15 +99,16 @@ impl Outcome {
         }
     }
 }
-/// What a presenter must hold for a token to be good.
+/// The key that a presenter must hold for a token to be good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Binding {
     /// The registration's first allowed binding.
     Unspecified = 0,
-    /// The X.509-SVID certificate it was minted for (RFC 8705 style, x5t#S256).
+    /// The key of the X.509-SVID that the token was minted for (as in RFC 8705, x5t#S256).
     Certificate = 1,
-    /// Nothing: whoever holds it. Needs an explicit registration setting.
+    /// No key: the token is good for whoever holds it. This needs an explicit setting of the
+    /// registration.
     Bearer = 2,
 }
 impl Binding {
@@ -137,8 +138,9 @@ impl Binding {
 pub struct IntrospectRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
-    /// SHA-256 of the certificate with which the token was presented to the caller. An agent that asks about its
-    /// own token leaves it empty. A certificate-bound token without it, or with another, is not active.
+    /// SHA-256 of the certificate with which the token was presented to the caller. An agent that asks
+    /// about its own token leaves this empty. A certificate-bound token is not active without it, or
+    /// with another one.
     #[prost(bytes = "vec", tag = "2")]
     pub presenter_certificate_sha256: ::prost::alloc::vec::Vec<u8>,
     /// If set, the token must be meant for this audience.
@@ -150,7 +152,7 @@ pub struct IntrospectRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IntrospectResponse {
-    /// Everything else is empty unless active.
+    /// Whether the token is good. All other fields are empty unless it is.
     #[prost(bool, tag = "1")]
     pub active: bool,
     #[prost(string, tag = "2")]
@@ -174,11 +176,13 @@ pub struct IntrospectResponse {
     pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "11")]
     pub registration_version: ::prost::alloc::string::String,
-    /// For a task that was delegated: the SPIFFE ID of the owner of the first task, on whose behalf everything happens.
+    /// For a task that was delegated: the SPIFFE ID of the owner of the first task, on whose behalf
+    /// everything happens.
     #[prost(string, tag = "12")]
     pub on_behalf_of: ::prost::alloc::string::String,
-    /// Who acts, and for whom (RFC 8693, section 4.1): the owner of the token's task, then the owner of the task that it was delegated
-    /// from, and so on. Set only for a task that was delegated.
+    /// Who acts, and for whom (RFC 8693, section 4.1): the owner of the token's task, then the owner
+    /// of the task that this one was delegated from, and so on. Set only for a task that was
+    /// delegated.
     #[prost(message, optional, tag = "13")]
     pub act: ::core::option::Option<Actor>,
 }
@@ -190,7 +194,7 @@ pub struct Actor {
     pub task_id: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub purpose: ::prost::alloc::string::String,
-    /// SHA-256 of the instruction that it acts on.
+    /// SHA-256 of the instruction that the actor acts on.
     #[prost(bytes = "vec", tag = "4")]
     pub instruction_sha256: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, optional, boxed, tag = "5")]
@@ -207,7 +211,8 @@ pub mod access_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What resource servers, gateways and tools ask.
+    /// The service that resource servers, gateways and tools ask about tokens. The caller needs the role
+    /// "introspector", or asks about a token of its own.
     #[derive(Debug, Clone)]
     pub struct AccessServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -288,7 +293,7 @@ pub mod access_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Is this token good now, in these hands, and for what (after RFC 7662)?
+        /// Says whether a token is good now in the presenter's hands, and for what (after RFC 7662).
         pub async fn introspect(
             &mut self,
             request: impl tonic::IntoRequest<super::IntrospectRequest>,
@@ -328,7 +333,7 @@ pub mod access_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AccessServiceServer.
     #[async_trait]
     pub trait AccessService: std::marker::Send + std::marker::Sync + 'static {
-        /// Is this token good now, in these hands, and for what (after RFC 7662)?
+        /// Says whether a token is good now in the presenter's hands, and for what (after RFC 7662).
         async fn introspect(
             &self,
             request: tonic::Request<super::IntrospectRequest>,
@@ -337,7 +342,8 @@ pub mod access_service_server {
             tonic::Status,
         >;
     }
-    /// What resource servers, gateways and tools ask.
+    /// The service that resource servers, gateways and tools ask about tokens. The caller needs the role
+    /// "introspector", or asks about a token of its own.
     #[derive(Debug)]
     pub struct AccessServiceServer<T> {
         inner: Arc<T>,
@@ -508,14 +514,15 @@ pub struct ChallengeResponse {
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
-    /// What the caller's registration requires: one of these sets, in the order of preference.
+    /// The sets of evidence of which the caller's registration requires one, in the order of
+    /// preference.
     #[prost(message, repeated, tag = "3")]
     pub evidence_sets: ::prost::alloc::vec::Vec<EvidenceSet>,
-    /// For kinds with an audience: what theirs must be.
+    /// The audience that evidence must have, for kinds that have one.
     #[prost(string, tag = "4")]
     pub audience: ::prost::alloc::string::String,
 }
-/// Kinds of evidence that do together.
+/// Kinds of evidence that are enough together.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EvidenceSet {
     #[prost(string, repeated, tag = "1")]
@@ -525,7 +532,7 @@ pub struct EvidenceSet {
 pub struct BeginTaskRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub nonce: ::prost::alloc::vec::Vec<u8>,
-    /// 1 to 128 characters; retries with the same key give the same task and token.
+    /// 1 to 128 characters. A retry with the same key gives the same task and token.
     #[prost(string, tag = "2")]
     pub idempotency_key: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
@@ -534,7 +541,8 @@ pub struct BeginTaskRequest {
     pub instruction: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "5")]
     pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Asked life; 0 asks for the registration's default. Clamped to what the evidence, the SVID and the registration allow.
+    /// The life that is asked for. 0 asks for the registration's default. The broker shortens it to
+    /// what the evidence, the SVID and the registration allow.
     #[prost(int64, tag = "6")]
     pub ttl_ms: i64,
     #[prost(message, repeated, tag = "7")]
@@ -543,7 +551,7 @@ pub struct BeginTaskRequest {
     pub binding: i32,
     #[prost(string, repeated, tag = "9")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// From the owner of another task: opens this task below that one.
+    /// A grant from the owner of another task. The new task is opened below that one.
     #[prost(string, tag = "10")]
     pub grant: ::prost::alloc::string::String,
 }
@@ -553,7 +561,7 @@ pub struct BeginTaskResponse {
     pub task: ::core::option::Option<Task>,
     #[prost(message, optional, tag = "2")]
     pub token: ::core::option::Option<Token>,
-    /// A task not attended for this long ends.
+    /// A task that nobody attends for this long ends.
     #[prost(int64, tag = "3")]
     pub attendance_grace_ms: i64,
     /// Whether each GetSecret needs evidence of its own.
@@ -566,7 +574,7 @@ pub struct MintTokenRequest {
     pub task_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub idempotency_key: ::prost::alloc::string::String,
-    /// Empty: all of the task's.
+    /// Empty means all scopes of the task.
     #[prost(string, repeated, tag = "3")]
     pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(int64, tag = "4")]
@@ -587,7 +595,7 @@ pub struct GetSecretRequest {
     pub task_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// Where the registration wants evidence at each secret: a challenge and evidence for it.
+    /// A challenge and the evidence for it, where the registration wants evidence at each secret.
     #[prost(bytes = "vec", tag = "3")]
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, repeated, tag = "4")]
@@ -598,12 +606,12 @@ pub struct GetSecretRequest {
 pub struct GetSecretResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub value: ::prost::alloc::vec::Vec<u8>,
-    /// The version that `secret put` gave it.
+    /// The version that `secret put` gave the secret.
     #[prost(uint64, tag = "2")]
     pub version: u64,
     #[prost(int64, tag = "3")]
     pub expires_at_ms: i64,
-    /// Set if the secret was made for this task, and is removed at its source when the task ends.
+    /// Set if the secret was made for this task. It is removed at its source when the task ends.
     #[prost(message, optional, tag = "4")]
     pub lease: ::core::option::Option<Lease>,
 }
@@ -617,7 +625,7 @@ pub struct Lease {
     pub username: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub password: ::prost::alloc::string::String,
-    /// With user name and password; also the value of the secret.
+    /// The target's URL with user name and password. This is also the value of the secret.
     #[prost(string, tag = "4")]
     pub url: ::prost::alloc::string::String,
     #[prost(int64, tag = "5")]
@@ -632,10 +640,10 @@ pub struct DelegateRequest {
     pub delegate: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "3")]
     pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Audiences that the delegate's tokens may be meant for; empty: as the task's.
+    /// Audiences that the delegate's tokens may be meant for. Empty means the audiences of the task.
     #[prost(string, repeated, tag = "4")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// How long the grant and every task under it may live; 0: as long as the task.
+    /// How long the grant and every task under it may live. 0 means as long as the task.
     #[prost(int64, tag = "5")]
     pub ttl_ms: i64,
     /// How many levels the delegate may delegate further.
@@ -644,7 +652,8 @@ pub struct DelegateRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DelegateResponse {
-    /// Not a credential: only the delegate can use it, with its own SVID and evidence.
+    /// A grant is not a credential: only the delegate can use it, with an SVID and evidence of its
+    /// own.
     #[prost(string, tag = "1")]
     pub grant: ::prost::alloc::string::String,
     #[prost(int64, tag = "2")]
@@ -662,7 +671,8 @@ pub mod attend_request {
         /// The first message of the stream.
         #[prost(message, tag = "1")]
         Start(super::AttendStart),
-        /// Moves the task to the SVID that the caller is about to use, before it is used (SVID rotation).
+        /// Moves the task to the SVID that the caller is about to use, before that SVID is used (SVID
+        /// rotation).
         #[prost(message, tag = "2")]
         Rotate(super::RotateBinding),
         #[prost(message, tag = "3")]
@@ -676,7 +686,8 @@ pub mod attend_request {
 pub struct AttendStart {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
-    /// The last `proof` that a broker gave for the task; empty if none did since it was begun.
+    /// The last `proof` that a broker gave for the task. Empty if no broker gave one since the task
+    /// was begun.
     #[prost(bytes = "vec", tag = "2")]
     pub proof: ::prost::alloc::vec::Vec<u8>,
 }
@@ -719,7 +730,8 @@ pub mod attend_response {
         Proven(super::Proven),
     }
 }
-/// The registration wants fresh evidence: without it, the task is suspended at `due_ms`, and ended some time after.
+/// The registration wants fresh evidence. A task that shows none is suspended at `due_ms`, and ended
+/// some time after.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProofWanted {
     #[prost(bytes = "vec", tag = "1")]
@@ -733,7 +745,7 @@ pub struct ProofWanted {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Proven {
-    /// To be shown when the stream is opened again, at any broker. Not a credential.
+    /// A proof to be shown when the stream is opened again, at any broker. It is not a credential.
     #[prost(bytes = "vec", tag = "1")]
     pub proof: ::prost::alloc::vec::Vec<u8>,
 }
@@ -776,7 +788,7 @@ pub struct ResumeTaskRequest {
 pub struct ResumeTaskResponse {
     #[prost(message, optional, tag = "1")]
     pub token: ::core::option::Option<Token>,
-    /// As in `Proven`.
+    /// The same kind of proof as in `Proven`.
     #[prost(bytes = "vec", tag = "2")]
     pub proof: ::prost::alloc::vec::Vec<u8>,
 }
@@ -805,7 +817,8 @@ pub mod agent_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What an attested workload calls. The caller is the peer of the TLS session, never a field of a message.
+    /// The service that attested workloads call. The caller is the peer of the TLS session, never a
+    /// field of a message.
     #[derive(Debug, Clone)]
     pub struct AgentServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -886,7 +899,7 @@ pub mod agent_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Issues a single-use nonce, good on this connection only.
+        /// Issues a single-use nonce that is good on this connection only.
         pub async fn challenge(
             &mut self,
             request: impl tonic::IntoRequest<super::ChallengeRequest>,
@@ -936,7 +949,8 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("sundew.v1.AgentService", "BeginTask"));
             self.inner.unary(req, path, codec).await
         }
-        /// Mints another token within a live task: narrower scope, another audience or binding.
+        /// Mints another token within a live task, with narrower scope, another audience or another
+        /// binding.
         pub async fn mint_token(
             &mut self,
             request: impl tonic::IntoRequest<super::MintTokenRequest>,
@@ -1011,7 +1025,8 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("sundew.v1.AgentService", "Delegate"));
             self.inner.unary(req, path, codec).await
         }
-        /// Keeps a task alive while open, moves it to a rotated SVID, and tells of its ending.
+        /// Keeps a task alive while the stream is open, moves the task to a rotated SVID, asks for fresh
+        /// evidence, and says when the task ends.
         pub async fn attend(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::AttendRequest>,
@@ -1126,7 +1141,7 @@ pub mod agent_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AgentServiceServer.
     #[async_trait]
     pub trait AgentService: std::marker::Send + std::marker::Sync + 'static {
-        /// Issues a single-use nonce, good on this connection only.
+        /// Issues a single-use nonce that is good on this connection only.
         async fn challenge(
             &self,
             request: tonic::Request<super::ChallengeRequest>,
@@ -1142,7 +1157,8 @@ pub mod agent_service_server {
             tonic::Response<super::BeginTaskResponse>,
             tonic::Status,
         >;
-        /// Mints another token within a live task: narrower scope, another audience or binding.
+        /// Mints another token within a live task, with narrower scope, another audience or another
+        /// binding.
         async fn mint_token(
             &self,
             request: tonic::Request<super::MintTokenRequest>,
@@ -1172,7 +1188,8 @@ pub mod agent_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Keeps a task alive while open, moves it to a rotated SVID, and tells of its ending.
+        /// Keeps a task alive while the stream is open, moves the task to a rotated SVID, asks for fresh
+        /// evidence, and says when the task ends.
         async fn attend(
             &self,
             request: tonic::Request<tonic::Streaming<super::AttendRequest>>,
@@ -1202,7 +1219,8 @@ pub mod agent_service_server {
             tonic::Status,
         >;
     }
-    /// What an attested workload calls. The caller is the peer of the TLS session, never a field of a message.
+    /// The service that attested workloads call. The caller is the peer of the TLS session, never a
+    /// field of a message.
     #[derive(Debug)]
     pub struct AgentServiceServer<T> {
         inner: Arc<T>,
@@ -1736,7 +1754,7 @@ pub struct ListEntriesRequest {
 pub struct NodeEntry {
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// JSON, as `local` of a registration.
+    /// JSON in the form of `local` in a registration.
     #[prost(string, repeated, tag = "2")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -1757,7 +1775,7 @@ pub struct IssueEntryRequest {
     pub task_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// PKCS#10, DER. Only its key is used.
+    /// PKCS#10, DER. The broker uses only the key in it.
     #[prost(bytes = "vec", tag = "3")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
 }
@@ -1772,7 +1790,7 @@ pub struct IssueEntryJwtRequest {
     pub task_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// Its registration must allow each of them.
+    /// The registration of the SPIFFE ID must allow each of them.
     #[prost(string, repeated, tag = "3")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -1785,7 +1803,7 @@ pub struct IssueEntryJwtResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttestProcessRequest {
-    /// What the evidence shall be bound to, 32 bytes.
+    /// The 32 bytes that the evidence will be bound to.
     #[prost(bytes = "vec", tag = "1")]
     pub binding: ::prost::alloc::vec::Vec<u8>,
 }
@@ -1803,22 +1821,23 @@ pub struct EnrollChallengeResponse {
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
-    /// For kinds with an audience: what theirs must be.
+    /// The audience that evidence must have, for kinds that have one.
     #[prost(string, tag = "3")]
     pub audience: ::prost::alloc::string::String,
 }
 /// An attestation key below an endorsement key that a maker of TPMs has certified.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TpmKey {
-    /// TPM2B_PUBLIC of each.
+    /// Each key as a TPM2B_PUBLIC.
     #[prost(bytes = "vec", tag = "1")]
     pub attestation_key: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub endorsement_key: ::prost::alloc::vec::Vec<u8>,
-    /// DER.
+    /// The endorsement key's certificate, DER.
     #[prost(bytes = "vec", tag = "3")]
     pub certificate: ::prost::alloc::vec::Vec<u8>,
-    /// DER, between the certificate and the maker's root; those that the broker does not know.
+    /// Certificates between the endorsement key's and the maker's root, DER, as far as the broker does
+    /// not know them.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub intermediates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
@@ -1834,7 +1853,7 @@ pub struct ChallengeTpmKeyResponse {
     pub credential: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
-    /// Until when it can be answered, in milliseconds since the epoch.
+    /// When the credential can no longer be answered.
     #[prost(int64, tag = "3")]
     pub expires_at_ms: i64,
 }
@@ -1843,19 +1862,20 @@ pub struct ChallengeTpmKeyResponse {
 pub struct ActivateTpmKeyRequest {
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<TpmKey>,
-    /// What the TPM found in the credential.
+    /// The bytes that the TPM found in the credential.
     #[prost(bytes = "vec", tag = "2")]
     pub opened: ::prost::alloc::vec::Vec<u8>,
-    /// As the credential said it.
+    /// The time that came with the credential.
     #[prost(int64, tag = "3")]
     pub expires_at_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActivateTpmKeyResponse {
-    /// Which TPM it is: SHA-256 of the endorsement key's SubjectPublicKeyInfo in hexadecimal, the claim `ek`.
+    /// The claim `ek`, which names the TPM: SHA-256 of the endorsement key's SubjectPublicKeyInfo, in
+    /// hexadecimal.
     #[prost(string, tag = "1")]
     pub ek: ::prost::alloc::string::String,
-    /// The attestation key's name in hexadecimal, the claim `key`.
+    /// The claim `key`: the name of the attestation key, in hexadecimal.
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
     /// "created", "changed" or "unchanged".
@@ -1868,10 +1888,11 @@ pub struct EnrollRequest {
     /// Empty where evidence is shown.
     #[prost(string, tag = "1")]
     pub join_token: ::prost::alloc::string::String,
-    /// PKCS#10, DER. Only its key is used; evidence is bound to it.
+    /// PKCS#10, DER. The broker uses only the key in it; evidence is bound to that key.
     #[prost(bytes = "vec", tag = "2")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
-    /// Whose SVID is asked for; its registration must allow enrollment by evidence. Empty with a join token.
+    /// The SPIFFE ID for which an SVID is asked. Its registration must allow enrollment by evidence.
+    /// Empty with a join token.
     #[prost(string, tag = "3")]
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "4")]
@@ -1918,7 +1939,7 @@ pub mod enrollment_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// SVIDs from the embedded CA, for those without SPIRE.
+    /// The service that issues SVIDs from the embedded CA, for workloads without SPIRE.
     #[derive(Debug, Clone)]
     pub struct EnrollmentServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1999,7 +2020,8 @@ pub mod enrollment_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Issues a single-use nonce, good on this connection only, for evidence instead of a join token. Served on the enrollment listener.
+        /// Issues a single-use nonce that is good on this connection only, for evidence instead of a join
+        /// token. Served on the enrollment listener.
         pub async fn enroll_challenge(
             &mut self,
             request: impl tonic::IntoRequest<super::EnrollChallengeRequest>,
@@ -2026,7 +2048,8 @@ pub mod enrollment_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// First SVID, for a join token or for evidence. Served on the enrollment listener, to callers without a certificate.
+        /// Issues a first SVID for a join token or for evidence. Served on the enrollment listener, to
+        /// callers without a certificate.
         pub async fn enroll(
             &mut self,
             request: impl tonic::IntoRequest<super::EnrollRequest>,
@@ -2048,7 +2071,7 @@ pub mod enrollment_service_client {
                 .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "Enroll"));
             self.inner.unary(req, path, codec).await
         }
-        /// Next SVID of the calling workload. Served on the workload listener.
+        /// Issues the next SVID of the calling workload. Served on the workload listener.
         pub async fn renew(
             &mut self,
             request: impl tonic::IntoRequest<super::RenewRequest>,
@@ -2070,7 +2093,8 @@ pub mod enrollment_service_client {
                 .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "Renew"));
             self.inner.unary(req, path, codec).await
         }
-        /// A credential that only the TPM with an endorsement key opens, and only if it has the attestation key. Served on both listeners.
+        /// Makes a credential that only the TPM with the endorsement key can open, and only if the same
+        /// TPM has the attestation key. Served on both listeners.
         pub async fn challenge_tpm_key(
             &mut self,
             request: impl tonic::IntoRequest<super::ChallengeTpmKeyRequest>,
@@ -2097,7 +2121,8 @@ pub mod enrollment_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Trusts the attestation key for what its TPM's maker says, when the credential was opened.
+        /// Trusts the attestation key because the TPM's maker is trusted, once the TPM has opened the
+        /// credential.
         pub async fn activate_tpm_key(
             &mut self,
             request: impl tonic::IntoRequest<super::ActivateTpmKeyRequest>,
@@ -2124,7 +2149,8 @@ pub mod enrollment_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// The identities that the calling node may give to its local processes. Needs a live task of the node's with the scope `node:serve`.
+        /// Lists the identities that the calling node may give to its local processes. The node needs a
+        /// live task with the scope `node:serve`.
         pub async fn list_entries(
             &mut self,
             request: impl tonic::IntoRequest<super::ListEntriesRequest>,
@@ -2149,7 +2175,7 @@ pub mod enrollment_service_client {
                 .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "ListEntries"));
             self.inner.unary(req, path, codec).await
         }
-        /// An SVID of one of these, for a process that the node has looked at.
+        /// Issues an X.509-SVID of one of these identities, for a process that the node has looked at.
         pub async fn issue_entry(
             &mut self,
             request: impl tonic::IntoRequest<super::IssueEntryRequest>,
@@ -2174,7 +2200,7 @@ pub mod enrollment_service_client {
                 .insert(GrpcMethod::new("sundew.v1.EnrollmentService", "IssueEntry"));
             self.inner.unary(req, path, codec).await
         }
-        /// A JWT-SVID of one of these, likewise.
+        /// Issues a JWT-SVID of one of these identities, for a process that the node has looked at.
         pub async fn issue_entry_jwt(
             &mut self,
             request: impl tonic::IntoRequest<super::IssueEntryJwtRequest>,
@@ -2214,7 +2240,8 @@ pub mod enrollment_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with EnrollmentServiceServer.
     #[async_trait]
     pub trait EnrollmentService: std::marker::Send + std::marker::Sync + 'static {
-        /// Issues a single-use nonce, good on this connection only, for evidence instead of a join token. Served on the enrollment listener.
+        /// Issues a single-use nonce that is good on this connection only, for evidence instead of a join
+        /// token. Served on the enrollment listener.
         async fn enroll_challenge(
             &self,
             request: tonic::Request<super::EnrollChallengeRequest>,
@@ -2222,17 +2249,19 @@ pub mod enrollment_service_server {
             tonic::Response<super::EnrollChallengeResponse>,
             tonic::Status,
         >;
-        /// First SVID, for a join token or for evidence. Served on the enrollment listener, to callers without a certificate.
+        /// Issues a first SVID for a join token or for evidence. Served on the enrollment listener, to
+        /// callers without a certificate.
         async fn enroll(
             &self,
             request: tonic::Request<super::EnrollRequest>,
         ) -> std::result::Result<tonic::Response<super::EnrollResponse>, tonic::Status>;
-        /// Next SVID of the calling workload. Served on the workload listener.
+        /// Issues the next SVID of the calling workload. Served on the workload listener.
         async fn renew(
             &self,
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::RenewResponse>, tonic::Status>;
-        /// A credential that only the TPM with an endorsement key opens, and only if it has the attestation key. Served on both listeners.
+        /// Makes a credential that only the TPM with the endorsement key can open, and only if the same
+        /// TPM has the attestation key. Served on both listeners.
         async fn challenge_tpm_key(
             &self,
             request: tonic::Request<super::ChallengeTpmKeyRequest>,
@@ -2240,7 +2269,8 @@ pub mod enrollment_service_server {
             tonic::Response<super::ChallengeTpmKeyResponse>,
             tonic::Status,
         >;
-        /// Trusts the attestation key for what its TPM's maker says, when the credential was opened.
+        /// Trusts the attestation key because the TPM's maker is trusted, once the TPM has opened the
+        /// credential.
         async fn activate_tpm_key(
             &self,
             request: tonic::Request<super::ActivateTpmKeyRequest>,
@@ -2248,7 +2278,8 @@ pub mod enrollment_service_server {
             tonic::Response<super::ActivateTpmKeyResponse>,
             tonic::Status,
         >;
-        /// The identities that the calling node may give to its local processes. Needs a live task of the node's with the scope `node:serve`.
+        /// Lists the identities that the calling node may give to its local processes. The node needs a
+        /// live task with the scope `node:serve`.
         async fn list_entries(
             &self,
             request: tonic::Request<super::ListEntriesRequest>,
@@ -2256,7 +2287,7 @@ pub mod enrollment_service_server {
             tonic::Response<super::ListEntriesResponse>,
             tonic::Status,
         >;
-        /// An SVID of one of these, for a process that the node has looked at.
+        /// Issues an X.509-SVID of one of these identities, for a process that the node has looked at.
         async fn issue_entry(
             &self,
             request: tonic::Request<super::IssueEntryRequest>,
@@ -2264,7 +2295,7 @@ pub mod enrollment_service_server {
             tonic::Response<super::IssueEntryResponse>,
             tonic::Status,
         >;
-        /// A JWT-SVID of one of these, likewise.
+        /// Issues a JWT-SVID of one of these identities, for a process that the node has looked at.
         async fn issue_entry_jwt(
             &self,
             request: tonic::Request<super::IssueEntryJwtRequest>,
@@ -2273,7 +2304,7 @@ pub mod enrollment_service_server {
             tonic::Status,
         >;
     }
-    /// SVIDs from the embedded CA, for those without SPIRE.
+    /// The service that issues SVIDs from the embedded CA, for workloads without SPIRE.
     #[derive(Debug)]
     pub struct EnrollmentServiceServer<T> {
         inner: Arc<T>,
@@ -2765,7 +2796,8 @@ pub mod node_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What a node offers to its local processes, on a Unix socket beside the SPIFFE Workload API.
+    /// The service that a node offers to its local processes, on a Unix socket beside the SPIFFE
+    /// Workload API.
     #[derive(Debug, Clone)]
     pub struct NodeServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -2846,7 +2878,7 @@ pub mod node_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Says, signed by the node, which process asks: evidence of kind `process`.
+        /// Says, signed by the node, which process is asking. The answer is evidence of kind `process`.
         pub async fn attest_process(
             &mut self,
             request: impl tonic::IntoRequest<super::AttestProcessRequest>,
@@ -2886,7 +2918,7 @@ pub mod node_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with NodeServiceServer.
     #[async_trait]
     pub trait NodeService: std::marker::Send + std::marker::Sync + 'static {
-        /// Says, signed by the node, which process asks: evidence of kind `process`.
+        /// Says, signed by the node, which process is asking. The answer is evidence of kind `process`.
         async fn attest_process(
             &self,
             request: tonic::Request<super::AttestProcessRequest>,
@@ -2895,7 +2927,8 @@ pub mod node_service_server {
             tonic::Status,
         >;
     }
-    /// What a node offers to its local processes, on a Unix socket beside the SPIFFE Workload API.
+    /// The service that a node offers to its local processes, on a Unix socket beside the SPIFFE
+    /// Workload API.
     #[derive(Debug)]
     pub struct NodeServiceServer<T> {
         inner: Arc<T>,
@@ -3064,7 +3097,7 @@ pub struct Workload {
     /// The registration as JSON, in the form that `sundew workload apply` reads.
     #[prost(string, tag = "2")]
     pub document: ::prost::alloc::string::String,
-    /// Changes with every change of the document.
+    /// A name that changes with every change of the document.
     #[prost(string, tag = "3")]
     pub version: ::prost::alloc::string::String,
 }
@@ -3072,7 +3105,7 @@ pub struct Workload {
 pub struct ApplyWorkloadsRequest {
     #[prost(string, repeated, tag = "1")]
     pub documents: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Says what would change and changes nothing.
+    /// Set to be told what would change, and to change nothing.
     #[prost(bool, tag = "2")]
     pub dry_run: bool,
 }
@@ -3145,7 +3178,7 @@ pub struct SecretInfo {
     pub name: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub version: u64,
-    /// Which key of the keyring sealed it.
+    /// The key of the keyring that sealed the secret.
     #[prost(uint32, tag = "3")]
     pub key_id: u32,
     #[prost(int64, tag = "4")]
@@ -3186,13 +3219,14 @@ pub struct CreateJoinTokenResponse {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct PutEngineRequest {
-    /// JSON: name, kind, address and roles; see `sundew secret engine put --help`.
+    /// JSON with name, kind, address and roles; see `sundew secret engine put --help`.
     #[prost(string, tag = "1")]
     pub document: ::prost::alloc::string::String,
-    /// What the broker proves itself with at the target. Empty: as it is.
+    /// The password with which the broker proves itself at the target. Empty leaves the password as it
+    /// is.
     #[prost(bytes = "vec", tag = "2")]
     pub password: ::prost::alloc::vec::Vec<u8>,
-    /// Do not try to reach the target first.
+    /// Set to store the engine without trying to reach the target first.
     #[prost(bool, tag = "3")]
     pub unchecked: bool,
 }
@@ -3206,14 +3240,14 @@ pub struct PutEngineResponse {
 pub struct ListEnginesRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EngineInfo {
-    /// Without the password.
+    /// The document without the password.
     #[prost(string, tag = "1")]
     pub document: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub leases: u64,
     #[prost(uint64, tag = "3")]
     pub leases_due: u64,
-    /// Why the target could not be worked with lately; empty if it could.
+    /// Why the last work at the target failed. Empty if it did not.
     #[prost(string, tag = "4")]
     pub problem: ::prost::alloc::string::String,
 }
@@ -3236,7 +3270,7 @@ pub struct AddTrustRequest {
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// In the form that the kind has: PEM or JSON, or any remark for a reference value.
+    /// The item in the form that its kind has: PEM or JSON. For a reference value, any remark.
     #[prost(bytes = "vec", tag = "3")]
     pub content: ::prost::alloc::vec::Vec<u8>,
 }
@@ -3257,13 +3291,14 @@ pub struct TrustItem {
     /// SHA-256 of the content.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// When it ends by itself; 0 if it does not.
+    /// When the item ends by itself. 0 if it does not.
     #[prost(int64, tag = "4")]
     pub not_after_ms: i64,
     /// "added", or the file or URL of the configuration.
     #[prost(string, tag = "5")]
     pub source: ::prost::alloc::string::String,
-    /// Why its source does not work, if it does not: the last good content counts meanwhile.
+    /// Why the source of the item does not work. The last good content counts meanwhile. Empty if the
+    /// source works.
     #[prost(string, tag = "6")]
     pub problem: ::prost::alloc::string::String,
 }
@@ -3283,7 +3318,8 @@ pub struct RemoveTrustRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RemoveTrustResponse {
-    /// The workloads whose tasks may have rested on it, each with the revocation that ended those.
+    /// The workloads whose tasks may have rested on the item, each with the revocation that ended
+    /// those tasks.
     #[prost(message, repeated, tag = "1")]
     pub revocations: ::prost::alloc::vec::Vec<TrustRevocation>,
 }
@@ -3296,7 +3332,7 @@ pub struct TrustRevocation {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainEvidenceRequest {
-    /// Only attempts of this workload; empty: of all.
+    /// Asks for the attempts of this workload only. Empty means all workloads.
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
@@ -3314,24 +3350,25 @@ pub struct EvidenceAttempt {
     /// Kinds in the order in which they were shown.
     #[prost(string, repeated, tag = "4")]
     pub shown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The sets that the registration wants, as JSON.
+    /// The sets of kinds that the registration wants, as JSON.
     #[prost(string, tag = "5")]
     pub wanted: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "6")]
     pub findings: ::prost::alloc::vec::Vec<EvidenceFinding>,
-    /// Why it was refused; empty if it was taken.
+    /// Why the evidence was refused. Empty if it was accepted.
     #[prost(string, tag = "7")]
     pub refusal: ::prost::alloc::string::String,
-    /// "claimed", "vouched" or "hardware": what the weakest piece is worth. Empty if it was refused.
+    /// The worth of the weakest piece: "claimed", "vouched" or "hardware". Empty if the evidence was
+    /// refused.
     #[prost(string, tag = "8")]
     pub assurance: ::prost::alloc::string::String,
 }
-/// What became of one piece of evidence.
+/// The outcome for one piece of evidence.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EvidenceFinding {
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
-    /// Why it was not enough; empty if it was.
+    /// Why the piece was not enough. Empty if it was.
     #[prost(string, tag = "2")]
     pub problem: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "3")]
@@ -3348,7 +3385,7 @@ pub struct Claim {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExplainEvidenceResponse {
-    /// The latest first.
+    /// The latest attempt comes first.
     #[prost(message, repeated, tag = "1")]
     pub attempts: ::prost::alloc::vec::Vec<EvidenceAttempt>,
 }
@@ -3363,7 +3400,7 @@ pub mod registry_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What platform teams call. Needs the role "registrar".
+    /// The service that platform teams call. The caller needs the role "registrar".
     #[derive(Debug, Clone)]
     pub struct RegistryServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -3444,7 +3481,8 @@ pub mod registry_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Creates or replaces workloads; all or nothing is valid, then each is stored. Tells what changed.
+        /// Creates or replaces workloads, and says what changed. If one document is invalid, none is
+        /// stored.
         pub async fn apply_workloads(
             &mut self,
             request: impl tonic::IntoRequest<super::ApplyWorkloadsRequest>,
@@ -3517,7 +3555,7 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "ShowWorkload"));
             self.inner.unary(req, path, codec).await
         }
-        /// Removes a registration; everything issued to it dies.
+        /// Removes a registration. Everything that was issued to the workload dies.
         pub async fn delete_workload(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteWorkloadRequest>,
@@ -3614,7 +3652,7 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "DeleteSecret"));
             self.inner.unary(req, path, codec).await
         }
-        /// Adds a new key to the keyring; old records still open and are sealed anew in the background.
+        /// Adds a new key to the keyring. Old records still open, and are sealed anew in the background.
         pub async fn rotate_keyring(
             &mut self,
             request: impl tonic::IntoRequest<super::RotateKeyringRequest>,
@@ -3639,7 +3677,7 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "RotateKeyring"));
             self.inner.unary(req, path, codec).await
         }
-        /// Creates or replaces an engine: something that makes credentials in another system for one task each.
+        /// Creates or replaces an engine, which makes a credential in another system for each task.
         pub async fn put_engine(
             &mut self,
             request: impl tonic::IntoRequest<super::PutEngineRequest>,
@@ -3713,7 +3751,7 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "DeleteEngine"));
             self.inner.unary(req, path, codec).await
         }
-        /// Adds something that verifiers trust, or replaces it.
+        /// Adds or replaces an item of trust material.
         pub async fn add_trust(
             &mut self,
             request: impl tonic::IntoRequest<super::AddTrustRequest>,
@@ -3738,7 +3776,8 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "AddTrust"));
             self.inner.unary(req, path, codec).await
         }
-        /// Everything that verifiers trust at this broker, whether it was added or comes from its configuration.
+        /// Lists the trust material of this broker, both added items and those of the broker's
+        /// configuration.
         pub async fn list_trust(
             &mut self,
             request: impl tonic::IntoRequest<super::ListTrustRequest>,
@@ -3763,7 +3802,7 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "ListTrust"));
             self.inner.unary(req, path, codec).await
         }
-        /// Withdraws something that was added; tasks that rest on it die.
+        /// Withdraws an item that was added. Tasks that rest on it die.
         pub async fn remove_trust(
             &mut self,
             request: impl tonic::IntoRequest<super::RemoveTrustRequest>,
@@ -3788,7 +3827,8 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "RemoveTrust"));
             self.inner.unary(req, path, codec).await
         }
-        /// The last attempts at evidence at this broker: what was shown, what was found, what was wanted, and why it was refused.
+        /// Lists the last attempts at evidence at this broker: what was shown, what was found, what was
+        /// wanted, and why it was refused.
         pub async fn explain_evidence(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainEvidenceRequest>,
@@ -3853,7 +3893,8 @@ pub mod registry_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with RegistryServiceServer.
     #[async_trait]
     pub trait RegistryService: std::marker::Send + std::marker::Sync + 'static {
-        /// Creates or replaces workloads; all or nothing is valid, then each is stored. Tells what changed.
+        /// Creates or replaces workloads, and says what changed. If one document is invalid, none is
+        /// stored.
         async fn apply_workloads(
             &self,
             request: tonic::Request<super::ApplyWorkloadsRequest>,
@@ -3875,7 +3916,7 @@ pub mod registry_service_server {
             tonic::Response<super::ShowWorkloadResponse>,
             tonic::Status,
         >;
-        /// Removes a registration; everything issued to it dies.
+        /// Removes a registration. Everything that was issued to the workload dies.
         async fn delete_workload(
             &self,
             request: tonic::Request<super::DeleteWorkloadRequest>,
@@ -3904,7 +3945,7 @@ pub mod registry_service_server {
             tonic::Response<super::DeleteSecretResponse>,
             tonic::Status,
         >;
-        /// Adds a new key to the keyring; old records still open and are sealed anew in the background.
+        /// Adds a new key to the keyring. Old records still open, and are sealed anew in the background.
         async fn rotate_keyring(
             &self,
             request: tonic::Request<super::RotateKeyringRequest>,
@@ -3912,7 +3953,7 @@ pub mod registry_service_server {
             tonic::Response<super::RotateKeyringResponse>,
             tonic::Status,
         >;
-        /// Creates or replaces an engine: something that makes credentials in another system for one task each.
+        /// Creates or replaces an engine, which makes a credential in another system for each task.
         async fn put_engine(
             &self,
             request: tonic::Request<super::PutEngineRequest>,
@@ -3935,7 +3976,7 @@ pub mod registry_service_server {
             tonic::Response<super::DeleteEngineResponse>,
             tonic::Status,
         >;
-        /// Adds something that verifiers trust, or replaces it.
+        /// Adds or replaces an item of trust material.
         async fn add_trust(
             &self,
             request: tonic::Request<super::AddTrustRequest>,
@@ -3943,7 +3984,8 @@ pub mod registry_service_server {
             tonic::Response<super::AddTrustResponse>,
             tonic::Status,
         >;
-        /// Everything that verifiers trust at this broker, whether it was added or comes from its configuration.
+        /// Lists the trust material of this broker, both added items and those of the broker's
+        /// configuration.
         async fn list_trust(
             &self,
             request: tonic::Request<super::ListTrustRequest>,
@@ -3951,7 +3993,7 @@ pub mod registry_service_server {
             tonic::Response<super::ListTrustResponse>,
             tonic::Status,
         >;
-        /// Withdraws something that was added; tasks that rest on it die.
+        /// Withdraws an item that was added. Tasks that rest on it die.
         async fn remove_trust(
             &self,
             request: tonic::Request<super::RemoveTrustRequest>,
@@ -3959,7 +4001,8 @@ pub mod registry_service_server {
             tonic::Response<super::RemoveTrustResponse>,
             tonic::Status,
         >;
-        /// The last attempts at evidence at this broker: what was shown, what was found, what was wanted, and why it was refused.
+        /// Lists the last attempts at evidence at this broker: what was shown, what was found, what was
+        /// wanted, and why it was refused.
         async fn explain_evidence(
             &self,
             request: tonic::Request<super::ExplainEvidenceRequest>,
@@ -3976,7 +4019,7 @@ pub mod registry_service_server {
             tonic::Status,
         >;
     }
-    /// What platform teams call. Needs the role "registrar".
+    /// The service that platform teams call. The caller needs the role "registrar".
     #[derive(Debug)]
     pub struct RegistryServiceServer<T> {
         inner: Arc<T>,
@@ -4819,29 +4862,29 @@ pub mod registry_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// Everything that is set must hold. Nothing set is refused.
+/// A conjunction: every field that is set must match. A selector with no field set is refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Selector {
     /// The credential itself, or its token id.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
-    /// The task, and not what was delegated from it.
+    /// The task, without the tasks that were delegated from it.
     #[prost(string, tag = "2")]
     pub task_id: ::prost::alloc::string::String,
-    /// The task and everything that was delegated from it.
+    /// The task and all tasks that were delegated from it.
     #[prost(string, tag = "3")]
     pub task_tree: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// A SPIFFE ID and all below it: whole path segments.
+    /// A SPIFFE ID and all SPIFFE IDs below it, by whole path segments.
     #[prost(string, tag = "5")]
     pub spiffe_path_prefix: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub trust_domain: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub audience: ::prost::alloc::string::String,
-    /// Tasks and tokens that may do something that this scope allows; `kind:a/*` for all below.
+    /// Tasks and tokens that may do something that this scope allows. `kind:a/*` stands for all below.
     #[prost(string, tag = "8")]
     pub scope: ::prost::alloc::string::String,
     /// Tasks and tokens that may read this secret.
@@ -4858,7 +4901,7 @@ pub struct Selector {
     /// Issued before this instant.
     #[prost(int64, tag = "13")]
     pub issued_before_ms: i64,
-    /// Everything; goes with no other criterion.
+    /// Everything. This goes with no other criterion.
     #[prost(bool, tag = "14")]
     pub everything: bool,
 }
@@ -4889,10 +4932,11 @@ pub struct PreviewResponse {
     /// Tasks looked at so far.
     #[prost(uint64, tag = "4")]
     pub looked_at: u64,
-    /// The last message.
+    /// Set in the last message.
     #[prost(bool, tag = "5")]
     pub done: bool,
-    /// In the last message: the workloads with the most tokens, at most 100, and how many others there are.
+    /// In the last message: the workloads with the most tokens, at most 100, and the number of other
+    /// workloads.
     #[prost(message, repeated, tag = "6")]
     pub workloads: ::prost::alloc::vec::Vec<WorkloadCount>,
     #[prost(uint64, tag = "7")]
@@ -4907,7 +4951,7 @@ pub struct RevokeRequest {
     pub selector: ::core::option::Option<Selector>,
     #[prost(enumeration = "Effect", tag = "2")]
     pub effect: i32,
-    /// Required; goes into the record.
+    /// Required. The reason goes into the record.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
@@ -4915,7 +4959,7 @@ pub struct RevokeRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeResponse {
-    /// Names the rule.
+    /// The name of the rule.
     #[prost(string, tag = "1")]
     pub revocation_id: ::prost::alloc::string::String,
     /// Position in the revocation log.
@@ -4939,12 +4983,13 @@ pub struct Rule {
     pub revocation_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub position: u64,
-    /// What is left of it: a containment that was lifted only revokes.
+    /// The effect that is left: a containment that was lifted only revokes.
     #[prost(enumeration = "Effect", tag = "3")]
     pub effect: i32,
     #[prost(message, optional, tag = "4")]
     pub selector: ::core::option::Option<Selector>,
-    /// When it is forgotten, since nothing that it matches can live; 0 if it stands until lifted.
+    /// When the rule is forgotten, because nothing that it matches can live then. 0 if the rule stands
+    /// until it is lifted.
     #[prost(int64, tag = "5")]
     pub until_ms: i64,
 }
@@ -4957,7 +5002,7 @@ pub struct ListRulesResponse {
 pub struct WatchRevocationRequest {
     #[prost(string, tag = "1")]
     pub revocation_id: ::prost::alloc::string::String,
-    /// Go on until the clean-up is done; otherwise answer once.
+    /// Set to be told until the clean-up is done. Otherwise the broker answers once.
     #[prost(bool, tag = "2")]
     pub follow: bool,
 }
@@ -4975,22 +5020,23 @@ pub struct RevocationStatus {
     pub reason: ::prost::alloc::string::String,
     #[prost(int64, tag = "6")]
     pub at_ms: i64,
-    /// Live tasks and tokens that it killed. Meaningful once `counted`.
+    /// Live tasks and tokens that the revocation killed. Meaningful once `counted` is set.
     #[prost(uint64, tag = "7")]
     pub tasks: u64,
     #[prost(uint64, tag = "8")]
     pub tokens: u64,
     #[prost(bool, tag = "9")]
     pub counted: bool,
-    /// Tasks whose tokens and lists are cleaned up.
+    /// Tasks whose tokens are removed and that are off all lists.
     #[prost(uint64, tag = "10")]
     pub reaped_tasks: u64,
-    /// Credentials in other systems made due by it, and how many of them are not removed yet.
+    /// Credentials in other systems that the revocation made due, and how many of them are not removed
+    /// yet.
     #[prost(uint64, tag = "11")]
     pub leases: u64,
     #[prost(uint64, tag = "12")]
     pub leases_left: u64,
-    /// Why the last one of them could not be removed yet.
+    /// Why the last of these leases could not be removed yet.
     #[prost(string, tag = "13")]
     pub lease_problem: ::prost::alloc::string::String,
     #[prost(bool, tag = "14")]
@@ -5001,10 +5047,10 @@ pub struct RevocationStatus {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTasksRequest {
-    /// Empty: of all workloads.
+    /// Empty means all workloads.
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// 1 to 1000; 0 means 100.
+    /// 1 to 1000. 0 means 100.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
@@ -5025,13 +5071,13 @@ pub struct ShowTaskResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLeasesRequest {
-    /// Empty: of all engines.
+    /// Empty means all engines.
     #[prost(string, tag = "1")]
     pub engine: ::prost::alloc::string::String,
-    /// Only those that are due.
+    /// Set to list only leases that are due.
     #[prost(bool, tag = "2")]
     pub due: bool,
-    /// 1 to 1000; 0 means 100.
+    /// 1 to 1000. 0 means 100.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
 }
@@ -5049,7 +5095,7 @@ pub struct LeaseInfo {
     pub username: ::prost::alloc::string::String,
     #[prost(int64, tag = "6")]
     pub due_ms: i64,
-    /// Attempts to remove it that failed, and why the last one did.
+    /// The number of attempts to remove the credential that failed, and why the last one did.
     #[prost(uint32, tag = "7")]
     pub failures: u32,
     #[prost(string, tag = "8")]
@@ -5059,7 +5105,7 @@ pub struct LeaseInfo {
 pub struct ListLeasesResponse {
     #[prost(message, repeated, tag = "1")]
     pub leases: ::prost::alloc::vec::Vec<LeaseInfo>,
-    /// Over all engines asked about.
+    /// Counted over all engines that were asked about.
     #[prost(uint64, tag = "2")]
     pub total: u64,
     #[prost(uint64, tag = "3")]
@@ -5068,9 +5114,9 @@ pub struct ListLeasesResponse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Effect {
-    /// Revoke.
+    /// Means revoke.
     Unspecified = 0,
-    /// What was issued before is dead.
+    /// Everything that was issued before the rule is dead.
     Revoke = 1,
     /// Nothing new is issued until the rule is lifted.
     Quarantine = 2,
@@ -5112,7 +5158,7 @@ pub mod response_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What incident responders call. Needs the role "responder".
+    /// The service that incident responders call. The caller needs the role "responder".
     #[derive(Debug, Clone)]
     pub struct ResponseServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -5218,7 +5264,8 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "Preview"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Kills what a selector matches, forbids anything new that it matches, or both. Success means: in force everywhere from now on.
+        /// Kills what a selector matches, forbids anything new that it matches, or both. Success means
+        /// that the rule is in force at every broker from now on.
         pub async fn revoke(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeRequest>,
@@ -5240,7 +5287,7 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "Revoke"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a quarantine. What died stays dead.
+        /// Ends a quarantine. Tasks and tokens that died stay dead.
         pub async fn lift(
             &mut self,
             request: impl tonic::IntoRequest<super::LiftRequest>,
@@ -5262,7 +5309,7 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "Lift"));
             self.inner.unary(req, path, codec).await
         }
-        /// Rules that stand.
+        /// Lists the rules that stand.
         pub async fn list_rules(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRulesRequest>,
@@ -5287,7 +5334,7 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "ListRules"));
             self.inner.unary(req, path, codec).await
         }
-        /// How far the clean-up after a revocation is, until it is done.
+        /// Says how far the clean-up after a revocation is, until it is done.
         pub async fn watch_revocation(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRevocationRequest>,
@@ -5360,7 +5407,7 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "ShowTask"));
             self.inner.unary(req, path, codec).await
         }
-        /// Credentials in other systems that are still to be removed.
+        /// Lists credentials in other systems that have not been removed yet.
         pub async fn list_leases(
             &mut self,
             request: impl tonic::IntoRequest<super::ListLeasesRequest>,
@@ -5411,17 +5458,18 @@ pub mod response_service_server {
             &self,
             request: tonic::Request<super::PreviewRequest>,
         ) -> std::result::Result<tonic::Response<Self::PreviewStream>, tonic::Status>;
-        /// Kills what a selector matches, forbids anything new that it matches, or both. Success means: in force everywhere from now on.
+        /// Kills what a selector matches, forbids anything new that it matches, or both. Success means
+        /// that the rule is in force at every broker from now on.
         async fn revoke(
             &self,
             request: tonic::Request<super::RevokeRequest>,
         ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status>;
-        /// Ends a quarantine. What died stays dead.
+        /// Ends a quarantine. Tasks and tokens that died stay dead.
         async fn lift(
             &self,
             request: tonic::Request<super::LiftRequest>,
         ) -> std::result::Result<tonic::Response<super::LiftResponse>, tonic::Status>;
-        /// Rules that stand.
+        /// Lists the rules that stand.
         async fn list_rules(
             &self,
             request: tonic::Request<super::ListRulesRequest>,
@@ -5435,7 +5483,7 @@ pub mod response_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// How far the clean-up after a revocation is, until it is done.
+        /// Says how far the clean-up after a revocation is, until it is done.
         async fn watch_revocation(
             &self,
             request: tonic::Request<super::WatchRevocationRequest>,
@@ -5457,7 +5505,7 @@ pub mod response_service_server {
             tonic::Response<super::ShowTaskResponse>,
             tonic::Status,
         >;
-        /// Credentials in other systems that are still to be removed.
+        /// Lists credentials in other systems that have not been removed yet.
         async fn list_leases(
             &self,
             request: tonic::Request<super::ListLeasesRequest>,
@@ -5466,7 +5514,7 @@ pub mod response_service_server {
             tonic::Status,
         >;
     }
-    /// What incident responders call. Needs the role "responder".
+    /// The service that incident responders call. The caller needs the role "responder".
     #[derive(Debug)]
     pub struct ResponseServiceServer<T> {
         inner: Arc<T>,
