@@ -1,4 +1,4 @@
-//! What `deploy/` ships is what the program takes.
+//! The files that `deploy/` ships are accepted by the programs that read them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +10,7 @@ use sundew_core::{EntryId, LeaseId, Position, SecretBytes, TaskId, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::pki::{Ca, leaf};
 use sundew_tests::redis::Redis;
+use tempfile::TempDir;
 
 fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -73,13 +74,96 @@ fn every_setting_is_in_the_example() {
     }
 }
 
-/// T73: with the shipped ACL, over TLS, the store works and its user can do nothing else.
-#[tokio::test]
-async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
-    sundew_tests::init();
-    let folder = tempfile::tempdir().expect("folder");
-    let password = "correct horse";
-    let hash: String = ring::digest::digest(&ring::digest::SHA256, password.as_bytes())
+/// The password of the broker's user.
+const PASSWORD: &str = "correct horse";
+
+/// A Redis with the shipped ACL, which speaks TLS.
+struct Guarded {
+    _redis: Redis,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let (folder, port) = (
+            tempfile::tempdir().expect("folder"),
+            sundew_tests::free_port(),
+        );
+        let acl = shipped_acl(folder.path());
+        let ca = Ca::new("redis.example");
+        let mut params = leaf(&[]);
+        params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([
+            127, 0, 0, 1,
+        ]))];
+        ca.sign(params).write(
+            &folder.path().join("tls"),
+            std::slice::from_ref(&ca.certificate),
+        );
+        let tls = |name: &str| folder.path().join("tls").join(name).display().to_string();
+        let redis = Redis::with(&[
+            "--aclfile",
+            &acl.display().to_string(),
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &tls("svid.pem"),
+            "--tls-key-file",
+            &tls("key.pem"),
+            "--tls-ca-cert-file",
+            &tls("bundle.pem"),
+            "--tls-auth-clients",
+            "no",
+        ]);
+        sundew_tests::until("the TLS port listens", || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_ok()
+        })
+        .await;
+        Self {
+            _redis: redis,
+            folder,
+            port,
+        }
+    }
+
+    fn ca(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("tls/bundle.pem")).expect("CA")
+    }
+
+    fn settings(&self, password: &str) -> RedisSettings {
+        RedisSettings {
+            password: Some(SecretBytes::new(password.as_bytes().to_vec())),
+            ca: Some(self.ca()),
+            ..sundew_tests::redis::settings(
+                &format!("rediss://sundew@127.0.0.1:{}", self.port),
+                std::time::Duration::from_secs(1),
+            )
+        }
+    }
+
+    /// A plain connection as the broker's user.
+    fn connection(&self) -> redis::Connection {
+        let url = format!(
+            "rediss://sundew:{}@127.0.0.1:{}",
+            PASSWORD.replace(' ', "%20"),
+            self.port
+        );
+        let certificates = redis::TlsCertificates {
+            client_tls: None,
+            root_cert: Some(self.ca()),
+        };
+        redis::Client::build_with_tls(url, certificates)
+            .expect("client")
+            .get_connection()
+            .expect("connection")
+    }
+}
+
+/// Writes the shipped ACL, with the hash of the password in its place, into a folder.
+fn shipped_acl(folder: &Path) -> PathBuf {
+    let hash: String = ring::digest::digest(&ring::digest::SHA256, PASSWORD.as_bytes())
         .as_ref()
         .iter()
         .map(|b| format!("{b:02x}"))
@@ -91,50 +175,13 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
         .filter(|l| l.starts_with("user "))
         .map(|l| format!("{l}\n"))
         .collect();
-    let acl_file = folder.path().join("users.acl");
+    let acl_file = folder.join("users.acl");
     std::fs::write(&acl_file, acl).expect("acl");
-    let ca = Ca::new("redis.example");
-    let mut params = leaf(&[]);
-    params.subject_alt_names = vec![rcgen::SanType::IpAddress(std::net::IpAddr::from([
-        127, 0, 0, 1,
-    ]))];
-    ca.sign(params).write(
-        &folder.path().join("tls"),
-        std::slice::from_ref(&ca.certificate),
-    );
-    let tls = |name: &str| folder.path().join("tls").join(name).display().to_string();
-    let tls_port = sundew_tests::free_port();
-    let _redis = Redis::with(&[
-        "--aclfile",
-        &acl_file.display().to_string(),
-        "--tls-port",
-        &tls_port.to_string(),
-        "--tls-cert-file",
-        &tls("svid.pem"),
-        "--tls-key-file",
-        &tls("key.pem"),
-        "--tls-ca-cert-file",
-        &tls("bundle.pem"),
-        "--tls-auth-clients",
-        "no",
-    ]);
-    let settings = |password: &str| RedisSettings {
-        password: Some(SecretBytes::new(password.as_bytes().to_vec())),
-        ca: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
-        ..sundew_tests::redis::settings(
-            &format!("rediss://sundew@127.0.0.1:{tls_port}"),
-            std::time::Duration::from_secs(1),
-        )
-    };
-    sundew_tests::until("the TLS port listens", || async {
-        tokio::net::TcpStream::connect(("127.0.0.1", tls_port))
-            .await
-            .is_ok()
-    })
-    .await;
-    assert!(RedisStore::new(settings("wrong")).check().await.is_err());
-    let store = RedisStore::new(settings(password));
-    store.check().await.expect("usable");
+    acl_file
+}
+
+/// Documents, a task with its token, and the log.
+async fn documents_tasks_and_the_log_work(store: &RedisStore) {
     let (now, task, hash) = (
         now_ms(),
         TaskId::from_bytes([1; 16]),
@@ -199,6 +246,10 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
     );
     assert_eq!(store.reap_tokens(task).await, Ok(1));
     store.release_task("w", task).await.expect("release");
+}
+
+async fn leases_work(store: &RedisStore) {
+    let (now, task) = (now_ms(), TaskId::from_bytes([1; 16]));
     let lease = StoredLease {
         id: LeaseId::from_bytes([1; 16]),
         record: b"l".to_vec(),
@@ -233,18 +284,20 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
         .remove_leases("db/x", &[lease.id])
         .await
         .expect("removed");
-    let url = format!(
-        "rediss://sundew:{}@127.0.0.1:{tls_port}",
-        password.replace(' ', "%20")
-    );
-    let certificates = redis::TlsCertificates {
-        client_tls: None,
-        root_cert: Some(std::fs::read(tls("bundle.pem")).expect("CA")),
-    };
-    let mut connection = redis::Client::build_with_tls(url, certificates)
-        .expect("client")
-        .get_connection()
-        .expect("connection");
+}
+
+/// T73: with the shipped ACL, over TLS, the store works and its user can do nothing else.
+#[tokio::test]
+async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
+    sundew_tests::init();
+    let redis = Guarded::start().await;
+    let wrong = RedisStore::new(redis.settings("wrong"));
+    assert!(wrong.check().await.is_err());
+    let store = RedisStore::new(redis.settings(PASSWORD));
+    store.check().await.expect("usable");
+    documents_tasks_and_the_log_work(&store).await;
+    leases_work(&store).await;
+    let mut connection = redis.connection();
     for command in [
         &["CONFIG", "GET", "*"][..],
         &["CLIENT", "KILL", "TYPE", "normal"],

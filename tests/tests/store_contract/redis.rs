@@ -1,4 +1,4 @@
-//! What is about Redis alone: its faults, its memory, and reports of brokers in it.
+//! Contracts of Redis alone: its faults, its memory, and reports of brokers in it.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use sundew_core::store::{Created, DocumentKind, Reserved, Store as _};
 use sundew_core::{EntryId, Position, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::redis::{Redis, settings};
+use tokio::task::JoinHandle;
 
 use super::{A, hash, redis_store, task, token};
 
@@ -181,11 +182,80 @@ async fn t68_a_stall_ends_at_the_deadline_and_what_comes_after_works() {
     .await;
 }
 
+/// Listens as a server that takes kindly what a client says of itself, and answers everything else
+/// with this.
+async fn answering(reply: &'static str) -> (u16, JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("listen");
+    let port = listener.local_addr().expect("address").port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.expect("accept");
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = socket.read(&mut buffer).await {
+                    // What a client says of itself when it connects is taken kindly.
+                    let asked = String::from_utf8_lossy(&buffer[..count]).to_uppercase();
+                    let greeting = asked.matches("CLIENT").count();
+                    let kind = if greeting > 0 {
+                        "+OK\r\n".repeat(greeting)
+                    } else {
+                        reply.to_owned()
+                    };
+                    if socket.write_all(kind.as_bytes()).await.is_err() || kind.is_empty() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, server)
+}
+
+/// No question of the store is answered.
+async fn nothing_is_answered(store: &RedisStore, reply: &str) {
+    let now = now_ms();
+    // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
+    assert!(
+        store
+            .heartbeat("me", Default::default(), 1000)
+            .await
+            .is_err(),
+        "{reply:?}"
+    );
+    assert!(store.read_log(Position(0), 10).await.is_err(), "{reply:?}");
+    assert!(store.task(A).await.is_err(), "{reply:?}");
+    assert!(store.check().await.is_err(), "{reply:?}");
+    if !reply.starts_with([':', '+']) {
+        assert!(store.token(A, &hash(1)).await.is_err(), "{reply:?}");
+        assert!(
+            store.document(DocumentKind::Secret, "a").await.is_err(),
+            "{reply:?}"
+        );
+        assert!(
+            store
+                .append(EntryId([1; 16]), b"x", now, Position(0))
+                .await
+                .is_err(),
+            "{reply:?}"
+        );
+        assert!(
+            store.create_task(task(A, "one", &hash(1))).await.is_err(),
+            "{reply:?}"
+        );
+        assert!(
+            store.consume(&[1; 32], now_ms() + 60_000).await.is_err(),
+            "{reply:?}"
+        );
+    }
+}
+
 /// T64: whatever a server answers instead of what was asked for, it is an error, and never "not
 /// there".
 #[tokio::test]
 async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let replies = [
         "-READONLY You can't write against a read only replica.\r\n",
         "-LOADING Redis is loading the dataset in memory\r\n",
@@ -208,69 +278,12 @@ async fn t64_no_error_of_a_server_is_taken_for_an_answer() {
         "",
     ];
     for reply in replies {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("listen");
-        let port = listener.local_addr().expect("address").port();
-        let server = tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.expect("accept");
-                tokio::spawn(async move {
-                    let mut buffer = [0; 4096];
-                    while let Ok(count @ 1..) = socket.read(&mut buffer).await {
-                        // What a client says of itself when it connects is taken kindly.
-                        let asked = String::from_utf8_lossy(&buffer[..count]).to_uppercase();
-                        let greeting = asked.matches("CLIENT").count();
-                        let kind = if greeting > 0 {
-                            "+OK\r\n".repeat(greeting)
-                        } else {
-                            reply.to_owned()
-                        };
-                        if socket.write_all(kind.as_bytes()).await.is_err() || kind.is_empty() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
+        let (port, server) = answering(reply).await;
         let store = RedisStore::new(settings(
             &format!("redis://127.0.0.1:{port}"),
             Duration::from_millis(200),
         ));
-        let now = now_ms();
-        // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
-        assert!(
-            store
-                .heartbeat("me", Default::default(), 1000)
-                .await
-                .is_err(),
-            "{reply:?}"
-        );
-        assert!(store.read_log(Position(0), 10).await.is_err(), "{reply:?}");
-        assert!(store.task(A).await.is_err(), "{reply:?}");
-        assert!(store.check().await.is_err(), "{reply:?}");
-        if !reply.starts_with([':', '+']) {
-            assert!(store.token(A, &hash(1)).await.is_err(), "{reply:?}");
-            assert!(
-                store.document(DocumentKind::Secret, "a").await.is_err(),
-                "{reply:?}"
-            );
-            assert!(
-                store
-                    .append(EntryId([1; 16]), b"x", now, Position(0))
-                    .await
-                    .is_err(),
-                "{reply:?}"
-            );
-            assert!(
-                store.create_task(task(A, "one", &hash(1))).await.is_err(),
-                "{reply:?}"
-            );
-            assert!(
-                store.consume(&[1; 32], now_ms() + 60_000).await.is_err(),
-                "{reply:?}"
-            );
-        }
+        nothing_is_answered(&store, reply).await;
         server.abort();
     }
 }

@@ -1,0 +1,142 @@
+//! The log: ordered, chained, waited for and trimmed.
+
+use std::sync::Arc;
+
+use sundew_core::{EntryId, Position};
+use sundew_tests::now_ms;
+
+use super::both;
+
+#[tokio::test]
+async fn the_log_is_ordered_chained_and_never_goes_back() {
+    both(|store| async move {
+        let until = now_ms() + 60_000;
+        let id = |n: u8| EntryId([n; 16]);
+        assert_eq!(
+            store.append(id(1), b"one", until, Position(0)).await,
+            Ok(Position(1))
+        );
+        assert_eq!(
+            store.append(id(2), b"two", until, Position(0)).await,
+            Ok(Position(2))
+        );
+        // A broker that has seen more than the store remembers moves it on.
+        assert_eq!(
+            store.append(id(3), b"three", until, Position(40)).await,
+            Ok(Position(41))
+        );
+        let log = store.read_log(Position(0), 10).await.expect("log");
+        let found: Vec<_> = log
+            .iter()
+            .map(|e| (e.position.0, e.id, e.previous, e.bytes.as_slice()))
+            .collect();
+        let none = EntryId::default();
+        assert_eq!(
+            found,
+            [
+                (1, id(1), none, &b"one"[..]),
+                (2, id(2), id(1), b"two"),
+                (41, id(3), id(2), b"three")
+            ]
+        );
+        assert_eq!(
+            store.read_log(Position(2), 10).await.map(|l| l.len()),
+            Ok(1)
+        );
+        assert_eq!(store.read_log(Position(0), 2).await.map(|l| l.len()), Ok(2));
+        let beat = store
+            .heartbeat("me", (Position(41), id(3)), 60_000)
+            .await
+            .expect("heartbeat");
+        assert_eq!(beat.tip, (Position(41), id(3)));
+        assert_eq!(beat.peers, [("me".to_owned(), Position(41))]);
+        assert!((beat.now_ms - now_ms()).abs() < 5000);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_entries_are_appended_in_their_order() {
+    both(|store| async move {
+        let entries: Vec<_> = (1..=600_u32)
+            .map(|n| {
+                (
+                    EntryId(std::array::from_fn(|i| n.to_be_bytes()[i % 4])),
+                    vec![1],
+                    now_ms() + 60_000,
+                )
+            })
+            .collect();
+        store
+            .append_all(&entries, Position(40))
+            .await
+            .expect("appended");
+        let log = store.read_log(Position(0), 1000).await.expect("log");
+        assert_eq!(
+            log.iter().map(|e| (e.position.0, e.id)).collect::<Vec<_>>(),
+            (41..).zip(entries.iter().map(|e| e.0)).collect::<Vec<_>>()
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn waiting_for_the_log_ends_when_there_is_something_and_not_for_ever() {
+    both(|store| async move {
+        let waiting = {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.await_log(Position(0), 5000).await })
+        };
+        tokio::task::yield_now().await;
+        let began = std::time::Instant::now();
+        store
+            .append(EntryId([1; 16]), b"x", now_ms() + 60_000, Position(0))
+            .await
+            .expect("append");
+        waiting.await.expect("task").expect("woken");
+        assert!(
+            began.elapsed().as_millis() < 4000,
+            "woken by the entry, not by the time"
+        );
+        store.await_log(Position(1), 20).await.expect("time is up");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trimming_drops_what_is_past_and_keeps_the_tip() {
+    both(|store| async move {
+        let now = now_ms();
+        for (n, until) in [(1, now - 1), (2, now + 60_000), (3, now - 1), (4, now - 1)] {
+            store
+                .append(EntryId([n; 16]), b"x", until, Position(0))
+                .await
+                .expect("append");
+        }
+        store.trim_log(now, &[]).await.expect("trim");
+        let left = async || {
+            store
+                .read_log(Position(0), 10)
+                .await
+                .expect("log")
+                .iter()
+                .map(|e| e.position.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(left().await, [2, 4]);
+        store
+            .trim_log(now, &[Position(2), Position(4)])
+            .await
+            .expect("trim");
+        assert_eq!(
+            left().await,
+            [4],
+            "places that are named go, but never the tip"
+        );
+        assert_eq!(
+            store.append(EntryId([5; 16]), b"x", now, Position(0)).await,
+            Ok(Position(5))
+        );
+    })
+    .await;
+}
