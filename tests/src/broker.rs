@@ -12,27 +12,25 @@ use tempfile::TempDir;
 
 use crate::calls::Caller;
 use crate::issuer::{AUDIENCE, ISSUER, TestIssuer};
+pub use crate::pki::DOMAIN;
 use crate::pki::{Ca, Svid, write_private};
 use crate::process;
 use crate::redis::Redis;
 
-/// The trust domain of all tests.
-pub const DOMAIN: &str = "test.example";
-
-/// Where a broker of a test keeps its state.
+/// The store in which a broker of a test keeps its state.
 #[derive(Clone, Debug)]
 pub enum StoreKind {
-    /// In a file of its own.
+    /// The embedded store, in a file of the broker's own.
     Embedded,
-    /// In this Redis.
+    /// The Redis at this URL.
     Redis(String),
 }
 
-/// What brokers of a test share: CA, issuer, root key, store.
+/// Everything that the brokers of a test share: CA, issuer, root key and store.
 pub struct World {
-    /// The CA.
+    /// The CA that the bundle of the trust domain holds.
     pub ca: Ca,
-    /// The issuer.
+    /// The issuer whose tokens the brokers take as evidence.
     pub issuer: Arc<TestIssuer>,
     /// The Redis, if there is one.
     pub redis: Option<Redis>,
@@ -42,27 +40,28 @@ pub struct World {
 }
 
 impl World {
-    /// With the embedded store.
+    /// Makes a world whose brokers have embedded stores.
     pub fn embedded() -> Self {
         Self::new(None)
     }
 
-    /// With a Redis of its own.
+    /// Makes a world whose brokers share a Redis that is started for them.
     pub fn redis() -> Self {
         Self::new(Some(Redis::start()))
     }
 
-    /// With this Redis.
+    /// Makes a world whose brokers share this Redis.
     pub fn with_redis(redis: Redis) -> Self {
         Self::new(Some(redis))
     }
 
-    /// One with each store.
+    /// Makes a world with embedded stores, and one with a Redis.
     pub fn both() -> [Self; 2] {
         [Self::embedded(), Self::redis()]
     }
 
-    /// With a store of this URL, and so many replicas to each primary.
+    /// Makes a world whose brokers use the store at this URL, in which each primary has so many
+    /// replicas.
     pub fn with_store(url: &str, replicas: usize) -> Self {
         Self {
             store: Some(format!("url = \"{url}\"\nreplicas = {replicas}")),
@@ -91,7 +90,7 @@ impl World {
         world
     }
 
-    /// The folder with the files that all brokers read.
+    /// Returns the folder with the files that all brokers read.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -131,7 +130,7 @@ impl World {
         broker
     }
 
-    /// A broker that is configured and not started.
+    /// Returns a broker that is configured and not started; `more` is appended to its configuration.
     pub fn prepare(&self, more: &str) -> Broker {
         let own = tempfile::tempdir_in(self.folder.path()).expect("folder");
         let (port, operations) = (crate::free_port(), crate::free_port());
@@ -196,22 +195,22 @@ jwks_file = "{files}/jwks.json"
         }
     }
 
-    /// A caller with an SVID of `/path` of the test CA.
+    /// Returns a caller with a new SVID of `/path` from the test CA.
     pub fn caller(&self, broker: &Broker, path: &str) -> Caller {
         self.caller_with(broker, self.ca.svid(path))
     }
 
-    /// A caller with this SVID.
+    /// Returns a caller that presents this SVID.
     pub fn caller_with(&self, broker: &Broker, svid: Svid) -> Caller {
         Caller::new(broker.address(), Some(svid))
     }
 
-    /// The operator.
+    /// Returns a caller that has the roles registrar, responder and introspector.
     pub fn operator(&self, broker: &Broker) -> Caller {
         self.caller(broker, "/operator")
     }
 
-    /// A registration of `/path` that wants a token for its path as `sub`, with changes.
+    /// Returns a registration of `/path` that wants a token with its path as `sub`, with changes.
     pub fn registration(path: &str, changes: Value) -> Value {
         let mut document = json!({
             "spiffe_id": format!("spiffe://{DOMAIN}{path}"),
@@ -223,6 +222,14 @@ jwks_file = "{files}/jwks.json"
             document.extend(changes);
         }
         document
+    }
+
+    /// Starts a broker with `/agent` registered; returns it with a caller that has an SVID of `/agent`.
+    pub async fn broker_and_agent(&self) -> (Broker, Caller) {
+        let broker = self.broker().await;
+        self.register(&broker, "/agent", json!({})).await;
+        let caller = self.caller(&broker, "/agent");
+        (broker, caller)
     }
 
     /// Registers `/path`.
@@ -245,22 +252,22 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `host:port` for agents.
+    /// Returns `host:port` of the listener for agents.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// `host:port` for health and metrics.
+    /// Returns `host:port` of the listener for health and metrics.
     pub fn operations(&self) -> String {
         format!("127.0.0.1:{}", self.operations)
     }
 
-    /// Its configuration file.
+    /// Returns the path of the configuration file.
     pub fn config_file(&self) -> &Path {
         &self.file
     }
 
-    /// Its folder: store and journal.
+    /// Returns the folder with the embedded store and the journal.
     pub fn folder(&self) -> &Path {
         self.own.path()
     }
@@ -304,12 +311,12 @@ impl Broker {
         self.child = Some(child);
     }
 
-    /// Everything it has printed.
+    /// Returns everything that the broker has printed so far.
     pub fn output(&self) -> String {
         self.output.lock().expect("output").clone()
     }
 
-    /// Waits until it is ready.
+    /// Waits until the broker is ready and takes connections; panics after twenty seconds.
     pub async fn ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -334,12 +341,12 @@ impl Broker {
         }
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         self.child.as_mut().expect("running").wait().expect("wait")
     }
 
-    /// GET on the operations listener.
+    /// Gets a path from the operations listener: status and body, or nothing without an answer.
     pub async fn http(&self, path: &str) -> Option<(u16, String)> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(self.operations())
@@ -357,17 +364,17 @@ impl Broker {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    /// Its process id.
+    /// Returns the id of the process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("running").id()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         process::signal(self.pid(), signal);
     }
 
-    /// SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // What `strace` has started outlives it.
@@ -379,14 +386,14 @@ impl Broker {
         }
     }
 
-    /// SIGKILL, then the same again.
+    /// Kills the process with SIGKILL and starts it again on the same state.
     pub async fn restart(&mut self) {
         self.kill();
         self.up();
         self.ready().await;
     }
 
-    /// Its journal so far.
+    /// Returns the journal so far, after it was verified.
     pub fn journal(&self) -> Vec<sundew_broker::journal::Record> {
         let mut records = Vec::new();
         sundew_broker::journal::read(&self.own.path().join("journal"), |record| {
@@ -396,7 +403,7 @@ impl Broker {
         records
     }
 
-    /// Reasons of refusals on the record, for one RPC.
+    /// Returns the reasons of all refusals of one RPC that are on the record.
     pub fn refusals(&self, rpc: &str) -> Vec<String> {
         let journal = self.journal();
         journal

@@ -5,11 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::TokioIo;
 use rcgen::PublicKeyData as _;
-use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use sundew_attestation::{Binding, BindingPurpose};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
@@ -24,13 +20,15 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::issuer::TestIssuer;
 use crate::pki::Svid;
+pub use crate::selectors::{of_task, of_token, of_workload};
+pub use crate::tls::client_config;
 
 /// A connection to a broker, with some certificate or none. It does not look at the broker's.
 #[derive(Clone)]
 pub struct Caller {
-    /// For generated clients.
+    /// The channel, for generated clients.
     pub channel: Channel,
-    /// What it presents.
+    /// The SVID that is presented, if any.
     pub svid: Option<Svid>,
     exporter: Arc<Mutex<[u8; 32]>>,
 }
@@ -38,16 +36,16 @@ pub struct Caller {
 /// A task that a test has begun.
 #[derive(Clone, Debug)]
 pub struct Begun {
-    /// Its id.
+    /// The id of the task.
     pub task: String,
-    /// Its first token.
+    /// The first token of the task.
     pub token: String,
-    /// The whole answer.
+    /// The whole answer of the broker.
     pub answer: BeginTaskResponse,
 }
 
 impl Caller {
-    /// Connects when first used.
+    /// Returns a caller that connects when it is first used.
     pub fn new(address: String, svid: Option<Svid>) -> Self {
         let exporter = Arc::new(Mutex::new([0; 32]));
         let config = Arc::new(client_config(svid.as_ref()));
@@ -85,37 +83,37 @@ impl Caller {
         }
     }
 
-    /// The channel binding of the session that is open.
+    /// Returns the channel binding of the TLS session that is open; zeroes before there is one.
     pub fn exporter(&self) -> [u8; 32] {
         *self.exporter.lock().expect("exporter")
     }
 
-    /// SHA-256 of its certificate.
+    /// Returns SHA-256 of the certificate that is presented.
     pub fn thumbprint(&self) -> Vec<u8> {
         self.svid.as_ref().expect("an SVID").thumbprint().to_vec()
     }
 
-    /// The agent's service.
+    /// Returns a client of the agent's service.
     pub fn agent(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(self.channel.clone())
     }
 
-    /// The resource server's service.
+    /// Returns a client of the resource server's service.
     pub fn access(&self) -> AccessServiceClient<Channel> {
         AccessServiceClient::new(self.channel.clone())
     }
 
-    /// The registrar's service.
+    /// Returns a client of the registrar's service.
     pub fn registry(&self) -> RegistryServiceClient<Channel> {
         RegistryServiceClient::new(self.channel.clone())
     }
 
-    /// The responder's service.
+    /// Returns a client of the responder's service.
     pub fn response(&self) -> ResponseServiceClient<Channel> {
         ResponseServiceClient::new(self.channel.clone())
     }
 
-    /// The enrollment service.
+    /// Returns a client of the enrollment service.
     pub fn enrollment(&self) -> EnrollmentServiceClient<Channel> {
         EnrollmentServiceClient::new(self.channel.clone())
     }
@@ -146,7 +144,7 @@ impl Caller {
             .expect("secret is written");
     }
 
-    /// A nonce.
+    /// Asks for a challenge and returns its nonce.
     pub async fn nonce(&self) -> Result<Vec<u8>, Status> {
         Ok(self
             .agent()
@@ -156,7 +154,7 @@ impl Caller {
             .nonce)
     }
 
-    /// A request to begin, with a fresh nonce and a fresh token of the issuer for this subject.
+    /// Returns a request to begin, with a fresh nonce and a fresh token of the issuer for this subject.
     pub async fn request(
         &self,
         issuer: &TestIssuer,
@@ -194,7 +192,7 @@ impl Caller {
         })
     }
 
-    /// What evidence for a task must be bound to: this caller's key and channel, and this nonce.
+    /// Returns what evidence for a task must be bound to: this caller's key and channel, and a nonce.
     pub fn bound(&self, nonce: &[u8]) -> Binding {
         let key = rcgen::KeyPair::try_from(self.svid.as_ref().expect("SVID").key.as_slice())
             .expect("key");
@@ -229,7 +227,7 @@ impl Caller {
         self.send(request).await
     }
 
-    /// As an operator: trusts something.
+    /// Adds a trusted item, as an operator.
     pub async fn trust(&self, kind: &str, name: &str, content: &str) {
         let request = AddTrustRequest {
             kind: kind.to_owned(),
@@ -239,7 +237,7 @@ impl Caller {
         self.registry().add_trust(request).await.expect("trusted");
     }
 
-    /// As an operator: why the last evidence was refused.
+    /// Returns, as an operator, why the last evidence was refused.
     pub async fn last_refusal(&self) -> String {
         let request = ExplainEvidenceRequest {
             spiffe_id: String::new(),
@@ -255,7 +253,7 @@ impl Caller {
         attempts.into_iter().next().expect("an attempt").refusal
     }
 
-    /// Whether a token is active in the hands of whoever has this certificate.
+    /// Asks whether a token is active in the hands of whoever has the certificate of this SHA-256.
     pub async fn active(&self, token: &str, presenter: &[u8]) -> Result<bool, Status> {
         let request = IntrospectRequest {
             token: token.to_owned(),
@@ -334,7 +332,7 @@ impl Caller {
         Ok(self.response().lift(request).await?.into_inner())
     }
 
-    /// The last word of a preview.
+    /// Follows a preview to its end and returns the last counts.
     pub async fn preview(&self, selector: Selector) -> Result<PreviewResponse, Status> {
         let mut told = self
             .response()
@@ -350,7 +348,7 @@ impl Caller {
         Ok(last.filter(|last| last.done).expect("a last word"))
     }
 
-    /// Follows a revocation until its clean-up is done.
+    /// Follows a revocation until its clean-up is done and returns the last status.
     pub async fn cleaned_up(&self, revocation_id: &str) -> Result<RevocationStatus, Status> {
         let request = WatchRevocationRequest {
             revocation_id: revocation_id.to_owned(),
@@ -368,7 +366,7 @@ impl Caller {
         Ok(last.expect("a status"))
     }
 
-    /// A grant for another workload.
+    /// Delegates scopes of a task to another workload and returns the grant.
     pub async fn delegate(
         &self,
         task: &str,
@@ -387,107 +385,10 @@ impl Caller {
     }
 }
 
-/// Everything of one workload.
-pub fn of_workload(path: &str) -> Selector {
-    Selector {
-        spiffe_id: format!("spiffe://{}{path}", crate::broker::DOMAIN),
-        ..Selector::default()
-    }
-}
-
-/// One task.
-pub fn of_task(id: &str) -> Selector {
-    Selector {
-        task_id: id.to_owned(),
-        ..Selector::default()
-    }
-}
-
-/// One token, by credential or id.
-pub fn of_token(token: &str) -> Selector {
-    Selector {
-        token: token.to_owned(),
-        ..Selector::default()
-    }
-}
-
-/// A token as evidence.
+/// Returns a token as evidence of kind `oidc`.
 pub fn oidc(token: Vec<u8>) -> Evidence {
     Evidence {
         kind: "oidc".to_owned(),
         payload: token,
-    }
-}
-
-/// TLS 1.3 with this certificate, taking any server.
-pub fn client_config(svid: Option<&Svid>) -> ClientConfig {
-    let builder =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer));
-    let mut config = match svid {
-        Some(svid) => {
-            // Without rustls' own look at the pair: tests present what a client would refuse to.
-            let key =
-                rustls::crypto::ring::sign::any_supported_type(&svid.private_key()).expect("key");
-            builder.with_client_cert_resolver(Arc::new(Presenting(Arc::new(CertifiedKey::new(
-                svid.chain.clone(),
-                key,
-            )))))
-        }
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    config
-}
-
-#[derive(Debug)]
-struct Presenting(Arc<CertifiedKey>);
-
-impl ResolvesClientCert for Presenting {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }

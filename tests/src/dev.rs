@@ -36,17 +36,18 @@ impl Dev {
         }
     }
 
-    /// A folder for what belongs to it.
+    /// Returns a folder for files that belong to this broker.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
-    /// What it prints to be pasted: `broker`, `endpoint_socket`, `operator_svid_dir`.
+    /// Returns a value that the broker prints to be pasted: `broker`, `endpoint_socket` or
+    /// `operator_svid_dir`.
     pub fn field(&self, name: &str) -> String {
         self.place[name].as_str().expect("field").to_owned()
     }
 
-    /// Runs `sundew` as its operator.
+    /// Runs `sundew` as the operator of this broker.
     pub fn operator(&self, arguments: &[&str], input: &str) -> Output {
         let mut command = Command::new(crate::sundew());
         command
@@ -56,7 +57,7 @@ impl Dev {
         crate::process::run(command, input)
     }
 
-    /// The same for what must succeed; answers what it prints.
+    /// Runs `sundew` as the operator, which must succeed; returns what it prints.
     pub fn did(&self, arguments: &[&str], input: &str) -> String {
         let output = self.operator(arguments, input);
         assert!(
@@ -67,7 +68,7 @@ impl Dev {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Ends it as Ctrl-C or systemd would.
+    /// Ends the broker as Ctrl-C or systemd would.
     pub fn stop(&mut self) -> ExitStatus {
         crate::process::signal(self.child.id(), rustix::process::Signal::TERM);
         self.child.wait().expect("wait")

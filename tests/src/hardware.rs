@@ -1,4 +1,5 @@
-//! What real hardware and clouds sign, under keys of the tests' own: for what no recording shows.
+//! Evidence as real hardware and clouds sign it, under keys of the tests' own: for what no recording
+//! shows.
 
 use std::process::Command;
 
@@ -22,7 +23,7 @@ pub const NOW_MS: i64 = 1_800_000_000_000;
 
 /// A root of P-384 and what it signs.
 pub struct Authority {
-    /// Its name and what it may.
+    /// The parameters of the certificate: name and key usage.
     pub params: CertificateParams,
     /// Its key.
     pub key: KeyPair,
@@ -38,7 +39,7 @@ impl Authority {
         Self { params, key }
     }
 
-    /// Its own certificate, in DER.
+    /// Returns the authority's own certificate, in DER.
     pub fn certificate(&self) -> Vec<u8> {
         self.params
             .self_signed(&self.key)
@@ -47,7 +48,7 @@ impl Authority {
             .to_vec()
     }
 
-    /// What it takes back of these certificates, in DER: a list for a day.
+    /// Returns a list, valid for a day and in DER, that revokes these certificates.
     pub fn crl(&self, certificates: &[Vec<u8>]) -> Vec<u8> {
         let now = time::OffsetDateTime::now_utc();
         let taken_back = |der: &Vec<u8>| {
@@ -75,7 +76,7 @@ impl Authority {
             .to_vec()
     }
 
-    /// A certificate for another key, in DER.
+    /// Returns a certificate for another key, in DER.
     pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
         params
             .signed_by(key, &Issuer::from_params(&self.params, &self.key))
@@ -85,14 +86,14 @@ impl Authority {
     }
 }
 
-/// Parameters of a certificate with this name.
+/// Returns parameters of a certificate with this name.
 pub fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params
 }
 
-/// ECDSA with P-384 and SHA-384, R and S as 48 bytes each.
+/// Signs with ECDSA on P-384 and SHA-384; R and S are 48 bytes each.
 fn sign_384(key: &KeyPair, message: &[u8]) -> Vec<u8> {
     let random = SystemRandom::new();
     let key = EcdsaKeyPair::from_pkcs8(
@@ -106,9 +107,9 @@ fn sign_384(key: &KeyPair, message: &[u8]) -> Vec<u8> {
 
 /// A Nitro enclave, with the hypervisor's place taken by the tests.
 pub struct Enclave {
-    /// AWS's place.
+    /// The root in AWS's place.
     pub root: Authority,
-    /// The hypervisor's key.
+    /// The key in the hypervisor's place.
     pub key: KeyPair,
 }
 
@@ -121,7 +122,7 @@ impl Enclave {
         }
     }
 
-    /// What a genuine document says, bound to 32 bytes of 9.
+    /// Returns the members of a genuine document that is bound to 32 bytes of 9.
     pub fn content(&self) -> Vec<(&'static str, Cbor)> {
         let registers = (0..3)
             .map(|index| {
@@ -148,7 +149,7 @@ impl Enclave {
         ]
     }
 
-    /// A document that says this, signed.
+    /// Returns a signed document with these members.
     pub fn document(&self, content: Vec<(&'static str, Cbor)>) -> Vec<u8> {
         let map = Cbor::Map(
             content
@@ -168,7 +169,7 @@ impl Enclave {
         signed.build().to_vec().expect("made")
     }
 
-    /// Verifies one a second after it was made.
+    /// Verifies a document as if a second had passed since it was made.
     pub fn verify(&self, document: &[u8]) -> Result<Claims, nitro::NitroError> {
         nitro::verify(
             document,
@@ -181,7 +182,7 @@ impl Enclave {
         )
     }
 
-    /// A document that differs in one member.
+    /// Returns a signed document that differs in one member, or lacks it.
     pub fn with(&self, name: &'static str, value: Option<Cbor>) -> Vec<u8> {
         let mut content = self.content();
         content.retain(|(other, _)| *other != name);
@@ -210,7 +211,7 @@ impl Chip {
         }
     }
 
-    /// AMD's certificates for it.
+    /// Returns AMD's certificates for the chip.
     pub fn roots(&self) -> Roots {
         Roots {
             anchors: vec![self.root.certificate()],
@@ -219,7 +220,7 @@ impl Chip {
         }
     }
 
-    /// The endorsement key's certificate for a chip id and TCB.
+    /// Returns the endorsement key's certificate for a chip id and TCB.
     pub fn certificate(&self, chip: u8, tcb: [u8; 4]) -> Vec<u8> {
         let mut params = named("SEV-VCEK");
         let mut add = |last: &[u64], value: Vec<u8>| {
@@ -246,7 +247,7 @@ impl Chip {
         self.signer.sign(&params, &self.key)
     }
 
-    /// A report, changed before it is signed.
+    /// Returns a report that is changed before it is signed.
     pub fn report(&self, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut report = vec![0; 1184];
         report[0] = 2;
@@ -284,7 +285,7 @@ impl Chip {
 
 /// EC2's place, taken by OpenSSL.
 pub struct Region {
-    /// Where OpenSSL works.
+    /// The folder in which OpenSSL works.
     pub folder: tempfile::TempDir,
 }
 
@@ -312,7 +313,7 @@ impl Region {
         region
     }
 
-    /// Runs it.
+    /// Runs `openssl` in the folder.
     pub fn openssl(&self, arguments: &[&str]) {
         let output = Command::new("openssl")
             .args(arguments)
@@ -339,7 +340,7 @@ impl Region {
             .to_vec()
     }
 
-    /// A document as the metadata service has it, signed with these flags of `openssl cms -sign`.
+    /// Returns a document as the metadata service has it, signed with these flags of `openssl cms -sign`.
     pub fn sign(&self, document: &[u8], flags: &[&str]) -> Vec<u8> {
         std::fs::write(self.folder.path().join("document"), document).expect("made");
         let mut arguments = vec![
@@ -375,7 +376,7 @@ impl Signer {
         Self(KeyPair::generate().expect("made"))
     }
 
-    /// A signature over an image's digest, as cosign keeps it.
+    /// Returns a signature over an image's digest, as cosign keeps it.
     pub fn image(&self, digest: &str) -> Value {
         let payload = json!({
             "critical": {
@@ -388,7 +389,7 @@ impl Signer {
         json!({ "payload": STANDARD.encode(&payload), "signature": STANDARD.encode(self.0.sign(payload.as_bytes()).expect("made")) })
     }
 
-    /// A signed statement about binaries.
+    /// Returns a signed statement about binaries of these digests.
     pub fn statement(&self, subjects: &[&str]) -> Value {
         let subject: Vec<_> = subjects
             .iter()
@@ -405,7 +406,7 @@ impl Signer {
     }
 }
 
-/// What cosign writes around a statement's envelope.
+/// Returns the bundle that cosign writes around a statement's envelope.
 pub fn bundle(statement: &Value) -> Value {
     json!({
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",

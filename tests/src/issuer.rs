@@ -11,9 +11,9 @@ pub struct TestIssuer {
     key: EcdsaKeyPair,
 }
 
-/// Its URL.
+/// The URL of the issuer.
 pub const ISSUER: &str = "https://issuer.test";
-/// The audience that its tokens for the broker have.
+/// The audience of the issuer's tokens for the broker.
 pub const AUDIENCE: &str = "sundew-test";
 
 impl Default for TestIssuer {
@@ -33,12 +33,12 @@ impl Default for TestIssuer {
 }
 
 impl TestIssuer {
-    /// The uncompressed public point.
+    /// Returns the public key as an uncompressed point.
     pub fn public_key(&self) -> &[u8] {
         self.key.public_key().as_ref()
     }
 
-    /// Its JWKS.
+    /// Returns the published key set.
     pub fn jwks(&self) -> String {
         let point = self.public_key();
         json!({ "keys": [{ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k1",
@@ -46,7 +46,7 @@ impl TestIssuer {
         .to_string()
     }
 
-    /// Claims of a good token for `sub`, living 300 seconds.
+    /// Returns claims of a good token for `sub`, which lives 300 seconds.
     pub fn claims(sub: &str) -> Value {
         let now = crate::now_ms() / 1000;
         let mut jti = [0; 12];
@@ -54,7 +54,7 @@ impl TestIssuer {
         json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + 300, "jti": URL_SAFE_NO_PAD.encode(jti) })
     }
 
-    /// A good token.
+    /// Returns a good token for `sub`.
     pub fn token(&self, sub: &str) -> Vec<u8> {
         self.sign(
             &json!({ "alg": "ES256", "kid": "k1", "typ": "JWT" }).to_string(),
@@ -62,7 +62,7 @@ impl TestIssuer {
         )
     }
 
-    /// A token of any claims.
+    /// Returns a token with any claims.
     pub fn token_of(&self, claims: &Value) -> Vec<u8> {
         self.sign(
             &json!({ "alg": "ES256", "kid": "k1" }).to_string(),

@@ -15,6 +15,8 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod replicated;
+pub mod selectors;
+pub mod tls;
 pub mod tpm;
 
 use std::net::TcpListener;
@@ -26,12 +28,12 @@ use std::time::{Duration, Instant};
 /// none of these takes one meanwhile.
 const PORTS: std::ops::Range<u32> = 10_240..32_000;
 
-/// A port that nobody listens on, and that this process gives out once.
+/// Returns a port that nobody listens on, and that this process gives out once.
 pub fn free_port() -> u16 {
     free_ports(1)
 }
 
-/// The first of so many ports in a row.
+/// Returns the first of so many ports in a row.
 pub fn free_ports(count: u32) -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let length = PORTS.end - PORTS.start - count;
@@ -50,7 +52,7 @@ pub fn free_ports(count: u32) -> u16 {
     panic!("no free port");
 }
 
-/// The binary under test: the one that was built with these tests, or what `SUNDEW_UNDER_TEST`
+/// Returns the binary under test: the one that was built with these tests, or what `SUNDEW_UNDER_TEST`
 /// names.
 pub fn sundew() -> PathBuf {
     if let Some(path) = std::env::var_os("SUNDEW_UNDER_TEST") {
@@ -79,7 +81,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
     }
 }
 
-/// Milliseconds since the epoch.
+/// Returns the milliseconds since the epoch.
 pub fn now_ms() -> i64 {
     i64::try_from(
         std::time::SystemTime::now()

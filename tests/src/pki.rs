@@ -9,11 +9,14 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+/// The trust domain of all tests.
+pub const DOMAIN: &str = "test.example";
+
 /// A CA of one trust domain.
 pub struct Ca {
-    /// Its trust domain.
+    /// The trust domain.
     pub domain: String,
-    /// Its certificate.
+    /// The certificate of the CA, in DER.
     pub certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -21,19 +24,19 @@ pub struct Ca {
 /// A certificate chain with its key.
 #[derive(Clone)]
 pub struct Svid {
-    /// Leaf first.
+    /// The certificates, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8 DER.
+    /// The private key of the leaf, as PKCS#8 in DER.
     pub key: Vec<u8>,
 }
 
 impl Svid {
-    /// SHA-256 of the leaf.
+    /// Returns SHA-256 of the leaf.
     pub fn thumbprint(&self) -> [u8; 32] {
         sundew_attestation::spiffe::thumbprint(&self.chain[0])
     }
 
-    /// Serial number of its certificate, in hexadecimal.
+    /// Returns the serial number of the leaf, in hexadecimal.
     pub fn serial(&self) -> String {
         let (_, leaf) = x509_parser::parse_x509_certificate(&self.chain[0]).expect("certificate");
         leaf.tbs_certificate
@@ -43,12 +46,12 @@ impl Svid {
             .collect()
     }
 
-    /// The key for rustls.
+    /// Returns the private key for rustls.
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::try_from(self.key.clone()).expect("key")
     }
 
-    /// Writes svid.pem, key.pem and bundle.pem.
+    /// Writes svid.pem, key.pem and bundle.pem into a folder.
     pub fn write(&self, folder: &Path, bundle: &[CertificateDer<'_>]) {
         std::fs::create_dir_all(folder).expect("folder");
         let chain: String = self.chain.iter().map(|c| pem("CERTIFICATE", c)).collect();
@@ -75,7 +78,7 @@ pub fn write_private(path: &Path, text: &str) {
     std::fs::rename(&fresh, path).expect("private file");
 }
 
-/// PEM (RFC 7468).
+/// Returns DER as PEM (RFC 7468).
 pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
@@ -90,7 +93,7 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     )
 }
 
-/// Parameters of a correct leaf; tests break them.
+/// Returns parameters of a correct leaf, which tests break.
 pub fn leaf(uris: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params
@@ -106,7 +109,7 @@ pub fn leaf(uris: &[&str]) -> CertificateParams {
     params
 }
 
-/// Valid from a minute ago for so long from now.
+/// Makes a certificate valid from a minute ago, for so long from now.
 pub fn valid_for(params: &mut CertificateParams, life: Duration) {
     let now = time::OffsetDateTime::now_utc();
     params.not_before = now - Duration::from_secs(60);
@@ -114,12 +117,12 @@ pub fn valid_for(params: &mut CertificateParams, life: Duration) {
 }
 
 impl Ca {
-    /// A CA with a new key.
+    /// Makes a CA with a new key.
     pub fn new(domain: &str) -> Self {
         Self::with(domain, |_| {})
     }
 
-    /// A CA whose certificate is changed before it is signed.
+    /// Makes a CA whose certificate is changed before it is signed.
     pub fn with(domain: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
@@ -144,7 +147,7 @@ impl Ca {
         }
     }
 
-    /// An intermediate CA under this one; what it issues carries its certificate.
+    /// Returns an intermediate CA under this one, and its certificate.
     pub fn intermediate(
         &self,
         change: impl FnOnce(&mut CertificateParams),
@@ -170,24 +173,24 @@ impl Ca {
         (ca, certificate)
     }
 
-    /// An SVID of `/path` in its trust domain.
+    /// Issues an SVID of `/path` in the trust domain.
     pub fn svid(&self, path: &str) -> Svid {
         self.sign(leaf(&[&format!("spiffe://{}{path}", self.domain)]))
     }
 
-    /// An SVID that ends soon.
+    /// Issues an SVID that ends after so long.
     pub fn short_svid(&self, path: &str, life: Duration) -> Svid {
         let mut params = leaf(&[&format!("spiffe://{}{path}", self.domain)]);
         valid_for(&mut params, life);
         self.sign(params)
     }
 
-    /// Whatever the parameters say, for a new P-256 key.
+    /// Issues whatever the parameters say, for a new P-256 key.
     pub fn sign(&self, params: CertificateParams) -> Svid {
         self.sign_for(params, KeyPair::generate().expect("key"))
     }
 
-    /// Whatever the parameters say, for this key.
+    /// Issues whatever the parameters say, for this key.
     pub fn sign_for(&self, params: CertificateParams, key: KeyPair) -> Svid {
         let certificate = params.signed_by(&key, &self.issuer).expect("leaf");
         Svid {
@@ -197,7 +200,7 @@ impl Ca {
     }
 }
 
-/// An unknown critical extension.
+/// Returns a critical extension that nobody knows.
 pub fn unknown_critical() -> CustomExtension {
     let mut extension =
         CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], vec![5, 0]);
@@ -205,7 +208,7 @@ pub fn unknown_critical() -> CustomExtension {
     extension
 }
 
-/// A validity in the past.
+/// Makes a certificate valid in the past only.
 pub fn expired(params: &mut CertificateParams) {
     (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
 }

@@ -20,7 +20,7 @@ pub struct Postgres {
     options: Vec<String>,
 }
 
-/// Where the package has its programs.
+/// Returns the path of a program of the package.
 fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .expect("postgresql is not installed: run ./tests/run");
@@ -34,7 +34,8 @@ fn program(name: &str) -> PathBuf {
         .expect("postgresql is not installed: run ./tests/run")
 }
 
-/// PostgreSQL refuses to run as root; then it runs as whom the package made for it.
+/// Returns user and group of the account that the package made. PostgreSQL refuses to run as root;
+/// for another user there is nothing to change.
 fn user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
@@ -137,17 +138,17 @@ impl Postgres {
         postgres
     }
 
-    /// Its port.
+    /// Returns the port on loopback.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id.
+    /// Returns the id of the process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("running").id()
     }
 
-    /// Its folder.
+    /// Returns the folder with data and log.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -183,7 +184,7 @@ impl Postgres {
         }
     }
 
-    /// Everything it has logged, statements included.
+    /// Returns everything that the server has logged, statements included.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -197,7 +198,7 @@ impl Postgres {
         }
     }
 
-    /// A connection.
+    /// Connects as this user; the connection ends with the client.
     pub async fn client(
         &self,
         user: &str,
@@ -217,7 +218,7 @@ impl Postgres {
         Ok(client)
     }
 
-    /// A connection as superuser.
+    /// Connects as superuser.
     pub async fn superuser(&self) -> Client {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -230,7 +231,7 @@ impl Postgres {
         }
     }
 
-    /// Names of all roles that Sundew made.
+    /// Returns the names of all roles that Sundew made.
     pub async fn roles(&self) -> Vec<String> {
         let rows = self
             .superuser()
@@ -244,7 +245,7 @@ impl Postgres {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// An engine for it, as `sundew secret engine put` reads it.
+    /// Returns an engine for this server, as `sundew secret engine put` reads it.
     pub fn engine(&self, name: &str) -> serde_json::Value {
         serde_json::json!({
             "name": name,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Sends a signal.
+/// Sends a signal to a process.
 pub fn signal(pid: u32, signal: Signal) {
     kill_process(
         Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid"),
@@ -15,7 +15,7 @@ pub fn signal(pid: u32, signal: Signal) {
     .expect("signal");
 }
 
-/// Runs a command to its end with this as its input.
+/// Runs a command to its end with a text as its input.
 pub fn run(mut command: Command, input: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -39,7 +39,7 @@ pub fn end(pid: u32) {
     }
 }
 
-/// What a process has started and what has not ended, by id.
+/// Returns the ids of processes that a process has started and that have not ended.
 pub fn children(pid: u32) -> Vec<u32> {
     let list =
         std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -48,7 +48,7 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// CPU time so far: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms.
+/// Returns the CPU time of a process so far: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms.
 pub fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
     let ticks: u64 = stat
@@ -63,7 +63,7 @@ pub fn cpu_time(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Resident memory, in bytes.
+/// Returns the resident memory of a process, in bytes.
 pub fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let line = status

@@ -16,7 +16,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// In front of a port on loopback.
+    /// Starts a proxy in front of a port on loopback.
     pub async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let port = listener.local_addr().expect("address").port();
@@ -51,12 +51,12 @@ impl Proxy {
         }
     }
 
-    /// Where it listens.
+    /// Returns the port on which the proxy listens.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Lets nothing through, or everything again; what was held comes through late, as on a
+    /// Lets nothing through, or everything again. Held bytes come through late, as on a
     /// network.
     pub fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::Relaxed);

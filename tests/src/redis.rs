@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sundew_broker::store::redis::{Durability, RedisSettings, RedisUrl};
 use tempfile::TempDir;
 
-/// How a store reaches a Redis at this URL that stands alone.
+/// Returns the settings with which a store reaches a Redis at this URL that stands alone.
 pub fn settings(url: &str, timeout: Duration) -> RedisSettings {
     let url = RedisUrl::parse(url).expect("url");
     RedisSettings {
@@ -48,32 +48,32 @@ impl Redis {
         redis
     }
 
-    /// Its folder.
+    /// Returns the folder with the append-only file.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Its URL.
+    /// Returns the URL for the configuration of a broker.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Its options.
+    /// Returns the options with which the server was started.
     pub fn options(&self) -> &[String] {
         &self.options
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: rustix::process::Signal) {
         crate::process::signal(self.pid(), signal);
     }
 
-    /// Its port.
+    /// Returns the port on loopback.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id.
+    /// Returns the id of the process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("running").id()
     }
@@ -114,7 +114,7 @@ impl Redis {
         }
     }
 
-    /// SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -122,7 +122,7 @@ impl Redis {
         }
     }
 
-    /// A plain connection, for looking and breaking.
+    /// Returns a plain connection, for looking and breaking.
     pub fn connection(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).expect("url");
         let deadline = Instant::now() + Duration::from_secs(10);

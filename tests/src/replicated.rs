@@ -24,7 +24,7 @@ fn wait(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 impl Sentinels {
-    /// With so many replicas.
+    /// Starts a primary with so many replicas, and three Sentinels.
     pub fn start(replicas: usize) -> Self {
         let primary = Redis::start();
         let port = primary.port().to_string();
@@ -85,7 +85,7 @@ impl Sentinels {
         group
     }
 
-    /// For the broker's configuration.
+    /// Returns the URL for the configuration of a broker.
     pub fn url(&self) -> String {
         let nodes: Vec<_> = self
             .sentinels
@@ -95,7 +95,7 @@ impl Sentinels {
         format!("redis+sentinel://{}/main", nodes.join(","))
     }
 
-    /// Which node a majority of the Sentinels calls the primary.
+    /// Returns the index of the node that a majority of the Sentinels calls the primary.
     pub fn primary(&self) -> usize {
         let votes: Vec<usize> = self
             .sentinels
@@ -155,7 +155,7 @@ fn ask(port: u16, words: &[&str]) -> Option<redis::Value> {
     command.query(&mut connection).ok()
 }
 
-/// A field of a node's INFO; empty if it does not answer.
+/// Returns a field of a node's INFO, which is empty if the node does not answer.
 pub fn info(node: &Redis, field: &str) -> String {
     let text: String = ask(node.port(), &["INFO"])
         .and_then(|value| redis::from_redis_value(value).ok())
@@ -175,32 +175,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one.
     pub fn start() -> Self {
-        let options = [
-            "--cluster-enabled",
-            "yes",
-            "--cluster-node-timeout",
-            "1000",
-            "--cluster-require-full-coverage",
-            "no",
-        ];
-        let more = [
-            "--cluster-replica-validity-factor",
-            "0",
-            "--repl-diskless-sync-delay",
-            "0",
-        ];
-        let nodes: Vec<Redis> = (0..6)
-            .map(|_| {
-                let bus = crate::free_port().to_string();
-                let own: Vec<&str> = options
-                    .iter()
-                    .chain(&more)
-                    .copied()
-                    .chain(["--cluster-port", &bus])
-                    .collect();
-                Redis::with(&own)
-            })
-            .collect();
+        let nodes: Vec<Redis> = (0..6).map(|_| cluster_node()).collect();
         let port = |n: usize| nodes[n].port();
         for (n, (first, last)) in [(0, 5460), (5461, 10_922), (10_923, 16_383)]
             .into_iter()
@@ -222,23 +197,7 @@ impl Cluster {
             )
             .expect("epoch");
         }
-        for node in &nodes[1..] {
-            let bus = node.options().last().expect("bus port").clone();
-            ask(
-                port(0),
-                &[
-                    "CLUSTER",
-                    "MEET",
-                    "127.0.0.1",
-                    &node.port().to_string(),
-                    &bus,
-                ],
-            )
-            .expect("meet");
-        }
-        wait("all nodes know each other", || {
-            (0..6).all(|n| cluster_info(port(n), "cluster_known_nodes") == "6")
-        });
+        meet(&nodes);
         for n in 3..6 {
             let id: String =
                 redis::from_redis_value(ask(port(n - 3), &["CLUSTER", "MYID"]).expect("id"))
@@ -247,18 +206,11 @@ impl Cluster {
                 ask(port(n), &["CLUSTER", "REPLICATE", &id]).is_some()
             });
         }
-        wait("the cluster is up", || {
-            (0..6).all(|n| cluster_info(port(n), "cluster_state") == "ok")
-        });
-        wait("replicas are in step", || {
-            nodes[3..]
-                .iter()
-                .all(|node| info(node, "master_link_status") == "up")
-        });
+        settled(&nodes);
         Self { nodes }
     }
 
-    /// For the broker's configuration.
+    /// Returns the URL for the configuration of a broker.
     pub fn url(&self) -> String {
         let nodes: Vec<_> = self
             .nodes
@@ -268,7 +220,7 @@ impl Cluster {
         format!("redis+cluster://{}", nodes.join(","))
     }
 
-    /// The primary of the slot that the revocation log is in.
+    /// Returns the index of the primary of the slot that the revocation log is in.
     pub fn primary_of_log(&self) -> usize {
         let holds = |node: &Redis| {
             let found = ask(node.port(), &["XLEN", "sundew:{log}:stream"])
@@ -280,6 +232,62 @@ impl Cluster {
             .position(holds)
             .expect("somebody has the log")
     }
+}
+
+/// Starts a node that belongs to no cluster yet, with a port of its own for the cluster's bus.
+fn cluster_node() -> Redis {
+    let bus = crate::free_port().to_string();
+    Redis::with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        "1000",
+        "--cluster-require-full-coverage",
+        "no",
+        "--cluster-replica-validity-factor",
+        "0",
+        "--repl-diskless-sync-delay",
+        "0",
+        "--cluster-port",
+        &bus,
+    ])
+}
+
+/// Lets the first node meet all others, and waits until each knows each.
+fn meet(nodes: &[Redis]) {
+    for node in &nodes[1..] {
+        let bus = node.options().last().expect("bus port").clone();
+        ask(
+            nodes[0].port(),
+            &[
+                "CLUSTER",
+                "MEET",
+                "127.0.0.1",
+                &node.port().to_string(),
+                &bus,
+            ],
+        )
+        .expect("meet");
+    }
+    wait("all nodes know each other", || {
+        nodes
+            .iter()
+            .all(|node| cluster_info(node.port(), "cluster_known_nodes") == "6")
+    });
+}
+
+/// Waits until every node finds the cluster well and every replica is in step.
+fn settled(nodes: &[Redis]) {
+    wait("the cluster is up", || {
+        nodes
+            .iter()
+            .all(|node| cluster_info(node.port(), "cluster_state") == "ok")
+    });
+    wait("replicas are in step", || {
+        nodes[3..]
+            .iter()
+            .all(|node| info(node, "master_link_status") == "up")
+    });
 }
 
 fn cluster_info(port: u16, field: &str) -> String {

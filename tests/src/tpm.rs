@@ -22,18 +22,18 @@ pub struct Tpm {
 }
 
 impl Tpm {
-    /// With an attestation key of this kind: what `tpm2_createak` takes for `-G`, `-g` and `-s`,
+    /// Makes a TPM with an attestation key of this kind: what `tpm2_createak` takes for `-G`, `-g` and `-s`,
     /// such as `ecc`, `sha256`, `ecdsa`.
     pub fn new(key: &str, hash: &str, scheme: &str) -> Self {
         Self::with("rsa", [key, hash, scheme], None)
     }
 
-    /// With a certificate of this maker in it, for its endorsement key of 2048-bit RSA.
+    /// Makes a TPM that holds a certificate of this maker for its endorsement key of 2048-bit RSA.
     pub fn made_by(maker: &Maker) -> Self {
         Self::with("rsa", ["ecc", "sha256", "ecdsa"], Some(maker))
     }
 
-    /// With an endorsement key on P-256, which nobody has certified.
+    /// Makes a TPM with an endorsement key on P-256, which nobody has certified.
     pub fn on_p256() -> Self {
         Self::with("ecc", ["ecc", "sha256", "ecdsa"], None)
     }
@@ -122,7 +122,7 @@ impl Tpm {
         }
     }
 
-    /// Switches the machine off and on: its PCRs are zero again, its reset count is higher.
+    /// Switches the machine off and on, after which its PCRs are zero and its reset count is higher.
     pub fn restart(&mut self) {
         self.stop();
         let _ = std::fs::remove_file(self.socket());
@@ -134,21 +134,21 @@ impl Tpm {
         self.wait(|| UnixStream::connect(&socket).is_ok());
     }
 
-    /// Copies what it keeps to `to`; it is off meanwhile.
+    /// Copies the state of the TPM to a folder; the TPM is off meanwhile.
     pub fn save(&mut self, to: &Path) {
         self.stop();
         copy(&self.state(), to);
         self.restart();
     }
 
-    /// Sets it back to what was copied.
+    /// Sets the TPM back to a state that was copied.
     pub fn restore(&mut self, from: &Path) {
         self.stop();
         copy(from, &self.state());
         self.restart();
     }
 
-    /// The attestation key as `sundew trust add tpm2_ak` reads it.
+    /// Returns the attestation key as `sundew trust add tpm2_ak` reads it.
     pub fn registered(&self) -> Value {
         let file = |name: &str| {
             STANDARD.encode(std::fs::read(self.folder.path().join(name)).expect("public area"))
@@ -156,17 +156,17 @@ impl Tpm {
         json!({ "key": file("ak.pub"), "parent": file("ek.pub") })
     }
 
-    /// What `sundew attest activate` takes as its TPM.
+    /// Returns the path that `sundew attest activate` takes as its TPM.
     pub fn device(&self) -> PathBuf {
         self.socket()
     }
 
-    /// SubjectPublicKeyInfo of its endorsement key in DER.
+    /// Returns the SubjectPublicKeyInfo of the endorsement key in DER.
     pub fn endorsement_key(&self) -> Vec<u8> {
         std::fs::read(self.folder.path().join("ek.der")).expect("key")
     }
 
-    /// What the SDK needs to quote these PCRs, such as `0+7`.
+    /// Returns the settings with which the SDK quotes these PCRs, such as `0+7`.
     pub fn settings(&self, pcrs: &str) -> Settings {
         Settings {
             tpm2: Some(format!("{},{KEY},{pcrs}", self.socket().display())),
@@ -174,7 +174,7 @@ impl Tpm {
         }
     }
 
-    /// Evidence that is bound to these bytes.
+    /// Returns a quote of these PCRs as evidence that is bound to these bytes.
     pub async fn evidence(&self, pcrs: &str, binding: [u8; 32]) -> Result<Vec<u8>, String> {
         sundew_sdk::collect(&self.settings(pcrs), "tpm2", binding, "", None)
             .await
@@ -217,7 +217,7 @@ impl Tpm {
 pub struct Maker(TempDir);
 
 impl Maker {
-    /// A new one.
+    /// Makes a maker with a new CA.
     pub fn new() -> Self {
         let folder = TempDir::new().expect("folder");
         let (name, ca) = (folder.path().display(), folder.path().join("ca"));
@@ -262,7 +262,8 @@ impl Maker {
         );
     }
 
-    /// Its root and what that has signed, in PEM. It has them when it has made a TPM.
+    /// Returns the root of the maker and what the root has signed, in PEM. They exist once the maker has
+    /// made a TPM.
     pub fn certificates(&self) -> String {
         let read = |name: &str| {
             std::fs::read_to_string(self.0.path().join("ca").join(name)).expect("certificate")
