@@ -195,7 +195,7 @@ async fn t80_rapid_reset_closes_the_connection_and_hurts_nobody() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (world, broker, caller) = ready().await;
     let before = resident(broker.pid());
-    let config = std::sync::Arc::new(sundew_tests::calls::client_config(Some(
+    let config = std::sync::Arc::new(sundew_tests::tls::client_config(Some(
         &world.ca.svid("/agent"),
     )));
     let socket = tokio::net::TcpStream::connect(broker.address())
@@ -240,7 +240,7 @@ async fn t80_rapid_reset_closes_the_connection_and_hurts_nobody() {
 async fn ac_85_noise_instead_of_http2_harms_nothing() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (world, broker, caller) = ready().await;
-    let config = std::sync::Arc::new(sundew_tests::calls::client_config(Some(
+    let config = std::sync::Arc::new(sundew_tests::tls::client_config(Some(
         &world.ca.svid("/agent"),
     )));
     for seed in 0..20_u8 {

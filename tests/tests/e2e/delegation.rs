@@ -2,8 +2,10 @@
 
 use serde_json::json;
 use sundew_proto::v1::{IntrospectRequest, MintTokenRequest, Outcome};
-use sundew_tests::broker::{Broker, DOMAIN, World};
-use sundew_tests::calls::{Begun, Caller, of_task, of_workload};
+use sundew_tests::broker::{Broker, World};
+use sundew_tests::calls::{Begun, Caller};
+use sundew_tests::pki::DOMAIN;
+use sundew_tests::selectors::{of_task, of_workload};
 use tonic::{Code, Status};
 
 const NAMES: [&str; 4] = ["/a", "/b", "/c", "/d"];
@@ -63,6 +65,25 @@ async fn chain(world: &World, callers: &[Caller]) -> Vec<Begun> {
     tasks
 }
 
+/// Ends the second link of a chain in one of several ways.
+async fn end_of_b(how: &str, operator: &Caller, b: &Caller, task: &str) {
+    match how {
+        "completed" => drop(b.complete(task).await.expect("completed")),
+        "revoked" => drop(operator.revoke(of_task(task)).await.expect("revoked")),
+        "revoked twice" => {
+            b.complete(task).await.expect("completed");
+            operator.revoke(of_task(task)).await.expect("revoked");
+        }
+        "its owner" => drop(operator.revoke(of_workload("/b")).await.expect("revoked")),
+        _ => {
+            let request = sundew_proto::v1::SuspendTaskRequest {
+                task_id: task.to_owned(),
+            };
+            b.agent().suspend_task(request).await.expect("suspended");
+        }
+    }
+}
+
 /// AC-44: the end of B ends C and D and not A, however B ended; the child's end never ends the
 /// parent.
 #[tokio::test]
@@ -94,41 +115,7 @@ async fn ac_44_the_end_of_a_link_ends_what_is_below_it_and_nothing_above() {
                 .await
                 .expect("leaf");
             callers[3].complete(&leaf.task).await.expect("completed");
-            match how {
-                "completed" => drop(
-                    callers[1]
-                        .complete(&tasks[1].task)
-                        .await
-                        .expect("completed"),
-                ),
-                "revoked" => drop(
-                    operator
-                        .revoke(of_task(&tasks[1].task))
-                        .await
-                        .expect("revoked"),
-                ),
-                "revoked twice" => {
-                    callers[1]
-                        .complete(&tasks[1].task)
-                        .await
-                        .expect("completed");
-                    operator
-                        .revoke(of_task(&tasks[1].task))
-                        .await
-                        .expect("revoked");
-                }
-                "its owner" => drop(operator.revoke(of_workload("/b")).await.expect("revoked")),
-                _ => {
-                    let request = sundew_proto::v1::SuspendTaskRequest {
-                        task_id: tasks[1].task.clone(),
-                    };
-                    callers[1]
-                        .agent()
-                        .suspend_task(request)
-                        .await
-                        .expect("suspended");
-                }
-            }
+            end_of_b(how, &operator, &callers[1], &tasks[1].task).await;
             for (n, task) in tasks.iter().enumerate() {
                 let active = server
                     .active(&task.token, &callers[n].thumbprint())
@@ -202,6 +189,36 @@ async fn the_chain_of_actors_is_in_introspection_and_on_the_record() {
     assert_eq!(journal.iter().filter(|r| r.event == "delegated").count(), 3);
 }
 
+fn denied(result: Result<Begun, Status>) {
+    assert_eq!(result.expect_err("refused").code(), Code::PermissionDenied)
+}
+
+/// Nothing wider than the parent, deeper than allowed, to another organisation, or of somebody
+/// else's task is granted.
+async fn grants_outside_are_refused(a: &Caller, b: &Caller, task: &str) {
+    for (to, scopes, depth, by) in [
+        (id("/b"), &["secret:app/*"][..], 0, a),
+        (id("/b"), &["tool:github.create_pr"], 0, a),
+        (id("/b"), &["exec:git"], 4, a),
+        (
+            "spiffe://elsewhere.example/b".to_owned(),
+            &["exec:git"],
+            0,
+            a,
+        ),
+        (id("/b"), &["exec:git"], 0, b),
+    ] {
+        assert_eq!(
+            by.delegate(task, &to, scopes, depth)
+                .await
+                .expect_err("refused")
+                .code(),
+            Code::PermissionDenied,
+            "{to} {scopes:?} {depth}"
+        );
+    }
+}
+
 /// AC-50, AC-51, T38: a child is within its parent, and only the named, attested delegate gets one.
 #[tokio::test]
 async fn ac_51_a_child_is_within_its_parent_and_nobody_else_gets_one() {
@@ -213,32 +230,7 @@ async fn ac_51_a_child_is_within_its_parent_and_nobody_else_gets_one() {
         .begin(&world.issuer, "/a", &["secret:app/key", "exec:git"])
         .await
         .expect("task");
-    let denied = |result: Result<Begun, Status>| {
-        assert_eq!(result.expect_err("refused").code(), Code::PermissionDenied)
-    };
-    // Wider than the parent, deeper than allowed, to another organisation, of somebody else's task.
-    for (task, to, scopes, depth, by) in [
-        (&parent.task, id("/b"), &["secret:app/*"][..], 0, a),
-        (&parent.task, id("/b"), &["tool:github.create_pr"], 0, a),
-        (&parent.task, id("/b"), &["exec:git"], 4, a),
-        (
-            &parent.task,
-            "spiffe://elsewhere.example/b".to_owned(),
-            &["exec:git"],
-            0,
-            a,
-        ),
-        (&parent.task, id("/b"), &["exec:git"], 0, b),
-    ] {
-        assert_eq!(
-            by.delegate(task, &to, scopes, depth)
-                .await
-                .expect_err("refused")
-                .code(),
-            Code::PermissionDenied,
-            "{to} {scopes:?} {depth}"
-        );
-    }
+    grants_outside_are_refused(a, b, &parent.task).await;
     let grant = a
         .delegate(&parent.task, &id("/b"), &["exec:git"], 0)
         .await

@@ -2,14 +2,42 @@
 //! token.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
+use rcgen::KeyPair;
 use serde_json::{Value, json};
+use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use sundew_proto::v1::{CreateJoinTokenRequest, EnrollRequest};
 use sundew_tests::broker::{Broker, World};
+use sundew_tests::calls::Caller;
 use sundew_tests::dev::Dev;
+use sundew_tests::pki::pem;
 use sundew_tests::{sundew, until};
+use tonic::transport::Channel;
 
 use crate::cli::text;
+use crate::node::digest;
+
+/// Without the header, the call may come from a confused deputy.
+async fn a_call_without_the_header_is_refused(dev: &Dev) -> SpiffeWorkloadApiClient<Channel> {
+    let channel = tonic::transport::Endpoint::from_shared(
+        dev.field("endpoint_socket").replacen("unix://", "unix:", 1),
+    )
+    .expect("uri")
+    .connect()
+    .await
+    .expect("connect");
+    let mut bare = SpiffeWorkloadApiClient::new(channel);
+    let refused = bare
+        .fetch_x509svid(sundew_proto::spiffe::X509svidRequest {})
+        .await;
+    assert_eq!(
+        refused.expect_err("no header").code(),
+        tonic::Code::InvalidArgument
+    );
+    bare
+}
 
 /// The development broker, its Workload API, and an unmodified SPIFFE client.
 #[tokio::test]
@@ -19,15 +47,8 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
         .expect("own path")
         .canonicalize()
         .expect("own path");
-    let digest: String = ring::digest::digest(
-        &ring::digest::SHA256,
-        &std::fs::read(&exe).expect("own code"),
-    )
-    .as_ref()
-    .iter()
-    .map(|b| format!("{b:02x}"))
-    .collect();
-    let key = rcgen::KeyPair::generate().expect("key").public_key_pem();
+    let digest = digest(&exe);
+    let key = KeyPair::generate().expect("key").public_key_pem();
     let workload = |path: &str, local: Value| json!({ "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "scopes": ["exec:git"], "local": [local], "evidence": [{ "kind": "manifest", "keys": [key] }] });
     let uid = rustix::process::geteuid().as_raw();
     let documents = json!([
@@ -56,23 +77,7 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
     );
     assert_eq!(source.bundle_set().expect("bundles").len(), 1);
 
-    // Without the header, the call may come from a confused deputy.
-    let channel = tonic::transport::Endpoint::from_shared(
-        dev.field("endpoint_socket").replacen("unix://", "unix:", 1),
-    )
-    .expect("uri")
-    .connect()
-    .await
-    .expect("connect");
-    let mut bare =
-        sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient::new(channel);
-    let refused = bare
-        .fetch_x509svid(sundew_proto::spiffe::X509svidRequest {})
-        .await;
-    assert_eq!(
-        refused.expect_err("no header").code(),
-        tonic::Code::InvalidArgument
-    );
+    let bare = a_call_without_the_header_is_refused(&dev).await;
 
     dev.did(&["workload", "delete", "spiffe://dev.local/mine"], "");
     until("withdrawn", || {
@@ -96,6 +101,48 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
     assert!(dev.stop().success());
 }
 
+/// Runs `sundew svid enroll` with a join token on standard input.
+fn enroll_with(token: &str, port: u16, bundle: &Path, out: &Path) -> Output {
+    let mut command = Command::new(sundew());
+    command
+        .args([
+            "svid",
+            "enroll",
+            "--enrollment",
+            &format!("127.0.0.1:{port}"),
+            "--trust-domain",
+            "own.example",
+            "--bundle",
+        ])
+        .arg(bundle)
+        .arg("--out")
+        .arg(out);
+    sundew_tests::process::run(command, token)
+}
+
+/// An SVID that was enrolled renews itself, and the doctor finds nothing wrong with it.
+fn renews(broker: &Broker, out: &Path) {
+    let before = std::fs::read(out.join("svid.pem")).expect("svid");
+    let renew = Command::new(sundew())
+        .args(["svid", "renew"])
+        .env("SUNDEW_BROKER", broker.address())
+        .env("SUNDEW_SVID_DIR", out)
+        .stdin(Stdio::null())
+        .output()
+        .expect("renew");
+    assert!(renew.status.success(), "{}", text(&renew));
+    assert_ne!(before, std::fs::read(out.join("svid.pem")).expect("svid"));
+    let doctor = Command::new(sundew())
+        .arg("doctor")
+        .env("SUNDEW_BROKER", broker.address())
+        .env("SUNDEW_SVID_DIR", out)
+        .env("SUNDEW_OIDC_TOKEN_FILE", "/dev/null")
+        .stdin(Stdio::null())
+        .output()
+        .expect("doctor");
+    assert!(doctor.status.success(), "{}", text(&doctor));
+}
+
 /// A join token gives one SVID, once; the SVID renews itself.
 #[tokio::test]
 async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
@@ -104,7 +151,7 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     let mut document = World::registration("/agent", json!({}));
     document["spiffe_id"] = json!("spiffe://own.example/agent");
     operator.apply(&[document]).await.expect("registered");
-    let create = |id: &str| sundew_proto::v1::CreateJoinTokenRequest {
+    let create = |id: &str| CreateJoinTokenRequest {
         spiffe_id: id.to_owned(),
         ttl_ms: 0,
     };
@@ -131,7 +178,7 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
         "the CA's certificate is not in the handshake"
     );
     let root = own_root(&token, port).await;
-    std::fs::write(&bundle, sundew_tests::pki::pem("CERTIFICATE", &root)).expect("bundle");
+    std::fs::write(&bundle, pem("CERTIFICATE", &root)).expect("bundle");
     let second = operator
         .registry()
         .create_join_token(create("spiffe://own.example/agent"))
@@ -140,35 +187,7 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
         .into_inner()
         .join_token;
     let out = world.folder().join("enrolled");
-    let enroll = |token: &str| {
-        let mut command = Command::new(sundew());
-        command
-            .args([
-                "svid",
-                "enroll",
-                "--enrollment",
-                &format!("127.0.0.1:{port}"),
-                "--trust-domain",
-                "own.example",
-                "--bundle",
-            ])
-            .arg(&bundle)
-            .arg("--out")
-            .arg(&out);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run");
-        child
-            .stdin
-            .take()
-            .expect("pipe")
-            .write_all(token.as_bytes())
-            .expect("input");
-        child.wait_with_output().expect("run")
-    };
+    let enroll = |token: &str| enroll_with(token, port, &bundle, &out);
     let first = enroll(&second);
     assert!(first.status.success(), "{}", text(&first));
     for bad in [second.as_str(), "sdj_AAAA", "", &second[..second.len() - 2]] {
@@ -179,25 +198,7 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
             text(&output)
         );
     }
-    let before = std::fs::read(out.join("svid.pem")).expect("svid");
-    let renew = Command::new(sundew())
-        .args(["svid", "renew"])
-        .env("SUNDEW_BROKER", broker.address())
-        .env("SUNDEW_SVID_DIR", &out)
-        .stdin(Stdio::null())
-        .output()
-        .expect("renew");
-    assert!(renew.status.success(), "{}", text(&renew));
-    assert_ne!(before, std::fs::read(out.join("svid.pem")).expect("svid"));
-    let doctor = Command::new(sundew())
-        .arg("doctor")
-        .env("SUNDEW_BROKER", broker.address())
-        .env("SUNDEW_SVID_DIR", &out)
-        .env("SUNDEW_OIDC_TOKEN_FILE", "/dev/null")
-        .stdin(Stdio::null())
-        .output()
-        .expect("doctor");
-    assert!(doctor.status.success(), "{}", text(&doctor));
+    renews(&broker, &out);
 }
 
 /// gRPC's C library, which Python's SPIFFE client is built on, names the socket's path as the
@@ -209,7 +210,7 @@ fn a_client_that_names_the_socket_as_the_authority_gets_an_identity() {
     let uid = rustix::process::geteuid().as_raw();
     let document = json!({
         "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "scopes": ["exec:git"], "local": [{ "uid": uid }],
-        "evidence": [{ "kind": "manifest", "keys": [rcgen::KeyPair::generate().expect("key").public_key_pem()] }],
+        "evidence": [{ "kind": "manifest", "keys": [KeyPair::generate().expect("key").public_key_pem()] }],
     });
     dev.did(&["workload", "apply", "-f", "-"], &document.to_string());
     let socket = dev.field("endpoint_socket").replacen("unix://", "", 1);
@@ -282,199 +283,6 @@ fn a_client_that_names_the_socket_as_the_authority_gets_an_identity() {
     }
 }
 
-/// A machine gets its first identity by what it is, not by a secret that somebody carried there.
-#[tokio::test]
-async fn a_tpm_gives_a_first_svid_to_the_key_that_it_was_asked_for() {
-    use rcgen::PublicKeyData as _;
-    use sundew_attestation::{Binding, BindingPurpose};
-    use sundew_proto::v1::{
-        CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence,
-    };
-    let (world, broker, port) = with_own_ca().await;
-    let operator = world.operator(&broker);
-    let (tpm, other) = (
-        sundew_tests::tpm::Tpm::new("ecc", "sha256", "ecdsa"),
-        sundew_tests::tpm::Tpm::new("ecc", "sha256", "ecdsa"),
-    );
-    operator
-        .trust("tpm2_ak", "host", &tpm.registered().to_string())
-        .await;
-    let registration = |path: &str, changes: Value| {
-        let mut document = World::registration(path, changes);
-        document["spiffe_id"] = json!(format!("spiffe://own.example{path}"));
-        document
-    };
-    let wanted = json!([{ "kind": "tpm2", "claims": { "pcr.sha256.7": ["0".repeat(64)] } }]);
-    // A manifest can be shown by anybody who has it.
-    let manifest = json!([{ "kind": "manifest", "keys": [rcgen::KeyPair::generate().expect("key").public_key_pem()] }]);
-    let refused = operator
-        .apply(&[registration("/host", json!({ "enrollment": manifest }))])
-        .await
-        .expect_err("a manifest alone");
-    assert!(
-        refused.message().contains("identifies the claimant"),
-        "{refused}"
-    );
-    operator
-        .apply(&[
-            registration("/host", json!({ "enrollment": wanted })),
-            registration("/plain", json!({})),
-        ])
-        .await
-        .expect("registered");
-
-    let token = operator
-        .registry()
-        .create_join_token(CreateJoinTokenRequest {
-            spiffe_id: "spiffe://own.example/plain".to_owned(),
-            ttl_ms: 0,
-        })
-        .await;
-    let root = own_root(&token.expect("token").into_inner().join_token, port).await;
-    let bundle = world.folder().join("own-root.pem");
-    std::fs::write(&bundle, sundew_tests::pki::pem("CERTIFICATE", &root)).expect("bundle");
-    let out = world.folder().join("host");
-    let enroll = |id: &str| {
-        Command::new(sundew())
-            .args([
-                "svid",
-                "enroll",
-                "--enrollment",
-                &format!("127.0.0.1:{port}"),
-                "--trust-domain",
-                "own.example",
-                "--spiffe-id",
-                id,
-                "--evidence",
-                "tpm2",
-                "--bundle",
-            ])
-            .arg(&bundle)
-            .arg("--out")
-            .arg(&out)
-            .env("SUNDEW_TPM2", tpm.settings("4+7").tpm2.expect("TPM"))
-            .stdin(Stdio::null())
-            .output()
-            .expect("run")
-    };
-    let enrolled = enroll("spiffe://own.example/host");
-    assert!(
-        enrolled.status.success() && text(&enrolled).contains("spiffe://own.example/host"),
-        "{}",
-        text(&enrolled)
-    );
-    assert!(out.join("svid.pem").exists());
-    for bad in [
-        "spiffe://own.example/plain",
-        "spiffe://own.example/nobody",
-        "spiffe://test.example/agent",
-    ] {
-        let output = enroll(bad);
-        assert!(
-            !output.status.success() && text(&output).contains("not permitted"),
-            "{bad}: {}",
-            text(&output)
-        );
-    }
-
-    // By hand: bound to this key, this nonce, this connection; from this TPM.
-    let caller = sundew_tests::calls::Caller::new(format!("127.0.0.1:{port}"), None);
-    let (key, thief) = (
-        rcgen::KeyPair::generate().expect("key"),
-        rcgen::KeyPair::generate().expect("key"),
-    );
-    let csr = |key: &rcgen::KeyPair| {
-        rcgen::CertificateParams::default()
-            .serialize_request(key)
-            .expect("csr")
-            .der()
-            .to_vec()
-    };
-    let bound = |purpose, nonce: &[u8], key: &rcgen::KeyPair| {
-        *Binding::new(
-            purpose,
-            nonce,
-            &key.subject_public_key_info(),
-            &caller.exporter(),
-        )
-        .as_bytes()
-    };
-    let send = |csr: Vec<u8>, nonce: Vec<u8>, payload: Vec<u8>| {
-        let evidence = vec![Evidence {
-            kind: "tpm2".to_owned(),
-            payload,
-        }];
-        let request = EnrollRequest {
-            csr,
-            spiffe_id: "spiffe://own.example/host".to_owned(),
-            nonce,
-            evidence,
-            ..EnrollRequest::default()
-        };
-        let mut client = caller.enrollment();
-        async move { client.enroll(request).await }
-    };
-    let nonce = || async {
-        caller
-            .enrollment()
-            .enroll_challenge(EnrollChallengeRequest {})
-            .await
-            .expect("challenge")
-            .into_inner()
-            .nonce
-    };
-    let (first, own) = (nonce().await, BindingPurpose::Enroll);
-    let evidence = tpm
-        .evidence("7", bound(own, &first, &key))
-        .await
-        .expect("evidence");
-    send(csr(&key), first.clone(), evidence.clone())
-        .await
-        .expect("a good one");
-    assert!(
-        send(csr(&key), first, evidence.clone()).await.is_err(),
-        "the nonce again"
-    );
-    assert!(
-        send(csr(&key), nonce().await, evidence).await.is_err(),
-        "evidence for another nonce"
-    );
-    let next = nonce().await;
-    let evidence = tpm
-        .evidence("7", bound(own, &next, &key))
-        .await
-        .expect("evidence");
-    assert!(
-        send(csr(&thief), next, evidence).await.is_err(),
-        "evidence for another key"
-    );
-    let next = nonce().await;
-    let evidence = tpm
-        .evidence("7", bound(BindingPurpose::BeginTask, &next, &key))
-        .await
-        .expect("evidence");
-    assert!(
-        send(csr(&key), next, evidence).await.is_err(),
-        "evidence for another purpose"
-    );
-    let next = nonce().await;
-    let evidence = other
-        .evidence("7", bound(own, &next, &key))
-        .await
-        .expect("evidence");
-    assert!(
-        send(csr(&key), next, evidence).await.is_err(),
-        "another TPM"
-    );
-    tpm.extend(7, &[1; 32]);
-    let output = enroll("spiffe://own.example/host");
-    assert!(
-        !output.status.success() && text(&output).contains("not permitted"),
-        "{}",
-        text(&output)
-    );
-}
-
 /// A broker with a CA of its own and an enrollment listener at this port; operators are of the
 /// test's CA.
 pub(crate) async fn with_own_ca() -> (World, Broker, u16) {
@@ -502,7 +310,7 @@ async fn server_chain(
     world: &World,
     broker: &Broker,
 ) -> Vec<rustls_pki_types::CertificateDer<'static>> {
-    let config = std::sync::Arc::new(sundew_tests::calls::client_config(Some(
+    let config = std::sync::Arc::new(sundew_tests::tls::client_config(Some(
         &world.ca.svid("/operator"),
     )));
     let socket = tokio::net::TcpStream::connect(broker.address())
@@ -525,14 +333,14 @@ async fn server_chain(
 
 /// Enrolls by hand, without looking at the server, to learn the root.
 pub(crate) async fn own_root(token: &str, port: u16) -> Vec<u8> {
-    let key = rcgen::KeyPair::generate().expect("key");
+    let key = KeyPair::generate().expect("key");
     let csr = rcgen::CertificateParams::default()
         .serialize_request(&key)
         .expect("csr")
         .der()
         .to_vec();
-    let caller = sundew_tests::calls::Caller::new(format!("127.0.0.1:{port}"), None);
-    let request = sundew_proto::v1::EnrollRequest {
+    let caller = Caller::new(format!("127.0.0.1:{port}"), None);
+    let request = EnrollRequest {
         join_token: token.to_owned(),
         csr,
         ..Default::default()

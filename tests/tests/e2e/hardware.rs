@@ -12,7 +12,7 @@ use sundew_tests::calls::Caller;
 use sundew_tests::hardware::{Chip, Enclave, Region, Signer};
 use sundew_tests::pki::pem;
 use sundew_tests::{now_ms, until};
-use tonic::Code;
+use tonic::{Code, Status};
 
 type Shown = Vec<(&'static str, Vec<u8>)>;
 
@@ -135,6 +135,69 @@ async fn ac_05_nitro_documents_from_outside() {
     );
 }
 
+/// A report of this chip, with a certificate of the chip at the same TCB.
+fn report(chip: &Chip, data: &[u8; 64], digest: u8, tcb: u8) -> Vec<u8> {
+    let report = chip.report(|report| {
+        report[0x50..0x90].copy_from_slice(data);
+        report[0xC0..0xE0].fill(digest);
+        report[0x187] = tcb;
+    });
+    let certificate = chip.certificate(5, [3, 0, 8, tcb]);
+    json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(certificate) })
+        .to_string()
+        .into_bytes()
+}
+
+/// AMD takes the intermediate of a chip back, after which no report of the chip is good.
+async fn an_intermediate_is_taken_back(
+    world: &World,
+    broker: &Broker,
+    chip: &Chip,
+    genuine: impl AsyncFn() -> Result<(), Status>,
+) {
+    genuine().await.expect("a good one");
+    let bad = AddTrustRequest {
+        kind: "crl".to_owned(),
+        name: "amd".to_owned(),
+        content: b"no list".to_vec(),
+    };
+    assert_eq!(
+        world
+            .operator(broker)
+            .registry()
+            .add_trust(bad)
+            .await
+            .expect_err("no list")
+            .code(),
+        Code::InvalidArgument
+    );
+    world
+        .operator(broker)
+        .trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&[])))
+        .await;
+    genuine().await.expect("nothing was taken back");
+    world
+        .operator(broker)
+        .trust(
+            "crl",
+            "amd",
+            &pem("X509 CRL", &chip.root.crl(&chip.roots().intermediates)),
+        )
+        .await;
+    assert_eq!(
+        genuine().await.expect_err("taken back").code(),
+        Code::PermissionDenied
+    );
+    until("the record", async || {
+        world
+            .operator(broker)
+            .last_refusal()
+            .await
+            .contains("CertRevoked")
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn ac_05_snp_reports_and_signed_digests_from_outside() {
     let world = World::embedded();
@@ -160,17 +223,7 @@ async fn ac_05_snp_reports_and_signed_digests_from_outside() {
     for path in ["/agent", "/other"] {
         world.register(&broker, path, registration.clone()).await;
     }
-    let report = |chip: &Chip, data: &[u8; 64], digest: u8, tcb: u8| {
-        let report = chip.report(|report| {
-            report[0x50..0x90].copy_from_slice(data);
-            report[0xC0..0xE0].fill(digest);
-            report[0x187] = tcb;
-        });
-        let certificate = chip.certificate(5, [3, 0, 8, tcb]);
-        json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(certificate) })
-            .to_string()
-            .into_bytes()
-    };
+
     let signed: Vec<u8> = signer.image(&"cd".repeat(32)).to_string().into_bytes();
     let shown = |report: Vec<u8>| vec![("sev_snp", report), ("cosign", signed.clone())];
     let bent = vec![
@@ -203,53 +256,45 @@ async fn ac_05_snp_reports_and_signed_digests_from_outside() {
         );
     }
 
-    // AMD takes the intermediate back.
     let genuine = async || {
         let nonce = caller.nonce().await.expect("nonce");
         let shown = shown(report(&chip, &caller.bound(&nonce).wide(), 0xcd, 200));
         caller.begin_on(nonce, shown).await.map(drop)
     };
-    genuine().await.expect("a good one");
-    let bad = AddTrustRequest {
-        kind: "crl".to_owned(),
-        name: "amd".to_owned(),
-        content: b"no list".to_vec(),
-    };
-    assert_eq!(
-        world
-            .operator(&broker)
-            .registry()
-            .add_trust(bad)
-            .await
-            .expect_err("no list")
-            .code(),
-        Code::InvalidArgument
-    );
+    an_intermediate_is_taken_back(&world, &broker, &chip, genuine).await;
+}
+
+/// Registers two accounts, and sees that their evidence cannot be wanted fresh.
+async fn register_accounts(world: &World, broker: &Broker) {
+    let wanted =
+        |account: &str| json!([{ "kind": "aws_iid", "claims": { "accountId": [account] } }]);
     world
-        .operator(&broker)
-        .trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&[])))
-        .await;
-    genuine().await.expect("nothing was taken back");
-    world
-        .operator(&broker)
-        .trust(
-            "crl",
-            "amd",
-            &pem("X509 CRL", &chip.root.crl(&chip.roots().intermediates)),
+        .register(
+            broker,
+            "/agent",
+            json!({ "evidence": wanted("123456789012") }),
         )
         .await;
-    assert_eq!(
-        genuine().await.expect_err("taken back").code(),
-        Code::PermissionDenied
+    world
+        .register(
+            broker,
+            "/other",
+            json!({ "evidence": wanted("999999999999") }),
+        )
+        .await;
+    let needs_fresh = World::registration(
+        "/fresh",
+        json!({ "evidence": wanted("123456789012"), "require_fresh_evidence": true }),
     );
-    until("the record", async || {
+    assert!(
         world
-            .operator(&broker)
-            .last_refusal()
+            .operator(broker)
+            .apply(&[needs_fresh])
             .await
-            .contains("CertRevoked")
-    })
-    .await;
+            .expect_err("never fresh")
+            .message()
+            .contains("none of the required kinds")
+    );
 }
 
 /// An identity document is good once per instance and window, and says that it is not fresh.
@@ -266,35 +311,7 @@ async fn ac_05_identity_documents_from_outside_are_good_once_in_their_window() {
             &String::from_utf8(region.pem()).expect("PEM"),
         )
         .await;
-    let wanted =
-        |account: &str| json!([{ "kind": "aws_iid", "claims": { "accountId": [account] } }]);
-    world
-        .register(
-            &broker,
-            "/agent",
-            json!({ "evidence": wanted("123456789012") }),
-        )
-        .await;
-    world
-        .register(
-            &broker,
-            "/other",
-            json!({ "evidence": wanted("999999999999") }),
-        )
-        .await;
-    let needs_fresh = World::registration(
-        "/fresh",
-        json!({ "evidence": wanted("123456789012"), "require_fresh_evidence": true }),
-    );
-    assert!(
-        world
-            .operator(&broker)
-            .apply(&[needs_fresh])
-            .await
-            .expect_err("never fresh")
-            .message()
-            .contains("none of the required kinds")
-    );
+    register_accounts(&world, &broker).await;
     let document = |instance: &str| {
         let document: Value = json!({ "accountId": "123456789012", "region": "eu-west-2", "instanceId": instance, "imageId": "ami-1", "version": "2017-09-30" });
         vec![(

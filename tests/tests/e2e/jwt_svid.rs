@@ -36,7 +36,7 @@ fn payload(token: &str) -> Value {
     part(token, 1)
 }
 
-/// What the call was refused with.
+/// Returns the status with which a call was refused.
 fn code(result: Result<spiffe::JwtSvid, WorkloadApiError>) -> tonic::Code {
     match result {
         Err(WorkloadApiError::PermissionDenied(_) | WorkloadApiError::NoIdentityIssued) => {
@@ -55,6 +55,118 @@ fn svid(dev: &Dev, arguments: &[&str], input: &str) -> Output {
         .args(arguments)
         .env("SPIFFE_ENDPOINT_SOCKET", dev.field("endpoint_socket"));
     sundew_tests::process::run(command, input)
+}
+
+/// Whoever asks the broker about a token, or has the keys, gets the same answer.
+async fn anybody_can_validate(client: &WorkloadApiClient, token: &spiffe::JwtSvid) {
+    let validated = client
+        .validate_jwt_token(US, token.token())
+        .await
+        .expect("good");
+    assert_eq!(validated.spiffe_id(), token.spiffe_id());
+    assert!(
+        client
+            .validate_jwt_token("https://api.example.evil", token.token())
+            .await
+            .is_err()
+    );
+    let mut forged = token.token().to_owned();
+    let last = forged.pop().expect("character");
+    forged.push(if last == 'A' { 'Q' } else { 'A' });
+    assert!(client.validate_jwt_token(US, &forged).await.is_err());
+    let bundles = client.fetch_jwt_bundles().await.expect("bundles");
+    let bundle = bundles
+        .get(&TrustDomain::new("dev.local").expect("name"))
+        .expect("own bundle");
+    let named = part(token.token(), 0);
+    assert!(
+        bundle
+            .find_jwt_authority(named["kid"].as_str().expect("kid"))
+            .is_some(),
+        "{named}"
+    );
+}
+
+/// Audiences and IDs that the registration does not name, alone and beside one that it names.
+async fn nothing_else_is_given(client: &WorkloadApiClient) {
+    for (audience, id) in [
+        ("urn:other", None),
+        ("", None),
+        (US, Some("/other")),
+        (US, Some("/silent")),
+        (US, Some("/unknown")),
+    ] {
+        let id =
+            id.map(|path| spiffe::SpiffeId::new(format!("spiffe://dev.local{path}")).expect("id"));
+        let refused = code(client.fetch_jwt_svid([audience], id.as_ref()).await);
+        let expected = if audience.is_empty() {
+            tonic::Code::InvalidArgument
+        } else {
+            tonic::Code::PermissionDenied
+        };
+        assert_eq!(refused, expected, "{audience} {id:?}");
+    }
+    // One audience that is not allowed spoils the others.
+    assert_eq!(
+        code(client.fetch_jwt_svid([US, "urn:other"], None).await),
+        tonic::Code::PermissionDenied
+    );
+}
+
+/// P9, P10: a token is on the record by its name, and is not in it.
+fn on_the_record_by_name(dev: &Dev, token: &spiffe::JwtSvid, claims: &Value) {
+    let journal = dev.did(
+        &[
+            "--json",
+            "journal",
+            "show",
+            &dev.folder().join("state/journal").display().to_string(),
+        ],
+        "",
+    );
+    assert!(
+        journal.contains("jwt_svid_issued")
+            && journal.contains(claims["jti"].as_str().expect("jti")),
+        "{journal}"
+    );
+    assert!(
+        !journal.contains(token.token())
+            && !journal.contains(token.token().rsplit('.').next().expect("signature"))
+    );
+}
+
+/// P4: what is quarantined gets nothing until it is lifted.
+async fn quarantined_until_lifted(dev: &Dev, client: &WorkloadApiClient) {
+    let quarantined = dev.did(
+        &[
+            "--json",
+            "quarantine",
+            "--workload",
+            "spiffe://dev.local/mine",
+            "--reason",
+            "stolen",
+        ],
+        "",
+    );
+    assert_eq!(
+        code(client.fetch_jwt_svid([US], None).await),
+        tonic::Code::PermissionDenied
+    );
+    let rule: Value =
+        serde_json::from_str(quarantined.lines().last().expect("line")).expect("JSON");
+    dev.did(
+        &[
+            "lift",
+            rule["revocation_id"].as_str().expect("id"),
+            "--reason",
+            "found",
+        ],
+        "",
+    );
+    until("lifted", || async {
+        client.fetch_jwt_svid([US], None).await.is_ok()
+    })
+    .await;
 }
 
 /// P8: a bearer token is made only where the registration names its audience; P4: and not for what
@@ -99,110 +211,15 @@ async fn an_unmodified_spiffe_client_gets_jwt_svids_for_the_audiences_of_its_reg
     let again = client.fetch_jwt_svid([US], None).await.expect("another");
     assert_ne!(payload(again.token())["jti"], claims["jti"]);
 
-    // Whoever asks the broker, or has the keys, gets the same answer.
-    let validated = client
-        .validate_jwt_token(US, token.token())
-        .await
-        .expect("good");
-    assert_eq!(validated.spiffe_id(), token.spiffe_id());
-    assert!(
-        client
-            .validate_jwt_token("https://api.example.evil", token.token())
-            .await
-            .is_err()
-    );
-    let mut forged = token.token().to_owned();
-    let last = forged.pop().expect("character");
-    forged.push(if last == 'A' { 'Q' } else { 'A' });
-    assert!(client.validate_jwt_token(US, &forged).await.is_err());
-    let bundles = client.fetch_jwt_bundles().await.expect("bundles");
-    let bundle = bundles
-        .get(&TrustDomain::new("dev.local").expect("name"))
-        .expect("own bundle");
-    let named = part(token.token(), 0);
-    assert!(
-        bundle
-            .find_jwt_authority(named["kid"].as_str().expect("kid"))
-            .is_some(),
-        "{named}"
-    );
+    anybody_can_validate(&client, &token).await;
 
-    for (audience, id) in [
-        ("urn:other", None),
-        ("", None),
-        (US, Some("/other")),
-        (US, Some("/silent")),
-        (US, Some("/unknown")),
-    ] {
-        let id =
-            id.map(|path| spiffe::SpiffeId::new(format!("spiffe://dev.local{path}")).expect("id"));
-        let refused = code(client.fetch_jwt_svid([audience], id.as_ref()).await);
-        let expected = if audience.is_empty() {
-            tonic::Code::InvalidArgument
-        } else {
-            tonic::Code::PermissionDenied
-        };
-        assert_eq!(refused, expected, "{audience} {id:?}");
-    }
-    // One audience that is not allowed spoils the others.
-    assert_eq!(
-        code(client.fetch_jwt_svid([US, "urn:other"], None).await),
-        tonic::Code::PermissionDenied
-    );
+    nothing_else_is_given(&client).await;
     // Another program of the same user has none of these.
     let stranger = svid(&dev, &["jwt", "--audience", US], "");
     assert!(!stranger.status.success() && stranger.stdout.is_empty());
 
-    // P9, P10: each is on the record by its name, and none of them is.
-    let journal = dev.did(
-        &[
-            "--json",
-            "journal",
-            "show",
-            &dev.folder().join("state/journal").display().to_string(),
-        ],
-        "",
-    );
-    assert!(
-        journal.contains("jwt_svid_issued")
-            && journal.contains(claims["jti"].as_str().expect("jti")),
-        "{journal}"
-    );
-    assert!(
-        !journal.contains(token.token())
-            && !journal.contains(token.token().rsplit('.').next().expect("signature"))
-    );
-
-    let quarantined = dev.did(
-        &[
-            "--json",
-            "quarantine",
-            "--workload",
-            "spiffe://dev.local/mine",
-            "--reason",
-            "stolen",
-        ],
-        "",
-    );
-    assert_eq!(
-        code(client.fetch_jwt_svid([US], None).await),
-        tonic::Code::PermissionDenied
-    );
-    let rule: Value =
-        serde_json::from_str(quarantined.lines().last().expect("line")).expect("JSON");
-    dev.did(
-        &[
-            "lift",
-            rule["revocation_id"].as_str().expect("id"),
-            "--reason",
-            "found",
-        ],
-        "",
-    );
-    until("lifted", || async {
-        client.fetch_jwt_svid([US], None).await.is_ok()
-    })
-    .await;
+    on_the_record_by_name(&dev, &token, &claims);
+    quarantined_until_lifted(&dev, &client).await;
     dev.did(&["workload", "delete", "spiffe://dev.local/mine"], "");
     assert_eq!(
         code(client.fetch_jwt_svid([US], None).await),

@@ -1,5 +1,7 @@
 //! Evidence of kind `manifest`: AC-05, T27, T33.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
@@ -9,19 +11,21 @@ use sundew_attestation::kinds::manifest::{
     signed_bytes,
 };
 use sundew_attestation::{Binding, BindingPurpose};
-use sundew_proto::v1::{BeginTaskRequest, Evidence};
-use sundew_tests::broker::World;
-use tonic::Code;
+use sundew_proto::v1::RemoveTrustRequest;
+use sundew_tests::broker::{Broker, World};
+use sundew_tests::calls::{Begun, Caller};
+use tonic::{Code, Status};
 
+#[derive(Clone)]
 struct Manifest {
-    signer: KeyPair,
+    signer: Arc<KeyPair>,
     code: String,
 }
 
 impl Manifest {
     fn new() -> Self {
         Self {
-            signer: KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key"),
+            signer: Arc::new(KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key")),
             code: "ab".repeat(32),
         }
     }
@@ -59,6 +63,181 @@ fn evidence_of(envelope: &Value, measured: &str, key: &KeyPair, binding: &Bindin
         .into_bytes()
 }
 
+/// A caller with what it needs to show a manifest: its key, and what it measured.
+struct Prover {
+    caller: Caller,
+    key: KeyPair,
+    manifest: Manifest,
+}
+
+impl Prover {
+    fn new(caller: Caller, manifest: Manifest) -> Self {
+        let key =
+            KeyPair::try_from(caller.svid.clone().expect("SVID").key.as_slice()).expect("key");
+        Self {
+            caller,
+            key,
+            manifest,
+        }
+    }
+
+    /// Returns what evidence for this purpose has to be bound to.
+    fn bound_for(&self, purpose: BindingPurpose, nonce: &[u8]) -> Binding {
+        let key = self.key.subject_public_key_info();
+        Binding::new(purpose, nonce, &key, &self.caller.exporter())
+    }
+
+    fn bound(&self, nonce: &[u8]) -> Binding {
+        self.bound_for(BindingPurpose::BeginTask, nonce)
+    }
+
+    /// A good envelope.
+    fn envelope(&self) -> Value {
+        self.manifest.envelope(&self.manifest.statement())
+    }
+
+    /// Evidence with this envelope and a good measurement.
+    fn enclosing(&self, envelope: &Value, nonce: &[u8]) -> Vec<u8> {
+        let measured = self.manifest.measured().to_string();
+        evidence_of(envelope, &measured, &self.key, &self.bound(nonce))
+    }
+
+    /// Evidence with a good envelope and another measurement.
+    fn measuring(&self, change: impl Fn(&mut Value), nonce: &[u8]) -> Vec<u8> {
+        let mut measured = self.manifest.measured();
+        change(&mut measured);
+        evidence_of(
+            &self.envelope(),
+            &measured.to_string(),
+            &self.key,
+            &self.bound(nonce),
+        )
+    }
+
+    /// Evidence with a good measurement and another statement.
+    fn stating(&self, change: impl Fn(&mut Value), nonce: &[u8]) -> Vec<u8> {
+        let mut statement = self.manifest.statement();
+        change(&mut statement);
+        self.enclosing(&self.manifest.envelope(&statement), nonce)
+    }
+
+    /// Evidence that measures well and is bound to this instead.
+    fn bound_to(&self, binding: &Binding, key: &KeyPair) -> Vec<u8> {
+        let measured = self.manifest.measured().to_string();
+        evidence_of(&self.envelope(), &measured, key, binding)
+    }
+
+    async fn nonce(&self) -> Vec<u8> {
+        self.caller.nonce().await.expect("nonce")
+    }
+
+    async fn begin(&self, payload: Vec<u8>, nonce: Vec<u8>) -> Result<Begun, Status> {
+        self.caller
+            .begin_on(nonce, vec![("manifest", payload)])
+            .await
+    }
+}
+
+/// A way to bend evidence for a nonce, and what it is.
+type Bend = (&'static str, fn(&Prover, &[u8]) -> Vec<u8>);
+
+const BINDINGS: [Bend; 4] = [
+    ("bound to another nonce", |p, _| {
+        p.bound_to(&p.bound(&[1; 32]), &p.key)
+    }),
+    ("bound to another connection", |p, n| {
+        let key = p.key.subject_public_key_info();
+        let binding = Binding::new(BindingPurpose::BeginTask, n, &key, &[0; 32]);
+        p.bound_to(&binding, &p.key)
+    }),
+    ("bound to another purpose", |p, n| {
+        p.bound_to(&p.bound_for(BindingPurpose::ResumeTask, n), &p.key)
+    }),
+    ("signed by another key than the SVID's", |p, n| {
+        p.bound_to(&p.bound(n), &KeyPair::generate().expect("key"))
+    }),
+];
+
+const MEASUREMENTS: [Bend; 5] = [
+    ("another code", |p, n| {
+        p.measuring(|m| m["subjects"]["code"] = json!("ee".repeat(32)), n)
+    }),
+    ("a tool that is not listed", |p, n| {
+        p.measuring(|m| m["subjects"]["tool:shell"] = json!("ee".repeat(32)), n)
+    }),
+    ("a tool that is not measured", |p, n| {
+        let without = |m: &mut Value| {
+            m["subjects"]
+                .as_object_mut()
+                .expect("object")
+                .remove("tool:git");
+        };
+        p.measuring(without, n)
+    }),
+    ("another model", |p, n| {
+        p.measuring(|m| m["model"] = json!("m-2"), n)
+    }),
+    ("a model that is not registered", |p, n| {
+        let mut statement = p.manifest.statement();
+        statement["predicate"]["model"] = json!("m-9");
+        let mut measured = p.manifest.measured();
+        measured["model"] = json!("m-9");
+        evidence_of(
+            &p.manifest.envelope(&statement),
+            &measured.to_string(),
+            &p.key,
+            &p.bound(n),
+        )
+    }),
+];
+
+const ENVELOPES: [Bend; 7] = [
+    ("expired", |p, n| {
+        p.stating(|s| s["predicate"]["expires_ms"] = json!(1), n)
+    }),
+    ("another predicate", |p, n| {
+        p.stating(|s| s["predicateType"] = json!("x"), n)
+    }),
+    ("another payload type", |p, n| {
+        let mut envelope = p.envelope();
+        envelope["payloadType"] = json!("text/plain");
+        p.enclosing(&envelope, n)
+    }),
+    ("payload swapped under the signature", |p, n| {
+        let other = p.manifest.statement().to_string().replace("m-1", "m-2");
+        let mut envelope = p.envelope();
+        envelope["payload"] = json!(STANDARD.encode(other));
+        let measured = p.manifest.measured().to_string().replace("m-1", "m-2");
+        evidence_of(&envelope, &measured, &p.key, &p.bound(n))
+    }),
+    ("signed by a stranger", |p, n| {
+        p.enclosing(&Manifest::new().envelope(&p.manifest.statement()), n)
+    }),
+    ("an unknown member", |p, n| {
+        let mut text: Value = serde_json::from_slice(&p.enclosing(&p.envelope(), n)).expect("JSON");
+        text["payload"] = json!("unsigned copy");
+        text.to_string().into_bytes()
+    }),
+    ("no JSON", |_, _| b"{".to_vec()),
+];
+
+/// T33: a threshold of two is not met by one key that signs twice.
+async fn a_threshold_needs_two_keys(prover: &Prover, second: &Manifest) {
+    let good = prover.envelope();
+    let mut twice = good.clone();
+    let one = twice["signatures"][0].clone();
+    twice["signatures"] = json!([one.clone(), { "keyid": "other", "sig": one["sig"] }]);
+    let nonce = prover.nonce().await;
+    let evidence = prover.enclosing(&twice, &nonce);
+    assert!(prover.begin(evidence, nonce).await.is_err());
+    let mut both = good.clone();
+    let other = second.envelope(&prover.manifest.statement())["signatures"][0].clone();
+    both["signatures"] = json!([one, other]);
+    let nonce = prover.nonce().await;
+    let evidence = prover.enclosing(&both, &nonce);
+    prover.begin(evidence, nonce).await.expect("two keys");
+}
+
 /// AC-05, T27, T33 for manifests: bound to nonce, key, purpose and connection; signed by enough
 /// keys; measured exactly.
 #[tokio::test]
@@ -67,257 +246,60 @@ async fn ac_05_t33_a_manifest_must_be_signed_fresh_bound_and_match_what_is_measu
     let broker = world.broker().await;
     let manifest = Manifest::new();
     let second = Manifest::new();
-    let pem = |m: &Manifest| m.signer.public_key_pem();
-    let requirement = |threshold: usize| json!({ "evidence": [{ "kind": "manifest", "keys": [pem(&manifest), pem(&second)], "threshold": threshold, "claims": { "model": ["m-1", "m-2"] } }], "require_fresh_evidence": true });
+    let keys = [&manifest, &second].map(|m| m.signer.public_key_pem());
+    let requirement = |threshold: usize| json!({ "evidence": [{ "kind": "manifest", "keys": keys, "threshold": threshold, "claims": { "model": ["m-1", "m-2"] } }], "require_fresh_evidence": true });
     world.register(&broker, "/agent", requirement(1)).await;
-    let caller = world.caller(&broker, "/agent");
-    let key = KeyPair::try_from(caller.svid.clone().expect("SVID").key.as_slice()).expect("key");
-    let stranger = KeyPair::generate().expect("key");
-    let spki = key.subject_public_key_info();
-    let begin = |payload: Vec<u8>, nonce: Vec<u8>| {
-        let caller = caller.clone();
-        async move {
-            let evidence = vec![Evidence {
-                kind: "manifest".to_owned(),
-                payload,
-            }];
-            caller
-                .send(BeginTaskRequest {
-                    nonce,
-                    purpose: "x".to_owned(),
-                    scopes: vec!["exec:git".to_owned()],
-                    evidence,
-                    ..BeginTaskRequest::default()
-                })
-                .await
-        }
-    };
-    let good_measure = manifest.measured().to_string();
-    let bound =
-        |nonce: &[u8]| Binding::new(BindingPurpose::BeginTask, nonce, &spki, &caller.exporter());
-
-    let nonce = caller.nonce().await.expect("nonce");
-    begin(
-        evidence_of(
-            &manifest.envelope(&manifest.statement()),
-            &good_measure,
-            &key,
-            &bound(&nonce),
-        ),
-        nonce,
-    )
-    .await
-    .expect("a good one");
-
-    type Bend<'a> = (&'a str, Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>);
-    let measure = |change: &dyn Fn(&mut Value)| {
-        let mut measured = manifest.measured();
-        change(&mut measured);
-        measured.to_string()
-    };
-    let state = |change: &dyn Fn(&mut Value)| {
-        let mut statement = manifest.statement();
-        change(&mut statement);
-        manifest.envelope(&statement)
-    };
-    let good = manifest.envelope(&manifest.statement());
-    let cases: Vec<Bend<'_>> = vec![
-        (
-            "bound to another nonce",
-            Box::new(|_| evidence_of(&good, &good_measure, &key, &bound(&[1; 32]))),
-        ),
-        (
-            "bound to another connection",
-            Box::new(|n| {
-                evidence_of(
-                    &good,
-                    &good_measure,
-                    &key,
-                    &Binding::new(BindingPurpose::BeginTask, n, &spki, &[0; 32]),
-                )
-            }),
-        ),
-        (
-            "bound to another purpose",
-            Box::new(|n| {
-                evidence_of(
-                    &good,
-                    &good_measure,
-                    &key,
-                    &Binding::new(BindingPurpose::ResumeTask, n, &spki, &caller.exporter()),
-                )
-            }),
-        ),
-        (
-            "signed by another key than the SVID's",
-            Box::new(|n| evidence_of(&good, &good_measure, &stranger, &bound(n))),
-        ),
-        (
-            "another code",
-            Box::new(|n| {
-                evidence_of(
-                    &good,
-                    &measure(&|m| m["subjects"]["code"] = json!("ee".repeat(32))),
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "a tool that is not listed",
-            Box::new(|n| {
-                evidence_of(
-                    &good,
-                    &measure(&|m| m["subjects"]["tool:shell"] = json!("ee".repeat(32))),
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "a tool that is not measured",
-            Box::new(|n| {
-                evidence_of(
-                    &good,
-                    &measure(&|m| {
-                        drop(
-                            m["subjects"]
-                                .as_object_mut()
-                                .expect("object")
-                                .remove("tool:git"),
-                        )
-                    }),
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "another model",
-            Box::new(|n| {
-                evidence_of(
-                    &good,
-                    &measure(&|m| m["model"] = json!("m-2")),
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "a model that is not registered",
-            Box::new(|n| {
-                evidence_of(
-                    &state(&|s| s["predicate"]["model"] = json!("m-9")),
-                    &measure(&|m| m["model"] = json!("m-9")),
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "expired",
-            Box::new(|n| {
-                evidence_of(
-                    &state(&|s| s["predicate"]["expires_ms"] = json!(1)),
-                    &good_measure,
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "another predicate",
-            Box::new(|n| {
-                evidence_of(
-                    &state(&|s| s["predicateType"] = json!("x")),
-                    &good_measure,
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "another payload type",
-            Box::new(|n| {
-                let mut envelope = good.clone();
-                envelope["payloadType"] = json!("text/plain");
-                evidence_of(&envelope, &good_measure, &key, &bound(n))
-            }),
-        ),
-        (
-            "payload swapped under the signature",
-            Box::new(|n| {
-                let mut envelope = good.clone();
-                envelope["payload"] =
-                    json!(STANDARD.encode(manifest.statement().to_string().replace("m-1", "m-2")));
-                evidence_of(
-                    &envelope,
-                    &measure(&|m| m["model"] = json!("m-2")),
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "signed by a stranger",
-            Box::new(|n| {
-                evidence_of(
-                    &Manifest::new().envelope(&manifest.statement()),
-                    &good_measure,
-                    &key,
-                    &bound(n),
-                )
-            }),
-        ),
-        (
-            "an unknown member",
-            Box::new(|n| {
-                let mut text: Value =
-                    serde_json::from_slice(&evidence_of(&good, &good_measure, &key, &bound(n)))
-                        .expect("JSON");
-                text["payload"] = json!("unsigned copy");
-                text.to_string().into_bytes()
-            }),
-        ),
-        ("no JSON", Box::new(|_| b"{".to_vec())),
-    ];
-    for (what, bend) in cases {
-        let nonce = caller.nonce().await.expect("nonce");
-        let status = begin(bend(&nonce), nonce).await.expect_err(what);
+    let prover = Prover::new(world.caller(&broker, "/agent"), manifest);
+    let nonce = prover.nonce().await;
+    let good = prover.enclosing(&prover.envelope(), &nonce);
+    prover.begin(good, nonce).await.expect("a good one");
+    for (what, bend) in BINDINGS.iter().chain(&MEASUREMENTS).chain(&ENVELOPES) {
+        let nonce = prover.nonce().await;
+        let bent = bend(&prover, &nonce);
+        let status = prover.begin(bent, nonce).await.expect_err(what);
         assert_eq!(status.code(), Code::PermissionDenied, "{what}");
     }
 
-    // T33: a threshold of two is not met by one key that signs twice.
     world.register(&broker, "/agent", requirement(2)).await;
-    let mut twice = good.clone();
-    let one = twice["signatures"][0].clone();
-    twice["signatures"] = json!([one.clone(), { "keyid": "other", "sig": one["sig"] }]);
-    let nonce = caller.nonce().await.expect("nonce");
-    assert!(
-        begin(
-            evidence_of(&twice, &good_measure, &key, &bound(&nonce)),
-            nonce
-        )
-        .await
-        .is_err()
-    );
-    let mut both = good.clone();
-    both["signatures"] = json!([one, second.envelope(&manifest.statement())["signatures"][0]]);
-    let nonce = caller.nonce().await.expect("nonce");
-    begin(
-        evidence_of(&both, &good_measure, &key, &bound(&nonce)),
-        nonce,
+    a_threshold_needs_two_keys(&prover, &second).await;
+    let measured = prover.manifest.measured().to_string();
+    let _: Measured = serde_json::from_str(&measured).expect("measured");
+}
+
+/// The digest of a manifest's statement, as it is approved.
+fn digest(manifest: &Manifest) -> String {
+    let statement = manifest.statement().to_string();
+    sundew_attestation::hex(
+        ring::digest::digest(&ring::digest::SHA256, statement.as_bytes()).as_ref(),
     )
-    .await
-    .expect("two keys");
-    let _: Measured = serde_json::from_str(&good_measure).expect("measured");
+}
+
+/// Begins a task on a manifest: its token, and the thumbprint of whoever holds it.
+async fn begin_on(
+    world: &World,
+    manifest: &Manifest,
+    at: &Broker,
+) -> Result<(String, Vec<u8>), Status> {
+    let prover = Prover::new(world.caller(at, "/agent"), manifest.clone());
+    let nonce = prover.nonce().await;
+    let evidence = prover.enclosing(&prover.envelope(), &nonce);
+    let begun = prover.begin(evidence, nonce).await?;
+    Ok((begun.token, prover.caller.thumbprint()))
+}
+
+/// Whether a token is active at a broker in the hands of whoever holds it.
+async fn active_at(world: &World, at: &Broker, (token, holder): &(String, Vec<u8>)) -> bool {
+    world
+        .caller(at, "/introspector")
+        .active(token, holder)
+        .await
+        .expect("answer")
 }
 
 /// AC-0A: provenance alone is not enough; an approved digest is; and withdrawing the approval ends
 /// what rests on it, at every broker.
 #[tokio::test]
 async fn ac_0a_a_digest_counts_while_it_is_approved() {
-    use sundew_proto::v1::RemoveTrustRequest;
     let world = World::redis();
     let (broker, second) = (world.broker().await, world.broker().await);
     let (manifest, other) = (
@@ -336,50 +318,7 @@ async fn ac_0a_a_digest_counts_while_it_is_approved() {
         .register(&broker, "/agent", json!({ "evidence": [requirement] }))
         .await;
     let operator = world.operator(&broker);
-    let digest = |manifest: &Manifest| {
-        let hash = ring::digest::digest(
-            &ring::digest::SHA256,
-            manifest.statement().to_string().as_bytes(),
-        );
-        hash.as_ref()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>()
-    };
-    let begin = |manifest: &Manifest, at: &sundew_tests::broker::Broker| {
-        let caller = world.caller(at, "/agent");
-        let key =
-            KeyPair::try_from(caller.svid.clone().expect("SVID").key.as_slice()).expect("key");
-        let (envelope, measured) = (
-            manifest.envelope(&manifest.statement()),
-            manifest.measured().to_string(),
-        );
-        async move {
-            let nonce = caller.nonce().await.expect("nonce");
-            let binding = Binding::new(
-                BindingPurpose::BeginTask,
-                &nonce,
-                &key.subject_public_key_info(),
-                &caller.exporter(),
-            );
-            let evidence = vec![Evidence {
-                kind: "manifest".to_owned(),
-                payload: evidence_of(&envelope, &measured, &key, &binding),
-            }];
-            let request = BeginTaskRequest {
-                nonce,
-                purpose: "x".to_owned(),
-                scopes: vec!["exec:git".to_owned()],
-                evidence,
-                ..BeginTaskRequest::default()
-            };
-            let thumbprint = caller.thumbprint();
-            caller
-                .send(request)
-                .await
-                .map(|begun| (begun.token, thumbprint))
-        }
-    };
+    let begin = |manifest, at| begin_on(&world, manifest, at);
     assert_eq!(
         begin(&manifest, &broker)
             .await
@@ -396,18 +335,8 @@ async fn ac_0a_a_digest_counts_while_it_is_approved() {
         begin(&manifest, &broker).await.expect("approved"),
         begin(&other, &second).await.expect("approved"),
     );
-    let introspector = |at| world.caller(at, "/introspector");
     for at in [&broker, &second] {
-        assert!(
-            introspector(at)
-                .active(&mine.0, &mine.1)
-                .await
-                .expect("answer")
-                && introspector(at)
-                    .active(&others.0, &others.1)
-                    .await
-                    .expect("answer")
-        );
+        assert!(active_at(&world, at, &mine).await && active_at(&world, at, &others).await);
     }
     let withdraw = RemoveTrustRequest {
         kind: "reference".to_owned(),
@@ -423,17 +352,11 @@ async fn ac_0a_a_digest_counts_while_it_is_approved() {
     assert_eq!(answer.revocations.len(), 1);
     for at in [&broker, &second] {
         assert!(
-            !introspector(at)
-                .active(&mine.0, &mine.1)
-                .await
-                .expect("answer"),
+            !active_at(&world, at, &mine).await,
             "dead at every broker at once"
         );
         assert!(
-            introspector(at)
-                .active(&others.0, &others.1)
-                .await
-                .expect("answer"),
+            active_at(&world, at, &others).await,
             "the other digest is still approved"
         );
         assert_eq!(

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
+use spiffe::WorkloadApiClient;
 use sundew_tests::dev::Dev;
 use sundew_tests::process::signal;
 use sundew_tests::tpm::Tpm;
@@ -86,22 +87,17 @@ async fn identity(socket: &str) -> Option<spiffe::X509Source> {
         .ok()
 }
 
-#[tokio::test]
-async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identities_until_it_is_contained()
- {
-    let mut host = Host::new();
-    let (uid, program, own) = (
+fn id(path: &str) -> String {
+    format!("spiffe://dev.local{path}")
+}
+
+/// Registrations of a node, an agent that it vouches for, and a client that it gives an identity.
+fn registrations(node: &str, program: &str) -> Value {
+    let (uid, own) = (
         rustix::process::geteuid().as_raw(),
-        digest(&sundew()),
         digest(&std::env::current_exe().expect("own path")),
     );
-    let id = |path: &str| format!("spiffe://dev.local{path}");
-    let node = id("/node");
-    host.dev.did(
-        &["trust", "add", "tpm2_ak", "this-host", "-f", "-"],
-        &host.tpm.registered().to_string(),
-    );
-    let documents = json!([
+    json!([
         {
             "spiffe_id": node, "owner": "platform", "scopes": ["node:serve"], "local": [{ "uid": uid, "exe_sha256": program }],
             "evidence": [{ "kind": "tpm2", "claims": { "pcr.sha256.7": ["0".repeat(64)] } }], "require_fresh_evidence": true,
@@ -116,21 +112,12 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
             "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)] } }],
             "jwt_svid_audiences": ["us"],
         },
-    ]);
-    host.dev
-        .did(&["workload", "apply", "-f", "-"], &documents.to_string());
-    assert!(host.dev.did(&["workload", "list"], "").contains("tpm2"));
-    // What is delegated to a node is not given out by the broker itself.
-    assert!(identity(&host.dev.field("endpoint_socket")).await.is_none());
-    host.start_node();
-    let socket = host.socket();
-    until("the node serves", || async {
-        host.run_as(&sundew()).status.success()
-    })
-    .await;
+    ])
+}
 
-    // An unmodified SPIFFE client.
-    let source = identity(&socket)
+/// An unmodified SPIFFE client gets its identity and its JWT-SVIDs from the node.
+async fn a_spiffe_client_is_served(socket: &str) -> WorkloadApiClient {
+    let source = identity(socket)
         .await
         .expect("the spiffe crate gets an identity");
     assert_eq!(
@@ -138,7 +125,7 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
         id("/client")
     );
 
-    let client = spiffe::WorkloadApiClient::connect_to(socket.replacen("unix:///", "unix:/", 1))
+    let client = WorkloadApiClient::connect_to(socket.replacen("unix:///", "unix:/", 1))
         .await
         .expect("connect");
     let token = client
@@ -158,18 +145,11 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
         client.fetch_jwt_svid(["them"], None).await.is_err(),
         "an audience that the registration does not name"
     );
+    client
+}
 
-    // The same program with one byte more is another program.
-    let copy: PathBuf = host.dev.folder().join("copy");
-    std::fs::copy(sundew(), &copy).expect("copy");
-    std::fs::OpenOptions::new()
-        .append(true)
-        .open(&copy)
-        .and_then(|mut file| file.write_all(b"x"))
-        .expect("append");
-    assert!(!host.run_as(&copy).status.success());
-
-    // An operator sees what was shown and found.
+/// An operator sees what an agent has shown, and what was found in it.
+fn evidence_is_explained(host: &Host, program: &str, node: &str) {
     let explained = host.dev.did(&["attest", "explain", &id("/agent")], "");
     for part in [
         "taken, worth `vouched`",
@@ -182,6 +162,45 @@ async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identitie
             "{part} is missing from {explained}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_node_proven_by_its_tpm_vouches_for_processes_and_gives_them_identities_until_it_is_contained()
+ {
+    let mut host = Host::new();
+    let program = digest(&sundew());
+
+    let node = id("/node");
+    host.dev.did(
+        &["trust", "add", "tpm2_ak", "this-host", "-f", "-"],
+        &host.tpm.registered().to_string(),
+    );
+    let documents = registrations(&node, &program);
+    host.dev
+        .did(&["workload", "apply", "-f", "-"], &documents.to_string());
+    assert!(host.dev.did(&["workload", "list"], "").contains("tpm2"));
+    // What is delegated to a node is not given out by the broker itself.
+    assert!(identity(&host.dev.field("endpoint_socket")).await.is_none());
+    host.start_node();
+    let socket = host.socket();
+    until("the node serves", || async {
+        host.run_as(&sundew()).status.success()
+    })
+    .await;
+
+    let client = a_spiffe_client_is_served(&socket).await;
+
+    // The same program with one byte more is another program.
+    let copy: PathBuf = host.dev.folder().join("copy");
+    std::fs::copy(sundew(), &copy).expect("copy");
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(&copy)
+        .and_then(|mut file| file.write_all(b"x"))
+        .expect("append");
+    assert!(!host.run_as(&copy).status.success());
+
+    evidence_is_explained(&host, &program, &node);
 
     // The node's word counts no more, and its identities are withdrawn.
     host.dev

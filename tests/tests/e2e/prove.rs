@@ -283,6 +283,26 @@ async fn opening_another_stream_or_showing_something_else_gains_nothing() {
     );
 }
 
+/// The SDK shows evidence by itself where a secret wants it.
+async fn the_sdk_shows_evidence(world: &World, broker: &Broker) {
+    let (agent, works, count, _) = agent(world, broker).await;
+    let task = agent
+        .task("x")
+        .scope("secret:app/key")
+        .ttl(minutes(1))
+        .begin()
+        .await
+        .expect("task");
+    task.secret("app/key").await.expect("secret");
+    assert_eq!(
+        count.load(Ordering::Relaxed),
+        2,
+        "one to begin, one to read"
+    );
+    works.store(false, Ordering::Relaxed);
+    task.secret("app/key").await.expect_err("nothing to show");
+}
+
 #[tokio::test]
 async fn a_secret_that_wants_evidence_is_given_for_evidence_only() {
     let world = World::embedded();
@@ -350,21 +370,5 @@ async fn a_secret_that_wants_evidence_is_given_for_evidence_only() {
             .code(),
         Code::PermissionDenied
     );
-    // The SDK does it by itself.
-    let (agent, works, count, _) = agent(&world, &broker).await;
-    let task = agent
-        .task("x")
-        .scope("secret:app/key")
-        .ttl(minutes(1))
-        .begin()
-        .await
-        .expect("task");
-    task.secret("app/key").await.expect("secret");
-    assert_eq!(
-        count.load(Ordering::Relaxed),
-        2,
-        "one to begin, one to read"
-    );
-    works.store(false, Ordering::Relaxed);
-    task.secret("app/key").await.expect_err("nothing to show");
+    the_sdk_shows_evidence(&world, &broker).await;
 }

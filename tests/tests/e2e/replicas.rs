@@ -1,21 +1,18 @@
 //! Several brokers; Redis with replicas: Sentinel, Cluster, failover, a deposed primary: AC-34,
 //! AC-45 to AC-47, AC-81 to AC-83, T57, T67.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use sundew_proto::v1::Selector;
-use sundew_tests::broker::{Broker, DOMAIN, World};
-use sundew_tests::calls::{Begun, Caller, of_task, of_workload};
-use sundew_tests::proxy::Proxy;
+use sundew_tests::broker::{Broker, World};
+use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::redis::Redis;
 use sundew_tests::replicated::{Cluster, Sentinels, info};
+use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
 
-async fn agent(world: &World, broker: &Broker) -> Caller {
+pub(crate) async fn agent(world: &World, broker: &Broker) -> Caller {
     world
         .register(
             broker,
@@ -26,18 +23,13 @@ async fn agent(world: &World, broker: &Broker) -> Caller {
     world.caller(broker, "/agent")
 }
 
-/// A broker beside Redis, and one that reaches it through a proxy.
-async fn near_and_far(world: &World) -> (Broker, Proxy, Broker) {
-    let near = world.broker().await;
-    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
-    let far = world
-        .broker_by(&format!("redis://127.0.0.1:{}", proxy.port()))
-        .await;
-    (near, proxy, far)
-}
-
-/// What a broker says of a token, which may be nothing for at most 30 s since then.
-async fn an_answer(broker: &Caller, token: &str, presenter: &[u8], since: Instant) -> bool {
+/// Returns what a broker says of a token. The broker may say nothing for at most 30 s since `since`.
+pub(crate) async fn an_answer(
+    broker: &Caller,
+    token: &str,
+    presenter: &[u8],
+    since: Instant,
+) -> bool {
     loop {
         match broker.active(token, presenter).await {
             Ok(active) => return active,
@@ -52,7 +44,7 @@ async fn an_answer(broker: &Caller, token: &str, presenter: &[u8], since: Instan
 
 /// Asks all brokers about tokens that are dead until each has said so; one "active" ends it.
 /// Answers how long that took.
-async fn all_refused(brokers: &[Caller], dead: &[Begun], presenter: &[u8]) -> Duration {
+pub(crate) async fn all_refused(brokers: &[Caller], dead: &[Begun], presenter: &[u8]) -> Duration {
     let began = Instant::now();
     for (n, broker) in brokers.iter().enumerate() {
         for begun in dead {
@@ -233,198 +225,6 @@ async fn a_broker_on_the_wrong_side_with_a_deposed_primary_turns_stale() {
     );
 }
 
-/// P4: an emptied store has lost the list of brokers too. A broker that cannot reach it, and does
-/// not know, still has a fresh view: others wait for it by the bound.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_an_emptied_store_does_not_list_is_waited_for() {
-    let world = World::redis();
-    let redis = world.redis.as_ref().expect("redis");
-    let (near, proxy, far) = near_and_far(&world).await;
-    let caller = agent(&world, &near).await;
-    let servers = [world.operator(&near), world.operator(&far)];
-    let begun = caller
-        .begin(&world.issuer, "/agent", &["exec:git"])
-        .await
-        .expect("task");
-    for server in &servers {
-        until("caches are warm", || async {
-            server.active(&begun.token, &caller.thumbprint()).await.ok() == Some(true)
-        })
-        .await;
-    }
-    proxy.cut(true);
-    redis::cmd("FLUSHALL")
-        .exec(&mut redis.connection())
-        .expect("flush");
-    until("noticed", || async {
-        near.output()
-            .contains("appending what the revocation log has lost")
-    })
-    .await;
-    // Not while it waits for what others may know.
-    until("acknowledged", || async {
-        servers[0].revoke(of_task(&begun.task)).await.is_ok()
-    })
-    .await;
-    assert_ne!(
-        servers[1]
-            .active(&begun.token, &caller.thumbprint())
-            .await
-            .ok(),
-        Some(true),
-        "after the answer"
-    );
-    proxy.cut(false);
-    all_refused(&servers, &[begun], &caller.thumbprint()).await;
-}
-
-/// AC-45: while a broker that lags behind the log begins tasks, a rule lands. What it issued before
-/// it can have known of the rule is dead, what was asked of it after the answer lives, and of what
-/// lies between both brokers say the same.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ac_45_what_a_broker_that_lags_issued_without_knowing_of_a_rule_is_dead() {
-    const LAG: Duration = Duration::from_millis(60);
-    let world = Arc::new(World::redis());
-    let (near, proxy, far) = near_and_far(&world).await;
-    let caller = agent(&world, &near).await;
-    let there = world.caller_with(&far, caller.svid.clone().expect("SVID"));
-    proxy.slow(LAG);
-    let (stop, count) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicUsize::new(0)),
-    );
-    let work: Vec<_> = (0..8)
-        .map(|_| {
-            let (there, world, stop, count) = (
-                there.clone(),
-                Arc::clone(&world),
-                Arc::clone(&stop),
-                Arc::clone(&count),
-            );
-            tokio::spawn(async move {
-                let mut issued = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let asked = Instant::now();
-                    if let Ok(begun) = there.begin(&world.issuer, "/agent", &["exec:git"]).await {
-                        issued.push((asked, Instant::now(), begun.token));
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                issued
-            })
-        })
-        .collect();
-    until("tasks begin", || async {
-        count.load(Ordering::Relaxed) >= 8
-    })
-    .await;
-    let rule = Selector {
-        spiffe_path_prefix: format!("spiffe://{DOMAIN}/agent"),
-        ..Selector::default()
-    };
-    let servers = [world.operator(&near), world.operator(&far)];
-    let called = Instant::now();
-    servers[0].revoke(rule).await.expect("revoked");
-    let (answered, so_far) = (Instant::now(), count.load(Ordering::Relaxed));
-    // More than can have been on their way.
-    until("tasks begin after it", || async {
-        count.load(Ordering::Relaxed) >= so_far + 16
-    })
-    .await;
-    stop.store(true, Ordering::Relaxed);
-    proxy.slow(Duration::ZERO);
-    let (asking, mut before, mut after) = (Instant::now(), 0, 0);
-    for each in work {
-        for (asked, got, token) in each.await.expect("work") {
-            let mut said = Vec::new();
-            for server in &servers {
-                said.push(an_answer(server, &token, &caller.thumbprint(), asking).await);
-            }
-            if got < called + LAG {
-                assert_eq!(
-                    said,
-                    [false, false],
-                    "issued {:?} after the call",
-                    got.saturating_duration_since(called)
-                );
-                before += 1;
-            } else if asked > answered {
-                assert_eq!(
-                    said,
-                    [true, true],
-                    "asked for {:?} after the answer",
-                    asked - answered
-                );
-                after += 1;
-            } else {
-                assert_eq!(said[0], said[1], "brokers differ");
-            }
-        }
-    }
-    assert!(before > 0 && after > 0, "{before} before, {after} after");
-}
-
-/// AC-47, AC-80: the way between one broker and Redis is cut without a word, then slow: that broker
-/// refuses within the bound, the others wait for it one bound, and nothing that ended meanwhile is
-/// active when it is back.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_cut_off_from_redis_refuses_and_delays_others_by_the_bound() {
-    let world = World::redis();
-    let (near, proxy, far) = near_and_far(&world).await;
-    let caller = agent(&world, &near).await;
-    let servers = [world.operator(&near), world.operator(&far)];
-    let mut dead = Vec::new();
-    for round in 0..3 {
-        let begun = caller
-            .begin(&world.issuer, "/agent", &["exec:git"])
-            .await
-            .expect("task");
-        for server in &servers {
-            until("caches are warm", || async {
-                server.active(&begun.token, &caller.thumbprint()).await.ok() == Some(true)
-            })
-            .await;
-        }
-        proxy.cut(true);
-        let began = Instant::now();
-        caller.complete(&begun.task).await.expect("completed");
-        assert!(
-            began.elapsed() < Duration::from_millis(1600),
-            "round {round}: {:?}",
-            began.elapsed()
-        );
-        assert_ne!(
-            servers[1]
-                .active(&begun.token, &caller.thumbprint())
-                .await
-                .ok(),
-            Some(true),
-            "after the answer"
-        );
-        until("refused there", || async {
-            servers[1]
-                .active(&begun.token, &caller.thumbprint())
-                .await
-                .is_err()
-        })
-        .await;
-        proxy.cut(false);
-        dead.push(begun);
-        all_refused(&servers, &dead, &caller.thumbprint()).await;
-    }
-    // Slower than the bound: it never has a fresh view.
-    proxy.slow(Duration::from_millis(450));
-    until("stale", || async {
-        servers[1]
-            .active(&dead[0].token, &caller.thumbprint())
-            .await
-            .is_err()
-    })
-    .await;
-    proxy.slow(Duration::ZERO);
-    all_refused(&servers, &dead, &caller.thumbprint()).await;
-}
-
 /// AC-83 and failover on a Cluster of three primaries with replicas.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_works_and_survives_the_loss_of_the_logs_primary() {
@@ -507,7 +307,7 @@ async fn a_cluster_works_and_survives_the_loss_of_the_logs_primary() {
     assert_eq!((status.tasks, status.tokens), (10, 20));
 }
 
-async fn all_not_active(servers: &[Caller], dead: &[Begun], caller: &Caller) {
+pub(crate) async fn all_not_active(servers: &[Caller], dead: &[Begun], caller: &Caller) {
     for server in servers {
         for begun in dead {
             assert_ne!(

@@ -135,7 +135,7 @@ async fn a_task_is_attended_and_the_program_hears_when_it_is_ended_from_outside(
     assert!(outcomes(&broker).is_empty());
     world
         .operator(&broker)
-        .revoke(sundew_tests::calls::of_task(task.id()))
+        .revoke(sundew_tests::selectors::of_task(task.id()))
         .await
         .expect("revoked");
     assert_eq!(

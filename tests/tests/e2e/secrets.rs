@@ -1,10 +1,12 @@
 //! Secrets and what must never show: AC-60, AC-62, AC-63, the keyring, P9.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use sundew_proto::v1::{
     DeleteSecretRequest, ListSecretsRequest, PutSecretRequest, RotateKeyringRequest,
 };
-use sundew_tests::broker::World;
+use sundew_tests::broker::{Broker, World};
 use sundew_tests::until;
 use tonic::Code;
 
@@ -235,6 +237,54 @@ async fn ac_63_swapped_records_do_not_open() {
     }
 }
 
+/// Everything that a broker prints or answers, by the place where it is found.
+async fn said(broker: &Broker) -> Vec<(&'static str, String)> {
+    let mut said = vec![
+        ("output", broker.output()),
+        ("metrics", broker.http("/metrics").await.expect("metrics").1),
+        ("health", broker.http("/readyz").await.expect("health").1),
+    ];
+    for name in ["cmdline", "environ"] {
+        said.push((
+            name,
+            String::from_utf8_lossy(
+                &std::fs::read(format!("/proc/{}/{name}", broker.pid())).expect("proc"),
+            )
+            .into_owned(),
+        ));
+    }
+    said.push((
+        "journal",
+        serde_json::to_string(&broker.journal()).expect("JSON"),
+    ));
+    said
+}
+
+/// Looks for canaries in each file below these folders; returns how many files there are.
+fn scan(mut files: Vec<PathBuf>, canaries: &[&str]) -> usize {
+    let mut scanned = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(
+                std::fs::read_dir(path)
+                    .expect("folder")
+                    .map(|e| e.expect("entry").path()),
+            );
+        } else if path.is_file() {
+            scanned += 1;
+            let bytes = std::fs::read(&path).expect("file");
+            for canary in canaries {
+                assert!(
+                    !bytes.windows(canary.len()).any(|w| w == canary.as_bytes()),
+                    "{} has {canary}",
+                    path.display()
+                );
+            }
+        }
+    }
+    scanned
+}
+
 /// AC-62, T79: canaries in every credential, and a scan of everything that is written or said.
 #[tokio::test]
 async fn ac_62_no_canary_shows_anywhere() {
@@ -269,28 +319,11 @@ async fn ac_62_no_canary_shows_anywhere() {
             })
             .await;
         let canaries = [secret, &begun.token[4..], &minted[4..]];
-        let mut said = vec![
-            ("output", broker.output()),
-            ("metrics", broker.http("/metrics").await.expect("metrics").1),
-            ("health", broker.http("/readyz").await.expect("health").1),
-            ("refusal", format!("{answer:?}")),
-        ];
+        let mut said = said(&broker).await;
+        said.push(("refusal", format!("{answer:?}")));
         said.push((
             "debug",
             format!("{:?} {:?}", begun.answer.token, begun.answer),
-        ));
-        for name in ["cmdline", "environ"] {
-            said.push((
-                name,
-                String::from_utf8_lossy(
-                    &std::fs::read(format!("/proc/{}/{name}", broker.pid())).expect("proc"),
-                )
-                .into_owned(),
-            ));
-        }
-        said.push((
-            "journal",
-            serde_json::to_string(&broker.journal()).expect("JSON"),
         ));
         broker.kill();
         let mut files = vec![world.folder().to_owned()];
@@ -300,26 +333,7 @@ async fn ac_62_no_canary_shows_anywhere() {
                 .expect("dump");
             files.push(redis.folder().to_owned());
         }
-        let mut scanned = 0;
-        while let Some(path) = files.pop() {
-            if path.is_dir() {
-                files.extend(
-                    std::fs::read_dir(path)
-                        .expect("folder")
-                        .map(|e| e.expect("entry").path()),
-                );
-            } else if path.is_file() {
-                scanned += 1;
-                let bytes = std::fs::read(&path).expect("file");
-                for canary in canaries {
-                    assert!(
-                        !bytes.windows(canary.len()).any(|w| w == canary.as_bytes()),
-                        "{} has {canary}",
-                        path.display()
-                    );
-                }
-            }
-        }
+        let scanned = scan(files, &canaries);
         assert!(scanned >= 6, "only {scanned} files were scanned");
         for (place, text) in said {
             for canary in canaries {

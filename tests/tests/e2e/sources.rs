@@ -1,4 +1,4 @@
-//! Where identities, bundles and keys come from: a Workload API, https.
+//! Sources of identities, bundles and keys: a Workload API and https.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -120,11 +120,26 @@ fn ok(body: &str) -> String {
     )
 }
 
-/// T15, T18: keys are discovered over https, redirects and foreign discovery documents are not
-/// followed, and a thousand tokens with unknown keys cause at most one fetch more.
-#[tokio::test]
-async fn t15_t18_keys_are_fetched_over_https_with_limits() {
-    let world = World::embedded();
+/// Answers as an issuer does at `/good`, and as one should not elsewhere.
+fn answer(base: &str, path: &str, jwks: &str) -> String {
+    match path {
+        "/good/.well-known/openid-configuration" => ok(&json!({ "issuer": format!("{base}/good"), "jwks_uri": format!("{base}/keys") }).to_string()),
+        "/keys" => ok(jwks),
+        "/redirect/.well-known/openid-configuration" => {
+            format!("HTTP/1.1 302 Found\r\nLocation: {base}/good/.well-known/openid-configuration\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        }
+        "/foreign/.well-known/openid-configuration" => ok(&json!({ "issuer": format!("{base}/good"), "jwks_uri": format!("{base}/keys") }).to_string()),
+        "/elsewhere/.well-known/openid-configuration" => {
+            ok(&json!({ "issuer": format!("{base}/elsewhere"), "jwks_uri": "https://attacker.test/keys" }).to_string())
+        }
+        "/huge/.well-known/openid-configuration" => ok(&format!("\"{}\"", "x".repeat(2 << 20))),
+        _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
+    }
+}
+
+/// A server that answers so, with the CA that vouches for it in the folder: its port, and how often
+/// it was asked.
+async fn issuers(world: &World) -> (u16, Arc<AtomicUsize>) {
     let ca = Ca::new("https.example");
     let mut params = leaf(&[]);
     params.subject_alt_names = vec![rcgen::SanType::DnsName(
@@ -143,22 +158,19 @@ async fn t15_t18_keys_are_fetched_over_https_with_limits() {
     let cell = Arc::clone(&port_cell);
     let (port, asked) = https(server, move |path| {
         let base = format!("https://localhost:{}", cell.get().expect("port"));
-        match path {
-            "/good/.well-known/openid-configuration" => ok(&json!({ "issuer": format!("{base}/good"), "jwks_uri": format!("{base}/keys") }).to_string()),
-            "/keys" => ok(&jwks),
-            "/redirect/.well-known/openid-configuration" => {
-                format!("HTTP/1.1 302 Found\r\nLocation: {base}/good/.well-known/openid-configuration\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            }
-            "/foreign/.well-known/openid-configuration" => ok(&json!({ "issuer": format!("{base}/good"), "jwks_uri": format!("{base}/keys") }).to_string()),
-            "/elsewhere/.well-known/openid-configuration" => {
-                ok(&json!({ "issuer": format!("{base}/elsewhere"), "jwks_uri": "https://attacker.test/keys" }).to_string())
-            }
-            "/huge/.well-known/openid-configuration" => ok(&format!("\"{}\"", "x".repeat(2 << 20))),
-            _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
-        }
+        answer(&base, path, &jwks)
     })
     .await;
     port_cell.set(port).expect("once");
+    (port, asked)
+}
+
+/// T15, T18: keys are discovered over https, redirects and foreign discovery documents are not
+/// followed, and a thousand tokens with unknown keys cause at most one fetch more.
+#[tokio::test]
+async fn t15_t18_keys_are_fetched_over_https_with_limits() {
+    let world = World::embedded();
+    let (port, asked) = issuers(&world).await;
     let base = format!("https://localhost:{port}");
     let names = ["good", "redirect", "foreign", "elsewhere", "huge", "absent"];
     let more: String = names

@@ -1,5 +1,7 @@
 //! Evidence of kind `tpm2` from a real TPM emulator: AC-05, AC-0A, T29.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sundew_proto::v1::{BeginTaskRequest, Evidence, RemoveTrustRequest};
 use sundew_sdk::{Agent, Settings, minutes};
@@ -73,6 +75,120 @@ async fn an_agent_on_a_host_with_a_tpm_begins_a_task_with_every_kind_of_attestat
     );
 }
 
+/// Bent evidence: what it is, the nonce for which it is shown, itself, and what an operator is told.
+type Case = (&'static str, Vec<u8>, Vec<u8>, &'static str);
+
+/// Evidence of a TPM for a caller, with something changed after it was made.
+async fn changed(tpm: &Tpm, caller: &Caller, nonce: &[u8], change: impl Fn(&mut Value)) -> Vec<u8> {
+    let good = tpm.evidence("0+4+7", bound_to(caller, nonce)).await;
+    let mut evidence: Value = serde_json::from_slice(&good.expect("evidence")).expect("JSON");
+    change(&mut evidence);
+    evidence.to_string().into_bytes()
+}
+
+/// Quotes of another challenge, another TPM or over other PCRs.
+async fn other_quotes(tpm: &Tpm, other: &Tpm, caller: &Caller, used: Vec<u8>) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    let fresh = || async { caller.nonce().await.expect("nonce") };
+    cases.push((
+        "evidence of another challenge",
+        fresh().await,
+        used,
+        "not bound",
+    ));
+    let nonce = fresh().await;
+    let unbound = tpm.evidence("0+4+7", [1; 32]).await.expect("evidence");
+    cases.push(("bound to something else", nonce, unbound, "not bound"));
+    let nonce = fresh().await;
+    let foreign = changed(other, caller, &nonce, |_| {}).await;
+    cases.push(("key of another TPM", nonce, foreign, "is not registered"));
+    let nonce = fresh().await;
+    let good = changed(tpm, caller, &nonce, |_| {}).await;
+    let name = serde_json::from_slice::<Value>(&good).expect("JSON")["key"].clone();
+    let renamed = changed(other, caller, &nonce, |e| e["key"] = name.clone()).await;
+    cases.push((
+        "another TPM under the registered name",
+        nonce,
+        renamed,
+        "signature",
+    ));
+    let nonce = fresh().await;
+    let subset = tpm
+        .evidence("7", bound_to(caller, &nonce))
+        .await
+        .expect("evidence");
+    cases.push((
+        "a PCR that the registration wants is not quoted",
+        nonce,
+        subset,
+        "pcr.sha256.4",
+    ));
+    cases
+}
+
+/// A quote of the registered TPM beside values, signatures and logs that are not its own.
+async fn bent_quotes(tpm: &Tpm, caller: &Caller) -> Vec<Case> {
+    let log = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/vectors/tpm-eventlogs/crypto_agile_eventlog"
+    ));
+    let log = json!(STANDARD.encode(log.expect("log")));
+    type Row<'a> = (&'static str, &'a dyn Fn(&mut Value), &'static str);
+    let rows: [Row<'_>; 4] = [
+        (
+            "PCR values that were not quoted",
+            &|e| e["pcrs"]["4"] = json!("11".repeat(32)),
+            "not those quoted",
+        ),
+        (
+            "a PCR more than was quoted",
+            &|e| e["pcrs"]["9"] = json!(ZERO),
+            "not those quoted",
+        ),
+        (
+            "a signature that is cut",
+            &|e| e["signature"] = json!("ABgAC"),
+            "malformed",
+        ),
+        (
+            "an event log of another boot",
+            &|e| e["event_log"] = log.clone(),
+            "does not replay",
+        ),
+    ];
+    let mut cases: Vec<Case> = Vec::new();
+    for (what, change, reason) in rows {
+        let nonce = caller.nonce().await.expect("nonce");
+        let bent = changed(tpm, caller, &nonce, change).await;
+        cases.push((what, nonce, bent, reason));
+    }
+    cases
+}
+
+/// Evidence that is missing, or of a kind that is not registered.
+async fn nothing_of_the_kind(caller: &Caller) {
+    for evidence in [
+        Vec::new(),
+        vec![Evidence {
+            kind: "manifest".to_owned(),
+            payload: Vec::new(),
+        }],
+    ] {
+        let nonce = caller.nonce().await.expect("nonce");
+        let request = BeginTaskRequest {
+            nonce,
+            purpose: "x".to_owned(),
+            scopes: vec!["exec:git".to_owned()],
+            evidence,
+            ..BeginTaskRequest::default()
+        };
+        assert_eq!(
+            caller.send(request).await.expect_err("missing").code(),
+            Code::PermissionDenied
+        );
+    }
+}
+
 /// AC-05 for `tpm2`, one case each, and T29.
 #[tokio::test]
 async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_registered_pcrs() {
@@ -100,104 +216,11 @@ async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_regist
             .code(),
         Code::PermissionDenied
     );
-    let parsed = |payload: &[u8]| serde_json::from_slice::<Value>(payload).expect("JSON");
-    let bent = |payload: &[u8], change: &dyn Fn(&mut Value)| {
-        let mut evidence = parsed(payload);
-        change(&mut evidence);
-        evidence.to_string().into_bytes()
-    };
-    let mut cases: Vec<(&str, Vec<u8>, Vec<u8>, &str)> = Vec::new();
-    let fresh = || async { caller.nonce().await.expect("nonce") };
-    cases.push((
-        "evidence of another challenge",
-        fresh().await,
-        used,
-        "not bound",
-    ));
-    let nonce = fresh().await;
-    let unbound = tpm.evidence("0+4+7", [1; 32]).await.expect("evidence");
-    cases.push(("bound to something else", nonce, unbound, "not bound"));
-    let nonce = fresh().await;
-    let foreign = other
-        .evidence("0+4+7", bound_to(&caller, &nonce))
-        .await
-        .expect("evidence");
-    cases.push((
-        "key of another TPM",
-        nonce,
-        foreign.clone(),
-        "is not registered",
-    ));
-    let nonce = fresh().await;
-    let foreign = other
-        .evidence("0+4+7", bound_to(&caller, &nonce))
-        .await
-        .expect("evidence");
-    let name = parsed(&good(&nonce).await.expect("evidence"))["key"].clone();
-    cases.push((
-        "another TPM under the registered name",
-        nonce,
-        bent(&foreign, &|e| e["key"] = name.clone()),
-        "signature",
-    ));
-    let nonce = fresh().await;
-    let subset = tpm
-        .evidence("7", bound_to(&caller, &nonce))
-        .await
-        .expect("evidence");
-    cases.push((
-        "a PCR that the registration wants is not quoted",
-        nonce,
-        subset,
-        "pcr.sha256.4",
-    ));
-    let nonce = fresh().await;
-    let swapped = bent(&good(&nonce).await.expect("evidence"), &|e| {
-        e["pcrs"]["4"] = json!("11".repeat(32))
-    });
-    cases.push((
-        "PCR values that were not quoted",
-        nonce,
-        swapped,
-        "not those quoted",
-    ));
-    let nonce = fresh().await;
-    let more = bent(&good(&nonce).await.expect("evidence"), &|e| {
-        e["pcrs"]["9"] = json!(ZERO)
-    });
-    cases.push((
-        "a PCR more than was quoted",
-        nonce,
-        more,
-        "not those quoted",
-    ));
-    let nonce = fresh().await;
-    let cut = bent(&good(&nonce).await.expect("evidence"), &|e| {
-        e["signature"] = json!("ABgAC")
-    });
-    cases.push(("a signature that is cut", nonce, cut, "malformed"));
-    let nonce = fresh().await;
-    let log = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/vectors/tpm-eventlogs/crypto_agile_eventlog"
-    ))
-    .expect("log");
-    let log = {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.encode(log)
-    };
-    let logged = bent(&good(&nonce).await.expect("evidence"), &|e| {
-        e["event_log"] = json!(log)
-    });
-    cases.push((
-        "an event log of another boot",
-        nonce,
-        logged,
-        "does not replay",
-    ));
+    let mut cases = other_quotes(&tpm, &other, &caller, used).await;
+    cases.extend(bent_quotes(&tpm, &caller).await);
     // Something else was started: PCR 4 has changed.
     tpm.extend(4, &[7; 32]);
-    let nonce = fresh().await;
+    let nonce = caller.nonce().await.expect("nonce");
     let changed = good(&nonce).await.expect("evidence");
     cases.push((
         "a measurement that is not registered",
@@ -221,27 +244,7 @@ async fn ac_05_t29_a_quote_must_be_of_a_registered_key_bound_and_over_the_regist
         let said = world.operator(&broker).last_refusal().await;
         assert!(said.contains(reason), "{what}: {said}");
     }
-    // Missing, and of a kind that is not registered.
-    for evidence in [
-        Vec::new(),
-        vec![Evidence {
-            kind: "manifest".to_owned(),
-            payload: Vec::new(),
-        }],
-    ] {
-        let nonce = fresh().await;
-        let request = BeginTaskRequest {
-            nonce,
-            purpose: "x".to_owned(),
-            scopes: vec!["exec:git".to_owned()],
-            evidence,
-            ..BeginTaskRequest::default()
-        };
-        assert_eq!(
-            caller.send(request).await.expect_err("missing").code(),
-            Code::PermissionDenied
-        );
-    }
+    nothing_of_the_kind(&caller).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,130 @@
+//! Brokers that stand still, and clocks that jump: T49, T52, AC-83.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sundew_tests::broker::World;
+use sundew_tests::until;
+use tonic::Code;
+
+use crate::ending::{SCOPES, ready};
+
+/// AC-83: a broker that stands still adds one freshness bound and no more, and answers nothing
+/// wrong afterwards.
+#[tokio::test]
+async fn a_frozen_broker_delays_an_ending_by_the_bound_and_wakes_up_stale() {
+    let world = World::redis();
+    let (broker, caller) = ready(&world).await;
+    let frozen = world.broker().await;
+    let begun = caller
+        .begin(&world.issuer, "/agent", SCOPES)
+        .await
+        .expect("task");
+    let there = world.operator(&frozen);
+    assert_eq!(
+        there.active(&begun.token, &caller.thumbprint()).await.ok(),
+        Some(true)
+    );
+    frozen.signal(rustix::process::Signal::STOP);
+    let began = Instant::now();
+    caller.complete(&begun.task).await.expect("completed");
+    let took = began.elapsed();
+    // The configured bound is 400 ms.
+    assert!(
+        took >= Duration::from_millis(300) && took < Duration::from_millis(1500),
+        "{took:?}"
+    );
+    let waiting = tokio::spawn({
+        let (there, token, presenter) = (there.clone(), begun.token.clone(), caller.thumbprint());
+        async move { there.active(&token, &presenter).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    frozen.signal(rustix::process::Signal::CONT);
+    let answer = waiting.await.expect("call");
+    assert!(
+        answer.as_ref().is_ok_and(|active| !active)
+            || answer.is_err_and(|s| s.code() == Code::Unavailable)
+    );
+    drop(broker);
+}
+
+/// T49, AC-80: the wall clock is moved by an hour while the broker runs: no token is good past its
+/// true life.
+#[tokio::test]
+async fn t49_a_clock_that_jumps_gives_no_token_a_longer_life() {
+    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
+        .map(|d| format!("{d}/faketime/libfaketime.so.1"));
+    let library = library
+        .iter()
+        .find(|p| std::path::Path::new(p).exists())
+        .expect("libfaketime is not installed: run ./tests/run");
+    for world in World::both() {
+        let offset = world.folder().join("faketime");
+        std::fs::write(&offset, "+0").expect("offset");
+        let mut broker = world.prepare("");
+        let mut command = std::process::Command::new(sundew_tests::sundew());
+        command
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", &offset)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        broker.up_as(command);
+        broker.ready().await;
+        world.register(&broker, "/agent", json!({})).await;
+        let caller = world.caller(&broker, "/agent");
+        let begun = caller
+            .begin(&world.issuer, "/agent", &["exec:git"])
+            .await
+            .expect("task");
+        assert_eq!(caller.active(&begun.token, &[]).await.ok(), Some(true));
+        let not_active = || async { !matches!(caller.active(&begun.token, &[]).await, Ok(true)) };
+        std::fs::write(&offset, "-3600").expect("offset");
+        until("an hour back: nothing is answered", || async {
+            caller.active(&begun.token, &[]).await.is_err()
+        })
+        .await;
+        for _ in 0..50 {
+            assert!(not_active().await);
+        }
+        std::fs::write(&offset, "+3600").expect("offset");
+        until("an hour ahead", not_active).await;
+        for _ in 0..50 {
+            assert!(not_active().await);
+        }
+    }
+}
+
+/// T52: a broker that stands still past a token's end does not answer "active" when it goes on, nor
+/// give a secret.
+#[tokio::test]
+async fn t52_a_frozen_broker_releases_nothing_that_has_expired() {
+    let world = World::embedded();
+    let (broker, caller) = ready(&world).await;
+    let mut request = caller
+        .request(&world.issuer, "/agent", SCOPES)
+        .await
+        .expect("request");
+    request.ttl_ms = 1500;
+    let begun = caller.send(request).await.expect("task");
+    assert_eq!(
+        caller.secret(&begun.task, "app/key").await.as_deref().ok(),
+        Some("s3cr3t")
+    );
+    broker.signal(rustix::process::Signal::STOP);
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let (caller, begun) = (caller.clone(), begun.clone());
+            tokio::spawn(async move {
+                (
+                    caller.secret(&begun.task, "app/key").await.is_ok(),
+                    caller.active(&begun.token, &[]).await.ok() == Some(true),
+                )
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(2000)).await;
+    broker.signal(rustix::process::Signal::CONT);
+    for call in calls {
+        assert_eq!(call.await.expect("call"), (false, false));
+    }
+}
