@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_proto::v1::BeginTaskRequest;
-use sundew_tests::broker::World;
+use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::pki::Svid;
+use tokio::task::JoinHandle;
 
 #[derive(Default)]
 struct History {
@@ -33,7 +34,7 @@ struct Shared {
 
 struct Agent {
     shared: Arc<Shared>,
-    /// One connection per broker; a task may be used at any of them.
+    /// A connection per broker; a task may be used at any of them.
     brokers: Vec<Caller>,
     presenter: Vec<u8>,
     tokens: Vec<Vec<u8>>,
@@ -132,6 +133,79 @@ impl Agent {
     }
 }
 
+/// Starts fifty agents, each with the same SVID and tokens of its own.
+fn start_agents(
+    world: &World,
+    brokers: &[Broker],
+    shared: &Arc<Shared>,
+    svid: &Svid,
+) -> Vec<JoinHandle<()>> {
+    let mut agents = Vec::new();
+    for seed in 0..50 {
+        let callers = brokers
+            .iter()
+            .map(|b| world.caller_with(b, svid.clone()))
+            .collect();
+        // Tokens live five minutes, so they are made up front and in numbers that no run uses up.
+        let tokens = (0..400).map(|_| world.issuer.token("/agent")).collect();
+        let agent = Agent {
+            shared: Arc::clone(shared),
+            brokers: callers,
+            presenter: svid.thumbprint().to_vec(),
+            tokens,
+        };
+        agents.push(tokio::spawn(agent.live(seed)));
+    }
+    agents
+}
+
+/// Kills brokers and Redis in turn until the time is up; returns how often.
+async fn kill_in_turn(world: &mut World, brokers: &mut [Broker], length: Duration) -> usize {
+    let began = Instant::now();
+    let mut faults = 0;
+    while began.elapsed() < length {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        faults += 1;
+        match faults % 4 {
+            0 => {
+                let redis = world.redis.as_mut().expect("redis");
+                redis.kill();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                redis.up();
+            }
+            n => {
+                let broker = &mut brokers[n % 2];
+                broker.kill();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                broker.up();
+                broker.ready().await;
+            }
+        }
+    }
+    faults
+}
+
+/// Sees that all that ended stays ended at every broker when all is quiet; in samples, to end soon.
+async fn what_ended_is_dead(world: &World, brokers: &[Broker], shared: &Shared, svid: &Svid) {
+    let ended: Vec<String> = shared
+        .history
+        .lock()
+        .expect("history")
+        .ended
+        .keys()
+        .cloned()
+        .collect();
+    for broker in brokers {
+        let server = world.operator(broker);
+        for token in ended.iter().step_by((ended.len() / 2000).max(1)) {
+            assert_eq!(
+                server.active(token, &svid.thumbprint()).await.ok(),
+                Some(false)
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
     let seconds = std::env::var("SUNDEW_SOAK_SECONDS")
@@ -156,44 +230,8 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
         checks: AtomicUsize::new(0),
         refused: AtomicUsize::new(0),
     });
-    let mut agents = Vec::new();
-    for seed in 0..50 {
-        let callers = brokers
-            .iter()
-            .map(|b| world.caller_with(b, svid.clone()))
-            .collect();
-        // Tokens live five minutes, so they are made up front and in numbers that no run uses up.
-        let tokens = (0..400).map(|_| world.issuer.token("/agent")).collect();
-        let agent = Agent {
-            shared: Arc::clone(&shared),
-            brokers: callers,
-            presenter: svid.thumbprint().to_vec(),
-            tokens,
-        };
-        agents.push(tokio::spawn(agent.live(seed)));
-    }
-    let began = Instant::now();
-    let (mut round, mut faults) = (0_usize, 0);
-    while began.elapsed() < Duration::from_secs(seconds) {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        round += 1;
-        faults += 1;
-        match round % 4 {
-            0 => {
-                let redis = world.redis.as_mut().expect("redis");
-                redis.kill();
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                redis.up();
-            }
-            n => {
-                let broker = &mut brokers[n % 2];
-                broker.kill();
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                broker.up();
-                broker.ready().await;
-            }
-        }
-    }
+    let agents = start_agents(&world, &brokers, &shared, &svid);
+    let faults = kill_in_turn(&mut world, &mut brokers, Duration::from_secs(seconds)).await;
     shared.stop.store(true, Ordering::Relaxed);
     for agent in agents {
         agent.await.expect("agent");
@@ -201,25 +239,7 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
     for broker in &mut brokers {
         broker.ready().await;
     }
-    // What ended stays ended, at every broker, when all is quiet; in samples, so that this ends
-    // soon.
-    let ended: Vec<String> = shared
-        .history
-        .lock()
-        .expect("history")
-        .ended
-        .keys()
-        .cloned()
-        .collect();
-    for broker in &brokers {
-        let server = world.operator(broker);
-        for token in ended.iter().step_by((ended.len() / 2000).max(1)) {
-            assert_eq!(
-                server.active(token, &svid.thumbprint()).await.ok(),
-                Some(false)
-            );
-        }
-    }
+    what_ended_is_dead(&world, &brokers, &shared, &svid).await;
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     println!(
         "soak: {seconds} s, {faults} kills, {} tasks begun, {} completed, {} answers checked, {} calls unavailable",
