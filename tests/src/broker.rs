@@ -12,8 +12,7 @@ use tempfile::TempDir;
 
 use crate::calls::Caller;
 use crate::issuer::{AUDIENCE, ISSUER, TestIssuer};
-pub use crate::pki::DOMAIN;
-use crate::pki::{Ca, Svid, write_private};
+use crate::pki::{Ca, DOMAIN, Svid, write_private};
 use crate::process;
 use crate::redis::Redis;
 

@@ -20,8 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::issuer::TestIssuer;
 use crate::pki::Svid;
-pub use crate::selectors::{of_task, of_token, of_workload};
-pub use crate::tls::client_config;
+use crate::tls::client_config;
 
 /// A connection to a broker, with some certificate or none. It does not look at the broker's.
 #[derive(Clone)]

@@ -12,9 +12,9 @@ use sundew_core::{
     Credential, EntryId, Event, KnownTask, KnownToken, LogEntry, Position, RootKey, ScopeSet,
     TaskId, TaskRecord, TokenBinding, TokenRecord,
 };
-use sundew_tests::broker::{DOMAIN, World};
+use sundew_tests::broker::World;
 use sundew_tests::now_ms;
-use sundew_tests::pki::Svid;
+use sundew_tests::pki::{DOMAIN, Svid};
 use sundew_tests::redis::settings;
 
 /// The writer that brokers use, with the harness's root key.
@@ -70,6 +70,64 @@ fn task_record(
     }
 }
 
+/// Writes a task with its tokens; returns the credential of the first one.
+async fn write_task(
+    (records, root): (&Records, &RootKey),
+    workload: &str,
+    n: usize,
+    tokens: usize,
+    svid: &Svid,
+    now: i64,
+) -> Credential {
+    let id = TaskId::from_bytes(root.derive_name(&[b"fill", &n.to_be_bytes()]));
+    let record = task_record(id, workload, now, 1, svid);
+    let reserved = records
+        .store()
+        .reserve_task(
+            workload,
+            id,
+            record.deadline_ms,
+            record.deadline_ms,
+            1_000_000,
+            now,
+        )
+        .await;
+    assert_eq!(reserved, Ok(Reserved::Taken));
+    let task = Arc::new(KnownTask::new(record, vec![]));
+    let mut first = None;
+    for t in 0..tokens {
+        let credential = Credential::new(
+            id,
+            root.derive(&[b"fill", &n.to_be_bytes(), &t.to_be_bytes()]),
+        );
+        let hash = credential.hash();
+        let token = TokenRecord {
+            task: id,
+            scopes: task.scopes.clone(),
+            audience: vec![],
+            issued_at_ms: now,
+            expires_at_ms: now + 3_000_000,
+            binding: TokenBinding::Certificate,
+            certificate: task.certificate,
+            svid_serial: task.svid_serial.clone(),
+            position: Position(1),
+            registration: task.registration.clone(),
+            request: [4; 16],
+        };
+        let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
+        if t == 0 {
+            records
+                .create_task(Arc::clone(&task), token, &hash)
+                .await
+                .expect("task");
+        } else {
+            records.create_token(token, &hash).await.expect("token");
+        }
+        first.get_or_insert(credential);
+    }
+    first.expect("a token")
+}
+
 /// Writes tasks with tokens, 64 at a time; answers a sample of credentials with the index of their
 /// group.
 pub(crate) async fn fill(
@@ -98,52 +156,10 @@ pub(crate) async fn fill(
                     }
                     let group = n % groups;
                     let workload = format!("spiffe://{DOMAIN}/fleet/g{group}/agent");
-                    let id = TaskId::from_bytes(root.derive_name(&[b"fill", &n.to_be_bytes()]));
-                    let record = task_record(id, &workload, now, 1, &svid);
-                    let reserved = records
-                        .store()
-                        .reserve_task(
-                            &workload,
-                            id,
-                            record.deadline_ms,
-                            record.deadline_ms,
-                            1_000_000,
-                            now,
-                        )
-                        .await;
-                    assert_eq!(reserved, Ok(Reserved::Taken));
-                    let task = Arc::new(KnownTask::new(record, vec![]));
-                    for t in 0..tokens {
-                        let credential = Credential::new(
-                            id,
-                            root.derive(&[b"fill", &n.to_be_bytes(), &t.to_be_bytes()]),
-                        );
-                        let hash = credential.hash();
-                        let token = TokenRecord {
-                            task: id,
-                            scopes: task.scopes.clone(),
-                            audience: vec![],
-                            issued_at_ms: now,
-                            expires_at_ms: now + 3_000_000,
-                            binding: TokenBinding::Certificate,
-                            certificate: task.certificate,
-                            svid_serial: task.svid_serial.clone(),
-                            position: Position(1),
-                            registration: task.registration.clone(),
-                            request: [4; 16],
-                        };
-                        let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
-                        if t == 0 {
-                            records
-                                .create_task(Arc::clone(&task), token, &hash)
-                                .await
-                                .expect("task");
-                        } else {
-                            records.create_token(token, &hash).await.expect("token");
-                        }
-                        if n % ((tasks / 500) | 1) == 0 && t == 0 {
-                            sample.push((group, credential.expose().to_string()));
-                        }
+                    let writer = (&*records, &*root);
+                    let first = write_task(writer, &workload, n, tokens, &svid, now).await;
+                    if n % ((tasks / 500) | 1) == 0 {
+                        sample.push((group, first.expose().to_string()));
                     }
                 }
             })
