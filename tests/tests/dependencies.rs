@@ -1,4 +1,6 @@
-//! The dependency picture in ARCHITECTURE.md is what Cargo sees.
+//! The pictures in ARCHITECTURE.md are what Cargo and the imports say.
+//!
+//! `rooms.rs` holds the arrows between the modules of each crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -95,8 +97,8 @@ fn the_pure_crates_stay_pure() {
     }
 }
 
-/// STYLE rule 5: one place reads the wall clock, one the monotonic clock; the SDK has its own life
-/// and its own clock.
+/// Time is an argument: one place reads the wall clock, and one the monotonic clock. The SDK has a
+/// life and a clock of its own.
 #[test]
 fn one_file_of_the_broker_reads_clocks() {
     let mut offenders = BTreeMap::new();
