@@ -1,28 +1,32 @@
-//! One entry of the record, and its one encoding (P10, AC-71).
+//! Audit records, and their only encoding (P10, AC-71).
 //!
-//! `version: u8 ‖ at_ms: i64 BE ‖ event ‖ count: u32 BE ‖ (name ‖ value)*`, strings with a u32 BE
-//! length, names in ascending order and each once.
+//! ```text
+//! version: u8 ‖ at_ms: i64 ‖ event ‖ count: u32 ‖ (name ‖ value)*
+//! ```
+//!
+//! Numbers are big-endian. Each string has its length in bytes as a `u32` before it. Names are in
+//! ascending order, and each occurs once.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-/// Longest value kept, in bytes (T78).
+/// The longest value that is kept, in bytes (T78).
 const MAX_VALUE: usize = 64 << 10;
 
-/// One record.
+/// An audit record: an event with its circumstances.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Record {
-    /// When, in milliseconds since the epoch.
+    /// The time of the event, in milliseconds since the epoch.
     pub at_ms: i64,
-    /// What happened.
+    /// The name of the event.
     pub event: String,
-    /// The circumstances, by name in ascending order.
+    /// The circumstances of the event: names, in ascending order, and values.
     pub fields: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Record {
-    /// Something that happens at this time, in milliseconds since the epoch.
+    /// Makes the record of an event at this time, in milliseconds since the epoch.
     #[must_use]
     pub fn new(event: &str, at_ms: i64) -> Self {
         Self {
@@ -32,7 +36,7 @@ impl Record {
         }
     }
 
-    /// With a circumstance, if there is one.
+    /// Returns the record with a circumstance, if there is one.
     #[must_use]
     pub fn with_some(
         self,
@@ -45,7 +49,8 @@ impl Record {
         }
     }
 
-    /// With a circumstance; a value over 64 KiB is cut.
+    /// Returns the record with a circumstance. A value over 64 KiB is cut at a character. A name
+    /// that is there already keeps its first value.
     #[must_use]
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
         let name = name.into();
@@ -63,7 +68,7 @@ impl Record {
         self
     }
 
-    /// A circumstance.
+    /// Returns the value of a circumstance.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields
@@ -72,7 +77,7 @@ impl Record {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The one encoding.
+    /// Returns the only encoding of the record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![1];
@@ -86,7 +91,7 @@ impl Record {
         out
     }
 
-    /// Reads exactly what [`Record::encode`] writes.
+    /// Reads the bytes that [`Record::encode`] returns, and returns `None` for any others.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
@@ -99,6 +104,7 @@ impl Record {
         let mut fields: Vec<(Cow<'static, str>, String)> = Vec::new();
         for _ in 0..u32::from_be_bytes(*count) {
             let field = (Cow::Owned(take(&mut rest)?), take(&mut rest)?);
+            // Another order, or a name twice, would be a second encoding of the same record.
             if fields.last().is_some_and(|(name, _)| *name >= field.0) {
                 return None;
             }
@@ -136,15 +142,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ac_71_a_record_has_one_encoding(at_ms: i64, event in ".{0,9}", fields in proptest::collection::btree_map(".{0,4}", ".{0,9}", 0..4)) {
-            let record = fields.iter().fold(Record { at_ms, event, fields: vec![] }, |r, (n, v)| r.with(n.clone(), v));
+        fn ac_71_a_record_has_one_encoding(
+            at_ms: i64,
+            event in ".{0,9}",
+            fields in proptest::collection::btree_map(".{0,4}", ".{0,9}", 0..4),
+        ) {
+            let empty = Record { at_ms, event, fields: vec![] };
+            let record = fields.iter().fold(empty, |r, (n, v)| r.with(n.clone(), v));
             let bytes = record.encode();
             prop_assert_eq!(Record::decode(&bytes), Some(record));
         }
 
         #[test]
         fn what_decodes_encodes_to_the_same_bytes(bytes: Vec<u8>) {
-            if let Some(record) = Record::decode(&bytes) { prop_assert_eq!(record.encode(), bytes); }
+            if let Some(record) = Record::decode(&bytes) {
+                prop_assert_eq!(record.encode(), bytes);
+            }
         }
     }
 }

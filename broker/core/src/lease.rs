@@ -1,4 +1,4 @@
-//! Leases: credentials in other systems that Sundew has to remove (P6).
+//! Leases: the credentials in other systems that Sundew has to remove (P6).
 
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
@@ -7,44 +7,45 @@ use crate::id::{LeaseId, TaskId};
 use crate::record::RecordError;
 use crate::sealing::RootKey;
 
-/// A credential in another system. Written before it is made, removed after it is gone.
+/// A credential in another system. The record is written before the credential is made, and removed
+/// after the credential is gone.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LeaseRecord {
-    /// For which task.
+    /// The task that the credential was made for.
     pub task: TaskId,
-    /// Whose.
+    /// The workload that owns the task.
     pub workload: SpiffeId,
-    /// Where: the engine's name.
+    /// The name of the engine, which stands for the other system.
     pub engine: String,
-    /// Which of the engine's roles.
+    /// The role of the engine that the credential has.
     pub role: String,
-    /// The name that the credential has, or will have, at the target.
+    /// The name that the credential has, or will have, in the other system.
     pub username: String,
-    /// When it was written, in milliseconds since the epoch.
+    /// The time at which the record was written, in milliseconds since the epoch.
     pub created_at_ms: i64,
-    /// When it ends by itself, in milliseconds since the epoch; where the target can, it ends it
-    /// then too.
+    /// The time at which the lease ends by itself, in milliseconds since the epoch. A system that
+    /// can end credentials at a time ends this one then, too.
     pub expires_at_ms: i64,
-    /// Whether the target said that it was made.
+    /// Whether the other system said that it has made the credential.
     #[serde(default)]
     pub confirmed: bool,
-    /// Attempts to remove it that failed.
+    /// The number of failed attempts to remove the credential.
     #[serde(default)]
     pub failures: u32,
-    /// Why the last one failed.
+    /// The reason why the last attempt failed; empty if none did.
     #[serde(default)]
     pub problem: String,
 }
 
 impl LeaseRecord {
-    /// The one lease that a task has for a secret.
+    /// Returns the identifier of the one lease that a task has for a secret.
     #[must_use]
     pub fn id(root: &RootKey, task: TaskId, secret: &str) -> LeaseId {
         LeaseId::from_bytes(root.derive_name(&[b"lease", task.as_bytes(), secret.as_bytes()]))
     }
 
-    /// What all names that this installation gives at a target begin with: those of another
-    /// installation are not ours to remove.
+    /// Returns the text with which all names begin that this installation gives in an engine's
+    /// system. Names without it belong to others, and are not ours to remove.
     #[must_use]
     pub fn prefix(root: &RootKey, engine: &str) -> String {
         let tag = LeaseId::from_bytes(root.derive_name(&[b"lease-prefix", engine.as_bytes()]))
@@ -52,19 +53,22 @@ impl LeaseRecord {
         format!("sdw_{}_", tag.get(6..14).unwrap_or_default())
     }
 
-    /// The name that the credential of a lease has at the target.
+    /// Returns the name that the credential of a lease has in the other system.
     #[must_use]
     pub fn username(prefix: &str, id: LeaseId) -> String {
         format!("{prefix}{}", id.to_string().trim_start_matches("lease-"))
     }
 
-    /// Whether it is past its life, or was made due before: then it is waiting to be removed.
+    /// Returns whether the credential is waiting to be removed: the lease has ended, or it was made
+    /// due at `due_ms`, before its end. Both times are in milliseconds since the epoch.
     #[must_use]
     pub fn is_being_removed(&self, due_ms: i64, now_ms: i64) -> bool {
         due_ms < self.expires_at_ms || now_ms >= self.expires_at_ms
     }
 
-    /// When to try again after a failure: growing, with jitter, for ever. `random` is any number.
+    /// Returns the time to wait after so many failures before the next attempt, in milliseconds. It
+    /// grows up to five minutes. `random`, which may be any number, spreads attempts of many
+    /// leases.
     #[must_use]
     pub fn retry_after_ms(failures: u32, random: u32) -> i64 {
         let most = 500_i64
@@ -74,13 +78,17 @@ impl LeaseRecord {
         most / 2 + i64::from(random) % (most / 2 + 1)
     }
 
-    /// As the store has it.
+    /// Returns the bytes that the store keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads what [`LeaseRecord::encode`] wrote.
+    /// Reads the bytes that [`LeaseRecord::encode`] returned.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Json`] if the bytes are anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         Ok(serde_json::from_slice(bytes)?)
     }

@@ -7,7 +7,7 @@
 //! segment  = 1*( ALPHA / DIGIT / "." / "_" / "-" / ":" / "@" / "+" )  but not "." or ".."
 //! ```
 //!
-//! P3: authority only narrows. Nothing is normalised: scopes that differ in a byte are different.
+//! P3: authority only narrows. Scopes are not normalised: two that differ in a byte are different.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,42 +15,48 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+/// The longest scope, in bytes.
 const MAX_SCOPE: usize = 256;
+/// The longest kind, in bytes.
 const MAX_KIND: usize = 32;
 
-/// What a token may be used for.
+/// A right: an action or a resource that a token may be used for.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(Arc<str>);
 
-/// Why a string is not a scope.
+/// The reason why a text is not a scope, or a list of texts is not a set of scopes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ScopeError {
-    /// A character outside the grammar.
+    /// A character is outside the grammar.
     #[error("character not allowed in a scope")]
     Character,
-    /// No scope was named where at least one is needed.
+    /// The list is empty, and at least one scope is needed.
     #[error("at least one scope is needed")]
     Empty,
-    /// No `<kind>:`.
+    /// The text does not begin with `<kind>:`.
     #[error("a scope is `<kind>:<resource>`, such as `secret:db/readonly`")]
     Kind,
     /// A segment is empty, `.` or `..`.
     #[error("segments must not be empty, `.` or `..`")]
     Segment,
-    /// Longer than 256 bytes.
+    /// The text is longer than 256 bytes.
     #[error("a scope is at most 256 bytes")]
     TooLong,
-    /// More than 64 scopes.
+    /// The list has more than 64 scopes.
     #[error("at most 64 scopes")]
     TooMany,
-    /// `*` anywhere but as the whole last segment.
+    /// A `*` stands elsewhere than as the whole last segment.
     #[error("`*` is only allowed as the whole last segment")]
     Wildcard,
 }
 
 impl Scope {
     /// Parses a scope.
+    ///
+    /// # Errors
+    ///
+    /// The [`ScopeError`] that says where the text leaves the grammar.
     pub fn parse(text: &str) -> Result<Self, ScopeError> {
         if text.len() > MAX_SCOPE {
             return Err(ScopeError::TooLong);
@@ -85,7 +91,12 @@ impl Scope {
         Ok(Self(text.into()))
     }
 
-    /// The scope of one secret, if the name can be one: `secret:<name>`, no wildcard.
+    /// Returns the scope `secret:<name>` of one secret.
+    ///
+    /// # Errors
+    ///
+    /// [`ScopeError::Wildcard`] if the name has a wildcard, which stands for many secrets, or
+    /// another [`ScopeError`] if the name is outside the grammar.
     pub fn of_secret(name: &str) -> Result<Self, ScopeError> {
         let scope = Self::parse(&format!("secret:{name}"))?;
         if scope.is_wildcard() {
@@ -95,19 +106,19 @@ impl Scope {
         }
     }
 
-    /// As written.
+    /// Returns the scope as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it ends in `*`.
+    /// Returns whether the scope ends in `*`.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         self.0.ends_with('*')
     }
 
-    /// Whether everything that `other` allows, this one allows too.
+    /// Returns whether this scope allows everything that `other` allows.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         match self.0.strip_suffix('*') {
@@ -138,16 +149,20 @@ impl From<Scope> for String {
     }
 }
 
-/// One to 64 scopes, sorted, without duplicates. Cheap to clone.
+/// A set of 1 to 64 scopes. A clone shares the scopes and is cheap.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct ScopeSet(Arc<BTreeSet<Scope>>);
 
 impl ScopeSet {
-    /// Most scopes of one task or token.
+    /// The number of scopes that one task or token may have.
     pub const MAX: usize = 64;
 
-    /// Parses all of them, or none.
+    /// Parses a list of scopes. Duplicates count once.
+    ///
+    /// # Errors
+    ///
+    /// The [`ScopeError`] of the first text that is not a scope, or of the list.
     pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, ScopeError> {
         if texts.len() > Self::MAX {
             return Err(ScopeError::TooMany);
@@ -163,24 +178,24 @@ impl ScopeSet {
         }
     }
 
-    /// Whether some scope here covers `scope`.
+    /// Returns whether some scope of the set covers `scope`.
     #[must_use]
     pub fn covers(&self, scope: &Scope) -> bool {
         self.0.iter().any(|own| own.covers(scope))
     }
 
-    /// P3: whether every scope of `other` is covered here.
+    /// Returns whether every scope of `other` is covered by some scope of this set (P3).
     #[must_use]
     pub fn covers_all(&self, other: &Self) -> bool {
         other.0.iter().all(|scope| self.covers(scope))
     }
 
-    /// In order.
+    /// Returns the scopes in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = &Scope> {
         self.0.iter()
     }
 
-    /// As strings, in order.
+    /// Returns the scopes as texts in ascending order.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
         self.0
@@ -287,14 +302,22 @@ mod tests {
         #[test]
         fn covering_is_a_partial_order_and_means_subset(a in scope(), b in scope(), c in scope()) {
             prop_assert!(a.covers(&a));
-            if a.covers(&b) && b.covers(&c) { prop_assert!(a.covers(&c)); }
-            if a.covers(&b) && b.covers(&a) { prop_assert_eq!(&a, &b); }
-            if a.covers(&b) && !c.is_wildcard() && b.covers(&c) { prop_assert!(a.covers(&c)); }
+            if a.covers(&b) && b.covers(&c) {
+                prop_assert!(a.covers(&c));
+            }
+            if a.covers(&b) && b.covers(&a) {
+                prop_assert_eq!(&a, &b);
+            }
+            if a.covers(&b) && !c.is_wildcard() && b.covers(&c) {
+                prop_assert!(a.covers(&c));
+            }
         }
 
         #[test]
         fn what_parses_is_what_was_written(text in ".{0,40}") {
-            if let Ok(scope) = Scope::parse(&text) { prop_assert_eq!(scope.as_str(), text); }
+            if let Ok(scope) = Scope::parse(&text) {
+                prop_assert_eq!(scope.as_str(), text);
+            }
         }
     }
 }

@@ -9,35 +9,39 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Ttl(i64);
 
-/// Why something is not a duration.
+/// The reason why a text or a number is not a duration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TtlError {
-    /// Zero, negative, or over 366 days.
+    /// The duration is zero, negative, or over 366 days.
     #[error("duration must be positive and at most 366 days")]
     Range,
-    /// Not a whole number with a unit.
+    /// The text is not a whole number with a unit.
     #[error("duration must be a whole number with a unit: ms, s, m, h or d")]
     Syntax,
 }
 
 impl Ttl {
-    /// The longest duration taken.
+    /// The longest duration, in milliseconds.
     const MAX_MS: i64 = 366 * 24 * 3_600_000;
 
-    /// One day.
+    /// The duration of a day.
     pub const DAY: Self = Self(24 * 3_600_000);
     /// Half a second.
     pub const HALF_SECOND: Self = Self(500);
-    /// One second.
+    /// The duration of a second.
     pub const SECOND: Self = Self(1000);
     /// 30 seconds.
     pub const HALF_MINUTE: Self = Self(30_000);
     /// 15 minutes.
     pub const QUARTER_HOUR: Self = Self(900_000);
-    /// One hour.
+    /// The duration of an hour.
     pub const HOUR: Self = Self(3_600_000);
 
-    /// A duration of so many milliseconds.
+    /// Makes a duration from a number of milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`TtlError::Range`] if the number is not positive or over 366 days.
     pub fn from_ms(ms: i64) -> Result<Self, TtlError> {
         if (1..=Self::MAX_MS).contains(&ms) {
             Ok(Self(ms))
@@ -46,7 +50,12 @@ impl Ttl {
         }
     }
 
-    /// Parses a whole number and a unit.
+    /// Parses a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.
+    ///
+    /// # Errors
+    ///
+    /// [`TtlError::Syntax`] for any other text, [`TtlError::Range`] for a duration that is not
+    /// positive or over 366 days.
     pub fn parse(text: &str) -> Result<Self, TtlError> {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at_checked(digits).ok_or(TtlError::Syntax)?;
@@ -65,13 +74,13 @@ impl Ttl {
         Self::from_ms(number.checked_mul(unit).ok_or(TtlError::Range)?)
     }
 
-    /// In milliseconds.
+    /// Returns the duration in milliseconds.
     #[must_use]
     pub fn as_ms(self) -> i64 {
         self.0
     }
 
-    /// As the standard library has it.
+    /// Returns the duration as the standard library's type.
     #[must_use]
     pub fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_millis(u64::try_from(self.0).unwrap_or_default())
