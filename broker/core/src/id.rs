@@ -1,10 +1,12 @@
-//! Names of tasks and tokens: 128 random or derived bits. Names, not credentials.
+//! Identifiers of tasks, tokens and leases: 128 random or derived bits.
+//!
+//! An identifier is no credential: whoever knows one can do nothing with it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a string is not an identifier of that kind.
+/// The error for a text that is not an identifier of the wanted kind.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not a valid identifier")]
 pub struct IdParseError;
@@ -17,39 +19,44 @@ macro_rules! identifier {
         pub struct $name([u8; 16]);
 
         impl $name {
-            /// From its 16 bytes.
+            /// Makes an identifier from its 16 bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)
             }
 
-            /// Its 16 bytes.
+            /// Returns the 16 bytes of the identifier.
             #[must_use]
             pub fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
             }
 
-            /// Parses the prefix and 32 lower-case hexadecimal digits; no other spelling.
+            /// Parses the prefix and 32 lower-case hexadecimal digits.
+            ///
+            /// # Errors
+            ///
+            /// [`IdParseError`] for any other spelling.
             pub fn parse(text: &str) -> Result<Self, IdParseError> {
-                let digits = text.strip_prefix($prefix).filter(|d| d.len() == 32).ok_or(IdParseError)?;
+                // An identifier has one spelling, so that texts can be compared instead of it.
+                let digits = text
+                    .strip_prefix($prefix)
+                    .filter(|digits| !digits.bytes().any(|digit| digit.is_ascii_uppercase()))
+                    .ok_or(IdParseError)?;
                 let mut bytes = [0; 16];
-                for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-                    *byte = match pair {
-                        [high, low] => nibble(*high)? << 4 | nibble(*low)?,
-                        _ => return Err(IdParseError),
-                    };
-                }
+                hex::decode_to_slice(digits, &mut bytes).map_err(|_| IdParseError)?;
                 Ok(Self(bytes))
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                // Written at once: names are on every answer and in every record.
+                // The text is written at once, since identifiers are in every answer and in every
+                // record.
                 let mut text = [0; $prefix.len() + 32];
-                let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).map(|nibble| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble });
-                text.iter_mut().zip($prefix.bytes().chain(digits)).for_each(|(to, from)| *to = from);
-                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+                let (prefix, digits) = text.split_at_mut($prefix.len());
+                prefix.copy_from_slice($prefix.as_bytes());
+                hex::encode_to_slice(self.0, digits).map_err(|_| fmt::Error)?;
+                f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
 
@@ -75,26 +82,43 @@ macro_rules! identifier {
 }
 
 identifier!(
-    /// Names a task: `task-` and 32 hexadecimal digits.
+    /// The identifier of a task: `task-` and 32 hexadecimal digits.
     TaskId,
     "task-"
 );
 identifier!(
-    /// Names a token: `tok-` and 32 hexadecimal digits, the first half of its hash.
+    /// The identifier of a token: `tok-` and 32 hexadecimal digits, the first half of its hash.
     TokenId,
     "tok-"
 );
-
 identifier!(
-    /// Names a lease: `lease-` and 32 hexadecimal digits, derived from task and secret.
+    /// The identifier of a lease: `lease-` and 32 hexadecimal digits, derived from the task and the
+    /// name of the secret.
     LeaseId,
     "lease-"
 );
 
-fn nibble(digit: u8) -> Result<u8, IdParseError> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(IdParseError),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_has_one_spelling() {
+        let text = "task-00112233445566778899aabbccddeeff";
+        let id = TaskId::parse(text).unwrap();
+        assert_eq!(id.to_string(), text);
+        assert_eq!(format!("{id:?}"), text);
+        for bad in [
+            "",
+            "task-",
+            "tok-00112233445566778899aabbccddeeff",
+            "task-00112233445566778899AABBCCDDEEFF",
+            "task-00112233445566778899aabbccddeef",
+            "task-00112233445566778899aabbccddeeff0",
+            "task-00112233445566778899aabbccddeefg",
+            "task-+0112233445566778899aabbccddeeff",
+        ] {
+            assert_eq!(TaskId::parse(bad), Err(IdParseError), "{bad}");
+        }
     }
 }
