@@ -1,76 +1,68 @@
-//! Secret bytes, and the credential that Sundew issues.
+//! The credential that Sundew issues, and the hash that the store keeps instead.
 //!
-//! P8: only [`TokenHash`] is stored. P9: neither type prints, and both are wiped when dropped.
+//! P8: only [`TokenHash`] is stored. P9: [`Credential`] cannot be printed, and its secret is wiped
+//! when it is dropped.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
-use subtle::ConstantTimeEq as _;
-use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::id::{TaskId, TokenId};
 
-/// Bytes that must not be shown. No `Debug`, `Display`, `Serialize` or `PartialEq`.
-#[derive(Clone, ZeroizeOnDrop)]
-pub struct SecretBytes(Vec<u8>);
-
-impl SecretBytes {
-    /// Takes the bytes over.
-    #[must_use]
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-
-    /// The one way to the bytes.
-    #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Whether both hold the same bytes, in time that does not depend on them.
-    #[must_use]
-    pub fn matches(&self, other: &[u8]) -> bool {
-        self.0.ct_eq(other).into()
-    }
-}
-
-/// SHA-256 of a credential: what the store has instead of it.
+/// The SHA-256 digest of a credential. The store keeps it instead of the credential.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    /// Its 32 bytes.
+    /// Returns the 32 bytes of the hash.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// From 32 bytes.
+    /// Makes a hash from its 32 bytes, as a store reads them back.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The name of the token that has this hash.
+    /// Returns the identifier of the token with this hash: the first half of it.
     #[must_use]
     pub fn token_id(&self) -> TokenId {
         TokenId::from_bytes(self.0.first_chunk().copied().unwrap_or_default())
     }
 }
 
-const PREFIX: &str = "sdw_";
+/// The text before the encoded part of every credential.
+const CREDENTIAL_PREFIX: &str = "sdw_";
 
-/// A token as its holder has it: `sdw_` and base64url of the task id (16 bytes) and 256 secret
-/// bits.
+/// A token as its holder has it: `sdw_`, then base64url of the task identifier (16 bytes) and of
+/// 256 secret bits.
 ///
-/// The task id is there so that a record is found in the hash slot of its task.
+/// The task identifier is part of it so that a store finds the token beside its task, in the hash
+/// slot of the task. A credential cannot be printed:
+///
+/// ```compile_fail,E0277
+/// fn print(credential: &sundew_core::Credential) {
+///     println!("{credential:?}");
+/// }
+/// ```
+///
+/// The text of a credential comes from [`Credential::expose`] only:
+///
+/// ```
+/// fn print(credential: &sundew_core::Credential) {
+///     println!("{}", *credential.expose());
+/// }
+/// ```
 pub struct Credential {
     task: TaskId,
     secret: Zeroizing<[u8; 32]>,
 }
 
 impl Credential {
-    /// Of a task and 256 secret bits.
+    /// Makes the credential of a task from 256 secret bits.
     #[must_use]
     pub fn new(task: TaskId, secret: [u8; 32]) -> Self {
         Self {
@@ -79,10 +71,13 @@ impl Credential {
         }
     }
 
-    /// Parses what a caller presents. Tells nothing about whether such a token exists.
+    /// Parses the text that a caller presents, and returns `None` if the text cannot be a
+    /// credential. A result says nothing about whether such a token exists.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let encoded = text.strip_prefix(PREFIX).filter(|e| e.len() == 64)?;
+        let encoded = text
+            .strip_prefix(CREDENTIAL_PREFIX)
+            .filter(|e| e.len() == 64)?;
         let mut bytes = Zeroizing::new([0; 48]);
         if URL_SAFE_NO_PAD
             .decode_slice(encoded, bytes.as_mut_slice())
@@ -98,13 +93,13 @@ impl Credential {
         })
     }
 
-    /// The task that it belongs to.
+    /// Returns the task that the token belongs to.
     #[must_use]
     pub fn task(&self) -> TaskId {
         self.task
     }
 
-    /// What the store knows it by.
+    /// Returns the hash under which the store keeps the token.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -115,14 +110,14 @@ impl Credential {
         TokenHash(out)
     }
 
-    /// The text that the holder gets; the one way to it.
+    /// Returns the text that the holder gets. There is no other way to the secret.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(48));
         bytes.extend_from_slice(self.task.as_bytes());
         bytes.extend_from_slice(self.secret.as_slice());
         let mut text = Zeroizing::new(String::with_capacity(68));
-        text.push_str(PREFIX);
+        text.push_str(CREDENTIAL_PREFIX);
         URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
         bytes.zeroize();
         text

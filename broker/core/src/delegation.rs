@@ -1,59 +1,62 @@
-//! Delegation: a task's owner lets another workload open a task below it.
+//! Delegation: the owner of a task lets another workload open tasks below it.
 //!
 //! P3: a child is within its parent in scope, audience, time and depth. The grant says what the
-//! owner wants to give; the child still has to be attested and within its own registration. A grant
-//! is no credential: only the workload that it names can use it.
+//! owner wants to give; the child still has to be attested and to stay within its own registration.
+//! A grant is no credential: only the workload that it names can use it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 use sundew_attestation::spiffe::SpiffeId;
 
+use crate::audience;
+use crate::denial::Denial;
 use crate::id::TaskId;
-use crate::policy::Denial;
 use crate::record::{RecordError, TaskRecord};
 use crate::registration::Registration;
 use crate::scope::ScopeSet;
 use crate::sealing::RootKey;
 use crate::ttl::Ttl;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-const PREFIX: &str = "sdg_";
-/// Longest grant, in bytes of its text.
+/// The text before the encoded part of every grant.
+const GRANT_PREFIX: &str = "sdg_";
+/// The longest encoded part of a grant, in bytes.
 const MAX_GRANT: usize = 48 << 10;
 
-/// What an owner asks for.
+/// The grant that the owner of a task asks for.
 #[derive(Clone, Debug)]
 pub struct GrantRequest {
-    /// Who may use it.
+    /// The workload that may use the grant.
     pub delegate: SpiffeId,
-    /// What the delegate's task may do at most.
+    /// The scopes that tasks under the grant may use at most.
     pub scopes: ScopeSet,
-    /// Audiences that its tokens may be meant for; empty: as the parent.
+    /// The audiences that tokens of those tasks may be meant for. An empty list means those of the
+    /// parent.
     pub audience: Vec<String>,
-    /// How long the grant and every task under it may live, if asked.
+    /// The time for which the grant and every task under it may live, if the owner asks for one.
     pub ttl: Option<Ttl>,
-    /// How many levels the delegate may delegate further.
+    /// The number of levels that may be delegated below those tasks.
     pub depth: u32,
 }
 
-/// Leave for one workload to open tasks below a task.
+/// The leave for one workload to open tasks below a task.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grant {
-    /// The task to open them below.
+    /// The task that the new tasks are opened below.
     pub parent: TaskId,
-    /// Who may.
+    /// The workload that may open them.
     pub delegate: SpiffeId,
-    /// What such a task may do at most.
+    /// The scopes that such a task may use at most.
     pub scopes: ScopeSet,
-    /// If not empty: audiences of its tokens.
+    /// The audiences that tokens of such a task may be meant for. An empty list sets no limit.
     pub audience: Vec<String>,
-    /// When the grant and all tasks under it end, in milliseconds since the epoch.
+    /// The time at which the grant and all tasks under it end, in milliseconds since the epoch.
     pub expires_at_ms: i64,
-    /// How many levels may be delegated below such a task.
+    /// The number of levels that may be delegated below such a task.
     pub depth: u32,
 }
 
+/// The encoded form of a grant. Field numbers must never change.
 #[derive(Clone, PartialEq, Message)]
 struct StoredGrant {
     #[prost(bytes = "vec", tag = "1")]
@@ -71,7 +74,11 @@ struct StoredGrant {
 }
 
 impl Grant {
-    /// Decides on a grant by the owner of a task.
+    /// Decides on a grant by the owner of a task at `now_ms`, in milliseconds since the epoch.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Denial`] that applies.
     pub fn permit(
         registration: &Registration,
         task: &TaskRecord,
@@ -93,7 +100,7 @@ impl Grant {
         {
             return Err(Denial::Scope);
         }
-        let audience = within(&task.audience, request.audience)?;
+        let audience = audience::narrow(&task.audience, request.audience)?;
         let expires_at_ms = request.ttl.map_or(task.deadline_ms, |ttl| {
             now_ms.saturating_add(ttl.as_ms()).min(task.deadline_ms)
         });
@@ -110,7 +117,7 @@ impl Grant {
         })
     }
 
-    /// As the delegate gets it: `sdg_` and base64url of the grant and its tag.
+    /// Returns the text that the delegate gets: `sdg_`, then base64url of the grant and its tag.
     #[must_use]
     pub fn to_text(&self, root: &RootKey) -> String {
         let stored = StoredGrant {
@@ -122,16 +129,20 @@ impl Grant {
             depth: self.depth,
         };
         format!(
-            "{PREFIX}{}",
+            "{GRANT_PREFIX}{}",
             URL_SAFE_NO_PAD.encode(root.tag(&[b"grant"], stored.encode_to_vec()))
         )
     }
 
-    /// Reads what [`Grant::to_text`] made under the same root key.
+    /// Reads the text that [`Grant::to_text`] made under this root key.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Malformed`] for any other text, however it differs.
     pub fn parse(root: &RootKey, text: &str) -> Result<Self, RecordError> {
         let malformed = || RecordError::Malformed;
         let encoded = text
-            .strip_prefix(PREFIX)
+            .strip_prefix(GRANT_PREFIX)
             .filter(|e| e.len() <= MAX_GRANT)
             .ok_or_else(malformed)?;
         let tagged = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| malformed())?;
@@ -155,27 +166,12 @@ impl Grant {
     }
 }
 
-/// P3: an audience within a ceiling. An empty ceiling is none; nothing asked is the whole ceiling.
-pub(crate) fn within(ceiling: &[String], asked: Vec<String>) -> Result<Vec<String>, Denial> {
-    if ceiling.is_empty() {
-        return Ok(asked);
-    }
-    if asked.is_empty() {
-        return Ok(ceiling.to_vec());
-    }
-    if asked.iter().all(|audience| ceiling.contains(audience)) {
-        Ok(asked)
-    } else {
-        Err(Denial::Audience)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing;
+    use crate::record::samples;
 
     fn request(scopes: &[&str], depth: u32) -> GrantRequest {
         GrantRequest {
@@ -188,10 +184,14 @@ mod tests {
     }
 
     fn parent() -> (Registration, TaskRecord) {
-        let mut task = testing::task(1);
+        let mut task = samples::task(1);
         (task.depth_left, task.scopes) = (3, ScopeSet::parse(&["secret:a/*", "exec:git"]).unwrap());
         let registration = serde_json::from_value(serde_json::json!({
-            "spiffe_id": "spiffe://example.org/a", "evidence": [], "scopes": ["secret:*", "exec:git"], "owner": "x", "max_delegation_depth": 3,
+            "spiffe_id": "spiffe://example.org/a",
+            "evidence": [],
+            "scopes": ["secret:*", "exec:git"],
+            "owner": "x",
+            "max_delegation_depth": 3,
         }));
         (registration.unwrap(), task)
     }
@@ -238,17 +238,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_audience_only_narrows() {
-        let list = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(within(&[], list(&["x"])), Ok(list(&["x"])));
-        assert_eq!(within(&list(&["x", "y"]), vec![]), Ok(list(&["x", "y"])));
-        assert_eq!(
-            within(&list(&["x"]), list(&["x", "y"])),
-            Err(Denial::Audience)
-        );
-    }
-
     proptest! {
         #[test]
         fn a_grant_that_was_touched_is_none(flip in 0_usize..1000, bit in 0_u8..8) {
@@ -260,7 +249,9 @@ mod tests {
             let mut bytes = text.into_bytes();
             let at = flip % bytes.len();
             bytes[at] ^= 1 << bit;
-            if let Ok(text) = String::from_utf8(bytes) { prop_assert!(Grant::parse(&root, &text).is_err()); }
+            if let Ok(text) = String::from_utf8(bytes) {
+                prop_assert!(Grant::parse(&root, &text).is_err());
+            }
         }
     }
 }

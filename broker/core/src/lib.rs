@@ -1,60 +1,79 @@
-//! May it, and what does it get: the domain of Sundew.
+//! The domain of Sundew: whether a workload may have a task or a token, with which rights, and
+//! whether a task or a token is alive.
 //!
-//! Upholds P1, P3, P4, P8 and P9. No runtime, no transport, no store: time is an argument, and the
-//! store is a port.
+//! The crate upholds P1, P3, P4, P8 and P9. It has no runtime, no transport and no store: time is
+//! an argument, and the store is a port, [`store::Store`].
+//!
+//! # Modules
+//!
+//! A module uses only modules that stand above it in this list. Within a folder, the files belong
+//! together.
+//!
+//! ```text
+//! id  position  outcome  scope  ttl  token_binding  denial  protocol ─▶ position
+//! audience      ─▶ denial
+//! audit                                             one entry of the audit record
+//! record        ─▶ id, position, scope, token_binding
+//! secret        ─▶ record                           secret bytes, and stored secrets
+//! credential    ─▶ id                               what the holder of a token has
+//! sealing       ─▶ secret                           root key, keyring
+//! registration  ─▶ audience, record, scope, token_binding, ttl
+//! delegation    ─▶ audience, denial, id, record, registration, scope, sealing, ttl
+//! policy        ─▶ audience, delegation, denial, record, registration, scope, token_binding, ttl
+//! lease         ─▶ id, record, sealing
+//! selector      ─▶ id, position, scope              what a rule is about
+//! log           ─▶ id, outcome, position, record, selector
+//! rules         ─▶ log, position, selector          the index of all rules
+//! subject       ─▶ id, record, selector             tasks and tokens as rules see them
+//! view          ─▶ id, log, outcome, position, rules, selector, subject
+//! store         ─▶ credential, id, position         the port
+//! client        ─▶ scope, secret, ttl               the part that the SDK uses
+//! ```
 
+mod audience;
 mod audit;
+pub mod client;
 mod credential;
 mod delegation;
+mod denial;
 mod id;
 mod lease;
 mod log;
+mod outcome;
 mod policy;
+mod position;
 pub mod protocol;
 mod record;
 mod registration;
 mod rules;
 mod scope;
 mod sealing;
+mod secret;
 mod selector;
 pub mod store;
-mod stored;
 mod subject;
-#[cfg(test)]
-mod testing;
-/// What clients share with the broker: the grammars, the binding, and X.509-SVID validation.
-pub mod client {
-    pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
-    pub use sundew_attestation::spiffe::{
-        BundleSet, JwtBundle, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of,
-        thumbprint, validate_chain,
-    };
-    pub use sundew_attestation::{Binding, BindingPurpose, hex};
-
-    pub use crate::credential::SecretBytes;
-    pub use crate::scope::{Scope, ScopeError, ScopeSet};
-    pub use crate::ttl::{Ttl, TtlError};
-}
+mod token_binding;
 mod ttl;
 mod view;
 
+pub use audience::is_audience;
 pub use audit::Record;
-pub use credential::{Credential, SecretBytes, TokenHash};
+pub use credential::{Credential, TokenHash};
 pub use delegation::{Grant, GrantRequest};
+pub use denial::Denial;
 pub use id::{IdParseError, LeaseId, TaskId, TokenId};
 pub use lease::LeaseRecord;
-pub use log::{Changed, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Position};
-pub use policy::{
-    Delegation, Denial, Permit, TaskRequest, TokenRequest, permit_task, permit_token,
-};
-pub use record::{
-    Outcome, RecordError, SecretRecord, TaskRecord, TokenBinding, TokenRecord, WorkloadRecord,
-    is_audience,
-};
-pub use registration::{LocalSelector, Registration, RegistrationProblem};
+pub use log::{Changed, Effect, Event, FOR_EVER_MS, LogEntry};
+pub use outcome::Outcome;
+pub use policy::{Delegation, Permit, TaskRequest, TokenRequest, permit_task, permit_token};
+pub use position::{EntryId, Position};
+pub use record::{RecordError, TaskRecord, TokenRecord};
+pub use registration::{LocalSelector, Registration, RegistrationProblem, WorkloadRecord};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{Keyring, RootKey, SealError};
+pub use secret::{SecretBytes, SecretRecord};
 pub use selector::{Attribute, Selector, SelectorError, Subject};
 pub use subject::{KnownTask, KnownToken};
+pub use token_binding::TokenBinding;
 pub use ttl::{Ttl, TtlError};
 pub use view::{Cause, Liveness, View};

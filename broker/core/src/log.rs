@@ -1,129 +1,148 @@
-//! The revocation log: what an entry says. See DESIGN "The revocation log" in ARCHITECTURE.md.
+//! The entries of the revocation log.
+//!
+//! The log is one ordered list in the store that every broker reads. Records of tasks and tokens
+//! never change; the log says what became of them. An entry ends, suspends or resumes a task, sets
+//! or lifts a rule, or tells brokers to read something again. P4: what an entry kills stays dead.
 
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 
 use crate::id::TaskId;
-use crate::record::{Outcome, RecordError};
+use crate::outcome::Outcome;
+use crate::position::EntryId;
+use crate::record::RecordError;
 use crate::selector::Selector;
 
-/// A place in the log. 0 is before the first entry.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize,
-)]
-pub struct Position(pub u64);
-
-/// Names an entry over all brokers, whatever position it gets; a repeated append is recognised by
-/// it.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize,
-)]
-pub struct EntryId(pub [u8; 16]);
-
-/// What a rule does to what its selector matches.
+/// The effect of a rule on the tasks and tokens that its selector matches.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
-    /// What was decided before the rule's position is dead.
-    Revoke,
+    /// The rule does both: it revokes, and it quarantines until it is lifted.
+    Contain,
     /// Nothing new is issued until the rule is lifted; what lives goes on.
     Quarantine,
-    /// Both.
-    Contain,
+    /// Everything that was decided before the rule's position is dead.
+    Revoke,
 }
 
 impl Effect {
-    /// Whether it kills what was issued before it.
+    /// Returns whether the rule kills what was issued before it.
     #[must_use]
     pub fn revokes(self) -> bool {
         matches!(self, Self::Revoke | Self::Contain)
     }
 
-    /// Whether it stands until it is lifted.
+    /// Returns whether the rule forbids new things until it is lifted.
     #[must_use]
     pub fn quarantines(self) -> bool {
         matches!(self, Self::Quarantine | Self::Contain)
     }
 
-    /// The word for it, as in records and on the command line.
+    /// Returns the word that records and the command line use for this effect.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Revoke => "revoke",
-            Self::Quarantine => "quarantine",
             Self::Contain => "contain",
+            Self::Quarantine => "quarantine",
+            Self::Revoke => "revoke",
         }
     }
 }
 
-/// What happened.
+/// The statement that an entry makes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A task ended. Position does not matter: it is dead whenever its tokens were minted.
-    Ended {
-        /// Which.
-        task: TaskId,
-        /// How.
-        outcome: Outcome,
-    },
-    /// A responder's rule, named by its entry.
-    Rule {
-        /// What it matches.
-        selector: Box<Selector>,
-        /// What it does.
-        effect: Effect,
-    },
-    /// A quarantine is lifted: new things may be issued again. Nothing that died comes back.
-    Lifted(EntryId),
-    /// A task was suspended: its tokens are dead and no new ones are minted.
-    Suspended(TaskId),
-    /// It was resumed: new tokens may be minted, the old ones stay dead.
-    Resumed(TaskId),
     /// Something that brokers keep in memory changed.
     Changed(Changed),
-    /// Nothing; it only moves the log past positions that were lost.
+    /// A task ended. The position does not matter: the task's tokens are dead whenever they were
+    /// minted.
+    Ended {
+        /// The task that ended.
+        task: TaskId,
+        /// The way in which the task ended.
+        outcome: Outcome,
+    },
+    /// The entry says nothing. It only moves the log past positions that a store lost, so that no
+    /// later entry gets a position that tokens were stamped with before.
     Floor,
+    /// A quarantine is lifted: new things may be issued again. Nothing that died comes back.
+    Lifted(EntryId),
+    /// A task was resumed: new tokens may be minted in it, and the old ones stay dead.
+    Resumed(TaskId),
+    /// A responder set a rule. The name of its entry is the name of the rule.
+    Rule {
+        /// The tasks and tokens that the rule is about.
+        selector: Box<Selector>,
+        /// The effect of the rule on them.
+        effect: Effect,
+    },
+    /// A task was suspended: its tokens are dead, and no new ones are minted.
+    Suspended(TaskId),
 }
 
-/// What brokers must read anew.
+/// The things that brokers keep in memory and read again when an entry says that they changed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Changed {
-    /// The engines.
+    /// The engines that make credentials in other systems changed.
     Engines,
-    /// The keyring.
+    /// The keyring changed.
     Keyring,
-    /// What verifiers trust.
+    /// The keys and references that verifiers trust changed.
     Trust,
-    /// One registration.
+    /// The registration of one workload changed.
     Workload(SpiffeId),
 }
 
-/// One entry of the log.
+/// An entry of the log.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LogEntry {
-    /// Its name.
+    /// The name of the entry.
     pub id: EntryId,
-    /// What happened.
+    /// The statement that the entry makes.
     pub event: Event,
-    /// When nothing that it covers can be alive any more, in milliseconds since the epoch; then it
-    /// may be forgotten.
+    /// The time from which the entry may be deleted, in milliseconds since the epoch: no task or
+    /// token that the entry kills can be alive by then.
     pub until_ms: i64,
 }
 
-/// The end of what stands until it is lifted.
+/// The value of [`LogEntry::until_ms`] for a rule that stands until it is lifted.
 pub const FOR_EVER_MS: i64 = 1 << 52;
 
 impl LogEntry {
-    /// As the log has it.
+    /// Returns the bytes that the log keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads what [`LogEntry::encode`] wrote.
+    /// Reads the bytes that [`LogEntry::encode`] returned.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Json`] if the bytes are anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_an_entry_stays_as_it_is() {
+        let entry = LogEntry {
+            id: EntryId([1; 16]),
+            event: Event::Suspended(TaskId::from_bytes([2; 16])),
+            until_ms: 7,
+        };
+        let stored = concat!(
+            r#"{"id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"#,
+            r#""event":{"suspended":"task-02020202020202020202020202020202"},"until_ms":7}"#
+        );
+        assert_eq!(String::from_utf8(entry.encode()).unwrap(), stored);
+        assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), entry);
     }
 }

@@ -1,80 +1,82 @@
-//! May it? The registration's ceiling decides, and times are clamped.
+//! The policy: decides whether a task or a token may be issued, with which rights and for how long.
 //!
-//! P1: a [`Permit`] is made only here and needs [`Attested`]. P3: everything only narrows. What the
-//! purpose or the instruction says never decides anything.
+//! P1: a [`Permit`] for a task is made only here, and only from [`Attested`]. P3: everything only
+//! narrows, and times are clamped. The purpose and the instruction of a task never decide anything.
 
 use sundew_attestation::Attested;
 use sundew_attestation::spiffe::VerifiedSvid;
 
-use crate::delegation::{Grant, within};
-use crate::record::{TaskRecord, TokenBinding};
+use crate::audience;
+use crate::delegation::Grant;
+use crate::denial::Denial;
+use crate::record::TaskRecord;
 use crate::registration::Registration;
 use crate::scope::ScopeSet;
+use crate::token_binding::TokenBinding;
 use crate::ttl::Ttl;
 
-/// Why something is not permitted. For the operator's record only.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Denial {
-    /// An audience outside what the task allows.
-    #[error("audience is outside of what is allowed")]
-    Audience,
-    /// The registration does not allow this binding.
-    #[error("binding is not allowed by the registration")]
-    Binding,
-    /// The grant is for another workload or task, or too many levels are asked for, or the
-    /// registration allows none.
-    #[error("delegation is not allowed")]
-    Delegation,
-    /// No evidence carried the nonce, and the registration demands it.
-    #[error("fresh evidence is required")]
-    NotFresh,
-    /// Nothing is left of the time: the evidence, the SVID or the task ends now.
-    #[error("no time is left")]
-    NoTime,
-    /// A scope outside what the registration or the task allows.
-    #[error("scope is outside of what is allowed")]
-    Scope,
-    /// The registration is of another workload than the peer.
-    #[error("registration is of another workload")]
-    Subject,
-}
-
-/// What is asked for a task.
+/// The rights that a workload asks for with a new task.
 #[derive(Clone, Debug)]
 pub struct TaskRequest {
-    /// What it shall be able to do.
+    /// The scopes that the task shall have.
     pub scopes: ScopeSet,
-    /// How long, if asked.
+    /// The time that the task shall last, if the workload asks for one.
     pub ttl: Option<Ttl>,
-    /// Binding of its first token, if asked.
+    /// The binding that the task's first token shall have, if the workload asks for one.
     pub binding: Option<TokenBinding>,
-    /// Audience of its first token.
+    /// The audiences that the task's first token shall be meant for.
     pub audience: Vec<String>,
 }
 
-/// A task that another one is to be opened below, and the leave for it.
+/// The task that a new task is to be opened below, and the grant for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Delegation<'a> {
-    /// What the owner of the parent gave.
+    /// The grant by the owner of the parent.
     pub grant: &'a Grant,
-    /// The parent.
+    /// The task that the new task is opened below.
     pub parent: &'a TaskRecord,
 }
 
-/// What is asked for a token within a task.
+/// The rights that a workload asks for with a token within a task.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
-    /// What it shall be good for; all of the task's if nothing is named.
+    /// The scopes that the token shall have; all scopes of the task if none are named.
     pub scopes: Option<ScopeSet>,
-    /// How long, if asked.
+    /// The time that the token shall be valid, if the workload asks for one.
     pub ttl: Option<Ttl>,
-    /// Binding, if asked.
+    /// The binding that the token shall have, if the workload asks for one.
     pub binding: Option<TokenBinding>,
-    /// For whom.
+    /// The audiences that the token shall be meant for.
     pub audience: Vec<String>,
 }
 
-/// Proof that the registration allows it, with what it allows.
+/// The proof that the policy allows a task or a token, with the rights that it allows.
+///
+/// Only [`permit_task`] and [`permit_token`] make a permit. Whoever has one can read it:
+///
+/// ```
+/// fn deadline(permit: &sundew_core::Permit) -> i64 {
+///     permit.deadline_ms()
+/// }
+/// ```
+///
+/// A permit cannot be made, or given other rights, by hand:
+///
+/// ```compile_fail,E0451
+/// fn widen(permit: sundew_core::Permit) -> sundew_core::Permit {
+///     sundew_core::Permit {
+///         deadline_ms: i64::MAX,
+///         ..permit
+///     }
+/// }
+/// ```
+///
+/// A permit is for one use, so it cannot be copied:
+///
+/// ```compile_fail,E0277
+/// fn needs_clone<T: Clone>() {}
+/// needs_clone::<sundew_core::Permit>();
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -88,44 +90,49 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// For whom the token is.
+    /// Returns the audiences that the token is meant for.
     #[must_use]
     pub fn audience(&self) -> &[String] {
         &self.audience
     }
-    /// The audiences that tokens of the task may be meant for; empty: any.
+    /// Returns the audiences that tokens of the task may be meant for. An empty list sets no limit.
     #[must_use]
     pub fn task_audience(&self) -> &[String] {
         &self.task_audience
     }
-    /// How many levels may be delegated below the task.
+    /// Returns the number of levels that may be delegated below the task.
     #[must_use]
     pub fn depth_left(&self) -> u32 {
         self.depth_left
     }
-    /// What is allowed.
+    /// Returns the scopes that are allowed.
     #[must_use]
     pub fn scopes(&self) -> &ScopeSet {
         &self.scopes
     }
-    /// When the task ends, in milliseconds since the epoch.
+    /// Returns the time at which the task ends, in milliseconds since the epoch.
     #[must_use]
     pub fn deadline_ms(&self) -> i64 {
         self.deadline_ms
     }
-    /// When the token ends, in milliseconds since the epoch.
+    /// Returns the time at which the token ends, in milliseconds since the epoch.
     #[must_use]
     pub fn token_expires_ms(&self) -> i64 {
         self.token_expires_ms
     }
-    /// What the presenter must hold.
+    /// Returns the proof of possession that the presenter of the token must give.
     #[must_use]
     pub fn binding(&self) -> TokenBinding {
         self.binding
     }
 }
 
-/// Decides on a new task, below another one or not.
+/// Decides on a new task at `now_ms`, in milliseconds since the epoch. With a delegation, the task
+/// is opened below another one.
+///
+/// # Errors
+///
+/// The first [`Denial`] that applies.
 pub fn permit_task(
     registration: &Registration,
     svid: &VerifiedSvid,
@@ -175,7 +182,7 @@ pub fn permit_task(
     if token_expires_ms <= now_ms {
         return Err(Denial::NoTime);
     }
-    let audience = within(&task_audience, request.audience)?;
+    let audience = audience::narrow(&task_audience, request.audience)?;
     let binding = binding(registration, request.binding)?;
     Ok(Permit {
         scopes: request.scopes,
@@ -188,13 +195,15 @@ pub fn permit_task(
     })
 }
 
+/// The ceiling that a parent and its grant set for a new task.
 struct Bounds {
     deadline_ms: i64,
     audience: Vec<String>,
     depth_left: u32,
 }
 
-/// P3: within the grant, and within the parent whatever the grant says.
+/// Returns the ceiling for a delegated task: that of the grant, and that of the parent whatever the
+/// grant says (P3).
 fn bounds(
     delegation: Delegation<'_>,
     svid: &VerifiedSvid,
@@ -214,12 +223,16 @@ fn bounds(
     }
     Ok(Bounds {
         deadline_ms: parent.deadline_ms.min(grant.expires_at_ms),
-        audience: within(&parent.audience, grant.audience.clone())?,
+        audience: audience::narrow(&parent.audience, grant.audience.clone())?,
         depth_left: below.min(grant.depth).min(registered_depth),
     })
 }
 
-/// Decides on another token within a live task.
+/// Decides on a token within a live task at `now_ms`, in milliseconds since the epoch.
+///
+/// # Errors
+///
+/// The first [`Denial`] that applies.
 pub fn permit_token(
     registration: &Registration,
     svid: &VerifiedSvid,
@@ -250,16 +263,18 @@ pub fn permit_token(
         deadline_ms: task.deadline_ms,
         token_expires_ms,
         binding: binding(registration, request.binding)?,
-        audience: within(&task.audience, request.audience)?,
+        audience: audience::narrow(&task.audience, request.audience)?,
         task_audience: Vec::new(),
         depth_left: task.depth_left,
     })
 }
 
+/// Returns the end of a duration that begins now, in milliseconds since the epoch.
 fn ends(now_ms: i64, ttl: Ttl) -> i64 {
     now_ms.saturating_add(ttl.as_ms())
 }
 
+/// Returns the binding that was asked for, or else the registration's first one.
 fn binding(
     registration: &Registration,
     asked: Option<TokenBinding>,

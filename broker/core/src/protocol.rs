@@ -1,28 +1,34 @@
-//! The decisions of the protocol by which P4 and P5 hold over several brokers and primaries, as
-//! pure functions: the keeper of the view and the model that is explored exhaustively
-//! (`tests/tests/model`) call the same ones.
+//! The decisions of the revocation protocol, by which P4 and P5 hold over several brokers and
+//! several primaries.
+//!
+//! All of them are pure functions. The broker calls them as it runs, and the model
+//! (`tests/tests/model`) calls the very same ones while it explores every order of events.
 
-use crate::log::{EntryId, Position};
+use crate::position::{EntryId, Position};
 
-/// What a broker does after a heartbeat.
+/// The step that a broker takes after a heartbeat.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Step {
-    /// The view is what the log says: it is fresh from the moment at which the heartbeat was sent.
-    Renew,
-    /// There is more to read.
+    /// The log has entries that the broker has not applied yet: it reads them.
     ReadOn,
-    /// The store lost something: read all of it and append again what is missing.
+    /// The store lost entries: the broker reads the whole log and appends what is missing again.
     AssertAgain,
+    /// The view agrees with the log: it is fresh from the moment at which the heartbeat was sent.
+    Renew,
 }
 
-/// Compares what was applied with the tip that a heartbeat brought back.
+/// Returns the step that a broker takes when it has applied the log up to `applied`, where the
+/// entry is `last`, and when a heartbeat brought back the log's last position and entry, `tip`.
+///
+/// `emptied` says that the store was emptied since the heartbeat before.
 pub fn after_heartbeat(
     applied: Position,
     last: EntryId,
     tip: (Position, EntryId),
     emptied: bool,
 ) -> Step {
+    // A tip below what was applied, or another entry in its place, is from another life of the log.
     if emptied || tip.0 < applied || (tip.0 == applied && applied > Position(0) && tip.1 != last) {
         Step::AssertAgain
     } else if tip.0 > applied {
@@ -32,58 +38,60 @@ pub fn after_heartbeat(
     }
 }
 
-/// Whether entries are missing between what was applied and the next entry.
+/// Returns whether the store lost entries between the entry `last`, which is at the position
+/// `applied`, and the next entry, which names `previous` as the one before it.
 #[must_use]
 pub fn is_gap(applied: Position, last: EntryId, previous: EntryId) -> bool {
     applied > Position(0) && previous != last
 }
 
-/// How many replicas must have acknowledged besides the primary, of so many that it has.
+/// Returns how many of a primary's replicas must acknowledge a write so that a majority of the data
+/// nodes, the primary included, has it.
 ///
-/// Both what renews a view and what acknowledges an ending need a majority of the data nodes. Two
-/// primaries cannot both have one, so a deposed primary renews nothing once its successor has
-/// acknowledged anything, whichever replica was promoted.
+/// A heartbeat renews a view, and an ending is acknowledged, only with such a majority. Two
+/// primaries cannot both have one. Therefore a deposed primary renews no view once its successor
+/// has acknowledged anything, whichever replica was promoted.
 #[must_use]
 pub fn replicas_for_majority(replicas: u32) -> u32 {
     replicas.div_ceil(2)
 }
 
-/// What a broker knows when it decides whether an ending may be answered.
+/// A broker's knowledge about an ending that a caller waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting<'a> {
-    /// Where the ending is in the log.
+    /// The position of the ending in the log.
     pub position: Position,
-    /// Up to where this broker's heartbeats were acknowledged by a majority.
+    /// The position up to which a majority of the data nodes acknowledged this broker's heartbeats.
     pub own: Position,
-    /// The last of those heartbeats was acknowledged by every replica.
+    /// Whether every replica acknowledged the last of those heartbeats.
     pub everywhere: bool,
-    /// What the other brokers that the store knows have applied.
+    /// The positions that the other brokers on the store's list have applied.
     pub peers: &'a [Position],
-    /// The freshness bound has passed since `own` reached `position`. Counted from the append it
-    /// would be too short: until a majority has the ending, a deposed primary may still renew
-    /// views.
+    /// Whether the freshness bound has passed since `own` reached `position`.
+    ///
+    /// A bound that began with the append would end too early: until a majority has the ending, a
+    /// deposed primary may still renew views.
     pub bound_passed: bool,
-    /// There was a failover, or the list of brokers was lost, so recently that a broker with a
-    /// fresh view may be missing from `peers`.
+    /// Whether a broker with a fresh view may be missing from `peers`, since there was a failover
+    /// or a loss of the list of brokers a short time ago.
     pub peers_in_doubt: bool,
 }
 
-/// Whether an ending may be answered: it is on a majority, and nobody who has not applied it has a
-/// fresh view.
+/// Returns whether an ending may be answered: a majority of the data nodes has it, and no broker
+/// that has not applied it can have a fresh view.
 ///
-/// Where somebody has not applied it and may still be alive, it must be on every node: if this
-/// broker died too, a failover to a node without it would leave nobody who knows.
+/// There are two ways to know the latter. Either every broker has applied the ending, or the bound
+/// has passed, after which a broker that has not applied it has lost its freshness. In the second
+/// case every node must have the ending if some broker has not applied it: if this broker died
+/// too, a failover to a node without the ending would leave nobody who knows of it.
 #[must_use]
-pub fn is_settled(waiting: Waiting<'_>) -> bool {
-    if waiting.own < waiting.position {
+pub fn is_settled(state: Waiting<'_>) -> bool {
+    if state.own < state.position {
         return false;
     }
-    let applied = waiting
-        .peers
-        .iter()
-        .all(|applied| *applied >= waiting.position);
-    (applied && !waiting.peers_in_doubt)
-        || (waiting.bound_passed && (applied || waiting.everywhere))
+    let all_applied = state.peers.iter().all(|applied| *applied >= state.position);
+    (all_applied && !state.peers_in_doubt)
+        || (state.bound_passed && (all_applied || state.everywhere))
 }
 
 #[cfg(test)]

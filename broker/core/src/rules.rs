@@ -1,21 +1,25 @@
-//! Standing rules, found by attribute: as many look-ups as a subject has attributes, however many
-//! rules there are.
+//! The rules that the log has set, indexed by attribute.
+//!
+//! A check costs as many look-ups as its subject has attributes, however many rules there are.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::log::{Effect, EntryId, Position};
+use crate::log::Effect;
+use crate::position::{EntryId, Position};
 use crate::selector::{Attribute, Selector, Subject};
 
-/// No two states of any rules have the same number, so that what is remembered by number is never
-/// of others.
+/// The next generation. All sets of rules in the process share this counter, so that a result that
+/// was remembered for one generation is never taken for a result of another set of rules.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
+/// A rule, prepared for matching.
 struct Rule {
     criteria: Vec<Vec<Attribute>>,
     issued_before_ms: Option<i64>,
-    /// A rule that names a token kills it wherever it is stamped.
+    /// Whether the rule kills subjects whatever their position, as a rule that names a token does.
     any_position: bool,
+    /// The part of the effect that is left; nothing is left of a quarantine that was lifted.
     effect: Option<Effect>,
     position: Position,
 }
@@ -41,29 +45,30 @@ impl Rule {
     }
 }
 
-/// See the module.
+/// All rules that the log has set and that were not forgotten yet.
 #[derive(Default)]
 pub(crate) struct Rules {
     rules: HashMap<EntryId, Rule>,
-    /// By the attributes of each rule's most selective criterion.
+    /// The rules by the attributes of their most selective criterion.
     index: HashMap<Attribute, Vec<EntryId>>,
-    /// Rules without a criterion that is an attribute.
+    /// The rules that have no criterion in the form of attributes.
     unindexed: Vec<EntryId>,
+    /// The number of rules that quarantine.
     quarantines: usize,
-    /// Changes with every change of the rules.
+    /// The number of the present state of the rules. Every change of a rule gives a new number.
     generation: u64,
 }
 
 impl Rules {
-    /// Adds a rule, or moves one that is there to a later position.
-    pub(crate) fn raise(
+    /// Adds a rule. A rule that is there already is moved to the later one of the two positions.
+    pub(crate) fn insert(
         &mut self,
         id: EntryId,
         selector: &Selector,
         effect: Effect,
         position: Position,
     ) {
-        self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        self.advance_generation();
         if let Some(rule) = self.rules.get_mut(&id) {
             rule.position = rule.position.max(position);
             return;
@@ -88,7 +93,7 @@ impl Rules {
         self.rules.insert(id, rule);
     }
 
-    /// Lifts a quarantine; what the rule killed stays dead.
+    /// Lifts a quarantine. Everything that the rule killed stays dead.
     pub(crate) fn lift(&mut self, id: &EntryId) {
         if let Some(rule) = self.rules.get_mut(id)
             && rule.effect.is_some_and(Effect::quarantines)
@@ -101,8 +106,8 @@ impl Rules {
         }
     }
 
-    /// A rule that kills the subject.
-    pub(crate) fn killer(&self, subject: &Subject<'_>) -> Option<EntryId> {
+    /// Returns a rule that kills the subject, if there is one.
+    pub(crate) fn killed_by(&self, subject: &Subject<'_>) -> Option<EntryId> {
         let kills = |id: &&EntryId| self.rules.get(*id).is_some_and(|rule| rule.kills(subject));
         let indexed = subject
             .attributes()
@@ -111,6 +116,7 @@ impl Rules {
         self.unindexed.iter().chain(indexed).find(kills).copied()
     }
 
+    /// Returns whether some rule that may match the subject satisfies a condition.
     fn any(&self, subject: &Subject<'_>, hit: impl Fn(&EntryId, &Rule) -> bool) -> bool {
         let found = |id: &EntryId| self.rules.get(id).is_some_and(|rule| hit(id, rule));
         self.unindexed.iter().any(found)
@@ -121,49 +127,52 @@ impl Rules {
                 .any(found)
     }
 
-    /// Whether some rule kills the subject, one of them left out.
-    pub(crate) fn kill(&self, subject: &Subject<'_>, without: Option<EntryId>) -> bool {
+    /// Returns whether some rule kills the subject. The rule `without` is left out.
+    pub(crate) fn is_killed(&self, subject: &Subject<'_>, without: Option<EntryId>) -> bool {
         self.any(subject, |id, rule| {
             Some(*id) != without && rule.kills(subject)
         })
     }
 
-    /// Whether some quarantine covers the subject.
-    pub(crate) fn quarantine(&self, subject: &Subject<'_>) -> bool {
+    /// Returns whether some quarantine matches the subject.
+    pub(crate) fn is_quarantined(&self, subject: &Subject<'_>) -> bool {
         self.any(subject, |_, rule| rule.quarantines(subject))
     }
 
-    /// What was found before is to be found anew.
-    pub(crate) fn touch(&mut self) {
+    /// Makes every result that was remembered for an earlier generation worthless.
+    pub(crate) fn advance_generation(&mut self) {
         self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Another number whenever a rule came, went or moved.
+    /// Returns the number of the present state of the rules. It is another number after a rule was
+    /// added, moved or forgotten.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
+    /// Returns whether there is any quarantine, so that most checks end at once.
     pub(crate) fn any_quarantine(&self) -> bool {
         self.quarantines > 0
     }
 
+    /// Returns whether there are no rules.
     pub(crate) fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Rules that have some effect.
+    /// Returns the rules that have some effect left, with this effect.
     pub(crate) fn standing(&self) -> impl Iterator<Item = (&EntryId, Effect)> {
         self.rules
             .iter()
             .filter_map(|(id, rule)| Some((id, rule.effect?)))
     }
 
-    /// Forgets the rules whose entries are forgotten.
-    pub(crate) fn retain(&mut self, stands: impl Fn(&EntryId) -> bool) {
+    /// Forgets the rules that `is_kept` rejects.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&EntryId) -> bool) {
         let before = self.rules.len();
-        self.rules.retain(|id, _| stands(id));
+        self.rules.retain(|id, _| is_kept(id));
         if self.rules.len() != before {
-            self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+            self.advance_generation();
             let rules = &self.rules;
             self.index.retain(|_, ids| {
                 ids.retain(|id| rules.contains_key(id));

@@ -1,4 +1,6 @@
-//! Tasks and tokens with the attributes by which rules find them, worked out once.
+//! Tasks and tokens in a broker's memory, with the attributes by which rules find them.
+//!
+//! The attributes are worked out once, when the record is read.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use crate::selector::{
     Attribute, Subject, audience_attributes, scope_attributes, workload_attributes,
 };
 
-/// A task, the tasks that it was delegated from, and its attributes.
+/// A task with its attributes and with the tasks that it was delegated from.
 #[derive(Debug)]
 pub struct KnownTask {
     record: TaskRecord,
@@ -26,13 +28,10 @@ impl Deref for KnownTask {
     }
 }
 
+/// Returns the attribute of a big-endian serial number, written as certificates are printed:
+/// without the zero that keeps a number positive.
 fn serial_attribute(serial: &[u8]) -> Attribute {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for byte in serial {
-        let _ = write!(text, "{byte:02x}");
-    }
-    // As certificates are printed: without the zero that keeps a number positive.
+    let text = hex::encode(serial);
     let text = if serial.len() > 1 {
         text.strip_prefix("00").unwrap_or(&text)
     } else {
@@ -42,7 +41,7 @@ fn serial_attribute(serial: &[u8]) -> Attribute {
 }
 
 impl KnownTask {
-    /// A task with the ones that it was delegated from, its parent last.
+    /// Makes a task from its record and from the tasks that it was delegated from, its parent last.
     #[must_use]
     pub fn new(record: TaskRecord, ancestors: Vec<Arc<Self>>) -> Self {
         let mut identity = vec![
@@ -68,29 +67,30 @@ impl KnownTask {
         }
     }
 
-    /// Its record.
+    /// Returns the record of the task.
     #[must_use]
     pub fn record(&self) -> &TaskRecord {
         &self.record
     }
 
-    /// The tasks that it was delegated from, its parent last.
+    /// Returns the tasks that this task was delegated from, its parent last.
     #[must_use]
     pub fn ancestors(&self) -> &[Arc<Self>] {
         &self.ancestors
     }
 
-    /// Itself, then the tasks that it was delegated from, the first one first.
+    /// Returns this task, then the tasks that it was delegated from, beginning with the root.
     pub fn chain(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(self.ancestors.iter().map(AsRef::as_ref))
     }
 
-    /// The names of itself and of the tasks that it was delegated from, the nearest first.
+    /// Returns the identifier of this task, then those of the tasks that it was delegated from,
+    /// beginning with its parent.
     pub fn lineage(&self) -> impl Iterator<Item = &TaskId> {
         std::iter::once(&self.record.id).chain(self.record.ancestors.iter().rev())
     }
 
-    /// As rules see it.
+    /// Returns the task as rules see it.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
         Subject {
@@ -102,15 +102,15 @@ impl KnownTask {
     }
 }
 
-/// A token with its task and its attributes.
+/// A token with its attributes and its task.
 #[derive(Debug)]
 pub struct KnownToken {
     record: TokenRecord,
     id: TokenId,
     task: Arc<KnownTask>,
     own: Vec<Attribute>,
-    /// The generation of the rules at which none of them killed it: what was found once holds
-    /// until a rule changes.
+    /// The last generation of the rules in which no rule killed the token. This result holds until
+    /// a rule changes.
     spared_at: AtomicU64,
 }
 
@@ -122,7 +122,7 @@ impl Deref for KnownToken {
 }
 
 impl KnownToken {
-    /// A token of a task.
+    /// Makes a token from its record, its identifier and its task.
     #[must_use]
     pub fn new(record: TokenRecord, id: TokenId, task: Arc<KnownTask>) -> Self {
         let mut own = vec![Attribute::Token(id)];
@@ -143,27 +143,29 @@ impl KnownToken {
         }
     }
 
+    /// Returns whether no rule of this generation kills the token, as far as is remembered.
     pub(crate) fn is_spared_at(&self, generation: u64) -> bool {
         self.spared_at.load(Ordering::Relaxed) == generation
     }
 
+    /// Remembers that no rule of this generation kills the token.
     pub(crate) fn spare_at(&self, generation: u64) {
         self.spared_at.store(generation, Ordering::Relaxed);
     }
 
-    /// Its name.
+    /// Returns the identifier of the token.
     #[must_use]
     pub fn id(&self) -> TokenId {
         self.id
     }
 
-    /// Its task.
+    /// Returns the task that the token belongs to.
     #[must_use]
     pub fn task(&self) -> &Arc<KnownTask> {
         &self.task
     }
 
-    /// As rules see it.
+    /// Returns the token as rules see it.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
         Subject {

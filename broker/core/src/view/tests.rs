@@ -3,16 +3,16 @@ use std::sync::Arc;
 use super::*;
 use crate::id::TokenId;
 use crate::log::FOR_EVER_MS;
-use crate::record::TokenRecord;
+use crate::record::{TokenRecord, samples};
 use crate::selector::Selector;
-use crate::testing;
+use crate::subject::{KnownTask, KnownToken};
 
 fn task(position: u64) -> KnownTask {
-    KnownTask::new(testing::task(position), vec![])
+    KnownTask::new(samples::task(position), vec![])
 }
 
 fn token_of(id: TokenId, position: u64, task_position: u64) -> KnownToken {
-    KnownToken::new(testing::token(position), id, Arc::new(task(task_position)))
+    KnownToken::new(samples::token(position), id, Arc::new(task(task_position)))
 }
 
 fn token(position: u64, task_position: u64) -> KnownToken {
@@ -27,7 +27,7 @@ fn rule(selector: Selector, effect: Effect) -> Event {
 }
 
 fn workload() -> Selector {
-    Selector::workload(testing::task(0).workload)
+    Selector::workload(samples::task(0).workload)
 }
 
 fn entry(n: u8, event: Event) -> LogEntry {
@@ -164,7 +164,7 @@ fn what_a_store_lost_is_known_until_it_cannot_matter() {
 }
 
 fn child_of(parent: KnownTask, position: u64) -> KnownTask {
-    let mut record = testing::task(position);
+    let mut record = samples::task(position);
     (record.id, record.ancestors) = (
         TaskId::from_bytes([2; 16]),
         parent
@@ -195,7 +195,7 @@ fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
     let minted = KnownToken::new(
         TokenRecord {
             position: Position(9),
-            ..testing::token(9)
+            ..samples::token(9)
         },
         TOKEN,
         Arc::clone(&child),
@@ -355,12 +355,28 @@ fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
         ("oidc.sub=10000", false),
         ("oidc.sub=7 7", false),
     ] {
-        let mut record = testing::task(0);
+        let mut record = samples::task(0);
         record.claims = vec![claim.to_owned()];
         assert_eq!(
             view.judge_task(&KnownTask::new(record, vec![]), 1) == Liveness::Dead(Cause::Revoked),
             dead,
             "{claim}"
         );
+    }
+}
+
+#[test]
+fn a_cause_reads_as_a_sentence_after_task_is_dead() {
+    for (cause, text) in [
+        (
+            Cause::AncestorEnded(Outcome::Completed),
+            "a task above it ended (completed)",
+        ),
+        (Cause::Expired, "its time ran out"),
+        (Cause::Revoked, "a rule revoked it"),
+        (Cause::Suspended, "it is or was suspended"),
+        (Cause::TaskEnded(Outcome::Failed), "it ended (failed)"),
+    ] {
+        assert_eq!(cause.to_string(), text);
     }
 }

@@ -1,12 +1,14 @@
-//! Records for this crate's tests.
+//! Sample records for the tests of this crate.
 
 use sundew_attestation::spiffe::SpiffeId;
 
 use crate::id::TaskId;
-use crate::log::Position;
-use crate::record::{TaskRecord, TokenBinding, TokenRecord};
+use crate::position::Position;
+use crate::record::{TaskRecord, TokenRecord};
 use crate::scope::ScopeSet;
+use crate::token_binding::TokenBinding;
 
+/// Returns a task of `spiffe://example.org/a` that was decided at this log position.
 pub(crate) fn task(position: u64) -> TaskRecord {
     TaskRecord {
         id: TaskId::from_bytes([1; 16]),
@@ -30,6 +32,7 @@ pub(crate) fn task(position: u64) -> TaskRecord {
     }
 }
 
+/// Returns a token of that task that was decided at this log position.
 pub(crate) fn token(position: u64) -> TokenRecord {
     TokenRecord {
         task: TaskId::from_bytes([1; 16]),

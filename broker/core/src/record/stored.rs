@@ -1,13 +1,16 @@
-//! How tasks and tokens are stored: compact, since a million of them live in memory. A token leaves
-//! out what it shares with its task.
+//! The stored form of tasks and tokens, in Protocol Buffers.
+//!
+//! The form is compact, since a million records live in the store's memory: a token leaves out
+//! every field that it shares with its task. Field numbers must never change.
 
 use prost::Message;
 use sundew_attestation::spiffe::SpiffeId;
 
 use crate::id::TaskId;
-use crate::log::Position;
-use crate::record::{RecordError, TaskRecord, TokenBinding, TokenRecord};
+use crate::position::Position;
+use crate::record::{RecordError, TaskRecord, TokenRecord};
 use crate::scope::ScopeSet;
+use crate::token_binding::TokenBinding;
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredTask {
@@ -49,26 +52,27 @@ struct StoredTask {
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredToken {
-    /// Empty: all of the task's.
+    /// The list is empty if the token has all scopes of its task.
     #[prost(string, repeated, tag = "1")]
     scopes: Vec<String>,
     #[prost(string, repeated, tag = "2")]
     audience: Vec<String>,
-    /// Milliseconds after the task began.
+    /// The time between the task's beginning and the token's minting, in milliseconds.
     #[prost(int64, tag = "3")]
     issued_after_ms: i64,
     #[prost(int64, tag = "4")]
     life_ms: i64,
     #[prost(bool, tag = "5")]
     bearer: bool,
-    /// Empty: the task's.
+    /// The digest is empty if the token was minted for the certificate that began its task; then
+    /// the serial number is left out too.
     #[prost(bytes = "vec", tag = "6")]
     certificate: Vec<u8>,
     #[prost(bytes = "vec", tag = "7")]
     svid_serial: Vec<u8>,
     #[prost(uint64, tag = "8")]
     position: u64,
-    /// Empty: the task's.
+    /// The version is empty if the registration that allowed the task allowed the token too.
     #[prost(string, tag = "9")]
     registration: String,
     #[prost(bytes = "vec", tag = "10")]
@@ -84,7 +88,8 @@ fn scopes(texts: &[String]) -> Result<ScopeSet, RecordError> {
 }
 
 impl TaskRecord {
-    /// As the store has it, under its name.
+    /// Returns the bytes that the store keeps under the task's identifier. The identifier itself is
+    /// not among them.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         StoredTask {
@@ -113,7 +118,11 @@ impl TaskRecord {
         .encode_to_vec()
     }
 
-    /// Reads what [`TaskRecord::encode`] wrote under this name.
+    /// Reads the bytes that [`TaskRecord::encode`] returned for the task with this identifier.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Malformed`] if the bytes are anything else.
     pub fn decode(id: TaskId, bytes: &[u8]) -> Result<Self, RecordError> {
         let stored = StoredTask::decode(bytes).map_err(|_| RecordError::Malformed)?;
         Ok(Self {
@@ -144,9 +153,10 @@ impl TaskRecord {
 }
 
 impl TokenRecord {
-    /// As the store has it, beside its task.
+    /// Returns the bytes that the store keeps beside the record of the token's task.
     #[must_use]
     pub fn encode(&self, task: &TaskRecord) -> Vec<u8> {
+        // A serial number belongs to its certificate, so both are left out together.
         let same = self.certificate == task.certificate;
         StoredToken {
             scopes: if self.scopes == task.scopes {
@@ -179,7 +189,11 @@ impl TokenRecord {
         .encode_to_vec()
     }
 
-    /// Reads what [`TokenRecord::encode`] wrote beside this task.
+    /// Reads the bytes that [`TokenRecord::encode`] returned for a token of this task.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Malformed`] if the bytes are anything else.
     pub fn decode(task: &TaskRecord, bytes: &[u8]) -> Result<Self, RecordError> {
         let stored = StoredToken::decode(bytes).map_err(|_| RecordError::Malformed)?;
         let issued_at_ms = task.created_at_ms.saturating_add(stored.issued_after_ms);
@@ -225,19 +239,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing;
+    use crate::record::samples;
 
     proptest! {
         #[test]
-        fn what_is_stored_is_what_is_read(position in any::<u64>(), rotated in any::<bool>(), narrowed in any::<bool>(), bearer in any::<bool>(), life in 1_i64..1 << 40) {
-            let mut task = testing::task(position);
+        fn what_is_stored_is_what_is_read(
+            position in any::<u64>(),
+            rotated in any::<bool>(),
+            narrowed in any::<bool>(),
+            bearer in any::<bool>(),
+            life in 1_i64..1 << 40,
+        ) {
+            let mut task = samples::task(position);
             task.ancestors = vec![TaskId::from_bytes([7; 16])];
             task.claims = vec!["oidc.sub=x".to_owned()];
-            let mut token = testing::token(position);
+            let mut token = samples::token(position);
             token.expires_at_ms = token.issued_at_ms + life;
-            if rotated { (token.certificate, token.svid_serial) = ([9; 32], vec![1, 2]); }
-            if narrowed { token.scopes = ScopeSet::parse(&["tool:x"]).unwrap(); }
-            if bearer { token.binding = TokenBinding::Bearer; }
+            if rotated {
+                (token.certificate, token.svid_serial) = ([9; 32], vec![1, 2]);
+            }
+            if narrowed {
+                token.scopes = ScopeSet::parse(&["tool:x"]).unwrap();
+            }
+            if bearer {
+                token.binding = TokenBinding::Bearer;
+            }
             let read = TaskRecord::decode(task.id, &task.encode()).unwrap();
             prop_assert_eq!(&read, &task);
             prop_assert_eq!(TokenRecord::decode(&read, &token.encode(&task)).unwrap(), token);
@@ -247,8 +273,8 @@ mod tests {
     #[test]
     fn a_token_that_shares_everything_with_its_task_is_small() {
         assert!(
-            testing::token(1 << 20)
-                .encode(&testing::task(1 << 20))
+            samples::token(1 << 20)
+                .encode(&samples::task(1 << 20))
                 .len()
                 <= 36
         );

@@ -1,0 +1,13 @@
+//! The part of the domain that clients share with the broker: the grammars, the binding, and the
+//! validation of X.509-SVIDs.
+
+pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
+pub use sundew_attestation::spiffe::{
+    BundleSet, JwtBundle, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of,
+    thumbprint, validate_chain,
+};
+pub use sundew_attestation::{Binding, BindingPurpose, hex};
+
+pub use crate::scope::{Scope, ScopeError, ScopeSet};
+pub use crate::secret::SecretBytes;
+pub use crate::ttl::{Ttl, TtlError};

@@ -1,0 +1,36 @@
+//! The revocation log as the store returns it.
+
+use crate::position::{EntryId, Position};
+
+/// An entry of the log as the store has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredEntry {
+    /// The position of the entry.
+    pub position: Position,
+    /// The name of the entry.
+    pub id: EntryId,
+    /// The name of the entry before it, by which a reader notices a loss.
+    pub previous: EntryId,
+    /// The entry as it was appended.
+    pub bytes: Vec<u8>,
+}
+
+/// The answer of the store to a heartbeat.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// The wall clock of the store, in milliseconds since the epoch.
+    pub now_ms: i64,
+    /// The name of this life of the store. Another name means that the store was emptied, or that
+    /// it lost its list of brokers at least.
+    pub epoch: String,
+    /// The name of the primary that answered. Another name means that there was a failover, so that
+    /// `peers` may lack some brokers.
+    pub primary: String,
+    /// Whether every replica, and not only a majority, acknowledged the heartbeat.
+    pub everywhere: bool,
+    /// The position and the name of the last entry of the log.
+    pub tip: (Position, EntryId),
+    /// The brokers that the store knows, the caller included, each with the position that it had
+    /// applied when it last reported.
+    pub peers: Vec<(String, Position)>,
+}

@@ -1,0 +1,206 @@
+//! The store port. There are two implementations, Redis and embedded, and one contract suite for
+//! both.
+//!
+//! A store keeps bytes under names, with expiry, and it keeps the revocation log. It decides
+//! nothing: records are immutable and tagged, and the view decides liveness. P7: an operation that
+//! may not have happened is an error.
+
+mod document;
+mod log;
+mod task;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::credential::TokenHash;
+use crate::id::{LeaseId, TaskId};
+use crate::position::{EntryId, Position};
+
+pub use document::DocumentKind;
+pub use log::{Heartbeat, StoredEntry};
+pub use task::{
+    Created, NewTask, NewToken, Reserved, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+};
+
+/// The future that an operation of a store returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// The reason why an operation did not succeed. It is meant for the operator: callers get
+/// `UNAVAILABLE`.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StoreError {
+    /// The answer of the store makes no sense.
+    #[error("store answered nonsense: {0}")]
+    Corrupt(String),
+    /// The store is out of memory or disk.
+    #[error("store is full: {0}")]
+    Full(String),
+    /// The settings or permissions of the store do not let Sundew work.
+    #[error("store is not usable: {0}")]
+    Misconfigured(String),
+    /// The store cannot be reached, or did not answer in time.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// A place for everything that must outlive a process. All times are in milliseconds since the
+/// epoch unless they are said to be durations.
+pub trait Store: Send + Sync {
+    /// Returns the kind of the store, for logs and for the health report.
+    fn describe(&self) -> String;
+    /// Fails if the store cannot keep Sundew's promises.
+    fn check(&self) -> BoxFuture<'_, ()>;
+
+    /// Returns a document, if it exists.
+    fn document<'a>(&'a self, kind: DocumentKind, name: &'a str) -> BoxFuture<'a, Option<Vec<u8>>>;
+    /// Returns all documents of a kind, with their names.
+    fn documents(&self, kind: DocumentKind) -> BoxFuture<'_, Vec<(String, Vec<u8>)>>;
+    /// Writes a document, or deletes it if `value` is absent, if its present content is `expected`.
+    /// Returns whether it did.
+    fn replace_document<'a>(
+        &'a self,
+        kind: DocumentKind,
+        name: &'a str,
+        expected: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, bool>;
+
+    /// Consumes a name that may be used once, and remembers it until `retain_until_ms`. Only the
+    /// first call for a name returns `true`.
+    fn consume<'a>(&'a self, name: &'a [u8; 32], retain_until_ms: i64) -> BoxFuture<'a, bool>;
+
+    /// Reserves a place for a task among the tasks of its workload, of which there may be `limit`,
+    /// and puts the task on the attendance list, due at `due_ms`. The place is free again at
+    /// `deadline_ms`.
+    fn reserve_task<'a>(
+        &'a self,
+        workload: &'a str,
+        task: TaskId,
+        deadline_ms: i64,
+        due_ms: i64,
+        limit: u32,
+        now_ms: i64,
+    ) -> BoxFuture<'a, Reserved>;
+    /// Writes a task and its first token at once.
+    fn create_task<'a>(&'a self, task: NewTask<'a>) -> BoxFuture<'a, Created>;
+    /// Returns a task, if it exists.
+    fn task(&self, task: TaskId) -> BoxFuture<'_, Option<StoredTask>>;
+    /// Adds a certificate that may act for the task.
+    fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()>;
+    /// Takes a task off the lists once it has ended.
+    fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()>;
+    /// Returns at most `limit` of the tasks on the lists, of one workload or of all.
+    fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>>;
+
+    /// Writes a token of an existing task. Returns `None` if the task does not exist.
+    fn create_token<'a>(
+        &'a self,
+        task: TaskId,
+        token: NewToken<'a>,
+    ) -> BoxFuture<'a, Option<Created>>;
+    /// Returns a token with its task, if both exist, in one round trip.
+    fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash)
+    -> BoxFuture<'a, Option<StoredToken>>;
+    /// Returns a page of the tokens of a task. `from` is 0 or the cursor of an earlier page. Tokens
+    /// that have expired may be among them.
+    fn tokens(&self, task: TaskId, from: u64) -> BoxFuture<'_, TokenPage>;
+    /// Returns a page of the attendance list. `from` is 0 or the cursor of an earlier page. A task
+    /// that is on the list from the first page to the last is on at least one page.
+    fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage>;
+    /// Deletes the tokens of a dead task, but not the record of the task. Returns the number of
+    /// tokens that were deleted.
+    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64>;
+
+    /// Sets the times at which tasks on the attendance list are due next. A task that is not on the
+    /// list is not put on it.
+    fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()>;
+    /// Returns at most `limit` of the tasks on the attendance list that are due.
+    fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Vec<TaskId>>;
+
+    /// Appends an entry to the log at a position above `floor`, and returns the position once the
+    /// entry is durable. The entry may be deleted from `retain_until_ms` on. An append may be
+    /// repeated: an entry whose name is in the log keeps its position.
+    fn append<'a>(
+        &'a self,
+        id: EntryId,
+        entry: &'a [u8],
+        retain_until_ms: i64,
+        floor: Position,
+    ) -> BoxFuture<'a, Position>;
+    /// Appends entries that a store has lost, in this order and each above `floor`. If this fails,
+    /// some of the entries may be in the log. Each entry comes with its name and with the time from
+    /// which it may be deleted.
+    fn append_all<'a>(
+        &'a self,
+        entries: &'a [(EntryId, Vec<u8>, i64)],
+        floor: Position,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for (id, entry, retain_until_ms) in entries {
+                self.append(*id, entry, *retain_until_ms, floor).await?;
+            }
+            Ok(())
+        })
+    }
+    /// Returns at most `limit` of the entries after a position, in order.
+    fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>>;
+    /// Returns when there may be entries after a position, or after `wait_ms` milliseconds.
+    fn await_log(&self, after: Position, wait_ms: u64) -> BoxFuture<'_, ()>;
+    /// Deletes the entries that may be deleted at `now_ms`, and the entries at these positions. The
+    /// last entry of the log is never deleted.
+    fn trim_log<'a>(&'a self, now_ms: i64, positions: &'a [Position]) -> BoxFuture<'a, ()>;
+    /// Reports the position and the name of the last entry that this broker has applied, and
+    /// returns the tip of the log with the reports of the other brokers. A broker that has not
+    /// reported for `forget_after_ms` milliseconds is taken off the list.
+    ///
+    /// A report counts only if the log has this entry at this position. Otherwise the report is
+    /// about a log that was lost, and counts as nothing applied.
+    fn heartbeat<'a>(
+        &'a self,
+        broker: &'a str,
+        applied: (Position, EntryId),
+        forget_after_ms: i64,
+    ) -> BoxFuture<'a, Heartbeat>;
+    /// Takes this broker off the list of those that must have applied an ending.
+    fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()>;
+
+    /// Writes a lease of a task, and remembers that the task has had it. A lease that exists keeps
+    /// its due time if that is earlier.
+    fn put_lease<'a>(
+        &'a self,
+        engine: &'a str,
+        task: TaskId,
+        lease: StoredLease,
+    ) -> BoxFuture<'a, ()>;
+    /// Returns the number of leases that a task has had.
+    fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64>;
+    /// Returns a lease, if it exists.
+    fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>>;
+    /// Returns a page of the leases of an engine, and the cursor of the next page, which is 0 after
+    /// the last one. `from` is 0 or the cursor of an earlier page. A lease may be on several pages.
+    fn leases<'a>(&'a self, engine: &'a str, from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)>;
+    /// Makes leases due at `due_ms`. A lease that does not exist, or that is due earlier, stays as
+    /// it is.
+    fn lease_due<'a>(
+        &'a self,
+        engine: &'a str,
+        ids: &'a [LeaseId],
+        due_ms: i64,
+    ) -> BoxFuture<'a, ()>;
+    /// Claims at most `limit` leases that are due: no other caller gets them until
+    /// `claimed_until_ms`.
+    fn claim_leases<'a>(
+        &'a self,
+        engine: &'a str,
+        now_ms: i64,
+        claimed_until_ms: i64,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<StoredLease>>;
+    /// Writes the new state of a claimed lease, and the time at which it is due again. A lease that
+    /// does not exist any more is not written.
+    fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()>;
+    /// Deletes leases whose credentials are gone.
+    fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()>;
+    /// Returns the number of leases that an engine has, and the number of those that are due.
+    fn lease_counts<'a>(&'a self, engine: &'a str, now_ms: i64) -> BoxFuture<'a, (u64, u64)>;
+}
