@@ -104,10 +104,11 @@ pub struct LogEntry {
     pub event: Event,
     /// The time from which the entry may be deleted, in milliseconds since the epoch: no task or
     /// token that the entry kills can be alive by then.
-    pub until_ms: i64,
+    #[serde(rename = "until_ms")]
+    pub retain_until_ms: i64,
 }
 
-/// The value of [`LogEntry::until_ms`] for a rule that stands until it is lifted.
+/// The value of [`LogEntry::retain_until_ms`] for a rule that stands until it is lifted.
 pub const FOR_EVER_MS: i64 = 1 << 52;
 
 impl LogEntry {
@@ -136,7 +137,7 @@ mod tests {
         let entry = LogEntry {
             id: EntryId([1; 16]),
             event: Event::Suspended(TaskId::from_bytes([2; 16])),
-            until_ms: 7,
+            retain_until_ms: 7,
         };
         let stored = concat!(
             r#"{"id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"#,

@@ -82,7 +82,7 @@ pub struct TokenRequest {
 pub struct Permit {
     scopes: ScopeSet,
     deadline_ms: i64,
-    token_expires_ms: i64,
+    token_expires_at_ms: i64,
     binding: TokenBinding,
     audience: Vec<String>,
     task_audience: Vec<String>,
@@ -117,8 +117,8 @@ impl Permit {
     }
     /// Returns the time at which the token ends, in milliseconds since the epoch.
     #[must_use]
-    pub fn token_expires_ms(&self) -> i64 {
-        self.token_expires_ms
+    pub fn token_expires_at_ms(&self) -> i64 {
+        self.token_expires_at_ms
     }
     /// Returns the proof of possession that the presenter of the token must give.
     #[must_use]
@@ -176,10 +176,10 @@ pub fn permit_task(
     let deadline_ms = ends(now_ms, asked)
         .min(attested.not_after_ms().unwrap_or(i64::MAX))
         .min(deadline_ms);
-    let token_expires_ms = ends(now_ms, registration.max_token_ttl)
+    let token_expires_at_ms = ends(now_ms, registration.max_token_ttl)
         .min(deadline_ms)
         .min(svid.not_after_ms());
-    if token_expires_ms <= now_ms {
+    if token_expires_at_ms <= now_ms {
         return Err(Denial::NoTime);
     }
     let audience = audience::narrow(&task_audience, request.audience)?;
@@ -187,7 +187,7 @@ pub fn permit_task(
     Ok(Permit {
         scopes: request.scopes,
         deadline_ms,
-        token_expires_ms,
+        token_expires_at_ms,
         binding,
         audience,
         task_audience,
@@ -252,16 +252,16 @@ pub fn permit_token(
         .ttl
         .unwrap_or(registration.max_token_ttl)
         .min(registration.max_token_ttl);
-    let token_expires_ms = ends(now_ms, asked)
+    let token_expires_at_ms = ends(now_ms, asked)
         .min(task.deadline_ms)
         .min(svid.not_after_ms());
-    if token_expires_ms <= now_ms {
+    if token_expires_at_ms <= now_ms {
         return Err(Denial::NoTime);
     }
     Ok(Permit {
         scopes,
         deadline_ms: task.deadline_ms,
-        token_expires_ms,
+        token_expires_at_ms,
         binding: binding(registration, request.binding)?,
         audience: audience::narrow(&task.audience, request.audience)?,
         task_audience: Vec::new(),

@@ -13,7 +13,7 @@ pub enum Step {
     /// The log has entries that the broker has not applied yet: it reads them.
     ReadOn,
     /// The store lost entries: the broker reads the whole log and appends what is missing again.
-    AssertAgain,
+    Reappend,
     /// The view agrees with the log: it is fresh from the moment at which the heartbeat was sent.
     Renew,
 }
@@ -30,7 +30,7 @@ pub fn after_heartbeat(
 ) -> Step {
     // A tip below what was applied, or another entry in its place, is from another life of the log.
     if emptied || tip.0 < applied || (tip.0 == applied && applied > Position(0) && tip.1 != last) {
-        Step::AssertAgain
+        Step::Reappend
     } else if tip.0 > applied {
         Step::ReadOn
     } else {
@@ -58,16 +58,16 @@ pub fn replicas_for_majority(replicas: u32) -> u32 {
 
 /// A broker's knowledge about an ending that a caller waits for.
 #[derive(Clone, Copy, Debug)]
-pub struct Waiting<'a> {
+pub struct CommitState<'a> {
     /// The position of the ending in the log.
     pub position: Position,
     /// The position up to which a majority of the data nodes acknowledged this broker's heartbeats.
-    pub own: Position,
+    pub majority_position: Position,
     /// Whether every replica acknowledged the last of those heartbeats.
-    pub everywhere: bool,
+    pub all_replicas_acked: bool,
     /// The positions that the other brokers on the store's list have applied.
     pub peers: &'a [Position],
-    /// Whether the freshness bound has passed since `own` reached `position`.
+    /// Whether the freshness bound has passed since `majority_position` reached `position`.
     ///
     /// A bound that began with the append would end too early: until a majority has the ending, a
     /// deposed primary may still renew views.
@@ -85,13 +85,13 @@ pub struct Waiting<'a> {
 /// case every node must have the ending if some broker has not applied it: if this broker died
 /// too, a failover to a node without the ending would leave nobody who knows of it.
 #[must_use]
-pub fn is_settled(state: Waiting<'_>) -> bool {
-    if state.own < state.position {
+pub fn is_committed(state: CommitState<'_>) -> bool {
+    if state.majority_position < state.position {
         return false;
     }
     let all_applied = state.peers.iter().all(|applied| *applied >= state.position);
     (all_applied && !state.peers_in_doubt)
-        || (state.bound_passed && (all_applied || state.everywhere))
+        || (state.bound_passed && (all_applied || state.all_replicas_acked))
 }
 
 #[cfg(test)]

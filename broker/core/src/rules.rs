@@ -161,7 +161,7 @@ impl Rules {
     }
 
     /// Returns the rules that have some effect left, with this effect.
-    pub(crate) fn standing(&self) -> impl Iterator<Item = (&EntryId, Effect)> {
+    pub(crate) fn active_rules(&self) -> impl Iterator<Item = (&EntryId, Effect)> {
         self.rules
             .iter()
             .filter_map(|(id, rule)| Some((id, rule.effect?)))

@@ -111,7 +111,7 @@ pub struct KnownToken {
     own: Vec<Attribute>,
     /// The last generation of the rules in which no rule killed the token. This result holds until
     /// a rule changes.
-    spared_at: AtomicU64,
+    checked_at: AtomicU64,
 }
 
 impl Deref for KnownToken {
@@ -139,18 +139,18 @@ impl KnownToken {
             id,
             task,
             own,
-            spared_at: AtomicU64::new(0),
+            checked_at: AtomicU64::new(0),
         }
     }
 
     /// Returns whether no rule of this generation kills the token, as far as is remembered.
-    pub(crate) fn is_spared_at(&self, generation: u64) -> bool {
-        self.spared_at.load(Ordering::Relaxed) == generation
+    pub(crate) fn is_checked_at(&self, generation: u64) -> bool {
+        self.checked_at.load(Ordering::Relaxed) == generation
     }
 
     /// Remembers that no rule of this generation kills the token.
-    pub(crate) fn spare_at(&self, generation: u64) {
-        self.spared_at.store(generation, Ordering::Relaxed);
+    pub(crate) fn mark_checked_at(&self, generation: u64) {
+        self.checked_at.store(generation, Ordering::Relaxed);
     }
 
     /// Returns the identifier of the token.

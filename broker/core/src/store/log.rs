@@ -27,7 +27,7 @@ pub struct Heartbeat {
     /// `peers` may lack some brokers.
     pub primary: String,
     /// Whether every replica, and not only a majority, acknowledged the heartbeat.
-    pub everywhere: bool,
+    pub all_replicas_acked: bool,
     /// The position and the name of the last entry of the log.
     pub tip: (Position, EntryId),
     /// The brokers that the store knows, the caller included, each with the position that it had

@@ -41,7 +41,7 @@ pub struct NewTask<'a> {
     /// The record of the task.
     pub record: Vec<u8>,
     /// The time from which the record may be deleted, in milliseconds since the epoch.
-    pub keep_until_ms: i64,
+    pub retain_until_ms: i64,
     /// The first token of the task.
     pub token: NewToken<'a>,
 }
@@ -54,7 +54,7 @@ pub struct NewToken<'a> {
     /// The record of the token.
     pub record: Vec<u8>,
     /// The time from which the record may be deleted, in milliseconds since the epoch.
-    pub keep_until_ms: i64,
+    pub retain_until_ms: i64,
 }
 
 /// A token as the store has it.

@@ -67,13 +67,13 @@ pub enum Liveness {
 impl View {
     /// Returns whether a task is alive at `now_ms`, in milliseconds since the epoch (P4, P5). A
     /// suspended task is alive; its tokens are not.
-    pub fn judge_task(&self, task: &KnownTask, now_ms: i64) -> Liveness {
-        self.judge_task_without(task, now_ms, None)
+    pub fn task_liveness(&self, task: &KnownTask, now_ms: i64) -> Liveness {
+        self.task_liveness_without(task, now_ms, None)
     }
 
     /// Returns whether a task would be alive if the log did not have the entry `without`. A caller
-    /// compares this with [`View::judge_task`] to find what an entry killed.
-    pub fn judge_task_without(
+    /// compares this with [`View::task_liveness`] to find what an entry killed.
+    pub fn task_liveness_without(
         &self,
         task: &KnownTask,
         now_ms: i64,
@@ -92,12 +92,12 @@ impl View {
     }
 
     /// Returns whether a token is alive at `now_ms`, in milliseconds since the epoch (P4, P5).
-    pub fn judge_token(&self, token: &KnownToken, now_ms: i64) -> Liveness {
-        self.judge_token_without(token, now_ms, None)
+    pub fn token_liveness(&self, token: &KnownToken, now_ms: i64) -> Liveness {
+        self.token_liveness_without(token, now_ms, None)
     }
 
     /// Returns whether a token would be alive if the log did not have the entry `without`.
-    pub fn judge_token_without(
+    pub fn token_liveness_without(
         &self,
         token: &KnownToken,
         now_ms: i64,
@@ -113,7 +113,7 @@ impl View {
         // Most tokens are checked often and rules change seldom, so the result is remembered. It
         // holds only for the rules as they are: not for a set of rules with one left out.
         let generation = self.rules.generation();
-        if !self.rules.is_empty() && (without.is_some() || !token.is_spared_at(generation)) {
+        if !self.rules.is_empty() && (without.is_some() || !token.is_checked_at(generation)) {
             // A rule for a task kills tokens that are minted later in this task and in what was
             // delegated from it.
             if self
@@ -124,7 +124,7 @@ impl View {
                 return Liveness::Dead(Cause::Revoked);
             }
             if without.is_none() {
-                token.spare_at(generation);
+                token.mark_checked_at(generation);
             }
         }
         if self.is_suspended_since(task, token.position) {

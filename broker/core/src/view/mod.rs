@@ -91,7 +91,7 @@ impl View {
             Event::Ended { task, outcome } => self.end(*task, *outcome, &entry, held),
             Event::Lifted(rule) => {
                 self.rules.lift(rule);
-                self.lifted.insert(*rule, entry.until_ms);
+                self.lifted.insert(*rule, entry.retain_until_ms);
             }
             Event::Resumed(task) => self.suspend(*task, position, &entry, true),
             Event::Rule { selector, effect } => {
@@ -119,7 +119,7 @@ impl View {
     }
 
     fn end(&mut self, task: TaskId, outcome: Outcome, entry: &LogEntry, held: bool) {
-        let (by, retain_until_ms) = (entry.id, entry.until_ms);
+        let (by, retain_until_ms) = (entry.id, entry.retain_until_ms);
         // AC-33: the first ending in the log is the one reason.
         let ending = self.endings.entry(task).or_insert(Ending {
             outcome,
@@ -134,7 +134,7 @@ impl View {
     }
 
     fn suspend(&mut self, task: TaskId, position: Position, entry: &LogEntry, over: bool) {
-        let (by, retain_until_ms) = (entry.id, entry.until_ms);
+        let (by, retain_until_ms) = (entry.id, entry.retain_until_ms);
         let suspension = self.suspensions.entry(task).or_insert(Suspension {
             by,
             position,
@@ -202,13 +202,13 @@ impl View {
     /// Returns the rules that have some effect left, with their positions and this effect, the
     /// oldest rule first.
     #[must_use]
-    pub fn standing(&self) -> Vec<(Position, &LogEntry, Effect)> {
+    pub fn active_rules(&self) -> Vec<(Position, &LogEntry, Effect)> {
         let with_entry = |(id, effect)| {
             self.entries
                 .get(id)
                 .map(|own| (own.position, &own.entry, effect))
         };
-        let mut active: Vec<_> = self.rules.standing().filter_map(with_entry).collect();
+        let mut active: Vec<_> = self.rules.active_rules().filter_map(with_entry).collect();
         active.sort_by_key(|(position, ..)| *position);
         active
     }

@@ -22,7 +22,7 @@ impl View {
             let is_over = match own.entry.event {
                 // A lift is kept as long as its quarantine: the quarantine alone would come back.
                 Event::Lifted(rule) => lifted.get(&rule).is_none_or(|until| *until <= now_ms),
-                Event::Rule { .. } if own.entry.until_ms >= FOR_EVER_MS => {
+                Event::Rule { .. } if own.entry.retain_until_ms >= FOR_EVER_MS => {
                     lifted.get(id).is_some_and(|until| *until <= now_ms)
                 }
                 Event::Changed(_)
@@ -30,9 +30,9 @@ impl View {
                 | Event::Floor
                 | Event::Resumed(_)
                 | Event::Rule { .. }
-                | Event::Suspended(_) => own.entry.until_ms <= now_ms,
+                | Event::Suspended(_) => own.entry.retain_until_ms <= now_ms,
             };
-            if is_over && own.entry.until_ms > now_ms {
+            if is_over && own.entry.retain_until_ms > now_ms {
                 positions.push(own.position);
             }
             !is_over

@@ -34,7 +34,7 @@ fn entry(n: u8, event: Event) -> LogEntry {
     LogEntry {
         id: EntryId([n; 16]),
         event,
-        until_ms: 1000,
+        retain_until_ms: 1000,
     }
 }
 
@@ -43,13 +43,13 @@ const TOKEN: TokenId = TokenId::from_bytes([9; 16]);
 #[test]
 fn ac_23_a_token_is_good_until_the_instant_of_its_expiry() {
     let view = View::default();
-    assert_eq!(view.judge_token(&token(0, 0), 899), Liveness::Alive);
+    assert_eq!(view.token_liveness(&token(0, 0), 899), Liveness::Alive);
     assert_eq!(
-        view.judge_token(&token(0, 0), 900),
+        view.token_liveness(&token(0, 0), 900),
         Liveness::Dead(Cause::Expired)
     );
     assert_eq!(
-        view.judge_task(&task(0), 1000),
+        view.task_liveness(&task(0), 1000),
         Liveness::Dead(Cause::Expired)
     );
 }
@@ -82,7 +82,7 @@ fn ac_33_the_first_ending_is_the_one_reason_and_kills_tokens_minted_later() {
         Some(Outcome::Completed)
     );
     assert_eq!(
-        view.judge_token(&token(7, 0), 1),
+        view.token_liveness(&token(7, 0), 1),
         Liveness::Dead(Cause::TaskEnded(Outcome::Completed))
     );
 }
@@ -91,20 +91,23 @@ fn ac_33_the_first_ending_is_the_one_reason_and_kills_tokens_minted_later() {
 fn a_workload_rule_kills_tasks_decided_before_it_and_tokens_minted_in_them_after_it() {
     let mut view = View::default();
     view.apply(Position(5), entry(1, rule(workload(), Effect::Revoke)));
-    assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
-    assert_eq!(view.judge_task(&task(5), 1), Liveness::Alive);
     assert_eq!(
-        view.judge_task(&task(6), 1),
+        view.task_liveness(&task(4), 1),
+        Liveness::Dead(Cause::Revoked)
+    );
+    assert_eq!(view.task_liveness(&task(5), 1), Liveness::Alive);
+    assert_eq!(
+        view.task_liveness(&task(6), 1),
         Liveness::Dead(Cause::Revoked),
         "a stamp from a log that was lost counts for nothing"
     );
     view.apply(Position(9), entry(7, Event::Floor));
-    assert_eq!(view.judge_task(&task(6), 1), Liveness::Alive);
+    assert_eq!(view.task_liveness(&task(6), 1), Liveness::Alive);
     assert_eq!(
-        view.judge_token(&token(9, 4), 1),
+        view.token_liveness(&token(9, 4), 1),
         Liveness::Dead(Cause::Revoked)
     );
-    assert_eq!(view.judge_token(&token(5, 5), 1), Liveness::Alive);
+    assert_eq!(view.token_liveness(&token(5, 5), 1), Liveness::Alive);
 }
 
 #[test]
@@ -114,18 +117,18 @@ fn ac_37_resuming_revives_no_token_not_even_one_from_a_broker_that_lagged() {
     view.apply(Position(3), entry(1, Event::Suspended(suspended)));
     assert!(view.is_suspended(&task(0)));
     assert_eq!(
-        view.judge_token(&token(2, 0), 1),
+        view.token_liveness(&token(2, 0), 1),
         Liveness::Dead(Cause::Suspended)
     );
     view.apply(Position(4), entry(2, Event::Resumed(suspended)));
     assert!(!view.is_suspended(&task(0)));
     for lagged in [2, 3] {
         assert_eq!(
-            view.judge_token(&token(lagged, 0), 1),
+            view.token_liveness(&token(lagged, 0), 1),
             Liveness::Dead(Cause::Suspended)
         );
     }
-    assert_eq!(view.judge_token(&token(4, 0), 1), Liveness::Alive);
+    assert_eq!(view.token_liveness(&token(4, 0), 1), Liveness::Alive);
 }
 
 #[test]
@@ -136,11 +139,11 @@ fn a_revoked_token_is_dead_wherever_it_was_stamped_and_others_live() {
         entry(1, rule(Selector::token(TOKEN), Effect::Revoke)),
     );
     assert_eq!(
-        view.judge_token(&token(8, 8), 1),
+        view.token_liveness(&token(8, 8), 1),
         Liveness::Dead(Cause::Revoked)
     );
     assert_eq!(
-        view.judge_token(&token_of(TokenId::from_bytes([8; 16]), 0, 0), 1),
+        view.token_liveness(&token_of(TokenId::from_bytes([8; 16]), 0, 0), 1),
         Liveness::Alive
     );
 }
@@ -200,7 +203,7 @@ fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
         TOKEN,
         Arc::clone(&child),
     );
-    assert_eq!(view.judge_token(&minted, 1), Liveness::Alive);
+    assert_eq!(view.token_liveness(&minted, 1), Liveness::Alive);
     view.apply(
         Position(3),
         entry(1, Event::Suspended(TaskId::from_bytes([1; 16]))),
@@ -208,7 +211,7 @@ fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
     assert!(view.is_suspended(&child));
     view.apply(Position(4), entry(2, rule(workload(), Effect::Revoke)));
     assert_eq!(
-        view.judge_task(&child, 1),
+        view.task_liveness(&child, 1),
         Liveness::Dead(Cause::Revoked),
         "a rule for the parent's owner"
     );
@@ -223,7 +226,7 @@ fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
         ),
     );
     assert_eq!(
-        view.judge_token(&minted, 1),
+        view.token_liveness(&minted, 1),
         Liveness::Dead(Cause::AncestorEnded(Outcome::Completed))
     );
     assert_eq!(
@@ -242,7 +245,7 @@ fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
         ),
     );
     assert_eq!(
-        ended.judge_task(&task(0), 1),
+        ended.task_liveness(&task(0), 1),
         Liveness::Alive,
         "the child's end is not the parent's"
     );
@@ -253,13 +256,13 @@ fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
     for lift_first in [false, true] {
         let mut view = View::default();
         let contain = LogEntry {
-            until_ms: FOR_EVER_MS,
+            retain_until_ms: FOR_EVER_MS,
             ..entry(1, rule(workload(), Effect::Contain))
         };
         let lift = entry(2, Event::Lifted(EntryId([1; 16])));
         if !lift_first {
             view.apply(Position(5), contain.clone());
-            assert!(view.is_quarantined(&task(9)) && view.standing().len() == 1);
+            assert!(view.is_quarantined(&task(9)) && view.active_rules().len() == 1);
             view.apply(Position(6), lift);
         } else {
             view.apply(Position(4), lift);
@@ -267,14 +270,20 @@ fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
         }
         view.apply(Position(9), entry(7, Event::Floor));
         assert!(!view.is_quarantined(&task(9)));
-        assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
-        assert_eq!(view.judge_task(&task(9), 1), Liveness::Alive);
+        assert_eq!(
+            view.task_liveness(&task(4), 1),
+            Liveness::Dead(Cause::Revoked)
+        );
+        assert_eq!(view.task_liveness(&task(9), 1), Liveness::Alive);
         assert_eq!(
             view.forget(999),
             [],
             "until nothing that it killed can live"
         );
-        assert_eq!(view.judge_task(&task(4), 1), Liveness::Dead(Cause::Revoked));
+        assert_eq!(
+            view.task_liveness(&task(4), 1),
+            Liveness::Dead(Cause::Revoked)
+        );
         assert_eq!(
             view.forget(1000),
             [Position(5)],
@@ -290,15 +299,15 @@ fn a_quarantine_alone_kills_nothing_and_stands_until_it_is_lifted() {
     view.apply(
         Position(5),
         LogEntry {
-            until_ms: FOR_EVER_MS,
+            retain_until_ms: FOR_EVER_MS,
             ..entry(1, rule(workload(), Effect::Quarantine))
         },
     );
-    assert_eq!(view.judge_token(&token(1, 1), 1), Liveness::Alive);
+    assert_eq!(view.token_liveness(&token(1, 1), 1), Liveness::Alive);
     view.forget(i64::MAX >> 12);
     assert!(view.is_token_quarantined(&token(1, 1)));
     view.apply(Position(6), entry(2, Event::Lifted(EntryId([1; 16]))));
-    assert!(!view.is_token_quarantined(&token(1, 1)) && view.standing().is_empty());
+    assert!(!view.is_token_quarantined(&token(1, 1)) && view.active_rules().is_empty());
 }
 
 #[test]
@@ -319,13 +328,19 @@ fn a_token_that_was_spared_is_looked_at_again_when_a_rule_comes() {
     );
     let token = token(4, 4);
     for _ in 0..2 {
-        assert_eq!(view.judge_token(&token, 1), Liveness::Alive);
+        assert_eq!(view.token_liveness(&token, 1), Liveness::Alive);
     }
     view.apply(Position(6), entry(2, rule(workload(), Effect::Revoke)));
-    assert_eq!(view.judge_token(&token, 1), Liveness::Dead(Cause::Revoked));
+    assert_eq!(
+        view.token_liveness(&token, 1),
+        Liveness::Dead(Cause::Revoked)
+    );
     let mut again = View::default();
     again.hold(entry(2, rule(workload(), Effect::Revoke)));
-    assert_eq!(again.judge_token(&token, 1), Liveness::Dead(Cause::Revoked));
+    assert_eq!(
+        again.token_liveness(&token, 1),
+        Liveness::Dead(Cause::Revoked)
+    );
 }
 
 #[test]
@@ -346,7 +361,7 @@ fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
             LogEntry {
                 id: EntryId(id),
                 event,
-                until_ms: 1000,
+                retain_until_ms: 1000,
             },
         );
     }
@@ -358,7 +373,8 @@ fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
         let mut record = samples::task(0);
         record.claims = vec![claim.to_owned()];
         assert_eq!(
-            view.judge_task(&KnownTask::new(record, vec![]), 1) == Liveness::Dead(Cause::Revoked),
+            view.task_liveness(&KnownTask::new(record, vec![]), 1)
+                == Liveness::Dead(Cause::Revoked),
             dead,
             "{claim}"
         );
