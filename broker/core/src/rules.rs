@@ -55,7 +55,8 @@ pub(crate) struct Rules {
     unindexed: Vec<EntryId>,
     /// The number of rules that quarantine.
     quarantines: usize,
-    /// The number of the present state of the rules. Every change of a rule gives a new number.
+    /// The number of the present state of the rules. A rule that is added, moved or forgotten gives
+    /// a new number. A lift does not, since it kills nothing and revives nothing.
     generation: u64,
 }
 
