@@ -90,7 +90,7 @@ impl Ledger {
     /// P4, P5, P7: refuses unless the task may be used at this moment.
     pub(crate) fn require_usable(&self, task: &KnownTask) -> Result<(), Refusal> {
         let view = self.log.view()?;
-        match view.judge_task(task, clock::now_ms()) {
+        match view.task_liveness(task, clock::now_ms()) {
             Liveness::Dead(cause) => Err(Refusal::TaskDead(cause)),
             Liveness::Alive if view.is_suspended(task) => Err(Refusal::TaskDead(Cause::Suspended)),
             Liveness::Alive => Ok(()),

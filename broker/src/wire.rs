@@ -96,7 +96,7 @@ pub(crate) fn outcome_message(outcome: Outcome) -> v1::Outcome {
 
 /// A task as a message, alive or dead as the view says at this moment.
 pub(crate) fn task_message(view: &View, task: &KnownTask) -> v1::Task {
-    let outcome = match view.judge_task(task, clock::now_ms()) {
+    let outcome = match view.task_liveness(task, clock::now_ms()) {
         Liveness::Alive => v1::Outcome::Unspecified,
         Liveness::Dead(cause) => outcome_message(cause.outcome()),
     };

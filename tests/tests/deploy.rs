@@ -190,7 +190,7 @@ async fn documents_tasks_and_the_log_work(store: &RedisStore) {
     let token = || NewToken {
         hash: &hash,
         record: b"t".to_vec(),
-        keep_until_ms: now + 60_000,
+        retain_until_ms: now + 60_000,
     };
     assert_eq!(
         store
@@ -214,7 +214,7 @@ async fn documents_tasks_and_the_log_work(store: &RedisStore) {
             .create_task(NewTask {
                 id: task,
                 record: b"r".to_vec(),
-                keep_until_ms: now + 60_000,
+                retain_until_ms: now + 60_000,
                 token: token()
             })
             .await,

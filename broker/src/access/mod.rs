@@ -65,7 +65,12 @@ impl Access {
         {
             return Ok(inactive);
         }
-        match self.ledger.log.view()?.judge_token(&token, clock::now_ms()) {
+        match self
+            .ledger
+            .log
+            .view()?
+            .token_liveness(&token, clock::now_ms())
+        {
             Liveness::Dead(_) => Ok(inactive),
             Liveness::Alive => Ok(v1::IntrospectResponse {
                 active: true,

@@ -157,7 +157,7 @@ impl Leases {
             let now_ms = clock::now_ms();
             let watched = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             for (id, watched) in tasks.iter().filter_map(|id| Some((id, watched.get(id)?))) {
-                if view.judge_task(&watched.task, now_ms) != Liveness::Alive {
+                if view.task_liveness(&watched.task, now_ms) != Liveness::Alive {
                     dead.push(*id);
                     watched.leases.iter().for_each(|(engine, lease)| {
                         due.entry(engine.clone()).or_default().push(*lease)

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sundew_core::protocol::{Waiting, is_settled};
+use sundew_core::protocol::{CommitState, is_committed};
 use sundew_core::store::StoreError;
 use sundew_core::{EntryId, LogEntry, Position};
 
@@ -157,10 +157,10 @@ impl RevocationLog {
         if commit.bound.is_none() && ack.applied >= commit.position {
             commit.bound = Some(now + self.bounds.freshness);
         }
-        Some(is_settled(Waiting {
+        Some(is_committed(CommitState {
             position: commit.position,
-            own: ack.applied,
-            everywhere: ack.all_replicas_acked,
+            majority_position: ack.applied,
+            all_replicas_acked: ack.all_replicas_acked,
             peers: &ack.peers,
             bound_passed: commit.bound.is_some_and(|bound| now >= bound),
             peers_in_doubt: ack.in_doubt_until.is_some_and(|until| now < until),

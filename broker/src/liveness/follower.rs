@@ -110,7 +110,7 @@ impl LogFollower {
             self.notice_failover(&beat.primary, sent);
             let emptied = self.notice_emptied(&beat.epoch);
             match after_heartbeat(applied, last, beat.tip, emptied) {
-                Step::AssertAgain => {
+                Step::Reappend => {
                     self.reappend_lost().await?;
                     continue;
                 }
@@ -132,7 +132,7 @@ impl LogFollower {
                 .filter(|(peer, _)| *peer != log.broker);
             log.progress.acks.send_replace(HeartbeatAck {
                 applied,
-                all_replicas_acked: beat.everywhere,
+                all_replicas_acked: beat.all_replicas_acked,
                 peers: others.map(|(_, applied)| applied).collect(),
                 term: log.progress.term.load(Ordering::Relaxed),
                 in_doubt_until: lock(&self.primary).in_doubt_until,

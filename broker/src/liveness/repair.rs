@@ -74,7 +74,7 @@ impl LogFollower {
                 // stamps that this broker has given, so it is repeated above them.
                 if stored.position <= stamped && !log.read().knows(&stored.id) {
                     repeat.push(
-                        RevocationLog::entry(entry.event.clone(), entry.until_ms)
+                        RevocationLog::entry(entry.event.clone(), entry.retain_until_ms)
                             .map_err(no_new_entry)?,
                     );
                 }
@@ -86,7 +86,7 @@ impl LogFollower {
             .read()
             .missing_from(&known)
             .into_iter()
-            .filter(|entry| entry.until_ms > now_ms);
+            .filter(|entry| entry.retain_until_ms > now_ms);
         // The floor makes the log as long as it was, so that no position is given twice.
         let floor = RevocationLog::entry(Event::Floor, now_ms.saturating_add(RETAIN_AFTER_END_MS))
             .map_err(no_new_entry)?;
@@ -114,7 +114,7 @@ impl LogFollower {
             // From the journal, most are in the log already.
             let missing = pending
                 .iter()
-                .filter(|entry| !view.is_in_log(&entry.id) && entry.until_ms > now_ms);
+                .filter(|entry| !view.is_in_log(&entry.id) && entry.retain_until_ms > now_ms);
             (
                 missing.map(|entry| log.sealed(entry)).collect(),
                 view.applied().0,

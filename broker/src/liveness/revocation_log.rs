@@ -187,7 +187,10 @@ impl RevocationLog {
     /// needs any more are left out.
     pub(crate) fn restore(&self, entries: impl IntoIterator<Item = LogEntry>) {
         let now_ms = clock::now_ms();
-        for entry in entries.into_iter().filter(|entry| entry.until_ms > now_ms) {
+        for entry in entries
+            .into_iter()
+            .filter(|entry| entry.retain_until_ms > now_ms)
+        {
             self.write().hold(entry.clone());
             self.outbox.restore(entry);
         }
@@ -202,7 +205,7 @@ impl RevocationLog {
         Ok(LogEntry {
             id: EntryId(id),
             event,
-            until_ms,
+            retain_until_ms: until_ms,
         })
     }
 
@@ -211,7 +214,7 @@ impl RevocationLog {
         (
             entry.id,
             self.root.tag(&[b"log", &entry.id.0], entry.encode()),
-            entry.until_ms,
+            entry.retain_until_ms,
         )
     }
 

@@ -178,7 +178,7 @@ impl Records {
         let new = NewTask {
             id,
             record: self.root.tag(&[b"task", id.as_bytes()], task.encode()),
-            keep_until_ms: task.deadline_ms.saturating_add(RETAIN_AFTER_END_MS),
+            retain_until_ms: task.deadline_ms.saturating_add(RETAIN_AFTER_END_MS),
             token: self.new_token(&token, hash),
         };
         match self.store.create_task(new).await? {
@@ -212,7 +212,7 @@ impl Records {
         NewToken {
             hash,
             record,
-            keep_until_ms: token.expires_at_ms.saturating_add(1000),
+            retain_until_ms: token.expires_at_ms.saturating_add(1000),
         }
     }
 

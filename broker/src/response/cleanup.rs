@@ -89,7 +89,7 @@ impl Responses {
     async fn adopt(&self, known: &HashSet<EntryId>) -> Result<(), Refusal> {
         let orphans: Vec<_> = {
             let view = self.ledger.log.view()?;
-            let standing = view.standing();
+            let standing = view.active_rules();
             let orphans = standing
                 .into_iter()
                 .filter(|(_, entry, effect)| effect.revokes() && !known.contains(&entry.id));

@@ -59,7 +59,7 @@ impl Responses {
                     LogEntry {
                         id,
                         event,
-                        until_ms,
+                        retain_until_ms: until_ms,
                     },
                     &selector,
                     &action,
@@ -110,7 +110,7 @@ impl Responses {
             .ledger
             .log
             .view()?
-            .standing()
+            .active_rules()
             .into_iter()
             .any(|(_, entry, effect)| entry.id == id && effect.quarantines());
         let action = self.action(&request.revocation_id).await?;
@@ -167,12 +167,12 @@ impl Responses {
                 until_ms: if effect.quarantines() {
                     0
                 } else {
-                    entry.until_ms.min(FOR_EVER_MS)
+                    entry.retain_until_ms.min(FOR_EVER_MS)
                 },
             })
         };
         Ok(v1::ListRulesResponse {
-            rules: view.standing().into_iter().filter_map(rule).collect(),
+            rules: view.active_rules().into_iter().filter_map(rule).collect(),
         })
     }
 }

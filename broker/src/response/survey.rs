@@ -137,24 +137,24 @@ impl Survey {
 impl SurveyQuery {
     /// Whether a task as a whole is query, and whether tokens in it may be.
     pub(super) fn task(&self, view: &View, task: &KnownTask) -> (bool, bool) {
-        if view.judge_task_without(task, self.at_ms, self.killed_by) != Liveness::Alive {
+        if view.task_liveness_without(task, self.at_ms, self.killed_by) != Liveness::Alive {
             return (false, false);
         }
         let whole = match self.killed_by {
             None => task
                 .chain()
                 .any(|each| self.selector.matches(&each.subject())),
-            Some(_) => view.judge_task(task, self.at_ms) != Liveness::Alive,
+            Some(_) => view.task_liveness(task, self.at_ms) != Liveness::Alive,
         };
         // A token whose task lives is killed by what is about tokens only.
         (whole, whole || self.selector.is_about_tokens())
     }
 
     fn token(&self, view: &View, token: &KnownToken, whole: bool) -> bool {
-        view.judge_token_without(token, self.at_ms, self.killed_by) == Liveness::Alive
+        view.token_liveness_without(token, self.at_ms, self.killed_by) == Liveness::Alive
             && match self.killed_by {
                 None => whole || self.selector.matches(&token.subject()),
-                Some(_) => view.judge_token(token, self.at_ms) != Liveness::Alive,
+                Some(_) => view.token_liveness(token, self.at_ms) != Liveness::Alive,
             }
     }
 }

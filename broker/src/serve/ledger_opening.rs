@@ -75,7 +75,7 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartE
         let entry = record
             .field("entry")
             .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
-        endings.extend(entry.filter(|entry| entry.until_ms > now_ms));
+        endings.extend(entry.filter(|entry| entry.retain_until_ms > now_ms));
     });
     Ok((Arc::new(journal.map_err(during("journal"))?), endings))
 }

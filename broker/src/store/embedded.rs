@@ -56,7 +56,7 @@ struct State {
 
 struct Task {
     record: Vec<u8>,
-    keep_until_ms: i64,
+    retain_until_ms: i64,
     bindings: Vec<Vec<u8>>,
     /// Leases that it has had.
     leases: BTreeSet<LeaseId>,
@@ -275,7 +275,7 @@ impl Store for EmbeddedStore {
                 let change = operation::NewTask {
                     id: task.id.as_bytes().to_vec(),
                     record: task.record,
-                    keep_until_ms: task.keep_until_ms,
+                    retain_until_ms: task.retain_until_ms,
                     token: Some(new_token(task.id, task.token)),
                 };
                 self.commit(&mut state, Kind::Task(change))?
@@ -539,7 +539,7 @@ impl Store for EmbeddedStore {
             now_ms: clock::now_ms(),
             epoch: self.epoch.clone(),
             primary: String::new(),
-            everywhere: true,
+            all_replicas_acked: true,
             tip,
             peers: vec![(broker.to_owned(), applied.0)],
         };
@@ -617,6 +617,6 @@ fn new_token(task: TaskId, token: NewToken<'_>) -> operation::NewToken {
         task: task.as_bytes().to_vec(),
         hash: token.hash.as_bytes().to_vec(),
         record: token.record,
-        keep_until_ms: token.keep_until_ms,
+        retain_until_ms: token.retain_until_ms,
     }
 }

@@ -252,11 +252,11 @@ impl Store for RedisStore {
                 &[&task_key(task.id), &tokens_key(task.id)],
             )
             .arg(task.record.as_slice())
-            .arg(task.keep_until_ms);
+            .arg(task.retain_until_ms);
             let call = call
                 .arg(&task.token.hash.token_id().as_bytes()[..])
                 .arg(token_value(&task.token))
-                .arg(task.token.keep_until_ms);
+                .arg(task.token.retain_until_ms);
             let existing: Option<Vec<u8>> = self.write(&call).await?;
             Ok(existing.map_or(Created::New, Created::Existing))
         })
@@ -311,7 +311,7 @@ impl Store for RedisStore {
             let call = call
                 .arg(&token.hash.token_id().as_bytes()[..])
                 .arg(token_value(&token))
-                .arg(token.keep_until_ms)
+                .arg(token.retain_until_ms)
                 .arg(crate::clock::now_ms());
             #[expect(
                 clippy::wildcard_enum_match_arm,
@@ -569,7 +569,7 @@ impl Store for RedisStore {
                 .arg(forget_after_ms)
                 .arg(URL_SAFE_NO_PAD.encode(random))
                 .arg(&applied.1.0[..]);
-            let (reported, everywhere) = self
+            let (reported, all_replicas_acked) = self
                 .log
                 .call_everywhere(&call, self.majority(), self.settings.replicas)
                 .await?;
@@ -582,7 +582,7 @@ impl Store for RedisStore {
                 now_ms,
                 epoch,
                 primary,
-                everywhere,
+                all_replicas_acked,
                 tip: (Position(tip), entry_id(&tip_id)?),
                 peers,
             })

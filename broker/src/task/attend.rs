@@ -138,7 +138,7 @@ impl Tasks {
         let Ok(view) = self.ledger.log.view() else {
             return Ok(News::Alive);
         };
-        Ok(match view.judge_task(task, clock::now_ms()) {
+        Ok(match view.task_liveness(task, clock::now_ms()) {
             Liveness::Dead(cause) => News::Ended(wire::outcome_message(cause.outcome())),
             Liveness::Alive if view.is_suspended(task) => News::Suspended,
             Liveness::Alive => News::Alive,

@@ -38,7 +38,7 @@ impl Tasks {
         let (liveness, by) = {
             let view = self.ledger.log.view()?;
             (
-                view.judge_task(&task, clock::now_ms()),
+                view.task_liveness(&task, clock::now_ms()),
                 view.ended_by(&task),
             )
         };

@@ -154,7 +154,7 @@ fn new_token(
         scopes: permit.scopes().clone(),
         audience: permit.audience().to_vec(),
         issued_at_ms: now_ms,
-        expires_at_ms: permit.token_expires_ms(),
+        expires_at_ms: permit.token_expires_at_ms(),
         binding: permit.binding(),
         certificate: *peer.svid().thumbprint(),
         svid_serial: peer.svid().serial().to_vec(),

@@ -63,7 +63,7 @@ impl Tasks {
             return Ok(store.release_task("", id).await?);
         };
         let now_ms = clock::now_ms();
-        let liveness = self.ledger.log.view()?.judge_task(&task, now_ms);
+        let liveness = self.ledger.log.view()?.task_liveness(&task, now_ms);
         let look_again_after = |wait_ms: i64| {
             let due_ms = now_ms.saturating_add(wait_ms).min(task.deadline_ms);
             store.attend(vec![(id, due_ms)])

@@ -10,7 +10,7 @@
 
 use stateright::{Model, Property};
 use sundew_core::protocol::{
-    Step, Waiting, after_heartbeat, is_gap, is_settled, replicas_for_majority,
+    CommitState, Step, after_heartbeat, is_committed, is_gap, replicas_for_majority,
 };
 use sundew_core::{EntryId, Position};
 
@@ -244,14 +244,14 @@ impl State {
             }
             let tip = self.nodes[node].tip();
             let step = if lost {
-                Step::AssertAgain
+                Step::Reappend
             } else {
                 after_heartbeat(at(position), id(last), (at(tip.0), id(tip.1)), emptied)
             };
             let broker = &mut self.brokers[b];
             match step {
                 Step::ReadOn => continue,
-                Step::AssertAgain => {
+                Step::Reappend => {
                     let has = self.nodes[node]
                         .log
                         .iter()
@@ -322,16 +322,16 @@ impl State {
         if own >= at(append.position) && append.bound.is_none() {
             append.bound = Some(FRESH);
         }
-        let waiting = Waiting {
+        let waiting = CommitState {
             position: at(append.position),
-            own,
-            everywhere: without == Without::Everywhere
+            majority_position: own,
+            all_replicas_acked: without == Without::Everywhere
                 || acknowledged_by.len() == self.nodes.len() - 1,
             peers: &peers,
             bound_passed: append.bound == Some(0),
             peers_in_doubt: broker.doubt > 0,
         };
-        if is_settled(waiting) {
+        if is_committed(waiting) {
             broker.waiting = None;
             self.acknowledged = true;
         }

@@ -41,7 +41,7 @@ fn token<'a>(hash: &'a TokenHash, record: &str, keep: i64) -> NewToken<'a> {
     NewToken {
         hash,
         record: record.as_bytes().to_vec(),
-        keep_until_ms: now_ms() + keep,
+        retain_until_ms: now_ms() + keep,
     }
 }
 
@@ -49,7 +49,7 @@ fn task<'a>(id: TaskId, record: &str, hash: &'a TokenHash) -> NewTask<'a> {
     NewTask {
         id,
         record: record.as_bytes().to_vec(),
-        keep_until_ms: now_ms() + 60_000,
+        retain_until_ms: now_ms() + 60_000,
         token: token(hash, "first", 60_000),
     }
 }

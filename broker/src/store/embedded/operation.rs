@@ -51,7 +51,7 @@ pub(super) struct NewTask {
     #[prost(bytes = "vec", tag = "2")]
     pub(super) record: Vec<u8>,
     #[prost(int64, tag = "3")]
-    pub(super) keep_until_ms: i64,
+    pub(super) retain_until_ms: i64,
     #[prost(message, optional, tag = "4")]
     pub(super) token: Option<NewToken>,
 }
@@ -65,7 +65,7 @@ pub(super) struct NewToken {
     #[prost(bytes = "vec", tag = "3")]
     pub(super) record: Vec<u8>,
     #[prost(int64, tag = "4")]
-    pub(super) keep_until_ms: i64,
+    pub(super) retain_until_ms: i64,
 }
 
 #[derive(Clone, prost::Message)]
@@ -203,7 +203,7 @@ impl State {
             Kind::Task(task) => {
                 let new = Task {
                     record: task.record.clone(),
-                    keep_until_ms: task.keep_until_ms,
+                    retain_until_ms: task.retain_until_ms,
                     bindings: Vec::new(),
                     leases: Default::default(),
                     tokens: Default::default(),
@@ -270,7 +270,7 @@ impl State {
         if let Some(task) = self.tasks.get_mut(&task_id(&token.task)) {
             task.tokens.insert(
                 token.hash.as_slice().try_into().unwrap_or_default(),
-                (token.record.clone(), token.keep_until_ms),
+                (token.record.clone(), token.retain_until_ms),
             );
         }
     }
@@ -288,7 +288,7 @@ impl State {
     /// Drops what has expired; answers about how many operations a snapshot would need.
     pub(super) fn purge(&mut self, now_ms: i64) -> usize {
         self.used.retain(|_, until| *until > now_ms);
-        self.tasks.retain(|_, task| task.keep_until_ms > now_ms);
+        self.tasks.retain(|_, task| task.retain_until_ms > now_ms);
         for task in self.tasks.values_mut() {
             task.tokens.retain(|_, (_, until)| *until > now_ms);
         }
@@ -349,7 +349,7 @@ impl State {
             out.push(Kind::Task(NewTask {
                 id: name.clone(),
                 record: task.record.clone(),
-                keep_until_ms: task.keep_until_ms,
+                retain_until_ms: task.retain_until_ms,
                 token: None,
             }));
             for binding in &task.bindings {
@@ -364,12 +364,12 @@ impl State {
                     lease: lease.as_bytes().to_vec(),
                 }));
             }
-            for (hash, (record, keep_until_ms)) in &task.tokens {
+            for (hash, (record, retain_until_ms)) in &task.tokens {
                 out.push(Kind::Token(NewToken {
                     task: name.clone(),
                     hash: hash.to_vec(),
                     record: record.clone(),
-                    keep_until_ms: *keep_until_ms,
+                    retain_until_ms: *retain_until_ms,
                 }));
             }
         }

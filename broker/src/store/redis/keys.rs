@@ -26,7 +26,7 @@ pub(super) fn tokens_key(task: TaskId) -> String {
 
 /// A token's value: until when it is kept, then its record.
 pub(super) fn token_value(token: &NewToken<'_>) -> Vec<u8> {
-    let mut value = token.keep_until_ms.to_be_bytes().to_vec();
+    let mut value = token.retain_until_ms.to_be_bytes().to_vec();
     value.extend_from_slice(&token.record);
     value
 }

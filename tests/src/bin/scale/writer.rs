@@ -177,13 +177,13 @@ pub(crate) async fn append(writer: &Writer, n: u64, event: Event) {
     let entry = LogEntry {
         id: EntryId(id),
         event,
-        until_ms: now_ms() + 3_600_000,
+        retain_until_ms: now_ms() + 3_600_000,
     };
     let bytes = writer.root.tag(&[b"log", &entry.id.0], entry.encode());
     writer
         .records
         .store()
-        .append(entry.id, &bytes, entry.until_ms, Position(0))
+        .append(entry.id, &bytes, entry.retain_until_ms, Position(0))
         .await
         .expect("append");
 }
