@@ -4,9 +4,12 @@
 //! The last tests take one precaution away each, and the model must find what goes wrong: a checker
 //! that cannot fail proves nothing.
 
+mod heartbeat;
 mod protocol;
+mod state;
 
-use protocol::{Protocol, Without};
+use protocol::Protocol;
+use state::Without;
 use stateright::{Checker as _, Model as _};
 
 /// States looked at for three brokers, the same one counted each time that it is come upon.
