@@ -1,4 +1,5 @@
-//! Trust bundles: the roots of one trust domain each, from PEM or the SPIFFE JSON bundle format.
+//! Trust bundles (SPIFFE Trust Domain and Bundle specification): the root certificates and JWT keys
+//! of one trust domain each, read from PEM or from the JSON bundle format (section 4).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,29 +12,30 @@ use serde::Deserialize;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::certificate::{has_unknown_critical_extension, is_acceptable_key};
 use super::id::TrustDomain;
 use super::jwt::JwtBundle;
 
-/// Largest bundle document, in bytes.
+/// The largest bundle document that is parsed, in bytes.
 const MAX_DOCUMENT: usize = 1 << 20;
-/// Most roots in a bundle.
+/// The largest number of root certificates in a bundle.
 const MAX_ROOTS: usize = 64;
 
-/// Why a bundle was not taken.
+/// The reasons to reject a trust bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// A root that is not a usable CA certificate.
+    /// A root is not a usable CA certificate.
     #[error("root {index}: {reason}")]
     BadRoot {
-        /// Which one, from 0.
+        /// The root's position in the bundle, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The check that the root failed.
         reason: &'static str,
     },
-    /// Neither PEM certificates nor a SPIFFE JSON bundle.
+    /// The document is neither PEM certificates nor a SPIFFE JSON bundle.
     #[error("not a bundle: {0}")]
     Syntax(String),
-    /// Over 1 MiB or 64 roots.
+    /// The bundle has more than 1 MiB or more than 64 roots.
     #[error("bundle is too large")]
     TooLarge,
 }
@@ -42,12 +44,13 @@ pub enum BundleError {
 pub(super) struct Root {
     pub(super) anchor: TrustAnchor<'static>,
     pub(super) der: CertificateDer<'static>,
-    /// Seconds since the epoch; webpki does not look at an anchor's validity, so we do (T08).
+    /// The root's validity, in seconds since the epoch. webpki does not check the validity of a
+    /// trust anchor, so the bundle does (T08).
     pub(super) not_before: i64,
     pub(super) not_after: i64,
 }
 
-/// The roots of one trust domain. An empty bundle trusts nobody.
+/// The roots and JWT keys of one trust domain. An empty bundle trusts nobody.
 #[derive(Debug)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
@@ -56,7 +59,8 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// Makes a bundle of root certificates in DER.
+    /// Makes a bundle without JWT keys of root certificates in DER; fails if one of them is not a
+    /// usable CA certificate or if there are more than 64.
     pub fn from_der<'a>(
         trust_domain: TrustDomain,
         certificates: impl IntoIterator<Item = &'a [u8]>,
@@ -75,7 +79,7 @@ impl TrustBundle {
         })
     }
 
-    /// The same with the keys that verify JWT-SVIDs.
+    /// Returns this bundle with the given keys for JWT-SVIDs in place of those that it had.
     #[must_use]
     pub fn with_jwt(self, jwt: Option<JwtBundle>) -> Self {
         Self {
@@ -84,8 +88,8 @@ impl TrustBundle {
         }
     }
 
-    /// Reads PEM certificates or a SPIFFE JSON bundle (Trust Domain and Bundle, section 4),
-    /// whichever it is.
+    /// Reads a document of at most 1 MiB: PEM certificates, or a SPIFFE JSON bundle (Trust Domain
+    /// and Bundle, section 4) if its first character is `{`.
     pub fn parse(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
         if document.len() > MAX_DOCUMENT {
             return Err(BundleError::TooLarge);
@@ -98,24 +102,24 @@ impl TrustBundle {
         Ok(Self::from_der(trust_domain, ders.iter().map(Vec::as_slice))?.with_jwt(jwt))
     }
 
-    /// Whose roots these are.
+    /// Returns the trust domain that the roots belong to.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The roots in DER.
+    /// Returns the root certificates in DER, in the order of the document.
     pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter().map(|root| &root.der)
     }
 
-    /// The keys that verify its JWT-SVIDs, if any are known.
+    /// Returns the keys that verify the trust domain's JWT-SVIDs, if any are known.
     #[must_use]
     pub fn jwt(&self) -> Option<&Arc<JwtBundle>> {
         self.jwt.as_ref()
     }
 
-    /// Whether it trusts the same.
+    /// Returns whether both bundles have the same roots and the same JWT keys.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.certificates().eq(other.certificates())
@@ -129,23 +133,23 @@ impl TrustBundle {
     }
 }
 
-/// Bundles of several trust domains, side by side and never mixed.
+/// The bundles of several trust domains. Each is used for its own trust domain only (T04).
 #[derive(Clone, Debug, Default)]
 pub struct BundleSet(BTreeMap<TrustDomain, Arc<TrustBundle>>);
 
 impl BundleSet {
-    /// Adds or replaces the bundle of its trust domain.
+    /// Adds the bundle, in place of any earlier one of the same trust domain.
     pub fn insert(&mut self, bundle: TrustBundle) {
         self.0.insert(bundle.trust_domain.clone(), Arc::new(bundle));
     }
 
-    /// The bundle of one trust domain.
+    /// Returns the bundle of a trust domain.
     #[must_use]
     pub fn of(&self, domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
         self.0.get(domain)
     }
 
-    /// All bundles, by trust domain.
+    /// Returns all bundles, sorted by trust domain.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
         self.0.values()
     }
@@ -168,11 +172,12 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
     {
         return Err("keyUsage lacks keyCertSign");
     }
-    if super::svid::has_unknown_critical_extension(&cert) {
+    if has_unknown_critical_extension(&cert) {
         return Err("unknown critical extension");
     }
-    super::svid::key_is_strong(cert.public_key())
-        .map_err(|_| "key is too weak or of an unknown kind")?;
+    if !is_acceptable_key(cert.public_key()) {
+        return Err("key is too weak or of an unknown kind");
+    }
     let owned = CertificateDer::from(der.to_vec());
     let anchor = webpki::anchor_from_trusted_cert(&owned)
         .map_err(|_| "not usable as a trust anchor")?
@@ -193,7 +198,7 @@ fn pem_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
             return Err(BundleError::TooLarge);
         }
         ders.push(
-            item.map_err(|e| BundleError::Syntax(format!("{e:?}")))?
+            item.map_err(|e| BundleError::Syntax(e.to_string()))?
                 .to_vec(),
         );
     }

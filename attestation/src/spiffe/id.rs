@@ -1,32 +1,33 @@
-//! SPIFFE IDs (SPIFFE-ID specification, section 2). Exact strings only: nothing is normalised, so
-//! nothing matches by accident.
+//! SPIFFE IDs (SPIFFE-ID specification, section 2). A string is accepted as it stands or rejected;
+//! nothing is normalised, so two different strings are never one identity.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest SPIFFE ID that must be supported, in bytes (SPIFFE-ID, section 2.3).
+/// The longest SPIFFE ID that the specification demands support for, in bytes (SPIFFE-ID, section
+/// 2.3).
 const MAX_ID: usize = 2048;
-/// Longest trust domain name, in bytes (SPIFFE-ID, section 2.1).
+/// The longest trust domain name, in bytes (SPIFFE-ID, section 2.1).
 const MAX_TRUST_DOMAIN: usize = 255;
 
-/// Why a string is not a SPIFFE ID.
+/// The reasons why a string is not a SPIFFE ID.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum IdError {
     /// A path segment is empty, `.` or `..`, or the path ends in a slash.
     #[error("path segments must not be empty, `.` or `..`")]
     BadSegment,
-    /// A character outside the ones that the specification allows.
+    /// The string has a character that the specification does not allow there.
     #[error("character not allowed")]
     Character,
-    /// No trust domain name.
+    /// The trust domain name is empty.
     #[error("trust domain is missing")]
     NoTrustDomain,
-    /// Not `spiffe://`, in exactly this spelling.
+    /// The string does not begin with `spiffe://` in exactly this spelling.
     #[error("scheme must be `spiffe://`")]
     Scheme,
-    /// Over 2048 bytes, or a trust domain over 255.
+    /// The string has more than 2048 bytes, or its trust domain name more than 255.
     #[error("too long")]
     TooLong,
 }
@@ -37,7 +38,8 @@ pub enum IdError {
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
-    /// Parses a bare name (`example.org`) or the ID of a trust domain (`spiffe://example.org`).
+    /// Parses a bare name (`example.org`) or the SPIFFE ID of a trust domain
+    /// (`spiffe://example.org`).
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let name = text.strip_prefix("spiffe://").unwrap_or(text);
         if name.is_empty() {
@@ -54,13 +56,13 @@ impl TrustDomain {
         Ok(Self(name.into()))
     }
 
-    /// The bare name.
+    /// Returns the bare name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The trust domain's own ID, `spiffe://example.org`.
+    /// Returns the trust domain's own SPIFFE ID, such as `spiffe://example.org`.
     #[must_use]
     pub fn id(&self) -> String {
         format!("spiffe://{}", self.0)
@@ -86,7 +88,8 @@ impl From<TrustDomain> for String {
     }
 }
 
-/// A workload's SPIFFE ID: a trust domain and a path that is not empty. Cheap to clone.
+/// The SPIFFE ID of a workload: a trust domain and a path that is not empty. Cloning it copies no
+/// text.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId {
@@ -95,8 +98,8 @@ pub struct SpiffeId {
 }
 
 impl SpiffeId {
-    /// Parses a workload's ID; one without a path is refused (X509-SVID, section 4.1: a leaf's ID
-    /// has a path).
+    /// Parses the SPIFFE ID of a workload. An ID without a path is rejected: it names a trust
+    /// domain, and the ID of a leaf certificate has a path (X509-SVID, section 3.1).
     pub fn parse(text: &str) -> Result<Self, IdError> {
         if text.len() > MAX_ID {
             return Err(IdError::TooLong);
@@ -121,13 +124,13 @@ impl SpiffeId {
         })
     }
 
-    /// The whole ID, as written.
+    /// Returns the whole ID as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The trust domain that vouches for it.
+    /// Returns the trust domain, whose roots alone can vouch for the ID.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -157,7 +160,7 @@ impl From<SpiffeId> for String {
 mod tests {
     use super::*;
 
-    /// T05: the exact verdict on each string, and no two spellings of one ID.
+    /// T05: each string is accepted or rejected, and no two spellings are one ID.
     #[test]
     fn t05_every_string_has_an_exact_verdict() {
         let long = format!("spiffe://a/{}", "x".repeat(2037));

@@ -1,7 +1,8 @@
-//! SPIFFE identities, trust bundles, X.509-SVIDs and JWT-SVIDs, after the SPIFFE-ID, Trust Domain
-//! and Bundle, X509-SVID and JWT-SVID specifications.
+//! SPIFFE IDs, trust bundles, X.509-SVIDs and JWT-SVIDs. Implements the validation rules of the
+//! SPIFFE-ID, Trust Domain and Bundle, X509-SVID and JWT-SVID specifications.
 
 mod bundle;
+mod certificate;
 mod id;
 mod jwt;
 mod svid;

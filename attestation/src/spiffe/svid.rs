@@ -1,71 +1,96 @@
-//! X.509-SVID validation (X509-SVID specification, sections 4 and 5), and what rustls-webpki lets
-//! through.
+//! X.509-SVID validation (SPIFFE X509-SVID specification, sections 4 and 5), including the checks
+//! that rustls-webpki leaves to its caller.
 //!
-//! P1: a [`VerifiedSvid`] is made only here. P12: the chain is bounded before any signature is
-//! looked at.
+//! P1: a [`VerifiedSvid`] is made only here. P12: the size of the chain is bounded before any
+//! signature is verified.
 
 use ring::digest;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::bundle::BundleSet;
+use super::certificate::is_acceptable_key;
 use super::id::{IdError, SpiffeId};
 
-/// Most certificates in a chain, leaf included (T09).
+/// The largest number of certificates in a chain, the leaf included (T09).
 const MAX_CHAIN: usize = 5;
-/// Largest chain, in bytes.
+/// The largest chain that is parsed, in bytes of DER.
 const MAX_CHAIN_BYTES: usize = 32 << 10;
 
-/// Why a chain is not a trusted X.509-SVID.
+/// The reasons to reject a certificate chain as an X.509-SVID.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SvidError {
-    /// basicConstraints is absent or malformed on the leaf, or says CA.
+    /// The leaf's basicConstraints extension is absent or malformed, or says CA.
     #[error("leaf is a CA, or does not say that it is none")]
     BasicConstraints,
-    /// No certificate at all.
+    /// The chain has no certificate.
     #[error("no certificate")]
     Empty,
-    /// Not valid yet, or no longer.
+    /// A certificate of the chain is not valid yet or no longer valid.
     #[error("outside its validity")]
     Expired,
-    /// An intermediate that may not sign certificates.
-    #[error("intermediate may not sign certificates")]
-    Intermediate,
-    /// The URI SAN is not a SPIFFE ID with a path.
+    /// The leaf's URI SAN is not a SPIFFE ID with a path.
     #[error("SPIFFE ID: {0}")]
     Id(IdError),
-    /// keyUsage is absent, not critical, lacks digitalSignature or allows signing certificates or
-    /// CRLs.
+    /// An intermediate is not allowed to sign certificates, or names another trust domain.
+    #[error("intermediate may not sign certificates")]
+    Intermediate,
+    /// The leaf's keyUsage extension is absent or not critical, lacks digitalSignature, or allows
+    /// the signing of certificates or CRLs (X509-SVID, section 4.3).
     #[error("keyUsage is not that of a leaf")]
     KeyUsage,
-    /// Not an X.509 certificate that we can read.
+    /// A certificate is not well-formed X.509 in DER.
     #[error("malformed certificate")]
     Malformed,
-    /// Name constraints on a leaf.
+    /// The leaf has name constraints, which are for signing certificates only (X509-SVID, section 4.2).
     #[error("leaf with name constraints")]
     NameConstraints,
-    /// More than 5 certificates or 32 KiB.
+    /// The chain has more than 5 certificates or more than 32 KiB.
     #[error("chain is too long")]
     TooLong,
-    /// Nothing is known of the leaf's trust domain.
+    /// There is no trust bundle for the leaf's trust domain.
     #[error("unknown trust domain")]
     UnknownTrustDomain,
-    /// No path to a valid root of the leaf's own trust domain.
+    /// The chain has no path to a valid root of the leaf's own trust domain.
     #[error("no path to a root of its trust domain")]
     Untrusted,
-    /// Not exactly one URI SAN.
+    /// The leaf has no URI SAN, or more than one (X509-SVID, section 5.2).
     #[error("exactly one URI SAN is required")]
     UriSan,
-    /// RSA below 2048 or above 4096 bits, or a kind of key that we do not take.
+    /// A key is RSA below 2048 or above 4096 bits, or of an algorithm that is not accepted.
     #[error("key is too weak or of an unknown kind")]
     WeakKey,
 }
 
-/// A chain that was checked against the bundle of its own trust domain.
+/// The proof that a chain was validated against the bundle of its own trust domain (P1).
+///
+/// [`validate_chain`] alone makes it. Other crates can read it:
+///
+/// ```
+/// use sundew_attestation::spiffe::VerifiedSvid;
+/// fn name(svid: &VerifiedSvid) -> &str {
+///     svid.id().as_str()
+/// }
+/// ```
+///
+/// They can neither construct it
+///
+/// ```compile_fail,E0451
+/// use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
+/// fn forge(id: SpiffeId) -> VerifiedSvid {
+///     let (thumbprint, public_key, serial) = ([0; 32], Vec::new(), Vec::new());
+///     VerifiedSvid { id, thumbprint, public_key, serial, not_after_ms: 0 }
+/// }
+/// ```
+///
+/// nor clone it:
+///
+/// ```compile_fail,E0277
+/// fn is_clone<T: Clone>() {}
+/// is_clone::<sundew_attestation::spiffe::VerifiedSvid>();
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct VerifiedSvid {
@@ -77,38 +102,39 @@ pub struct VerifiedSvid {
 }
 
 impl VerifiedSvid {
-    /// Whose it is.
+    /// Returns the SPIFFE ID that the SVID proves.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// SHA-256 of the leaf in DER (`x5t#S256`, RFC 8705 section 3.1).
+    /// Returns the SHA-256 of the leaf in DER (`x5t#S256`; RFC 8705, section 3.1).
     #[must_use]
     pub fn thumbprint(&self) -> &[u8; 32] {
         &self.thumbprint
     }
 
-    /// The leaf's SubjectPublicKeyInfo in DER.
+    /// Returns the leaf's SubjectPublicKeyInfo in DER.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
     }
 
-    /// The leaf's serial number, big-endian.
+    /// Returns the leaf's serial number, big-endian.
     #[must_use]
     pub fn serial(&self) -> &[u8] {
         &self.serial
     }
 
-    /// When the first certificate of the chain ends, in milliseconds since the epoch.
+    /// Returns the earliest end of validity in the chain, its root included, in milliseconds since
+    /// the epoch.
     #[must_use]
     pub fn not_after_ms(&self) -> i64 {
         self.not_after_ms
     }
 }
 
-/// SHA-256 of a certificate in DER.
+/// Returns the SHA-256 of a certificate in DER.
 #[must_use]
 pub fn thumbprint(certificate: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
@@ -116,12 +142,16 @@ pub fn thumbprint(certificate: &[u8]) -> [u8; 32] {
     out
 }
 
-/// The SubjectPublicKeyInfo (DER) of a certificate, without any check of it.
+/// Returns the SubjectPublicKeyInfo, in DER, of a certificate in DER. The certificate is parsed and
+/// not validated; [`SvidError::Malformed`] says that it cannot be parsed.
 pub fn public_key_of(certificate: &[u8]) -> Result<Vec<u8>, SvidError> {
     Ok(parse(certificate)?.public_key().raw.to_vec())
 }
 
-/// Checks a chain, leaf first, as an X.509-SVID at `now_s` (seconds since the epoch).
+/// Validates a chain, leaf first, as an X.509-SVID at `now_s`, in seconds since the epoch.
+///
+/// # Errors
+/// Each [`SvidError`] names the check that failed; the checks that need no signature come first.
 pub fn validate_chain(
     chain: &[CertificateDer<'_>],
     bundles: &BundleSet,
@@ -173,6 +203,7 @@ pub fn validate_chain(
                 SvidError::Untrusted
             }
         })?;
+    // webpki does not look at the validity of a trust anchor, so the proof must end with it (T08).
     let used = path.anchor();
     if let Some(root) = roots.iter().find(|root| {
         root.anchor.subject == used.subject
@@ -222,7 +253,9 @@ fn check_leaf(leaf: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
     {
         return Err(SvidError::NameConstraints);
     }
-    key_is_strong(leaf.public_key())?;
+    if !is_acceptable_key(leaf.public_key()) {
+        return Err(SvidError::WeakKey);
+    }
     let mut ids = uri_names(leaf)?;
     match (ids.next(), ids.next()) {
         (Some(uri), None) => SpiffeId::parse(uri).map_err(SvidError::Id),
@@ -242,7 +275,9 @@ fn check_intermediate(cert: &X509Certificate<'_>, id: &SpiffeId) -> Result<(), S
     if !usage.is_some_and(|u| u.value.key_cert_sign()) {
         return Err(SvidError::Intermediate);
     }
-    key_is_strong(cert.public_key())?;
+    if !is_acceptable_key(cert.public_key()) {
+        return Err(SvidError::WeakKey);
+    }
     let domain = id.trust_domain().id();
     if uri_names(cert)?.any(|uri| uri != domain) {
         return Err(SvidError::Intermediate);
@@ -266,41 +301,4 @@ fn uri_names<'a>(
             None
         }
     }))
-}
-
-pub(super) fn has_unknown_critical_extension(cert: &X509Certificate<'_>) -> bool {
-    cert.extensions().iter().any(|ext| {
-        ext.critical
-            && matches!(
-                ext.parsed_extension(),
-                ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. }
-            )
-    })
-}
-
-/// Bounds on keys (T08, T09): RSA 2048 to 4096, P-256, P-384, Ed25519.
-pub(super) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SvidError> {
-    match key.parsed().map_err(|_| SvidError::WeakKey)? {
-        PublicKey::RSA(rsa) => {
-            let bits = rsa
-                .modulus
-                .iter()
-                .skip_while(|b| **b == 0)
-                .count()
-                .saturating_mul(8);
-            if (2048..=4096).contains(&bits) && rsa.exponent.len() <= 8 {
-                Ok(())
-            } else {
-                Err(SvidError::WeakKey)
-            }
-        }
-        PublicKey::EC(point) if matches!(point.key_size(), 256 | 384) => Ok(()),
-        // x509-parser has no variant for Ed25519: 1.3.101.112 (RFC 8410).
-        PublicKey::Unknown(_) if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => Ok(()),
-        PublicKey::EC(_)
-        | PublicKey::DSA(_)
-        | PublicKey::GostR3410(_)
-        | PublicKey::GostR3410_2012(_)
-        | PublicKey::Unknown(_) => Err(SvidError::WeakKey),
-    }
 }
