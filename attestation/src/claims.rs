@@ -1,32 +1,34 @@
-//! What a verifier found true in a piece of evidence.
+//! Verified claims, with the assurance and the obligations that come with them.
 
 use std::collections::BTreeMap;
 
 use crate::spiffe::SpiffeId;
 
-/// An evidence kind that cannot carry a nonce is good once: the broker consumes this before
-/// anything rests on it.
+/// The identity of evidence that is accepted once because its kind cannot carry a nonce. The broker
+/// consumes it before anything rests on the evidence (P2).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SingleUse {
-    /// Names the evidence, over all callers and brokers.
+    /// The identity of the evidence, unique over all claimants and brokers.
     pub id: [u8; 32],
-    /// Until when it must be remembered, in milliseconds since the epoch.
+    /// The time until which the identity must be remembered, in milliseconds since the epoch.
     pub until_ms: i64,
 }
 
-/// How much a piece of evidence is worth at best, the weakest first.
+/// The highest assurance that a kind of evidence can give, the weakest first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Assurance {
-    /// The claimant measured itself; others signed what it should be (`manifest`).
+    /// The claimant measured itself, and another party signed the expected values (`manifest`).
     Claimed,
-    /// A third party that knows the claimant says so (`oidc`, `aws_iid`, `cosign`).
+    /// A third party that knows the claimant vouches for it (`oidc`, `aws_iid`, `cosign`,
+    /// `process`).
     Vouched,
-    /// Hardware that the claimant does not control measured it (`tpm2`, `sev_snp`, `tdx`, `nitro`).
+    /// Hardware that the claimant does not control measured the claimant (`tpm2`, `sev_snp`, `tdx`,
+    /// `nitro`).
     Hardware,
 }
 
 impl Assurance {
-    /// The word for it.
+    /// Returns the name that records and policies use.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -37,58 +39,58 @@ impl Assurance {
     }
 }
 
-/// A counter of the evidence's source that only grows. The broker remembers it: evidence with a
-/// lower one comes from a source that was set back.
+/// A counter of the evidence's source that never decreases. The broker remembers its last value;
+/// evidence with a lower one comes from a source that was set back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Counter {
-    /// Names the source, over all callers and brokers.
+    /// The identity of the source, unique over all claimants and brokers.
     pub source: [u8; 32],
-    /// What it says now.
+    /// The value of the counter in this evidence.
     pub value: u128,
-    /// How much lower it may be than what was seen last: evidence that was made at the same time
-    /// may come in another order.
+    /// The largest difference by which the value may be below the last one. Pieces of evidence that
+    /// were made at the same time may arrive in another order.
     pub slack: u128,
 }
 
-/// Whose word it is: the broker takes it only while that node's task is alive.
+/// The node whose statement the evidence is. The broker accepts the statement only while the node's
+/// task is alive.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Voucher {
-    /// The node.
+    /// The SPIFFE ID of the node.
     pub node: SpiffeId,
-    /// SHA-256 of the certificate that it signed with.
+    /// The SHA-256 of the certificate whose key signed the statement.
     pub certificate: [u8; 32],
-    /// The task that it names.
+    /// The node's task, as the statement names it.
     pub task: String,
 }
 
-/// Verified claims of one piece of evidence.
+/// The verified claims of one piece of evidence.
 #[derive(Clone, Debug)]
 pub struct Claims {
     /// The kind of evidence.
     pub kind: &'static str,
-    /// Claim name to values, such as `repository_id` or `subject.code`; a claim may have several
-    /// values.
+    /// The values of each claim by its name, such as `repository_id` or `subject.code`.
     pub values: BTreeMap<String, Vec<String>>,
-    /// What the evidence is worth.
+    /// The assurance that the evidence gives.
     pub assurance: Assurance,
-    /// Whether the evidence carried the nonce (P2).
+    /// Whether the evidence is bound to the challenge's nonce (P2).
     pub fresh: bool,
-    /// When the evidence itself ends, in milliseconds since the epoch; nothing that rests on it
-    /// lives longer (P3).
+    /// The end of the evidence itself, in milliseconds since the epoch, if it has one. Nothing that
+    /// rests on the evidence lives longer (P3).
     pub not_after_ms: Option<i64>,
-    /// Set for kinds that are good once.
+    /// Present if the evidence is accepted once.
     pub single_use: Option<SingleUse>,
-    /// Set for kinds whose source counts.
+    /// Present if the source of the evidence has a counter.
     pub counter: Option<Counter>,
-    /// Set for kinds that are another workload's word.
+    /// Present if the evidence is another workload's statement.
     pub voucher: Option<Voucher>,
-    /// SHA-256 of the evidence, for the record.
+    /// The SHA-256 of the evidence, for the record.
     pub digest: [u8; 32],
 }
 
 impl Claims {
-    /// Of one piece of evidence, without an end of its own and with nothing to be done before it
-    /// counts.
+    /// Makes the claims of evidence that has no end of its own, is not single-use, and has neither
+    /// counter nor voucher.
     pub(crate) fn of(
         kind: &'static str,
         assurance: Assurance,
@@ -111,12 +113,13 @@ impl Claims {
     }
 }
 
-/// A claim set under construction: every value is one string, numbers in decimal and bytes in
-/// lower-case hexadecimal.
+/// A claim set under construction. Every value is a string: numbers in decimal, bytes in lower-case
+/// hexadecimal.
 #[derive(Debug, Default)]
 pub(crate) struct Values(BTreeMap<String, Vec<String>>);
 
 impl Values {
+    /// Adds a value to a claim.
     pub(crate) fn text(&mut self, name: &str, value: impl ToString) {
         self.0
             .entry(name.to_owned())
@@ -124,8 +127,9 @@ impl Values {
             .push(value.to_string());
     }
 
+    /// Adds bytes to a claim.
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
-        self.text(name, hex(value));
+        self.text(name, hex::encode(value));
     }
 }
 
@@ -135,16 +139,10 @@ impl From<Values> for BTreeMap<String, Vec<String>> {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Returns the bytes in lower-case hexadecimal, as `hex::encode` does.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    hex::encode(bytes)
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
