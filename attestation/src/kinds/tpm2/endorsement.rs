@@ -1,8 +1,9 @@
-//! Endorsement keys: in which TPM an attestation key is, as the TPM's maker says it (TCG EK
-//! Credential Profile).
+//! Endorsement keys, which identify a TPM by its manufacturer's certificate (TCG EK Credential
+//! Profile).
 //!
-//! That an attestation key is in the same TPM cannot be seen in it: who endorses one has made its
-//! TPM open a credential (TPM 2.0 Library, part 1, "Credential Protection").
+//! No structure shows that an attestation key and an endorsement key are in one TPM. The caller
+//! proves it before it endorses an attestation key: the TPM opens a credential that is made for both
+//! (TPM 2.0 Library, part 1, "Credential Protection").
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,26 +12,27 @@ use webpki::KeyUsage;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::structures::{Key, Public};
+use super::public_area::{Key, Public};
 use super::{TpmError, decode};
 use crate::chain::{self, Roots};
-use crate::claims::{hex, sha256};
+use crate::claims::sha256;
 
 /// `tcg-kp-EKCertificate`, 2.23.133.8.1.
 const EK_CERTIFICATE: KeyUsage = KeyUsage::required_if_present(&[0x67, 0x81, 0x05, 0x08, 0x01]);
 
-/// What is stored of one.
+/// The stored form of an endorsement.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Document {
-    /// Base64 of its certificate in DER.
+    /// The endorsement key's certificate, DER in base64.
     certificate: String,
-    /// Base64 of what comes between it and the maker's root.
+    /// The certificates between it and the manufacturer's root, DER in base64.
     #[serde(default)]
     intermediates: Vec<String>,
 }
 
-/// The key that a TPM's maker has certified, with its certificate.
+/// An endorsement key with its certificate. The path to the manufacturer's root is checked by
+/// [`Endorsement::verify`].
 #[derive(Clone, Debug)]
 pub struct Endorsement {
     key: Public,
@@ -39,17 +41,18 @@ pub struct Endorsement {
     id: String,
 }
 
-/// A key that credentials are made for.
+/// The public endorsement key that a credential is encrypted to.
 #[derive(Clone, Copy, Debug)]
 pub enum EndorsementKey<'a> {
-    /// Uncompressed point on P-256.
+    /// An uncompressed point on P-256.
     P256(&'a [u8]),
-    /// Modulus, big-endian, and exponent.
+    /// The modulus, big-endian, and the exponent.
     Rsa(&'a [u8], u32),
 }
 
 impl Endorsement {
-    /// The key of a certificate; `key` is what its TPM says of it. The path is not looked at.
+    /// Makes an endorsement of a public area and its certificate in DER; fails if the public area is
+    /// no endorsement key's or the certificate is of another key. The path is not checked.
     pub(super) fn new(
         key: Public,
         certificate: &[u8],
@@ -73,7 +76,7 @@ impl Endorsement {
         if !rest.is_empty() || !certified {
             return Err(TpmError::Endorsement("the certificate is of another key"));
         }
-        let id = hex(&sha256(parsed.public_key().raw));
+        let id = hex::encode(sha256(parsed.public_key().raw));
         Ok(Self {
             key,
             certificate: certificate.to_vec(),
@@ -82,6 +85,7 @@ impl Endorsement {
         })
     }
 
+    /// Reads the stored form.
     pub(super) fn read(document: &Document, key: Public) -> Result<Self, TpmError> {
         let intermediates: Vec<_> = document
             .intermediates
@@ -91,6 +95,7 @@ impl Endorsement {
         Self::new(key, &decode(&document.certificate)?, &intermediates)
     }
 
+    /// Returns the stored form.
     pub(super) fn document(&self) -> Document {
         Document {
             certificate: STANDARD.encode(&self.certificate),
@@ -102,13 +107,14 @@ impl Endorsement {
         }
     }
 
-    /// SHA-256 of the key's SubjectPublicKeyInfo in lower-case hexadecimal: which TPM it is.
+    /// Returns the SHA-256 of the key's SubjectPublicKeyInfo in lower-case hexadecimal, which
+    /// identifies the TPM.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The key.
+    /// Returns the public key.
     #[must_use]
     pub fn key(&self) -> EndorsementKey<'_> {
         match self.key.key() {
@@ -117,12 +123,13 @@ impl Endorsement {
         }
     }
 
-    /// Whether a maker that is trusted has certified it; `now_ms` is milliseconds since the epoch.
-    pub fn verify(&self, makers: &Roots, now_ms: i64) -> Result<(), TpmError> {
+    /// Verifies that a trusted manufacturer has certified the key; `now_ms` is in milliseconds since
+    /// the epoch. Fails with [`TpmError::Manufacturer`] otherwise.
+    pub fn verify(&self, manufacturers: &Roots, now_ms: i64) -> Result<(), TpmError> {
         let mut intermediates = self.intermediates.clone();
-        // The same certificate may come along and be registered.
+        // A certificate may be registered and presented; the path search wants each name once.
         intermediates.extend(
-            makers
+            manufacturers
                 .intermediates
                 .iter()
                 .filter(|der| !self.intermediates.contains(der))
@@ -132,14 +139,14 @@ impl Endorsement {
             EK_CERTIFICATE,
             &self.certificate,
             &intermediates,
-            makers,
+            manufacturers,
             now_ms,
         )
-        .map_err(TpmError::Maker)
+        .map_err(TpmError::Manufacturer)
     }
 }
 
-/// Without the zeros that DER puts before a number, or a TPM.
+/// Returns a number without leading zeros, which DER and TPMs add.
 fn stripped(number: &[u8]) -> &[u8] {
     number
         .iter()

@@ -1,40 +1,44 @@
-//! The measured-boot event log (TCG "PC Client Platform Firmware Profile", crypto-agile format):
-//! replayed against the PCRs that were quoted.
+//! Replay of the measured-boot event log (TCG "PC Client Platform Firmware Profile", section 10,
+//! crypto-agile format) against the quoted PCRs.
 //!
-//! Only digests are proven by the replay, not the types of events. So what a claim says of an
-//! event's content is taken only where the digest is that of the content (go-attestation
-//! GHSA-9r4w-jg96-92mv).
+//! The replay proves the digests of events, neither their types nor their contents. A claim about an
+//! event's content is therefore made only if the event's digest is that of the content
+//! (go-attestation GHSA-9r4w-jg96-92mv).
 
 use std::collections::BTreeMap;
 
 use super::TpmError;
-use super::structures::{Hash, Reader};
+use super::hash::Hash;
+use super::reader::Reader;
 
-/// Largest log, in bytes.
+/// The largest log, in bytes.
 pub(super) const MAX_LOG: usize = 128 << 10;
-/// Most events.
+/// The largest number of events.
 const MAX_EVENTS: usize = 4096;
-/// Most algorithms of a log.
+/// The largest number of hash algorithms in one log.
 const MAX_ALGORITHMS: usize = 8;
 
+/// `EV_NO_ACTION`, the type of events that are not measured.
 const NO_ACTION: u32 = 3;
+/// The signature of the crypto-agile format.
 const SIGNATURE: &[u8] = b"Spec ID Event03\0";
+/// The signature of the event that names the locality of `TPM2_Startup`.
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
-/// EFI_GLOBAL_VARIABLE_GUID, as it lies in memory.
+/// `EFI_GLOBAL_VARIABLE` (UEFI specification, section 3.3), in the byte order of memory.
 const GLOBAL_VARIABLE: [u8; 16] = [
     0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c,
 ];
 
-/// What a log says was measured into the quoted PCRs.
+/// The measurements that a log proves for the quoted PCRs.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
-    /// Every digest by PCR, in order.
+    /// Every digest by PCR, in the order of the log.
     pub(super) digests: BTreeMap<usize, Vec<Vec<u8>>>,
-    /// The SecureBoot variable, if it was measured into PCR 7, once.
+    /// The value of the SecureBoot variable, if it was measured into PCR 7 exactly once.
     pub(super) secure_boot: Option<bool>,
 }
 
-/// Replays a log and compares each quoted PCR.
+/// Replays a log and compares the result with the values of the quoted PCRs.
 pub(super) fn replay(
     log: &[u8],
     bank: Hash,
@@ -48,7 +52,7 @@ pub(super) fn replay(
     let length = bank.algorithm().output_len();
     if !sizes
         .iter()
-        .any(|(id, size)| Hash::of(*id) == Some(bank) && *size == length)
+        .any(|(id, size)| Hash::from_id(*id) == Some(bank) && *size == length)
     {
         return Err(TpmError::EventLog("has no digests of the quoted bank"));
     }
@@ -81,7 +85,7 @@ pub(super) fn replay(
                 .map(|(_, size)| *size)
                 .ok_or(TpmError::EventLog("algorithm"))?;
             let digest = reader.take(size)?;
-            if Hash::of(id) == Some(bank) && own.replace(digest).is_some() {
+            if Hash::from_id(id) == Some(bank) && own.replace(digest).is_some() {
                 return Err(TpmError::EventLog("digest twice"));
             }
         }
@@ -93,7 +97,7 @@ pub(super) fn replay(
             continue;
         };
         if kind == NO_ACTION {
-            // Not measured; but PCR 0 begins with the locality that started the TPM.
+            // Such an event extends no PCR. The start-up locality is the initial value of PCR 0.
             if let (0, Some([locality]), Some(last)) = (
                 pcr,
                 content.strip_prefix(STARTUP_LOCALITY),
@@ -105,6 +109,7 @@ pub(super) fn replay(
         }
         *register = bank.digest(&[register, own]);
         measured.digests.entry(pcr).or_default().push(own.to_vec());
+        // The log is the claimant's word; the content counts only if its digest was measured.
         if pcr == 7 && own == bank.digest(&[content]) {
             states.extend(secure_boot(content));
         }
@@ -112,7 +117,8 @@ pub(super) fn replay(
     Err(TpmError::EventLog("more than 4096 events"))
 }
 
-/// The first event, in the old format, says which digests the others have.
+/// Reads the first event, which is in the older format; returns the id and digest length, in bytes,
+/// of each algorithm of the log.
 fn header(reader: &mut Reader<'_>) -> Result<Vec<(u16, usize)>, TpmError> {
     let (_, kind) = (little(reader)?, little(reader)?);
     reader.take(20)?;
@@ -146,7 +152,7 @@ fn little(reader: &mut Reader<'_>) -> Result<u32, TpmError> {
     reader.array().map(u32::from_le_bytes)
 }
 
-/// UEFI_VARIABLE_DATA of the SecureBoot variable.
+/// Returns the value of the SecureBoot variable if the content is its `UEFI_VARIABLE_DATA`.
 fn secure_boot(content: &[u8]) -> Option<bool> {
     let rest = content.strip_prefix(&GLOBAL_VARIABLE)?;
     let (names, rest) = rest.split_first_chunk::<8>()?;
@@ -178,7 +184,7 @@ mod tests {
     fn pcrs(values: &[(usize, &str)]) -> BTreeMap<usize, Vec<u8>> {
         values
             .iter()
-            .map(|(index, value)| (*index, super::super::unhex(value).unwrap_or_default()))
+            .map(|(index, value)| (*index, hex::decode(value).unwrap_or_default()))
             .collect()
     }
 
