@@ -1,6 +1,8 @@
 //! `sev_snp`: an attestation report of the AMD secure processor about a guest (AMD publication
-//! 56860, "SEV Secure Nested Paging Firmware ABI Specification", ATTESTATION_REPORT). Its report
-//! data is the binding, at exactly 64 bytes.
+//! 56860, "SEV Secure Nested Paging Firmware ABI Specification", ATTESTATION_REPORT). The report data
+//! is the 64-byte form of the binding.
+
+mod report;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,18 +15,21 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::chain::{self, ChainError, Roots};
 use crate::claims::{Assurance, Claims, Values};
 use crate::json;
+use report::Report;
 
-/// Length of a report, in bytes.
-const REPORT: usize = 1184;
-/// How much of it is signed, in bytes.
-const SIGNED: usize = 0x2A0;
-/// Largest evidence, in bytes.
+/// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 16 << 10;
 
-/// Hardware id of the chip (AMD publication 57230, "VCEK Certificate and KDS Interface
-/// Specification").
+/// The offset of the guest's policy in the report.
+const POLICY: usize = 0x08;
+/// The offset of the chip id in the report.
+const CHIP_ID: usize = 0x1A0;
+
+/// The extension with the chip's hardware id (AMD publication 57230, "VCEK Certificate and KDS
+/// Interface Specification").
 const HARDWARE_ID: Oid<'static> = oid!(1.3.6.1.4.1.3704.1.4);
-/// TCB component numbers by the name that claims have.
+
+/// Returns the extension with a TCB component, by the component's name in claims.
 fn component(name: &str) -> Option<Oid<'static>> {
     match name {
         "boot_loader" => Some(oid!(1.3.6.1.4.1.3704.1.3.1)),
@@ -36,52 +41,52 @@ fn component(name: &str) -> Option<Oid<'static>> {
     }
 }
 
-/// What a collector sends.
+/// The evidence, in JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
-    /// Base64 of the report, 1184 bytes.
+    /// The report, 1184 bytes, in base64.
     pub report: String,
-    /// Base64 of the VCEK or VLEK certificate in DER.
+    /// The certificate of the VCEK or VLEK, DER in base64.
     pub certificate: String,
 }
 
-/// Which key the platform signs reports with.
+/// The kind of key that signs reports.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endorsement {
-    /// A key of this chip at this TCB.
+    /// The versioned chip endorsement key, derived from the chip and its TCB version.
     #[default]
     Vcek,
-    /// A key that AMD lent to a cloud provider, for any chip of it.
+    /// The versioned loaded endorsement key, which AMD gives a cloud provider for its chips.
     Vlek,
 }
 
-/// Why a report was not taken.
+/// The reasons to reject an attestation report.
 #[derive(Debug, thiserror::Error)]
 pub enum SnpError {
     /// The report data is not the binding.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// The endorsement key's certificate has no path to AMD's root.
+    /// The endorsement key's certificate has no valid path to an AMD root.
     #[error("certificate: {0}")]
     Chain(#[from] ChainError),
-    /// The certificate is of another chip, or of another TCB.
+    /// The certificate is for another chip or another TCB version.
     #[error("certificate and report differ in {0}")]
     Chip(&'static str),
-    /// The host may debug the guest, or a migration agent may read it.
-    #[error("guest policy allows {0}")]
-    GuestPolicy(&'static str),
-    /// Signed by another kind of key than the registration wants.
+    /// The report is signed by another kind of key than the registration requires.
     #[error("endorsed by another kind of key")]
     Endorsement,
-    /// Not a report.
+    /// The guest's policy allows the host to debug it or a migration agent to read it.
+    #[error("guest policy allows {0}")]
+    GuestPolicy(&'static str),
+    /// The evidence is malformed or is not an attestation report.
     #[error("malformed report: {0}")]
     Malformed(String),
     /// The signature is not the endorsement key's.
     #[error("signature")]
     Signature,
-    /// Software in the guest with less privilege than the guest's firmware asked for the report.
+    /// Software at a lower privilege level (VMPL) than the guest's firmware requested the report.
     #[error("requested from VMPL {0}")]
     Vmpl(u32),
 }
@@ -91,7 +96,10 @@ fn malformed(what: &str) -> SnpError {
 }
 
 /// Verifies a report against AMD's certificates (ARKs, with ASKs and ASVKs), and that its report
-/// data is `binding`.
+/// data is `binding`. `now_ms` is in milliseconds since the epoch.
+///
+/// # Errors
+/// Each [`SnpError`] names the check that failed.
 pub fn verify(
     payload: &[u8],
     roots: &Roots,
@@ -104,23 +112,42 @@ pub fn verify(
     let report = STANDARD
         .decode(&evidence.report)
         .map_err(|_| malformed("report is not base64"))?;
-    let report: &[u8; REPORT] = report
-        .as_slice()
-        .try_into()
-        .map_err(|_| malformed("report is not 1184 bytes long"))?;
+    let report = Report::new(&report).ok_or_else(|| malformed("report is not 1184 bytes long"))?;
     let certificate = STANDARD
         .decode(&evidence.certificate)
         .map_err(|_| malformed("certificate is not base64"))?;
-    let report = Report(report);
-    // What costs nothing comes first.
+    // P12: a replayed report is rejected before any signature is verified.
     if report.bytes::<64>(0x50) != binding {
         return Err(SnpError::Binding);
     }
     chain::verify(&certificate, &roots.intermediates, roots, now_ms)?;
     let (_, certificate) =
         X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
+    check_signature(&report, &certificate)?;
+    check_guest(&report, endorsement)?;
+    let tcb = report.tcb(0x180);
+    check_chip(&report, &tcb, &certificate, endorsement)?;
+    let not_after_ms = certificate
+        .validity()
+        .not_after
+        .timestamp()
+        .saturating_mul(1000);
+    Ok(Claims {
+        not_after_ms: Some(not_after_ms),
+        ..Claims::of(
+            "sev_snp",
+            Assurance::Hardware,
+            true,
+            values(&report, &tcb),
+            payload,
+        )
+    })
+}
 
-    // What a version-2 reader knows is in the same places in every later version.
+/// Verifies the report's signature with the key of the endorsement certificate.
+fn check_signature(report: &Report<'_>, certificate: &X509Certificate<'_>) -> Result<(), SnpError> {
+    // Later versions add fields and keep those of version 2 in place. Algorithm 1 is ECDSA on P-384
+    // with SHA-384.
     if report.u32(0) < 2 || report.u32(0x34) != 1 {
         return Err(malformed("version or signature algorithm"));
     }
@@ -128,10 +155,13 @@ pub fn verify(
         &ECDSA_P384_SHA384_FIXED,
         certificate.public_key().subject_public_key.data.as_ref(),
     );
-    let (signed, _) = report.0.split_at(SIGNED);
-    key.verify(signed, &report.signature().ok_or(SnpError::Signature)?)
-        .map_err(|_| SnpError::Signature)?;
+    let signature = report.signature().ok_or(SnpError::Signature)?;
+    key.verify(report.signed(), &signature)
+        .map_err(|_| SnpError::Signature)
+}
 
+/// Checks the kind of the endorsement key, the guest's policy, and who in the guest asked.
+fn check_guest(report: &Report<'_>, endorsement: Endorsement) -> Result<(), SnpError> {
     let wanted = match endorsement {
         Endorsement::Vcek => 0,
         Endorsement::Vlek => 1,
@@ -139,22 +169,33 @@ pub fn verify(
     if (report.u32(0x48) >> 2) & 0b111 != wanted {
         return Err(SnpError::Endorsement);
     }
-    let policy = report.u64(0x08);
+    let policy = report.u64(POLICY);
     if policy & (1 << 19) != 0 {
         return Err(SnpError::GuestPolicy("debugging"));
     }
     if policy & (1 << 18) != 0 {
         return Err(SnpError::GuestPolicy("a migration agent"));
     }
+    // The measurement is of the firmware, which runs at VMPL 0; software above it is not measured.
     if report.u32(0x30) != 0 {
         return Err(SnpError::Vmpl(report.u32(0x30)));
     }
-    let tcb = report.tcb(0x180);
+    Ok(())
+}
+
+/// Checks that the endorsement certificate is for the TCB of the report (T32) and, if it is a VCEK's,
+/// for its chip.
+fn check_chip(
+    report: &Report<'_>,
+    tcb: &[(&str, u8); 4],
+    certificate: &X509Certificate<'_>,
+    endorsement: Endorsement,
+) -> Result<(), SnpError> {
     for (name, value) in tcb {
         if component(name)
-            .and_then(|oid| extension(&certificate, &oid))
+            .and_then(|oid| extension(certificate, &oid))
             .and_then(integer)
-            != Some(value)
+            != Some(*value)
         {
             return Err(SnpError::Chip("TCB"));
         }
@@ -162,39 +203,27 @@ pub fn verify(
     if endorsement == Endorsement::Vcek {
         // The extension is the 64 bytes themselves, in some certificates wrapped in an OCTET
         // STRING.
-        let chip = report.bytes::<64>(0x1A0);
-        let named = extension(&certificate, &HARDWARE_ID)
+        let chip = report.bytes::<64>(CHIP_ID);
+        let named = extension(certificate, &HARDWARE_ID)
             .map(|value| value.strip_prefix(&[0x04, 0x40]).unwrap_or(value));
+        // A host can mask the chip id with zeros, which would fit any chip that does so.
         if named != Some(chip.as_slice()) || chip.iter().all(|byte| *byte == 0) {
             return Err(SnpError::Chip("chip id"));
         }
     }
-    Ok(Claims {
-        not_after_ms: Some(
-            certificate
-                .validity()
-                .not_after
-                .timestamp()
-                .saturating_mul(1000),
-        ),
-        ..Claims::of(
-            "sev_snp",
-            Assurance::Hardware,
-            true,
-            values(&report, policy, &tcb),
-            payload,
-        )
-    })
+    Ok(())
 }
 
-fn values(report: &Report<'_>, policy: u64, tcb: &[(&str, u8); 4]) -> Values {
+/// Returns the claims of a report that was verified.
+fn values(report: &Report<'_>, tcb: &[(&str, u8); 4]) -> Values {
+    let policy = report.u64(POLICY);
     let mut values = Values::default();
     values.bytes("measurement", report.bytes::<48>(0x90));
     values.bytes("host_data", report.bytes::<32>(0xC0));
     values.bytes("id_key_digest", report.bytes::<48>(0xE0));
     values.bytes("family_id", report.bytes::<16>(0x10));
     values.bytes("image_id", report.bytes::<16>(0x20));
-    values.bytes("chip_id", report.bytes::<64>(0x1A0));
+    values.bytes("chip_id", report.bytes::<64>(CHIP_ID));
     values.text("guest_svn", report.u32(0x04));
     values.text(
         "policy.abi",
@@ -208,65 +237,7 @@ fn values(report: &Report<'_>, policy: u64, tcb: &[(&str, u8); 4]) -> Values {
     values
 }
 
-struct Report<'a>(&'a [u8; REPORT]);
-
-impl<'a> Report<'a> {
-    fn bytes<const N: usize>(&self, at: usize) -> &'a [u8; N] {
-        // Offsets are constants of the specification; a report is whole by its type.
-        self.0
-            .get(at..)
-            .and_then(|rest| rest.first_chunk())
-            .unwrap_or(&[0; N])
-    }
-
-    fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes(*self.bytes(at))
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(*self.bytes(at))
-    }
-
-    /// The four components that the product has: Turin and later (family 1Ah) order them
-    /// differently, with one of its own in front.
-    fn tcb(&self, at: usize) -> [(&'static str, u8); 4] {
-        let [first, second, third, fourth, _, _, snp, microcode] = *self.bytes::<8>(at);
-        let [family] = *self.bytes::<1>(0x188);
-        if self.u32(0) >= 3 && family >= 0x1A {
-            [
-                ("fmc", first),
-                ("boot_loader", second),
-                ("tee", third),
-                ("snp", fourth),
-            ]
-        } else {
-            [
-                ("boot_loader", first),
-                ("tee", second),
-                ("snp", snp),
-                ("microcode", microcode),
-            ]
-        }
-    }
-
-    /// R and S as 48 bytes each, big-endian; the report has them little-endian in 72 bytes each,
-    /// the rest being zero.
-    fn signature(&self) -> Option<[u8; 96]> {
-        let mut out = [0; 96];
-        for (half, at) in out.chunks_exact_mut(48).zip([SIGNED, SIGNED + 72]) {
-            let number = self.bytes::<72>(at);
-            let (low, high) = number.split_at(48);
-            if high.iter().any(|byte| *byte != 0) {
-                return None;
-            }
-            for (to, from) in half.iter_mut().rev().zip(low) {
-                *to = *from;
-            }
-        }
-        Some(out)
-    }
-}
-
+/// Returns the value of an extension that the certificate has exactly once.
 fn extension<'a>(certificate: &'a X509Certificate<'_>, oid: &Oid<'_>) -> Option<&'a [u8]> {
     let mut found = certificate
         .extensions()
@@ -276,7 +247,7 @@ fn extension<'a>(certificate: &'a X509Certificate<'_>, oid: &Oid<'_>) -> Option<
     found.next().is_none().then_some(only.value)
 }
 
-/// A small non-negative INTEGER in DER.
+/// Returns an INTEGER in DER from 0 to 255.
 fn integer(der: &[u8]) -> Option<u8> {
     match *der {
         [0x02, 0x01, value] if value < 0x80 => Some(value),
