@@ -1,7 +1,8 @@
-//! Compact JWS of a named issuer (RFC 7515, RFC 7519, and RFC 8725's advice), verified with ring.
+//! Verification of compact JWS (RFC 7515, section 7.1) with JWT claims (RFC 7519), along the advice
+//! of RFC 8725.
 //!
-//! The algorithm comes from the key, never from the token; keys in headers are never looked at;
-//! every member that matters is checked strictly, and what is not understood is refused.
+//! The algorithm comes from the key, never from the token. Keys in a header are never used. A header
+//! that this crate does not know is rejected.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,51 +11,55 @@ use serde_json::{Map, Value};
 
 use crate::json;
 
-/// Largest token, in bytes (T20).
+/// The largest token, in bytes (T20).
 const MAX_TOKEN: usize = 16 << 10;
-/// Most keys of an issuer.
+/// The largest number of keys of an issuer.
 const MAX_KEYS: usize = 64;
+/// The largest key set, in bytes.
+const MAX_KEY_SET: usize = 1 << 20;
 
-/// Why a token or a key set was not taken.
+/// The reasons to reject a token or a key set.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JwsError {
-    /// The header names another algorithm than the key has.
+    /// The `alg` header is not the algorithm of the key (RFC 8725, section 3.1).
     #[error("algorithm is not the key's")]
     Algorithm,
-    /// A header that changes how the token must be read, or brings a key along.
+    /// The token has a header that could change its meaning or that carries a key.
     #[error("header `{0}` is not taken")]
     Header(String),
-    /// The key set is malformed: what is wrong.
+    /// The key set is malformed or has no usable key.
     #[error("key set: {0}")]
     KeySet(String),
-    /// Not three canonical base64url parts of JSON objects.
+    /// The token is not three parts in canonical base64url, or header and payload are not JSON
+    /// objects.
     #[error("malformed token")]
     Malformed,
-    /// The signature is not that key's.
+    /// The signature is not the key's.
     #[error("bad signature")]
     Signature,
-    /// Over 16 KiB.
+    /// The token has more than 16 KiB.
     #[error("token is too large")]
     TooLarge,
-    /// No key of the issuer has this id, or the token names none.
+    /// No key of the issuer has the token's `kid`, or the token has none.
     #[error("unknown key")]
     UnknownKey,
 }
 
 #[derive(Clone, Debug)]
 enum Key {
+    EdDsa(Vec<u8>),
     Es256(Vec<u8>),
     Es384(Vec<u8>),
-    EdDsa(Vec<u8>),
     Rs256 { n: Vec<u8>, e: Vec<u8> },
 }
 
 impl Key {
+    /// Returns the `alg` of the key's signatures (RFC 7518, section 3.1, and RFC 8037, section 3.1).
     fn algorithm(&self) -> &'static str {
         match self {
+            Self::EdDsa(_) => "EdDSA",
             Self::Es256(_) => "ES256",
             Self::Es384(_) => "ES384",
-            Self::EdDsa(_) => "EdDSA",
             Self::Rs256 { .. } => "RS256",
         }
     }
@@ -81,15 +86,20 @@ impl Key {
     }
 }
 
-/// The verification keys of one issuer, from its JWKS (RFC 7517).
+/// The verification keys of one issuer by `kid`, from its JWKS (RFC 7517).
 #[derive(Clone, Debug, Default)]
 pub struct KeySet(Vec<(String, Key)>);
 
 impl KeySet {
-    /// Reads a JWKS. Keys for encryption, of unknown kinds or without an id are left out; two keys
-    /// with one id are an error (T15).
+    /// Reads a JWKS of at most 1 MiB. Keys for encryption, keys of other algorithms and keys without
+    /// a `kid` are left out.
+    ///
+    /// # Errors
+    /// [`JwsError::KeySet`] if two keys have one `kid` (T15), if no key is usable, or if there are
+    /// more than 64.
     pub fn parse(document: &[u8]) -> Result<Self, JwsError> {
-        let value = json::parse(document, 1 << 20).map_err(|e| JwsError::KeySet(e.to_string()))?;
+        let value =
+            json::parse(document, MAX_KEY_SET).map_err(|e| JwsError::KeySet(e.to_string()))?;
         let keys = value
             .get("keys")
             .and_then(Value::as_array)
@@ -118,6 +128,7 @@ impl KeySet {
     }
 }
 
+/// Returns the key of a JWK (RFC 7518, section 6), if it is one that verifies signatures here.
 fn read_key(jwk: &Value) -> Option<Key> {
     let text = |name: &str| jwk.get(name).and_then(Value::as_str);
     let bytes = |name: &str| text(name).and_then(|v| URL_SAFE_NO_PAD.decode(v).ok());
@@ -143,24 +154,62 @@ fn read_key(jwk: &Value) -> Option<Key> {
         .then_some(key)
 }
 
-/// A token whose signature is good. Its claims are still to be checked.
+/// The proof that a token's signature was verified. The claims are still to be checked.
+///
+/// [`verify`] and [`verify_by`] alone make it. Other crates can neither construct nor clone it:
+///
+/// ```compile_fail,E0277
+/// fn is_clone<T: Clone>() {}
+/// is_clone::<sundew_attestation::jws::SignedClaims>();
+/// ```
+///
+/// ```compile_fail,E0451
+/// use sundew_attestation::jws::SignedClaims;
+/// let (claims, signing_input) = (serde_json::Map::new(), Vec::new());
+/// let forged = SignedClaims { claims, typ: None, signing_input };
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct SignedClaims {
-    /// The payload.
-    pub claims: Map<String, Value>,
-    /// The `typ` header, if there is one.
-    pub typ: Option<String>,
-    /// The bytes that were signed, `header.payload`.
-    pub signing_input: Vec<u8>,
+    claims: Map<String, Value>,
+    typ: Option<String>,
+    signing_input: Vec<u8>,
 }
 
-/// Checks form, header and signature of a compact JWS.
+impl SignedClaims {
+    /// Returns the claims.
+    #[must_use]
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+
+    /// Returns the claims and drops the rest.
+    #[must_use]
+    pub fn into_claims(self) -> Map<String, Value> {
+        self.claims
+    }
+
+    /// Returns the `typ` header, if there is one.
+    #[must_use]
+    pub fn typ(&self) -> Option<&str> {
+        self.typ.as_deref()
+    }
+
+    /// Returns the bytes that were signed, `header.payload` (RFC 7515, section 2).
+    #[must_use]
+    pub fn signing_input(&self) -> &[u8] {
+        &self.signing_input
+    }
+}
+
+/// Checks form, header and signature of a compact JWS with the keys of one issuer. Each [`JwsError`]
+/// names the check that failed.
 pub fn verify(token: &[u8], keys: &KeySet) -> Result<SignedClaims, JwsError> {
     verify_by(token, |_| Some(keys))
 }
 
-/// The same where claims that nobody has verified yet say whose keys to verify them with.
+/// Checks a compact JWS like [`verify`], with keys that `keys` selects by the claims. The claims are
+/// not verified when `keys` sees them.
 pub fn verify_by<'k>(
     token: &[u8],
     keys: impl FnOnce(&Map<String, Value>) -> Option<&'k KeySet>,
@@ -177,8 +226,8 @@ pub fn verify_by<'k>(
     };
     let header = object(header_part)?;
     for name in header.keys() {
-        // T14, T19, T20: `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c` and whatever else
-        // might change the meaning.
+        // T14, T19, T20: this leaves out `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c` and
+        // every other header that could change the meaning of the token.
         if !matches!(name.as_str(), "alg" | "kid" | "typ" | "x5t" | "x5t#S256") {
             return Err(JwsError::Header(name.chars().take(32).collect()));
         }
@@ -213,6 +262,7 @@ pub fn verify_by<'k>(
     })
 }
 
+/// Returns the JSON object that a part of the token encodes.
 fn object(part: &str) -> Result<Map<String, Value>, JwsError> {
     let bytes = URL_SAFE_NO_PAD
         .decode(part)
