@@ -1,4 +1,4 @@
-//! What the values of a claim must be.
+//! Constraints on the values of claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,41 +6,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::trust::TrustMaterial;
 
-/// What the values of a claim must be. Of a claim with several, all must: what no rule mentions
-/// never grants.
+/// A constraint on the values of a claim. If a claim has several values, every one must meet it: a
+/// value that the registration does not mention never grants anything.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Constraint {
-    /// One of these.
+    /// The value must be one of these.
     OneOf(BTreeSet<String>),
-    /// A dotted number, such as a version or a TCB component, not below this one.
+    /// The value must be a dotted number, such as a version or a TCB component, not below this one.
     AtLeast(AtLeast),
-    /// A value that the platform team has approved.
+    /// The value must be in a set of reference values (RFC 9334, section 8.3).
     Reference(Reference),
 }
 
-/// See [`Constraint::AtLeast`].
+/// The content of [`Constraint::AtLeast`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AtLeast {
-    /// The lowest that is taken: numbers with dots between them, compared from the left; what is
-    /// not there counts as 0.
+    /// The lowest value that is accepted: numbers with dots between them, compared from the left. A
+    /// missing number counts as 0.
     pub at_least: String,
 }
 
-/// See [`Constraint::Reference`].
+/// The content of [`Constraint::Reference`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
-    /// The set of reference values; `sundew trust add reference SET/VALUE` puts one in.
+    /// The name of the set; `sundew trust add reference SET/VALUE` adds a value to it.
     pub reference: String,
 }
 
 impl Constraint {
-    /// Whether all these values are taken, and there is one.
+    /// Returns whether there is at least one value and every value meets the constraint.
     #[must_use]
-    pub fn takes(&self, values: &[String], trust: &TrustMaterial) -> bool {
-        let takes = |value: &String| match self {
+    pub fn accepts(&self, values: &[String], trust: &TrustMaterial) -> bool {
+        let accepts = |value: &String| match self {
             Self::OneOf(allowed) => allowed.contains(value),
             Self::AtLeast(AtLeast { at_least }) => match (dotted(value), dotted(at_least)) {
                 (Some(value), Some(least)) => value >= least,
@@ -48,9 +48,10 @@ impl Constraint {
             },
             Self::Reference(Reference { reference }) => trust.is_reference(reference, value),
         };
-        !values.is_empty() && values.iter().all(takes)
+        !values.is_empty() && values.iter().all(accepts)
     }
 
+    /// Returns why the constraint is invalid in a registration, if it is.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self {
             Self::OneOf(allowed) => allowed.is_empty().then_some("takes no value at all"),
@@ -64,7 +65,7 @@ impl Constraint {
     }
 }
 
-/// `1.2.3` as numbers, without zeros at the end: `1.0` is `1`.
+/// Returns the numbers of a text like `1.2.3`, without zeros at the end: `1.0` equals `1`.
 fn dotted(text: &str) -> Option<Vec<u64>> {
     let number = |part: &str| {
         if part.bytes().all(|b| b.is_ascii_digit()) {
@@ -80,5 +81,5 @@ fn dotted(text: &str) -> Option<Vec<u64>> {
     Some(numbers)
 }
 
-/// Claim name to what its values must be.
+/// The constraints of a requirement, by claim name.
 pub type Constraints = BTreeMap<String, Constraint>;

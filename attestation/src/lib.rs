@@ -1,7 +1,6 @@
-//! Who is this, and is it true: SPIFFE identities, X.509-SVID validation and verification of
-//! evidence (RFC 9334).
+//! Verification of SPIFFE identities and of attestation evidence: the verifier's part of RFC 9334.
 //!
-//! Upholds P1, P2 and P8. Pure and synchronous: no I/O, no clock (time is an argument), no state.
+//! Upholds P1, P2 and P8. The crate does no I/O and has no state, and time is an argument.
 
 mod appraisal;
 mod chain;

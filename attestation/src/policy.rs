@@ -1,4 +1,4 @@
-//! What a registration says of evidence: the appraisal policy (RFC 9334, section 8.5).
+//! The appraisal policy for evidence (RFC 9334, section 8.5), which a registration states.
 
 use std::collections::BTreeSet;
 
@@ -8,35 +8,35 @@ use crate::constraint::{Constraint, Reference};
 use crate::requirement::Requirement;
 use crate::trust::{TrustItem, TrustMaterial};
 
-/// Most sets of evidence that may do for one registration: each may be tried.
+/// The largest number of alternatives of one policy; appraisal may try each of them.
 const MAX_ALTERNATIVES: usize = 16;
-/// Most pieces of evidence in one set.
+/// The largest number of pieces of evidence in one alternative.
 pub(crate) const MAX_EVIDENCE: usize = 8;
-/// Deepest nesting of rules.
+/// The deepest nesting of rules.
 const MAX_DEPTH: usize = 4;
 
-/// A piece of evidence, or several, or one of several.
+/// A rule about evidence: one requirement, or a combination of rules.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Rule {
-    /// All of these.
+    /// All of the rules must be met.
     All {
         /// The rules.
         all_of: Vec<Rule>,
     },
-    /// One of these.
+    /// At least one of the rules must be met.
     Any {
         /// The rules.
         any_of: Vec<Rule>,
     },
-    /// This piece.
+    /// A piece of evidence must meet this requirement.
     One(Requirement),
 }
 
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By hand, so that an error names what is wrong with the requirement, and not that no
-        // variant matches.
+        // A derived implementation would report that no variant matches. This one reports the fault
+        // in the requirement.
         let mut value = serde_json::Value::deserialize(deserializer)?;
         let wrap = |e: serde_json::Error| de::Error::custom(e);
         let members = value
@@ -61,41 +61,42 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
-/// Values of one claim that must be among those of another, such as the digest that runs among the
-/// digests that were signed.
+/// A condition between two pieces of evidence: the values of one claim must be among those of
+/// another, such as the digest that runs among the digests that were signed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CrossCheck {
-    /// `<kind>.<claim>`: each value of it…
+    /// The claim, as `<kind>.<claim>`, that must have a value and whose values are checked.
     pub claim: String,
-    /// …must be one of this one's, `<kind>.<claim>`.
+    /// The claim, as `<kind>.<claim>`, that must have each of these values.
     pub among: String,
 }
 
-/// Everything that a registration says of evidence.
+/// The rules and cross-checks of one registration.
 #[derive(Clone, Copy, Debug)]
 pub struct AppraisalPolicy<'a> {
-    /// All of these.
+    /// The rules, all of which must be met.
     pub rules: &'a [Rule],
-    /// What must hold between pieces.
+    /// The conditions between pieces of evidence.
     pub cross_checks: &'a [CrossCheck],
 }
 
-/// One set of requirements that does.
+/// A set of requirements that suffices.
 pub type Alternative<'a> = Vec<&'a Requirement>;
 
 impl<'a> AppraisalPolicy<'a> {
-    /// Every set of requirements that does, in the order of preference; `None` if there are more
-    /// than 16.
+    /// Returns every set of requirements that suffices, in the order of preference; `None` if there
+    /// are more than 16 or if rules are nested more than 4 levels deep.
     #[must_use]
     pub fn alternatives(&self) -> Option<Vec<Alternative<'a>>> {
         all_of(self.rules, MAX_DEPTH)
     }
 
-    /// What rests on an item of trust: the claims by which to find it, or `None` for everything.
-    /// Empty if nothing does.
+    /// Returns what is affected if a trust item is removed: the claims, as `<kind>.<claim>=<value>`,
+    /// by which evidence that rests on the item can be found, or `None` for all evidence. The result
+    /// is empty if no evidence rests on the item.
     #[must_use]
-    pub fn rests_on(&self, item: &TrustItem) -> Vec<Option<String>> {
+    pub fn affected_claims(&self, item: &TrustItem) -> Vec<Option<String>> {
         let alternatives = self.alternatives().unwrap_or_default();
         let mut found = BTreeSet::new();
         for requirement in alternatives.into_iter().flatten() {
@@ -116,7 +117,7 @@ impl<'a> AppraisalPolicy<'a> {
         found.into_iter().collect()
     }
 
-    /// What is wrong with it as a registration: sentences for the registrar.
+    /// Returns why the policy is invalid in a registration, as sentences for the registrar.
     #[must_use]
     pub fn problems(&self, trust: &TrustMaterial) -> Vec<String> {
         let Some(alternatives) = self.alternatives() else {
@@ -126,7 +127,7 @@ impl<'a> AppraisalPolicy<'a> {
         };
         let mut problems = BTreeSet::new();
         if alternatives.is_empty() || alternatives.iter().any(Vec::is_empty) {
-            // P1: what proves nothing gets nothing.
+            // P1: a policy without evidence would grant without proof.
             problems.insert("at least one kind of evidence must be required".to_owned());
         }
         for alternative in &alternatives {
@@ -172,10 +173,12 @@ impl<'a> AppraisalPolicy<'a> {
     }
 }
 
+/// Returns the kind in `<kind>.<claim>`.
 fn kind_of(claim: &str) -> Option<&str> {
     claim.split_once('.').map(|(kind, _)| kind)
 }
 
+/// Returns the alternatives that meet all rules: every combination of theirs.
 fn all_of(rules: &[Rule], depth: usize) -> Option<Vec<Alternative<'_>>> {
     let mut sets: Vec<Alternative<'_>> = vec![Vec::new()];
     for rule in rules {
@@ -194,6 +197,7 @@ fn all_of(rules: &[Rule], depth: usize) -> Option<Vec<Alternative<'_>>> {
     Some(sets)
 }
 
+/// Returns the alternatives that meet one rule.
 fn one_of(rule: &Rule, depth: usize) -> Option<Vec<Alternative<'_>>> {
     let deeper = depth.checked_sub(1)?;
     match rule {

@@ -1,4 +1,4 @@
-//! What a registration requires of one piece of evidence.
+//! Requirements: one kind of evidence each, with constraints on its claims.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,71 +8,73 @@ use crate::kinds::sev_snp::Endorsement;
 use crate::spiffe::SpiffeId;
 use crate::trust::{TrustKind, TrustMaterial};
 
-/// What a registration requires of one piece of evidence.
+/// A registration's requirement of one piece of evidence.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Requirement {
-    /// An EC2 instance's identity document.
+    /// The identity document of an EC2 instance.
     AwsIid {
-        /// `accountId` must be among them.
+        /// The constraints; `accountId` must be among them.
         claims: Constraints,
     },
-    /// A signature over a digest; `cross_checks` must compare it with one of another kind.
+    /// A signature over a digest. `cross_checks` must compare the digest with a claim of another
+    /// kind.
     Cosign {
-        /// Public keys in PEM, one of which must have signed.
+        /// The public keys in PEM, one of which must have signed.
         keys: Vec<String>,
-        /// More about it.
+        /// Further constraints.
         #[serde(default)]
         claims: Constraints,
     },
     /// A signed manifest of the agent.
     Manifest {
-        /// Public keys in PEM that may sign it.
+        /// The public keys in PEM that may sign the manifest.
         keys: Vec<String>,
-        /// How many distinct keys must have signed.
+        /// The number of distinct keys that must have signed.
         #[serde(default = "one")]
         threshold: usize,
-        /// Such as `digest` or `model`.
+        /// Further constraints, such as on `digest` or `model`.
         #[serde(default)]
         claims: Constraints,
     },
-    /// A Nitro enclave's attestation document.
+    /// The attestation document of a Nitro enclave.
     Nitro {
-        /// `pcr0` (the image) or `pcr8` (its signer) must be among them.
+        /// The constraints; `pcr0` (the image) or `pcr8` (its signer) must be among them.
         claims: Constraints,
     },
     /// A JWT of an issuer that the broker is configured with.
     Oidc {
-        /// The issuer's URL, exactly its tokens' `iss`.
+        /// The issuer's URL, exactly the `iss` of its tokens.
         issuer: String,
-        /// The issuer's pinned claim must be among them.
+        /// The constraints; the claim that the issuer's preset pins must be among them.
         claims: Constraints,
     },
-    /// What a node says of a process on its host.
+    /// A node's statement about a process on its host.
     Process {
-        /// The nodes whose word counts.
+        /// The nodes whose statements are accepted.
         nodes: Vec<SpiffeId>,
-        /// `exe_sha256`, `container_id` or `systemd_unit` must be among them.
+        /// The constraints; `exe_sha256`, `container_id` or `systemd_unit` must be among them.
         claims: Constraints,
     },
-    /// An AMD SEV-SNP guest's report.
+    /// The attestation report of an AMD SEV-SNP guest.
     SevSnp {
-        /// Which kind of key must have signed it.
+        /// The kind of key that must have signed the report.
         #[serde(default)]
         endorsement: Endorsement,
-        /// `measurement` must be among them.
+        /// The constraints; `measurement` must be among them.
         claims: Constraints,
     },
-    /// An Intel TDX trust domain's quote.
+    /// The quote of an Intel TDX trust domain.
     Tdx {
-        /// `mrtd` must be among them. Unless `tcb_status` is, it must be `UpToDate`.
+        /// The constraints; `mrtd` must be among them. Without a constraint on `tcb_status`, only
+        /// `UpToDate` is accepted.
         claims: Constraints,
     },
-    /// A TPM's quote under an attestation key that is registered, or that a TPM of a known maker
-    /// was shown to have.
+    /// The quote of a TPM. Its attestation key is registered, or was shown to be in a TPM of a
+    /// trusted manufacturer.
     Tpm2 {
-        /// At least one PCR, such as `pcr.sha256.7`, must be among them. A key that only its TPM's
-        /// maker vouches for is taken where `ek` or `key` is, too.
+        /// The constraints; at least one PCR, such as `pcr.sha256.7`, must be among them. A key that
+        /// rests on its TPM's endorsement is accepted only if `ek` or `key` is among them too.
         claims: Constraints,
     },
 }
@@ -82,7 +84,7 @@ fn one() -> usize {
 }
 
 impl Requirement {
-    /// The kind of evidence that can meet it.
+    /// Returns the kind of evidence that can meet the requirement.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -98,7 +100,7 @@ impl Requirement {
         }
     }
 
-    /// Whether evidence of this kind can carry the nonce (P2).
+    /// Returns whether evidence of this kind can be bound to the nonce (P2).
     #[must_use]
     pub fn can_be_fresh(&self) -> bool {
         match self {
@@ -112,8 +114,8 @@ impl Requirement {
         }
     }
 
-    /// Whether evidence of this kind says something that not everybody could show who has seen
-    /// another's: enough to be given an identity.
+    /// Returns whether evidence of this kind identifies the claimant, so that an SVID can be issued
+    /// on it. A signature or manifest does not: everybody who has seen it can present it.
     #[must_use]
     pub fn identifies(&self) -> bool {
         match self {
@@ -128,7 +130,7 @@ impl Requirement {
         }
     }
 
-    /// What it says of claims.
+    /// Returns the constraints on claims.
     #[must_use]
     pub fn claims(&self) -> &Constraints {
         match self {
@@ -144,8 +146,8 @@ impl Requirement {
         }
     }
 
-    /// The trust material that evidence for it rests on: nothing can meet it without one of these,
-    /// if there are any.
+    /// Returns the kinds of trust items that evidence of this kind rests on. If there are any, no
+    /// evidence can meet the requirement without an item of one of them.
     #[must_use]
     pub fn needs(&self) -> &'static [TrustKind] {
         match self {
@@ -161,7 +163,8 @@ impl Requirement {
         }
     }
 
-    /// What is wrong with it as a registration, if anything: a sentence for the registrar.
+    /// Returns why the requirement is invalid in a registration, if it is, as a sentence for the
+    /// registrar.
     #[must_use]
     pub fn problem(&self, trust: &TrustMaterial) -> Option<String> {
         let claims = self.claims();
@@ -182,6 +185,7 @@ impl Requirement {
                 kind.as_str()
             ));
         }
+        // P1: without these claims, evidence of anybody's machine or account would be accepted.
         let pins = |names: &[&str]| {
             (!names.iter().any(|name| claims.contains_key(*name))).then(|| {
                 format!(
@@ -204,7 +208,7 @@ impl Requirement {
                     )
                 })
             }),
-            // T30: without an expected measurement, any enclave would do.
+            // T30: without an expected measurement, any enclave would be accepted.
             Self::Nitro { .. } => pins(&["pcr0", "pcr8"]),
             Self::Oidc { issuer, .. } => match trust.issuers.get(issuer) {
                 Some(known) => pins(&[known.preset.pinned_claim()]),
@@ -224,6 +228,7 @@ impl Requirement {
     }
 }
 
+/// Returns why the keys are invalid, if they are.
 fn bad_key(keys: &[String]) -> Option<String> {
     if keys.is_empty() {
         return Some("at least one key is needed".to_owned());
