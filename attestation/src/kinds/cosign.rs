@@ -1,10 +1,11 @@
-//! `cosign`: a signature over the digest of a container image (the "simple signing" payload of
-//! sigstore's cosign) or of a binary (an in-toto statement in a DSSE envelope, as `cosign
-//! attest-blob` makes it, alone or in a sigstore bundle), under a key that the platform team
-//! registered.
+//! `cosign`: a signature under a registered key over the digest of a container image or of a binary.
 //!
-//! It says that a digest is good, never that it is what runs: a registration must compare it with a
-//! digest of another kind.
+//! For an image, it is the "simple signing" payload of sigstore's cosign. For a binary, it is an
+//! in-toto statement in a DSSE envelope, as `cosign attest-blob` makes it, alone or in a sigstore
+//! bundle.
+//!
+//! The signature shows that a digest was approved. It does not show that this digest runs, so a
+//! registration must compare it with a claim of another kind.
 
 use std::collections::BTreeMap;
 
@@ -18,56 +19,57 @@ use crate::dsse::{DsseError, Envelope, VerifyingKey};
 use crate::json;
 use crate::kinds::manifest::{PAYLOAD_TYPE, STATEMENT_TYPE};
 
-/// Largest evidence, in bytes.
+/// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 256 << 10;
-/// Most subjects of a statement.
+/// The largest number of subjects in a statement.
 const MAX_SUBJECTS: usize = 64;
 
-/// What every version of sigstore's bundles has in its media type.
+/// The prefix that the media types of all versions of sigstore's bundles have.
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 
-/// What a collector sends: one of the three forms.
+/// The evidence, in JSON, in one of three forms.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Evidence {
-    /// An image's signature, as `cosign` keeps it beside the image.
+    /// The signature of an image, as `cosign` stores it beside the image.
     Image {
-        /// Base64 of the simple-signing payload: exactly these bytes are signed.
+        /// The simple-signing payload in base64; exactly these bytes are signed.
         payload: String,
-        /// Base64 of the signature: ECDSA in ASN.1 DER, or Ed25519.
+        /// The signature in base64: ECDSA in ASN.1 DER, or Ed25519.
         signature: String,
     },
     /// A signed statement about binaries.
     Statement {
-        /// The envelope.
+        /// The DSSE envelope of the statement.
         envelope: Envelope,
     },
-    /// The same as cosign writes it today (sigstore protobuf-specs, `Bundle`).
+    /// A signed statement in a sigstore bundle (sigstore protobuf-specs, `Bundle`).
     #[serde(rename_all = "camelCase")]
     Bundle {
-        /// Which version of the form it is.
+        /// The media type, which names the version of the bundle.
         media_type: String,
-        /// The envelope; a bundle with a signature over the bytes of a file is not taken.
+        /// The DSSE envelope of the statement. A bundle with a `messageSignature` instead is
+        /// rejected.
         dsse_envelope: Envelope,
-        /// Certificates and entries of transparency logs. Nothing rests on them: what counts is a
-        /// registered key.
+        /// Certificates and entries of transparency logs. They are ignored, because only a
+        /// registered key counts.
         verification_material: Value,
     },
 }
 
-/// Why a signature was not taken.
+/// The reasons to reject a signature.
 #[derive(Debug, thiserror::Error)]
 pub enum CosignError {
-    /// The envelope or its signatures.
+    /// The envelope or its signatures were rejected.
     #[error("envelope: {0}")]
     Envelope(#[from] DsseError),
-    /// Not evidence of this kind.
+    /// The evidence, payload or statement is malformed.
     #[error("malformed: {0}")]
     Malformed(String),
-    /// Not signed by a registered key.
+    /// No registered key has signed the payload.
     #[error("not signed by a registered key")]
     Signature,
-    /// Signed, but as something else.
+    /// The signed document is of another type.
     #[error("another type of statement")]
     Type,
 }
@@ -90,37 +92,13 @@ fn malformed(what: &dyn std::fmt::Display) -> CosignError {
 
 /// Verifies a signature under one of the keys. The claim `digest` has every digest that was signed,
 /// in lower-case hexadecimal.
+///
+/// # Errors
+/// Each [`CosignError`] names the check that failed.
 pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignError> {
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let mut values = Values::default();
-    match evidence {
-        Evidence::Image { payload, signature } => {
-            let (signed, signature) = (
-                STANDARD.decode(&payload).map_err(|e| malformed(&e))?,
-                STANDARD.decode(&signature).map_err(|e| malformed(&e))?,
-            );
-            if !keys.iter().any(|key| key.verifies(&signed, &signature)) {
-                return Err(CosignError::Signature);
-            }
-            let document = json::parse(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-            let text = |path: &str| document.pointer(path).and_then(Value::as_str);
-            if text("/critical/type") != Some("cosign container image signature") {
-                return Err(CosignError::Type);
-            }
-            let digest = text("/critical/image/docker-manifest-digest")
-                .and_then(|digest| digest.strip_prefix("sha256:"));
-            values.text(
-                "digest",
-                digest
-                    .filter(|hash| is_sha256(hash))
-                    .ok_or_else(|| malformed(&"no image digest"))?,
-            );
-            if let Some(reference) = text("/critical/identity/docker-reference")
-                .filter(|reference| !reference.is_empty())
-            {
-                values.text("reference", reference);
-            }
-        }
+    let values = match evidence {
+        Evidence::Image { payload, signature } => image_values(&payload, &signature, keys)?,
         Evidence::Bundle { media_type, .. } if !media_type.starts_with(BUNDLE) => {
             return Err(CosignError::Type);
         }
@@ -128,25 +106,8 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
         | Evidence::Bundle {
             dsse_envelope: envelope,
             ..
-        } => {
-            let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
-            let statement: Statement =
-                json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-            if statement.statement_type != STATEMENT_TYPE {
-                return Err(CosignError::Type);
-            }
-            if statement.subject.is_empty() || statement.subject.len() > MAX_SUBJECTS {
-                return Err(malformed(&"a statement has 1 to 64 subjects"));
-            }
-            for subject in &statement.subject {
-                let digest = subject.digest.get("sha256").filter(|hash| is_sha256(hash));
-                values.text(
-                    "digest",
-                    digest.ok_or_else(|| malformed(&"subject without sha256"))?,
-                );
-            }
-        }
-    }
+        } => statement_values(&envelope, keys)?,
+    };
     Ok(Claims::of(
         "cosign",
         Assurance::Vouched,
@@ -156,6 +117,64 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
     ))
 }
 
+/// Verifies a simple-signing payload; returns the digest and, if the payload names one, the
+/// reference of the image.
+fn image_values(
+    payload: &str,
+    signature: &str,
+    keys: &[VerifyingKey],
+) -> Result<Values, CosignError> {
+    let (signed, signature) = (
+        STANDARD.decode(payload).map_err(|e| malformed(&e))?,
+        STANDARD.decode(signature).map_err(|e| malformed(&e))?,
+    );
+    if !keys.iter().any(|key| key.verifies(&signed, &signature)) {
+        return Err(CosignError::Signature);
+    }
+    let document = json::parse(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
+    let text = |path: &str| document.pointer(path).and_then(Value::as_str);
+    if text("/critical/type") != Some("cosign container image signature") {
+        return Err(CosignError::Type);
+    }
+    let digest = text("/critical/image/docker-manifest-digest")
+        .and_then(|digest| digest.strip_prefix("sha256:"));
+    let mut values = Values::default();
+    values.text(
+        "digest",
+        digest
+            .filter(|hash| is_sha256(hash))
+            .ok_or_else(|| malformed(&"no image digest"))?,
+    );
+    if let Some(reference) =
+        text("/critical/identity/docker-reference").filter(|reference| !reference.is_empty())
+    {
+        values.text("reference", reference);
+    }
+    Ok(values)
+}
+
+/// Verifies an in-toto statement; returns the digests of its subjects.
+fn statement_values(envelope: &Envelope, keys: &[VerifyingKey]) -> Result<Values, CosignError> {
+    let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
+    let statement: Statement = json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
+    if statement.statement_type != STATEMENT_TYPE {
+        return Err(CosignError::Type);
+    }
+    if statement.subject.is_empty() || statement.subject.len() > MAX_SUBJECTS {
+        return Err(malformed(&"a statement has 1 to 64 subjects"));
+    }
+    let mut values = Values::default();
+    for subject in &statement.subject {
+        let digest = subject.digest.get("sha256").filter(|hash| is_sha256(hash));
+        values.text(
+            "digest",
+            digest.ok_or_else(|| malformed(&"subject without sha256"))?,
+        );
+    }
+    Ok(values)
+}
+
+/// Returns whether a text is a SHA-256 in lower-case hexadecimal.
 fn is_sha256(hash: &str) -> bool {
     hash.len() == 64
         && hash
