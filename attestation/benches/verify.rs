@@ -1,4 +1,4 @@
-//! What one piece of evidence costs to verify, by kind: `cargo bench -p sundew-attestation`.
+//! The cost of verifying one piece of evidence, by kind: `cargo bench -p sundew-attestation`.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -91,7 +91,7 @@ fn verify(c: &mut Criterion) {
         b.iter(|| tpm2::verify(&quote, |_| Some(&key), &Roots::default(), &[9; 32], 0).unwrap())
     });
 
-    // What an attacker sends: the largest that is looked at, and nothing in it.
+    // An attacker can send evidence of the largest size with nothing in it.
     let noise = vec![b'['; 16 << 10];
     c.bench_function("tdx, 16 KiB of noise", |b| {
         b.iter(|| black_box(tdx::verify(&noise, [&collateral], &bound, 0).is_err()))

@@ -1,30 +1,31 @@
-//! The one binding construction for all kinds of evidence.
+//! The binding of evidence to a challenge, for freshness by nonces (RFC 9334, section 10.2), in one
+//! construction for all kinds of evidence.
 //!
-//! P2: a digest over nonce, SVID key, TLS channel and purpose, domain-separated; evidence that has
-//! room carries it.
+//! P2: the binding is a digest over nonce, SVID key, TLS channel and purpose with domain separation.
+//! Evidence of every kind that has a field for it carries the binding.
 
 use ring::digest;
 
-/// A single-use challenge, 256 bits from the system's generator.
+/// The nonce of a single-use challenge: 256 bits from the operating system's random generator.
 pub type Nonce = [u8; 32];
 
-/// What the evidence is for. Evidence for one purpose is no good for another.
+/// The purpose of evidence. Evidence that was made for one purpose is rejected for another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BindingPurpose {
-    /// Opening a task.
+    /// The claimant begins a task.
     BeginTask,
-    /// A first SVID: the key is that of the request.
+    /// The claimant asks for its first SVID; the bound key is that of its certificate request.
     Enroll,
-    /// Reading a secret.
+    /// The claimant reads a secret.
     GetSecret,
-    /// Going on with a task.
+    /// The claimant proves during a task that it is still the attested workload.
     Prove,
-    /// Reviving a suspended task.
+    /// The claimant resumes a suspended task.
     ResumeTask,
 }
 
 impl BindingPurpose {
-    /// The word for it.
+    /// Returns the name that configuration and commands use.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,6 +37,7 @@ impl BindingPurpose {
         }
     }
 
+    /// Returns the label that goes into the digest.
     fn label(self) -> &'static [u8] {
         match self {
             Self::BeginTask => b"begin-task",
@@ -47,15 +49,23 @@ impl BindingPurpose {
     }
 }
 
-/// What evidence must be bound to: 32 bytes, SHA-256 over
-/// `"sundew/v1/evidence-binding" ‖ len(purpose) ‖ purpose ‖ SHA-256(nonce) ‖
-/// SHA-256(SubjectPublicKeyInfo) ‖ exporter`, where `exporter` is the TLS channel binding of RFC
-/// 9266 and lengths are one byte.
+/// The 32 bytes that evidence must carry: the SHA-256 over `"sundew/v1/evidence-binding" ‖
+/// len(purpose) ‖ purpose ‖ SHA-256(nonce) ‖ SHA-256(SubjectPublicKeyInfo) ‖ exporter`, where
+/// `exporter` is the TLS channel binding of RFC 9266 and the length is one byte.
+///
+/// A binding is no secret and no proof, so it can be copied. Other crates make it with
+/// [`Binding::new`], or with [`Binding::from_bytes`] where evidence is examined offline, and not of a
+/// field:
+///
+/// ```compile_fail,E0423
+/// let forged = sundew_attestation::Binding([0; 32]);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Binding([u8; 32]);
 
 impl Binding {
-    /// Computes the binding; broker and SDK both call this.
+    /// Computes the binding of a nonce and a SubjectPublicKeyInfo in DER. The broker and the SDK
+    /// both call this function.
     #[must_use]
     pub fn new(
         purpose: BindingPurpose,
@@ -76,22 +86,22 @@ impl Binding {
         Self(out)
     }
 
-    /// A binding that was noted down, to look at evidence away from the broker that it was meant
+    /// Makes a binding of recorded bytes, to verify evidence away from the broker that it was made
     /// for.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes, for kinds whose room takes any length up to a limit: a TPM's qualifying data,
-    /// a Nitro nonce.
+    /// Returns the 32 bytes, for kinds of evidence whose field has a variable length: the qualifying
+    /// data of a TPM, the nonce of a Nitro document.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// For kinds whose room is exactly 64 bytes: SHA-512 over `"sundew/v1/evidence-binding/64"` and
-    /// the 32 bytes. Never padded, never cut.
+    /// Returns the 64-byte form, for kinds of evidence whose field has exactly that length: the
+    /// SHA-512 over `"sundew/v1/evidence-binding/64"` and the 32 bytes. It is never padded or cut.
     #[must_use]
     pub fn wide(&self) -> [u8; 64] {
         let mut context = digest::Context::new(&digest::SHA512);

@@ -1,4 +1,5 @@
-//! DSSE envelopes (secure-systems-lab/dsse, envelope v1.0.2) and the public keys that verify them.
+//! DSSE envelopes (secure-systems-lab/dsse, protocol and envelope v1.0.2) and the public keys that
+//! verify them.
 
 use std::collections::BTreeSet;
 
@@ -10,54 +11,54 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-/// Most signatures looked at in one envelope.
+/// The largest number of signatures in one envelope.
 const MAX_SIGNATURES: usize = 16;
 
-/// A signed document.
+/// A signed document. Nothing in it is verified before [`Envelope::verify`].
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Envelope {
-    /// What the payload is.
+    /// The media type of the payload.
     #[serde(rename = "payloadType")]
     pub payload_type: String,
-    /// Base64 of the signed bytes.
+    /// The payload in base64.
     pub payload: String,
     /// The signatures over the pre-authentication encoding.
     pub signatures: Vec<Signature>,
 }
 
-/// One signature. The key id is a hint and decides nothing.
+/// A signature of an envelope.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signature {
-    /// A hint at the key.
+    /// A hint at the key. It is ignored: each signature is tried with each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyid: Option<String>,
-    /// Base64 of the signature: Ed25519, or ECDSA in ASN.1 DER.
+    /// The signature in base64: Ed25519, or ECDSA in ASN.1 DER.
     pub sig: String,
 }
 
-/// Why an envelope was not taken.
+/// The reasons to reject an envelope or a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DsseError {
-    /// Payload or signature is not canonical base64.
+    /// The payload or a signature is not canonical base64.
     #[error("not base64")]
     Base64,
-    /// Not a public key that we take (P-256, P-384, Ed25519 in PEM).
+    /// The key is not a P-256, P-384 or Ed25519 public key in PEM or DER.
     #[error("not a P-256, P-384 or Ed25519 public key in PEM")]
     Key,
-    /// Another payload type than the one expected.
+    /// The payload type is another than the caller expects.
     #[error("payload type")]
     PayloadType,
-    /// Fewer distinct keys than the threshold signed.
+    /// Fewer distinct keys have signed than the threshold demands, or the threshold is 0.
     #[error("not signed by enough of the registered keys")]
     Threshold,
-    /// More signatures than are looked at.
+    /// The envelope has more than 16 signatures.
     #[error("too many signatures")]
     TooMany,
 }
 
-/// A public key of the signer.
+/// A public key that verifies signatures: P-256, P-384 or Ed25519.
 #[derive(Clone, Debug)]
 pub struct VerifyingKey {
     algorithm: KeyAlgorithm,
@@ -72,14 +73,15 @@ enum KeyAlgorithm {
 }
 
 impl VerifyingKey {
-    /// Reads a SubjectPublicKeyInfo in PEM (`-----BEGIN PUBLIC KEY-----`).
+    /// Reads a SubjectPublicKeyInfo in PEM (`-----BEGIN PUBLIC KEY-----`); fails with
+    /// [`DsseError::Key`].
     pub fn from_pem(pem: &str) -> Result<Self, DsseError> {
         let der = rustls_pki_types::SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes())
             .map_err(|_| DsseError::Key)?;
         Self::from_der(&der)
     }
 
-    /// Reads a SubjectPublicKeyInfo in DER.
+    /// Reads a SubjectPublicKeyInfo in DER; fails with [`DsseError::Key`].
     pub fn from_der(der: &[u8]) -> Result<Self, DsseError> {
         let (rest, spki) = SubjectPublicKeyInfo::from_der(der).map_err(|_| DsseError::Key)?;
         if !rest.is_empty() {
@@ -105,7 +107,7 @@ impl VerifyingKey {
         Ok(Self { algorithm, point })
     }
 
-    /// Whether `signature` is this key's over `message`; ECDSA in ASN.1 DER.
+    /// Returns whether `signature` is this key's over `message`. An ECDSA signature is in ASN.1 DER.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let algorithm: &dyn signature::VerificationAlgorithm = match self.algorithm {
@@ -120,8 +122,11 @@ impl VerifyingKey {
 }
 
 impl Envelope {
-    /// The bytes that `threshold` distinct keys of `keys` signed. Only these bytes may be used
-    /// (T27).
+    /// Returns the payload, if at least `threshold` distinct keys of `keys` signed it under this
+    /// payload type. The caller must use these bytes and nothing else of the envelope (T27).
+    ///
+    /// # Errors
+    /// Each [`DsseError`] names the check that failed.
     pub fn verify(
         &self,
         payload_type: &str,
@@ -155,7 +160,7 @@ impl Envelope {
     }
 }
 
-/// `PAE(type, body)` as DSSE defines it; what is signed.
+/// Returns the bytes that are signed, `PAE(type, body)` of DSSE.
 #[must_use]
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let mut out = format!(

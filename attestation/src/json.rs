@@ -1,5 +1,5 @@
-//! JSON from hostile hands: duplicate members refused at every level, depth and size bounded (T19,
-//! T83).
+//! Strict parsing of untrusted JSON (RFC 8259): duplicate members are rejected at every level, and
+//! depth and size are bounded (T19, T83).
 
 use std::fmt;
 
@@ -8,21 +8,22 @@ use serde::de::{
 };
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting taken.
+/// The deepest nesting of arrays and objects.
 const MAX_DEPTH: usize = 16;
 
-/// Why a document was not taken.
+/// The reasons to reject a JSON document.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON, a duplicate member, nested too deeply, or not what it must be.
+    /// The document is not JSON, has a duplicate member, is nested too deeply, or is not of the
+    /// expected type.
     #[error("{0}")]
     Syntax(#[from] serde_json::Error),
-    /// Larger than the caller allows.
+    /// The document has more bytes than the caller allows.
     #[error("larger than {0} bytes")]
     TooLarge(usize),
 }
 
-/// Parses one JSON document of at most `limit` bytes.
+/// Parses one JSON document of at most `limit` bytes; bytes after it are an error.
 pub fn parse(document: &[u8], limit: usize) -> Result<Value, JsonError> {
     if document.len() > limit {
         return Err(JsonError::TooLarge(limit));
@@ -33,11 +34,12 @@ pub fn parse(document: &[u8], limit: usize) -> Result<Value, JsonError> {
     Ok(value)
 }
 
-/// Reads one JSON document of at most `limit` bytes as what it must be.
+/// Parses one JSON document of at most `limit` bytes into a type.
 pub fn read<T: DeserializeOwned>(document: &[u8], limit: usize) -> Result<T, JsonError> {
     Ok(T::deserialize(parse(document, limit)?)?)
 }
 
+/// A deserializer of values with this many levels left.
 struct Strict(usize);
 
 impl Strict {

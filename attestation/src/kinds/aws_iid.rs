@@ -1,6 +1,8 @@
-//! `aws_iid`: the instance identity document of an EC2 instance, in the `rsa2048` form: a CMS
-//! SignedData (RFC 5652) under the certificate that AWS publishes for the region. Anybody on the
-//! instance can read it and it carries no nonce, so it is good once per instance and window.
+//! `aws_iid`: the instance identity document of an EC2 instance in its `rsa2048` form, a CMS
+//! SignedData (RFC 5652, section 5) under the certificate that AWS publishes for the region.
+//!
+//! Every process on the instance can read the document, and it carries no nonce. It is therefore
+//! accepted once for each instance and minute.
 
 use cms::content_info::ContentInfo;
 use cms::signed_data::{SignedData, SignerInfo};
@@ -12,9 +14,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::claims::{Assurance, Claims, SingleUse, Values, sha256};
 use crate::json;
 
-/// Largest document with its signature, in bytes.
+/// The largest document with its signature, in bytes.
 const MAX_EVIDENCE: usize = 16 << 10;
-/// For how long an instance's document is taken once, in milliseconds.
+/// The time for which an instance's document is not accepted again, in milliseconds.
 const WINDOW_MS: i64 = 60_000;
 
 const SIGNED_DATA: &str = "1.2.840.113549.1.7.2";
@@ -24,7 +26,7 @@ const MESSAGE_DIGEST: &str = "1.2.840.113549.1.9.4";
 const SHA256: &str = "2.16.840.1.101.3.4.2.1";
 const RSA: [&str; 2] = ["1.2.840.113549.1.1.1", "1.2.840.113549.1.1.11"];
 
-/// The claims that a document may have; no others are taken.
+/// The members of the document that become claims; others are left out.
 const MEMBERS: [&str; 9] = [
     "accountId",
     "architecture",
@@ -37,19 +39,19 @@ const MEMBERS: [&str; 9] = [
     "version",
 ];
 
-/// Why a document was not taken.
+/// The reasons to reject an instance identity document.
 #[derive(Debug, thiserror::Error)]
 pub enum IidError {
-    /// The region's certificate is not valid now, or cannot be read.
+    /// The region's certificate is not valid now or cannot be parsed.
     #[error("the region's certificate is not valid now")]
     Certificate,
-    /// Not a signed document.
+    /// The evidence is not a well-formed signed document.
     #[error("malformed: {0}")]
     Malformed(String),
-    /// No certificate is trusted for the region that the document names.
+    /// No certificate is registered for the region that the document names.
     #[error("no certificate for region `{0}`")]
     Region(String),
-    /// The signature is not the region's.
+    /// The signature is not that of the region's key.
     #[error("signature")]
     Signature,
 }
@@ -58,9 +60,14 @@ fn malformed(what: &dyn std::fmt::Display) -> IidError {
     IidError::Malformed(what.to_string())
 }
 
-/// Verifies what the metadata service's `/latest/dynamic/instance-identity/rsa2048` answered, in
-/// DER, against the region's certificate in DER that `certificate_of` knows. Only the bytes that
-/// were signed are looked at (T27), only with that certificate (T28).
+/// Verifies the answer, in DER, of the metadata service's
+/// `/latest/dynamic/instance-identity/rsa2048`. `certificate_of` returns the certificate of a region
+/// in DER; `now_ms` is in milliseconds since the epoch.
+///
+/// Claims come from the signed bytes alone (T27), and no certificate but the region's is used (T28).
+///
+/// # Errors
+/// Each [`IidError`] names the check that failed.
 pub fn verify<'a>(
     payload: &[u8],
     certificate_of: impl FnOnce(&str) -> Option<&'a [u8]>,
@@ -89,6 +96,7 @@ pub fn verify<'a>(
             .filter(|value| !value.is_empty())
     };
     let need = |name: &str| text(name).ok_or_else(|| malformed(&format!("no {name}")));
+    // The region is not verified yet here: it only selects the certificate that then verifies it.
     let (account, region, instance) = (need("accountId")?, need("region")?, need("instanceId")?);
 
     let certificate = certificate_of(region)
@@ -120,6 +128,7 @@ pub fn verify<'a>(
             values.text(name, value);
         }
     }
+    // The signature differs at each read of the document, so the identity is the instance's.
     let id = sha256(format!("sundew/v1/aws-iid {account} {region} {instance}").as_bytes());
     Ok(Claims {
         not_after_ms: Some(until_ms),
@@ -131,8 +140,8 @@ pub fn verify<'a>(
     })
 }
 
-/// What the signature is over: the signed attributes, if there are any, and they name the content's
-/// digest; else the content itself (RFC 5652, section 5.4).
+/// Returns the bytes that the signature is over (RFC 5652, section 5.4): the signed attributes if
+/// there are any, else the content. Signed attributes must name the type and digest of the content.
 fn signed_bytes(signer: &SignerInfo, content: &[u8]) -> Result<Vec<u8>, IidError> {
     if signer.digest_alg.oid.to_string() != SHA256
         || !RSA.contains(&signer.signature_algorithm.oid.to_string().as_str())

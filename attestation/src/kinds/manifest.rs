@@ -1,9 +1,10 @@
-//! `manifest`: what the agent *is*. A DSSE-signed in-toto statement lists digests of its code,
-//! system prompt, model, tools and MCP servers; the SDK presents what it measured, signed with the
-//! SVID key over the challenge's binding.
+//! `manifest`: the digests of an agent's code, system prompt, tools and MCP servers, and its model.
 //!
-//! It proves that the holder of the SVID key says that it runs what the platform team signed. It
-//! does not prove that the holder tells the truth about itself: that takes a kind that measures
+//! The platform team signs the expected digests as an in-toto statement in a DSSE envelope. The SDK
+//! measures its own process and signs the result and the binding with the SVID key.
+//!
+//! The evidence proves that the holder of the SVID key claims to run what the platform team signed.
+//! It does not prove that the claim is true; that takes a kind of evidence that measures the claimant
 //! from outside.
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::challenge::Binding;
-use crate::claims::{Assurance, Claims, hex, sha256};
+use crate::claims::{Assurance, Claims, sha256};
 use crate::dsse::{DsseError, Envelope, VerifyingKey};
 pub use crate::dsse::{Envelope as SignedManifest, pre_authentication_encoding};
 use crate::json;
@@ -24,99 +25,100 @@ use crate::json;
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 /// The statement type (in-toto attestation framework, Statement v1).
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
-/// The predicate that says what an agent is made of.
+/// The predicate type of an agent manifest.
 pub const PREDICATE_TYPE: &str = "https://sundew.dev/agent-manifest/v1";
-/// Largest evidence, in bytes.
+/// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 256 << 10;
-/// Most subjects of a manifest.
+/// The largest number of subjects in a manifest.
 const MAX_SUBJECTS: usize = 256;
 
-/// What the SDK sends.
+/// The evidence, in JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
     /// The signed manifest.
     pub envelope: Envelope,
-    /// What was measured, as JSON text of [`Measured`]: exactly these bytes are signed.
+    /// The JSON text of [`Measured`]; exactly these bytes are signed.
     pub measured: String,
-    /// Base64 of the SVID key's signature over [`signed_bytes`].
+    /// The SVID key's signature over [`signed_bytes`], in base64.
     pub signature: String,
 }
 
-/// What the SDK measured of its own process.
+/// The SDK's measurement of its own process.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Subject name (`code`, `system-prompt`, `tool:<name>`, `mcp:<name>`) to lower-case
-    /// hexadecimal SHA-256.
+    /// The SHA-256 in lower-case hexadecimal by subject name: `code`, `system-prompt`,
+    /// `tool:<name>` or `mcp:<name>`.
     pub subjects: BTreeMap<String, String>,
-    /// The model identifier in use.
+    /// The identifier of the model in use.
     pub model: String,
 }
 
-/// An in-toto statement with our predicate.
+/// An in-toto statement with an agent manifest as its predicate.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
-    /// Always [`STATEMENT_TYPE`].
+    /// The statement type, [`STATEMENT_TYPE`].
     #[serde(rename = "_type")]
     pub statement_type: String,
-    /// What the agent is made of.
+    /// The digests of the agent's parts.
     pub subject: Vec<Subject>,
-    /// Always [`PREDICATE_TYPE`].
+    /// The predicate type, [`PREDICATE_TYPE`].
     #[serde(rename = "predicateType")]
     pub predicate_type: String,
-    /// The rest of it.
+    /// The manifest's other statements.
     pub predicate: Predicate,
 }
 
-/// One named digest.
+/// The named digest of one part of the agent.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subject {
-    /// `code`, `system-prompt`, `tool:<name>` or `mcp:<name>`.
+    /// The name: `code`, `system-prompt`, `tool:<name>` or `mcp:<name>`.
     pub name: String,
-    /// The digests; `sha256` is the one that counts.
+    /// The digests by algorithm; only `sha256` counts.
     pub digest: BTreeMap<String, String>,
 }
 
-/// What a manifest says besides digests.
+/// The statements of a manifest besides digests.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Predicate {
-    /// A name for people.
+    /// The agent's name, for people.
     pub name: String,
-    /// The model identifier.
+    /// The identifier of the expected model.
     pub model: String,
-    /// When the manifest ends, in milliseconds since the epoch.
+    /// The end of the manifest's validity, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<i64>,
 }
 
-/// Why evidence of this kind was not taken.
+/// The reasons to reject a manifest or a measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not signed by the SVID key over this challenge.
+    /// The SVID key has not signed the measurement with this binding.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// The manifest's own signatures.
+    /// The manifest's envelope or its signatures were rejected.
     #[error("envelope: {0}")]
     Envelope(#[from] DsseError),
-    /// The manifest has ended.
+    /// The manifest has expired.
     #[error("manifest has expired")]
     Expired,
-    /// Malformed evidence, manifest or measurement.
+    /// The evidence, the manifest or the measurement is malformed.
     #[error("malformed: {0}")]
     Malformed(String),
-    /// What was measured is not what was signed.
+    /// The measurement differs from the manifest in this subject, or in the model.
     #[error("measured `{0}` differs from the manifest")]
     Measurement(String),
-    /// Another statement or predicate type.
+    /// The statement is of another type, or has another predicate.
     #[error("not an agent manifest")]
     Type,
 }
 
-/// What the SVID key signs: a label, the binding, and the SHA-256 of the measurement.
+/// Returns the bytes that the SVID key signs: a label, the binding, and the SHA-256 of the
+/// measurement.
 #[must_use]
 pub fn signed_bytes(binding: &Binding, measured: &str) -> Vec<u8> {
     let mut out = b"sundew/v1/manifest-evidence".to_vec();
@@ -125,7 +127,11 @@ pub fn signed_bytes(binding: &Binding, measured: &str) -> Vec<u8> {
     out
 }
 
-/// Verifies evidence against the registered keys, the binding, and the peer's SubjectPublicKeyInfo.
+/// Verifies a manifest under at least `threshold` of `keys`, and the measurement under `peer_key`, the
+/// SubjectPublicKeyInfo of the caller's SVID in DER. `now_ms` is in milliseconds since the epoch.
+///
+/// # Errors
+/// Each [`ManifestError`] names the check that failed.
 pub fn verify(
     payload: &[u8],
     keys: &[VerifyingKey],
@@ -138,6 +144,7 @@ pub fn verify(
     let signature = STANDARD
         .decode(&evidence.signature)
         .map_err(|_| ManifestError::Binding)?;
+    // P2: the measurement is the caller's own only if the key of its SVID signed the binding.
     let holder = VerifyingKey::from_der(peer_key).map_err(|_| ManifestError::Binding)?;
     if !holder.verifies(&signed_bytes(binding, &evidence.measured), &signature) {
         return Err(ManifestError::Binding);
@@ -161,7 +168,7 @@ pub fn verify(
         .iter()
         .map(|(name, hash)| (format!("subject.{name}"), vec![hash.clone()]))
         .collect();
-    values.insert("digest".to_owned(), vec![hex(&sha256(&signed))]);
+    values.insert("digest".to_owned(), vec![hex::encode(sha256(&signed))]);
     values.insert("model".to_owned(), vec![statement.predicate.model]);
     values.insert("name".to_owned(), vec![statement.predicate.name]);
     Ok(Claims {
@@ -170,8 +177,8 @@ pub fn verify(
     })
 }
 
-/// Measured and signed subjects must be the same set with the same digests: nothing missing,
-/// nothing more.
+/// Checks that measured and signed subjects are the same set with the same digests, and that the
+/// model is the same.
 fn compare(statement: &Statement, measured: &Measured) -> Result<(), ManifestError> {
     if statement.subject.len() > MAX_SUBJECTS || !statement.subject.iter().any(|s| s.name == "code")
     {
@@ -201,6 +208,7 @@ fn compare(statement: &Statement, measured: &Measured) -> Result<(), ManifestErr
     Ok(())
 }
 
+/// Parses untrusted JSON into a type.
 fn strict<T: DeserializeOwned>(document: &[u8]) -> Result<T, ManifestError> {
     json::read(document, MAX_EVIDENCE).map_err(|e| ManifestError::Malformed(e.to_string()))
 }

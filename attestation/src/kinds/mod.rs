@@ -1,5 +1,6 @@
-//! One file or folder per kind of evidence. A new kind is one here, a variant of
-//! [`crate::Requirement`] and a collector in the SDK.
+//! The verifiers, one file or folder for each kind of evidence.
+//!
+//! A new kind needs a module here, a variant of [`crate::Requirement`] and a collector in the SDK.
 
 pub mod aws_iid;
 pub mod cosign;

@@ -1,5 +1,6 @@
-//! `nitro`: an attestation document of an AWS Nitro Enclave, a COSE_Sign1 of the hypervisor (AWS
-//! Nitro Enclaves user guide, "Verifying the root of trust"). Its `nonce` is the binding.
+//! `nitro`: the attestation document of an AWS Nitro Enclave, a COSE_Sign1 (RFC 9052, section 4.2) by
+//! the hypervisor (AWS Nitro Enclaves user guide, "Verifying the root of trust"). Its `nonce` is the
+//! binding.
 
 use std::collections::BTreeMap;
 
@@ -14,37 +15,41 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::chain::{self, ChainError, Roots};
 use crate::claims::{Assurance, Claims, Values};
 
-/// Largest document, in bytes (the hypervisor's own limit is 16 KiB).
+/// The largest document, in bytes; it is the hypervisor's own limit.
 const MAX_DOCUMENT: usize = 16 << 10;
-/// Oldest document that is taken, in milliseconds (T30).
+/// The greatest age of a document, in milliseconds (T30).
 const MAX_AGE_MS: i64 = 5 * 60_000;
-/// How far the host's clock may be ahead of ours, in milliseconds.
+/// The largest lead of the host's clock over the verifier's, in milliseconds.
 const MAX_SKEW_MS: i64 = 30_000;
 
-/// Why a document was not taken.
+/// The reasons to reject an attestation document.
 #[derive(Debug, thiserror::Error)]
 pub enum NitroError {
-    /// Older than five minutes, or of the future.
+    /// The document is older than five minutes, or over 30 seconds in the future.
     #[error("document is not of now")]
     Age,
-    /// The nonce is not the binding.
+    /// The document's nonce is not the binding.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// The signing certificate has no path to a root that is trusted.
+    /// The signing certificate has no valid path to a trusted root.
     #[error("certificate: {0}")]
     Chain(#[from] ChainError),
-    /// An enclave in debug mode: its PCRs are zero, and its memory can be read.
+    /// The enclave runs in debug mode: its memory can be read, and PCR 0 is zero.
     #[error("the enclave runs in debug mode")]
     Debug,
-    /// Not an attestation document.
+    /// The evidence is not a well-formed attestation document.
     #[error("malformed document: {0}")]
     Malformed(&'static str),
-    /// The signature is not the certificate's.
+    /// The signature is not that of the certificate's key.
     #[error("signature")]
     Signature,
 }
 
-/// Verifies a document against the roots in DER, and that its nonce is `binding`.
+/// Verifies a document against the trusted roots, and that its nonce is `binding`. `now_ms` is in
+/// milliseconds since the epoch.
+///
+/// # Errors
+/// Each [`NitroError`] names the check that failed.
 pub fn verify(
     document: &[u8],
     roots: &Roots,
@@ -72,8 +77,8 @@ pub fn verify(
     if !(-MAX_SKEW_MS..=MAX_AGE_MS).contains(&age_ms) {
         return Err(NitroError::Age);
     }
-    // What costs nothing comes first: a P-384 signature costs about a millisecond, and there is one
-    // for each certificate.
+    // P12: a replayed document is rejected before any signature is verified. A P-384 signature costs
+    // about a millisecond, and there is one for each certificate.
     if content.nonce.as_deref() != Some(binding) {
         return Err(NitroError::Binding);
     }
@@ -86,8 +91,8 @@ pub fn verify(
     signed
         .verify_signature(b"", |signature, message| key.verify(message, signature))
         .map_err(|_| NitroError::Signature)?;
-    // The chain's certificates live for hours, the leaf's for minutes: they are judged at the time
-    // that the document was made.
+    // The certificates are valid for minutes to hours, so they are validated at the time at which the
+    // document was made. The first certificate of the bundle is the root, which must be an anchor.
     chain::verify(
         &content.certificate,
         content.cabundle.get(1..).unwrap_or_default(),
@@ -118,7 +123,8 @@ pub fn verify(
     ))
 }
 
-/// The signed content, whole: what is not in it is refused, not passed over (T30).
+/// The signed content. A member that is missing or malformed makes the whole document malformed
+/// (T30).
 struct Content {
     module_id: String,
     timestamp_ms: i64,
@@ -129,6 +135,7 @@ struct Content {
 }
 
 impl Content {
+    /// Reads the payload of the COSE_Sign1, which must be one CBOR map with distinct members.
     fn parse(payload: &[u8]) -> Result<Self, NitroError> {
         let mut rest = payload;
         let value: Value = ciborium::de::from_reader_with_recursion_limit(&mut rest, 8)
@@ -139,6 +146,7 @@ impl Content {
         if !rest.is_empty() {
             return Err(NitroError::Malformed("trailing bytes"));
         }
+        // CBOR allows a key twice, and two readers could then take different values.
         let mut members = BTreeMap::new();
         for (name, value) in entries {
             let name = name

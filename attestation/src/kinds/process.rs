@@ -1,8 +1,9 @@
-//! `process`: what a node says of a process on its host, after looking at it through the kernel;
-//! signed with the node's SVID key.
+//! `process`: the statement of a node about a process on its host, which the node inspected through
+//! the kernel. It is signed with the node's SVID key.
 //!
-//! No more trusted than the node is: the registration names the nodes whose word counts, and the
-//! broker takes it only while the node's own task, begun on the node's own evidence, is alive.
+//! A statement is trusted no more than its node. The registration names the nodes whose statements
+//! are accepted, and the broker accepts one only while the node's own task is alive, which rests on
+//! the node's own evidence.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,74 +15,74 @@ use crate::dsse::VerifyingKey;
 use crate::json;
 use crate::spiffe::{BundleSet, SpiffeId, SvidError, validate_chain};
 
-/// Largest evidence, in bytes.
+/// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 64 << 10;
 
-/// What a node sends.
+/// The evidence, in JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
-    /// JSON text of [`Statement`]: exactly these bytes are signed.
+    /// The JSON text of a [`Statement`]; exactly these bytes are signed.
     pub statement: String,
-    /// Base64 of the node's signature over [`signed_bytes`].
+    /// The node's signature over [`signed_bytes`], in base64.
     pub signature: String,
-    /// Base64 of the node's X.509-SVID in DER, leaf first.
+    /// The chain of the node's X.509-SVID, leaf first, each DER in base64.
     pub chain: Vec<String>,
 }
 
-/// What a node says.
+/// A node's statement about a process.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
-    /// Lower-case hexadecimal of what the process wants it bound to.
+    /// The binding that the process asked for, in lower-case hexadecimal.
     pub binding: String,
-    /// The node's task at the broker.
+    /// The id of the node's own task at the broker.
     pub task: String,
-    /// Effective user id.
+    /// The effective user id of the process.
     pub uid: u32,
-    /// Effective group id.
+    /// The effective group id of the process.
     pub gid: u32,
-    /// Number of the process on the host.
+    /// The process id on the host.
     pub pid: u32,
-    /// Path of the executable.
+    /// The path of the executable.
     pub exe: String,
-    /// Lower-case hexadecimal SHA-256 of the executable.
+    /// The SHA-256 of the executable in lower-case hexadecimal.
     pub exe_sha256: String,
-    /// Control group.
+    /// The control group of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// Container that the control group is of.
+    /// The id of the container that the control group belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
-    /// systemd unit that the control group is of.
+    /// The systemd unit that the control group belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd_unit: Option<String>,
-    /// Path of the parent's executable.
+    /// The path of the parent process's executable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_exe: Option<String>,
 }
 
-/// Why evidence of this kind was not taken.
+/// The reasons to reject a node's statement.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// Bound to something else.
+    /// The statement is bound to another challenge or key.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// Malformed evidence.
+    /// The evidence or the statement is malformed.
     #[error("malformed: {0}")]
     Malformed(String),
-    /// A node whose word does not count here.
+    /// The registration does not name this node.
     #[error("node `{0}` is not one of the registered ones")]
     Node(String),
-    /// Not signed by the node.
+    /// The signature is not that of the node's key.
     #[error("signature")]
     Signature,
-    /// The node's SVID is not good.
+    /// The node's SVID was rejected.
     #[error("node's SVID: {0}")]
     Svid(#[from] SvidError),
 }
 
-/// What the node's key signs.
+/// Returns the bytes that the node's key signs: a label and the statement.
 #[must_use]
 pub fn signed_bytes(statement: &str) -> Vec<u8> {
     let mut out = b"sundew/v1/process-evidence".to_vec();
@@ -89,7 +90,11 @@ pub fn signed_bytes(statement: &str) -> Vec<u8> {
     out
 }
 
-/// Verifies a statement of one of the nodes, and that it is bound to `binding`.
+/// Verifies a statement of one of `nodes`, and that it is bound to `binding`. `bundles` verifies the
+/// node's SVID; `now_ms` is in milliseconds since the epoch.
+///
+/// # Errors
+/// Each [`ProcessError`] names the check that failed.
 pub fn verify(
     payload: &[u8],
     nodes: &[SpiffeId],
@@ -116,9 +121,10 @@ pub fn verify(
     if !key.verifies(&signed_bytes(&evidence.statement), &signature) {
         return Err(ProcessError::Signature);
     }
+    // T27: the statement is read from the bytes that were signed.
     let statement: Statement =
         json::read(evidence.statement.as_bytes(), MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    if statement.binding != crate::claims::hex(binding) {
+    if statement.binding != hex::encode(binding) {
         return Err(ProcessError::Binding);
     }
     let mut values = Values::default();

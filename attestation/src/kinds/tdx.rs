@@ -1,6 +1,8 @@
-//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP quoting library
-//! API). Its report data is the binding, at exactly 64 bytes. Signatures, certificate chains,
-//! revocation lists, QE identity, TDX module identity and TCB levels are judged by `dcap-qvl`.
+//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP Quoting Library API).
+//! The report data is the 64-byte form of the binding.
+//!
+//! `dcap-qvl` verifies signatures, certificate chains, revocation lists, QE identity, TDX module
+//! identity and TCB levels.
 
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::quote::{Quote, Report, TDReport10};
@@ -11,35 +13,36 @@ use time::format_description::well_known::Rfc3339;
 use crate::claims::{Assurance, Claims, Values};
 use crate::json;
 
-/// Largest quote, in bytes.
+/// The largest quote, in bytes.
 const MAX_QUOTE: usize = 16 << 10;
-/// Largest collateral, in bytes.
+/// The largest collateral, in bytes.
 const MAX_COLLATERAL: usize = 256 << 10;
-/// Debug attribute of a trust domain.
+/// The DEBUG bit in the first byte of TDATTRIBUTES (Intel TDX Module Base Architecture
+/// Specification).
 const DEBUG: u8 = 1;
 
-/// Why a quote or its collateral was not taken.
+/// The reasons to reject a quote or its collateral.
 #[derive(Debug, thiserror::Error)]
 pub enum TdxError {
     /// The report data is not the binding.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// There is no collateral for the platform's model.
+    /// There is no collateral for the platform's model (FMSPC).
     #[error("no collateral for FMSPC {0}")]
     Collateral(String),
-    /// The trust domain can be debugged from outside.
+    /// The trust domain can be debugged by its host.
     #[error("the trust domain runs in debug mode")]
     Debug,
-    /// Not a quote of a trust domain, or not collateral for one.
+    /// The quote or collateral is malformed, or is not for a trust domain.
     #[error("malformed: {0}")]
     Malformed(String),
-    /// Not verified against the collateral at this time.
+    /// The quote could not be verified against the collateral at this time.
     #[error("not verified: {0}")]
     Unverified(String),
 }
 
-/// Intel's statements about one model of platform: TCB levels, identities and revocation lists, as
-/// a PCCS serves them.
+/// Intel's collateral for one platform model (FMSPC), as a PCCS serves it: TCB levels, identities and
+/// revocation lists.
 #[derive(Clone)]
 pub struct Collateral {
     fmspc: String,
@@ -57,8 +60,11 @@ impl std::fmt::Debug for Collateral {
 }
 
 impl Collateral {
-    /// Reads it in the JSON form of `dcap-qvl` and its tools. Its signatures are checked with each
-    /// quote.
+    /// Reads collateral of at most 256 KiB in the JSON form of `dcap-qvl` and its tools. The
+    /// signatures are verified with each quote.
+    ///
+    /// # Errors
+    /// [`TdxError::Malformed`] if it cannot be parsed or is not for TDX.
     pub fn parse(document: &[u8]) -> Result<Self, TdxError> {
         let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
         let content: QuoteCollateralV3 =
@@ -82,22 +88,25 @@ impl Collateral {
         })
     }
 
-    /// The model of platform that it is for, in lower-case hexadecimal.
+    /// Returns the FMSPC, which names the platform model, in lower-case hexadecimal.
     #[must_use]
     pub fn fmspc(&self) -> &str {
         &self.fmspc
     }
 
-    /// When the next one is due, in milliseconds since the epoch: nothing is verified with this one
-    /// after that.
+    /// Returns when the next collateral is due, in milliseconds since the epoch. No quote is verified
+    /// with this one after that time.
     #[must_use]
     pub fn next_update_ms(&self) -> i64 {
         self.next_update_ms
     }
 }
 
-/// Verifies a quote against the collateral of its platform's model, and that its report data is
-/// `binding`.
+/// Verifies a quote against the collateral for its platform model, and that its report data is
+/// `binding`. `now_ms` is in milliseconds since the epoch.
+///
+/// # Errors
+/// Each [`TdxError`] names the check that failed.
 pub fn verify<'a>(
     payload: &[u8],
     collateral: impl IntoIterator<Item = &'a Collateral>,
@@ -109,12 +118,12 @@ pub fn verify<'a>(
     }
     let fail = |e: &dyn std::fmt::Display| TdxError::Malformed(e.to_string());
     let quote = Quote::parse(payload).map_err(|e| fail(&e))?;
-    // What costs nothing comes first.
+    // P12: a replayed quote is rejected before any signature is verified.
     if &report_of(&quote.report)?.report_data != binding {
         return Err(TdxError::Binding);
     }
     let pck = dcap_qvl::intel::quote_fmspc(&quote).map_err(|e| fail(&e))?;
-    let fmspc = crate::claims::hex(&pck);
+    let fmspc = hex::encode(pck);
     let collateral = collateral
         .into_iter()
         .find(|known| known.fmspc == fmspc)
@@ -123,6 +132,7 @@ pub fn verify<'a>(
     let verified = QuoteVerifier::new_prod()
         .verify(payload, &collateral.content, seconds)
         .map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
+    // From here on, the report is the one that `dcap-qvl` verified.
     let report = report_of(&verified.report)?;
     if report
         .td_attributes
@@ -157,6 +167,7 @@ pub fn verify<'a>(
     })
 }
 
+/// Returns the fields that reports of all TDX versions have in common.
 fn report_of(report: &Report) -> Result<&TDReport10, TdxError> {
     match report {
         Report::TD10(report) => Ok(report),
