@@ -1,7 +1,7 @@
 //! Certificate path validation for attestation keys (RFC 5280, section 6), by webpki.
 //!
-//! Anchors and revocation lists are trust material. A certificate that is presented with evidence is
-//! used as an intermediate at most (T28).
+//! Anchors and revocation lists are trust material. A certificate that is presented with evidence
+//! is used as an intermediate at most (T28).
 
 mod algorithms;
 
@@ -31,8 +31,8 @@ pub struct Roots {
     pub crls: Vec<Arc<Crl>>,
 }
 
-/// A complete certificate revocation list with a next update (RFC 5280, section 5), which covers all
-/// certificates of its issuer and all reasons.
+/// A complete certificate revocation list with a next update (RFC 5280, section 5), which covers
+/// all certificates of its issuer and all reasons.
 #[derive(Debug)]
 pub struct Crl {
     list: CertRevocationList<'static>,
@@ -61,8 +61,8 @@ impl Crl {
     }
 }
 
-/// The purpose of attestation certificates. Most have no extended key usage; one that has must allow
-/// 2.23.133.8.3 (`tcg-kp-AIKCertificate`).
+/// The purpose of attestation certificates. Most have no extended key usage; one that has must
+/// allow 2.23.133.8.3 (`tcg-kp-AIKCertificate`).
 const ATTESTATION_PURPOSE: KeyUsage =
     KeyUsage::required_if_present(&[0x67, 0x81, 0x05, 0x08, 0x03]);
 

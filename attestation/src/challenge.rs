@@ -1,8 +1,8 @@
 //! The binding of evidence to a challenge, for freshness by nonces (RFC 9334, section 10.2), in one
 //! construction for all kinds of evidence.
 //!
-//! P2: the binding is a digest over nonce, SVID key, TLS channel and purpose with domain separation.
-//! Evidence of every kind that has a field for it carries the binding.
+//! P2: the binding is a digest over nonce, SVID key, TLS channel and purpose with domain
+//! separation. Evidence of every kind that has a field for it carries the binding.
 
 use ring::digest;
 
@@ -54,8 +54,8 @@ impl BindingPurpose {
 /// `exporter` is the TLS channel binding of RFC 9266 and the length is one byte.
 ///
 /// A binding is no secret and no proof, so it can be copied. Other crates make it with
-/// [`Binding::new`], or with [`Binding::from_bytes`] where evidence is examined offline, and not of a
-/// field:
+/// [`Binding::new`], or with [`Binding::from_bytes`] where evidence is examined offline, and not of
+/// a field:
 ///
 /// ```compile_fail,E0423
 /// let forged = sundew_attestation::Binding([0; 32]);
@@ -93,8 +93,8 @@ impl Binding {
         Self(bytes)
     }
 
-    /// Returns the 32 bytes, for kinds of evidence whose field has a variable length: the qualifying
-    /// data of a TPM, the nonce of a Nitro document.
+    /// Returns the 32 bytes, for kinds of evidence whose field has a variable length: the
+    /// qualifying data of a TPM, the nonce of a Nitro document.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -107,7 +107,8 @@ impl VerifyingKey {
         Ok(Self { algorithm, point })
     }
 
-    /// Returns whether `signature` is this key's over `message`. An ECDSA signature is in ASN.1 DER.
+    /// Returns whether `signature` is this key's over `message`. An ECDSA signature is in ASN.1
+    /// DER.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let algorithm: &dyn signature::VerificationAlgorithm = match self.algorithm {

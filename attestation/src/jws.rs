@@ -1,8 +1,8 @@
 //! Verification of compact JWS (RFC 7515, section 7.1) with JWT claims (RFC 7519), along the advice
 //! of RFC 8725.
 //!
-//! The algorithm comes from the key, never from the token. Keys in a header are never used. A header
-//! that this crate does not know is rejected.
+//! The algorithm comes from the key, never from the token. Keys in a header are never used. A
+//! header that this crate does not know is rejected.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -54,7 +54,8 @@ enum Key {
 }
 
 impl Key {
-    /// Returns the `alg` of the key's signatures (RFC 7518, section 3.1, and RFC 8037, section 3.1).
+    /// Returns the `alg` of the key's signatures (RFC 7518, section 3.1, and RFC 8037, section
+    /// 3.1).
     fn algorithm(&self) -> &'static str {
         match self {
             Self::EdDsa(_) => "EdDSA",
@@ -91,8 +92,8 @@ impl Key {
 pub struct KeySet(Vec<(String, Key)>);
 
 impl KeySet {
-    /// Reads a JWKS of at most 1 MiB. Keys for encryption, keys of other algorithms and keys without
-    /// a `kid` are left out.
+    /// Reads a JWKS of at most 1 MiB. Keys for encryption, keys of other algorithms and keys
+    /// without a `kid` are left out.
     ///
     /// # Errors
     /// [`JwsError::KeySet`] if two keys have one `kid` (T15), if no key is usable, or if there are
@@ -202,14 +203,14 @@ impl SignedClaims {
     }
 }
 
-/// Checks form, header and signature of a compact JWS with the keys of one issuer. Each [`JwsError`]
-/// names the check that failed.
+/// Checks form, header and signature of a compact JWS with the keys of one issuer. Each
+/// [`JwsError`] names the check that failed.
 pub fn verify(token: &[u8], keys: &KeySet) -> Result<SignedClaims, JwsError> {
     verify_by(token, |_| Some(keys))
 }
 
-/// Checks a compact JWS like [`verify`], with keys that `keys` selects by the claims. The claims are
-/// not verified when `keys` sees them.
+/// Checks a compact JWS like [`verify`], with keys that `keys` selects by the claims. The claims
+/// are not verified when `keys` sees them.
 pub fn verify_by<'k>(
     token: &[u8],
     keys: impl FnOnce(&Map<String, Value>) -> Option<&'k KeySet>,
@@ -226,8 +227,8 @@ pub fn verify_by<'k>(
     };
     let header = object(header_part)?;
     for name in header.keys() {
-        // T14, T19, T20: this leaves out `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c` and
-        // every other header that could change the meaning of the token.
+        // T14, T19, T20: this leaves out `crit`, `b64`, `zip`, `enc`, `jwk`, `jku`, `x5u`, `x5c`
+        // and every other header that could change the meaning of the token.
         if !matches!(name.as_str(), "alg" | "kid" | "typ" | "x5t" | "x5t#S256") {
             return Err(JwsError::Header(name.chars().take(32).collect()));
         }

@@ -92,9 +92,9 @@ impl<'a> AppraisalPolicy<'a> {
         all_of(self.rules, MAX_DEPTH)
     }
 
-    /// Returns what is affected if a trust item is removed: the claims, as `<kind>.<claim>=<value>`,
-    /// by which evidence that rests on the item can be found, or `None` for all evidence. The result
-    /// is empty if no evidence rests on the item.
+    /// Returns what is affected if a trust item is removed: the claims, as
+    /// `<kind>.<claim>=<value>`, by which evidence that rests on the item can be found, or `None`
+    /// for all evidence. The result is empty if no evidence rests on the item.
     #[must_use]
     pub fn affected_claims(&self, item: &TrustItem) -> Vec<Option<String>> {
         let alternatives = self.alternatives().unwrap_or_default();

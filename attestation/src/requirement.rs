@@ -73,8 +73,8 @@ pub enum Requirement {
     /// The quote of a TPM. Its attestation key is registered, or was shown to be in a TPM of a
     /// trusted manufacturer.
     Tpm2 {
-        /// The constraints; at least one PCR, such as `pcr.sha256.7`, must be among them. A key that
-        /// rests on its TPM's endorsement is accepted only if `ek` or `key` is among them too.
+        /// The constraints; at least one PCR, such as `pcr.sha256.7`, must be among them. A key
+        /// that rests on its TPM's endorsement is accepted only if `ek` or `key` is among them too.
         claims: Constraints,
     },
 }

@@ -64,8 +64,8 @@ pub struct Finding {
 ///
 /// # Errors
 /// Returns the reason of the last alternative that failed; [`AppraisalError::Missing`] if none
-/// matches the presented kinds, and [`AppraisalError::Unexpected`] if no requirement asks for one of
-/// them.
+/// matches the presented kinds, and [`AppraisalError::Unexpected`] if no requirement asks for one
+/// of them.
 pub fn appraise(
     policy: AppraisalPolicy<'_>,
     presented: &[Presented<'_>],

@@ -87,8 +87,8 @@ impl Appraised {
     /// checked.
     ///
     /// # Errors
-    /// [`AppraisalError::Unvouched`], [`AppraisalError::Consumed`] or [`AppraisalError::Counter`] if
-    /// one of the three sets lacks what this proof asks for.
+    /// [`AppraisalError::Unvouched`], [`AppraisalError::Consumed`] or [`AppraisalError::Counter`]
+    /// if one of the three sets lacks what this proof asks for.
     pub fn confirm(
         self,
         consumed: &BTreeSet<SingleUse>,

@@ -61,10 +61,11 @@ fn malformed(what: &dyn std::fmt::Display) -> IidError {
 }
 
 /// Verifies the answer, in DER, of the metadata service's
-/// `/latest/dynamic/instance-identity/rsa2048`. `certificate_of` returns the certificate of a region
-/// in DER; `now_ms` is in milliseconds since the epoch.
+/// `/latest/dynamic/instance-identity/rsa2048`. `certificate_of` returns the certificate of a
+/// region in DER; `now_ms` is in milliseconds since the epoch.
 ///
-/// Claims come from the signed bytes alone (T27), and no certificate but the region's is used (T28).
+/// Claims come from the signed bytes alone (T27), and no certificate but the region's is used
+/// (T28).
 ///
 /// # Errors
 /// Each [`IidError`] names the check that failed.

@@ -1,4 +1,5 @@
-//! `cosign`: a signature under a registered key over the digest of a container image or of a binary.
+//! `cosign`: a signature under a registered key over the digest of a container image or of a
+//! binary.
 //!
 //! For an image, it is the "simple signing" payload of sigstore's cosign. For a binary, it is an
 //! in-toto statement in a DSSE envelope, as `cosign attest-blob` makes it, alone or in a sigstore

@@ -4,8 +4,8 @@
 //! measures its own process and signs the result and the binding with the SVID key.
 //!
 //! The evidence proves that the holder of the SVID key claims to run what the platform team signed.
-//! It does not prove that the claim is true; that takes a kind of evidence that measures the claimant
-//! from outside.
+//! It does not prove that the claim is true; that takes a kind of evidence that measures the
+//! claimant from outside.
 
 use std::collections::BTreeMap;
 
@@ -127,8 +127,9 @@ pub fn signed_bytes(binding: &Binding, measured: &str) -> Vec<u8> {
     out
 }
 
-/// Verifies a manifest under at least `threshold` of `keys`, and the measurement under `peer_key`, the
-/// SubjectPublicKeyInfo of the caller's SVID in DER. `now_ms` is in milliseconds since the epoch.
+/// Verifies a manifest under at least `threshold` of `keys`, and the measurement under `peer_key`,
+/// the SubjectPublicKeyInfo of the caller's SVID in DER. `now_ms` is in milliseconds since the
+/// epoch.
 ///
 /// # Errors
 /// Each [`ManifestError`] names the check that failed.

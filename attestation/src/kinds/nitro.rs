@@ -1,6 +1,6 @@
-//! `nitro`: the attestation document of an AWS Nitro Enclave, a COSE_Sign1 (RFC 9052, section 4.2) by
-//! the hypervisor (AWS Nitro Enclaves user guide, "Verifying the root of trust"). Its `nonce` is the
-//! binding.
+//! `nitro`: the attestation document of an AWS Nitro Enclave, a COSE_Sign1 (RFC 9052, section 4.2)
+//! by the hypervisor (AWS Nitro Enclaves user guide, "Verifying the root of trust"). Its `nonce` is
+//! the binding.
 
 use std::collections::BTreeMap;
 
@@ -77,8 +77,8 @@ pub fn verify(
     if !(-MAX_SKEW_MS..=MAX_AGE_MS).contains(&age_ms) {
         return Err(NitroError::Age);
     }
-    // P12: a replayed document is rejected before any signature is verified. A P-384 signature costs
-    // about a millisecond, and there is one for each certificate.
+    // P12: a replayed document is rejected before any signature is verified. A P-384 signature
+    // costs about a millisecond, and there is one for each certificate.
     if content.nonce.as_deref() != Some(binding) {
         return Err(NitroError::Binding);
     }
@@ -91,8 +91,9 @@ pub fn verify(
     signed
         .verify_signature(b"", |signature, message| key.verify(message, signature))
         .map_err(|_| NitroError::Signature)?;
-    // The certificates are valid for minutes to hours, so they are validated at the time at which the
-    // document was made. The first certificate of the bundle is the root, which must be an anchor.
+    // The certificates are valid for minutes to hours, so they are validated at the time at which
+    // the document was made. The first certificate of the bundle is the root, which must be an
+    // anchor.
     chain::verify(
         &content.certificate,
         content.cabundle.get(1..).unwrap_or_default(),

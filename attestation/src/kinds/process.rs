@@ -90,8 +90,8 @@ pub fn signed_bytes(statement: &str) -> Vec<u8> {
     out
 }
 
-/// Verifies a statement of one of `nodes`, and that it is bound to `binding`. `bundles` verifies the
-/// node's SVID; `now_ms` is in milliseconds since the epoch.
+/// Verifies a statement of one of `nodes`, and that it is bound to `binding`. `bundles` verifies
+/// the node's SVID; `now_ms` is in milliseconds since the epoch.
 ///
 /// # Errors
 /// Each [`ProcessError`] names the check that failed.

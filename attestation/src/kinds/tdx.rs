@@ -1,5 +1,5 @@
-//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP Quoting Library API).
-//! The report data is the 64-byte form of the binding.
+//! `tdx`: a quote of an Intel TDX trust domain, version 4 or 5 (Intel TDX DCAP Quoting Library
+//! API). The report data is the 64-byte form of the binding.
 //!
 //! `dcap-qvl` verifies signatures, certificate chains, revocation lists, QE identity, TDX module
 //! identity and TCB levels.
@@ -41,8 +41,8 @@ pub enum TdxError {
     Unverified(String),
 }
 
-/// Intel's collateral for one platform model (FMSPC), as a PCCS serves it: TCB levels, identities and
-/// revocation lists.
+/// Intel's collateral for one platform model (FMSPC), as a PCCS serves it: TCB levels, identities
+/// and revocation lists.
 #[derive(Clone)]
 pub struct Collateral {
     fmspc: String,
@@ -94,8 +94,8 @@ impl Collateral {
         &self.fmspc
     }
 
-    /// Returns when the next collateral is due, in milliseconds since the epoch. No quote is verified
-    /// with this one after that time.
+    /// Returns when the next collateral is due, in milliseconds since the epoch. No quote is
+    /// verified with this one after that time.
     #[must_use]
     pub fn next_update_ms(&self) -> i64 {
         self.next_update_ms

@@ -44,7 +44,8 @@ pub enum SvidError {
     /// A certificate is not well-formed X.509 in DER.
     #[error("malformed certificate")]
     Malformed,
-    /// The leaf has name constraints, which are for signing certificates only (X509-SVID, section 4.2).
+    /// The leaf has name constraints, which are for signing certificates only (X509-SVID, section
+    /// 4.2).
     #[error("leaf with name constraints")]
     NameConstraints,
     /// The chain has more than 5 certificates or more than 32 KiB.

@@ -30,9 +30,9 @@ fn pem(name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Cuts the document at every length and flips one bit of each byte, or every bit if the environment
-/// has `SUNDEW_ALL_BITS`. Each variant must be rejected or give the very same claims, apart from the
-/// digest of the evidence. Returns the positions of the bytes that could be changed.
+/// Cuts the document at every length and flips one bit of each byte, or every bit if the
+/// environment has `SUNDEW_ALL_BITS`. Each variant must be rejected or give the very same claims,
+/// apart from the digest of the evidence. Returns the positions of the bytes that could be changed.
 fn mutate<E: std::fmt::Debug>(
     document: &[u8],
     verify: impl Fn(&[u8]) -> Result<Claims, E>,

@@ -196,8 +196,8 @@ fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<i64, OidcE
         .ok_or(OidcError::Claim(name))
 }
 
-/// Returns the identity of a token for single use: a digest of its `jti` if there is one, else of the
-/// signed bytes. The signature is no part of it, because an ECDSA signature can be varied.
+/// Returns the identity of a token for single use: a digest of its `jti` if there is one, else of
+/// the signed bytes. The signature is no part of it, because an ECDSA signature can be varied.
 fn single_use_id(
     issuer: &Issuer,
     claims: &Map<String, Value>,

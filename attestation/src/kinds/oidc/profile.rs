@@ -11,16 +11,16 @@ const MAX_VALUES: usize = 64;
 
 type Values = BTreeMap<String, Vec<String>>;
 
-/// Returns the claims of a verified token under the names that registrations use; fails if a claim is
-/// missing that the preset demands.
+/// Returns the claims of a verified token under the names that registrations use; fails if a claim
+/// is missing that the preset demands.
 pub(super) fn claim_values(
     claims: &Map<String, Value>,
     preset: Preset,
 ) -> Result<Values, OidcError> {
     let mut values = Values::new();
     for (name, value) in claims {
-        // These prefixes belong to the presets. A top-level claim of such a name is the issuer's own
-        // and must not pass for what a preset found.
+        // These prefixes belong to the presets. A top-level claim of such a name is the issuer's
+        // own and must not pass for what a preset found.
         if !name.starts_with("gce.") && !name.starts_with("kubernetes.") {
             add(&mut values, name, value);
         }
@@ -45,8 +45,8 @@ pub(super) fn claim_values(
     }
 }
 
-/// Rejects tokens of users. A token that a user delegated has scopes; an application's own has none,
-/// and its `idtyp`, if there is one, is `app`.
+/// Rejects tokens of users. A token that a user delegated has scopes; an application's own has
+/// none, and its `idtyp`, if there is one, is `app`.
 fn check_azure(claims: &Map<String, Value>) -> Result<(), OidcError> {
     if claims.contains_key("scp") || claims.get("idtyp").is_some_and(|kind| kind != "app") {
         return Err(OidcError::Claim("idtyp"));
@@ -80,8 +80,8 @@ fn add_compute_engine(values: &mut Values, claims: &Map<String, Value>) -> Resul
     }
 }
 
-/// Adds what the token says of pod and service account; a legacy token, which has no such claims, is
-/// rejected.
+/// Adds what the token says of pod and service account; a legacy token, which has no such claims,
+/// is rejected.
 fn add_kubernetes(values: &mut Values, claims: &Map<String, Value>) -> Result<(), OidcError> {
     let io = claims
         .get("kubernetes.io")

@@ -1,6 +1,6 @@
 //! `sev_snp`: an attestation report of the AMD secure processor about a guest (AMD publication
-//! 56860, "SEV Secure Nested Paging Firmware ABI Specification", ATTESTATION_REPORT). The report data
-//! is the 64-byte form of the binding.
+//! 56860, "SEV Secure Nested Paging Firmware ABI Specification", ATTESTATION_REPORT). The report
+//! data is the 64-byte form of the binding.
 
 mod report;
 
@@ -183,8 +183,8 @@ fn check_guest(report: &Report<'_>, endorsement: Endorsement) -> Result<(), SnpE
     Ok(())
 }
 
-/// Checks that the endorsement certificate is for the TCB of the report (T32) and, if it is a VCEK's,
-/// for its chip.
+/// Checks that the endorsement certificate is for the TCB of the report (T32) and, if it is a
+/// VCEK's, for its chip.
 fn check_chip(
     report: &Report<'_>,
     tcb: &[(&str, u8); 4],

@@ -55,12 +55,12 @@ pub struct AttestationKey {
 }
 
 impl AttestationKey {
-    /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, where the first two are
-    /// TPM2B_PUBLIC in base64.
+    /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, where the first two
+    /// are TPM2B_PUBLIC in base64.
     ///
     /// # Errors
-    /// [`TpmError::NotAttestationKey`] if the key could sign more than quotes; other variants if the
-    /// document is malformed.
+    /// [`TpmError::NotAttestationKey`] if the key could sign more than quotes; other variants if
+    /// the document is malformed.
     pub fn parse(document: &[u8]) -> Result<Self, TpmError> {
         let registered: RegisteredKey = json::read(document, MAX_DOCUMENT)?;
         let public = Public::parse(&decode(&registered.key)?)?;

@@ -2,8 +2,8 @@
 //! Profile).
 //!
 //! No structure shows that an attestation key and an endorsement key are in one TPM. The caller
-//! proves it before it endorses an attestation key: the TPM opens a credential that is made for both
-//! (TPM 2.0 Library, part 1, "Credential Protection").
+//! proves it before it endorses an attestation key: the TPM opens a credential that is made for
+//! both (TPM 2.0 Library, part 1, "Credential Protection").
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -51,8 +51,8 @@ pub enum EndorsementKey<'a> {
 }
 
 impl Endorsement {
-    /// Makes an endorsement of a public area and its certificate in DER; fails if the public area is
-    /// no endorsement key's or the certificate is of another key. The path is not checked.
+    /// Makes an endorsement of a public area and its certificate in DER; fails if the public area
+    /// is no endorsement key's or the certificate is of another key. The path is not checked.
     pub(super) fn new(
         key: Public,
         certificate: &[u8],
@@ -123,8 +123,8 @@ impl Endorsement {
         }
     }
 
-    /// Verifies that a trusted manufacturer has certified the key; `now_ms` is in milliseconds since
-    /// the epoch. Fails with [`TpmError::Manufacturer`] otherwise.
+    /// Verifies that a trusted manufacturer has certified the key; `now_ms` is in milliseconds
+    /// since the epoch. Fails with [`TpmError::Manufacturer`] otherwise.
     pub fn verify(&self, manufacturers: &Roots, now_ms: i64) -> Result<(), TpmError> {
         let mut intermediates = self.intermediates.clone();
         // A certificate may be registered and presented; the path search wants each name once.

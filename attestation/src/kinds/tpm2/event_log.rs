@@ -1,8 +1,8 @@
 //! Replay of the measured-boot event log (TCG "PC Client Platform Firmware Profile", section 10,
 //! crypto-agile format) against the quoted PCRs.
 //!
-//! The replay proves the digests of events, neither their types nor their contents. A claim about an
-//! event's content is therefore made only if the event's digest is that of the content
+//! The replay proves the digests of events, neither their types nor their contents. A claim about
+//! an event's content is therefore made only if the event's digest is that of the content
 //! (go-attestation GHSA-9r4w-jg96-92mv).
 
 use std::collections::BTreeMap;

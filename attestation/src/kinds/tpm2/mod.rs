@@ -59,11 +59,12 @@ fn decode(text: &str) -> Result<Vec<u8>, TpmError> {
         .map_err(|_| TpmError::Malformed("not base64"))
 }
 
-/// Replays a crypto-agile event log against the PCRs of a bank; returns every measured digest by PCR,
-/// in the order of the log.
+/// Replays a crypto-agile event log against the PCRs of a bank; returns every measured digest by
+/// PCR, in the order of the log.
 ///
 /// # Errors
-/// [`TpmError::EventLog`] if the log does not replay to these PCRs; other variants if it is malformed.
+/// [`TpmError::EventLog`] if the log does not replay to these PCRs; other variants if it is
+/// malformed.
 pub fn replay_event_log(
     log: &[u8],
     bank: Hash,
@@ -156,8 +157,8 @@ pub fn verify<'a>(
     })
 }
 
-/// Returns the value of a PCR from lower-case hexadecimal. Upper case is rejected, so that a value has
-/// one spelling.
+/// Returns the value of a PCR from lower-case hexadecimal. Upper case is rejected, so that a value
+/// has one spelling.
 fn pcr_value(text: &str) -> Option<Vec<u8>> {
     if text.bytes().any(|b| b.is_ascii_uppercase()) {
         return None;
