@@ -145,7 +145,7 @@ impl TpmKeys {
             &intermediates,
         );
         let (key, endorsement, document) = parsed.map_err(|e| Refusal::invalid("key", e))?;
-        let makers = self.evidence.trusted().await?.tpm_makers();
+        let makers = self.evidence.trusted().await?.tpm_manufacturers();
         endorsement
             .verify(&makers, clock::now_ms())
             .map_err(|e| Refusal::UntrustedManufacturer(e.to_string()))?;

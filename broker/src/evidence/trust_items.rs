@@ -261,7 +261,7 @@ impl TrustItems {
                 .records
                 .open_workload(&name, &bytes)?
                 .registration;
-            for claim in registration.policy().rests_on(item) {
+            for claim in registration.policy().affected_claims(item) {
                 let selector = Selector {
                     claims: claim.into_iter().collect(),
                     ..Selector::workload(registration.spiffe_id.clone())

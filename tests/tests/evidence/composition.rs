@@ -328,7 +328,7 @@ fn versions_are_compared_as_numbers() {
         Constraint::AtLeast(AtLeast {
             at_least: least.to_owned(),
         })
-        .takes(&[value.to_owned()], &TrustMaterial::default())
+        .accepts(&[value.to_owned()], &TrustMaterial::default())
     };
     for (least, value) in [
         ("3", "3"),
