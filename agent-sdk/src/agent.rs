@@ -1,27 +1,20 @@
-//! The agent: its identity, its way to the broker, and what it can show.
+//! The agent: its identity, its way to the broker, and the evidence that it can show.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sundew_core::client::{Binding, BindingPurpose, SpiffeId, public_key_of};
-use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::{ChallengeRequest, Evidence, EvidenceSet};
-use tonic::Status;
-use tonic::transport::Channel;
 
+use crate::call::{client, repeated};
 use crate::collect::{self, Collector, Context};
 use crate::connection::Connection;
-use crate::error::{Error, is_transient};
+use crate::error::Error;
 use crate::identity::{Identity, IdentitySource};
 use crate::settings::Settings;
-use crate::task::TaskBuilder;
 
-/// How often what may be repeated is repeated.
-const ATTEMPTS: u32 = 6;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// See the module. Cheap to clone.
+/// A program's way to the broker: its identity, one connection and its evidence collectors. A clone
+/// shares all three.
 #[derive(Clone)]
 pub struct Agent {
     inner: Arc<Inner>,
@@ -43,21 +36,22 @@ impl std::fmt::Debug for Agent {
     }
 }
 
-/// Builds an [`Agent`] with collectors of its own.
+/// Builds an [`Agent`] from settings and from the program's own collectors.
 pub struct AgentBuilder {
     settings: Settings,
     collectors: Vec<Arc<dyn Collector>>,
 }
 
 impl AgentBuilder {
-    /// With a collector; one for the same kind from the environment is left out.
+    /// Adds a collector. A collector of this kind from the environment is left out.
     #[must_use]
     pub fn collector(mut self, collector: impl Collector + 'static) -> Self {
         self.collectors.push(Arc::new(collector));
         self
     }
 
-    /// Finds the identity and makes the connection ready.
+    /// Waits for the identity and makes the connection ready; the broker is reached at the first
+    /// call.
     pub async fn build(self) -> Result<Agent, Error> {
         let mut collectors = self.collectors;
         for found in collect::from_settings(&self.settings)? {
@@ -90,12 +84,9 @@ impl AgentBuilder {
     }
 }
 
-/// The ID that the broker must have: the one configured, or the one that the embedded CA gives in
-/// our trust domain.
-pub(crate) fn expected_broker(
-    configured: Option<&SpiffeId>,
-    identity: &Identity,
-) -> Result<SpiffeId, Error> {
+/// Returns the ID that the broker must have: the configured ID, or else the ID that the embedded CA
+/// gives to brokers of the agent's own trust domain.
+fn expected_broker(configured: Option<&SpiffeId>, identity: &Identity) -> Result<SpiffeId, Error> {
     match configured {
         Some(id) => Ok(id.clone()),
         None => SpiffeId::parse(&format!(
@@ -129,25 +120,19 @@ impl Agent {
         }
     }
 
-    /// Begins to describe a task; nothing happens before [`TaskBuilder::begin`].
-    #[must_use]
-    pub fn task(&self, purpose: &str) -> TaskBuilder {
-        TaskBuilder::new(self.clone(), purpose)
-    }
-
-    /// Who the agent is.
+    /// Returns the agent's SPIFFE ID.
     #[must_use]
     pub fn id(&self) -> SpiffeId {
         self.inner.identities.current().id().clone()
     }
 
-    /// Its SVID of this moment.
+    /// Returns the SVID that the agent has at this moment.
     #[must_use]
     pub fn identity(&self) -> Arc<Identity> {
         self.inner.identities.current()
     }
 
-    /// A connection of the current identity, for generated clients.
+    /// Returns a connection that was opened with the agent's current SVID, for generated clients.
     pub fn connection(&self) -> Result<Arc<Connection>, Error> {
         let current = self.inner.connection.load_full();
         let identity = self.inner.identities.current();
@@ -163,11 +148,13 @@ impl Agent {
         Ok(fresh)
     }
 
+    /// Returns a source of its own, which tells of each SVID that comes after this call.
     pub(crate) fn identities(&self) -> IdentitySource {
         self.inner.identities.clone()
     }
 
-    /// Takes a challenge on this connection and collects the evidence that it asks for.
+    /// Takes a challenge on this connection and returns its nonce with the evidence that the
+    /// broker asks for.
     pub(crate) async fn prove(
         &self,
         connection: &Connection,
@@ -189,8 +176,8 @@ impl Agent {
         Ok((challenge.nonce, evidence))
     }
 
-    /// Collects what a challenge asks for: the first set that can be collected; if none can, tells
-    /// what was missing for the first one.
+    /// Collects the evidence of the first of these sets that can be collected whole. If none can,
+    /// the error says what the first set lacked.
     pub(crate) async fn answer(
         &self,
         connection: &Connection,
@@ -247,26 +234,4 @@ impl Agent {
         }
         Ok(evidence)
     }
-}
-
-pub(crate) fn client(connection: &Connection) -> AgentServiceClient<Channel> {
-    AgentServiceClient::new(connection.channel())
-}
-
-/// Repeats what may be repeated while the broker is not there, with growing pauses.
-pub(crate) async fn repeated<T, F: Future<Output = Result<T, Status>>>(
-    call: impl Fn() -> F,
-) -> Result<T, Error> {
-    let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
-        match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(status) if attempt < ATTEMPTS && is_transient(&status) => {
-                tokio::time::sleep(pause).await;
-                pause = pause.saturating_mul(2);
-            }
-            Err(status) => return Err(Error::of(&status)),
-        }
-    }
-    Err(Error::Unavailable("gave up".to_owned()))
 }

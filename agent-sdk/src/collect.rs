@@ -19,6 +19,7 @@ use sundew_core::client::manifest::{Evidence, Measured, signed_bytes};
 use sundew_core::client::{Binding, hex};
 
 use crate::error::Error;
+use crate::identity::{self, Identity};
 use crate::settings::Settings;
 pub use command::EvidenceCollector;
 use command::Source;
@@ -50,27 +51,12 @@ impl<'a> Context<'a> {
 
     /// A signature of the SVID key: ECDSA in ASN.1 DER, or Ed25519.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
-        sign(
+        identity::sign(
             self.key
                 .ok_or("there is no SVID here whose key could sign")?,
             message,
         )
     }
-}
-
-/// A signature of an SVID key: ECDSA in ASN.1 DER, or Ed25519.
-pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, String> {
-    use rustls::SignatureScheme as Scheme;
-    let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|e| e.to_string())?;
-    let schemes = [
-        Scheme::ECDSA_NISTP256_SHA256,
-        Scheme::ECDSA_NISTP384_SHA384,
-        Scheme::ED25519,
-    ];
-    let signer = key
-        .choose_scheme(&schemes)
-        .ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
-    signer.sign(message).map_err(|e| e.to_string())
 }
 
 /// What [`Collector::collect`] returns.
@@ -160,7 +146,7 @@ pub async fn collect(
     kind: &str,
     binding: [u8; 32],
     audience: &str,
-    identity: Option<&crate::Identity>,
+    identity: Option<&Identity>,
 ) -> Result<Vec<u8>, Error> {
     let fail = |problem: String| Error::Evidence {
         kind: kind.to_owned(),

@@ -3,6 +3,8 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::ended::Ended;
+
 /// Why something did not work, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,7 +45,7 @@ pub enum Error {
     },
     /// The task has ended.
     #[error("the task has ended: {0}")]
-    Ended(crate::task::Ended),
+    Ended(Ended),
 }
 
 impl Error {
@@ -86,12 +88,4 @@ fn cause(status: &Status) -> String {
         source = error.source();
     }
     text
-}
-
-/// Whether the same call may succeed a little later.
-pub(crate) fn is_transient(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
-    )
 }

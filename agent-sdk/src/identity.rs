@@ -49,7 +49,7 @@ impl Identity {
 
     /// A signature of its key: ECDSA in ASN.1 DER, or Ed25519.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        crate::collect::sign(&self.key, message).map_err(Error::Identity)
+        sign(&self.key, message).map_err(Error::Identity)
     }
 
     /// The roots that it checks others with: concatenated DER, by trust domain as
@@ -176,6 +176,21 @@ fn identity(
         key,
         bundles: Arc::new(bundles),
     })
+}
+
+/// Signs `message` with an SVID key. The signature is ECDSA in ASN.1 DER, or Ed25519.
+pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, String> {
+    use rustls::SignatureScheme as Scheme;
+    let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|e| e.to_string())?;
+    let schemes = [
+        Scheme::ECDSA_NISTP256_SHA256,
+        Scheme::ECDSA_NISTP384_SHA384,
+        Scheme::ED25519,
+    ];
+    let signer = key
+        .choose_scheme(&schemes)
+        .ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
+    signer.sign(message).map_err(|e| e.to_string())
 }
 
 fn read_folder(folder: &Path) -> Result<Identity, String> {

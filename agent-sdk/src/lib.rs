@@ -16,8 +16,10 @@
 //! rotated SVID, and tells through [`Task::ended`] when it was ended from outside.
 
 mod agent;
+mod call;
 mod collect;
 mod connection;
+mod ended;
 mod error;
 mod identity;
 mod settings;
@@ -29,13 +31,14 @@ pub use collect::{
     ProcessCollector, Tpm2Collector, TpmKey, TsmCollector, TsmKind, collect, kinds,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
+pub use ended::Ended;
 pub use error::Error;
 pub use identity::{Identity, IdentitySource};
 pub use settings::Settings;
 pub use sundew_core::client::{
     BundleSet, Scope, ScopeSet, SecretBytes, SpiffeId, TrustBundle, TrustDomain, Ttl,
 };
-pub use task::{Delegation, Ended, Lease, Secret, Task, TaskBuilder, Token};
+pub use task::{Delegation, Lease, Secret, Task, TaskBuilder, Token};
 
 /// So many minutes.
 #[must_use]

@@ -5,124 +5,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sundew_core::client::{BindingPurpose, ScopeSet, SecretBytes};
+use sundew_core::client::{BindingPurpose, SecretBytes};
 use sundew_proto::v1::{
-    self, BeginTaskRequest, CompleteTaskRequest, DelegateRequest, GetSecretRequest,
-    MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest,
+    self, CompleteTaskRequest, GetSecretRequest, MintTokenRequest, Outcome, ResumeTaskRequest,
+    SuspendTaskRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::agent::{Agent, client, repeated};
+use crate::agent::Agent;
+use crate::call::{client, is_transient, repeated};
 use crate::connection::Connection;
+use crate::ended::Ended;
 use crate::error::Error;
 
 mod attend;
-mod handed;
+mod builder;
+mod delegation;
+mod lease;
+mod secret;
+mod token;
 
-pub use handed::{Delegation, Ended, Lease, Secret, Token};
+pub use builder::TaskBuilder;
+pub use delegation::Delegation;
+pub use lease::Lease;
+pub use secret::Secret;
+pub use token::Token;
+use token::{mint, ttl_ms};
 
-/// A task that is being described.
-#[derive(Debug)]
-pub struct TaskBuilder {
-    agent: Agent,
-    request: BeginTaskRequest,
-}
-
-impl TaskBuilder {
-    pub(crate) fn new(agent: Agent, purpose: &str) -> Self {
-        Self {
-            agent,
-            request: BeginTaskRequest {
-                purpose: purpose.to_owned(),
-                ..BeginTaskRequest::default()
-            },
-        }
-    }
-
-    /// What the agent was told to do; kept with the task.
-    #[must_use]
-    pub fn instruction(mut self, instruction: &str) -> Self {
-        instruction.clone_into(&mut self.request.instruction);
-        self
-    }
-
-    /// One more thing that the task may do, such as `secret:demo/api-key`.
-    #[must_use]
-    pub fn scope(mut self, scope: &str) -> Self {
-        self.request.scopes.push(scope.to_owned());
-        self
-    }
-
-    /// How long it may take; the broker may allow less.
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        // Zero is the wire's word for "not asked", so what is shorter than a millisecond asks for
-        // one.
-        self.request.ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1);
-        self
-    }
-
-    /// For whom the first token is.
-    #[must_use]
-    pub fn audience(mut self, audience: &str) -> Self {
-        self.request.audience.push(audience.to_owned());
-        self
-    }
-
-    /// Opens it below the task of another workload, which gave this grant ([`Task::delegate`]).
-    #[must_use]
-    pub fn under(mut self, grant: &str) -> Self {
-        grant.clone_into(&mut self.request.grant);
-        self
-    }
-
-    /// Calls with the same key give the same task. Without one, each call gives another.
-    #[must_use]
-    pub fn idempotency_key(mut self, key: &str) -> Self {
-        key.clone_into(&mut self.request.idempotency_key);
-        self
-    }
-
-    /// Proves who and what the agent is, and opens the task.
-    pub async fn begin(mut self) -> Result<Task, Error> {
-        // The same grammar as the broker's: what would be refused there is refused here.
-        ScopeSet::parse(&self.request.scopes)
-            .map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
-        if self.request.idempotency_key.is_empty() {
-            self.request.idempotency_key = random_key()?;
-        }
-        let mut again = 3;
-        loop {
-            let connection = self.agent.connection()?;
-            let (nonce, evidence) = self
-                .agent
-                .prove(&connection, BindingPurpose::BeginTask)
-                .await?;
-            let exporter = connection.exporter();
-            let request = BeginTaskRequest {
-                nonce,
-                evidence,
-                ..self.request.clone()
-            };
-            match client(&connection).begin_task(request).await {
-                Ok(answer) => return Task::start(self.agent, connection, answer.into_inner()),
-                // The challenge went with its connection, or the broker went away: a new challenge,
-                // the same key.
-                Err(status)
-                    if again > 0
-                        && (exporter != connection.exporter()
-                            || crate::error::is_transient(&status)) =>
-                {
-                    again -= 1;
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                Err(status) => return Err(Error::of(&status)),
-            }
-        }
-    }
-}
-
+/// Returns a new idempotency key of 128 random bits.
 fn random_key() -> Result<String, Error> {
     let mut bytes = [0; 16];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
@@ -130,7 +41,7 @@ fn random_key() -> Result<String, Error> {
     Ok(sundew_core::client::hex(&bytes))
 }
 
-/// A live task. Dropping it ends it.
+/// A live task. Dropping the value ends the task.
 pub struct Task {
     agent: Agent,
     shared: Arc<Shared>,
@@ -140,13 +51,14 @@ pub struct Task {
     finished: bool,
 }
 
+/// The part of a task that its owner and its attendance in the background both use.
 struct Shared {
     id: String,
     connection: ArcSwap<Connection>,
     token: ArcSwap<Token>,
     ended: watch::Sender<Option<Ended>>,
     grace: Duration,
-    /// What the broker gave for the last evidence.
+    /// The broker's receipt for the last evidence, which is shown when a stream is opened again.
     proof: ArcSwap<Vec<u8>>,
 }
 
@@ -192,38 +104,46 @@ impl Task {
         })
     }
 
-    /// Its name.
+    /// Returns the task's ID.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.shared.id
     }
 
-    /// Its token: the first one, or the one that was minted when the agent last got another SVID or
-    /// resumed the task.
+    /// Returns the task's token: the first, or the last that was minted because the agent got
+    /// another SVID or resumed the task.
     #[must_use]
     pub fn token(&self) -> Arc<Token> {
         self.shared.token.load_full()
     }
 
-    /// When it ends at the latest, in milliseconds since the epoch.
+    /// Returns when the task ends at the latest, in milliseconds since the epoch.
     #[must_use]
     pub fn deadline_ms(&self) -> i64 {
         self.record.deadline_ms
     }
 
-    /// What it may do.
+    /// Returns the scopes that the broker granted.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
         &self.record.scopes
     }
 
-    /// A secret that its scopes name.
+    /// Reads a stored secret that the task's scopes name.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the task is known to have ended, [`Error::NotPermitted`] if the broker
+    /// refuses.
     pub async fn secret(&self, name: &str) -> Result<Secret, Error> {
         Ok(Secret(SecretBytes::new(self.read(name).await?.value)))
     }
 
-    /// A credential in another system that its scopes name, such as `db/reporting/readonly`. Asked
-    /// again, it is the same one.
+    /// Returns a credential in another system that the task's scopes name, such as
+    /// `db/reporting/readonly`. The broker makes it at the first call, and each further call
+    /// returns the credential of the first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the name is that of a stored secret; otherwise as [`Task::secret`].
     pub async fn lease(&self, name: &str) -> Result<Lease, Error> {
         let answer = self.read(name).await?;
         let lease = answer.lease.ok_or_else(|| {
@@ -261,7 +181,7 @@ impl Task {
                 })
                 .await
             {
-                Err(status) if again > 0 && crate::error::is_transient(&status) => {
+                Err(status) if again > 0 && is_transient(&status) => {
                     again -= 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -274,26 +194,18 @@ impl Task {
         }
     }
 
-    /// A grant with which another workload may open tasks below this one ([`TaskBuilder::under`]).
-    /// They end with it.
+    /// Returns a grant with which the workload `delegate` (a SPIFFE ID) may open tasks below this
+    /// task ([`TaskBuilder::under`]). Those tasks end when this task ends.
     pub async fn delegate(&self, delegate: &str, what: &Delegation) -> Result<String, Error> {
         let answer = repeated(|| async {
-            let request = DelegateRequest {
-                task_id: self.shared.id.clone(),
-                delegate: delegate.to_owned(),
-                scopes: what.scopes.clone(),
-                audience: what.audience.clone(),
-                ttl_ms: what.ttl.map_or(0, |ttl| {
-                    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
-                }),
-                depth: what.depth,
-            };
+            let request = what.request(&self.shared.id, delegate);
             client(&self.connection()).delegate(request).await
         });
         Ok(self.known(answer.await)?.into_inner().grant)
     }
 
-    /// Another token: narrower scopes (none: all of the task's), for an audience.
+    /// Mints another token for these audiences. The token has these scopes, which must be within
+    /// the task's, or all scopes of the task if none are given.
     pub async fn mint(
         &self,
         scopes: &[&str],
@@ -303,15 +215,13 @@ impl Task {
         let request = MintTokenRequest {
             scopes: scopes.iter().map(ToString::to_string).collect(),
             audience: audience.iter().map(ToString::to_string).collect(),
-            ttl_ms: ttl.map_or(0, |ttl| {
-                i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
-            }),
+            ttl_ms: ttl.map_or(0, ttl_ms),
             ..MintTokenRequest::default()
         };
         self.known(mint(&self.connection(), &self.shared.id, request).await)
     }
 
-    /// Kills its tokens until [`Task::resume`].
+    /// Suspends the task: its tokens die, and nothing is issued until [`Task::resume`].
     pub async fn suspend(&self) -> Result<(), Error> {
         let answer = repeated(|| async {
             client(&self.connection())
@@ -323,7 +233,8 @@ impl Task {
         self.known(answer.await).map(drop)
     }
 
-    /// Proves anew who and what the agent is, and gets a new token; the old ones stay dead.
+    /// Proves anew who and what the agent is, and gets a new token. Tokens from before the
+    /// suspension stay dead.
     pub async fn resume(&self) -> Result<(), Error> {
         let key = random_key()?;
         let connection = self.connection();
@@ -348,7 +259,7 @@ impl Task {
         Ok(())
     }
 
-    /// Resolves when the task has ended, by whomever.
+    /// Waits until the task has ended, whoever ended it, and returns how.
     pub async fn ended(&self) -> Ended {
         let mut news = self.shared.ended.subscribe();
         match news.wait_for(Option::is_some).await {
@@ -357,17 +268,18 @@ impl Task {
         }
     }
 
-    /// The agent is done.
+    /// Ends the task as completed, and returns how it ended: the first ending counts, whoever gave
+    /// it.
     pub async fn complete(self) -> Result<Ended, Error> {
         self.end(Outcome::Completed).await
     }
 
-    /// The agent failed.
+    /// Ends the task as failed; otherwise as [`Task::complete`].
     pub async fn fail(self) -> Result<Ended, Error> {
         self.end(Outcome::Failed).await
     }
 
-    /// The agent gives it up.
+    /// Ends the task as canceled; otherwise as [`Task::complete`].
     pub async fn cancel(self) -> Result<Ended, Error> {
         self.end(Outcome::Canceled).await
     }
@@ -384,7 +296,7 @@ impl Task {
         self.shared.connection.load_full()
     }
 
-    /// A refusal of a task that is known to have ended says so.
+    /// Turns a refusal into [`Error::Ended`] if the task is known to have ended.
     fn known<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         match (answer, *self.shared.ended.borrow()) {
             (Err(Error::NotPermitted { .. }), Some(ended)) => Err(Error::Ended(ended)),
@@ -393,21 +305,7 @@ impl Task {
     }
 }
 
-async fn mint(
-    connection: &Connection,
-    task: &str,
-    request: MintTokenRequest,
-) -> Result<Token, Error> {
-    let request = MintTokenRequest {
-        task_id: task.to_owned(),
-        idempotency_key: random_key()?,
-        ..request
-    };
-    let answer =
-        repeated(|| async { client(connection).mint_token(request.clone()).await }).await?;
-    Token::of(answer.into_inner().token, connection)
-}
-
+/// Ends the task at the broker, and returns the one outcome that it has.
 async fn finish(connection: &Connection, id: &str, outcome: Outcome) -> Result<Ended, Error> {
     let request = CompleteTaskRequest {
         task_id: id.to_owned(),

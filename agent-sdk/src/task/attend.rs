@@ -12,8 +12,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use super::{Ended, Shared};
-use crate::agent::{Agent, client};
+use super::Shared;
+use crate::agent::Agent;
+use crate::call::client;
+use crate::ended::Ended;
 
 /// How a stream came to its end.
 enum Over {

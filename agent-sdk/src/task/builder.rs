@@ -1,0 +1,124 @@
+//! A task that is being described, and how it is begun.
+
+use std::time::Duration;
+
+use sundew_core::client::{BindingPurpose, ScopeSet};
+use sundew_proto::v1::BeginTaskRequest;
+
+use super::token::ttl_ms;
+use super::{Task, random_key};
+use crate::agent::Agent;
+use crate::call::{client, is_transient};
+use crate::error::Error;
+
+/// How often a beginning is repeated with a new challenge after it failed for a passing reason.
+const REPETITIONS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A task that is being described. Nothing happens before [`TaskBuilder::begin`].
+#[derive(Debug)]
+pub struct TaskBuilder {
+    agent: Agent,
+    request: BeginTaskRequest,
+}
+
+impl Agent {
+    /// Begins to describe a task; nothing happens before [`TaskBuilder::begin`].
+    #[must_use]
+    pub fn task(&self, purpose: &str) -> TaskBuilder {
+        TaskBuilder {
+            agent: self.clone(),
+            request: BeginTaskRequest {
+                purpose: purpose.to_owned(),
+                ..BeginTaskRequest::default()
+            },
+        }
+    }
+}
+
+impl TaskBuilder {
+    /// Says what the agent was told to do. The broker keeps the text with the task.
+    #[must_use]
+    pub fn instruction(mut self, instruction: &str) -> Self {
+        instruction.clone_into(&mut self.request.instruction);
+        self
+    }
+
+    /// Adds one thing that the task may do, such as `secret:demo/api-key`.
+    #[must_use]
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.request.scopes.push(scope.to_owned());
+        self
+    }
+
+    /// Asks for a time to live. The broker may allow less.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.request.ttl_ms = ttl_ms(ttl);
+        self
+    }
+
+    /// Adds an audience of the first token.
+    #[must_use]
+    pub fn audience(mut self, audience: &str) -> Self {
+        self.request.audience.push(audience.to_owned());
+        self
+    }
+
+    /// Opens the task below the task of another workload, which gave this grant
+    /// ([`Task::delegate`]).
+    #[must_use]
+    pub fn under(mut self, grant: &str) -> Self {
+        grant.clone_into(&mut self.request.grant);
+        self
+    }
+
+    /// Sets the idempotency key: calls with equal keys give one task. Without a key, each call
+    /// gives another task.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: &str) -> Self {
+        key.clone_into(&mut self.request.idempotency_key);
+        self
+    }
+
+    /// Proves who and what the agent is, and opens the task.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a scope is malformed, [`Error::Evidence`] if evidence that the broker
+    /// asks for cannot be collected, [`Error::NotPermitted`] if the broker refuses, and
+    /// [`Error::Unavailable`] if it cannot be reached.
+    pub async fn begin(mut self) -> Result<Task, Error> {
+        // The grammar is the broker's own: what would be refused there is refused here.
+        ScopeSet::parse(&self.request.scopes)
+            .map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
+        if self.request.idempotency_key.is_empty() {
+            self.request.idempotency_key = random_key()?;
+        }
+        let mut left = REPETITIONS;
+        loop {
+            let connection = self.agent.connection()?;
+            let (nonce, evidence) = self
+                .agent
+                .prove(&connection, BindingPurpose::BeginTask)
+                .await?;
+            let exporter = connection.exporter();
+            let request = BeginTaskRequest {
+                nonce,
+                evidence,
+                ..self.request.clone()
+            };
+            match client(&connection).begin_task(request).await {
+                Ok(answer) => return Task::start(self.agent, connection, answer.into_inner()),
+                // The challenge went with its connection, or the broker went away: a new challenge
+                // with the old key gives one task, even if the first call did arrive.
+                Err(status)
+                    if left > 0 && (exporter != connection.exporter() || is_transient(&status)) =>
+                {
+                    left -= 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(status) => return Err(Error::of(&status)),
+            }
+        }
+    }
+}
