@@ -106,6 +106,24 @@ fn open(
 }
 
 impl Agent {
+    /// Makes an agent with a connection that a unit test has opened, and with one collector.
+    #[cfg(test)]
+    pub(crate) fn over(
+        connection: Connection,
+        identities: IdentitySource,
+        collector: Arc<dyn Collector>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                broker: "memory".to_owned(),
+                broker_id: None,
+                identities,
+                connection: ArcSwap::from_pointee(connection),
+                collectors: vec![collector],
+            }),
+        }
+    }
+
     /// Finds everything in the environment; see [`Settings`].
     pub async fn from_env() -> Result<Self, Error> {
         Self::builder(Settings::from_env()).build().await

@@ -32,6 +32,16 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Takes a channel that a unit test has opened.
+    #[cfg(test)]
+    pub(crate) fn over(channel: Channel, identity: Arc<Identity>) -> Self {
+        Self {
+            channel,
+            identity,
+            exporter: Exporter::default(),
+        }
+    }
+
     /// Connects when first used. `broker` is `host:port`, `expected` the broker's SPIFFE ID.
     pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
         let config = client_config(expected, Arc::clone(&identity.bundles), Some(&identity))?;

@@ -32,6 +32,21 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// Makes an identity that nobody has checked, for unit tests.
+    #[cfg(test)]
+    pub(crate) fn unchecked(
+        id: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Self {
+        Self {
+            id: SpiffeId::parse(id).expect("ID"),
+            chain,
+            key,
+            bundles: Arc::default(),
+        }
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
@@ -80,6 +95,12 @@ impl Identity {
 pub struct IdentitySource(watch::Receiver<Arc<Identity>>);
 
 impl IdentitySource {
+    /// Follows what a unit test sends.
+    #[cfg(test)]
+    pub(crate) fn following(identities: watch::Receiver<Arc<Identity>>) -> Self {
+        Self(identities)
+    }
+
     /// Opens what the settings name, and waits for the first identity.
     pub async fn open(settings: &Settings) -> Result<Self, Error> {
         if let Some(folder) = &settings.svid_dir {

@@ -24,6 +24,8 @@ mod error;
 mod identity;
 mod settings;
 mod task;
+#[cfg(test)]
+mod testing;
 
 pub use agent::{Agent, AgentBuilder};
 pub use collect::{

@@ -33,14 +33,6 @@ pub use secret::Secret;
 pub use token::Token;
 use token::{mint, ttl_ms};
 
-/// Returns a new idempotency key of 128 random bits.
-fn random_key() -> Result<String, Error> {
-    let mut bytes = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        .map_err(|_| Error::Unavailable("no randomness".to_owned()))?;
-    Ok(sundew_core::client::hex(&bytes))
-}
-
 /// A live task. Dropping the value ends the task.
 pub struct Task {
     agent: Agent,
@@ -303,6 +295,14 @@ impl Task {
             (answer, _) => answer,
         }
     }
+}
+
+/// Returns a new idempotency key of 128 random bits.
+fn random_key() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| Error::Unavailable("no randomness".to_owned()))?;
+    Ok(sundew_core::client::hex(&bytes))
 }
 
 /// Ends the task at the broker, and returns the one outcome that it has.

@@ -1,140 +1,192 @@
 //! Attending a task: a stream to the broker that is kept open, moved to each new SVID, and listened
-//! to.
+//! to. This file does the I/O; [`step`] makes the decisions.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sundew_core::client::BindingPurpose;
 use sundew_proto::v1::attend_request::Request;
-use sundew_proto::v1::attend_response::Event;
-use sundew_proto::v1::{AttendPing, AttendRequest, AttendStart, Prove, RotateBinding};
+use sundew_proto::v1::{
+    AttendPing, AttendRequest, AttendResponse, AttendStart, MintTokenRequest, ProofWanted, Prove,
+    RotateBinding,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::Streaming;
 
-use super::Shared;
+use super::{Shared, mint};
 use crate::agent::Agent;
 use crate::call::client;
-use crate::ended::Ended;
+use crate::connection::Connection;
+use crate::identity::IdentitySource;
 
-/// How a stream came to its end.
-enum Over {
-    /// The task has ended.
-    Ended(Ended),
-    /// The task was moved to a new SVID; go on with that.
-    Moved,
-    /// The stream broke.
-    Broken,
-}
+mod step;
 
+use step::{Attendance, Input, Next, Output, StreamEnd};
+
+/// How many requests may wait to be sent.
+const QUEUE: usize = 8;
+
+/// Attends a task until it has ended, and then tells how.
 pub(super) async fn attend(agent: Agent, shared: Arc<Shared>) {
-    let mut heard = Instant::now();
-    let mut pause = Duration::from_millis(50);
+    let bound = Arc::clone(shared.connection.load().identity());
+    let mut attendance = Attendance::new(shared.grace, bound, now());
     loop {
-        match stream(&agent, &shared, &mut heard).await {
-            Over::Ended(ended) => {
+        let end = stream(&agent, &shared, &mut attendance).await;
+        match attendance.after(end, now()) {
+            Next::Finish(ended) => {
                 shared.ended.send_replace(Some(ended));
                 return;
             }
-            Over::Moved => pause = Duration::from_millis(50),
-            Over::Broken => {
-                // Beyond this the broker has ended the task, whether we hear of it or not.
-                if heard.elapsed() > shared.grace.saturating_mul(3) {
-                    shared.ended.send_replace(Some(Ended::Lost));
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = pause.saturating_mul(2).min(shared.grace / 4);
-            }
+            Next::Open => {}
+            Next::OpenAfter(pause) => tokio::time::sleep(pause).await,
         }
     }
 }
 
-async fn stream(agent: &Agent, shared: &Shared, heard: &mut Instant) -> Over {
+/// Opens one stream and keeps it until its end.
+async fn stream(agent: &Agent, shared: &Shared, attendance: &mut Attendance) -> StreamEnd {
     let connection = shared.connection.load_full();
-    let (asked, requests) = mpsc::channel(8);
-    let ask = |request: Request| {
-        asked.try_send(AttendRequest {
-            request: Some(request),
-        })
+    attendance.open(Arc::clone(connection.identity()));
+    let (requests, queue) = mpsc::channel(QUEUE);
+    let stream = OpenStream {
+        agent,
+        shared,
+        connection,
+        requests,
     };
-    let _ = ask(Request::Start(AttendStart {
+    stream.ask(Request::Start(AttendStart {
         task_id: shared.id.clone(),
         proof: shared.proof.load().to_vec(),
     }));
-    let mut answers = match client(&connection)
-        .attend(ReceiverStream::new(requests))
-        .await
-    {
+    let mut broker = client(&stream.connection);
+    let mut answers = match broker.attend(ReceiverStream::new(queue)).await {
         Ok(answers) => answers.into_inner(),
-        Err(status)
-            if matches!(
-                status.code(),
-                Code::PermissionDenied | Code::Unauthenticated
-            ) =>
-        {
-            return Over::Ended(Ended::Lost);
-        }
-        Err(_) => return Over::Broken,
+        Err(status) => return StreamEnd::of_refusal(status.code()),
     };
     let mut identities = agent.identities();
-    let mut next = None;
+    let mut input = Input::Svid(identities.current());
     loop {
-        let current = identities.current();
-        if next.is_none() && current.chain() != connection.identity().chain() {
-            // Said on the old SVID's connection, before the new one is used.
-            let _ = ask(Request::Rotate(RotateBinding {
-                certificate_sha256: current.thumbprint().to_vec(),
-            }));
-            next = Some(current);
-        }
-        tokio::select! {
-            () = identities.changed() => {}
-            () = tokio::time::sleep(shared.grace / 3) => {
-                if ask(Request::Ping(AttendPing {})).is_err() {
-                    return Over::Broken;
-                }
-            }
-            answer = answers.message() => {
-                match answer {
-                    Ok(Some(answer)) => {
-                        *heard = Instant::now();
-                        match answer.event {
-                            Some(Event::Ended(ended)) => return Over::Ended(Ended::of(ended.outcome())),
-                            Some(Event::Rotated(_)) => match agent.connection() {
-                                Ok(fresh) => {
-                                    // The old token is bound to the old SVID and dies with it.
-                                    match super::mint(&fresh, &shared.id, super::MintTokenRequest::default()).await {
-                                        Ok(token) => shared.token.store(Arc::new(token)),
-                                        Err(error) => tracing::warn!(%error, "no token for the new SVID yet; mint one"),
-                                    }
-                                    shared.connection.store(fresh);
-                                    return Over::Moved;
-                                }
-                                Err(error) => tracing::warn!(%error, "no connection with the new SVID"),
-                            },
-                            Some(Event::ProofWanted(wanted)) => {
-                                // Beside the stream: collecting takes its time, and pings must go on.
-                                let (agent, connection, asked) = (agent.clone(), Arc::clone(&connection), asked.clone());
-                                tokio::spawn(async move {
-                                    let purpose = BindingPurpose::Prove;
-                                    match agent.answer(&connection, purpose, &wanted.nonce, &wanted.evidence_sets, &wanted.audience).await {
-                                        Ok(evidence) => {
-                                            let prove = Prove { nonce: wanted.nonce, evidence };
-                                            let _ = asked.send(AttendRequest { request: Some(Request::Prove(prove)) }).await;
-                                        }
-                                        Err(error) => tracing::warn!(%error, "the broker wants fresh evidence; without it the task is suspended"),
-                                    }
-                                });
-                            }
-                            Some(Event::Proven(proven)) => shared.proof.store(Arc::new(proven.proof)),
-                            Some(Event::Accepted(_) | Event::Suspended(_)) | None => {}
-                        }
-                    }
-                    Err(status) if status.code() == Code::PermissionDenied => return Over::Ended(Ended::Lost),
-                    Ok(None) | Err(_) => return Over::Broken,
-                }
-            }
-        }
+        let result = match attendance.step(input, now()) {
+            ControlFlow::Break(end) => return end,
+            ControlFlow::Continue(Some(output)) => stream.perform(output).await,
+            ControlFlow::Continue(None) => None,
+        };
+        input = match result {
+            Some(result) => result,
+            None => next(&mut identities, &mut answers, attendance.ping_at()).await,
+        };
     }
 }
+
+/// Waits for the next thing that happens to a stream.
+async fn next(
+    identities: &mut IdentitySource,
+    answers: &mut Streaming<AttendResponse>,
+    ping_at: Instant,
+) -> Input {
+    tokio::select! {
+        () = identities.changed() => Input::Svid(identities.current()),
+        () = tokio::time::sleep_until(ping_at.into()) => Input::Silence,
+        answer = answers.message() => match answer {
+            Ok(Some(answer)) => Input::Heard(answer.event),
+            Ok(None) => Input::Closed(None),
+            Err(status) => Input::Closed(Some(status.code())),
+        },
+    }
+}
+
+/// One stream, and what is done over it.
+struct OpenStream<'a> {
+    agent: &'a Agent,
+    shared: &'a Shared,
+    connection: Arc<Connection>,
+    requests: mpsc::Sender<AttendRequest>,
+}
+
+impl OpenStream<'_> {
+    /// Does what the step said, and returns what came of it, if the step wants to know.
+    async fn perform(&self, output: Output) -> Option<Input> {
+        match output {
+            Output::KeepProof(proof) => self.shared.proof.store(Arc::new(proof)),
+            Output::Move => return self.move_to_current_svid().await,
+            Output::Ping => {
+                return (!self.ask(Request::Ping(AttendPing {}))).then_some(Input::PingFailed);
+            }
+            Output::Prove(wanted) => self.prove(wanted),
+            Output::Rotate(certificate) => {
+                self.ask(Request::Rotate(RotateBinding {
+                    certificate_sha256: certificate.to_vec(),
+                }));
+            }
+        }
+        None
+    }
+
+    /// Hands a request to the stream without waiting, and tells whether there was room for it.
+    fn ask(&self, request: Request) -> bool {
+        let request = AttendRequest {
+            request: Some(request),
+        };
+        self.requests.try_send(request).is_ok()
+    }
+
+    /// Gives the task the connection of the agent's current SVID, and a token that is bound to it.
+    async fn move_to_current_svid(&self) -> Option<Input> {
+        let fresh = match self.agent.connection() {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                tracing::warn!(%error, "no connection with the new SVID");
+                return None;
+            }
+        };
+        // The old token is bound to the old SVID and dies with it.
+        match mint(&fresh, &self.shared.id, MintTokenRequest::default()).await {
+            Ok(token) => self.shared.token.store(Arc::new(token)),
+            Err(error) => tracing::warn!(%error, "no token for the new SVID yet; mint one"),
+        }
+        self.shared.connection.store(fresh);
+        Some(Input::Moved)
+    }
+
+    /// Answers the broker's wish for evidence beside the stream: collecting takes its time, and
+    /// pings must go on.
+    fn prove(&self, wanted: ProofWanted) {
+        let (agent, connection) = (self.agent.clone(), Arc::clone(&self.connection));
+        let requests = self.requests.clone();
+        tokio::spawn(async move {
+            let evidence = agent.answer(
+                &connection,
+                BindingPurpose::Prove,
+                &wanted.nonce,
+                &wanted.evidence_sets,
+                &wanted.audience,
+            );
+            match evidence.await {
+                Ok(evidence) => {
+                    let prove = Request::Prove(Prove {
+                        nonce: wanted.nonce,
+                        evidence,
+                    });
+                    let request = AttendRequest {
+                        request: Some(prove),
+                    };
+                    // A stream that has ended meanwhile needs no answer.
+                    let _ = requests.send(request).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the broker wants fresh evidence; without it the task is suspended");
+                }
+            }
+        });
+    }
+}
+
+/// Returns the time by the runtime's clock, which tests can pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests;
