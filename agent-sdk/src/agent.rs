@@ -213,43 +213,6 @@ impl Agent {
         let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
         let binding = Binding::new(purpose, nonce, &public_key, &connection.exporter());
         let context = Context::new(&binding, audience, Some(&identity.key));
-        let mut missing = None;
-        for set in sets {
-            match self.collect(&set.kinds, &context).await {
-                Ok(evidence) => return Ok(evidence),
-                Err(error) => missing = missing.or(Some(error)),
-            }
-        }
-        Err(missing.unwrap_or_else(|| Error::Evidence {
-            kind: "any".to_owned(),
-            problem: "the broker asks for none, and takes none".to_owned(),
-        }))
-    }
-
-    async fn collect(
-        &self,
-        kinds: &[String],
-        context: &Context<'_>,
-    ) -> Result<Vec<Evidence>, Error> {
-        let mut evidence = Vec::new();
-        for kind in kinds {
-            let fail = |problem: String| Error::Evidence {
-                kind: kind.clone(),
-                problem,
-            };
-            let collector = self.inner.collectors.iter().find(|c| c.kind() == kind);
-            let collector = collector.ok_or_else(|| {
-                fail(format!(
-                    "the broker asks for it and nothing here collects it{}",
-                    collect::hint(kind)
-                ))
-            })?;
-            let payload = collector.collect(context).await.map_err(fail)?;
-            evidence.push(Evidence {
-                kind: kind.clone(),
-                payload,
-            });
-        }
-        Ok(evidence)
+        collect::first_whole_set(&self.inner.collectors, sets, &context).await
     }
 }

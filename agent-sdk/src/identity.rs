@@ -1,5 +1,6 @@
 //! The agent's own X.509-SVID, from a SPIFFE Workload API or from files, kept up to date.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,13 +48,13 @@ impl Identity {
         }
     }
 
-    /// Whose it is.
+    /// Returns the SPIFFE ID.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// SHA-256 of the leaf certificate (`x5t#S256`).
+    /// Returns the SHA-256 of the leaf certificate (`x5t#S256`, RFC 8705 section 3.1).
     #[must_use]
     pub fn thumbprint(&self) -> [u8; 32] {
         self.chain
@@ -62,13 +63,13 @@ impl Identity {
             .unwrap_or_default()
     }
 
-    /// A signature of its key: ECDSA in ASN.1 DER, or Ed25519.
+    /// Signs `message` with the SVID's key. The signature is ECDSA in ASN.1 DER, or Ed25519.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        sign(&self.key, message).map_err(Error::Identity)
+        sign(&self.key, message).map_err(|e| Error::Identity(e.to_string()))
     }
 
-    /// The roots that it checks others with: concatenated DER, by trust domain as
-    /// `spiffe://<name>`.
+    /// Returns the roots that others are checked with: for each trust domain, as
+    /// `spiffe://<name>`, its roots in DER, one after the other.
     #[must_use]
     pub fn roots(&self) -> Vec<(String, Vec<u8>)> {
         let concatenated = |bundle: &TrustBundle| {
@@ -83,14 +84,14 @@ impl Identity {
             .collect()
     }
 
-    /// The chain in DER, leaf first.
+    /// Returns the certificate chain in DER, leaf first.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
 }
 
-/// Where identities come from; hands out the current one and tells of the next.
+/// A source of identities, which hands out the current one and tells of the next.
 #[derive(Clone, Debug)]
 pub struct IdentitySource(watch::Receiver<Arc<Identity>>);
 
@@ -114,13 +115,13 @@ impl IdentitySource {
         }
     }
 
-    /// The identity of this moment.
+    /// Returns the identity of this moment.
     #[must_use]
     pub fn current(&self) -> Arc<Identity> {
         self.0.borrow().clone()
     }
 
-    /// Resolves when there is another identity than at the last call.
+    /// Waits until there is another identity than at the last call.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The source is gone; nothing will change any more.
@@ -130,7 +131,7 @@ impl IdentitySource {
     }
 
     fn from_files(folder: PathBuf) -> Result<Self, Error> {
-        let first = read_folder(&folder).map_err(Error::Identity)?;
+        let first = read_folder(&folder)?;
         let (sender, receiver) = watch::channel(Arc::new(first));
         tokio::spawn(async move {
             while !sender.is_closed() {
@@ -141,7 +142,7 @@ impl IdentitySource {
                     }
                     Ok(_) => {}
                     Err(problem) => tracing::warn!(
-                        problem,
+                        problem = problem.to_string(),
                         "SVID files cannot be read; the last good ones stay"
                     ),
                 }
@@ -171,7 +172,7 @@ impl IdentitySource {
                         drop(sender.send_replace(Arc::new(next)))
                     }
                     Ok(_) => {}
-                    Err(problem) => tracing::warn!(problem, "Workload API"),
+                    Err(problem) => tracing::warn!(problem = problem.to_string(), "Workload API"),
                 }
             }
         });
@@ -183,14 +184,14 @@ fn identity(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     bundles: BundleSet,
-) -> Result<Identity, String> {
+) -> Result<Identity, SvidError> {
     // Whoever we are, a certificate that would not be accepted is better noticed here than at the
     // broker.
     let now_s = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
     let verified = sundew_core::client::validate_chain(&chain, &bundles, now_s)
-        .map_err(|e| format!("own SVID: {e}"))?;
+        .map_err(|e| SvidError::NotAccepted(e.to_string()))?;
     Ok(Identity {
         id: verified.id().clone(),
         chain,
@@ -199,57 +200,109 @@ fn identity(
     })
 }
 
+/// Why an SVID cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum SvidError {
+    /// A file of the folder could not be read.
+    #[error("{}: {cause}", path.display())]
+    File { path: PathBuf, cause: io::Error },
+    /// A file of the folder is not what it should be.
+    #[error("{file}: {problem}")]
+    Malformed { file: &'static str, problem: String },
+    /// The SVID would not be accepted by its own trust domain.
+    #[error("own SVID: {0}")]
+    NotAccepted(String),
+    /// The Workload API gave something that cannot be used.
+    #[error("{0}")]
+    WorkloadApi(String),
+}
+
+impl SvidError {
+    fn malformed<E: std::fmt::Display>(file: &'static str) -> impl Fn(E) -> Self {
+        move |problem| Self::Malformed {
+            file,
+            problem: problem.to_string(),
+        }
+    }
+
+    fn workload_api(problem: impl std::fmt::Display) -> Self {
+        Self::WorkloadApi(problem.to_string())
+    }
+}
+
+impl From<SvidError> for Error {
+    fn from(problem: SvidError) -> Self {
+        Self::Identity(problem.to_string())
+    }
+}
+
+/// Why a key does not sign.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignError {
+    /// The key could not be read, or signing failed.
+    #[error(transparent)]
+    Failed(#[from] rustls::Error),
+    /// The key is of a type that evidence is not signed with.
+    #[error("the SVID key must be P-256, P-384 or Ed25519 for this")]
+    Unsupported,
+}
+
 /// Signs `message` with an SVID key. The signature is ECDSA in ASN.1 DER, or Ed25519.
-pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, SignError> {
     use rustls::SignatureScheme as Scheme;
-    let key = rustls::crypto::ring::sign::any_supported_type(key).map_err(|e| e.to_string())?;
+    let key = rustls::crypto::ring::sign::any_supported_type(key)?;
     let schemes = [
         Scheme::ECDSA_NISTP256_SHA256,
         Scheme::ECDSA_NISTP384_SHA384,
         Scheme::ED25519,
     ];
-    let signer = key
-        .choose_scheme(&schemes)
-        .ok_or("the SVID key must be P-256, P-384 or Ed25519 for this")?;
-    signer.sign(message).map_err(|e| e.to_string())
+    let signer = key.choose_scheme(&schemes).ok_or(SignError::Unsupported)?;
+    Ok(signer.sign(message)?)
 }
 
-fn read_folder(folder: &Path) -> Result<Identity, String> {
+/// Reads `svid.pem`, `key.pem` and `bundle.pem`; the bundle is that of the SVID's own trust domain.
+fn read_folder(folder: &Path) -> Result<Identity, SvidError> {
     let read = |name: &str| {
-        std::fs::read(folder.join(name))
-            .map_err(|e| format!("{}: {e}", folder.join(name).display()))
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(|cause| SvidError::File { path, cause })
     };
     let chain = CertificateDer::pem_slice_iter(&read("svid.pem")?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| format!("svid.pem: {e}"))?;
+        .map_err(SvidError::malformed("svid.pem"))?;
     let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read("key.pem")?))
-        .map_err(|e| format!("key.pem: {e}"))?;
-    let leaf = chain.first().ok_or("svid.pem: no certificate")?;
-    let domain = spiffe::cert::spiffe_id_from_der(leaf).map_err(|e| format!("svid.pem: {e}"))?;
+        .map_err(SvidError::malformed("key.pem"))?;
+    let leaf = chain
+        .first()
+        .ok_or("no certificate")
+        .map_err(SvidError::malformed("svid.pem"))?;
     let domain =
-        TrustDomain::parse(domain.trust_domain_name()).map_err(|e| format!("svid.pem: {e}"))?;
+        spiffe::cert::spiffe_id_from_der(leaf).map_err(SvidError::malformed("svid.pem"))?;
+    let domain =
+        TrustDomain::parse(domain.trust_domain_name()).map_err(SvidError::malformed("svid.pem"))?;
     let mut bundles = BundleSet::default();
     bundles.insert(
-        TrustBundle::parse(domain, &read("bundle.pem")?).map_err(|e| format!("bundle.pem: {e}"))?,
+        TrustBundle::parse(domain, &read("bundle.pem")?)
+            .map_err(SvidError::malformed("bundle.pem"))?,
     );
     identity(chain, key, bundles)
 }
 
-fn from_source(source: &spiffe::X509Source) -> Result<Identity, String> {
-    let svid = source.svid().map_err(|e| e.to_string())?;
+/// Takes the SVID and all bundles that a Workload API gives at this moment.
+fn from_source(source: &spiffe::X509Source) -> Result<Identity, SvidError> {
+    let svid = source.svid().map_err(SvidError::workload_api)?;
     let chain = svid
         .cert_chain()
         .iter()
         .map(|c| CertificateDer::from(c.as_bytes().to_vec()))
         .collect();
-    let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())?;
+    let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())
+        .map_err(SvidError::workload_api)?;
     let mut bundles = BundleSet::default();
-    for (domain, bundle) in source.bundle_set().map_err(|e| e.to_string())?.iter() {
-        let domain = TrustDomain::parse(domain.as_str()).map_err(|e| e.to_string())?;
-        bundles.insert(
-            TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes()))
-                .map_err(|e| e.to_string())?,
-        );
+    let set = source.bundle_set().map_err(SvidError::workload_api)?;
+    for (domain, bundle) in set.iter() {
+        let domain = TrustDomain::parse(domain.as_str()).map_err(SvidError::workload_api)?;
+        let roots = bundle.authorities().iter().map(|c| c.as_bytes());
+        bundles.insert(TrustBundle::from_der(domain, roots).map_err(SvidError::workload_api)?);
     }
     identity(chain, key, bundles)
 }

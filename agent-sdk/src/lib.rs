@@ -29,8 +29,9 @@ mod testing;
 
 pub use agent::{Agent, AgentBuilder};
 pub use collect::{
-    Collected, Collector, Context, EvidenceCollector, ManifestCollector, OidcCollector,
-    ProcessCollector, Tpm2Collector, TpmKey, TsmCollector, TsmKind, collect, kinds,
+    CollectError, Collected, Collector, Context, EvidenceCollector, ManifestCollector,
+    OidcCollector, ProcessCollector, Tpm2Collector, TpmError, TpmKey, TsmCollector, TsmKind,
+    collect, kinds,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
 pub use ended::Ended;

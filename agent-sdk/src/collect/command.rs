@@ -1,9 +1,9 @@
-//! Evidence of any kind from a file, or from a command: for what only the platform's own tools can
-//! collect.
+//! Evidence of any kind from a file or from a command, for kinds that only the platform's own tools
+//! can collect.
 
 use std::path::{Path, PathBuf};
 
-use super::{Collected, Collector, Context, hex};
+use super::{CollectError, Collected, Collector, Context, hex};
 
 /// Reads the metadata service of EC2 (IMDSv2) for the identity document in the `rsa2048` form.
 pub(super) const AWS_IID: &str = r#"set -e
@@ -18,7 +18,7 @@ pub struct EvidenceCollector {
     source: Source,
 }
 
-/// Where evidence comes from.
+/// The place that evidence comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     File(PathBuf),
@@ -26,11 +26,11 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) async fn read(&self, context: &Context<'_>) -> Result<Vec<u8>, String> {
+    pub(super) async fn read(&self, context: &Context<'_>) -> Result<Vec<u8>, CollectError> {
         match self {
             Self::File(path) => tokio::fs::read(path)
                 .await
-                .map_err(|e| format!("{}: {e}", path.display())),
+                .map_err(CollectError::file(path)),
             Self::Command(command) => run(command, context).await,
         }
     }
@@ -68,8 +68,8 @@ impl Collector for EvidenceCollector {
     }
 }
 
-/// What a command prints.
-async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, String> {
+/// Runs a command by the shell, and returns what it prints.
+async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, CollectError> {
     let mut shell = tokio::process::Command::new("/bin/sh");
     shell
         .arg("-c")
@@ -79,18 +79,17 @@ async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, String> {
     shell
         .env("SUNDEW_BINDING", hex(context.binding.as_bytes()))
         .env("SUNDEW_BINDING_64", hex(&context.binding.wide()));
-    let output = shell.output().await.map_err(|e| e.to_string())?;
+    let output = shell.output().await.map_err(CollectError::Shell)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr)
             .trim()
             .chars()
             .take(300)
             .collect::<String>();
-        return Err(format!(
-            "the command failed: {}{}{said}",
-            output.status,
-            if said.is_empty() { "" } else { ": " }
-        ));
+        return Err(CollectError::Command {
+            status: output.status,
+            said,
+        });
     }
     Ok(output.stdout)
 }

@@ -1,4 +1,4 @@
-//! `process`: what the node of this host says of this process (`sundew node`).
+//! `process`: a statement of this host's node (`sundew node`) about this process.
 
 use sundew_proto::v1::AttestProcessRequest;
 use sundew_proto::v1::node_service_client::NodeServiceClient;
@@ -6,7 +6,7 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;
 
-use super::{Collected, Collector, Context};
+use super::{CollectError, Collected, Collector, Context};
 
 /// Asks the node at a Unix socket.
 #[derive(Clone, Debug)]
@@ -31,7 +31,10 @@ impl Collector for ProcessCollector {
 
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         Box::pin(async move {
-            let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", self.socket);
+            let fail = |e: &dyn std::fmt::Display| CollectError::Node {
+                socket: self.socket.clone(),
+                problem: e.to_string(),
+            };
             let endpoint = Endpoint::from_shared(self.socket.replacen("unix:///", "unix:/", 1))
                 .map_err(|e| fail(&e))?;
             // A connection for each time: the node looks at the process that made it.

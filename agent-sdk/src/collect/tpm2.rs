@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_core::client::tpm2::Evidence;
 
-use super::{Collected, Collector, Context, hex};
+use super::{Collected, Collector, Context, TpmError, hex};
 pub use activation::TpmKey;
 use device::{
     NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer,
@@ -49,7 +49,8 @@ impl Tpm2Collector {
         }
     }
 
-    /// With the event log in this file; without, the one of the firmware is sent if it can be read.
+    /// Sends the event log in this file. Without this, the firmware's own log is sent if it can be
+    /// read.
     #[must_use]
     pub fn event_log(mut self, path: &Path) -> Self {
         self.event_log = Some(path.to_owned());
@@ -57,28 +58,26 @@ impl Tpm2Collector {
     }
 
     /// Reads `DEVICE,HANDLE,PCR+PCR…`, such as `/dev/tpmrm0,0x81010002,0+4+7`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let form =
-            || "must be DEVICE,HANDLE,PCR+PCR…, such as /dev/tpmrm0,0x81010002,0+4+7".to_owned();
+    pub(super) fn parse(text: &str) -> Result<Self, TpmError> {
         let mut parts = text.split(',');
         let (Some(device), Some(handle), Some(pcrs), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(form());
+            return Err(TpmError::Setting);
         };
         let key = handle
             .strip_prefix("0x")
             .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-            .ok_or_else(form)?;
+            .ok_or(TpmError::Setting)?;
         let pcrs = pcrs
             .split('+')
             .map(|pcr| pcr.parse().ok().filter(|pcr| *pcr < 24))
             .collect::<Option<Vec<u8>>>()
-            .ok_or_else(form)?;
+            .ok_or(TpmError::Setting)?;
         Ok(Self::new(Path::new(device), key, &pcrs))
     }
 
-    fn quote(&self, binding: &[u8]) -> Result<Evidence, String> {
+    fn quote(&self, binding: &[u8]) -> Result<Evidence, TpmError> {
         let mut tpm = Tpm::open(&self.device, self.key)?;
         let mut answer = tpm.run(NO_SESSIONS, READ_PUBLIC, &self.key.to_be_bytes())?;
         buffer(&mut answer)?;
@@ -93,7 +92,7 @@ impl Tpm2Collector {
             if u32::from_be_bytes(array(&mut answer)?) != u32::try_from(read.len()).unwrap_or(0)
                 || read.is_empty()
             {
-                return Err(format!("the TPM has no SHA-256 bank with PCRs {left:?}"));
+                return Err(TpmError::NoPcrs(left));
             }
             for pcr in read {
                 pcrs.insert(usize::from(pcr), hex(&buffer(&mut answer)?));
@@ -106,14 +105,11 @@ impl Tpm2Collector {
         command.extend(NULL.to_be_bytes());
         command.extend(selection(&self.pcrs));
         let mut answer = tpm.run(SESSIONS, QUOTE, &command)?;
-        let length =
-            usize::try_from(u32::from_be_bytes(array(&mut answer)?)).map_err(|e| e.to_string())?;
+        let length = usize::try_from(u32::from_be_bytes(array(&mut answer)?))?;
         let mut parameters = take(&mut answer, length)?;
         let quote = buffer(&mut parameters)?;
         let log = match &self.event_log {
-            Some(path) => {
-                Some(std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?)
-            }
+            Some(path) => Some(std::fs::read(path).map_err(TpmError::file(path))?),
             // Only root reads it on most machines; the PCRs say enough without it.
             None => std::fs::read(EVENT_LOG).ok(),
         };
@@ -135,15 +131,13 @@ impl Collector for Tpm2Collector {
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         let (this, binding) = (self.clone(), *context.binding.as_bytes());
         Box::pin(async move {
-            let quote = tokio::task::spawn_blocking(move || this.quote(&binding))
-                .await
-                .map_err(|e| e.to_string())??;
-            serde_json::to_vec(&quote).map_err(|e| e.to_string())
+            let quote = tokio::task::spawn_blocking(move || this.quote(&binding)).await??;
+            Ok(serde_json::to_vec(&quote)?)
         })
     }
 }
 
-/// A TPML_PCR_SELECTION of these PCRs of the SHA-256 bank.
+/// Returns the TPML_PCR_SELECTION of these PCRs of the SHA-256 bank.
 fn selection(pcrs: &[u8]) -> Vec<u8> {
     let mut bits = [0_u8; 3];
     for pcr in pcrs {
@@ -158,10 +152,10 @@ fn selection(pcrs: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Reads one.
-fn selected(answer: &mut Vec<u8>) -> Result<Vec<u8>, String> {
+/// Reads a TPML_PCR_SELECTION off the front of `answer`, and returns the PCRs that it selects.
+fn selected(answer: &mut Vec<u8>) -> Result<Vec<u8>, TpmError> {
     if u32::from_be_bytes(array(answer)?) != 1 || u16::from_be_bytes(array(answer)?) != SHA256 {
-        return Err("the TPM has no SHA-256 bank".to_owned());
+        return Err(TpmError::NoBank);
     }
     let [length] = array::<1>(answer)?;
     let bits = take(answer, usize::from(length))?;

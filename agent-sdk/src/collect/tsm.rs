@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_core::client::sev_snp;
 
-use super::{Collected, Collector, Context};
+use super::{CollectError, Collected, Collector, Context};
 
 /// Where the kernel has it.
 const FOLDER: &str = "/sys/kernel/config/tsm/report";
@@ -57,19 +57,17 @@ impl TsmCollector {
         self
     }
 
-    fn report(&self, data: &[u8; 64]) -> Result<Vec<u8>, String> {
+    fn report(&self, data: &[u8; 64]) -> Result<Vec<u8>, CollectError> {
         let folder = Path::new(FOLDER).join(format!(
             "sundew-{}-{}",
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         ));
-        let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
+        let fail = CollectError::file(&folder);
         if !Path::new(FOLDER).exists() {
-            return Err(format!(
-                "this is no such guest, or its kernel has no configfs-tsm ({FOLDER} is not there)"
-            ));
+            return Err(CollectError::NoGuest(FOLDER));
         }
-        std::fs::create_dir(&folder).map_err(fail)?;
+        std::fs::create_dir(&folder).map_err(&fail)?;
         let read = || {
             std::fs::write(folder.join("inblob"), data)?;
             let provider = std::fs::read_to_string(folder.join("provider"))?;
@@ -80,7 +78,7 @@ impl TsmCollector {
                 std::fs::read(folder.join("auxblob")).unwrap_or_default(),
             ))
         };
-        let got = read().map_err(fail);
+        let got = read().map_err(&fail);
         let _ = std::fs::remove_dir(&folder);
         let (provider, report, certificates) = got?;
         let expected = match self.kind {
@@ -88,23 +86,23 @@ impl TsmCollector {
             TsmKind::Tdx => "tdx_guest",
         };
         if provider.trim() != expected {
-            return Err(format!(
-                "this guest's reports come from `{}`, not from `{expected}`",
-                provider.trim()
-            ));
+            return Err(CollectError::Provider {
+                found: provider.trim().to_owned(),
+                expected,
+            });
         }
         match self.kind {
             TsmKind::Tdx => Ok(report),
             TsmKind::SevSnp => {
                 let certificate = match &self.certificate {
-                    Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?,
-                    None => in_table(&certificates).ok_or("the host hands out no VCEK or VLEK: set SUNDEW_SEV_SNP_CERTIFICATE to a file with it")?,
+                    Some(path) => std::fs::read(path).map_err(CollectError::file(path))?,
+                    None => in_table(&certificates).ok_or(CollectError::NoCertificate)?,
                 };
                 let evidence = sev_snp::Evidence {
                     report: STANDARD.encode(report),
                     certificate: STANDARD.encode(certificate),
                 };
-                serde_json::to_vec(&evidence).map_err(|e| e.to_string())
+                Ok(serde_json::to_vec(&evidence)?)
             }
         }
     }
@@ -120,11 +118,7 @@ impl Collector for TsmCollector {
 
     fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
         let (this, data) = (self.clone(), context.binding.wide());
-        Box::pin(async move {
-            tokio::task::spawn_blocking(move || this.report(&data))
-                .await
-                .map_err(|e| e.to_string())?
-        })
+        Box::pin(async move { tokio::task::spawn_blocking(move || this.report(&data)).await? })
     }
 }
 

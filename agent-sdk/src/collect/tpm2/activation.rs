@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::TpmError;
 use super::device::{
     NO_SESSIONS, NULL, PASSWORD, READ_PUBLIC, SESSIONS, SHA256, Tpm, array, authorized, buffer,
     sized, take,
@@ -39,7 +40,7 @@ pub struct TpmKey {
 
 impl TpmKey {
     /// Reads what the TPM at `device` says of the keys at these persistent handles.
-    pub fn read(device: &Path, key: u32, endorsement_key: u32) -> Result<Self, String> {
+    pub fn read(device: &Path, key: u32, endorsement_key: u32) -> Result<Self, TpmError> {
         let attestation_key = public_area(&mut Tpm::open(device, key)?, key)?;
         let mut tpm = Tpm::open(device, endorsement_key)?;
         let endorsement_key = public_area(&mut tpm, endorsement_key)?;
@@ -67,7 +68,7 @@ impl TpmKey {
         endorsement_key: u32,
         credential: &[u8],
         secret: &[u8],
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Vec<u8>, TpmError> {
         let mut tpm = Tpm::open(device, endorsement_key)?;
         // The default policy of endorsement keys: whoever knows the hierarchy's password, which is
         // empty.
@@ -94,7 +95,7 @@ fn open_in(
     endorsement_key: u32,
     credential: &[u8],
     secret: &[u8],
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, TpmError> {
     let mut command = [ENDORSEMENT, session].concat();
     command.extend(authorized(&[&PASSWORD])?);
     for _ in 0..3 {
@@ -115,7 +116,7 @@ fn open_in(
     buffer(&mut answer)
 }
 
-fn public_area(tpm: &mut Tpm, handle: u32) -> Result<Vec<u8>, String> {
+fn public_area(tpm: &mut Tpm, handle: u32) -> Result<Vec<u8>, TpmError> {
     Ok(sized(&buffer(&mut tpm.run(
         NO_SESSIONS,
         READ_PUBLIC,
@@ -124,12 +125,9 @@ fn public_area(tpm: &mut Tpm, handle: u32) -> Result<Vec<u8>, String> {
 }
 
 /// An index that its own empty password opens; what comes after a DER structure is left out.
-fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, String> {
+fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, TpmError> {
     let mut public = buffer(&mut tpm.run(NO_SESSIONS, NV_READ_PUBLIC, &index.to_be_bytes())?)?;
-    let length = public
-        .len()
-        .checked_sub(2)
-        .ok_or("the TPM's answer was cut short")?;
+    let length = public.len().checked_sub(2).ok_or(TpmError::CutShort)?;
     take(&mut public, length)?;
     let size = u16::from_be_bytes(array(&mut public)?);
     let mut content = Vec::new();
@@ -146,7 +144,7 @@ fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, String> {
         Some([0x30, 0x82, high, low]) => {
             content.truncate(usize::from(u16::from_be_bytes([*high, *low])).saturating_add(4))
         }
-        _ => return Err("no certificate is there".to_owned()),
+        _ => return Err(TpmError::NoCertificate),
     }
     Ok(content)
 }

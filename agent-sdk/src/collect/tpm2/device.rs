@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::TpmError;
+
 pub(super) const READ_PUBLIC: u32 = 0x0000_0173;
 pub(super) const NO_SESSIONS: u16 = 0x8001;
 pub(super) const SESSIONS: u16 = 0x8002;
@@ -31,12 +33,12 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 trait Channel: Read + Write {}
 impl<T: Read + Write> Channel for T {}
 
-/// The way to it, and the key that is worked with.
+/// An open TPM, and the handle of the key that is worked with, for texts.
 pub(super) struct Tpm(Box<dyn Channel>, u32);
 
 impl Tpm {
-    pub(super) fn open(path: &Path, key: u32) -> Result<Self, String> {
-        let fail = |e: std::io::Error| format!("{}: {e}", path.display());
+    pub(super) fn open(path: &Path, key: u32) -> Result<Self, TpmError> {
+        let fail = TpmError::file(path);
         if std::fs::metadata(path)
             .map_err(fail)?
             .file_type()
@@ -62,32 +64,27 @@ impl Tpm {
     }
 
     /// Sends a command and reads the answer, without its header.
-    pub(super) fn run(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<Vec<u8>, String> {
+    pub(super) fn run(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<Vec<u8>, TpmError> {
         for _ in 0..BUSY_ATTEMPTS {
             match self.run_once(tag, code, body)? {
                 (0, answer) => return Ok(answer),
-                // It tests itself, or had something else to do: the command was not begun.
+                // The TPM tests itself, or had something else to do: the command was not begun.
                 (RETRY | YIELDED | TESTING, _) => std::thread::sleep(BUSY_PAUSE),
-                (LOCKOUT, _) => {
-                    return Err("the TPM is locked out, after failures or because it was switched off hard: `tpm2_dictionarylockout -c` ends that".to_owned());
-                }
-                (NO_HANDLE, _) => {
-                    return Err(format!("the TPM has no key at handle {:#x}", self.1));
-                }
-                (code, _) => return Err(format!("the TPM refused (response code {code:#x})")),
+                (LOCKOUT, _) => return Err(TpmError::LockedOut),
+                (NO_HANDLE, _) => return Err(TpmError::NoKey(self.1)),
+                (code, _) => return Err(TpmError::Refused(code)),
             }
         }
-        Err("the TPM is busy".to_owned())
+        Err(TpmError::Busy)
     }
 
-    fn run_once(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<(u32, Vec<u8>), String> {
-        let fail = |e: std::io::Error| format!("TPM: {e}");
-        let length = u32::try_from(body.len().saturating_add(10)).map_err(|e| e.to_string())?;
+    fn run_once(&mut self, tag: u16, code: u32, body: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
+        let length = u32::try_from(body.len().saturating_add(10))?;
         let mut command = tag.to_be_bytes().to_vec();
         command.extend(length.to_be_bytes());
         command.extend(code.to_be_bytes());
         command.extend(body);
-        self.0.write_all(&command).map_err(fail)?;
+        self.0.write_all(&command).map_err(TpmError::Connection)?;
         let mut answer = vec![0; MAX_ANSWER];
         let mut have = 0;
         let length = loop {
@@ -95,7 +92,7 @@ impl Tpm {
             let read = self
                 .0
                 .read(answer.get_mut(have..).unwrap_or_default())
-                .map_err(fail)?;
+                .map_err(TpmError::Connection)?;
             have = have.saturating_add(read);
             let length = answer
                 .get(2..6)
@@ -109,7 +106,7 @@ impl Tpm {
                 break length;
             }
             if read == 0 {
-                return Err("the TPM's answer was cut short".to_owned());
+                return Err(TpmError::CutShort);
             }
         };
         match answer
@@ -118,38 +115,39 @@ impl Tpm {
             .map(u32::from_be_bytes)
         {
             Some(code) => Ok((code, answer.get(10..length).unwrap_or_default().to_vec())),
-            None => Err("the TPM's answer was cut short".to_owned()),
+            None => Err(TpmError::CutShort),
         }
     }
 }
 
-pub(super) fn take(from: &mut Vec<u8>, length: usize) -> Result<Vec<u8>, String> {
+/// Takes `length` bytes off the front of an answer.
+pub(super) fn take(from: &mut Vec<u8>, length: usize) -> Result<Vec<u8>, TpmError> {
     if from.len() < length {
-        return Err("the TPM's answer was cut short".to_owned());
+        return Err(TpmError::CutShort);
     }
     let rest = from.split_off(length);
     Ok(std::mem::replace(from, rest))
 }
 
-pub(super) fn array<const N: usize>(from: &mut Vec<u8>) -> Result<[u8; N], String> {
-    take(from, N)?
-        .try_into()
-        .map_err(|_| "the TPM's answer was cut short".to_owned())
+/// Takes `N` bytes off the front of an answer.
+pub(super) fn array<const N: usize>(from: &mut Vec<u8>) -> Result<[u8; N], TpmError> {
+    take(from, N)?.try_into().map_err(|_| TpmError::CutShort)
 }
 
-pub(super) fn buffer(from: &mut Vec<u8>) -> Result<Vec<u8>, String> {
+/// Takes a TPM2B off the front of an answer, and returns its content.
+pub(super) fn buffer(from: &mut Vec<u8>) -> Result<Vec<u8>, TpmError> {
     let length = usize::from(u16::from_be_bytes(array(from)?));
     take(from, length)
 }
 
-/// An authorization area of these sessions.
-pub(super) fn authorized(sessions: &[&[u8]]) -> Result<Vec<u8>, String> {
+/// Returns the authorization area of these sessions.
+pub(super) fn authorized(sessions: &[&[u8]]) -> Result<Vec<u8>, TpmError> {
     let area = sessions.concat();
-    let length = u32::try_from(area.len()).map_err(|e| e.to_string())?;
+    let length = u32::try_from(area.len())?;
     Ok([&length.to_be_bytes()[..], &area].concat())
 }
 
-/// A TPM2B.
+/// Returns `content` as a TPM2B: its length in two bytes, and then the bytes.
 pub(super) fn sized(content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
     [&length.to_be_bytes()[..], content].concat()

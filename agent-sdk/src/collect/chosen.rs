@@ -1,0 +1,117 @@
+//! The collectors that settings choose.
+
+use std::sync::Arc;
+
+use super::command::AWS_IID;
+use super::oidc::GITHUB;
+use super::{
+    Collector, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector,
+    Tpm2Collector, TsmCollector, TsmKind,
+};
+use crate::error::Error;
+use crate::settings::Settings;
+
+/// Returns the collectors that these settings choose, and those of what the machine may be. Those
+/// that were set come first. `in_github` says whether this is a GitHub Actions job that may ask for
+/// OIDC tokens.
+pub(super) fn collectors(
+    settings: &Settings,
+    in_github: bool,
+) -> Result<Vec<Arc<dyn Collector>>, Error> {
+    let mut collectors: Vec<Arc<dyn Collector>> = Vec::new();
+    if let Some(manifest) = manifest(settings)? {
+        collectors.push(Arc::new(manifest));
+    }
+    if let Some(oidc) = oidc(settings, in_github) {
+        collectors.push(Arc::new(oidc));
+    }
+    if let Some(tpm) = tpm2(settings)? {
+        collectors.push(Arc::new(tpm));
+    }
+    if let Some(socket) = &settings.node_socket {
+        collectors.push(Arc::new(ProcessCollector::new(socket)));
+    }
+    for (kind, path) in &settings.evidence_files {
+        collectors.push(Arc::new(EvidenceCollector::file(kind, path)));
+    }
+    for (kind, command) in &settings.evidence_commands {
+        collectors.push(Arc::new(EvidenceCollector::command(kind, command)));
+    }
+    // What the machine itself can show, unless something else was set for the kind.
+    for collector in of_the_machine(settings) {
+        if collectors
+            .iter()
+            .all(|other| other.kind() != collector.kind())
+        {
+            collectors.push(collector);
+        }
+    }
+    Ok(collectors)
+}
+
+/// Tells what to set for a kind that nothing collects.
+pub(super) fn hint(kind: &str) -> String {
+    let own = match kind {
+        "manifest" => "SUNDEW_MANIFEST",
+        "oidc" => "SUNDEW_OIDC_TOKEN_FILE or SUNDEW_OIDC_TOKEN_COMMAND",
+        "process" => "SUNDEW_NODE_SOCKET",
+        "tpm2" => "SUNDEW_TPM2 (such as /dev/tpmrm0,0x81010002,0+4+7)",
+        other => return format!("; set SUNDEW_EVIDENCE_COMMAND_{}", other.to_uppercase()),
+    };
+    format!("; set {own}")
+}
+
+fn manifest(settings: &Settings) -> Result<Option<ManifestCollector>, Error> {
+    let Some(path) = &settings.manifest else {
+        return Ok(None);
+    };
+    let mut manifest = ManifestCollector::open(path)?;
+    if let Some(model) = &settings.model {
+        manifest = manifest.model(model);
+    }
+    if let Some(prompt) = &settings.system_prompt_file {
+        let text = std::fs::read(prompt).map_err(|e| Error::Evidence {
+            kind: "manifest".to_owned(),
+            problem: format!("{}: {e}", prompt.display()),
+        })?;
+        manifest = manifest.subject("system-prompt", &text);
+    }
+    if let Some(code) = &settings.code {
+        manifest = manifest.code(code);
+    }
+    Ok(Some(manifest))
+}
+
+fn oidc(settings: &Settings, in_github: bool) -> Option<OidcCollector> {
+    match (&settings.oidc_token_file, &settings.oidc_token_command) {
+        (Some(path), _) => Some(OidcCollector::file(path)),
+        (None, Some(command)) => Some(OidcCollector::command(command)),
+        (None, None) => in_github.then(|| OidcCollector::command(GITHUB)),
+    }
+}
+
+fn tpm2(settings: &Settings) -> Result<Option<Tpm2Collector>, Error> {
+    let Some(text) = &settings.tpm2 else {
+        return Ok(None);
+    };
+    let tpm = Tpm2Collector::parse(text).map_err(|problem| Error::Evidence {
+        kind: "tpm2".to_owned(),
+        problem: format!("SUNDEW_TPM2: {problem}"),
+    })?;
+    Ok(Some(match &settings.tpm2_event_log {
+        Some(path) => tpm.event_log(path),
+        None => tpm,
+    }))
+}
+
+fn of_the_machine(settings: &Settings) -> [Arc<dyn Collector>; 3] {
+    let snp = TsmCollector::new(TsmKind::SevSnp);
+    [
+        Arc::new(match &settings.sev_snp_certificate {
+            Some(path) => snp.certificate(path),
+            None => snp,
+        }),
+        Arc::new(TsmCollector::new(TsmKind::Tdx)),
+        Arc::new(EvidenceCollector::command("aws_iid", AWS_IID)),
+    ]
+}
