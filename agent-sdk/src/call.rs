@@ -44,3 +44,49 @@ pub(crate) async fn repeated<T, F: Future<Output = Result<T, Status>>>(
     }
     Err(Error::Unavailable("gave up".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Makes calls of which all before the one numbered `succeeds` fail with `code`; returns how
+    /// many were made, how long that took, and what came of it.
+    async fn calls(code: Code, succeeds: u32) -> (u32, Duration, Result<u32, Error>) {
+        let (made, begun) = (Cell::new(0), Instant::now());
+        let answer = repeated(|| async {
+            made.set(made.get() + 1);
+            if made.get() < succeeds {
+                Err(Status::new(code, "failed"))
+            } else {
+                Ok(made.get())
+            }
+        });
+        let answer = answer.await;
+        (made.get(), begun.elapsed(), answer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_made_again_while_the_broker_is_away() {
+        let (made, took, answer) = calls(Code::Unavailable, 3).await;
+        assert_eq!((made, took.as_millis()), (3, 150));
+        assert!(matches!(answer, Ok(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_given_up_after_six_attempts() {
+        let (made, took, answer) = calls(Code::Unavailable, 100).await;
+        assert_eq!((made, took.as_millis()), (6, 1550));
+        assert!(matches!(answer, Err(Error::Unavailable(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_final() {
+        let (made, _, answer) = calls(Code::PermissionDenied, 100).await;
+        assert_eq!(made, 1);
+        assert!(matches!(answer, Err(Error::NotPermitted { .. })));
+    }
+}

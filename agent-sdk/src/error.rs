@@ -1,23 +1,41 @@
-//! What can go wrong for a program that uses the SDK.
+//! The error that all calls of the SDK return.
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::ended::Ended;
 
-/// Why something did not work, and what to do about it.
+/// Why something did not work. The text says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The broker could not be reached, or answered `UNAVAILABLE` until the SDK gave up.
-    #[error("broker is unavailable: {0}; is SUNDEW_BROKER right? `sundew doctor` finds out more")]
-    Unavailable(String),
-    /// No SVID: where it was looked for, and why it was not there.
+    /// The task has ended.
+    #[error("the task has ended: {0}")]
+    Ended(Ended),
+    /// The broker asks for evidence that nobody here collects, or that could not be collected.
+    #[error("evidence of kind `{kind}`: {problem}")]
+    Evidence {
+        /// The kind of evidence.
+        kind: String,
+        /// The evidence that is missing, or why collecting failed.
+        problem: String,
+    },
+    /// The handshake failed: the broker is not the one that was meant, or it does not trust the
+    /// agent's SVID.
+    #[error("handshake with the broker failed: {0}")]
+    Handshake(String),
+    /// There is no SVID; the text says where it was looked for and why it was not there.
     #[error(
         "no SVID: {0}; set SPIFFE_ENDPOINT_SOCKET to a Workload API, or SUNDEW_SVID_DIR to a folder with svid.pem, key.pem and bundle.pem"
     )]
     Identity(String),
-    /// The broker does not accept this, or does not tell why. The operator finds the cause by the
-    /// correlation id.
+    /// Something in the request is malformed.
+    #[error("{0}")]
+    Invalid(String),
+    /// A limit of the broker was reached. The call may succeed later.
+    #[error("broker's limit was reached: {0}")]
+    Limit(String),
+    /// The broker refused, and does not tell the agent why. The operator finds the cause in the
+    /// broker's journal by the correlation ID.
     #[error(
         "broker refused: not permitted (correlation id {correlation}); its journal has the reason"
     )]
@@ -25,30 +43,13 @@ pub enum Error {
         /// Names the refusal in the broker's journal.
         correlation: String,
     },
-    /// The broker, or the handshake with it, is not to be trusted.
-    #[error("handshake with the broker failed: {0}")]
-    Handshake(String),
-    /// Something in the request is malformed.
-    #[error("{0}")]
-    Invalid(String),
-    /// A limit was reached; try again later.
-    #[error("broker's limit was reached: {0}")]
-    Limit(String),
-    /// Evidence that the broker asks for and that nobody here collects, or that could not be
-    /// collected.
-    #[error("evidence of kind `{kind}`: {problem}")]
-    Evidence {
-        /// Which kind.
-        kind: String,
-        /// What is missing.
-        problem: String,
-    },
-    /// The task has ended.
-    #[error("the task has ended: {0}")]
-    Ended(Ended),
+    /// The broker could not be reached, or answered `UNAVAILABLE` until the SDK gave up.
+    #[error("broker is unavailable: {0}; is SUNDEW_BROKER right? `sundew doctor` finds out more")]
+    Unavailable(String),
 }
 
 impl Error {
+    /// Translates the status with which the broker, or the way to it, answered a call.
     pub(crate) fn of(status: &Status) -> Self {
         let correlation = status
             .get_details_error_info()
@@ -76,7 +77,8 @@ impl Error {
     }
 }
 
-/// A transport error's own text says little; its sources say more.
+/// Returns the status's text with the texts of its sources: a transport error's own text says
+/// little.
 fn cause(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
@@ -88,4 +90,57 @@ fn cause(status: &Status) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_named_by_its_correlation_id() {
+        let metadata = HashMap::from([("correlation_id".to_owned(), "c-17".to_owned())]);
+        let details = ErrorDetails::with_error_info("NOT_PERMITTED", "sundew", metadata);
+        let status = Status::with_error_details(Code::PermissionDenied, "no", details);
+        assert_eq!(
+            Error::of(&status).to_string(),
+            "broker refused: not permitted (correlation id c-17); its journal has the reason"
+        );
+        let bare = Error::of(&Status::permission_denied("no"));
+        assert!(matches!(bare, Error::NotPermitted { correlation } if correlation.is_empty()));
+    }
+
+    #[test]
+    fn each_code_of_the_broker_has_its_error() {
+        let of = |code| Error::of(&Status::new(code, "said"));
+        for code in [
+            Code::InvalidArgument,
+            Code::AlreadyExists,
+            Code::OutOfRange,
+            Code::Unimplemented,
+        ] {
+            assert!(matches!(of(code), Error::Invalid(text) if text == "said"));
+        }
+        for code in [
+            Code::Unavailable,
+            Code::Internal,
+            Code::NotFound,
+            Code::DeadlineExceeded,
+        ] {
+            assert!(matches!(of(code), Error::Unavailable(text) if text == "said"));
+        }
+        assert!(matches!(of(Code::Unauthenticated), Error::Handshake(_)));
+        assert!(matches!(of(Code::ResourceExhausted), Error::Limit(_)));
+    }
+
+    #[test]
+    fn what_lies_behind_a_transport_error_is_said() {
+        let refused = std::io::Error::other("connection refused");
+        let status = Status::from_error(Box::new(refused));
+        let text = Error::of(&status).to_string();
+        assert!(text.contains("connection refused"), "{text}");
+    }
 }

@@ -1,15 +1,17 @@
-//! What the environment says.
+//! The settings of an agent, and how they are read from the environment.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 
-/// Where things are. [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`,
-/// `SPIFFE_ENDPOINT_SOCKET`, `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`,
+/// The places of the broker, of the identity and of evidence.
+///
+/// [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`, `SPIFFE_ENDPOINT_SOCKET`,
+/// `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`,
 /// `SUNDEW_SYSTEM_PROMPT_FILE`, `SUNDEW_CODE`, `SUNDEW_OIDC_TOKEN_FILE`,
 /// `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`,
-/// `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other
-/// kind `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as
+/// `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other kind
+/// `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as
 /// `SUNDEW_EVIDENCE_COMMAND_NITRO`.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -29,7 +31,7 @@ pub struct Settings {
     pub system_prompt_file: Option<PathBuf>,
     /// The file that is the agent's code, for the manifest; this program's executable if not set.
     pub code: Option<PathBuf>,
-    /// A file with an OIDC token.
+    /// A file with an OIDC token; takes precedence over the command.
     pub oidc_token_file: Option<PathBuf>,
     /// A command that prints an OIDC token.
     pub oidc_token_command: Option<String>,
@@ -42,22 +44,30 @@ pub struct Settings {
     pub sev_snp_certificate: Option<PathBuf>,
     /// The socket of this host's node, as `unix:/path` or `unix:///path`.
     pub node_socket: Option<String>,
-    /// Kind of evidence to a file that has it.
+    /// For each kind of evidence, a file that holds it.
     pub evidence_files: BTreeMap<String, PathBuf>,
-    /// Kind of evidence to a command that prints it.
+    /// For each kind of evidence, a command that prints it.
     pub evidence_commands: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// Reads the environment.
+    /// Reads the environment. An empty variable counts as one that is not set.
     #[must_use]
     pub fn from_env() -> Self {
-        let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        Self::from_variables(&env::vars().collect())
+    }
+
+    fn from_variables(variables: &BTreeMap<String, String>) -> Self {
+        let text = |name: &str| {
+            let value = variables.get(name)?;
+            (!value.is_empty()).then(|| value.clone())
+        };
         let path = |name: &str| text(name).map(PathBuf::from);
         let by_kind = |prefix: &str| -> BTreeMap<String, String> {
-            env::vars()
+            variables
+                .iter()
                 .filter_map(|(name, value)| {
-                    Some((name.strip_prefix(prefix)?.to_lowercase(), value))
+                    Some((name.strip_prefix(prefix)?.to_lowercase(), value.clone()))
                 })
                 .filter(|(kind, value)| !kind.is_empty() && !value.is_empty())
                 .collect()
@@ -83,5 +93,64 @@ impl Settings {
                 .collect(),
             evidence_commands: by_kind("SUNDEW_EVIDENCE_COMMAND_"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        let variables = variables.iter();
+        Settings::from_variables(
+            &variables
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn each_setting_has_its_variable() {
+        let found = settings(&[
+            ("SUNDEW_BROKER", "127.0.0.1:7443"),
+            ("SPIFFE_ENDPOINT_SOCKET", "unix:/run/agent.sock"),
+            ("SUNDEW_SVID_DIR", "/svid"),
+            ("SUNDEW_TPM2", "/dev/tpmrm0,0x81010002,0+4+7"),
+            ("PATH", "/bin"),
+        ]);
+        assert_eq!(found.broker.as_deref(), Some("127.0.0.1:7443"));
+        let socket = found.endpoint_socket.as_deref();
+        assert_eq!(socket, Some("unix:/run/agent.sock"));
+        assert_eq!(found.svid_dir.as_deref(), Some(Path::new("/svid")));
+        let tpm = found.tpm2.as_deref();
+        assert_eq!(tpm, Some("/dev/tpmrm0,0x81010002,0+4+7"));
+        assert_eq!(found.broker_id, None);
+        assert!(found.evidence_files.is_empty() && found.evidence_commands.is_empty());
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_not_set() {
+        let found = settings(&[
+            ("SUNDEW_BROKER", ""),
+            ("SUNDEW_CODE", ""),
+            ("SUNDEW_EVIDENCE_FILE_NITRO", ""),
+        ]);
+        assert_eq!((found.broker, found.code), (None, None));
+        assert!(found.evidence_files.is_empty());
+    }
+
+    #[test]
+    fn kinds_of_evidence_are_the_rest_of_a_name_in_lower_case() {
+        let found = settings(&[
+            ("SUNDEW_EVIDENCE_FILE_GCP_CS", "/token"),
+            ("SUNDEW_EVIDENCE_COMMAND_NITRO", "nitro-cli"),
+            ("SUNDEW_EVIDENCE_COMMAND_", "no kind"),
+        ]);
+        let file = (String::from("gcp_cs"), PathBuf::from("/token"));
+        let command = ("nitro".to_owned(), "nitro-cli".to_owned());
+        assert!(found.evidence_files.into_iter().eq([file]));
+        assert!(found.evidence_commands.into_iter().eq([command]));
     }
 }

@@ -115,3 +115,52 @@ fn of_the_machine(settings: &Settings) -> [Arc<dyn Collector>; 3] {
         Arc::new(EvidenceCollector::command("aws_iid", AWS_IID)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(settings: &Settings, in_github: bool) -> Vec<String> {
+        let chosen = collectors(settings, in_github).expect("collectors");
+        chosen.iter().map(|c| c.kind().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_set_comes_before_what_the_machine_may_show() {
+        let nothing = Settings::default();
+        assert_eq!(kinds(&nothing, false), ["sev_snp", "tdx", "aws_iid"]);
+        assert_eq!(kinds(&nothing, true), ["oidc", "sev_snp", "tdx", "aws_iid"]);
+        let settings = Settings {
+            oidc_token_command: Some("print-token".to_owned()),
+            node_socket: Some("unix:/node.sock".to_owned()),
+            tpm2: Some("/dev/tpmrm0,0x81010002,0+4+7".to_owned()),
+            evidence_files: [("nitro".to_owned(), "/nitro".into())].into(),
+            // Replaces the machine's own collector of this kind.
+            evidence_commands: [("tdx".to_owned(), "print-quote".to_owned())].into(),
+            ..Settings::default()
+        };
+        let expected = [
+            "oidc", "tpm2", "process", "nitro", "tdx", "sev_snp", "aws_iid",
+        ];
+        assert_eq!(kinds(&settings, true), expected);
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_an_error_and_not_left_out() {
+        for (tpm2, manifest) in [
+            (Some("/dev/tpmrm0".to_owned()), None),
+            (Some("/dev/tpmrm0,81010002,0".to_owned()), None),
+            (Some("/dev/tpmrm0,0x81010002,24".to_owned()), None),
+            (Some("/dev/tpmrm0,0x81010002,0,".to_owned()), None),
+            (None, Some("/nowhere".into())),
+        ] {
+            let settings = Settings {
+                tpm2,
+                manifest,
+                ..Settings::default()
+            };
+            let chosen = collectors(&settings, false);
+            assert!(matches!(chosen, Err(Error::Evidence { .. })));
+        }
+    }
+}
