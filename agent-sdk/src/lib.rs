@@ -1,19 +1,44 @@
-//! What an agent links to get tokens and secrets for one task.
+//! The library that an agent links to get tokens and secrets for one task.
 //!
 //! ```no_run
 //! # async fn example(prompt: &str) -> Result<(), sundew_sdk::Error> {
 //! use sundew_sdk::{Agent, minutes};
 //!
 //! let agent = Agent::from_env().await?; // finds SVID source, broker, evidence collectors
-//! let task = agent.task("triage issue 4711").instruction(prompt).scope("secret:demo/api-key").ttl(minutes(5)).begin().await?;
+//! let task = agent
+//!     .task("triage issue 4711")
+//!     .instruction(prompt)
+//!     .scope("secret:demo/api-key")
+//!     .ttl(minutes(5))
+//!     .begin()
+//!     .await?;
 //! let key = task.secret("demo/api-key").await?; // zeroized, never prints
 //! # drop(key);
 //! task.complete().await?; // also: dropped, panicked, killed → ended anyway
 //! # Ok(()) }
 //! ```
 //!
-//! P9: no type here shows a credential in `Debug`. A task attends in the background, moves to a
+//! No type here shows a credential in `Debug` (P9). A task attends in the background, moves to a
 //! rotated SVID, and tells through [`Task::ended`] when it was ended from outside.
+//!
+//! # Modules
+//!
+//! Each module imports only modules below it:
+//!
+//! ```text
+//! task          begins, attends, reads, mints, delegates, ends
+//!  ├─→ agent    the identity, the connection and the collectors, together
+//!  │    ├─→ collect     evidence of what the agent is
+//!  │    │    └──────────→ identity, settings
+//!  │    └──────→ call, connection, identity, settings
+//!  └─→ call     calls that may be made again
+//!       └─→ connection  mutual TLS with the broker that was meant
+//!            └─→ identity    the SVID, kept up to date
+//!                 └─→ settings    what the environment says
+//!
+//! error         used by all of these but settings
+//!  └─→ ended    how a task ended
+//! ```
 
 mod agent;
 mod call;
@@ -43,14 +68,19 @@ pub use sundew_core::client::{
 };
 pub use task::{Delegation, Lease, Secret, Task, TaskBuilder, Token};
 
-/// So many minutes.
+/// Returns a duration of this many minutes.
 #[must_use]
 pub fn minutes(count: u64) -> std::time::Duration {
     std::time::Duration::from_secs(count.saturating_mul(60))
 }
 
-/// So many seconds.
+/// Returns a duration of this many seconds.
 #[must_use]
 pub fn seconds(count: u64) -> std::time::Duration {
     std::time::Duration::from_secs(count)
 }
+
+/// Holds the fragments of the README true: they are compiled as tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
