@@ -1,4 +1,4 @@
-//! One mutually authenticated connection to the broker, which must be the broker that was meant.
+//! A mutually authenticated connection to the broker, which must be the broker that was meant.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,8 @@ use crate::identity::Identity;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection of one identity. It connects again by itself, with the same identity.
+/// A connection with one identity. A connection that broke is opened again with that identity at
+/// the next call.
 #[derive(Clone, Debug)]
 pub struct Connection {
     channel: Channel,
@@ -42,7 +43,8 @@ impl Connection {
         }
     }
 
-    /// Connects when first used. `broker` is `host:port`, `expected` the broker's SPIFFE ID.
+    /// Prepares a connection, which is opened at the first call. `broker` is `host:port`,
+    /// `expected` the broker's SPIFFE ID.
     pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
         let config = client_config(expected, Arc::clone(&identity.bundles), Some(&identity))?;
         let (channel, exporter) = dial(broker, config)?;
@@ -53,19 +55,20 @@ impl Connection {
         })
     }
 
-    /// For generated clients.
+    /// Returns the channel, for generated clients.
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Whose connection it is.
+    /// Returns the identity that the connection was opened with.
     #[must_use]
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
 
-    /// The channel binding (RFC 9266) of the session that is open now.
+    /// Returns the channel binding (RFC 9266) of the session that is open now, or zeros before the
+    /// first.
     #[must_use]
     pub fn exporter(&self) -> [u8; 32] {
         *self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
@@ -81,19 +84,20 @@ pub struct AnonymousConnection {
 }
 
 impl AnonymousConnection {
-    /// Connects when first used.
+    /// Prepares a connection, which is opened at the first call.
     pub fn open(broker: &str, expected: SpiffeId, bundles: BundleSet) -> Result<Self, Error> {
         let (channel, exporter) = dial(broker, client_config(expected, Arc::new(bundles), None)?)?;
         Ok(Self { channel, exporter })
     }
 
-    /// For generated clients.
+    /// Returns the channel, for generated clients.
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// The channel binding (RFC 9266) of the session that is open now.
+    /// Returns the channel binding (RFC 9266) of the session that is open now, or zeros before the
+    /// first.
     #[must_use]
     pub fn exporter(&self) -> [u8; 32] {
         *self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,8 +144,8 @@ async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpSt
     tls.connect(name, socket).await
 }
 
-/// A bare handshake and one read, so that the broker's verdict on our certificate shows, which in
-/// TLS 1.3 comes after the handshake seems done. For `sundew doctor`.
+/// Does a bare handshake and one read, for `sundew doctor`. The read shows the broker's verdict on
+/// the agent's certificate, which in TLS 1.3 comes after the handshake seems done.
 pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) -> Result<(), Error> {
     let tls = TlsConnector::from(Arc::new(client_config(
         expected,
@@ -190,8 +194,8 @@ fn client_config(
     Ok(config)
 }
 
-/// The server must have an X.509-SVID of exactly the expected ID, under the bundle of its own trust
-/// domain.
+/// Accepts a server with an X.509-SVID of exactly the expected ID, under the bundle of that ID's
+/// trust domain.
 #[derive(Debug)]
 struct BrokerVerifier {
     expected: SpiffeId,

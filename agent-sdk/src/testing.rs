@@ -1,5 +1,5 @@
-//! What unit tests share: identities with certificates of their own, and a broker in memory whose
-//! attendance streams a test drives by hand.
+//! Identities with certificates of their own, and a broker in memory whose attendance streams a unit
+//! test drives by hand.
 
 use std::io;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ pub enum CollectError {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// The SVID's key does not sign.
@@ -42,7 +42,7 @@ pub enum CollectError {
     Node {
         /// The node's socket.
         socket: String,
-        /// What went wrong.
+        /// The reason.
         problem: String,
     },
     /// A collector of the program's own says this.
@@ -107,7 +107,7 @@ pub enum TpmError {
     File {
         /// The device or file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// Keys that are protected against guessing cannot be used for a while.

@@ -24,7 +24,7 @@ use device::{
 const PCR_READ: u32 = 0x0000_017e;
 const QUOTE: u32 = 0x0000_0158;
 
-/// Where the firmware's log is on Linux.
+/// The firmware's event log on Linux.
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 
 /// A TPM, its attestation key, and which PCRs of its SHA-256 bank are quoted.

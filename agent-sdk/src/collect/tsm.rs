@@ -10,7 +10,7 @@ use sundew_core::client::sev_snp;
 
 use super::{CollectError, Collected, Collector, Context};
 
-/// Where the kernel has it.
+/// The kernel's folder of reports.
 const FOLDER: &str = "/sys/kernel/config/tsm/report";
 /// GUIDs of the certificate table (AMD publication 56421, "SEV-ES Guest-Hypervisor Communication
 /// Block Standardization"), as they lie in memory.
@@ -23,7 +23,7 @@ const VLEK: [u8; 16] = [
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Which kind of guest it is.
+/// A kind of confidential guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TsmKind {
     /// AMD SEV-SNP.
@@ -32,7 +32,7 @@ pub enum TsmKind {
     Tdx,
 }
 
-/// Reports of this guest.
+/// Collects reports of the guest that this process runs in.
 #[derive(Clone, Debug)]
 pub struct TsmCollector {
     kind: TsmKind,
@@ -40,7 +40,7 @@ pub struct TsmCollector {
 }
 
 impl TsmCollector {
-    /// Of this kind.
+    /// Collects reports of this kind of guest.
     #[must_use]
     pub fn new(kind: TsmKind) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl TsmCollector {
         }
     }
 
-    /// With the VCEK or VLEK in this file (DER), where the host does not hand one out with the
+    /// Sends the VCEK or VLEK in this file (DER), for hosts that do not hand one out with the
     /// report.
     #[must_use]
     pub fn certificate(mut self, path: &Path) -> Self {
@@ -122,8 +122,8 @@ impl Collector for TsmCollector {
     }
 }
 
-/// The endorsement key's certificate in the host's table: entries of GUID, offset and length,
-/// little-endian.
+/// Returns the certificate of the VCEK or VLEK in the host's table, whose entries are GUID, offset
+/// and length, little-endian.
 fn in_table(table: &[u8]) -> Option<Vec<u8>> {
     for entry in table.chunks_exact(24) {
         let (guid, rest) = entry.split_first_chunk::<16>()?;

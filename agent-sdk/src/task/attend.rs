@@ -97,7 +97,7 @@ async fn next(
     }
 }
 
-/// One stream, and what is done over it.
+/// An open stream, and the I/O that is done over it.
 struct OpenStream<'a> {
     agent: &'a Agent,
     shared: &'a Shared,

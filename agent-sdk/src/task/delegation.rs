@@ -6,7 +6,7 @@ use sundew_proto::v1::DelegateRequest;
 
 use super::token::ttl_ms;
 
-/// What another workload may do below a task ([`Task::delegate`](crate::Task::delegate)).
+/// The part of a task that another workload may do ([`Task::delegate`](crate::Task::delegate)).
 #[derive(Clone, Debug, Default)]
 pub struct Delegation {
     /// Scopes of the other workload's task; each must be within the scopes of this task.

@@ -20,10 +20,10 @@ const ENDORSEMENT: [u8; 4] = 0x4000_000b_u32.to_be_bytes();
 const NOTHING: [u8; 4] = 0x4000_0007_u32.to_be_bytes();
 const POLICY_SESSION: u8 = 1;
 const RSA: u16 = 0x0001;
-/// Where the certificates of the default keys are (TCG EK Credential Profile, section 2.2.1.4).
+/// The indices of the certificates of the default keys (TCG EK Credential Profile, section 2.2.1.4).
 const RSA_CERTIFICATE: u32 = 0x01c0_0002;
 const P256_CERTIFICATE: u32 = 0x01c0_000a;
-/// What every TPM reads at once, in bytes.
+/// The length that every TPM reads at once, in bytes.
 const CHUNK: u16 = 512;
 
 /// An attestation key and the endorsement key that it is below, with the certificate that the TPM's
@@ -34,12 +34,12 @@ pub struct TpmKey {
     pub attestation_key: Vec<u8>,
     /// TPM2B_PUBLIC of the endorsement key.
     pub endorsement_key: Vec<u8>,
-    /// In DER; none if the TPM has none.
+    /// Certificate of the endorsement key in DER, if the TPM has one.
     pub certificate: Option<Vec<u8>>,
 }
 
 impl TpmKey {
-    /// Reads what the TPM at `device` says of the keys at these persistent handles.
+    /// Reads the public areas of the keys at these persistent handles from the TPM at `device`.
     pub fn read(device: &Path, key: u32, endorsement_key: u32) -> Result<Self, TpmError> {
         let attestation_key = public_area(&mut Tpm::open(device, key)?, key)?;
         let mut tpm = Tpm::open(device, endorsement_key)?;
@@ -61,7 +61,8 @@ impl TpmKey {
         })
     }
 
-    /// Lets the TPM open a credential: TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
+    /// Lets the TPM open a credential (`credential` is a TPM2B_ID_OBJECT, `secret` a
+    /// TPM2B_ENCRYPTED_SECRET), and returns the value in it.
     pub fn open(
         device: &Path,
         key: u32,
@@ -124,7 +125,7 @@ fn public_area(tpm: &mut Tpm, handle: u32) -> Result<Vec<u8>, TpmError> {
     )?)?))
 }
 
-/// An index that its own empty password opens; what comes after a DER structure is left out.
+/// Reads an index that its own empty password opens, and returns the DER structure at its start.
 fn read_nv(tpm: &mut Tpm, index: u32) -> Result<Vec<u8>, TpmError> {
     let mut public = buffer(&mut tpm.run(NO_SESSIONS, NV_READ_PUBLIC, &index.to_be_bytes())?)?;
     let length = public.len().checked_sub(2).ok_or(TpmError::CutShort)?;

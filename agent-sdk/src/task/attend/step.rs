@@ -15,7 +15,7 @@ use crate::identity::Identity;
 /// The pause before a broken stream is opened again for the first time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// One thing that happened to an open stream.
+/// Something that happened to an open stream.
 #[derive(Debug)]
 pub(super) enum Input {
     /// The stream was closed: by the broker without a status, or with this code.
@@ -32,7 +32,7 @@ pub(super) enum Input {
     Svid(Arc<Identity>),
 }
 
-/// One thing to do while a stream stays open.
+/// Something to do while a stream stays open.
 #[derive(Debug, PartialEq)]
 pub(super) enum Output {
     /// Keep the broker's receipt for evidence, for the start of the next stream.
@@ -69,7 +69,7 @@ impl StreamEnd {
     }
 }
 
-/// What to do after a stream has ended.
+/// The way to go on after a stream has ended.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Next {
     /// Stop attending: the task has ended.
