@@ -6,7 +6,7 @@ use sundew_proto::v1::{
     ActivateTpmKeyRequest, ActivateTpmKeyResponse, AddTrustRequest, ChallengeTpmKeyRequest,
     ChallengeTpmKeyResponse, RemoveTrustRequest, TpmKey as Brought,
 };
-use sundew_sdk::TpmKey;
+use sundew_sdk::{TpmError, TpmKey};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::tpm::{Maker, Tpm};
@@ -69,7 +69,7 @@ async fn answer(
         .into_inner())
 }
 
-fn open(tpm: &Tpm, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, String> {
+fn open(tpm: &Tpm, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, TpmError> {
     TpmKey::open(
         &tpm.device(),
         KEY,

@@ -35,7 +35,7 @@ impl Collector for Tokens {
         let token = if self.works.load(Ordering::Relaxed) {
             Ok(self.issuer.token("/agent"))
         } else {
-            Err("nothing to show".to_owned())
+            Err("nothing to show".into())
         };
         Box::pin(async move { token })
     }

@@ -23,7 +23,7 @@ impl Collector for Tokens {
             .lock()
             .expect("tokens")
             .pop()
-            .ok_or_else(|| "used up".to_owned());
+            .ok_or_else(|| "used up".into());
         Box::pin(async move { token })
     }
 }
