@@ -18,8 +18,9 @@ use sundew_sdk::{IdentitySource, TpmKey};
 
 use crate::args::{AttestCommand, Connect, TrustCommand};
 use crate::client::{connection, explained, registry, settings};
-use crate::output::{Output, parse_time, quoted, table, time};
+use crate::output::{Output, quoted, table};
 use crate::svid::enrollment_listener;
+use crate::timestamp::{format_timestamp, now_ms, parse_timestamp};
 
 pub(crate) async fn trust(
     connect: &Connect,
@@ -91,7 +92,7 @@ pub(crate) async fn trust(
             );
         }
         TrustCommand::Status { within } => {
-            let soon_ms = sundew_broker::clock::now_ms().saturating_add(within.as_ms());
+            let soon_ms = now_ms().saturating_add(within.as_ms());
             let mut items = listed(connect).await?;
             let total = items.len();
             items.retain(|item| {
@@ -140,7 +141,7 @@ fn item_table(items: &[TrustItem]) -> Vec<String> {
         let end = if item.not_after_ms == 0 {
             "-".to_owned()
         } else {
-            time(item.not_after_ms)
+            format_timestamp(item.not_after_ms)
         };
         vec![
             item.kind.clone(),
@@ -309,9 +310,9 @@ pub(crate) async fn attest(
                 .map_err(|e| anyhow!(e))?
                 .unwrap_or_default();
             let now_ms = match at {
-                Some(at) => parse_time(&at)
+                Some(at) => parse_timestamp(&at)
                     .context("--at: must be a time in UTC, such as 2026-01-31T12:00:00Z")?,
-                None => sundew_broker::clock::now_ms(),
+                None => now_ms(),
             };
             let (payload, requirement) = (
                 read(&file)?,
@@ -360,7 +361,7 @@ fn attempt_lines(attempt: &EvidenceAttempt) -> Vec<String> {
     };
     let mut lines = vec![format!(
         "{} {} {}: {verdict}",
-        time(attempt.at_ms),
+        format_timestamp(attempt.at_ms),
         attempt.spiffe_id,
         attempt.purpose
     )];

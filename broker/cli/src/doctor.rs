@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use crate::args::Connect;
 use crate::client::{broker_id, explained, settings};
 use crate::output::Output;
+use crate::timestamp::now_ms;
 
 #[derive(Serialize)]
 struct Check {
@@ -142,7 +143,7 @@ async fn examine(connect: &Connect, checks: &mut Vec<Check>) -> Result<()> {
     let skew_ms = challenge
         .expires_at_ms
         .saturating_sub(60_000)
-        .saturating_sub(sundew_broker::clock::now_ms());
+        .saturating_sub(now_ms());
     if skew_ms.abs() > 5000 {
         anyhow::bail!(
             "this machine's clock is {} seconds {} the broker's",

@@ -4,7 +4,8 @@ use anyhow::Result;
 use sundew_broker::journal::{Record, read};
 
 use crate::args::JournalCommand;
-use crate::output::{Output, quoted, time};
+use crate::output::{Output, quoted};
+use crate::timestamp::format_timestamp;
 
 pub(crate) fn journal(output: &Output, command: JournalCommand) -> Result<()> {
     match command {
@@ -33,7 +34,7 @@ pub(crate) fn line(record: &Record) -> String {
         .collect();
     format!(
         "{} {:<14} {}",
-        time(record.at_ms),
+        format_timestamp(record.at_ms),
         record.event,
         fields.join(" ")
     )

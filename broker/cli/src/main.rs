@@ -17,6 +17,7 @@ mod run;
 mod serve;
 mod svid;
 mod task;
+mod timestamp;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,8 @@ use sundew_proto::v1::{
 
 use crate::args::{Connect, KeyringCommand, SecretCommand, WorkloadCommand};
 use crate::client::{explained, registry};
-use crate::output::{Output, table, time};
+use crate::output::{Output, table};
+use crate::timestamp::format_timestamp;
 
 pub(crate) async fn workload(
     connect: &Connect,
@@ -248,7 +249,7 @@ pub(crate) async fn secret(
                             s.name.clone(),
                             s.version.to_string(),
                             s.key_id.to_string(),
-                            time(s.updated_at_ms),
+                            format_timestamp(s.updated_at_ms),
                         ]
                     })
                     .collect();

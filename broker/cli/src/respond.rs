@@ -10,7 +10,8 @@ use sundew_proto::v1::{
 
 use crate::args::{Connect, LeaseCommand, Respond, Revoke, RevokeCommand, Select};
 use crate::client::{explained, response};
-use crate::output::{Output, quoted, table, time};
+use crate::output::{Output, quoted, table};
+use crate::timestamp::format_timestamp;
 
 fn selector(select: Select) -> Selector {
     Selector {
@@ -234,7 +235,7 @@ fn criteria(selector: &Selector) -> Vec<(&'static str, String)> {
     ];
     all.extend(selector.claims.iter().map(|claim| ("claim", claim.clone())));
     if selector.issued_before_ms > 0 {
-        all.push(("issued-before", time(selector.issued_before_ms)));
+        all.push(("issued-before", format_timestamp(selector.issued_before_ms)));
     }
     if selector.everything {
         all.push(("everything", "yes".to_owned()));
@@ -315,7 +316,7 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
                 vec![
                     t.task_id.clone(),
                     t.spiffe_id.clone(),
-                    time(t.deadline_ms),
+                    format_timestamp(t.deadline_ms),
                     quoted(&t.purpose, 40),
                 ]
             };
@@ -354,7 +355,7 @@ async fn list(connect: &Connect, output: &Output) -> Result<()> {
             let until = if rule.until_ms == 0 {
                 "lifted".to_owned()
             } else {
-                time(rule.until_ms)
+                format_timestamp(rule.until_ms)
             };
             vec![
                 rule.revocation_id.clone(),
@@ -416,7 +417,7 @@ pub(crate) async fn lease(connect: &Connect, output: &Output, command: LeaseComm
         .collect();
     output.result(&serde_json::json!({ "leases": leases, "total": answer.total, "total_due": answer.total_due }), || {
         let row = |l: &v1::LeaseInfo| {
-            vec![l.lease_id.clone(), format!("{}/{}", l.engine, l.role), l.task_id.clone(), time(l.due_ms), l.failures.to_string(), quoted(&l.problem, 80)]
+            vec![l.lease_id.clone(), format!("{}/{}", l.engine, l.role), l.task_id.clone(), format_timestamp(l.due_ms), l.failures.to_string(), quoted(&l.problem, 80)]
         };
         let mut lines = table(&["LEASE", "SECRET", "TASK", "DUE", "FAILURES", "PROBLEM"], &answer.leases.iter().map(row).collect::<Vec<_>>());
         lines.push(format!("{} leases, {} of them due", answer.total, answer.total_due));

@@ -22,7 +22,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::args::{Connect, SvidCommand};
 use crate::client::{connection, explained, registry, settings};
-use crate::output::{Output, time};
+use crate::output::Output;
+use crate::timestamp::{format_timestamp, now_ms};
 
 pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidCommand) -> Result<()> {
     match command {
@@ -157,7 +158,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
                 .svid
                 .as_ref()
                 .map_or(0, |svid| svid.not_after_ms)
-                .saturating_sub(sundew_broker::clock::now_ms());
+                .saturating_sub(now_ms());
             written(output, &folder, answer.svid, &key)?;
             if !keep {
                 return Ok(());
@@ -242,7 +243,7 @@ fn written(output: &Output, folder: &Path, svid: Option<Svid>, key: &KeyPair) ->
         vec![format!(
             "{} until {} in {}",
             svid.spiffe_id,
-            time(svid.not_after_ms),
+            format_timestamp(svid.not_after_ms),
             folder.display()
         )]
     });

@@ -12,8 +12,9 @@ use sundew_proto::v1::{
 
 use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
 use crate::client::{access, agent, connection, explained, response};
-use crate::output::{Output, quoted, table, time};
+use crate::output::{Output, quoted, table};
 use crate::respond::{of_token, put_in_force};
+use crate::timestamp::format_timestamp;
 
 pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskCommand) -> Result<()> {
     match command {
@@ -42,7 +43,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             output.result(&value, || {
                 vec![
                     format!("task   {}", task.id()),
-                    format!("until  {}", time(task.deadline_ms())),
+                    format!("until  {}", format_timestamp(task.deadline_ms())),
                     format!("token  {}", token.expose()),
                 ]
             });
@@ -125,7 +126,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                         t.task_id.clone(),
                         t.spiffe_id.clone(),
                         state(t),
-                        time(t.deadline_ms),
+                        format_timestamp(t.deadline_ms),
                         quoted(&t.purpose, 40),
                     ]
                 };
@@ -152,8 +153,8 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                     format!("purpose       {}", quoted(&task.purpose, 1024)),
                     format!("instruction   {}", quoted(&task.instruction, 4096)),
                     format!("scopes        {}", task.scopes.join(" ")),
-                    format!("began         {}", time(task.created_at_ms)),
-                    format!("deadline      {}", time(task.deadline_ms)),
+                    format!("began         {}", format_timestamp(task.created_at_ms)),
+                    format!("deadline      {}", format_timestamp(task.deadline_ms)),
                     format!("registration  {}", task.registration_version),
                     format!(
                         "delegated by  {}",
@@ -256,7 +257,7 @@ pub(crate) async fn token(
                     format!("task      {}", answer.task_id),
                     format!("token id  {}", answer.token_id),
                     format!("scopes    {}", answer.scopes.join(" ")),
-                    format!("until     {}", time(answer.expires_at_ms)),
+                    format!("until     {}", format_timestamp(answer.expires_at_ms)),
                     format!(
                         "binding   {}",
                         if answer.binding() == v1::Binding::Bearer {

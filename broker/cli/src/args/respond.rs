@@ -58,7 +58,7 @@ fn instant(text: &str) -> Result<i64, String> {
     if let Ok(ms) = text.parse::<i64>() {
         return Ok(ms);
     }
-    crate::output::parse_time(text).ok_or_else(|| {
+    crate::timestamp::parse_timestamp(text).ok_or_else(|| {
         "must be like 2026-11-24T06:00:00Z, or milliseconds since the epoch".to_owned()
     })
 }
