@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sundew_broker::evidence::offline::{Inspection, Trusted, inspect, public_key_in};
@@ -18,6 +18,7 @@ use sundew_sdk::{IdentitySource, TpmKey};
 
 use crate::args::{AttestCommand, Connect, TrustCommand};
 use crate::client::{connection, explained, registry, settings};
+use crate::input::parse_hex_32;
 use crate::output::{Output, quoted, table};
 use crate::svid::enrollment_listener;
 use crate::timestamp::{format_timestamp, now_ms, parse_timestamp};
@@ -198,7 +199,7 @@ pub(crate) async fn attest(
             let evidence = sundew_sdk::collect(
                 &settings,
                 &kind,
-                bytes(&binding)?,
+                parse_binding(&binding)?,
                 &audience,
                 identity.as_deref(),
             )
@@ -322,7 +323,7 @@ pub(crate) async fn attest(
                 kind: &kind,
                 payload: &payload,
                 requirement: &requirement,
-                binding: bytes(&binding)?,
+                binding: parse_binding(&binding)?,
                 public_key: &public_key,
                 now_ms,
             };
@@ -421,28 +422,8 @@ fn finding_lines(finding: &EvidenceFinding) -> Vec<String> {
     lines
 }
 
-/// 32 bytes in hexadecimal.
-fn bytes(text: &str) -> Result<[u8; 32]> {
-    let digits: Vec<u8> = text
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-        .collect::<Option<_>>()
-        .unwrap_or_default();
-    let all: Vec<u8> = digits
-        .chunks_exact(2)
-        .filter_map(|pair| {
-            if let [high, low] = pair {
-                Some(high << 4 | low)
-            } else {
-                None
-            }
-        })
-        .collect();
-    if digits.len() != 64 {
-        bail!("--binding: must be 64 hexadecimal digits");
-    }
-    all.try_into()
-        .map_err(|_| anyhow!("--binding: must be 64 hexadecimal digits"))
+fn parse_binding(digits: &str) -> Result<[u8; 32]> {
+    parse_hex_32(digits).context("--binding: must be 64 hexadecimal digits")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -94,7 +94,7 @@ fn refusal(error: &Error) -> Value {
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
-    sundew_core::client::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
 fn say(value: &Value) -> Result<()> {

@@ -102,7 +102,7 @@ fn make_root_key(path: &Path) -> Result<()> {
     SystemRandom::new()
         .fill(key.as_mut_slice())
         .map_err(|_| anyhow!("no randomness"))?;
-    let text = zeroize::Zeroizing::new(sundew_core::client::hex(key.as_ref()));
+    let text = zeroize::Zeroizing::new(hex::encode(key.as_slice()));
     match fs::OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod engine;
 mod example_agent;
+mod input;
 mod journal;
 mod local;
 mod node;

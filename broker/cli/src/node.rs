@@ -18,7 +18,6 @@ use sundew_broker::enrollment::workload_api::{
     Answer, Bundles, Candidate, Identities, WorkloadApi, caller,
 };
 use sundew_core::LocalSelector;
-use sundew_core::client::hex;
 use sundew_core::client::process::{Evidence, Statement, signed_bytes};
 use sundew_core::client::{JwtBundle, SpiffeId};
 use sundew_proto::spiffe::X509svid;
@@ -242,7 +241,7 @@ impl Node {
             ));
         };
         let statement = Statement {
-            binding: hex(&binding),
+            binding: hex::encode(binding),
             task: task.id().to_owned(),
             uid: process.uid(),
             gid: process.gid(),

@@ -12,6 +12,7 @@ use sundew_proto::v1::{
 
 use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
 use crate::client::{access, agent, connection, explained, response};
+use crate::input::parse_hex_32;
 use crate::output::{Output, quoted, table};
 use crate::respond::{of_token, put_in_force};
 use crate::timestamp::format_timestamp;
@@ -227,8 +228,11 @@ pub(crate) async fn token(
                 token: token.trim().to_owned(),
                 presenter_certificate_sha256: presenter
                     .as_deref()
-                    .map(hex)
+                    .map(|digits| {
+                        parse_hex_32(digits).context("--presenter must be 64 hexadecimal digits")
+                    })
                     .transpose()?
+                    .map(Vec::from)
                     .unwrap_or_default(),
                 audience: audience.unwrap_or_default(),
                 required_scopes: scopes,
@@ -291,16 +295,4 @@ pub(crate) async fn token(
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-fn hex(text: &str) -> Result<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2).map(|pair| {
-        std::str::from_utf8(pair)
-            .ok()
-            .and_then(|p| u8::from_str_radix(p, 16).ok())
-    });
-    pairs
-        .collect::<Option<Vec<u8>>>()
-        .filter(|bytes| bytes.len() == 32)
-        .context("--presenter must be 64 hexadecimal digits")
 }
