@@ -17,9 +17,9 @@ use sundew_proto::v1::{
 use sundew_sdk::{IdentitySource, TpmKey};
 
 use crate::args::{AttestCommand, Connect, TrustCommand};
-use crate::client::{connection, explained, registry, settings};
+use crate::client::{connection, registry, settings, status_error};
 use crate::input::parse_hex_32;
-use crate::output::{Output, quoted, table};
+use crate::output::{Output, escape, table};
 use crate::svid::enrollment_listener;
 use crate::timestamp::{format_timestamp, now_ms, parse_timestamp};
 
@@ -48,11 +48,11 @@ pub(crate) async fn trust(
                 .await?
                 .add_trust(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let value = serde_json::json!({ "kind": kind, "name": name, "action": answer.action });
             output.result(&value, || {
-                vec![format!("{kind} {} {}", quoted(&name, 256), answer.action)]
+                vec![format!("{kind} {} {}", escape(&name, 256), answer.action)]
             });
         }
         TrustCommand::List => {
@@ -71,7 +71,7 @@ pub(crate) async fn trust(
                 .await?
                 .remove_trust(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let revocations: Vec<_> =
                 answer.revocations.iter().map(|r| serde_json::json!({ "spiffe_id": r.spiffe_id, "revocation_id": r.revocation_id })).collect();
@@ -80,7 +80,7 @@ pub(crate) async fn trust(
                 || {
                     let mut lines = vec![format!(
                         "{kind} {} is trusted no more; no new task rests on it",
-                        quoted(&name, 256)
+                        escape(&name, 256)
                     )];
                     lines.extend(answer.revocations.iter().map(|r| {
                         format!(
@@ -125,7 +125,7 @@ async fn listed(connect: &Connect) -> Result<Vec<TrustItem>> {
         .await?
         .list_trust(ListTrustRequest {})
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner()
         .items)
 }
@@ -146,10 +146,10 @@ fn item_table(items: &[TrustItem]) -> Vec<String> {
         };
         vec![
             item.kind.clone(),
-            quoted(&item.name, 100),
+            escape(&item.name, 100),
             end,
-            quoted(&item.source, 60),
-            quoted(&item.problem, 100),
+            escape(&item.source, 60),
+            escape(&item.problem, 100),
         ]
     };
     table(
@@ -173,7 +173,7 @@ pub(crate) async fn attest(
                 .await?
                 .explain_evidence(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner()
                 .attempts;
             output.result(&attempts.iter().map(attempt_value).collect::<Vec<_>>(), || {
@@ -259,7 +259,7 @@ pub(crate) async fn attest(
             let made = client
                 .challenge_tpm_key(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let opened = TpmKey::open(&tpm, key, endorsement_key, &made.credential, &made.secret)
                 .map_err(|problem| anyhow!(problem))?;
@@ -271,7 +271,7 @@ pub(crate) async fn attest(
             let answer = client
                 .activate_tpm_key(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let value =
                 serde_json::json!({ "ek": answer.ek, "key": answer.key, "action": answer.action });
@@ -333,7 +333,7 @@ pub(crate) async fn attest(
                 let mut lines: Vec<_> = findings.iter().flat_map(finding_lines).collect();
                 lines.push(refusal.as_ref().map_or_else(
                     || "taken".to_owned(),
-                    |refusal| format!("refused: {}", quoted(refusal, 400)),
+                    |refusal| format!("refused: {}", escape(refusal, 400)),
                 ));
                 lines
             });
@@ -358,7 +358,7 @@ fn attempt_lines(attempt: &EvidenceAttempt) -> Vec<String> {
     let verdict = if attempt.refusal.is_empty() {
         format!("taken, worth `{}`", attempt.assurance)
     } else {
-        format!("REFUSED: {}", quoted(&attempt.refusal, 400))
+        format!("REFUSED: {}", escape(&attempt.refusal, 400))
     };
     let mut lines = vec![format!(
         "{} {} {}: {verdict}",
@@ -369,7 +369,7 @@ fn attempt_lines(attempt: &EvidenceAttempt) -> Vec<String> {
     let shown = if attempt.shown.is_empty() {
         "nothing".to_owned()
     } else {
-        quoted(&attempt.shown.join(", "), 300)
+        escape(&attempt.shown.join(", "), 300)
     };
     lines.push(format!("  shown:  {shown}"));
     // JSON, which has its own escapes.
@@ -410,13 +410,13 @@ fn finding_lines(finding: &EvidenceFinding) -> Vec<String> {
                 ", without the nonce"
             }
         ),
-        problem => format!("{}: {}", finding.kind, quoted(problem, 400)),
+        problem => format!("{}: {}", finding.kind, escape(problem, 400)),
     }];
     lines.extend(finding.claims.iter().map(|claim| {
         format!(
             "  {} = {}",
-            quoted(&claim.name, 128),
-            quoted(&claim.values.join(" "), 400)
+            escape(&claim.name, 128),
+            escape(&claim.values.join(" "), 400)
         )
     }));
     lines

@@ -27,7 +27,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tonic::transport::Channel;
 
 use crate::args::Connect;
-use crate::client::{connection, explained};
+use crate::client::{connection, status_error};
 use crate::example_agent::digest;
 use crate::local::Local;
 use crate::output::Output;
@@ -166,7 +166,7 @@ impl Operator {
             .clone()
             .introspect(request)
             .await
-            .map_err(explained)?
+            .map_err(status_error)?
             .into_inner()
             .active)
     }
@@ -186,7 +186,7 @@ impl Operator {
             .revoke(request)
             .await
             .map(drop)
-            .map_err(explained)
+            .map_err(status_error)
     }
 }
 
@@ -253,7 +253,7 @@ async fn register(operator: &Operator, manifest: &Signed) -> Result<String> {
             dry_run: false,
         })
         .await
-        .map_err(explained)?;
+        .map_err(status_error)?;
     let mut random = [0_u8; 18];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
         .map_err(|_| anyhow!("no randomness"))?;
@@ -263,7 +263,7 @@ async fn register(operator: &Operator, manifest: &Signed) -> Result<String> {
         value: secret.clone().into_bytes(),
         idempotency_key: String::new(),
     };
-    registry.put_secret(request).await.map_err(explained)?;
+    registry.put_secret(request).await.map_err(status_error)?;
     Ok(secret)
 }
 
@@ -516,7 +516,7 @@ async fn users_own(
         .clone()
         .list_tasks(sundew_proto::v1::ListTasksRequest::default())
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner()
         .tasks
         .len();

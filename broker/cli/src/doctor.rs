@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::args::Connect;
-use crate::client::{broker_id, explained, settings};
+use crate::client::{broker_id, settings, status_error};
 use crate::output::Output;
 use crate::timestamp::now_ms;
 
@@ -125,7 +125,7 @@ async fn examine(connect: &Connect, checks: &mut Vec<Check>) -> Result<()> {
         .challenge(ChallengeRequest {})
         .await;
     let challenge = challenge
-        .map_err(explained)
+        .map_err(status_error)
         .context("is this SPIFFE ID registered? Operators are not and need not be")?
         .into_inner();
     let wanted: Vec<_> = challenge

@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result, bail};
 use sundew_proto::v1::{DeleteEngineRequest, ListEnginesRequest, PutEngineRequest};
 
 use crate::args::{Connect, EngineCommand};
-use crate::client::{explained, registry};
+use crate::client::{registry, status_error};
 use crate::operator::read_input;
-use crate::output::{Output, quoted, table};
+use crate::output::{Output, escape, table};
 
 pub(crate) async fn engine(
     connect: &Connect,
@@ -31,7 +31,7 @@ pub(crate) async fn engine(
                 .await?
                 .put_engine(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let name = document
                 .get("name")
@@ -39,7 +39,7 @@ pub(crate) async fn engine(
                 .unwrap_or_default();
             output.result(
                 &serde_json::json!({ "name": name, "action": answer.action }),
-                || vec![format!("{} {}", quoted(name, 128), answer.action)],
+                || vec![format!("{} {}", escape(name, 128), answer.action)],
             );
         }
         EngineCommand::List => {
@@ -47,7 +47,7 @@ pub(crate) async fn engine(
                 .await?
                 .list_engines(ListEnginesRequest {})
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let document = |text: &str| {
                 serde_json::from_str::<serde_json::Value>(text)
@@ -82,7 +82,7 @@ pub(crate) async fn engine(
                             roles,
                             e.leases.to_string(),
                             e.leases_due.to_string(),
-                            quoted(&e.problem, 80),
+                            escape(&e.problem, 80),
                         ]
                     })
                     .collect();
@@ -97,7 +97,7 @@ pub(crate) async fn engine(
                 .await?
                 .delete_engine(DeleteEngineRequest { name: name.clone() })
                 .await
-                .map_err(explained)?;
+                .map_err(status_error)?;
             output.result(&serde_json::json!({ "deleted": name }), || {
                 vec![format!("{name} deleted")]
             });

@@ -4,7 +4,7 @@ use anyhow::Result;
 use sundew_broker::journal::{Record, read};
 
 use crate::args::JournalCommand;
-use crate::output::{Output, quoted};
+use crate::output::{Output, escape};
 use crate::timestamp::format_timestamp;
 
 pub(crate) fn journal(output: &Output, command: JournalCommand) -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn line(record: &Record) -> String {
         .fields
         .iter()
         .filter(|(name, _)| name != "entry")
-        .map(|(name, value)| format!("{name}={}", quoted(value, 100)))
+        .map(|(name, value)| format!("{name}={}", escape(value, 100)))
         .collect();
     format!(
         "{} {:<14} {}",

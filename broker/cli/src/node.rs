@@ -152,7 +152,7 @@ async fn entries(agent: &Agent, task: &str) -> Result<Entries> {
     let answer = EnrollmentServiceClient::new(agent.connection()?.channel())
         .list_entries(request)
         .await
-        .map_err(client::explained)?
+        .map_err(client::status_error)?
         .into_inner();
     let mut candidates = Vec::new();
     for entry in answer.entries {

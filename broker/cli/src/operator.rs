@@ -10,7 +10,7 @@ use sundew_proto::v1::{
 };
 
 use crate::args::{Connect, KeyringCommand, SecretCommand, WorkloadCommand};
-use crate::client::{explained, registry};
+use crate::client::{registry, status_error};
 use crate::output::{Output, table};
 use crate::timestamp::format_timestamp;
 
@@ -26,7 +26,7 @@ pub(crate) async fn workload(
                 .await?
                 .list_workloads(ListWorkloadsRequest {})
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let documents = answer
                 .workloads
@@ -63,7 +63,7 @@ pub(crate) async fn workload(
                 .await?
                 .show_workload(ShowWorkloadRequest { spiffe_id })
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let document = parse(
                 &answer
@@ -83,7 +83,7 @@ pub(crate) async fn workload(
                     spiffe_id: spiffe_id.clone(),
                 })
                 .await
-                .map_err(explained)?;
+                .map_err(status_error)?;
             output.result(&serde_json::json!({ "deleted": spiffe_id }), || {
                 vec![format!(
                     "{spiffe_id} deleted; everything issued to it is dead"
@@ -131,7 +131,7 @@ async fn apply(connect: &Connect, output: &Output, file: &Path, dry_run: bool) -
         .await?
         .apply_workloads(ApplyWorkloadsRequest { documents, dry_run })
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner();
     let changes: Vec<_> = answer
         .changes
@@ -221,7 +221,7 @@ pub(crate) async fn secret(
                 .await?
                 .put_secret(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             output.result(
                 &serde_json::json!({ "name": name, "version": answer.version }),
@@ -233,7 +233,7 @@ pub(crate) async fn secret(
                 .await?
                 .list_secrets(ListSecretsRequest {})
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let value: Vec<_> = answer
                 .secrets
@@ -262,7 +262,7 @@ pub(crate) async fn secret(
                 .await?
                 .delete_secret(DeleteSecretRequest { name: name.clone() })
                 .await
-                .map_err(explained)?;
+                .map_err(status_error)?;
             output.result(&serde_json::json!({ "deleted": name }), || {
                 vec![format!("{name} deleted")]
             });
@@ -282,7 +282,7 @@ pub(crate) async fn keyring(
                 .await?
                 .rotate_keyring(RotateKeyringRequest::default())
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let line = format!(
                 "key {} is active; stored secrets are sealed anew in the background (`sundew secret list` shows their keys)",

@@ -1,8 +1,8 @@
-//! What the user sees: text for people, JSON for machines.
+//! Output of commands: text for people, or JSON for machines.
 
 use serde::Serialize;
 
-/// How to print.
+/// The form in which results are printed: JSON, or lines of text.
 pub(crate) struct Output {
     json: bool,
 }
@@ -16,7 +16,7 @@ impl Output {
         self.json
     }
 
-    /// One result: as JSON, or the lines for people.
+    /// Prints one result to standard output: `value` as one line of JSON, or `lines` as they are.
     pub(crate) fn result(&self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) {
         if self.json {
             println!("{}", serde_json::to_string(value).unwrap_or_default());
@@ -26,7 +26,7 @@ impl Output {
     }
 }
 
-/// Rows under a heading, in columns as wide as they need.
+/// Returns the lines of a table: the heading and the rows, in columns as wide as their widest cell.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -49,8 +49,11 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     lines
 }
 
-/// Text that others wrote, so that it cannot move the cursor or forge a line.
-pub(crate) fn quoted(text: &str, longest: usize) -> String {
+/// Returns text that others wrote in a form that cannot move the cursor or forge a line.
+///
+/// After `longest` characters the text is cut, and an ellipsis stands for the rest. A character
+/// that is escaped counts once.
+pub(crate) fn escape(text: &str, longest: usize) -> String {
     let mut out: String = text
         .chars()
         .take(longest)
@@ -60,4 +63,40 @@ pub(crate) fn quoted(text: &str, longest: usize) -> String {
         out.push('…');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{escape, table};
+
+    #[test]
+    fn a_table_has_columns_as_wide_as_their_widest_cell_and_no_space_at_the_end() {
+        let rows = [
+            vec!["ä".to_owned(), "1".to_owned(), String::new()],
+            vec!["longer".to_owned(), "2".to_owned(), "x".to_owned()],
+        ];
+        assert_eq!(
+            table(&["A", "NUMBER", "C"], &rows),
+            ["A       NUMBER  C", "ä       1", "longer  2       x"]
+        );
+    }
+
+    #[test]
+    fn a_table_without_rows_is_its_heading() {
+        assert_eq!(table(&["A", "B"], &[]), ["A  B"]);
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escape("a\nb\x1b[2Jc", 20), "a\\nb\\u{1b}[2Jc");
+        assert_eq!(escape("\u{202e}\"'", 20), "\\u{202e}\\\"\\'");
+    }
+
+    #[test]
+    fn text_is_cut_after_so_many_characters() {
+        assert_eq!(escape("äöü", 3), "äöü");
+        assert_eq!(escape("äöüß", 3), "äöü…");
+        assert_eq!(escape("\n\n", 1), "\\n…");
+        assert_eq!(escape("", 0), "");
+    }
 }

@@ -9,8 +9,8 @@ use sundew_proto::v1::{
 };
 
 use crate::args::{Connect, LeaseCommand, Respond, Revoke, RevokeCommand, Select};
-use crate::client::{explained, response};
-use crate::output::{Output, quoted, table};
+use crate::client::{response, status_error};
+use crate::output::{Output, escape, table};
 use crate::timestamp::format_timestamp;
 
 fn selector(select: Select) -> Selector {
@@ -94,7 +94,7 @@ pub(crate) async fn put_in_force(
         .await?
         .revoke(request)
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner();
     let id = answer.revocation_id;
     let lift = format!("until `sundew lift {id} --reason …`");
@@ -134,7 +134,7 @@ async fn follow(
         .await?
         .watch_revocation(request)
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner();
     let bar = if output.is_json() || !to_the_end {
         ProgressBar::hidden()
@@ -146,7 +146,7 @@ async fn follow(
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let mut last = None;
-    while let Some(status) = told.message().await.map_err(explained)? {
+    while let Some(status) = told.message().await.map_err(status_error)? {
         let (message, length, position) = if !status.counted {
             ("counting", 0, 0)
         } else if status.reaped_tasks < status.tasks {
@@ -205,7 +205,7 @@ fn status_lines(status: &RevocationStatus) -> Vec<String> {
     if !status.lease_problem.is_empty() && status.leases_left > 0 {
         lines.push(format!(
             "the rest is tried again for ever; the last one failed: {}",
-            quoted(&status.lease_problem, 300)
+            escape(&status.lease_problem, 300)
         ));
     }
     lines.push(
@@ -259,7 +259,7 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
             selector: Some(selector),
         })
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner();
     let bar = if output.is_json() {
         ProgressBar::hidden()
@@ -267,7 +267,7 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
         ProgressBar::new_spinner()
     };
     let mut last = PreviewResponse::default();
-    while let Some(so_far) = told.message().await.map_err(explained)? {
+    while let Some(so_far) = told.message().await.map_err(status_error)? {
         bar.set_message(format!(
             "{} tasks looked at; {} tasks and {} tokens match so far",
             so_far.looked_at, so_far.tasks, so_far.tokens
@@ -317,7 +317,7 @@ async fn preview(connect: &Connect, output: &Output, selector: Selector) -> Resu
                     t.task_id.clone(),
                     t.spiffe_id.clone(),
                     format_timestamp(t.deadline_ms),
-                    quoted(&t.purpose, 40),
+                    escape(&t.purpose, 40),
                 ]
             };
             lines.extend(table(
@@ -335,7 +335,7 @@ async fn list(connect: &Connect, output: &Output) -> Result<()> {
         .await?
         .list_rules(ListRulesRequest {})
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner();
     let value: Vec<_> = answer
         .rules
@@ -350,7 +350,7 @@ async fn list(connect: &Connect, output: &Output) -> Result<()> {
                 .map(criteria)
                 .unwrap_or_default()
                 .into_iter()
-                .map(|(name, value)| format!("{name}={}", quoted(&value, 120)))
+                .map(|(name, value)| format!("{name}={}", escape(&value, 120)))
                 .collect();
             let until = if rule.until_ms == 0 {
                 "lifted".to_owned()
@@ -385,7 +385,7 @@ pub(crate) async fn lift(
             reason,
         })
         .await
-        .map_err(explained)?;
+        .map_err(status_error)?;
     output.result(&serde_json::json!({ "lifted": revocation_id }), || {
         vec![format!("{revocation_id} is lifted; what died stays dead")]
     });
@@ -403,7 +403,7 @@ pub(crate) async fn lease(connect: &Connect, output: &Output, command: LeaseComm
         .await?
         .list_leases(request)
         .await
-        .map_err(explained)?
+        .map_err(status_error)?
         .into_inner();
     let leases: Vec<_> = answer
         .leases
@@ -417,7 +417,7 @@ pub(crate) async fn lease(connect: &Connect, output: &Output, command: LeaseComm
         .collect();
     output.result(&serde_json::json!({ "leases": leases, "total": answer.total, "total_due": answer.total_due }), || {
         let row = |l: &v1::LeaseInfo| {
-            vec![l.lease_id.clone(), format!("{}/{}", l.engine, l.role), l.task_id.clone(), format_timestamp(l.due_ms), l.failures.to_string(), quoted(&l.problem, 80)]
+            vec![l.lease_id.clone(), format!("{}/{}", l.engine, l.role), l.task_id.clone(), format_timestamp(l.due_ms), l.failures.to_string(), escape(&l.problem, 80)]
         };
         let mut lines = table(&["LEASE", "SECRET", "TASK", "DUE", "FAILURES", "PROBLEM"], &answer.leases.iter().map(row).collect::<Vec<_>>());
         lines.push(format!("{} leases, {} of them due", answer.total, answer.total_due));

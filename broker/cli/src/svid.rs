@@ -21,7 +21,7 @@ use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args::{Connect, SvidCommand};
-use crate::client::{connection, explained, registry, settings};
+use crate::client::{connection, registry, settings, status_error};
 use crate::output::Output;
 use crate::timestamp::{format_timestamp, now_ms};
 
@@ -36,7 +36,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
                 .await?
                 .create_join_token(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let value = serde_json::json!({ "join_token": answer.join_token, "expires_at_ms": answer.expires_at_ms });
             output.result(&value, || vec![answer.join_token.clone()]);
@@ -63,7 +63,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
                     let challenge = client
                         .enroll_challenge(EnrollChallengeRequest {})
                         .await
-                        .map_err(explained)?
+                        .map_err(status_error)?
                         .into_inner();
                     let binding = Binding::new(
                         BindingPurpose::Enroll,
@@ -93,7 +93,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
                     }
                 }
             };
-            let answer = client.enroll(request).await.map_err(explained)?;
+            let answer = client.enroll(request).await.map_err(status_error)?;
             written(output, &out, answer.into_inner().svid, &key)
         }
         SvidCommand::Jwt {
@@ -108,7 +108,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
                 .await?
                 .fetch_jwtsvid(for_workload_api(request)?)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let [svid] = answer.svids.as_slice() else {
                 let ids: Vec<_> = answer
@@ -134,7 +134,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
                 .await?
                 .validate_jwtsvid(for_workload_api(request)?)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             output.result(
                 &serde_json::json!({ "spiffe_id": answer.spiffe_id }),
@@ -152,7 +152,7 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             let answer = EnrollmentServiceClient::new(channel)
                 .renew(RenewRequest { csr })
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let left_ms = answer
                 .svid

@@ -11,9 +11,9 @@ use sundew_proto::v1::{
 };
 
 use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
-use crate::client::{access, agent, connection, explained, response};
+use crate::client::{access, agent, connection, response, status_error};
 use crate::input::parse_hex_32;
-use crate::output::{Output, quoted, table};
+use crate::output::{Output, escape, table};
 use crate::respond::{of_token, put_in_force};
 use crate::timestamp::format_timestamp;
 
@@ -81,7 +81,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             let answer = AgentServiceClient::new(connection(connect).await?.channel())
                 .delegate(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let value = serde_json::json!({ "grant": answer.grant, "delegate": to, "expires_at_ms": answer.expires_at_ms });
             output.result(&value, || vec![answer.grant.clone()]);
@@ -100,7 +100,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             let answer = AgentServiceClient::new(connection(connect).await?.channel())
                 .complete_task(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let word = word(answer.outcome());
             output.result(
@@ -118,7 +118,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                 .await?
                 .list_tasks(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let value: Vec<_> = answer.tasks.iter().map(json).collect();
             output.result(&value, || {
@@ -128,7 +128,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                         t.spiffe_id.clone(),
                         state(t),
                         format_timestamp(t.deadline_ms),
-                        quoted(&t.purpose, 40),
+                        escape(&t.purpose, 40),
                     ]
                 };
                 table(
@@ -143,7 +143,7 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                 .await?
                 .show_task(ShowTaskRequest { task_id })
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             let task = answer.task.context("the broker sent no task")?;
             output.result(&json(&task), || {
@@ -151,8 +151,8 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
                     format!("task          {}", task.task_id),
                     format!("workload      {}", task.spiffe_id),
                     format!("state         {}", state(&task)),
-                    format!("purpose       {}", quoted(&task.purpose, 1024)),
-                    format!("instruction   {}", quoted(&task.instruction, 4096)),
+                    format!("purpose       {}", escape(&task.purpose, 1024)),
+                    format!("instruction   {}", escape(&task.instruction, 4096)),
                     format!("scopes        {}", task.scopes.join(" ")),
                     format!("began         {}", format_timestamp(task.created_at_ms)),
                     format!("deadline      {}", format_timestamp(task.deadline_ms)),
@@ -241,7 +241,7 @@ pub(crate) async fn token(
                 .await?
                 .introspect(request)
                 .await
-                .map_err(explained)?
+                .map_err(status_error)?
                 .into_inner();
             if !answer.active {
                 output.result(&serde_json::json!({ "active": false }), || {
