@@ -16,7 +16,9 @@ use sundew_proto::v1::{
 };
 use sundew_sdk::{IdentitySource, TpmKey};
 
-use crate::args::{AttestCommand, Connect, TrustCommand};
+use crate::args::{
+    ActivateKey, AttestCommand, CollectEvidence, Connect, TrustCommand, VerifyEvidence,
+};
 use crate::client::{connection, registry, settings, status_error};
 use crate::input::parse_hex_32;
 use crate::output::{Output, escape, table};
@@ -184,12 +186,12 @@ pub(crate) async fn attest(
             });
             Ok(ExitCode::SUCCESS)
         }
-        AttestCommand::Collect {
+        AttestCommand::Collect(CollectEvidence {
             kind,
             binding,
             audience,
             out,
-        } => {
+        }) => {
             let settings = settings(connect);
             let identity = if settings.svid_dir.is_some() || settings.endpoint_socket.is_some() {
                 Some(IdentitySource::open(&settings).await?.current())
@@ -220,7 +222,7 @@ pub(crate) async fn attest(
             }
             Ok(ExitCode::SUCCESS)
         }
-        AttestCommand::Activate {
+        AttestCommand::Activate(ActivateKey {
             tpm,
             key,
             endorsement_key,
@@ -229,7 +231,7 @@ pub(crate) async fn attest(
             enrollment,
             bundle,
             trust_domain,
-        } => {
+        }) => {
             let channel = match (enrollment, bundle, trust_domain) {
                 (Some(place), Some(bundle), Some(domain)) => {
                     enrollment_listener(&place, &bundle, &domain)?.channel()
@@ -284,7 +286,7 @@ pub(crate) async fn attest(
             });
             Ok(ExitCode::SUCCESS)
         }
-        AttestCommand::Verify {
+        AttestCommand::Verify(VerifyEvidence {
             kind,
             file,
             requirement,
@@ -293,7 +295,7 @@ pub(crate) async fn attest(
             config,
             certificate,
             at,
-        } => {
+        }) => {
             let config = config
                 .map(|path| Config::load(&path).with_context(|| path.display().to_string()))
                 .transpose()?;

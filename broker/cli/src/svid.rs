@@ -20,7 +20,7 @@ use sundew_sdk::{AnonymousConnection, BundleSet, SpiffeId, TrustBundle, TrustDom
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::args::{Connect, SvidCommand};
+use crate::args::{Connect, EnrollSvid, SvidCommand};
 use crate::client::{connection, registry, settings, status_error};
 use crate::output::Output;
 use crate::timestamp::{format_timestamp, now_ms};
@@ -42,14 +42,14 @@ pub(crate) async fn svid(connect: &Connect, output: &Output, command: SvidComman
             output.result(&value, || vec![answer.join_token.clone()]);
             Ok(())
         }
-        SvidCommand::Enroll {
+        SvidCommand::Enroll(EnrollSvid {
             enrollment,
             bundle,
             trust_domain,
             spiffe_id,
             evidence,
             out,
-        } => {
+        }) => {
             let (key, csr) = key_and_csr()?;
             let connection = enrollment_listener(&enrollment, &bundle, &trust_domain)?;
             let mut client = EnrollmentServiceClient::new(connection.channel());

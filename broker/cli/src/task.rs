@@ -10,7 +10,9 @@ use sundew_proto::v1::{
     ShowTaskRequest,
 };
 
-use crate::args::{Connect, EndAs, TaskCommand, TokenCommand};
+use crate::args::{
+    BeginTask, Connect, DelegateTask, EndAs, IntrospectToken, TaskCommand, TokenCommand,
+};
 use crate::client::{access, agent, connection, response, status_error};
 use crate::input::parse_hex_32;
 use crate::output::{Output, escape, table};
@@ -19,14 +21,14 @@ use crate::timestamp::format_timestamp;
 
 pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskCommand) -> Result<()> {
     match command {
-        TaskCommand::Begin {
+        TaskCommand::Begin(BeginTask {
             purpose,
             instruction,
             scopes,
             ttl,
             grant,
             no_attend,
-        } => {
+        }) => {
             let agent = agent(connect).await?;
             let mut builder = agent.task(&purpose).instruction(&instruction);
             for scope in &scopes {
@@ -61,14 +63,14 @@ pub(crate) async fn task(connect: &Connect, output: &Output, command: TaskComman
             eprintln!("{}", task.complete().await?);
             Ok(())
         }
-        TaskCommand::Delegate {
+        TaskCommand::Delegate(DelegateTask {
             task_id,
             to,
             scopes,
             audience,
             ttl,
             depth,
-        } => {
+        }) => {
             let ttl_ms = ttl.map_or(0, sundew_sdk::Ttl::as_ms);
             let request = DelegateRequest {
                 task_id,
@@ -215,11 +217,11 @@ pub(crate) async fn token(
     command: TokenCommand,
 ) -> Result<ExitCode> {
     match command {
-        TokenCommand::Introspect {
+        TokenCommand::Introspect(IntrospectToken {
             presenter,
             audience,
             scopes,
-        } => {
+        }) => {
             let mut token = zeroize::Zeroizing::new(String::new());
             std::io::stdin()
                 .read_to_string(&mut token)

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+
+use super::ArgumentError;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrustCommand {
@@ -58,100 +60,111 @@ pub(crate) enum AttestCommand {
         limit: u32,
     },
     /// Collect one piece of evidence, as the SDK would, and write it to a file.
-    Collect {
-        /// The kind, such as tpm2.
-        kind: String,
-        /// What it shall be bound to: 32 bytes in hexadecimal.
-        #[arg(
-            long,
-            value_name = "HEX",
-            default_value = "0000000000000000000000000000000000000000000000000000000000000000"
-        )]
-        binding: String,
-        /// The audience that it shall have, for kinds with one.
-        #[arg(long, default_value = "")]
-        audience: String,
-        /// Where to write it, or - for standard output.
-        #[arg(short, long, value_name = "FILE", default_value = "-")]
-        out: PathBuf,
-    },
+    Collect(CollectEvidence),
     /// Make the broker trust the attestation key of this host's TPM, for what the TPM's maker says.
     /// Prints the claims to pin: `ek` and `key`.
     ///
     /// The broker knows the maker by `sundew trust add tpm2_ek_root`; the TPM opens a credential
     /// that is made for both of its keys.
-    Activate {
-        /// The TPM, or the socket of an emulator.
-        #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0")]
-        tpm: PathBuf,
-        /// Persistent handle of the attestation key, which is below the endorsement key.
-        #[arg(long, value_name = "HANDLE", default_value = "0x81010002", value_parser = handle)]
-        key: u32,
-        /// Persistent handle of the endorsement key, of a default template.
-        #[arg(long, value_name = "HANDLE", default_value = "0x81010001", value_parser = handle)]
-        endorsement_key: u32,
-        /// The endorsement key's certificate, PEM or DER, where the TPM has none.
-        #[arg(long, value_name = "FILE")]
-        certificate: Option<PathBuf>,
-        /// PEM of what comes between it and the maker's root, where the broker does not have it.
-        #[arg(long, value_name = "FILE")]
-        intermediates: Option<PathBuf>,
-        /// The broker's enrollment listener, where this host has no SVID yet.
-        #[arg(
-            long,
-            value_name = "HOST:PORT",
-            requires = "bundle",
-            requires = "trust_domain"
-        )]
-        enrollment: Option<String>,
-        /// With --enrollment: PEM of the trust domain's roots.
-        #[arg(long, value_name = "FILE")]
-        bundle: Option<PathBuf>,
-        /// With --enrollment: the trust domain.
-        #[arg(long, value_name = "NAME")]
-        trust_domain: Option<String>,
-    },
+    Activate(ActivateKey),
     /// Verify one piece of evidence from a file, away from any broker; exit code 1 if it would be
     /// refused.
-    Verify {
-        /// The kind, such as tpm2.
-        kind: String,
-        /// The evidence, or - for standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// File with the requirement in JSON, as it stands in a registration: {"kind": …,
-        /// "claims": {…}}.
-        #[arg(long, value_name = "FILE")]
-        requirement: PathBuf,
-        /// What it must be bound to: 32 bytes in hexadecimal.
-        #[arg(
-            long,
-            value_name = "HEX",
-            default_value = "0000000000000000000000000000000000000000000000000000000000000000"
-        )]
-        binding: String,
-        /// What is trusted: KIND/NAME=FILE, as `sundew trust add` takes it. May be repeated.
-        #[arg(long = "trust", value_name = "KIND/NAME=FILE", value_parser = item)]
-        trust: Vec<(String, PathBuf)>,
-        /// A broker's configuration, for its issuers and trust material that are in files.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// PEM of the claimant's SVID, for kinds that its key signs.
-        #[arg(long, value_name = "FILE")]
-        certificate: Option<PathBuf>,
-        /// At which time, such as 2026-01-31T12:00:00Z [default: now].
-        #[arg(long, value_name = "TIME")]
-        at: Option<String>,
-    },
+    Verify(VerifyEvidence),
 }
 
-fn handle(text: &str) -> Result<u32, String> {
+#[derive(Debug, Args)]
+pub(crate) struct CollectEvidence {
+    /// The kind, such as tpm2.
+    pub(crate) kind: String,
+    /// What it shall be bound to: 32 bytes in hexadecimal.
+    #[arg(
+        long,
+        value_name = "HEX",
+        default_value = "0000000000000000000000000000000000000000000000000000000000000000"
+    )]
+    pub(crate) binding: String,
+    /// The audience that it shall have, for kinds with one.
+    #[arg(long, default_value = "")]
+    pub(crate) audience: String,
+    /// Where to write it, or - for standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ActivateKey {
+    /// The TPM, or the socket of an emulator.
+    #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0")]
+    pub(crate) tpm: PathBuf,
+    /// Persistent handle of the attestation key, which is below the endorsement key.
+    #[arg(long, value_name = "HANDLE", default_value = "0x81010002", value_parser = handle)]
+    pub(crate) key: u32,
+    /// Persistent handle of the endorsement key, of a default template.
+    #[arg(long, value_name = "HANDLE", default_value = "0x81010001", value_parser = handle)]
+    pub(crate) endorsement_key: u32,
+    /// The endorsement key's certificate, PEM or DER, where the TPM has none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// PEM of what comes between it and the maker's root, where the broker does not have it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) intermediates: Option<PathBuf>,
+    /// The broker's enrollment listener, where this host has no SVID yet.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "bundle",
+        requires = "trust_domain"
+    )]
+    pub(crate) enrollment: Option<String>,
+    /// With --enrollment: PEM of the trust domain's roots.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// With --enrollment: the trust domain.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) trust_domain: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyEvidence {
+    /// The kind, such as tpm2.
+    pub(crate) kind: String,
+    /// The evidence, or - for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// File with the requirement in JSON, as it stands in a registration: {"kind": …,
+    /// "claims": {…}}.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) requirement: PathBuf,
+    /// What it must be bound to: 32 bytes in hexadecimal.
+    #[arg(
+        long,
+        value_name = "HEX",
+        default_value = "0000000000000000000000000000000000000000000000000000000000000000"
+    )]
+    pub(crate) binding: String,
+    /// What is trusted: KIND/NAME=FILE, as `sundew trust add` takes it. May be repeated.
+    #[arg(long = "trust", value_name = "KIND/NAME=FILE", value_parser = trust_file)]
+    pub(crate) trust: Vec<(String, PathBuf)>,
+    /// A broker's configuration, for its issuers and trust material that are in files.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// PEM of the claimant's SVID, for kinds that its key signs.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// At which time, such as 2026-01-31T12:00:00Z [default: now].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+}
+
+/// Reads the handle of a key in a TPM.
+fn handle(text: &str) -> Result<u32, ArgumentError> {
     text.strip_prefix("0x")
         .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-        .ok_or_else(|| "must be hexadecimal, such as 0x81010002".to_owned())
+        .ok_or(ArgumentError::TpmHandle)
 }
 
-fn item(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, path) = text.split_once('=').ok_or("must be KIND/NAME=FILE")?;
+/// Reads `KIND/NAME=FILE` as `KIND/NAME` and the file.
+fn trust_file(text: &str) -> Result<(String, PathBuf), ArgumentError> {
+    let (name, path) = text.split_once('=').ok_or(ArgumentError::TrustFile)?;
     Ok((name.to_owned(), path.into()))
 }

@@ -1,8 +1,9 @@
-//! Selectors, rules, leases and engines on the command line.
-
-use std::path::PathBuf;
+//! The command line of responses: selectors, rules and leases.
 
 use clap::{Args, Subcommand};
+
+use super::ArgumentError;
+use crate::timestamp::parse_timestamp;
 
 /// What a rule is about: everything that is given must hold.
 #[derive(Clone, Debug, Args)]
@@ -54,13 +55,12 @@ pub(crate) struct Select {
     pub(crate) everything: bool,
 }
 
-fn instant(text: &str) -> Result<i64, String> {
+/// Reads an instant as milliseconds since the epoch.
+fn instant(text: &str) -> Result<i64, ArgumentError> {
     if let Ok(ms) = text.parse::<i64>() {
         return Ok(ms);
     }
-    crate::timestamp::parse_timestamp(text).ok_or_else(|| {
-        "must be like 2026-11-24T06:00:00Z, or milliseconds since the epoch".to_owned()
-    })
+    parse_timestamp(text).ok_or(ArgumentError::Instant)
 }
 
 /// What is done to what a selector matches.
@@ -120,35 +120,4 @@ pub(crate) enum LeaseCommand {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-}
-
-const ENGINE_EXAMPLE: &str = r#"Example:
-  name = "db/reporting"               # its secrets are db/reporting/ROLE
-  password_file = "admin.password"    # or password_env = "PGPASSWORD"
-  [target]
-  kind = "postgres"                   # or "redis"
-  host = "db.example.org"
-  database = "app"
-  username = "sundew"                 # PostgreSQL: CREATEROLE and pg_signal_backend; Redis: +acl +client
-  ca = """-----BEGIN CERTIFICATE-----…"""
-  [roles.readonly]                    # PostgreSQL: statements; Redis: ACL rules such as "~app:*", "+get"
-  grants = ["GRANT SELECT ON ALL TABLES IN SCHEMA public TO {{name}}"]
-  max_ttl = "1h""#;
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum EngineCommand {
-    /// Create or replace an engine from a TOML or JSON file; the target is tried first.
-    #[command(after_help = ENGINE_EXAMPLE)]
-    Put {
-        /// The file, or - for standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// Do not try the target.
-        #[arg(long)]
-        unchecked: bool,
-    },
-    /// List engines, with their backlog and what is wrong with them.
-    List,
-    /// Remove an engine that has no leases left.
-    Delete { name: String },
 }

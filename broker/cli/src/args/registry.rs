@@ -1,0 +1,78 @@
+//! The command line of registered things: workloads, secrets, the keyring and engines.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkloadCommand {
+    /// Create or replace workloads from a TOML or JSON file; shows what changes.
+    Apply {
+        /// The file, or - for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Show what would change, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List all workloads.
+    List,
+    /// Show one registration.
+    Show { spiffe_id: String },
+    /// Remove a registration; everything issued to it dies.
+    Delete { spiffe_id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Write a secret; the value comes from standard input or a file, byte for byte.
+    Put {
+        name: String,
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// List names and versions, never values.
+    List,
+    /// Remove a secret.
+    Delete { name: String },
+    /// Work on engines, which make secrets for one task each in another system.
+    #[command(subcommand)]
+    Engine(EngineCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyringCommand {
+    /// Add a new key; stored secrets are sealed anew in the background.
+    Rotate,
+}
+
+const ENGINE_EXAMPLE: &str = r#"Example:
+  name = "db/reporting"               # its secrets are db/reporting/ROLE
+  password_file = "admin.password"    # or password_env = "PGPASSWORD"
+  [target]
+  kind = "postgres"                   # or "redis"
+  host = "db.example.org"
+  database = "app"
+  username = "sundew"                 # PostgreSQL: CREATEROLE and pg_signal_backend; Redis: +acl +client
+  ca = """-----BEGIN CERTIFICATE-----…"""
+  [roles.readonly]                    # PostgreSQL: statements; Redis: ACL rules such as "~app:*", "+get"
+  grants = ["GRANT SELECT ON ALL TABLES IN SCHEMA public TO {{name}}"]
+  max_ttl = "1h""#;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EngineCommand {
+    /// Create or replace an engine from a TOML or JSON file; the target is tried first.
+    #[command(after_help = ENGINE_EXAMPLE)]
+    Put {
+        /// The file, or - for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Do not try the target.
+        #[arg(long)]
+        unchecked: bool,
+    },
+    /// List engines, with their backlog and what is wrong with them.
+    List,
+    /// Remove an engine that has no leases left.
+    Delete { name: String },
+}
