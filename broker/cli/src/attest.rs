@@ -1,6 +1,6 @@
 //! Evidence and trust material from the command line.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ use crate::args::{
     ActivateKey, AttestCommand, CollectEvidence, Connect, TrustCommand, VerifyEvidence,
 };
 use crate::client::{connection, registry, settings, status_error};
-use crate::input::parse_hex_32;
+use crate::input::{parse_hex_32, read_bytes};
 use crate::output::{Output, escape, table};
 use crate::svid::enrollment_listener;
 use crate::timestamp::{format_timestamp, now_ms, parse_timestamp};
@@ -38,7 +38,7 @@ pub(crate) async fn trust(
             remark,
         } => {
             let content = match file {
-                Some(path) => read(&path)?,
+                Some(path) => read_bytes(&path)?,
                 None => remark.unwrap_or_default().into_bytes(),
             };
             let request = AddTrustRequest {
@@ -318,8 +318,8 @@ pub(crate) async fn attest(
                 None => now_ms(),
             };
             let (payload, requirement) = (
-                read(&file)?,
-                String::from_utf8(read(&requirement)?).context("requirement")?,
+                read_bytes(&file)?,
+                String::from_utf8(read_bytes(&requirement)?).context("requirement")?,
             );
             let inspection = Inspection {
                 kind: &kind,
@@ -428,20 +428,9 @@ fn parse_binding(digits: &str) -> Result<[u8; 32]> {
     parse_hex_32(digits).context("--binding: must be 64 hexadecimal digits")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    if path == Path::new("-") {
-        let mut content = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut content)
-            .context("standard input")?;
-        return Ok(content);
-    }
-    std::fs::read(path).with_context(|| path.display().to_string())
-}
-
 /// Certificates in PEM, or one in DER.
 fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let content = read(path)?;
+    let content = read_bytes(path)?;
     if content.first() == Some(&0x30) {
         return Ok(vec![content]);
     }

@@ -1,113 +1,145 @@
-//! Engines from the command line.
+//! `sundew secret engine`: engines, which make secrets for one task each in another system.
+
+use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use sundew_proto::v1::{DeleteEngineRequest, ListEnginesRequest, PutEngineRequest};
+use serde_json::{Value, json};
+use sundew_proto::v1::{DeleteEngineRequest, EngineInfo, ListEnginesRequest, PutEngineRequest};
 
 use crate::args::{Connect, EngineCommand};
 use crate::client::{registry, status_error};
-use crate::operator::read_input;
+use crate::input::read_text;
 use crate::output::{Output, escape, table};
 
 pub(crate) async fn engine(
     connect: &Connect,
     output: &Output,
     command: EngineCommand,
-) -> Result<()> {
+) -> Result<ExitCode> {
     match command {
-        EngineCommand::Put { file, unchecked } => {
-            let text = read_input(&file)?;
-            let mut document: serde_json::Value = if text.trim_start().starts_with('{') {
-                serde_json::from_str(&text)?
-            } else {
-                toml::from_str(&text)?
-            };
-            let password = password(&mut document).with_context(|| file.display().to_string())?;
-            let request = PutEngineRequest {
-                document: document.to_string(),
-                password,
-                unchecked,
-            };
-            let answer = registry(connect)
-                .await?
-                .put_engine(request)
-                .await
-                .map_err(status_error)?
-                .into_inner();
-            let name = document
-                .get("name")
-                .and_then(|name| name.as_str())
-                .unwrap_or_default();
-            output.result(
-                &serde_json::json!({ "name": name, "action": answer.action }),
-                || vec![format!("{} {}", escape(name, 128), answer.action)],
-            );
-        }
-        EngineCommand::List => {
-            let answer = registry(connect)
-                .await?
-                .list_engines(ListEnginesRequest {})
-                .await
-                .map_err(status_error)?
-                .into_inner();
-            let document = |text: &str| {
-                serde_json::from_str::<serde_json::Value>(text)
-                    .context("the broker sent an engine that is not JSON")
-            };
-            let engines = answer
-                .engines
-                .iter()
-                .map(|e| Ok((e, document(&e.document)?)))
-                .collect::<Result<Vec<_>>>()?;
-            let value: Vec<_> =
-                engines.iter().map(|(e, d)| serde_json::json!({ "engine": d, "leases": e.leases, "leases_due": e.leases_due, "problem": e.problem })).collect();
-            output.result(&value, || {
-                let text = |value: Option<&serde_json::Value>| {
-                    value
-                        .and_then(|v| v.as_str())
-                        .unwrap_or_default()
-                        .to_owned()
-                };
-                let rows: Vec<_> = engines
-                    .iter()
-                    .map(|(e, d)| {
-                        let roles = d
-                            .get("roles")
-                            .and_then(|r| r.as_object())
-                            .map(|r| r.keys().cloned().collect::<Vec<_>>().join(","))
-                            .unwrap_or_default();
-                        let kind = text(d.get("target").and_then(|t| t.get("kind")));
-                        vec![
-                            text(d.get("name")),
-                            kind,
-                            roles,
-                            e.leases.to_string(),
-                            e.leases_due.to_string(),
-                            escape(&e.problem, 80),
-                        ]
-                    })
-                    .collect();
-                table(
-                    &["ENGINE", "KIND", "ROLES", "LEASES", "DUE", "PROBLEM"],
-                    &rows,
-                )
-            });
-        }
-        EngineCommand::Delete { name } => {
-            registry(connect)
-                .await?
-                .delete_engine(DeleteEngineRequest { name: name.clone() })
-                .await
-                .map_err(status_error)?;
-            output.result(&serde_json::json!({ "deleted": name }), || {
-                vec![format!("{name} deleted")]
-            });
-        }
+        EngineCommand::Put { file, unchecked } => put(connect, output, &file, unchecked).await,
+        EngineCommand::List => list(connect, output).await,
+        EngineCommand::Delete { name } => delete(connect, output, name).await,
     }
-    Ok(())
 }
 
-/// What the broker proves itself with: from a file or the environment, never in the document.
-fn password(document: &mut serde_json::Value) -> Result<Vec<u8>> {
+async fn put(connect: &Connect, output: &Output, file: &Path, unchecked: bool) -> Result<ExitCode> {
+    let mut document = parse_engine(&read_text(file)?)?;
+    let password = take_password(&mut document).with_context(|| file.display().to_string())?;
+    let request = PutEngineRequest {
+        document: document.to_string(),
+        password,
+        unchecked,
+    };
+    let action = registry(connect)
+        .await?
+        .put_engine(request)
+        .await
+        .map_err(status_error)?
+        .into_inner()
+        .action;
+    let name = text(document.get("name"));
+    output.result(&json!({ "name": name, "action": action }), || {
+        vec![format!("{} {action}", escape(name, 128))]
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
+    let answer = registry(connect)
+        .await?
+        .list_engines(ListEnginesRequest {})
+        .await
+        .map_err(status_error)?
+        .into_inner();
+    let engines = answer
+        .engines
+        .into_iter()
+        .map(Engine::parse)
+        .collect::<Result<Vec<_>>>()?;
+    output.result(
+        &engines.iter().map(Engine::json).collect::<Vec<_>>(),
+        || {
+            table(
+                &["ENGINE", "KIND", "ROLES", "LEASES", "DUE", "PROBLEM"],
+                &engines.iter().map(Engine::row).collect::<Vec<_>>(),
+            )
+        },
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn delete(connect: &Connect, output: &Output, name: String) -> Result<ExitCode> {
+    registry(connect)
+        .await?
+        .delete_engine(DeleteEngineRequest { name: name.clone() })
+        .await
+        .map_err(status_error)?;
+    output.result(&json!({ "deleted": name }), || {
+        vec![format!("{name} deleted")]
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An engine as the broker lists it, with its document.
+struct Engine {
+    info: EngineInfo,
+    document: Value,
+}
+
+impl Engine {
+    fn parse(info: EngineInfo) -> Result<Self> {
+        let document = serde_json::from_str(&info.document)
+            .context("the broker sent an engine that is not JSON")?;
+        Ok(Self { info, document })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "engine": self.document, "leases": self.info.leases,
+            "leases_due": self.info.leases_due, "problem": self.info.problem,
+        })
+    }
+
+    fn row(&self) -> Vec<String> {
+        let roles = self
+            .document
+            .get("roles")
+            .and_then(Value::as_object)
+            .map(|roles| roles.keys().cloned().collect::<Vec<_>>().join(","))
+            .unwrap_or_default();
+        let target = self.document.get("target");
+        vec![
+            text(self.document.get("name")).to_owned(),
+            text(target.and_then(|target| target.get("kind"))).to_owned(),
+            roles,
+            self.info.leases.to_string(),
+            self.info.leases_due.to_string(),
+            escape(&self.info.problem, 80),
+        ]
+    }
+}
+
+/// Returns a text in a document, or an empty one where there is none.
+fn text(value: Option<&Value>) -> &str {
+    value.and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Reads an engine from JSON, which begins with a brace, or from TOML.
+fn parse_engine(text: &str) -> Result<Value> {
+    Ok(if text.trim_start().starts_with('{') {
+        serde_json::from_str(text)?
+    } else {
+        toml::from_str(text)?
+    })
+}
+
+/// Takes `password_file` or `password_env` out of an engine, and returns the password that the
+/// broker shows to the engine's target. An engine without either of them has an empty password.
+///
+/// The password itself may not stand in the document, which the broker shows to every registrar.
+fn take_password(document: &mut Value) -> Result<Vec<u8>> {
     let members = document.as_object_mut().context("must be one engine")?;
     if members.contains_key("password") {
         bail!("a password does not belong in this file: use `password_file` or `password_env`");
@@ -133,5 +165,68 @@ fn password(document: &mut serde_json::Value) -> Result<Vec<u8>> {
             .with_context(|| format!("password_env: {variable}"))?
             .into_bytes()),
         (None, None) => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sundew_proto::v1::EngineInfo;
+
+    use super::{Engine, parse_engine, take_password};
+
+    #[test]
+    fn an_engine_is_read_from_toml_and_from_json() {
+        let read = json!({ "name": "db", "target": { "kind": "redis" } });
+        let toml = "name = \"db\"\n[target]\nkind = \"redis\"\n";
+        assert_eq!(parse_engine(toml).unwrap(), read);
+        assert_eq!(parse_engine(&format!("\n {read}")).unwrap(), read);
+        assert!(parse_engine("{").is_err());
+    }
+
+    #[test]
+    fn the_password_is_taken_out_of_the_document() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, " s3cret\n").unwrap();
+        let mut document = json!({ "name": "db", "password_file": path });
+        assert_eq!(take_password(&mut document).unwrap(), b"s3cret");
+        assert_eq!(document, json!({ "name": "db" }));
+        assert_eq!(take_password(&mut document).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_password_in_the_file_and_two_sources_of_one_are_refused() {
+        for (mut document, reason) in [
+            (
+                json!({ "password": "x" }),
+                "a password does not belong in this file: use `password_file` or `password_env`",
+            ),
+            (
+                json!({ "password_file": "x", "password_env": "y" }),
+                "`password_file` and `password_env` do not go together",
+            ),
+            (json!({ "password_env": 1 }), "password_env: must be text"),
+            (json!([]), "must be one engine"),
+        ] {
+            let error = take_password(&mut document).unwrap_err();
+            assert_eq!(error.to_string(), reason);
+        }
+    }
+
+    #[test]
+    fn a_row_names_the_roles_and_cuts_the_problem() {
+        let engine = Engine::parse(EngineInfo {
+            document: json!({
+                "name": "db", "target": { "kind": "postgres" }, "roles": { "a": {}, "b": {} },
+            })
+            .to_string(),
+            leases: 2,
+            leases_due: 1,
+            problem: "p".repeat(81),
+        })
+        .unwrap();
+        let problem = format!("{}…", "p".repeat(80));
+        assert_eq!(engine.row(), ["db", "postgres", "a,b", "2", "1", &problem]);
     }
 }

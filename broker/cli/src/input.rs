@@ -1,4 +1,39 @@
-//! Input of commands: bytes that are written in hexadecimal.
+//! Input of commands: files, standard input, and bytes that are written in hexadecimal.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+/// Returns the bytes of a file, or of standard input if the path is `-`.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    if path == Path::new("-") {
+        return read_stdin();
+    }
+    read_file(path)
+}
+
+/// Returns the bytes of a file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Returns the UTF-8 text of a file, or of standard input if the path is `-`.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin()).context("standard input");
+    }
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// Returns all bytes of standard input.
+pub(crate) fn read_stdin() -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut content)
+        .context("standard input")?;
+    Ok(content)
+}
 
 /// Returns the 32 bytes that 64 hexadecimal digits of either case stand for, or `None` for any
 /// other text.
@@ -10,7 +45,7 @@ pub(crate) fn parse_hex_32(digits: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_hex_32;
+    use super::{parse_hex_32, read_bytes, read_text};
 
     #[test]
     fn sixty_four_digits_of_either_case_are_thirty_two_bytes() {
@@ -32,5 +67,18 @@ mod tests {
         ] {
             assert_eq!(parse_hex_32(&bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let missing = std::path::Path::new("/nowhere/at/all");
+        assert_eq!(
+            read_bytes(missing).unwrap_err().to_string(),
+            "/nowhere/at/all"
+        );
+        assert_eq!(
+            read_text(missing).unwrap_err().to_string(),
+            "/nowhere/at/all"
+        );
     }
 }

@@ -11,14 +11,15 @@ mod input;
 mod journal;
 mod local;
 mod node;
-mod operator;
 mod output;
 mod respond;
 mod run;
+mod secret;
 mod serve;
 mod svid;
 mod task;
 mod timestamp;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -74,13 +75,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Run(run) => run::run(&connect, run).await,
         Command::Task(command) => task::task(&connect, &output, command).await.map(done),
         Command::Token(command) => task::token(&connect, &output, command).await,
-        Command::Workload(command) => operator::workload(&connect, &output, command)
-            .await
-            .map(done),
-        Command::Secret(command) => operator::secret(&connect, &output, command).await.map(done),
-        Command::Keyring(command) => operator::keyring(&connect, &output, command)
-            .await
-            .map(done),
+        Command::Workload(command) => workload::workload(&connect, &output, command).await,
+        Command::Secret(command) => secret::secret(&connect, &output, command).await,
+        Command::Keyring(command) => secret::keyring(&connect, &output, command).await,
         Command::Revoke(revoke) => respond::revoke(&connect, &output, revoke).await.map(done),
         Command::Quarantine(quarantine) => {
             respond::respond(&connect, &output, quarantine, Effect::Quarantine)
