@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
+use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
 use sundew_sdk::{Agent, Connection, Identity, IdentitySource, Settings, SpiffeId};
@@ -57,6 +58,12 @@ pub(crate) fn broker_id(connect: &Connect, identity: &Identity) -> Result<Spiffe
 
 pub(crate) async fn access(connect: &Connect) -> Result<AccessServiceClient<Channel>> {
     Ok(AccessServiceClient::new(
+        connection(connect).await?.channel(),
+    ))
+}
+
+pub(crate) async fn agent_service(connect: &Connect) -> Result<AgentServiceClient<Channel>> {
+    Ok(AgentServiceClient::new(
         connection(connect).await?.channel(),
     ))
 }

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use zeroize::Zeroizing;
 
 /// Returns the bytes of a file, or of standard input if the path is `-`.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
@@ -33,6 +34,16 @@ pub(crate) fn read_stdin() -> Result<Vec<u8>> {
         .read_to_end(&mut content)
         .context("standard input")?;
     Ok(content)
+}
+
+/// Reads a credential from standard input, where no process list shows it. `what` names the
+/// credential in the error. White space around the credential is kept.
+pub(crate) fn read_credential(what: &'static str) -> Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .with_context(|| format!("{what} from standard input"))?;
+    Ok(text)
 }
 
 /// Returns the 32 bytes that 64 hexadecimal digits of either case stand for, or `None` for any

@@ -9,6 +9,7 @@ mod engine;
 mod example_agent;
 mod input;
 mod journal;
+mod lease;
 mod local;
 mod node;
 mod output;
@@ -19,6 +20,7 @@ mod serve;
 mod svid;
 mod task;
 mod timestamp;
+mod token;
 mod workload;
 
 use std::process::ExitCode;
@@ -73,27 +75,23 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Serve { config } => serve::serve(&config).await.map(done),
         Command::Config(ConfigCommand::Check { config }) => serve::check(&output, &config),
         Command::Run(run) => run::run(&connect, run).await,
-        Command::Task(command) => task::task(&connect, &output, command).await.map(done),
-        Command::Token(command) => task::token(&connect, &output, command).await,
+        Command::Task(command) => task::task(&connect, &output, command).await,
+        Command::Token(command) => token::token(&connect, &output, command).await,
         Command::Workload(command) => workload::workload(&connect, &output, command).await,
         Command::Secret(command) => secret::secret(&connect, &output, command).await,
         Command::Keyring(command) => secret::keyring(&connect, &output, command).await,
-        Command::Revoke(revoke) => respond::revoke(&connect, &output, revoke).await.map(done),
+        Command::Revoke(revoke) => respond::revoke(&connect, &output, revoke).await,
         Command::Quarantine(quarantine) => {
-            respond::respond(&connect, &output, quarantine, Effect::Quarantine)
-                .await
-                .map(done)
+            respond::respond(&connect, &output, quarantine, Effect::Quarantine).await
         }
-        Command::Contain(contain) => respond::respond(&connect, &output, contain, Effect::Contain)
-            .await
-            .map(done),
+        Command::Contain(contain) => {
+            respond::respond(&connect, &output, contain, Effect::Contain).await
+        }
         Command::Lift {
             revocation_id,
             reason,
-        } => respond::lift(&connect, &output, revocation_id, reason)
-            .await
-            .map(done),
-        Command::Lease(command) => respond::lease(&connect, &output, command).await.map(done),
+        } => respond::lift(&connect, &output, revocation_id, reason).await,
+        Command::Lease(command) => lease::lease(&connect, &output, command).await,
         Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await.map(done),
         Command::Trust(command) => attest::trust(&connect, &output, command).await,
         Command::Attest(command) => attest::attest(&connect, &output, command).await,

@@ -1,5 +1,7 @@
 //! Output of commands: text for people, or JSON for machines.
 
+use std::process::ExitCode;
+
 use serde::Serialize;
 
 /// The form in which results are printed: JSON, or lines of text.
@@ -63,6 +65,15 @@ pub(crate) fn escape(text: &str, longest: usize) -> String {
         out.push('…');
     }
     out
+}
+
+/// Returns the exit code of a command that looked at something: 0 if all is well, and 1 if not.
+pub(crate) fn success_if(well: bool) -> ExitCode {
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,135 @@
+//! Responses to incidents: preview, revoke, quarantine, contain, lift, and see that it is done.
+
+mod preview;
+mod rules;
+mod selector;
+mod status;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+use sundew_proto::v1::{Effect, LiftRequest, RevokeRequest, Selector};
+
+use crate::args::{Connect, Respond, Revoke, RevokeCommand};
+use crate::client::{response, status_error};
+use crate::output::Output;
+
+pub(crate) async fn revoke(connect: &Connect, output: &Output, revoke: Revoke) -> Result<ExitCode> {
+    match revoke.command {
+        None => respond(connect, output, revoke.respond, Effect::Revoke).await,
+        Some(RevokeCommand::Status {
+            revocation_id,
+            watch,
+        }) => show_status(connect, output, &revocation_id, watch).await,
+        Some(RevokeCommand::List) => rules::list(connect, output).await,
+    }
+}
+
+pub(crate) async fn respond(
+    connect: &Connect,
+    output: &Output,
+    respond: Respond,
+    effect: Effect,
+) -> Result<ExitCode> {
+    let selector = selector::selector(respond.select);
+    // `clap` takes an empty value for a criterion; the broker takes it for none.
+    if selector == Selector::default() {
+        bail!(
+            "nothing is selected: name at least one criterion, such as --workload, \
+             or say --everything"
+        );
+    }
+    if respond.preview {
+        return preview::preview(connect, output, selector).await;
+    }
+    let reason = respond.reason.context(
+        "--reason is needed: it goes into the record (or --preview, which changes nothing)",
+    )?;
+    put_in_force(connect, output, selector, effect, reason, !respond.no_wait).await
+}
+
+/// Puts a response in force. With `wait`, stays until what the selector hit is counted and cleaned
+/// up; a quarantine kills nothing, so that there is nothing to wait for.
+pub(crate) async fn put_in_force(
+    connect: &Connect,
+    output: &Output,
+    selector: Selector,
+    effect: Effect,
+    reason: String,
+    wait: bool,
+) -> Result<ExitCode> {
+    let request = RevokeRequest {
+        selector: Some(selector),
+        effect: effect.into(),
+        reason,
+        idempotency_key: String::new(),
+    };
+    let answer = response(connect)
+        .await?
+        .revoke(request)
+        .await
+        .map_err(status_error)?
+        .into_inner();
+    let id = answer.revocation_id;
+    let line = format!("{id}: {}", meaning(&id, effect));
+    if !wait || effect == Effect::Quarantine {
+        let value = json!({
+            "revocation_id": id, "position": answer.position,
+            "effect": status::effect_label(effect),
+        });
+        output.result(&value, || vec![line]);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !output.is_json() {
+        // The response is in force already: people need not wait for the clean-up to read it.
+        println!("{line}");
+    }
+    show_status(connect, output, &id, true).await
+}
+
+/// Says what a response of this effect means from now on.
+fn meaning(revocation_id: &str, effect: Effect) -> String {
+    let lift = format!("until `sundew lift {revocation_id} --reason …`");
+    match effect {
+        Effect::Unspecified | Effect::Revoke => "dead everywhere from now on".to_owned(),
+        Effect::Quarantine => format!("nothing new is issued, {lift}"),
+        Effect::Contain => {
+            format!("dead everywhere from now on, and nothing new is issued, {lift}")
+        }
+    }
+}
+
+async fn show_status(
+    connect: &Connect,
+    output: &Output,
+    revocation_id: &str,
+    to_the_end: bool,
+) -> Result<ExitCode> {
+    let status = status::follow(connect, output, revocation_id, to_the_end).await?;
+    output.result(&status::status_json(&status), || {
+        status::status_lines(&status)
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn lift(
+    connect: &Connect,
+    output: &Output,
+    revocation_id: String,
+    reason: String,
+) -> Result<ExitCode> {
+    let request = LiftRequest {
+        revocation_id: revocation_id.clone(),
+        reason,
+    };
+    response(connect)
+        .await?
+        .lift(request)
+        .await
+        .map_err(status_error)?;
+    output.result(&json!({ "lifted": revocation_id }), || {
+        vec![format!("{revocation_id} is lifted; what died stays dead")]
+    });
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+//! Rules and quarantines that stand.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sundew_proto::v1::{ListRulesRequest, Rule};
+
+use super::selector::{criteria, selector_json};
+use super::status::effect_label;
+use crate::args::Connect;
+use crate::client::{response, status_error};
+use crate::output::{Output, escape, table};
+use crate::timestamp::format_timestamp;
+
+pub(super) async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
+    let rules = response(connect)
+        .await?
+        .list_rules(ListRulesRequest {})
+        .await
+        .map_err(status_error)?
+        .into_inner()
+        .rules;
+    let value: Vec<_> = rules.iter().map(rule_json).collect();
+    output.result(&value, || {
+        table(
+            &["REVOCATION", "EFFECT", "STANDS UNTIL", "SELECTOR"],
+            &rules.iter().map(rule_row).collect::<Vec<_>>(),
+        )
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rule_json(rule: &Rule) -> Value {
+    json!({
+        "revocation_id": rule.revocation_id, "position": rule.position,
+        "effect": effect_label(rule.effect()), "until_ms": rule.until_ms,
+        "selector": rule.selector.as_ref().map(selector_json),
+    })
+}
+
+fn rule_row(rule: &Rule) -> Vec<String> {
+    let criteria: Vec<_> = rule
+        .selector
+        .as_ref()
+        .map(criteria)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, value)| format!("{name}={}", escape(&value, 120)))
+        .collect();
+    let until = if rule.until_ms == 0 {
+        "lifted".to_owned()
+    } else {
+        format_timestamp(rule.until_ms)
+    };
+    vec![
+        rule.revocation_id.clone(),
+        effect_label(rule.effect()).to_owned(),
+        until,
+        criteria.join(" "),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use sundew_proto::v1::{Effect, Rule, Selector};
+
+    use super::rule_row;
+
+    #[test]
+    fn a_row_has_the_criteria_of_the_rule_and_when_it_ends() {
+        let mut rule = Rule {
+            revocation_id: "rev-1".to_owned(),
+            effect: Effect::Contain.into(),
+            until_ms: 4_503_599_627_370_496,
+            selector: Some(Selector {
+                trust_domain: "a.test".to_owned(),
+                scope: "b:c".to_owned(),
+                ..Selector::default()
+            }),
+            ..Rule::default()
+        };
+        let until = "144683-05-23T16:29:30Z";
+        let criteria = "trust-domain=a.test scope=b:c";
+        assert_eq!(rule_row(&rule), ["rev-1", "contain", until, criteria]);
+        rule.until_ms = 0;
+        assert_eq!(rule_row(&rule), ["rev-1", "contain", "lifted", criteria]);
+    }
+}
