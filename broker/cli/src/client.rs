@@ -1,11 +1,16 @@
 //! Connections from the command line to a broker.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, anyhow};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
-use sundew_sdk::{Agent, Connection, Identity, IdentitySource, Settings, SpiffeId};
+use sundew_sdk::{
+    Agent, AnonymousConnection, BundleSet, Connection, Identity, IdentitySource, Settings,
+    SpiffeId, TrustBundle, TrustDomain,
+};
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
@@ -44,6 +49,25 @@ pub(crate) async fn connection(connect: &Connect) -> Result<Connection> {
         broker_id(connect, &identity)?,
         identity,
     )?)
+}
+
+/// Opens a connection to a broker's enrollment listener, for a caller that has no SVID yet.
+///
+/// `place` is the listener's `host:port`, and `bundle` a PEM file with the trust domain's roots.
+pub(crate) fn enrollment_connection(
+    place: &str,
+    bundle: &Path,
+    trust_domain: &str,
+) -> Result<AnonymousConnection> {
+    let domain = TrustDomain::parse(trust_domain).map_err(|e| anyhow!("--trust-domain: {e}"))?;
+    let roots = std::fs::read(bundle).with_context(|| bundle.display().to_string())?;
+    let roots =
+        TrustBundle::parse(domain, &roots).map_err(|e| anyhow!("{}: {e}", bundle.display()))?;
+    let expected = SpiffeId::parse(&format!("{}/sundew/broker", roots.trust_domain().id()))
+        .map_err(|e| anyhow!("{e}"))?;
+    let mut bundles = BundleSet::default();
+    bundles.insert(roots);
+    Ok(AnonymousConnection::open(place, expected, bundles)?)
 }
 
 /// Returns the SPIFFE ID that the broker must show: `/sundew/broker` in the trust domain of

@@ -230,7 +230,7 @@ impl Signed {
         spki.extend_from_slice(key.public_key().as_ref());
         Ok(Self {
             file,
-            public_key: crate::svid::pem_of("PUBLIC KEY", &spki),
+            public_key: crate::svid_files::pem_of("PUBLIC KEY", &spki),
         })
     }
 }

@@ -15,7 +15,7 @@ use sundew_sdk::SpiffeId;
 
 use crate::args::Connect;
 use crate::output::Output;
-use crate::svid::write_svid;
+use crate::svid_files::write_svid;
 
 /// A local broker and the folder with its state.
 pub(crate) struct Local {

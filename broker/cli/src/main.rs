@@ -3,6 +3,7 @@
 mod args;
 mod attest;
 mod client;
+mod csr;
 mod demo;
 mod doctor;
 mod engine;
@@ -18,9 +19,11 @@ mod run;
 mod secret;
 mod serve;
 mod svid;
+mod svid_files;
 mod task;
 mod timestamp;
 mod token;
+mod trust;
 mod workload;
 
 use std::process::ExitCode;
@@ -93,9 +96,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         } => respond::lift(&connect, &output, revocation_id, reason).await,
         Command::Lease(command) => lease::lease(&connect, &output, command).await,
         Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await.map(done),
-        Command::Trust(command) => attest::trust(&connect, &output, command).await,
+        Command::Trust(command) => trust::trust(&connect, &output, command).await,
         Command::Attest(command) => attest::attest(&connect, &output, command).await,
-        Command::Svid(command) => svid::svid(&connect, &output, command).await.map(done),
+        Command::Svid(command) => svid::svid(&connect, &output, command).await,
         Command::Journal(command) => journal::journal(&output, command).map(done),
         Command::Doctor { operations } => doctor::doctor(&connect, &output, operations).await,
         Command::Completion { shell } => {

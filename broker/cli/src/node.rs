@@ -195,7 +195,7 @@ impl Node {
 
     async fn issued(&self, id: &SpiffeId) -> Result<(X509svid, i64), Status> {
         let internal = |e: &dyn std::fmt::Display| Status::unavailable(e.to_string());
-        let (key, csr) = crate::svid::key_and_csr().map_err(|e| internal(&e))?;
+        let (key, csr) = crate::csr::generate_key_and_csr().map_err(|e| internal(&e))?;
         let request = IssueEntryRequest {
             task_id: self.task()?.id().to_owned(),
             spiffe_id: id.to_string(),

@@ -1,0 +1,61 @@
+//! `sundew attest verify`: verifying a piece of evidence away from any broker.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::json;
+use sundew_broker::config::Config;
+use sundew_broker::offline::{Inspection, Trusted, inspect, public_key_in};
+
+use super::parse_binding;
+use super::render::{finding_json, finding_lines};
+use crate::args::VerifyEvidence;
+use crate::input::read_bytes;
+use crate::output::{Output, escape, success_if};
+use crate::timestamp::{now_ms, parse_timestamp};
+
+pub(super) fn verify(output: &Output, command: VerifyEvidence) -> Result<ExitCode> {
+    let config = command
+        .config
+        .map(|path| Config::load(&path).with_context(|| path.display().to_string()))
+        .transpose()?;
+    let trusted = Trusted::read(config.as_ref(), &command.trust).map_err(|e| anyhow!(e))?;
+    let public_key = command
+        .certificate
+        .map(|path| public_key_in(&path))
+        .transpose()
+        .map_err(|e| anyhow!(e))?
+        .unwrap_or_default();
+    // Evidence that was kept is looked at as of its own day: certificates and collateral have ended
+    // since.
+    let now_ms = match command.at {
+        Some(at) => parse_timestamp(&at)
+            .context("--at: must be a time in UTC, such as 2026-01-31T12:00:00Z")?,
+        None => now_ms(),
+    };
+    let payload = read_bytes(&command.file)?;
+    let requirement =
+        String::from_utf8(read_bytes(&command.requirement)?).context("requirement")?;
+    let inspection = Inspection {
+        kind: &command.kind,
+        payload: &payload,
+        requirement: &requirement,
+        binding: parse_binding(&command.binding)?,
+        public_key: &public_key,
+        now_ms,
+    };
+    let (findings, refusal) = inspect(&inspection, &trusted).map_err(|e| anyhow!(e))?;
+    let value = json!({
+        "taken": refusal.is_none(), "refusal": refusal,
+        "findings": findings.iter().map(finding_json).collect::<Vec<_>>(),
+    });
+    output.result(&value, || {
+        let mut lines: Vec<_> = findings.iter().flat_map(finding_lines).collect();
+        lines.push(refusal.as_ref().map_or_else(
+            || "taken".to_owned(),
+            |refusal| format!("refused: {}", escape(refusal, 400)),
+        ));
+        lines
+    });
+    Ok(success_if(refusal.is_none()))
+}

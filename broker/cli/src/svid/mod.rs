@@ -1,0 +1,189 @@
+//! `sundew svid`: SVIDs from the embedded CA, in files, and JWT-SVIDs from a Workload API.
+
+mod jwt;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rcgen::{KeyPair, PublicKeyData as _};
+use rustls::pki_types::CertificateDer;
+use serde_json::json;
+use sundew_core::client::{Binding, BindingPurpose};
+use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use sundew_proto::v1::{
+    CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence, RenewRequest, Svid,
+};
+use sundew_sdk::{AnonymousConnection, Ttl};
+
+use crate::args::{Connect, EnrollSvid, SvidCommand};
+use crate::client::{connection, enrollment_connection, registry, settings, status_error};
+use crate::csr::generate_key_and_csr;
+use crate::input::read_credential;
+use crate::output::Output;
+use crate::svid_files::write_svid;
+use crate::timestamp::{format_timestamp, now_ms};
+
+pub(crate) async fn svid(
+    connect: &Connect,
+    output: &Output,
+    command: SvidCommand,
+) -> Result<ExitCode> {
+    match command {
+        SvidCommand::JoinToken { spiffe_id, ttl } => {
+            create_join_token(connect, output, spiffe_id, ttl).await
+        }
+        SvidCommand::Enroll(command) => enroll(connect, output, command).await,
+        SvidCommand::Jwt {
+            audience,
+            spiffe_id,
+        } => jwt::fetch(connect, output, audience, spiffe_id).await,
+        SvidCommand::VerifyJwt { audience } => jwt::verify(connect, output, audience).await,
+        SvidCommand::Renew { keep } => renew(connect, output, keep).await,
+    }
+}
+
+async fn create_join_token(
+    connect: &Connect,
+    output: &Output,
+    spiffe_id: String,
+    ttl: Ttl,
+) -> Result<ExitCode> {
+    let request = CreateJoinTokenRequest {
+        spiffe_id,
+        ttl_ms: ttl.as_ms(),
+    };
+    let answer = registry(connect)
+        .await?
+        .create_join_token(request)
+        .await
+        .map_err(status_error)?
+        .into_inner();
+    let value = json!({
+        "join_token": answer.join_token, "expires_at_ms": answer.expires_at_ms,
+    });
+    output.result(&value, || vec![answer.join_token.clone()]);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Gets a first SVID, for evidence if the command names a SPIFFE ID, and otherwise for a join token
+/// on standard input.
+async fn enroll(connect: &Connect, output: &Output, command: EnrollSvid) -> Result<ExitCode> {
+    let (key, csr) = generate_key_and_csr()?;
+    let connection =
+        enrollment_connection(&command.enrollment, &command.bundle, &command.trust_domain)?;
+    let request = match command.spiffe_id {
+        None => EnrollRequest {
+            join_token: read_credential("join token")?.trim().to_owned(),
+            csr,
+            ..EnrollRequest::default()
+        },
+        Some(spiffe_id) => EnrollRequest {
+            csr,
+            spiffe_id,
+            ..prove(connect, &connection, &key, command.evidence).await?
+        },
+    };
+    let answer = EnrollmentServiceClient::new(connection.channel())
+        .enroll(request)
+        .await
+        .map_err(status_error)?;
+    store_svid(output, &command.out, answer.into_inner().svid, &key)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Collects evidence of each of `kinds` for an enrollment, and returns a request that has the
+/// evidence and the nonce. The evidence is bound to the nonce, to the new key and to the connection
+/// (P2), so that nobody else can show it.
+async fn prove(
+    connect: &Connect,
+    connection: &AnonymousConnection,
+    key: &KeyPair,
+    kinds: Vec<String>,
+) -> Result<EnrollRequest> {
+    let challenge = EnrollmentServiceClient::new(connection.channel())
+        .enroll_challenge(EnrollChallengeRequest {})
+        .await
+        .map_err(status_error)?
+        .into_inner();
+    let binding = Binding::new(
+        BindingPurpose::Enroll,
+        &challenge.nonce,
+        &key.subject_public_key_info(),
+        &connection.exporter(),
+    );
+    let settings = settings(connect);
+    let mut evidence = Vec::new();
+    for kind in kinds {
+        let payload = sundew_sdk::collect(
+            &settings,
+            &kind,
+            *binding.as_bytes(),
+            &challenge.audience,
+            None,
+        )
+        .await?;
+        evidence.push(Evidence { kind, payload });
+    }
+    Ok(EnrollRequest {
+        nonce: challenge.nonce,
+        evidence,
+        ..EnrollRequest::default()
+    })
+}
+
+/// Replaces the SVID in the folder of the command line, once, or with `keep` again and again at
+/// half of each SVID's life.
+async fn renew(connect: &Connect, output: &Output, keep: bool) -> Result<ExitCode> {
+    loop {
+        let folder = connect
+            .svid_dir
+            .clone()
+            .context("--svid-dir says which SVID to renew")?;
+        let (key, csr) = generate_key_and_csr()?;
+        let channel = connection(connect).await?.channel();
+        let svid = EnrollmentServiceClient::new(channel)
+            .renew(RenewRequest { csr })
+            .await
+            .map_err(status_error)?
+            .into_inner()
+            .svid;
+        let not_after_ms = svid.as_ref().map_or(0, |svid| svid.not_after_ms);
+        let left_ms = not_after_ms.saturating_sub(now_ms());
+        store_svid(output, &folder, svid, &key)?;
+        if !keep {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let half_life = Duration::from_millis(u64::try_from(left_ms / 2).unwrap_or(0));
+        tokio::time::sleep(half_life.max(Duration::from_secs(1))).await;
+    }
+}
+
+/// Writes an SVID that the broker issued into a folder, and says so.
+fn store_svid(output: &Output, folder: &Path, svid: Option<Svid>, key: &KeyPair) -> Result<()> {
+    let svid = svid.context("the broker sent no SVID")?;
+    let certificates = |list: &[Vec<u8>]| {
+        list.iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect::<Vec<_>>()
+    };
+    write_svid(
+        folder,
+        &certificates(&svid.certificates),
+        key.serialized_der(),
+        &certificates(&svid.bundle),
+    )?;
+    let value = json!({
+        "spiffe_id": svid.spiffe_id, "folder": folder, "not_after_ms": svid.not_after_ms,
+    });
+    output.result(&value, || {
+        vec![format!(
+            "{} until {} in {}",
+            svid.spiffe_id,
+            format_timestamp(svid.not_after_ms),
+            folder.display()
+        )]
+    });
+    Ok(())
+}
