@@ -95,7 +95,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
             reason,
         } => respond::lift(&connect, &output, revocation_id, reason).await,
         Command::Lease(command) => lease::lease(&connect, &output, command).await,
-        Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await.map(done),
+        Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await,
         Command::Trust(command) => trust::trust(&connect, &output, command).await,
         Command::Attest(command) => attest::attest(&connect, &output, command).await,
         Command::Svid(command) => svid::svid(&connect, &output, command).await,
