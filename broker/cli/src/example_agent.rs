@@ -1,19 +1,22 @@
 //! The agent of the demo: a process of its own that does with the SDK what it is told on standard
 //! input, one word a line.
 //!
-//! It answers each word with one line of JSON. It plays the hijacked agent too: it tells its token
-//! to whoever drives it.
+//! The agent answers each word with one line of JSON. It plays the hijacked agent too: whoever
+//! drives it is told its token.
 
 use std::io::{BufRead as _, Write as _};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use sundew_sdk::{Agent, Error, Task, minutes};
 
-pub(crate) async fn run() -> Result<()> {
+/// Does what each word says until standard input ends. Fails at a word that is not understood.
+pub(crate) async fn run() -> Result<ExitCode> {
     let agent = Agent::from_env().await?;
     say(&json!({ "spiffe_id": agent.id().to_string() }))?;
-    let (words, mut told) = tokio::sync::mpsc::channel(1);
+    let (words, mut heard) = tokio::sync::mpsc::channel(1);
+    // A thread of its own reads: a task must be attended while no word comes.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if words.blocking_send(line).is_err() {
@@ -23,7 +26,7 @@ pub(crate) async fn run() -> Result<()> {
     });
     let mut task: Option<Task> = None;
     let mut last = String::new();
-    while let Some(word) = told.recv().await {
+    while let Some(word) = heard.recv().await {
         let answer = match (word.as_str(), task.take()) {
             ("begin", _) => {
                 let begun = agent
@@ -37,7 +40,10 @@ pub(crate) async fn run() -> Result<()> {
                     Ok(begun) => {
                         begun.id().clone_into(&mut last);
                         let token = begun.token();
-                        let answer = json!({ "task_id": begun.id(), "token": token.expose(), "token_id": token.id(), "certificate": token.certificate_sha256() });
+                        let answer = json!({
+                            "task_id": begun.id(), "token": token.expose(),
+                            "token_id": token.id(), "certificate": token.certificate_sha256(),
+                        });
                         task = Some(begun);
                         answer
                     }
@@ -59,18 +65,19 @@ pub(crate) async fn run() -> Result<()> {
         };
         say(&answer)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn secret(task: &Task) -> Value {
     match task.secret("demo/api-key").await {
-        // It is used by computing with it; the value goes nowhere.
+        // The agent uses the secret by computing with it; the value goes nowhere.
         Ok(secret) => json!({ "sha256": digest(secret.expose()) }),
         Err(error) => refusal(&error),
     }
 }
 
-/// What a hijacked agent would try: the SDK's task is gone, its id is not.
+/// Asks for the secret of a task that has ended, as a hijacked agent would: the SDK's task is gone,
+/// but the id of the task is not.
 async fn secret_of(agent: &Agent, task_id: &str) -> Value {
     let request = sundew_proto::v1::GetSecretRequest {
         task_id: task_id.to_owned(),
@@ -93,6 +100,7 @@ fn refusal(error: &Error) -> Value {
     json!({ "refused": error.to_string() })
 }
 
+/// Returns the SHA-256 of bytes, in hexadecimal.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }

@@ -1,4 +1,5 @@
-//! A broker in this process, with its own CA, store and operator: for the demo and for development.
+//! A broker in this process, with its own CA, store and operator, for `sundew demo` and
+//! `sundew dev`.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,7 +15,6 @@ use sundew_broker::serve::config::Config;
 use sundew_sdk::SpiffeId;
 
 use crate::args::Connect;
-use crate::output::Output;
 use crate::svid_files::write_svid;
 
 /// A local broker and the folder with its state.
@@ -25,7 +25,8 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// Starts one; what is in the folder from an earlier run is taken up again.
+    /// Starts a broker, and returns when it serves. State that is in the folder from an earlier run
+    /// is used again.
     pub(crate) async fn start(
         folder: &Path,
         domain: &'static str,
@@ -57,7 +58,7 @@ impl Local {
         self.write_svid_of("operator", &self.operator_dir())
     }
 
-    /// An SVID of `/<name>` in a folder.
+    /// Writes a new SVID of `/<name>` into a folder.
     pub(crate) fn write_svid_of(&self, name: &str, out: &Path) -> Result<()> {
         let id = SpiffeId::parse(&format!("spiffe://{}/{name}", self.domain))
             .map_err(|e| anyhow!("{e}"))?;
@@ -65,9 +66,13 @@ impl Local {
         write_svid(out, &svid.chain, key.expose(), &svid.bundle)
     }
 
-    /// Half of the life of an SVID.
+    /// Returns half of the time for which an SVID of this broker is good.
     pub(crate) fn half_life(&self) -> Result<std::time::Duration> {
         Ok(self.ca()?.ttl().to_std() / 2)
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.folder
     }
 
     pub(crate) fn operator_dir(&self) -> PathBuf {
@@ -86,7 +91,7 @@ impl Local {
         self.server.workloads().to_string()
     }
 
-    /// How to connect with an SVID in a folder.
+    /// Returns how to connect to this broker with the SVID in a folder.
     pub(crate) fn connect_with(&self, svid_dir: PathBuf) -> Connect {
         Connect {
             broker: Some(self.broker()),
@@ -97,6 +102,8 @@ impl Local {
     }
 }
 
+/// Writes a random root key into a new file, in hexadecimal. A key that is there already stays,
+/// because it seals the secrets that are stored.
 fn make_root_key(path: &Path) -> Result<()> {
     let mut key = zeroize::Zeroizing::new([0_u8; 32]);
     SystemRandom::new()
@@ -151,53 +158,45 @@ roles = ["registrar", "responder", "introspector"]
     )
 }
 
+/// Returns a text as a basic string of TOML.
 fn toml_string(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// `sundew dev`.
-pub(crate) async fn dev(output: &Output, state: &Path, listen: SocketAddr) -> Result<()> {
-    let local = Local::start(state, "dev.local", listen).await?;
-    let value = serde_json::json!({
-        "broker": local.broker(),
-        "operations": local.server.operations().to_string(),
-        "endpoint_socket": local.socket(),
-        "operator_svid_dir": local.operator_dir(),
-    });
-    output.result(&value, || {
-        vec![
-            "# Sundew for development: state is kept, nothing is for production. Ctrl-C ends it."
-                .to_owned(),
-            format!("# state: {}", local.folder.display()),
-            "# As operator (workload, secret, revoke, task list, …):".to_owned(),
-            format!(
-                "export SUNDEW_BROKER={} SUNDEW_OPERATIONS={} SUNDEW_SVID_DIR={}",
-                local.broker(),
-                local.server.operations(),
-                shell_word(&local.operator_dir())
-            ),
-            "# As agent, once a workload with a matching `local` selector is registered:"
-                .to_owned(),
-            format!(
-                "export SUNDEW_BROKER={} SPIFFE_ENDPOINT_SOCKET={}; unset SUNDEW_SVID_DIR",
-                local.broker(),
-                local.socket()
-            ),
-        ]
-    });
-    let half = local.half_life()?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    loop {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
-            _ = terminate.recv() => break,
-            () = tokio::time::sleep(half) => local.write_operator()?,
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use sundew_broker::config::Config;
+
+    use super::{config_text, make_root_key, toml_string};
+
+    #[test]
+    fn the_configuration_is_valid_wherever_the_folder_is() {
+        let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        for folder in ["/tmp/state", "/tmp/a \"quoted\" \\ folder"] {
+            Config::parse(&config_text(Path::new(folder), "dev.local", listen)).unwrap();
         }
     }
-    local.server.stop().await;
-    Ok(())
-}
 
-fn shell_word(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+    #[test]
+    fn a_text_with_quotes_is_one_string() {
+        assert_eq!(toml_string(r#"a"b\c"#), r#""a\"b\\c""#);
+    }
+
+    #[test]
+    fn the_root_key_is_private_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.key");
+        make_root_key(&path).unwrap();
+        let key = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(hex::decode(&key).unwrap().len(), 32);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        make_root_key(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), key);
+    }
 }

@@ -5,6 +5,7 @@ mod attest;
 mod client;
 mod csr;
 mod demo;
+mod dev;
 mod doctor;
 mod engine;
 mod example_agent;
@@ -74,7 +75,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
         Command::Demo { command } => demo::demo(&output, command).await,
-        Command::Dev { state, listen } => local::dev(&output, &state, listen).await.map(done),
+        Command::Dev { state, listen } => dev::dev(&output, &state, listen).await,
         Command::Serve { config } => serve::serve(&config).await.map(done),
         Command::Config(ConfigCommand::Check { config }) => serve::check(&output, &config),
         Command::Run(run) => run::run(&connect, run).await,
@@ -99,13 +100,13 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Trust(command) => trust::trust(&connect, &output, command).await,
         Command::Attest(command) => attest::attest(&connect, &output, command).await,
         Command::Svid(command) => svid::svid(&connect, &output, command).await,
-        Command::Journal(command) => journal::journal(&output, command).map(done),
+        Command::Journal(command) => journal::journal(&output, command),
         Command::Doctor { operations } => doctor::doctor(&connect, &output, operations).await,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sundew", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::ExampleAgent => example_agent::run().await.map(done),
+        Command::ExampleAgent => example_agent::run().await,
     }
 }
 
