@@ -3,18 +3,23 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use sundew_proto::v1::ChallengeRequest;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
+use sundew_proto::v1::{ChallengeRequest, ChallengeResponse};
 use sundew_sdk::{Connection, IdentitySource, handshake};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::args::Connect;
 use crate::client::{broker_id, settings, status_error};
-use crate::output::Output;
+use crate::output::{Output, success_if};
 use crate::timestamp::now_ms;
+
+/// Largest difference between this machine's clock and the broker's, in milliseconds.
+const MAX_SKEW_MS: i64 = 5000;
+/// How long a challenge lives from the broker's now, in milliseconds.
+const CHALLENGE_LIFE_MS: i64 = 60_000;
 
 #[derive(Serialize)]
 struct Check {
@@ -23,153 +28,163 @@ struct Check {
     found: String,
 }
 
+impl Check {
+    fn line(&self) -> String {
+        let verdict = if self.ok { "ok  " } else { "FAIL" };
+        format!("{verdict} {:<14} {}", self.check, self.found)
+    }
+}
+
+/// The checks so far. One that was begun and did not pass has failed.
+#[derive(Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn begin(&mut self, check: &'static str) {
+        self.0.push(Check {
+            check,
+            ok: false,
+            found: String::new(),
+        });
+    }
+
+    fn pass(&mut self, found: String) {
+        self.end(true, found);
+    }
+
+    fn fail(&mut self, found: String) {
+        self.end(false, found);
+    }
+
+    fn end(&mut self, ok: bool, found: String) {
+        if let Some(last) = self.0.last_mut() {
+            (last.ok, last.found) = (ok, found);
+        }
+    }
+}
+
 pub(crate) async fn doctor(
     connect: &Connect,
     output: &Output,
     operations: Option<String>,
 ) -> Result<ExitCode> {
-    let mut checks = Vec::new();
+    let mut checks = Checks::default();
     if let Err(error) = examine(connect, &mut checks).await {
-        // What failed is the last check that was begun.
-        if let Some(last) = checks.last_mut() {
-            (last.ok, last.found) = (false, format!("{error:#}"));
-        }
+        checks.fail(format!("{error:#}"));
     }
     if let Some(place) = operations {
-        let health = health(&place).await;
-        let (ok, found) = match health {
-            Ok((ok, text)) => (ok, text),
-            Err(error) => (false, format!("{place}: {error:#}")),
-        };
-        checks.push(Check {
-            check: "broker health",
-            ok,
-            found,
-        });
+        checks.begin("broker health");
+        match health(&place).await {
+            Ok((true, text)) => checks.pass(text),
+            Ok((false, text)) => checks.fail(text),
+            Err(error) => checks.fail(format!("{place}: {error:#}")),
+        }
     }
-    let healthy = checks.iter().all(|check| check.ok);
-    output.result(&checks, || {
-        checks
-            .iter()
-            .map(|c| {
-                format!(
-                    "{} {:<14} {}",
-                    if c.ok { "ok  " } else { "FAIL" },
-                    c.check,
-                    c.found
-                )
-            })
-            .collect()
-    });
-    Ok(if healthy {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let healthy = checks.0.iter().all(|check| check.ok);
+    output.result(&checks.0, || checks.0.iter().map(Check::line).collect());
+    Ok(success_if(healthy))
 }
 
-async fn examine(connect: &Connect, checks: &mut Vec<Check>) -> Result<()> {
-    let begin = |checks: &mut Vec<Check>, check| {
-        checks.push(Check {
-            check,
-            ok: false,
-            found: String::new(),
-        })
-    };
-    let found = |checks: &mut Vec<Check>, text: String| {
-        if let Some(last) = checks.last_mut() {
-            (last.ok, last.found) = (true, text);
-        }
-    };
-    begin(checks, "settings");
+/// Makes one check after the other. The error of the first that does not pass is returned, and the
+/// checks that rest on it are not made.
+async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
+    checks.begin("settings");
     let settings = settings(connect);
     let broker = settings
         .broker
         .clone()
         .context("SUNDEW_BROKER is not set: the broker's host:port")?;
-    found(checks, format!("broker {broker}"));
+    checks.pass(format!("broker {broker}"));
 
-    begin(checks, "SVID source");
+    checks.begin("SVID source");
     let identity = IdentitySource::open(&settings).await?.current();
-    found(
-        checks,
-        format!(
-            "{} from {}",
-            identity.id(),
-            settings.svid_dir.as_ref().map_or_else(
-                || settings.endpoint_socket.clone().unwrap_or_default(),
-                |d| d.display().to_string()
-            )
-        ),
-    );
+    let source = match &settings.svid_dir {
+        Some(folder) => folder.display().to_string(),
+        None => settings.endpoint_socket.clone().unwrap_or_default(),
+    };
+    checks.pass(format!("{} from {source}", identity.id()));
 
-    begin(checks, "network");
+    checks.begin("network");
     tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(&broker))
         .await
         .context("no answer within 5 seconds")?
         .with_context(|| format!("{broker}: is the broker running, and is this its address?"))?;
-    found(checks, format!("{broker} answers"));
+    checks.pass(format!("{broker} answers"));
 
-    begin(checks, "handshake");
+    checks.begin("handshake");
     let expected = broker_id(connect, &identity)?;
     handshake(&broker, expected.clone(), &identity)
         .await
         .context(
             "the broker's trust bundle may not have our trust domain, or ours not the broker's",
         )?;
-    found(checks, format!("mutual TLS 1.3 with {expected}"));
+    checks.pass(format!("mutual TLS 1.3 with {expected}"));
 
-    begin(checks, "registration");
+    checks.begin("registration");
     let connection = Connection::open(&broker, expected, identity)?;
     let challenge = AgentServiceClient::new(connection.channel())
         .challenge(ChallengeRequest {})
-        .await;
-    let challenge = challenge
+        .await
         .map_err(status_error)
         .context("is this SPIFFE ID registered? Operators are not and need not be")?
         .into_inner();
-    let wanted: Vec<_> = challenge
+    let wanted = wanted(&challenge);
+    checks.pass(format!("registered; evidence wanted: {wanted}"));
+
+    checks.begin("clock");
+    check_skew(&challenge, now_ms())?;
+    checks.pass("within 5 seconds of the broker's".to_owned());
+
+    checks.begin("evidence");
+    check_evidence(&challenge, &sundew_sdk::kinds(&settings)?)?;
+    checks.pass("everything wanted can be collected".to_owned());
+    Ok(())
+}
+
+/// Returns the sets of kinds of evidence of which the broker wants one.
+fn wanted(challenge: &ChallengeResponse) -> String {
+    let sets: Vec<_> = challenge
         .evidence_sets
         .iter()
         .map(|set| set.kinds.join(" and "))
         .collect();
-    found(
-        checks,
-        format!("registered; evidence wanted: {}", wanted.join(", or ")),
-    );
+    sets.join(", or ")
+}
 
-    begin(checks, "clock");
-    // A challenge lives 60 seconds from the broker's now.
+/// Fails if this machine's clock is too far from the broker's, which the end of a challenge shows.
+fn check_skew(challenge: &ChallengeResponse, now_ms: i64) -> Result<()> {
     let skew_ms = challenge
         .expires_at_ms
-        .saturating_sub(60_000)
-        .saturating_sub(now_ms());
-    if skew_ms.abs() > 5000 {
-        anyhow::bail!(
+        .saturating_sub(CHALLENGE_LIFE_MS)
+        .saturating_sub(now_ms);
+    if skew_ms.abs() > MAX_SKEW_MS {
+        bail!(
             "this machine's clock is {} seconds {} the broker's",
             skew_ms.abs() / 1000,
             if skew_ms > 0 { "behind" } else { "ahead of" }
         );
     }
-    found(checks, "within 5 seconds of the broker's".to_owned());
-
-    begin(checks, "evidence");
-    let collected = sundew_sdk::kinds(&settings)?;
-    if !challenge
-        .evidence_sets
-        .iter()
-        .any(|set| set.kinds.iter().all(|kind| collected.contains(kind)))
-    {
-        anyhow::bail!(
-            "nothing here collects {}: set SUNDEW_MANIFEST, SUNDEW_OIDC_TOKEN_FILE, SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or SUNDEW_EVIDENCE_COMMAND_<KIND>",
-            wanted.join(", or ")
-        );
-    }
-    found(checks, "everything wanted can be collected".to_owned());
     Ok(())
 }
 
-/// `GET /readyz`, by hand: one request to one known server.
+/// Fails if the kinds that can be collected here are not enough for any set that is wanted.
+fn check_evidence(challenge: &ChallengeResponse, collected: &[String]) -> Result<()> {
+    let enough = challenge
+        .evidence_sets
+        .iter()
+        .any(|set| set.kinds.iter().all(|kind| collected.contains(kind)));
+    if !enough {
+        bail!(
+            "nothing here collects {}: set SUNDEW_MANIFEST, SUNDEW_OIDC_TOKEN_FILE, \
+             SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or SUNDEW_EVIDENCE_COMMAND_<KIND>",
+            wanted(challenge)
+        );
+    }
+    Ok(())
+}
+
+/// Asks the operations listener at `place` for `/readyz`, and returns whether the broker is ready,
+/// with the text of the answer. One request to one known server needs no HTTP client.
 async fn health(place: &str) -> Result<(bool, String)> {
     let mut stream = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(place))
         .await
@@ -187,4 +202,64 @@ async fn health(place: &str) -> Result<(bool, String)> {
         head.starts_with("HTTP/1.1 200"),
         body.trim().replace('\n', "; "),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use sundew_proto::v1::{ChallengeResponse, EvidenceSet};
+
+    use super::{Check, check_evidence, check_skew, wanted};
+
+    fn challenge(sets: &[&[&str]]) -> ChallengeResponse {
+        ChallengeResponse {
+            evidence_sets: sets
+                .iter()
+                .map(|kinds| EvidenceSet {
+                    kinds: kinds.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            expires_at_ms: 60_000,
+            ..ChallengeResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_clock_may_be_five_seconds_away() {
+        let challenge = challenge(&[]);
+        assert!(check_skew(&challenge, 5000).is_ok());
+        assert!(check_skew(&challenge, -5000).is_ok());
+        assert_eq!(
+            check_skew(&challenge, 6001).unwrap_err().to_string(),
+            "this machine's clock is 6 seconds ahead of the broker's"
+        );
+        assert_eq!(
+            check_skew(&challenge, -9000).unwrap_err().to_string(),
+            "this machine's clock is 9 seconds behind the broker's"
+        );
+    }
+
+    #[test]
+    fn one_set_of_kinds_is_enough() {
+        let challenge = challenge(&[&["tpm2", "manifest"], &["oidc"]]);
+        assert_eq!(wanted(&challenge), "tpm2 and manifest, or oidc");
+        assert!(check_evidence(&challenge, &["oidc".to_owned()]).is_ok());
+        let error = check_evidence(&challenge, &["tpm2".to_owned()]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "nothing here collects tpm2 and manifest, or oidc: set SUNDEW_MANIFEST, \
+             SUNDEW_OIDC_TOKEN_FILE, SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or SUNDEW_EVIDENCE_COMMAND_<KIND>"
+        );
+    }
+
+    #[test]
+    fn a_check_is_one_line() {
+        let mut check = Check {
+            check: "network",
+            ok: true,
+            found: "answers".to_owned(),
+        };
+        assert_eq!(check.line(), "ok   network        answers");
+        check.ok = false;
+        assert_eq!(check.line(), "FAIL network        answers");
+    }
 }

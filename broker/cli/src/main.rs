@@ -30,8 +30,9 @@ mod workload;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, Command};
 use clap::{CommandFactory as _, Parser as _};
+use clap_complete::Shell;
 use output::Output;
 use sundew_proto::v1::Effect;
 use tracing_subscriber::EnvFilter;
@@ -69,48 +70,52 @@ fn main() -> ExitCode {
     code
 }
 
+/// Runs one command, and returns the exit code of the process.
 async fn dispatch(cli: Cli) -> Result<ExitCode> {
-    let output = Output::new(cli.json);
-    let connect = cli.connect;
-    let done = |()| ExitCode::SUCCESS;
+    let output = &Output::new(cli.json);
+    let connect = &cli.connect;
     match cli.command {
-        Command::Demo { command } => demo::demo(&output, command).await,
-        Command::Dev { state, listen } => dev::dev(&output, &state, listen).await,
-        Command::Serve { config } => serve::serve(&config).await.map(done),
-        Command::Config(ConfigCommand::Check { config }) => serve::check(&output, &config),
-        Command::Run(run) => run::run(&connect, run).await,
-        Command::Task(command) => task::task(&connect, &output, command).await,
-        Command::Token(command) => token::token(&connect, &output, command).await,
-        Command::Workload(command) => workload::workload(&connect, &output, command).await,
-        Command::Secret(command) => secret::secret(&connect, &output, command).await,
-        Command::Keyring(command) => secret::keyring(&connect, &output, command).await,
-        Command::Revoke(revoke) => respond::revoke(&connect, &output, revoke).await,
-        Command::Quarantine(quarantine) => {
-            respond::respond(&connect, &output, quarantine, Effect::Quarantine).await
+        Command::Attest(command) => attest::attest(connect, output, command).await,
+        Command::Completion { shell } => Ok(print_completion(shell)),
+        Command::Config(command) => serve::config(output, command),
+        Command::Contain(command) => {
+            respond::respond(connect, output, command, Effect::Contain).await
         }
-        Command::Contain(contain) => {
-            respond::respond(&connect, &output, contain, Effect::Contain).await
-        }
+        Command::Demo { command } => demo::demo(output, command).await,
+        Command::Dev { state, listen } => dev::dev(output, &state, listen).await,
+        Command::Doctor { operations } => doctor::doctor(connect, output, operations).await,
+        Command::ExampleAgent => example_agent::run().await,
+        Command::Journal(command) => journal::journal(output, command),
+        Command::Keyring(command) => secret::keyring(connect, output, command).await,
+        Command::Lease(command) => lease::lease(connect, output, command).await,
         Command::Lift {
             revocation_id,
             reason,
-        } => respond::lift(&connect, &output, revocation_id, reason).await,
-        Command::Lease(command) => lease::lease(&connect, &output, command).await,
-        Command::Node { socket, ttl } => node::node(&connect, socket, ttl).await,
-        Command::Trust(command) => trust::trust(&connect, &output, command).await,
-        Command::Attest(command) => attest::attest(&connect, &output, command).await,
-        Command::Svid(command) => svid::svid(&connect, &output, command).await,
-        Command::Journal(command) => journal::journal(&output, command),
-        Command::Doctor { operations } => doctor::doctor(&connect, &output, operations).await,
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sundew", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+        } => respond::lift(connect, output, revocation_id, reason).await,
+        Command::Node { socket, ttl } => node::node(connect, socket, ttl).await,
+        Command::Quarantine(command) => {
+            respond::respond(connect, output, command, Effect::Quarantine).await
         }
-        Command::ExampleAgent => example_agent::run().await,
+        Command::Revoke(command) => respond::revoke(connect, output, command).await,
+        Command::Run(command) => run::run(connect, command).await,
+        Command::Secret(command) => secret::secret(connect, output, command).await,
+        Command::Serve { config } => serve::serve(&config).await,
+        Command::Svid(command) => svid::svid(connect, output, command).await,
+        Command::Task(command) => task::task(connect, output, command).await,
+        Command::Token(command) => token::token(connect, output, command).await,
+        Command::Trust(command) => trust::trust(connect, output, command).await,
+        Command::Workload(command) => workload::workload(connect, output, command).await,
     }
 }
 
-/// P9: a core file of a broker would hold keys and secrets (T79).
+fn print_completion(shell: Shell) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    clap_complete::generate(shell, &mut Cli::command(), "sundew", &mut stdout);
+    ExitCode::SUCCESS
+}
+
+/// Forbids core files of this process. P9: a core file of a broker would hold keys and secrets
+/// (T79).
 fn forbid_core_files() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let none = setrlimit(
@@ -125,7 +130,7 @@ fn forbid_core_files() {
     }
 }
 
-/// Structured logs on standard error: JSON for the production broker, short text for people.
+/// Starts structured logs on standard error: JSON for the production broker, short text for people.
 fn start_logging(command: &Command) {
     let json = matches!(command, Command::Serve { .. });
     let level = if json || matches!(command, Command::Dev { .. } | Command::Node { .. }) {

@@ -1,25 +1,28 @@
-//! `sundew run`: a task for as long as a command runs.
+//! `sundew run`: a task that lasts as long as a command runs.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
-use sundew_sdk::Task;
+use sundew_sdk::{Task, Ttl};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal as Arrivals, SignalKind, signal};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::args::{Connect, Run, TokenWay};
 use crate::client::agent;
 
-/// What `env` and shells answer for a command that cannot be started.
+/// The exit code of `env` and of shells for a command that is not there.
 const NOT_FOUND: u8 = 127;
+/// The exit code of `env` and of shells for a command that is there and cannot be started.
 const NOT_EXECUTABLE: u8 = 126;
-/// Sundew itself failed before the command ran.
+/// The exit code for a failure of Sundew itself before the command ran.
 const OWN_FAILURE: u8 = 125;
 
+/// Runs a command with the secrets and the token of a new task, and ends the task when the command
+/// ends. Returns the command's exit code.
 pub(crate) async fn run(connect: &Connect, run: Run) -> Result<ExitCode> {
     match start(connect, &run).await {
         Ok((task, command, pipe)) => supervise(task, command, pipe, &run).await,
@@ -30,6 +33,8 @@ pub(crate) async fn run(connect: &Connect, run: Run) -> Result<ExitCode> {
     }
 }
 
+/// Begins the task, and returns the task with the command that is to run. The descriptor is the
+/// read end of the pipe with the token, which must stay open until the command has inherited it.
 async fn start(connect: &Connect, run: &Run) -> Result<(Task, Command, Option<OwnedFd>)> {
     let mut builder = agent(connect)
         .await?
@@ -76,13 +81,14 @@ async fn start(connect: &Connect, run: &Run) -> Result<(Task, Command, Option<Ow
     Ok((task, command, pipe))
 }
 
+/// Starts the command, passes signals on to it, and ends it if the task ends first.
 async fn supervise(
     task: Task,
     mut command: Command,
     pipe: Option<OwnedFd>,
     run: &Run,
 ) -> Result<ExitCode> {
-    let mut arrivals = Arriving::new()?;
+    let mut signals = Signals::new()?;
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
@@ -101,33 +107,32 @@ async fn supervise(
         }
     };
     drop((pipe, command));
-    let mut called_off = false;
+    let mut canceled = false;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            arrived = arrivals.next() => {
-                called_off |= matches!(arrived, Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT);
+            signal = signals.next() => {
+                canceled |= matches!(
+                    signal,
+                    Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT
+                );
                 // A terminal sends Ctrl-C to the command itself.
-                if arrived != Signal::INT || !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-                    tell(&child, arrived);
+                if signal != Signal::INT || !std::io::stdin().is_terminal() {
+                    send_signal(&child, signal);
                 }
             }
             ended = task.ended() => {
-                eprintln!("sundew run: the task was ended: {ended}; its tokens and secrets are dead, stopping the command");
-                tell(&child, Signal::TERM);
-                break match tokio::time::timeout(run.kill_after.to_std(), child.wait()).await {
-                    Ok(status) => status?,
-                    Err(_) => {
-                        eprintln!("sundew run: the command did not stop; killing it");
-                        child.kill().await?;
-                        child.wait().await?
-                    }
-                };
+                eprintln!(
+                    "sundew run: the task was ended: {ended}; \
+                     its tokens and secrets are dead, stopping the command"
+                );
+                break stop(&mut child, run.kill_after).await?;
             }
         }
     };
-    // However the command ended, the task ends; if this does not get through, its grace runs out.
-    let ended = match (status.success(), called_off) {
+    // However the command ended, the task ends. If the broker does not hear of it, the task ends
+    // when its grace is over.
+    let ended = match (status.success(), canceled) {
         (true, _) => task.complete().await,
         (false, true) => task.cancel().await,
         (false, false) => task.fail().await,
@@ -138,7 +143,21 @@ async fn supervise(
     Ok(exit_code(status))
 }
 
-fn tell(child: &Child, signal: Signal) {
+/// Asks the command to end, and kills the command if it does not end within a time.
+async fn stop(child: &mut Child, kill_after: Ttl) -> Result<ExitStatus> {
+    send_signal(child, Signal::TERM);
+    match tokio::time::timeout(kill_after.to_std(), child.wait()).await {
+        Ok(status) => Ok(status?),
+        Err(_) => {
+            eprintln!("sundew run: the command did not stop; killing it");
+            child.kill().await?;
+            Ok(child.wait().await?)
+        }
+    }
+}
+
+/// Sends a signal to the command, if it still runs.
+fn send_signal(child: &Child, signal: Signal) {
     if let Some(pid) = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
@@ -148,8 +167,8 @@ fn tell(child: &Child, signal: Signal) {
     }
 }
 
-/// The command's own exit code; 128 and the signal's number if a signal ended it, as shells have
-/// it.
+/// Returns the command's own exit code, or, as shells do, 128 and the signal's number if a signal
+/// ended the command.
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status
         .code()
@@ -158,9 +177,10 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-struct Arriving(Vec<(Signal, Arrivals)>);
+/// The signals that are passed on to the command.
+struct Signals(Vec<(Signal, SignalStream)>);
 
-impl Arriving {
+impl Signals {
     fn new() -> Result<Self> {
         let kinds = [
             (Signal::INT, SignalKind::interrupt()),
@@ -178,15 +198,32 @@ impl Arriving {
         ))
     }
 
+    /// Waits for the next signal.
     async fn next(&mut self) -> Signal {
         std::future::poll_fn(|cx| {
-            for (number, arrivals) in &mut self.0 {
-                if arrivals.poll_recv(cx).is_ready() {
+            for (number, stream) in &mut self.0 {
+                if stream.poll_recv(cx).is_ready() {
                     return std::task::Poll::Ready(*number);
                 }
             }
             std::task::Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{ExitCode, ExitStatus};
+
+    use super::exit_code;
+
+    #[test]
+    fn the_exit_code_is_the_commands_own_or_that_of_a_shell_after_a_signal() {
+        for (wait_status, code) in [(0, 0), (3 << 8, 3), (255 << 8, 255), (9, 137), (15, 143)] {
+            let status = ExitStatus::from_raw(wait_status);
+            assert_eq!(exit_code(status), ExitCode::from(code), "{status}");
+        }
     }
 }

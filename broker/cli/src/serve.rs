@@ -1,4 +1,5 @@
-//! The production broker: drain on SIGTERM, reload on SIGHUP, systemd readiness.
+//! `sundew serve`: the production broker, which drains on SIGTERM, reloads on SIGHUP and tells
+//! systemd when it is ready; and `sundew config`.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,10 +12,11 @@ use sundew_broker::serve::Server;
 use sundew_broker::serve::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::output::Output;
+use crate::args::ConfigCommand;
+use crate::output::{Output, success_if};
 
-/// Runs a broker until SIGTERM or SIGINT.
-pub(crate) async fn serve(path: &Path) -> Result<()> {
+/// Runs a broker until SIGTERM or SIGINT, which also end a start that takes long.
+pub(crate) async fn serve(path: &Path) -> Result<ExitCode> {
     let config =
         Config::load(path).map_err(|e| anyhow!("configuration {}:\n{e}", path.display()))?;
     let (mut terminate, mut interrupt, mut hangup) = (
@@ -24,34 +26,35 @@ pub(crate) async fn serve(path: &Path) -> Result<()> {
     );
     let server = tokio::select! {
         server = Server::start(config) => server?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };
     tokio::select! {
         () = server.ready() => {}
-        _ = terminate.recv() => { server.stop().await; return Ok(()) }
-        _ = interrupt.recv() => { server.stop().await; return Ok(()) }
+        _ = terminate.recv() => { server.stop().await; return Ok(ExitCode::SUCCESS) }
+        _ = interrupt.recv() => { server.stop().await; return Ok(ExitCode::SUCCESS) }
     }
-    tell_systemd("READY=1");
+    notify_systemd("READY=1");
     tracing::info!("ready");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                tell_systemd("RELOADING=1");
+                notify_systemd("RELOADING=1");
                 server.reload(Config::load(path).map_err(|e| e.to_string()));
-                tell_systemd("READY=1");
+                notify_systemd("READY=1");
             }
         }
     }
-    tell_systemd("STOPPING=1");
+    notify_systemd("STOPPING=1");
     server.stop().await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-/// `sd_notify(3)`: a datagram to the socket that the service manager names.
-fn tell_systemd(state: &str) {
+/// Sends a state to the service manager, if one listens: a datagram to the socket that it names
+/// (`sd_notify(3)`).
+fn notify_systemd(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -59,15 +62,21 @@ fn tell_systemd(state: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    let told = address
+    let sent = address
         .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
-    if let Err(error) = told {
+    if let Err(error) = sent {
         tracing::warn!(%error, "the service manager could not be told");
     }
 }
 
-/// Says everything that is wrong with a configuration.
-pub(crate) fn check(output: &Output, path: &Path) -> Result<ExitCode> {
+pub(crate) fn config(output: &Output, command: ConfigCommand) -> Result<ExitCode> {
+    match command {
+        ConfigCommand::Check { config } => Ok(check(output, &config)),
+    }
+}
+
+/// Says everything that is wrong with a configuration. Fails if there is anything.
+fn check(output: &Output, path: &Path) -> ExitCode {
     let problems = Config::load(path).err().map(|e| e.0).unwrap_or_default();
     let value =
         serde_json::json!({ "file": path, "valid": problems.is_empty(), "problems": problems });
@@ -81,9 +90,5 @@ pub(crate) fn check(output: &Output, path: &Path) -> Result<ExitCode> {
                 .collect()
         }
     });
-    Ok(if problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    success_if(problems.is_empty())
 }
