@@ -168,7 +168,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
-    use sundew_broker::config::Config;
+    use sundew_broker::serve::config::Config;
 
     use super::{config_text, make_root_key, toml_string};
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::json;
-use sundew_broker::config::Config;
-use sundew_broker::offline::{Inspection, Trusted, inspect, public_key_in};
+use sundew_broker::evidence::offline::{Inspection, Trusted, inspect, public_key_in};
+use sundew_broker::serve::config::Config;
 
 use super::parse_binding;
 use super::render::{finding_json, finding_lines};
@@ -19,7 +19,11 @@ pub(super) fn verify(output: &Output, command: VerifyEvidence) -> Result<ExitCod
         .config
         .map(|path| Config::load(&path).with_context(|| path.display().to_string()))
         .transpose()?;
-    let trusted = Trusted::read(config.as_ref(), &command.trust).map_err(|e| anyhow!(e))?;
+    let sources = config
+        .as_ref()
+        .map(Config::trust_sources)
+        .unwrap_or_default();
+    let trusted = Trusted::read(&sources, &command.trust).map_err(|e| anyhow!(e))?;
     let public_key = command
         .certificate
         .map(|path| public_key_in(&path))

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use sundew_broker::local_process;
-use sundew_broker::workload_api::WorkloadApi;
+use sundew_broker::enrollment::local_process;
+use sundew_broker::enrollment::workload_api::WorkloadApi;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::node_service_server::NodeServiceServer;
 use sundew_sdk::Ttl;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sundew_broker::local_process::LocalProcess;
+use sundew_broker::enrollment::local_process::LocalProcess;
 use sundew_core::client::process::{Evidence, Statement, signed_bytes};
 use sundew_sdk::Identity;
 use tonic::Status;

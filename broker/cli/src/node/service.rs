@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sundew_broker::local_process::LocalProcess;
-use sundew_broker::workload_api::{Answer, Bundles, Candidate, Identities, caller};
+use sundew_broker::enrollment::local_process::LocalProcess;
+use sundew_broker::enrollment::workload_api::{Answer, Bundles, Candidate, Identities, caller};
 use sundew_core::client::{JwtBundle, SpiffeId};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use sundew_broker::workload_api::Candidate;
+use sundew_broker::enrollment::workload_api::Candidate;
 use sundew_core::LocalSelector;
 use sundew_core::client::{JwtBundle, SpiffeId};
 use sundew_proto::v1::ListEntriesRequest;
