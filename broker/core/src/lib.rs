@@ -76,4 +76,4 @@ pub use selector::{Attribute, Selector, SelectorError, Subject};
 pub use subject::{KnownTask, KnownToken};
 pub use token_binding::TokenBinding;
 pub use ttl::{Ttl, TtlError};
-pub use view::{Cause, Liveness, View};
+pub use view::{Cause, Liveness, View, still_matter};

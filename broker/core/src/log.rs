@@ -112,6 +112,21 @@ pub struct LogEntry {
 pub const FOR_EVER_MS: i64 = 1 << 52;
 
 impl LogEntry {
+    /// Returns the time from which the log may drop the entry by itself, in milliseconds since the
+    /// epoch. A lift is never dropped: without it, the quarantine that it lifted could come back.
+    #[must_use]
+    pub fn log_retains_until_ms(&self) -> i64 {
+        match self.event {
+            Event::Lifted(_) => FOR_EVER_MS,
+            Event::Changed(_)
+            | Event::Ended { .. }
+            | Event::Floor
+            | Event::Resumed(_)
+            | Event::Rule { .. }
+            | Event::Suspended(_) => self.retain_until_ms,
+        }
+    }
+
     /// Returns the bytes that the log keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

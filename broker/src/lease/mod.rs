@@ -210,7 +210,7 @@ impl Subscriber for Leases {
         self.news.notify_one();
     }
 
-    fn on_emptied(self: Arc<Self>) {
+    fn on_gap(self: Arc<Self>) {
         self.reload_engines_in_background();
     }
 }

@@ -25,8 +25,10 @@ const FORGET_AFTER_BOUNDS: i64 = 10;
 pub(crate) trait Subscriber: Send + Sync {
     /// An entry was applied to the view.
     fn on_event(self: Arc<Self>, event: &Event);
-    /// The store was emptied: everything that was read from it is out of date.
-    fn on_emptied(self: Arc<Self>) {}
+    /// The log has a gap: the store was emptied or lost something, or this broker was away for so
+    /// long that the log was trimmed. Entries that said what changed may be missing, so everything
+    /// that was read from the store is out of date (L4).
+    fn on_gap(self: Arc<Self>) {}
 }
 
 /// The loop. Rooms subscribe before it runs; [`run`](Self::run) takes it whole, so none comes late.
@@ -153,22 +155,25 @@ impl LogFollower {
             .await
     }
 
-    /// Notes the store's epoch. In an emptied store, rooms forget what they read; answers whether
-    /// it was emptied.
+    /// Notes the store's epoch; answers whether the store was emptied.
     fn notice_emptied(&self, epoch: &str) -> bool {
         let emptied = lock(&self.epoch)
             .replace(epoch.to_owned())
             .is_some_and(|before| before != epoch);
         if emptied {
             tracing::error!("the store was emptied: what it had is gone");
-            for subscriber in &self.subscribers {
-                Arc::clone(subscriber).on_emptied();
-            }
             // The list of brokers went, and whoever is missing from it has a fresh view until the
             // bound has passed.
             self.doubt_peers_until(clock::monotonic() + self.log.bounds.freshness);
         }
         emptied
+    }
+
+    /// Lets the rooms forget what they read.
+    pub(super) fn tell_gap(&self) {
+        for subscriber in &self.subscribers {
+            Arc::clone(subscriber).on_gap();
+        }
     }
 
     pub(super) fn primary(&self) -> std::sync::MutexGuard<'_, Primary> {

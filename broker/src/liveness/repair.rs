@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sundew_core::store::StoreError;
-use sundew_core::{EntryId, Event, Position};
+use sundew_core::{EntryId, Event, LogEntry, Position};
 
 use super::follower::{BATCH, LogFollower};
 use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog};
@@ -60,6 +60,8 @@ impl LogFollower {
     pub(super) async fn reappend_lost(&self) -> Result<(), StoreError> {
         let log = &self.log;
         self.wait_for_others(clock::monotonic());
+        // Before anything is answered again: nothing is while the broker waits for others.
+        self.tell_gap();
         let (stamped, _) = log.read().applied();
         let mut known = HashSet::new();
         let mut repeat = Vec::new();
@@ -73,28 +75,32 @@ impl LogFollower {
                 // A rule kills what is stamped below it. This one is new here and stands below
                 // stamps that this broker has given, so it is repeated above them.
                 if stored.position <= stamped && !log.read().knows(&stored.id) {
-                    repeat.push(
-                        RevocationLog::entry(entry.event.clone(), entry.retain_until_ms)
-                            .map_err(no_new_entry)?,
-                    );
+                    repeat.push(entry.clone());
                 }
                 self.apply(stored.position, entry);
             }
         }
         let now_ms = clock::now_ms();
-        let missing = log
-            .read()
-            .missing_from(&known)
-            .into_iter()
-            .filter(|entry| entry.retain_until_ms > now_ms);
+        // Only now is it known what was lifted: a quarantine that was forgotten by everybody else
+        // must not come back (L2).
+        let (mut again, repeat) = {
+            let view = log.read();
+            let matters = |entry: &LogEntry| view.matters(entry, now_ms);
+            let mut missing = view.missing_from(&known);
+            missing.retain(matters);
+            repeat.retain(matters);
+            (missing, repeat)
+        };
+        for entry in repeat {
+            again.push(
+                RevocationLog::entry(entry.event, entry.retain_until_ms).map_err(no_new_entry)?,
+            );
+        }
         // The floor makes the log as long as it was, so that no position is given twice.
         let floor = RevocationLog::entry(Event::Floor, now_ms.saturating_add(RETAIN_AFTER_END_MS))
             .map_err(no_new_entry)?;
-        let again: Vec<_> = missing
-            .chain(repeat)
-            .chain([floor])
-            .map(|entry| log.sealed(&entry))
-            .collect();
+        again.push(floor);
+        let again: Vec<_> = again.iter().map(|entry| log.sealed(entry)).collect();
         tracing::warn!(
             entries = again.len(),
             "appending what the revocation log has lost"
@@ -114,7 +120,7 @@ impl LogFollower {
             // From the journal, most are in the log already.
             let missing = pending
                 .iter()
-                .filter(|entry| !view.is_in_log(&entry.id) && entry.retain_until_ms > now_ms);
+                .filter(|entry| !view.is_in_log(&entry.id) && view.matters(entry, now_ms));
             (
                 missing.map(|entry| log.sealed(entry)).collect(),
                 view.applied().0,

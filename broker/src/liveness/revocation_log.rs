@@ -183,14 +183,9 @@ impl RevocationLog {
         self.outbox.len()
     }
 
-    /// Puts back endings from the journal that may never have reached the log. Endings that nothing
-    /// needs any more are left out.
+    /// Puts back endings from the journal that still matter and may never have reached the log.
     pub(crate) fn restore(&self, entries: impl IntoIterator<Item = LogEntry>) {
-        let now_ms = clock::now_ms();
-        for entry in entries
-            .into_iter()
-            .filter(|entry| entry.retain_until_ms > now_ms)
-        {
+        for entry in entries {
             self.write().hold(entry.clone());
             self.outbox.restore(entry);
         }
@@ -214,7 +209,7 @@ impl RevocationLog {
         (
             entry.id,
             self.root.tag(&[b"log", &entry.id.0], entry.encode()),
-            entry.retain_until_ms,
+            entry.log_retains_until_ms(),
         )
     }
 

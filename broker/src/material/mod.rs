@@ -165,7 +165,7 @@ impl Subscriber for Material {
         }
     }
 
-    fn on_emptied(self: Arc<Self>) {
+    fn on_gap(self: Arc<Self>) {
         self.changed();
     }
 }

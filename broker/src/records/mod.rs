@@ -374,7 +374,7 @@ impl Subscriber for Records {
         }
     }
 
-    fn on_emptied(self: Arc<Self>) {
+    fn on_gap(self: Arc<Self>) {
         self.forget();
     }
 }

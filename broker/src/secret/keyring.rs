@@ -152,7 +152,7 @@ impl Subscriber for Secrets {
         }
     }
 
-    fn on_emptied(self: Arc<Self>) {
+    fn on_gap(self: Arc<Self>) {
         self.reload_keyring_in_background();
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_core::store::{Store, StoreError};
-use sundew_core::{LogEntry, RootKey, SecretBytes};
+use sundew_core::{LogEntry, RootKey, SecretBytes, still_matter};
 
 use super::config::{Config, Identity, RedisConfig, StoreConfig};
 use super::server::{StartError, during};
@@ -66,18 +66,20 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     })
 }
 
-/// Opens the journal; answers the endings in it that something may still rest on.
+/// Opens the journal; answers the endings in it that still matter. A quarantine may be as old as the
+/// journal is.
 fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
     let now_ms = clock::now_ms();
     let mut endings = Vec::new();
-    // A quarantine may be as old as the journal is.
     let journal = Journal::open(&config.journal, |record| {
         let entry = record
             .field("entry")
             .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
-        endings.extend(entry.filter(|entry| entry.retain_until_ms > now_ms));
+        // What is over is dropped at once, so that memory does not grow with the journal.
+        endings.extend(entry.filter(|entry| entry.log_retains_until_ms() > now_ms));
     });
-    Ok((Arc::new(journal.map_err(during("journal"))?), endings))
+    let journal = journal.map_err(during("journal"))?;
+    Ok((Arc::new(journal), still_matter(endings, now_ms)))
 }
 
 async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {

@@ -20,6 +20,7 @@ use crate::position::{EntryId, Position};
 use crate::rules::Rules;
 
 pub use liveness::{Cause, Liveness};
+pub use retention::still_matter;
 
 /// The ending of a task.
 struct Ending {
@@ -56,7 +57,8 @@ pub struct View {
     endings: HashMap<TaskId, Ending>,
     rules: Rules,
     suspensions: HashMap<TaskId, Suspension>,
-    /// The quarantines that were lifted, with the time from which each may be forgotten.
+    /// The quarantines that were lifted, with the time from which each may be forgotten. Never
+    /// forgotten: see `retention.rs`.
     lifted: HashMap<EntryId, i64>,
     /// Every entry that may still matter, so that an entry that the store lost can be appended
     /// again.

@@ -6,6 +6,7 @@ use crate::log::FOR_EVER_MS;
 use crate::record::{TokenRecord, samples};
 use crate::selector::Selector;
 use crate::subject::{KnownTask, KnownToken};
+use crate::view::still_matter;
 
 fn task(position: u64) -> KnownTask {
     KnownTask::new(samples::task(position), vec![])
@@ -289,8 +290,53 @@ fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
             [Position(5)],
             "the log does not drop a quarantine by itself"
         );
-        assert!(view.is_empty());
+        assert_eq!(view.len(), 1, "L2: the lift stays");
     }
+}
+
+/// A containment that was lifted: the rule, and the lift that says that nothing rests on it from
+/// 1000 on.
+fn lifted_containment() -> [LogEntry; 2] {
+    let contain = LogEntry {
+        retain_until_ms: FOR_EVER_MS,
+        ..entry(1, rule(workload(), Effect::Contain))
+    };
+    [contain, entry(2, Event::Lifted(EntryId([1; 16])))]
+}
+
+#[test]
+fn l2_a_lifted_containment_does_not_come_back_out_of_a_journal() {
+    let [contain, lift] = lifted_containment();
+    for entries in [
+        vec![contain.clone(), lift.clone()],
+        vec![lift.clone(), contain.clone()],
+    ] {
+        assert_eq!(still_matter(entries.clone(), 999).len(), 2);
+        assert_eq!(still_matter(entries, 1000), vec![lift.clone()]);
+    }
+    assert_eq!(
+        still_matter(vec![contain.clone()], i64::MAX >> 12),
+        vec![contain],
+        "one that was not lifted stands"
+    );
+}
+
+#[test]
+fn l2_a_view_that_slept_while_a_lifted_containment_was_forgotten_does_not_bring_it_back() {
+    let [contain, lift] = lifted_containment();
+    let mut slept = View::default();
+    slept.apply(Position(5), contain.clone());
+    // The log dropped the rule at 1000; the lift is still there for it to read.
+    slept.apply(Position(6), lift.clone());
+    let missing = slept.missing_from(&[lift.id].into());
+    assert_eq!(missing, [contain.clone()]);
+    assert!(slept.matters(&contain, 999) && !slept.matters(&contain, 1000));
+    assert_eq!(lift.log_retains_until_ms(), FOR_EVER_MS);
+    // And once it has forgotten the rule itself, a rule that somebody appends anew quarantines
+    // nothing.
+    slept.forget(2000);
+    slept.apply(Position(8), contain);
+    assert!(!slept.is_quarantined(&task(9)));
 }
 
 #[test]
