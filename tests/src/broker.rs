@@ -120,8 +120,18 @@ impl World {
 
     /// Starts a broker that reaches the store by another URL.
     pub async fn broker_by(&self, url: &str) -> Broker {
+        self.broker_by_with(url, ("", "")).await
+    }
+
+    /// Starts a broker that reaches the store by another URL, with one text of its configuration
+    /// replaced by another.
+    pub async fn broker_by_with(&self, url: &str, (text, by): (&str, &str)) -> Broker {
         let mut broker = self.prepare("");
-        let config = std::fs::read_to_string(&broker.file).expect("config");
+        let mut config = std::fs::read_to_string(&broker.file).expect("config");
+        if !text.is_empty() {
+            assert!(config.contains(text), "{text}");
+            config = config.replace(text, by);
+        }
         let own = self.redis.as_ref().expect("redis").url();
         std::fs::write(&broker.file, config.replace(&own, url)).expect("config");
         broker.up();

@@ -20,6 +20,7 @@ mod lag;
 mod lease_faults;
 mod leases;
 mod manifest;
+mod membership;
 mod new_hosts;
 mod node;
 mod operations;

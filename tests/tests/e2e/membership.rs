@@ -1,0 +1,140 @@
+//! Who is waited for, and what a broker that was away still believes: faults that the field showed
+//! (L1, L4, L6).
+
+use std::time::Duration;
+
+use serde_json::json;
+use sundew_broker::store::redis::RedisStore;
+use sundew_core::store::Store as _;
+use sundew_tests::broker::{Broker, World};
+use sundew_tests::calls::{Begun, Caller};
+use sundew_tests::proxy::Proxy;
+use sundew_tests::redis::settings;
+use sundew_tests::until;
+
+use crate::replicas::agent;
+
+/// A broker beside Redis, and one that reaches it through a proxy and has these settings.
+async fn near_and_far(world: &World, change: (&str, &str)) -> (Broker, Proxy, Broker) {
+    let near = world.broker().await;
+    let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
+    let far = world
+        .broker_by_with(&format!("redis://127.0.0.1:{}", proxy.port()), change)
+        .await;
+    (near, proxy, far)
+}
+
+/// A task whose token is active at both brokers, from their memory.
+async fn known_at_both(world: &World, caller: &Caller, servers: &[Caller; 2]) -> Begun {
+    let begun = caller
+        .begin(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("task");
+    for server in servers {
+        until("active, and known from now on", || async {
+            server.active(&begun.token, &caller.thumbprint()).await.ok() == Some(true)
+        })
+        .await;
+    }
+    begun
+}
+
+/// L1: a broker that starts tries the store, and that changes nothing for those that run: whoever is
+/// cut off is waited for all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_broker_that_starts_takes_nobody_off_the_list_of_brokers() {
+    let world = World::redis();
+    let (near, proxy, far) = near_and_far(&world, ("", "")).await;
+    let caller = agent(&world, &near).await;
+    let servers = [world.operator(&near), world.operator(&far)];
+    let begun = known_at_both(&world, &caller, &servers).await;
+    let url = world.redis.as_ref().expect("redis").url();
+    let starting = RedisStore::new(settings(&url, Duration::from_secs(2)));
+    proxy.cut(true);
+    starting.check().await.expect("a store that can be used");
+    caller.complete(&begun.task).await.expect("ended");
+    assert_ne!(
+        servers[1]
+            .active(&begun.token, &caller.thumbprint())
+            .await
+            .ok(),
+        Some(true),
+        "after the ending was answered"
+    );
+}
+
+/// L6: a broker with a longer freshness bound is waited for as long as its own bound lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l6_an_ending_waits_for_the_longest_bound_of_all_brokers() {
+    let world = World::redis();
+    let (near, proxy, far) =
+        near_and_far(&world, ("freshness = \"400ms\"", "freshness = \"3s\"")).await;
+    let caller = agent(&world, &near).await;
+    let servers = [world.operator(&near), world.operator(&far)];
+    let begun = known_at_both(&world, &caller, &servers).await;
+    proxy.cut(true);
+    for _ in 0..6 {
+        let answered = caller.complete(&begun.task).await.is_ok();
+        let active = servers[1].active(&begun.token, &caller.thumbprint()).await;
+        assert!(
+            !(answered && active.ok() == Some(true)),
+            "answered, and active at a broker"
+        );
+        if answered {
+            return;
+        }
+    }
+    panic!("the ending was never answered");
+}
+
+/// L4: a broker that was away for longer than changes stay in the log believes nothing that it knew
+/// before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l4_a_broker_that_missed_a_change_for_good_grants_nothing_by_what_it_knew() {
+    let world = World::redis();
+    let (near, proxy, far) = near_and_far(&world, ("", "")).await;
+    let caller = agent(&world, &near).await;
+    let there = world.caller_with(&far, caller.svid.clone().expect("SVID"));
+    there
+        .begin(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("while the registration allows it");
+    proxy.cut(true);
+    world
+        .register(&near, "/agent", json!({ "scopes": ["exec:other"] }))
+        .await;
+    // What said so leaves the log, as it does after two minutes, and something else comes after it.
+    let mut redis = world.redis.as_ref().expect("redis").connection();
+    let log = "sundew:{log}:stream";
+    let last: redis::streams::StreamRangeReply = redis::cmd("XREVRANGE")
+        .arg(log)
+        .arg("+")
+        .arg("-")
+        .arg("COUNT")
+        .arg(1)
+        .query(&mut redis)
+        .expect("the last entry");
+    let begun = caller
+        .begin(&world.issuer, "/agent", &["exec:other"])
+        .await
+        .expect("what is allowed now");
+    caller.complete(&begun.task).await.expect("ended");
+    let gone: u64 = redis::cmd("XDEL")
+        .arg(log)
+        .arg(&last.ids[0].id)
+        .query(&mut redis)
+        .expect("trimmed");
+    assert_eq!(gone, 1);
+    proxy.cut(false);
+    until("the broker answers again", || async {
+        there
+            .begin(&world.issuer, "/agent", &["exec:other"])
+            .await
+            .is_ok()
+    })
+    .await;
+    there
+        .begin(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect_err("the scope was taken away");
+}
