@@ -1,11 +1,14 @@
-//! Where things are in Redis, and how their names and values read back. Names have no braces, so
+//! The keys in Redis, and how the names and values there are read back. Names have no braces, so
 //! each key has one hash tag (T37).
 
 use sundew_core::store::{DocumentKind, NewToken, StoreError};
 use sundew_core::{EntryId, Position, TaskId};
 
+/// The stream of the revocation log.
 pub(super) const LOG: &str = "sundew:{log}:stream";
+/// The hash of the brokers that follow the log, with what each has applied.
 pub(super) const BROKERS: &str = "sundew:{log}:brokers";
+/// The attendance list: all tasks, by when they are due.
 pub(super) const DUE: &str = "sundew:due";
 
 pub(super) fn task_key(task: TaskId) -> String {
@@ -24,13 +27,15 @@ pub(super) fn tokens_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:tokens")
 }
 
-/// A token's value: until when it is kept, then its record.
+/// Returns the value that a token is stored as: until when it is kept, in milliseconds since the
+/// epoch as 8 bytes big-endian, and then its record.
 pub(super) fn token_value(token: &NewToken<'_>) -> Vec<u8> {
     let mut value = token.retain_until_ms.to_be_bytes().to_vec();
     value.extend_from_slice(&token.record);
     value
 }
 
+/// Returns the record in a value that [`token_value`] made.
 pub(super) fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
     value
         .get(8..)
@@ -38,6 +43,7 @@ pub(super) fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
         .ok_or_else(|| nonsense("token"))
 }
 
+/// The tasks that hold a place among those of their workload, by deadline.
 pub(super) fn places_key(workload: &str) -> String {
     // SPIFFE IDs have no braces, so this is one hash tag, and `:` at the end is outside of it
     // (T37).
@@ -48,12 +54,14 @@ pub(super) fn documents_key(kind: DocumentKind) -> String {
     format!("sundew:documents:{}", kind.as_str())
 }
 
+/// Returns the task that a member of a list of tasks names.
 pub(super) fn task_of(member: &[u8]) -> Result<TaskId, StoreError> {
     Ok(TaskId::from_bytes(member.try_into().map_err(|_| {
         StoreError::Corrupt("member of a task list".to_owned())
     })?))
 }
 
+/// Returns the name of an entry; an empty text names the entry before the first one.
 pub(super) fn entry_id(bytes: &[u8]) -> Result<EntryId, StoreError> {
     if bytes.is_empty() {
         return Ok(EntryId::default());
@@ -65,10 +73,12 @@ pub(super) fn entry_id(bytes: &[u8]) -> Result<EntryId, StoreError> {
     ))
 }
 
+/// Returns the error for an answer that makes no sense.
 pub(super) fn nonsense(what: &str) -> StoreError {
     StoreError::Corrupt(what.to_owned())
 }
 
+/// Returns the position that the id of a stream's entry stands for.
 pub(super) fn position_of(stream_id: &str) -> Result<Position, StoreError> {
     let (position, _) = stream_id
         .split_once('-')

@@ -1,99 +1,54 @@
-//! Scripts on the very node that has a slot, with `WAIT` for its replicas.
+//! Scripts that run on the very node that has a slot, with `WAIT` for the node's replicas.
 //!
-//! `WAIT` counts only on the connection that wrote, so this goes by connections of its own: one to
-//! the primary, or in a Cluster one to the primary of each slot, found by following `MOVED`. P4: a
-//! heartbeat that a majority did not acknowledge renews nothing.
+//! `WAIT` counts only on the connection that wrote, so these calls have connections of their own:
+//! one to the primary, or in a Cluster one to the primary of each slot, found by following `MOVED`.
+//! P4: a heartbeat that a majority did not acknowledge renews nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Script, Value, cmd};
+use ::redis::{Cmd, FromRedisValue, Pipeline, RedisError, Script, Value};
 use sundew_core::store::StoreError;
 
-use super::link::{Connection, Link, RedisSettings};
+use super::call::{Call, NOT_LOADED, load};
+use super::link::Link;
+use super::settings::RedisSettings;
+use super::slot::slot;
+use super::url::Node;
 
-/// What a server answers that was not given the script yet.
-const NOT_LOADED: &str = "NOSCRIPT";
-/// Redirections followed and scripts loaded for one call.
-const ATTEMPTS: usize = 4;
+/// How often one call is sent at most, counting the times that it was redirected or that its script
+/// had to be loaded.
+const MAX_SENDS: usize = 4;
 
 /// How long the replicas beyond a majority are waited for, in milliseconds: one that is down must
 /// not slow every heartbeat.
-const EVERYWHERE_WITHIN_MS: u64 = 5;
+const ALL_REPLICAS_WITHIN_MS: u64 = 5;
 
-/// Host and port.
-type Node = (String, u16);
-
-/// See the module.
+/// The connections to the primaries. In a Cluster, the primary of each slot is remembered.
 pub(super) struct Primaries {
     settings: Arc<RedisSettings>,
-    /// Where there is no Cluster: the one link. In a Cluster: by node.
+    /// The link to each node of a Cluster. Where there is no Cluster, the only link has no node.
     links: Mutex<HashMap<Option<Node>, Arc<Link>>>,
-    /// Where each slot was last seen.
+    /// The node that was last seen to have each slot.
     slots: Mutex<HashMap<u16, Node>>,
-    turn: AtomicUsize,
-}
-
-/// A script with its keys, all of one slot, and its arguments.
-pub(super) struct Call<'a> {
-    script: &'a Script,
-    /// Names the slot.
-    key: String,
-    command: Cmd,
-}
-
-impl<'a> Call<'a> {
-    pub(super) fn new(script: &'a Script, keys: &[&str]) -> Self {
-        let mut command = cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(keys.len()).arg(keys);
-        Self {
-            script,
-            key: keys.first().map(ToString::to_string).unwrap_or_default(),
-            command,
-        }
-    }
-
-    pub(super) fn arg(mut self, argument: impl ::redis::ToRedisArgs) -> Self {
-        self.command.arg(argument);
-        self
-    }
-
-    /// Runs it on a connection that finds slots by itself.
-    pub(super) async fn on<T: FromRedisValue>(
-        &self,
-        connection: &mut Connection,
-    ) -> RedisResult<T> {
-        match self.command.query_async(connection).await {
-            Err(error) if error.code() == Some(NOT_LOADED) => {
-                load(self.script, connection).await?;
-                self.command.query_async(connection).await
-            }
-            result => result,
-        }
-    }
-}
-
-async fn load(script: &Script, connection: &mut Connection) -> RedisResult<()> {
-    script
-        .prepare_invoke()
-        .load_async(connection)
-        .await
-        .map(drop)
+    /// Counts up to choose the node of the URL that is asked about a slot that is not known.
+    next_node: AtomicUsize,
 }
 
 impl Primaries {
+    /// Returns connections that are made when they are first used.
     pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
         Self {
             settings,
             links: Mutex::default(),
             slots: Mutex::default(),
-            turn: AtomicUsize::new(0),
+            next_node: AtomicUsize::new(0),
         }
     }
 
-    /// The link to whoever has this key.
-    pub(super) fn link(&self, key: &str) -> Arc<Link> {
+    /// Returns the link to the node that has this key, as far as is known.
+    fn link(&self, key: &str) -> Arc<Link> {
         let nodes = self.settings.url.cluster_nodes();
         let node = if nodes.is_empty() {
             None
@@ -104,12 +59,12 @@ impl Primaries {
                 .unwrap_or_else(PoisonError::into_inner)
                 .get(&slot(key))
                 .cloned();
-            let turn = self
-                .turn
+            let next = self
+                .next_node
                 .load(Ordering::Relaxed)
                 .checked_rem(nodes.len())
                 .unwrap_or(0);
-            known.or_else(|| nodes.get(turn).cloned())
+            known.or_else(|| nodes.get(next).cloned())
         };
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(
@@ -119,16 +74,17 @@ impl Primaries {
         )
     }
 
-    /// Something is wrong with who was thought to have this key: asks another node next time.
+    /// Notes that the node that was thought to have this key may not have it, so that another node is
+    /// asked next time.
     fn doubt(&self, key: &str) {
-        self.turn.fetch_add(1, Ordering::Relaxed);
+        self.next_node.fetch_add(1, Ordering::Relaxed);
         self.slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&slot(key));
     }
 
-    /// Runs a command on whoever has the key.
+    /// Runs a command on the node that has the key, and returns its answer.
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         key: &str,
@@ -145,23 +101,27 @@ impl Primaries {
         )
     }
 
-    /// Runs a script on whoever has its first key; answers once so many replicas have it.
+    /// Runs a script on the node that has its first key. Returns the answer once `replicas` replicas
+    /// have what the script wrote, and an error if they do not have it in time.
     pub(super) async fn call<T: FromRedisValue>(
         &self,
         call: &Call<'_>,
         replicas: u32,
     ) -> Result<T, StoreError> {
-        Ok(self.call_everywhere(call, replicas, replicas).await?.0)
+        Ok(self.call_replicated(call, replicas, replicas).await?.0)
     }
 
-    /// The same, and whether as many as `all` have it.
-    pub(super) async fn call_everywhere<T: FromRedisValue>(
+    /// Runs a script as [`call`](Self::call) does, with `needed` replicas. Returns the answer, and
+    /// whether as many replicas as `all` have what the script wrote.
+    pub(super) async fn call_replicated<T: FromRedisValue>(
         &self,
         call: &Call<'_>,
         needed: u32,
         all: u32,
     ) -> Result<(T, bool), StoreError> {
         let key = call.key.as_str();
+        // Half of the time of a command, so that the answer to `WAIT` arrives before the command is
+        // given up.
         let wait_ms = u64::try_from(self.settings.timeout.as_millis() / 2)
             .unwrap_or(u64::MAX)
             .max(1);
@@ -171,7 +131,7 @@ impl Primaries {
             pipeline.cmd("WAIT").arg(needed).arg(wait_ms);
         }
         if all > needed {
-            pipeline.cmd("WAIT").arg(all).arg(EVERYWHERE_WITHIN_MS);
+            pipeline.cmd("WAIT").arg(all).arg(ALL_REPLICAS_WITHIN_MS);
         }
         let mut answers = self
             .on_primary(key, &pipeline, Some(call.script))
@@ -193,7 +153,8 @@ impl Primaries {
         Ok((parsed(answer)?, have >= all))
     }
 
-    /// Runs calls of one script on one slot, in order, in one round trip.
+    /// Runs calls of one script on one slot, in this order, in one round trip. If it fails, some of
+    /// the calls may have run.
     pub(super) async fn call_all(&self, calls: &[Call<'_>]) -> Result<(), StoreError> {
         let Some(first) = calls.first() else {
             return Ok(());
@@ -207,13 +168,15 @@ impl Primaries {
             .map(drop)
     }
 
+    /// Sends a pipeline to the node that has the key and returns its answers. A redirection is
+    /// followed, and `script` is loaded if the node does not have it.
     async fn on_primary(
         &self,
         key: &str,
         pipeline: &Pipeline,
         script: Option<&Script>,
     ) -> Result<Vec<Value>, StoreError> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_SENDS {
             let link = self.link(key);
             let mut connection = match link.connection().await {
                 Ok(connection) => connection,
@@ -252,6 +215,7 @@ impl Primaries {
     }
 }
 
+/// Returns the node that a `MOVED` error names.
 fn moved(error: &RedisError) -> Option<Node> {
     let (node, _) = error.redirect_node()?;
     let (host, port) = node.rsplit_once(':')?;
@@ -260,35 +224,4 @@ fn moved(error: &RedisError) -> Option<Node> {
 
 fn parsed<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
     ::redis::from_redis_value(value).map_err(|e| StoreError::Corrupt(e.to_string()))
-}
-
-/// The hash slot of a key: CRC-16/XMODEM of what is between the first braces (Redis Cluster
-/// specification, "Key distribution model").
-fn slot(key: &str) -> u16 {
-    let tag = key
-        .split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'))
-        .map(|(tag, _)| tag)
-        .filter(|tag| !tag.is_empty())
-        .unwrap_or(key);
-    let crc = tag.bytes().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            }
-        })
-    });
-    crc % 16384
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(super::slot("123456789"), 0x31c3);
-        assert_eq!(super::slot("foo{bar}zap"), super::slot("bar"));
-        assert_eq!(super::slot("foo{}{bar}"), super::slot("foo{}{bar}"));
-    }
 }

@@ -1,14 +1,14 @@
-//! Whether a server is fit, and what its errors mean.
+//! The requirements that a Redis server must meet.
 
-use ::redis::RedisError;
 use sundew_core::store::StoreError;
 
-use super::link::RedisSettings;
+use super::settings::RedisSettings;
 
-/// Oldest Redis that has what the scripts need (script flags, functions of streams).
+/// The oldest major version that has what the scripts need: script flags, and functions of streams.
 const MIN_MAJOR: u32 = 7;
 
-/// Refuses a server that would lose or evict what must stay (T65, AC-86).
+/// Checks a server by its answer to `INFO` and returns an error if the server would lose or evict
+/// what must stay (T65, AC-86).
 pub(super) fn check_node(info: &str, settings: &RedisSettings) -> Result<(), StoreError> {
     let field = |name: &str| {
         info.lines()
@@ -50,11 +50,11 @@ pub(super) fn check_node(info: &str, settings: &RedisSettings) -> Result<(), Sto
     // P4: a majority that is counted too small is none, and a deposed primary could go on renewing
     // views.
     if settings.url.fails_over() && attached > settings.replicas {
-        let problem = format!(
+        let reason = format!(
             "this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few",
             settings.replicas
         );
-        return Err(StoreError::Misconfigured(problem));
+        return Err(StoreError::Misconfigured(reason));
     }
     if field("aof_enabled") == Some("0") {
         tracing::warn!(
@@ -62,25 +62,4 @@ pub(super) fn check_node(info: &str, settings: &RedisSettings) -> Result<(), Sto
         );
     }
     Ok(())
-}
-
-/// T64: what each error of the server means. None of them is ever "not there".
-pub(super) fn store_error(error: &RedisError) -> StoreError {
-    let text = error.to_string();
-    match error.code() {
-        Some("OOM") => StoreError::Full(text),
-        Some("MISCONF" | "NOPERM" | "NOAUTH" | "WRONGPASS") => StoreError::Misconfigured(text),
-        Some(_) | None
-            if matches!(
-                error.kind(),
-                ::redis::ErrorKind::UnexpectedReturnType | ::redis::ErrorKind::Parse
-            ) =>
-        {
-            StoreError::Corrupt(text)
-        }
-        Some(_) | None if error.kind() == ::redis::ErrorKind::AuthenticationFailed => {
-            StoreError::Misconfigured(text)
-        }
-        Some(_) | None => StoreError::Unavailable(text),
-    }
 }

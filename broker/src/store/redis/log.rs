@@ -1,0 +1,203 @@
+//! The revocation log in Redis: one stream, beside the list of brokers that follow it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::redis::streams::{StreamId, StreamRangeReply};
+use ::redis::{Script, Value, cmd};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
+use sundew_core::{EntryId, Position};
+
+use super::call::Call;
+use super::keys::{BROKERS, LOG, entry_id, nonsense, position_of};
+use super::primaries::Primaries;
+use super::settings::RedisSettings;
+
+/// How many entries are appended in one round trip, when a log that was lost is repaired.
+const APPENDED_TOGETHER: usize = 256;
+/// The number of entries that one call of `trim.lua` looks at; the script has the same number.
+const ENTRIES_PER_TRIM: u64 = 2000;
+/// The most calls of `trim.lua` in one trimming.
+const MAX_TRIMS: usize = 20;
+/// Where trimming begins: at the oldest entry.
+const OLDEST: &str = "-";
+
+/// The answer of `heartbeat.lua`: time, epoch, position and name of the last entry, reports of all
+/// brokers, primary.
+type Reported = (i64, String, u64, Vec<u8>, Vec<(String, u64)>, String);
+
+/// The revocation log. What is written to it must be on replicas before it counts.
+pub(super) struct Log {
+    settings: Arc<RedisSettings>,
+    primaries: Primaries,
+    /// Blocking reads have connections of their own, so that they do not hold up the other calls.
+    tail: Primaries,
+    append: Script,
+    heartbeat: Script,
+    trim: Script,
+    /// The entry at which the next trimming goes on.
+    trimmed: Mutex<String>,
+}
+
+impl Log {
+    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
+        Self {
+            primaries: Primaries::new(Arc::clone(&settings)),
+            tail: Primaries::new(Arc::clone(&settings)),
+            append: Script::new(include_str!("append.lua")),
+            heartbeat: Script::new(include_str!("heartbeat.lua")),
+            trim: Script::new(include_str!("trim.lua")),
+            trimmed: Mutex::new(OLDEST.to_owned()),
+            settings,
+        }
+    }
+
+    pub(super) async fn append(
+        &self,
+        id: EntryId,
+        entry: &[u8],
+        until_ms: i64,
+        floor: Position,
+    ) -> Result<Position, StoreError> {
+        let call = self.append_call(id, entry, until_ms, floor);
+        // Replicas are not waited for here: an ending counts once a heartbeat after it was
+        // acknowledged by a majority.
+        Ok(Position(self.primaries.call(&call, 0).await?))
+    }
+
+    pub(super) async fn append_all(
+        &self,
+        entries: &[(EntryId, Vec<u8>, i64)],
+        floor: Position,
+    ) -> Result<(), StoreError> {
+        for some in entries.chunks(APPENDED_TOGETHER) {
+            let calls: Vec<_> = some
+                .iter()
+                .map(|(id, entry, until_ms)| self.append_call(*id, entry, *until_ms, floor))
+                .collect();
+            self.primaries.call_all(&calls).await?;
+        }
+        Ok(())
+    }
+
+    fn append_call(&self, id: EntryId, entry: &[u8], until_ms: i64, floor: Position) -> Call<'_> {
+        Call::new(&self.append, &[LOG])
+            .arg(&id.0[..])
+            .arg(entry)
+            .arg(until_ms)
+            .arg(floor.0)
+    }
+
+    pub(super) async fn read(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, StoreError> {
+        let mut command = cmd("XRANGE");
+        command
+            .arg(LOG)
+            .arg(format!("({}-0", after.0))
+            .arg("+")
+            .arg("COUNT")
+            .arg(limit);
+        let reply: StreamRangeReply = self.primaries.query(LOG, &command).await?;
+        reply.ids.iter().map(stored_entry).collect()
+    }
+
+    pub(super) async fn wait(&self, after: Position, wait_ms: u64) -> Result<(), StoreError> {
+        let mut command = cmd("XREAD");
+        command
+            .arg("COUNT")
+            .arg(1)
+            .arg("BLOCK")
+            .arg(wait_ms.max(1))
+            .arg("STREAMS")
+            .arg(LOG)
+            .arg(format!("{}-0", after.0));
+        self.tail.query::<Value>(LOG, &command).await.map(drop)
+    }
+
+    pub(super) async fn trim(&self, now_ms: i64, places: &[Position]) -> Result<(), StoreError> {
+        let mut places: Vec<String> = places
+            .iter()
+            .map(|place| format!("{}-0", place.0))
+            .collect();
+        // Short scripts, so that nobody waits long; what is left is for the next time.
+        for _ in 0..MAX_TRIMS {
+            let from = self
+                .trimmed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            let call = Call::new(&self.trim, &[LOG])
+                .arg(now_ms)
+                .arg(from)
+                .arg(std::mem::take(&mut places));
+            let (looked_at, last): (u64, String) = self.primaries.call(&call, 0).await?;
+            let done = looked_at < ENTRIES_PER_TRIM;
+            *self.trimmed.lock().unwrap_or_else(PoisonError::into_inner) = if done {
+                OLDEST.to_owned()
+            } else {
+                format!("({last}")
+            };
+            if done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn heartbeat(
+        &self,
+        broker: &str,
+        applied: (Position, EntryId),
+        forget_after_ms: i64,
+    ) -> Result<Heartbeat, StoreError> {
+        // A store without an epoch gets this one; a broker that finds another epoch than before
+        // knows by it that the store was emptied.
+        let mut epoch = [0; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut epoch)
+            .map_err(|_| nonsense("no randomness"))?;
+        let call = Call::new(&self.heartbeat, &[BROKERS, LOG])
+            .arg(broker)
+            .arg(applied.0.0)
+            .arg(forget_after_ms)
+            .arg(URL_SAFE_NO_PAD.encode(epoch))
+            .arg(&applied.1.0[..]);
+        let replicas = self.settings.replicas;
+        let majority = sundew_core::protocol::replicas_for_majority(replicas);
+        let (reported, all_replicas_acked) = self
+            .primaries
+            .call_replicated(&call, majority, replicas)
+            .await?;
+        let (now_ms, epoch, tip, tip_id, peers, primary): Reported = reported;
+        let peers = peers
+            .into_iter()
+            .map(|(id, position)| (id, Position(position)))
+            .collect();
+        Ok(Heartbeat {
+            now_ms,
+            epoch,
+            primary,
+            all_replicas_acked,
+            tip: (Position(tip), entry_id(&tip_id)?),
+            peers,
+        })
+    }
+}
+
+/// Reads an entry as `append.lua` writes it.
+fn stored_entry(entry: &StreamId) -> Result<StoredEntry, StoreError> {
+    let field = |name: &str| {
+        entry
+            .get::<Vec<u8>>(name)
+            .ok_or_else(|| nonsense("log entry without its fields"))
+    };
+    Ok(StoredEntry {
+        position: position_of(&entry.id)?,
+        id: entry_id(&field("u")?)?,
+        previous: entry_id(&field("p")?)?,
+        bytes: field("d")?,
+    })
+}

@@ -1,0 +1,148 @@
+//! Tasks in Redis: their records, their places among their workload's, and when they are due.
+
+use std::sync::Arc;
+
+use ::redis::{Script, cmd};
+use sundew_core::TaskId;
+use sundew_core::store::{Created, NewTask, Reserved, StoreError, StoredTask, TaskPage};
+
+use super::call::Call;
+use super::executor::Executor;
+use super::keys::{DUE, binding_key, places_key, task_key, task_of, token_value, tokens_key};
+
+/// How many tasks one step of a scan asks for.
+const SCAN_COUNT: usize = 200;
+
+/// The tasks. Each has a slot of its own; the lists of tasks live outside and serve listing and
+/// attendance, never liveness.
+pub(super) struct Tasks {
+    executor: Arc<Executor>,
+    reserve: Script,
+    create: Script,
+}
+
+impl Tasks {
+    pub(super) fn new(executor: Arc<Executor>) -> Self {
+        Self {
+            executor,
+            reserve: Script::new(include_str!("reserve_task.lua")),
+            create: Script::new(include_str!("create_task.lua")),
+        }
+    }
+
+    pub(super) async fn reserve(
+        &self,
+        workload: &str,
+        task: TaskId,
+        deadline_ms: i64,
+        due_ms: i64,
+        limit: u32,
+        now_ms: i64,
+    ) -> Result<Reserved, StoreError> {
+        let place = Call::new(&self.reserve, &[&places_key(workload)])
+            .arg(&task.as_bytes()[..])
+            .arg(deadline_ms)
+            .arg(limit)
+            .arg(now_ms);
+        let mut due = cmd("ZADD");
+        due.arg(DUE).arg("NX").arg(due_ms).arg(&task.as_bytes()[..]);
+        // On the attendance list before it can live: a task that nobody watches must not exist.
+        let (reserved, due) = tokio::join!(
+            self.executor.script::<bool>(&place),
+            self.executor.query::<i64>(&due)
+        );
+        due?;
+        Ok(if reserved? {
+            Reserved::Taken
+        } else {
+            Reserved::Full
+        })
+    }
+
+    pub(super) async fn create(&self, task: NewTask<'_>) -> Result<Created, StoreError> {
+        let call = Call::new(&self.create, &[&task_key(task.id), &tokens_key(task.id)])
+            .arg(task.record.as_slice())
+            .arg(task.retain_until_ms)
+            .arg(&task.token.hash.token_id().as_bytes()[..])
+            .arg(token_value(&task.token))
+            .arg(task.token.retain_until_ms);
+        let existing: Option<Vec<u8>> = self.executor.write(&call).await?;
+        Ok(existing.map_or(Created::New, Created::Existing))
+    }
+
+    pub(super) async fn read(&self, task: TaskId) -> Result<Option<StoredTask>, StoreError> {
+        let mut pipeline = ::redis::pipe();
+        pipeline.get(task_key(task)).smembers(binding_key(task));
+        let (record, bindings): (Option<Vec<u8>>, Vec<Vec<u8>>) =
+            self.executor.pipeline(&pipeline).await?;
+        Ok(record.map(|record| StoredTask { record, bindings }))
+    }
+
+    pub(super) async fn bind(&self, task: TaskId, binding: Vec<u8>) -> Result<(), StoreError> {
+        self.executor
+            .add_to_task(task, &binding_key(task), &binding)
+            .await
+    }
+
+    pub(super) async fn release(&self, workload: &str, task: TaskId) -> Result<(), StoreError> {
+        let (mut places, mut due) = (cmd("ZREM"), cmd("ZREM"));
+        places.arg(places_key(workload)).arg(&task.as_bytes()[..]);
+        due.arg(DUE).arg(&task.as_bytes()[..]);
+        let (places, due) = tokio::join!(
+            self.executor.query::<i64>(&places),
+            self.executor.query::<i64>(&due)
+        );
+        places.and(due).map(drop)
+    }
+
+    pub(super) async fn list(
+        &self,
+        workload: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let key = workload.map_or_else(|| DUE.to_owned(), places_key);
+        let members: Vec<Vec<u8>> = self
+            .executor
+            .query(cmd("ZRANGE").arg(key).arg(0).arg(limit.saturating_sub(1)))
+            .await?;
+        members.iter().map(|member| task_of(member)).collect()
+    }
+
+    pub(super) async fn scan(&self, from: u64) -> Result<TaskPage, StoreError> {
+        let mut command = cmd("ZSCAN");
+        command.arg(DUE).arg(from).arg("COUNT").arg(SCAN_COUNT);
+        let (next, found): (u64, Vec<(Vec<u8>, f64)>) = self.executor.query(&command).await?;
+        Ok(TaskPage {
+            tasks: found
+                .iter()
+                .map(|(member, _)| task_of(member))
+                .collect::<Result<_, _>>()?,
+            next,
+        })
+    }
+
+    pub(super) async fn attend(&self, due: Vec<(TaskId, i64)>) -> Result<(), StoreError> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut command = cmd("ZADD");
+        command.arg(DUE).arg("XX");
+        for (task, at) in &due {
+            command.arg(*at).arg(&task.as_bytes()[..]);
+        }
+        self.executor.query::<i64>(&command).await.map(drop)
+    }
+
+    pub(super) async fn due(&self, now_ms: i64, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+        let mut command = cmd("ZRANGEBYSCORE");
+        command
+            .arg(DUE)
+            .arg("-inf")
+            .arg(now_ms)
+            .arg("LIMIT")
+            .arg(0)
+            .arg(limit);
+        let members: Vec<Vec<u8>> = self.executor.query(&command).await?;
+        members.iter().map(|member| task_of(member)).collect()
+    }
+}
