@@ -1,4 +1,4 @@
-//! Leases in the embedded store: by engine, each with its record and when it is due.
+//! Leases in the embedded store, by engine: each with its record and when it is due.
 
 use sundew_core::store::{StoreError, StoredLease};
 use sundew_core::{LeaseId, TaskId};
@@ -36,6 +36,16 @@ impl EmbeddedStore {
             )?
         };
         settled(durable).await
+    }
+
+    /// Returns how many leases a task has had.
+    pub(super) fn count_of_task(&self, task: TaskId) -> u64 {
+        let had = self
+            .lock()
+            .tasks
+            .get(&task)
+            .map_or(0, |task| task.leases.len());
+        u64::try_from(had).unwrap_or(u64::MAX)
     }
 
     pub(super) fn read_lease(&self, engine: &str, id: LeaseId) -> Option<StoredLease> {
@@ -124,6 +134,7 @@ impl EmbeddedStore {
             .try_for_each(|id| self.commit_unwatched(&mut state, change(engine, *id, None, 0)))
     }
 
+    /// Returns how many leases an engine has, and how many of them are due.
     pub(super) fn count_leases(&self, engine: &str, now_ms: i64) -> (u64, u64) {
         let state = self.lock();
         let Some(leases) = state.leases.get(engine) else {
@@ -142,6 +153,7 @@ impl EmbeddedStore {
     }
 }
 
+/// Returns the operation that writes a lease, or removes it if there is no record.
 fn change(engine: &str, id: LeaseId, record: Option<Vec<u8>>, due_ms: i64) -> Kind {
     Kind::Lease(operation::Lease {
         engine: engine.to_owned(),

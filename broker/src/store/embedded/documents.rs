@@ -1,0 +1,72 @@
+//! Documents and single-use names in the embedded store.
+
+use sundew_core::store::{DocumentKind, StoreError};
+
+use super::operation::{self, kind::Kind};
+use super::{EmbeddedStore, settled};
+use crate::clock;
+
+impl EmbeddedStore {
+    pub(super) fn read_document(&self, kind: DocumentKind, name: &str) -> Option<Vec<u8>> {
+        self.lock()
+            .documents
+            .get(&(kind.as_str(), name.to_owned()))
+            .cloned()
+    }
+
+    pub(super) fn read_documents(&self, kind: DocumentKind) -> Vec<(String, Vec<u8>)> {
+        let mut found: Vec<_> = self
+            .lock()
+            .documents
+            .iter()
+            .filter(|((k, _), _)| *k == kind.as_str())
+            .map(|((_, name), value)| (name.clone(), value.clone()))
+            .collect();
+        found.sort();
+        found
+    }
+
+    pub(super) async fn write_document(
+        &self,
+        kind: DocumentKind,
+        name: &str,
+        expected: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Result<bool, StoreError> {
+        let durable = {
+            let mut state = self.lock();
+            let found = state.documents.get(&(kind.as_str(), name.to_owned()));
+            if found.map(Vec::as_slice) != expected {
+                return Ok(false);
+            }
+            let change = operation::Document {
+                kind: kind.as_str().to_owned(),
+                name: name.to_owned(),
+                value: value.map(<[u8]>::to_vec),
+            };
+            self.commit(&mut state, Kind::Document(change))?
+        };
+        settled(durable).await?;
+        Ok(true)
+    }
+
+    pub(super) async fn take_name(
+        &self,
+        name: &[u8; 32],
+        until_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let durable = {
+            let mut state = self.lock();
+            if until_ms <= clock::now_ms() || state.used.contains_key(name) {
+                return Ok(false);
+            }
+            let used = operation::Used {
+                name: name.to_vec(),
+                until_ms,
+            };
+            self.commit(&mut state, Kind::Used(used))?
+        };
+        settled(durable).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,85 @@
+//! The revocation log in the embedded store. One broker follows it: the process that has the store.
+
+use std::time::Duration;
+
+use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
+use sundew_core::{EntryId, Position};
+
+use super::operation::{self, kind::Kind};
+use super::{EmbeddedStore, settled};
+use crate::clock;
+
+/// How many operations the file may have, beyond twice as many as a snapshot needs, before it is
+/// compacted.
+const SLACK_OPERATIONS: usize = 200_000;
+/// The epoch of every embedded store: the log is never lost while the process lives.
+const EPOCH: &str = "embedded";
+
+impl EmbeddedStore {
+    pub(super) async fn append_entry(
+        &self,
+        id: EntryId,
+        entry: &[u8],
+        until_ms: i64,
+        floor: Position,
+    ) -> Result<Position, StoreError> {
+        let (position, durable) = {
+            let mut state = self.lock();
+            let position = Position(state.tip.0.max(floor).0.saturating_add(1));
+            let change = operation::Entry {
+                position: position.0,
+                id: id.0.to_vec(),
+                entry: entry.to_vec(),
+                until_ms,
+            };
+            (position, self.commit(&mut state, Kind::Entry(change))?)
+        };
+        // The ending holds from now on, durable or not; it is acknowledged when durable.
+        self.appended.notify_waiters();
+        settled(durable).await?;
+        Ok(position)
+    }
+
+    pub(super) fn read_entries(&self, after: Position, limit: usize) -> Vec<StoredEntry> {
+        let state = self.lock();
+        let from = state
+            .entries
+            .partition_point(|(entry, _)| entry.position <= after);
+        state
+            .entries
+            .range(from..)
+            .map(|(entry, _)| entry.clone())
+            .take(limit)
+            .collect()
+    }
+
+    pub(super) async fn wait_for_entry(&self, after: Position, wait_ms: u64) {
+        let appended = self.appended.notified();
+        if self.lock().tip.0 <= after {
+            let _ = tokio::time::timeout(Duration::from_millis(wait_ms), appended).await;
+        }
+    }
+
+    pub(super) fn trim_entries(&self, now_ms: i64, places: &[Position]) {
+        let mut state = self.lock();
+        let tip = state.tip.0;
+        state
+            .entries
+            .retain(|(entry, _)| entry.position == tip || !places.contains(&entry.position));
+        let live = state.purge(now_ms);
+        if state.operations > live.saturating_mul(2).saturating_add(SLACK_OPERATIONS) {
+            self.compact(&mut state);
+        }
+    }
+
+    pub(super) fn report(&self, broker: &str, applied: Position) -> Heartbeat {
+        Heartbeat {
+            now_ms: clock::now_ms(),
+            epoch: EPOCH.to_owned(),
+            primary: String::new(),
+            all_replicas_acked: true,
+            tip: self.lock().tip,
+            peers: vec![(broker.to_owned(), applied)],
+        }
+    }
+}

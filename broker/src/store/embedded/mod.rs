@@ -1,0 +1,326 @@
+//! The embedded store: one process, one file, everything in memory.
+//!
+//! Each change is an operation that is applied in memory and appended to a [`ChainLog`]; it is
+//! acknowledged when durable. The file is compacted when it is opened and when it has outgrown what
+//! it describes. What lives only as long as tasks do is small and short-lived, so an append is all
+//! that a change costs; ARCHITECTURE.md has the comparison with a database.
+
+mod apply;
+mod documents;
+mod leases;
+mod log;
+mod operation;
+mod snapshot;
+mod state;
+mod tasks;
+mod tokens;
+
+use std::future::ready;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prost::Message as _;
+use sundew_core::store::{
+    BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError,
+    StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+};
+use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock;
+use crate::store::chain_log::{ChainLog, ChainLogError};
+use operation::{Operation, kind::Kind};
+use state::State;
+
+/// A store in memory with one file, for a broker that is alone.
+pub struct EmbeddedStore {
+    log: ChainLog,
+    state: Mutex<State>,
+    /// Notified after every append to the revocation log.
+    appended: Notify,
+}
+
+/// Resolves when an operation is durable.
+type Durable = oneshot::Receiver<Result<Vec<u8>, ChainLogError>>;
+
+impl EmbeddedStore {
+    /// Opens or creates the store's file and reads it. Returns an error if the file was altered, or
+    /// cannot be read or written.
+    pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
+        let mut state = State::default();
+        let mut malformed = false;
+        let log = ChainLog::open(path, [0; 32], |payload| {
+            match Operation::decode(payload).ok().and_then(|o| o.kind) {
+                Some(kind) => state.apply(&kind),
+                None => malformed = true,
+            }
+        })
+        .map_err(|e| log_error(&e))?;
+        if malformed {
+            return Err(StoreError::Corrupt(format!(
+                "{}: an operation is malformed",
+                path.display()
+            )));
+        }
+        state.purge(clock::now_ms());
+        let store = Arc::new(Self {
+            log,
+            state: Mutex::new(state),
+            appended: Notify::new(),
+        });
+        store.compact(&mut store.lock());
+        Ok(store)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies and submits an operation under one lock, so that the file has the operations in the
+    /// order in which they took effect. The result resolves when the operation is durable.
+    fn commit(&self, state: &mut State, kind: Kind) -> Result<Durable, StoreError> {
+        Self::commit_by(state, kind, |payload| self.log.submit(payload))
+    }
+
+    /// Applies and submits an operation like [`commit`](Self::commit). Nobody waits for it: it becomes
+    /// durable with the next operation that somebody waits for.
+    fn commit_unwatched(&self, state: &mut State, kind: Kind) -> Result<(), StoreError> {
+        Self::commit_by(state, kind, |payload| self.log.submit_unwatched(payload))
+    }
+
+    fn commit_by<T>(
+        state: &mut State,
+        kind: Kind,
+        submit: impl FnOnce(Vec<u8>) -> Result<T, ChainLogError>,
+    ) -> Result<T, StoreError> {
+        let operation = Operation { kind: Some(kind) };
+        let submitted = submit(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
+        operation.kind.iter().for_each(|kind| state.apply(kind));
+        Ok(submitted)
+    }
+
+    /// Replaces the file by a snapshot of the state.
+    fn compact(&self, state: &mut State) {
+        let records = state
+            .snapshot()
+            .into_iter()
+            .map(|kind| Operation { kind: Some(kind) }.encode_to_vec())
+            .collect::<Vec<_>>();
+        state.operations = records.len();
+        if let Err(e) = self.log.replace(records) {
+            tracing::warn!(error = %e, "embedded store could not be compacted");
+        }
+    }
+}
+
+/// Waits until an operation is durable.
+async fn settled(durable: Durable) -> Result<(), StoreError> {
+    durable
+        .await
+        .unwrap_or(Err(ChainLogError::Poisoned))
+        .map(drop)
+        .map_err(|e| log_error(&e))
+}
+
+fn log_error(error: &ChainLogError) -> StoreError {
+    match error {
+        ChainLogError::Altered { .. } => StoreError::Corrupt(error.to_string()),
+        ChainLogError::Busy
+        | ChainLogError::Io { .. }
+        | ChainLogError::Poisoned
+        | ChainLogError::TooLarge => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn describe(&self) -> String {
+        "embedded".to_owned()
+    }
+
+    fn check(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn document<'a>(&'a self, kind: DocumentKind, name: &'a str) -> BoxFuture<'a, Option<Vec<u8>>> {
+        Box::pin(ready(Ok(self.read_document(kind, name))))
+    }
+
+    fn documents(&self, kind: DocumentKind) -> BoxFuture<'_, Vec<(String, Vec<u8>)>> {
+        Box::pin(ready(Ok(self.read_documents(kind))))
+    }
+
+    fn replace_document<'a>(
+        &'a self,
+        kind: DocumentKind,
+        name: &'a str,
+        expected: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(self.write_document(kind, name, expected, value))
+    }
+
+    fn consume<'a>(&'a self, name: &'a [u8; 32], until_ms: i64) -> BoxFuture<'a, bool> {
+        Box::pin(self.take_name(name, until_ms))
+    }
+
+    fn reserve_task<'a>(
+        &'a self,
+        workload: &'a str,
+        task: TaskId,
+        deadline_ms: i64,
+        due_ms: i64,
+        limit: u32,
+        now_ms: i64,
+    ) -> BoxFuture<'a, Reserved> {
+        Box::pin(
+            async move { self.reserve_place(workload, task, deadline_ms, due_ms, limit, now_ms) },
+        )
+    }
+
+    fn create_task<'a>(&'a self, task: NewTask<'a>) -> BoxFuture<'a, Created> {
+        Box::pin(self.write_task(task))
+    }
+
+    fn task(&self, task: TaskId) -> BoxFuture<'_, Option<StoredTask>> {
+        Box::pin(ready(Ok(self.read_task(task))))
+    }
+
+    fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()> {
+        Box::pin(self.write_binding(task, binding))
+    }
+
+    fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.release_place(workload, task) })
+    }
+
+    fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>> {
+        Box::pin(ready(Ok(self.list_tasks(workload, limit))))
+    }
+
+    fn create_token<'a>(
+        &'a self,
+        task: TaskId,
+        token: NewToken<'a>,
+    ) -> BoxFuture<'a, Option<Created>> {
+        Box::pin(self.write_token(task, token))
+    }
+
+    fn token<'a>(
+        &'a self,
+        task: TaskId,
+        hash: &'a TokenHash,
+    ) -> BoxFuture<'a, Option<StoredToken>> {
+        Box::pin(ready(Ok(self.read_token(task, hash))))
+    }
+
+    fn tokens(&self, task: TaskId, _from: u64) -> BoxFuture<'_, TokenPage> {
+        Box::pin(ready(Ok(self.read_tokens(task))))
+    }
+
+    fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage> {
+        Box::pin(ready(Ok(self.scan_due_list(from))))
+    }
+
+    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
+        Box::pin(async move { self.remove_tokens(task) })
+    }
+
+    fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.set_due_times(due) })
+    }
+
+    fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Vec<TaskId>> {
+        Box::pin(ready(Ok(self.due_tasks(now_ms, limit))))
+    }
+
+    fn append<'a>(
+        &'a self,
+        id: EntryId,
+        entry: &'a [u8],
+        until_ms: i64,
+        floor: Position,
+    ) -> BoxFuture<'a, Position> {
+        Box::pin(self.append_entry(id, entry, until_ms, floor))
+    }
+
+    fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>> {
+        Box::pin(ready(Ok(self.read_entries(after, limit))))
+    }
+
+    fn await_log(&self, after: Position, wait_ms: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.wait_for_entry(after, wait_ms).await;
+            Ok(())
+        })
+    }
+
+    fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()> {
+        self.trim_entries(now_ms, places);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn heartbeat<'a>(
+        &'a self,
+        broker: &'a str,
+        applied: (Position, EntryId),
+        _forget_after_ms: i64,
+    ) -> BoxFuture<'a, Heartbeat> {
+        Box::pin(ready(Ok(self.report(broker, applied.0))))
+    }
+
+    fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64> {
+        Box::pin(ready(Ok(self.count_of_task(task))))
+    }
+
+    fn put_lease<'a>(
+        &'a self,
+        engine: &'a str,
+        task: TaskId,
+        lease: StoredLease,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(self.write_lease(engine, task, lease))
+    }
+
+    fn lease<'a>(&'a self, engine: &'a str, id: LeaseId) -> BoxFuture<'a, Option<StoredLease>> {
+        Box::pin(ready(Ok(self.read_lease(engine, id))))
+    }
+
+    fn leases<'a>(&'a self, engine: &'a str, _from: u64) -> BoxFuture<'a, (Vec<StoredLease>, u64)> {
+        Box::pin(ready(Ok((self.read_leases(engine), 0))))
+    }
+
+    fn lease_due<'a>(
+        &'a self,
+        engine: &'a str,
+        ids: &'a [LeaseId],
+        due_ms: i64,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.make_due(engine, ids, due_ms) })
+    }
+
+    fn claim_leases<'a>(
+        &'a self,
+        engine: &'a str,
+        now_ms: i64,
+        until_ms: i64,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<StoredLease>> {
+        Box::pin(ready(Ok(self.claim(engine, now_ms, until_ms, limit))))
+    }
+
+    fn retry_lease<'a>(&'a self, engine: &'a str, lease: StoredLease) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.rewrite_lease(engine, lease) })
+    }
+
+    fn remove_leases<'a>(&'a self, engine: &'a str, ids: &'a [LeaseId]) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.drop_leases(engine, ids) })
+    }
+
+    fn lease_counts<'a>(&'a self, engine: &'a str, now_ms: i64) -> BoxFuture<'a, (u64, u64)> {
+        Box::pin(ready(Ok(self.count_leases(engine, now_ms))))
+    }
+
+    fn leave<'a>(&'a self, _broker: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(ready(Ok(())))
+    }
+}

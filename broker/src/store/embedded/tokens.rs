@@ -1,0 +1,76 @@
+//! Tokens in the embedded store, each beside its task.
+
+use sundew_core::store::{Created, NewToken, StoreError, StoredToken, TokenPage};
+use sundew_core::{TaskId, TokenHash, TokenId};
+
+use super::operation::{self, kind::Kind};
+use super::{EmbeddedStore, settled};
+
+impl EmbeddedStore {
+    pub(super) async fn write_token(
+        &self,
+        task: TaskId,
+        token: NewToken<'_>,
+    ) -> Result<Option<Created>, StoreError> {
+        let durable = {
+            let mut state = self.lock();
+            let Some(found) = state.tasks.get(&task) else {
+                return Ok(None);
+            };
+            if let Some((record, _)) = found.tokens.get(token.hash.as_bytes()) {
+                return Ok(Some(Created::Existing(record.clone())));
+            }
+            self.commit(&mut state, Kind::Token(new_token(task, token)))?
+        };
+        settled(durable).await?;
+        Ok(Some(Created::New))
+    }
+
+    pub(super) fn read_token(&self, task: TaskId, hash: &TokenHash) -> Option<StoredToken> {
+        let state = self.lock();
+        let task = state.tasks.get(&task)?;
+        let (record, _) = task.tokens.get(hash.as_bytes())?;
+        Some(StoredToken {
+            task: task.record.clone(),
+            record: record.clone(),
+        })
+    }
+
+    /// Returns all tokens of a task in one page.
+    pub(super) fn read_tokens(&self, task: TaskId) -> TokenPage {
+        let state = self.lock();
+        let tokens = state.tasks.get(&task).map(|task| {
+            let name = |hash: &[u8; 32]| TokenHash::from_bytes(*hash).token_id();
+            task.tokens
+                .iter()
+                .map(|(hash, (record, _))| (name(hash), record.clone()))
+                .collect::<Vec<(TokenId, Vec<u8>)>>()
+        });
+        TokenPage {
+            tokens: tokens.unwrap_or_default(),
+            next: 0,
+        }
+    }
+
+    pub(super) fn remove_tokens(&self, task: TaskId) -> Result<u64, StoreError> {
+        let mut state = self.lock();
+        let count = state.tasks.get(&task).map_or(0, |task| task.tokens.len());
+        if count > 0 {
+            let reaped = operation::Reaped {
+                task: task.as_bytes().to_vec(),
+            };
+            self.commit_unwatched(&mut state, Kind::Reaped(reaped))?;
+        }
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}
+
+/// Returns the operation that writes a token.
+pub(super) fn new_token(task: TaskId, token: NewToken<'_>) -> operation::NewToken {
+    operation::NewToken {
+        task: task.as_bytes().to_vec(),
+        hash: token.hash.as_bytes().to_vec(),
+        record: token.record,
+        retain_until_ms: token.retain_until_ms,
+    }
+}
