@@ -1,3 +1,4 @@
+use super::format::HEADER;
 use super::*;
 
 fn contents(path: &Path) -> Result<Vec<Vec<u8>>, ChainLogError> {
