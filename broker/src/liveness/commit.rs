@@ -10,8 +10,9 @@ use sundew_core::{EntryId, LogEntry, Position};
 use super::revocation_log::{AppendError, HeartbeatAck, RevocationLog, lock};
 use crate::clock;
 
-/// How long an ending may wait for a majority, in freshness bounds.
-const COMMIT_WITHIN_BOUNDS: u32 = 3;
+/// How long an ending may wait for a majority, in freshness bounds, beside the one bound for which
+/// it may have to wait for other brokers.
+const COMMIT_WITHIN_BOUNDS: u32 = 2;
 
 /// An ending that waits for other brokers.
 struct Commit {
@@ -114,8 +115,9 @@ impl RevocationLog {
     /// view. An ending that does not get there in time holds all the same wherever it was
     /// applied; it is only not promised.
     async fn is_committed_in_time(&self, mut commit: Commit) -> bool {
-        let latest = clock::monotonic() + self.bounds.freshness * COMMIT_WITHIN_BOUNDS;
         let mut acks = self.progress.acks.subscribe();
+        let longest = acks.borrow().longest_freshness.max(self.bounds.freshness);
+        let latest = clock::monotonic() + longest + self.bounds.freshness * COMMIT_WITHIN_BOUNDS;
         self.progress.waiting.fetch_add(1, Ordering::Relaxed);
         let committed = loop {
             let now = clock::monotonic();
@@ -155,7 +157,7 @@ impl RevocationLog {
             (commit.bound, commit.term, commit.position) = (None, ack.term, position);
         }
         if commit.bound.is_none() && ack.applied >= commit.position {
-            commit.bound = Some(now + self.bounds.freshness);
+            commit.bound = Some(now + ack.longest_freshness.max(self.bounds.freshness));
         }
         Some(is_committed(CommitState {
             position: commit.position,

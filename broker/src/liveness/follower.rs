@@ -17,8 +17,6 @@ pub(super) const BATCH: usize = 1000;
 /// While somebody waits for other brokers, the log is polled this often. A read that blocks for so
 /// short a time would not do: an idle Redis ends such a read up to 100 ms late.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// A broker that did not report for this many freshness bounds is taken off the list of brokers.
-const FORGET_AFTER_BOUNDS: i64 = 10;
 
 /// A room that hears what the log says, in the order of the log. What it does must be short: the
 /// view is renewed by the same loop.
@@ -38,6 +36,9 @@ pub(crate) struct LogFollower {
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// What says that the store is still the same one; another epoch means that it was emptied.
     epoch: Mutex<Option<String>>,
+    /// The longest freshness bound that was heard of. L6: brokers may have different bounds, and what
+    /// one of them waits for must last for the view of any other.
+    longest_freshness: Mutex<Duration>,
     primary: Mutex<Primary>,
     store_clock: StoreClock,
 }
@@ -53,11 +54,13 @@ impl LogFollower {
     /// A follower of this log; endings of other brokers go to `sink` before they are reported as
     /// applied.
     pub(crate) fn new(log: Arc<RevocationLog>, sink: impl DurableSink + 'static) -> Self {
+        let log_freshness = log.bounds.freshness;
         Self {
             log,
             sink: Box::new(sink),
             subscribers: Vec::new(),
             epoch: Mutex::default(),
+            longest_freshness: Mutex::new(log_freshness),
             primary: Mutex::default(),
             store_clock: StoreClock::new(),
         }
@@ -109,6 +112,7 @@ impl LogFollower {
             let (applied, last) = log.read().applied();
             let beat = self.heartbeat(applied, last).await?;
             self.store_clock.check(beat.now_ms, log.bounds.max_skew)?;
+            self.notice_freshness(beat.longest_freshness_ms);
             self.notice_failover(&beat.primary, sent);
             let emptied = self.notice_emptied(&beat.epoch);
             match after_heartbeat(applied, last, beat.tip, emptied) {
@@ -136,6 +140,7 @@ impl LogFollower {
                 applied,
                 all_replicas_acked: beat.all_replicas_acked,
                 peers: others.map(|(_, applied)| applied).collect(),
+                longest_freshness: self.longest_freshness(),
                 term: log.progress.term.load(Ordering::Relaxed),
                 in_doubt_until: lock(&self.primary).in_doubt_until,
             });
@@ -144,15 +149,23 @@ impl LogFollower {
     }
 
     async fn heartbeat(&self, applied: Position, last: EntryId) -> Result<Heartbeat, StoreError> {
-        let freshness_ms = i64::try_from(self.log.bounds.freshness.as_millis()).unwrap_or(i64::MAX);
-        self.log
-            .store
-            .heartbeat(
-                &self.log.broker,
-                (applied, last),
-                freshness_ms.saturating_mul(FORGET_AFTER_BOUNDS),
-            )
+        let log = &self.log;
+        let freshness_ms = i64::try_from(log.bounds.freshness.as_millis()).unwrap_or(i64::MAX);
+        log.store
+            .heartbeat(&log.broker, (applied, last), freshness_ms)
             .await
+    }
+
+    /// Remembers the longest freshness bound of all brokers. It never gets shorter while this broker
+    /// runs: whoever had it may only be cut off.
+    fn notice_freshness(&self, longest_ms: i64) {
+        let longest = Duration::from_millis(u64::try_from(longest_ms).unwrap_or(0));
+        let mut known = lock(&self.longest_freshness);
+        *known = longest.max(*known);
+    }
+
+    pub(super) fn longest_freshness(&self) -> Duration {
+        *lock(&self.longest_freshness)
     }
 
     /// Notes the store's epoch; answers whether the store was emptied.
@@ -164,7 +177,7 @@ impl LogFollower {
             tracing::error!("the store was emptied: what it had is gone");
             // The list of brokers went, and whoever is missing from it has a fresh view until the
             // bound has passed.
-            self.doubt_peers_until(clock::monotonic() + self.log.bounds.freshness);
+            self.doubt_peers_until(clock::monotonic() + self.longest_freshness());
         }
         emptied
     }

@@ -32,7 +32,7 @@ impl LogFollower {
             }
             drop(primary);
             self.wait_for_others(sent);
-            self.doubt_peers_until(sent + self.log.bounds.freshness * 2);
+            self.doubt_peers_until(sent + self.longest_freshness() * 2);
         }
     }
 
@@ -44,7 +44,7 @@ impl LogFollower {
         log.change_window(|window| {
             window.open_from = window
                 .open_from
-                .map(|open_from| open_from.max(from + log.bounds.freshness))
+                .map(|open_from| open_from.max(from + self.longest_freshness()))
         });
     }
 

@@ -98,6 +98,9 @@ pub(super) struct HeartbeatAck {
     pub(super) all_replicas_acked: bool,
     /// What the other brokers have applied.
     pub(super) peers: Vec<Position>,
+    /// The longest freshness bound of all brokers: so long somebody who is not heard of may have a
+    /// fresh view.
+    pub(super) longest_freshness: Duration,
     /// The term in which the heartbeat was sent.
     pub(super) term: u64,
     /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover,

@@ -26,6 +26,9 @@ pub struct Heartbeat {
     /// The name of the primary that answered. Another name means that there was a failover, so that
     /// `peers` may lack some brokers.
     pub primary: String,
+    /// The longest freshness bound of the brokers that the store knows, in milliseconds: so long a
+    /// broker that is not heard of may still have a fresh view.
+    pub longest_freshness_ms: i64,
     /// Whether every replica, and not only a majority, acknowledged the heartbeat.
     pub all_replicas_acked: bool,
     /// The position and the name of the last entry of the log.

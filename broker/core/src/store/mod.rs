@@ -150,8 +150,9 @@ pub trait Store: Send + Sync {
     /// last entry of the log is never deleted.
     fn trim_log<'a>(&'a self, now_ms: i64, positions: &'a [Position]) -> BoxFuture<'a, ()>;
     /// Reports the position and the name of the last entry that this broker has applied, and
-    /// returns the tip of the log with the reports of the other brokers. A broker that has not
-    /// reported for `forget_after_ms` milliseconds is taken off the list.
+    /// returns the tip of the log with the reports of the other brokers. The freshness bound of this
+    /// broker, in milliseconds, goes with the report. A broker that has not reported for ten of
+    /// its own bounds is taken off the list, whichever broker notices.
     ///
     /// A report counts only if the log has this entry at this position. Otherwise the report is
     /// about a log that was lost, and counts as nothing applied.
@@ -159,7 +160,7 @@ pub trait Store: Send + Sync {
         &'a self,
         broker: &'a str,
         applied: (Position, EntryId),
-        forget_after_ms: i64,
+        freshness_ms: i64,
     ) -> BoxFuture<'a, Heartbeat>;
     /// Takes this broker off the list of those that must have applied an ending.
     fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()>;

@@ -72,11 +72,12 @@ impl EmbeddedStore {
         }
     }
 
-    pub(super) fn report(&self, broker: &str, applied: Position) -> Heartbeat {
+    pub(super) fn report(&self, broker: &str, applied: Position, freshness_ms: i64) -> Heartbeat {
         Heartbeat {
             now_ms: clock::now_ms(),
             epoch: EPOCH.to_owned(),
             primary: String::new(),
+            longest_freshness_ms: freshness_ms,
             all_replicas_acked: true,
             tip: self.lock().tip,
             peers: vec![(broker.to_owned(), applied)],

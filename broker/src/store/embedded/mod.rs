@@ -263,9 +263,9 @@ impl Store for EmbeddedStore {
         &'a self,
         broker: &'a str,
         applied: (Position, EntryId),
-        _forget_after_ms: i64,
+        freshness_ms: i64,
     ) -> BoxFuture<'a, Heartbeat> {
-        Box::pin(ready(Ok(self.report(broker, applied.0))))
+        Box::pin(ready(Ok(self.report(broker, applied.0, freshness_ms))))
     }
 
     fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64> {

@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
 -- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, and which primary this is.
--- A report counts only if this log has the entry that the broker applied last. KEYS: brokers, log. The epoch is kept with the list of brokers, so
+-- With a report goes the reporter's own freshness bound: after ten of them a broker that does not report is taken off
+-- the list, by whoever notices. Answers the longest bound too.
+-- A report counts only if this log has the entry that the broker applied last. KEYS: brokers, log, bounds. The epoch is kept with the list of brokers, so
 -- that who has lost it notices.
--- ARGV: broker, applied, forget after (ms), epoch if there is none, last entry applied
+-- ARGV: broker, applied, freshness bound (ms), epoch if there is none, last entry applied
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local applied = '0'
@@ -18,15 +20,22 @@ if not epoch then
   epoch = ARGV[4]
   redis.call('HSET', KEYS[1], '=epoch', epoch)
 end
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+local bounds = {}
+local stored = redis.call('HGETALL', KEYS[3])
+for i = 1, #stored, 2 do bounds[stored[i]] = tonumber(stored[i + 1]) end
+local longest = 0
 local peers = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local applied, at = string.match(all[i + 1], '^(%d+) (%d+)$')
   if all[i] == '=epoch' then
     -- No broker.
-  elseif now - tonumber(at) > tonumber(ARGV[3]) then
+  elseif now - tonumber(at) > 10 * (bounds[all[i]] or tonumber(ARGV[3])) then
     redis.call('HDEL', KEYS[1], all[i])
+    redis.call('HDEL', KEYS[3], all[i])
   else
+    longest = math.max(longest, bounds[all[i]] or tonumber(ARGV[3]))
     peers[#peers + 1] = { all[i], tonumber(applied) }
   end
 end
@@ -39,4 +48,4 @@ if tip then
   end
 end
 local primary = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
-return { now, epoch, position, id, peers, primary }
+return { now, epoch, position, id, peers, primary, longest }

@@ -8,6 +8,11 @@ use sundew_core::{EntryId, Position, TaskId};
 pub(super) const LOG: &str = "sundew:{log}:stream";
 /// The hash of the brokers that follow the log, with what each has applied.
 pub(super) const BROKERS: &str = "sundew:{log}:brokers";
+/// The freshness bound of each broker, in milliseconds.
+pub(super) const BOUNDS: &str = "sundew:{log}:bounds";
+/// Where a store is tried in the place of [`BROKERS`] and [`BOUNDS`].
+pub(super) const PROBED_BROKERS: &str = "sundew:{log}:probed-brokers";
+pub(super) const PROBED_BOUNDS: &str = "sundew:{log}:probed-bounds";
 /// The attendance list: all tasks, by when they are due.
 pub(super) const DUE: &str = "sundew:due";
 

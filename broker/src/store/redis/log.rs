@@ -10,7 +10,9 @@ use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
 use sundew_core::{EntryId, Position};
 
 use super::call::Call;
-use super::keys::{BROKERS, LOG, entry_id, nonsense, position_of};
+use super::keys::{
+    BOUNDS, BROKERS, LOG, PROBED_BOUNDS, PROBED_BROKERS, entry_id, nonsense, position_of,
+};
 use super::primaries::Primaries;
 use super::settings::RedisSettings;
 
@@ -24,8 +26,8 @@ const MAX_TRIMS: usize = 20;
 const OLDEST: &str = "-";
 
 /// The answer of `heartbeat.lua`: time, epoch, position and name of the last entry, reports of all
-/// brokers, primary.
-type Reported = (i64, String, u64, Vec<u8>, Vec<(String, u64)>, String);
+/// brokers, primary, longest freshness bound.
+type Reported = (i64, String, u64, Vec<u8>, Vec<(String, u64)>, String, i64);
 
 /// The revocation log. What is written to it must be on replicas before it counts.
 pub(super) struct Log {
@@ -152,17 +154,43 @@ impl Log {
         &self,
         broker: &str,
         applied: (Position, EntryId),
-        forget_after_ms: i64,
+        freshness_ms: i64,
+    ) -> Result<Heartbeat, StoreError> {
+        self.report_in([BROKERS, LOG, BOUNDS], broker, applied, freshness_ms)
+            .await
+    }
+
+    /// Does what a heartbeat does, to lists that nobody follows, and answers the tip of the log. L1:
+    /// whoever tries a store must not be waited for, and must take nobody off the list of brokers.
+    pub(super) async fn probe(&self, prober: &str) -> Result<Position, StoreError> {
+        let lists = [PROBED_BROKERS, LOG, PROBED_BOUNDS];
+        let reported = self
+            .report_in(lists, prober, Default::default(), 1000)
+            .await?;
+        for list in [PROBED_BROKERS, PROBED_BOUNDS] {
+            let mut forget = cmd("HDEL");
+            forget.arg(list).arg(prober).arg("=epoch");
+            self.primaries.query::<i64>(list, &forget).await?;
+        }
+        Ok(reported.tip.0)
+    }
+
+    async fn report_in(
+        &self,
+        lists: [&'static str; 3],
+        broker: &str,
+        applied: (Position, EntryId),
+        freshness_ms: i64,
     ) -> Result<Heartbeat, StoreError> {
         // A store without an epoch gets this one; a broker that finds another epoch than before
         // knows by it that the store was emptied.
         let mut epoch = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut epoch)
             .map_err(|_| nonsense("no randomness"))?;
-        let call = Call::new(&self.heartbeat, &[BROKERS, LOG])
+        let call = Call::new(&self.heartbeat, &lists)
             .arg(broker)
             .arg(applied.0.0)
-            .arg(forget_after_ms)
+            .arg(freshness_ms)
             .arg(URL_SAFE_NO_PAD.encode(epoch))
             .arg(&applied.1.0[..]);
         let replicas = self.settings.replicas;
@@ -171,7 +199,7 @@ impl Log {
             .primaries
             .call_replicated(&call, majority, replicas)
             .await?;
-        let (now_ms, epoch, tip, tip_id, peers, primary): Reported = reported;
+        let (now_ms, epoch, tip, tip_id, peers, primary, longest_freshness_ms): Reported = reported;
         let peers = peers
             .into_iter()
             .map(|(id, position)| (id, Position(position)))
@@ -180,6 +208,7 @@ impl Log {
             now_ms,
             epoch,
             primary,
+            longest_freshness_ms,
             all_replicas_acked,
             tip: (Position(tip), entry_id(&tip_id)?),
             peers,

@@ -32,7 +32,7 @@ use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 
 use documents::Documents;
 use executor::Executor;
-use keys::{BROKERS, documents_key};
+use keys::{BOUNDS, BROKERS, documents_key};
 use leases::Leases;
 use log::Log;
 use requirements::check_node;
@@ -81,7 +81,7 @@ impl RedisStore {
         }
         // Whether the user may do what Sundew does shows by doing it: a read, a write, and a
         // script.
-        let reported = self.log.heartbeat(PROBE, Default::default(), 1).await?;
+        let tip = self.log.probe(PROBE).await?;
         let _: Option<Vec<u8>> = self
             .executor
             .query(
@@ -90,15 +90,17 @@ impl RedisStore {
                     .arg(PROBE),
             )
             .await?;
-        self.log.read(reported.tip.0, 1).await?;
-        self.leave_brokers(PROBE).await
+        self.log.read(tip, 1).await?;
+        Ok(())
     }
 
     async fn leave_brokers(&self, broker: &str) -> Result<(), StoreError> {
-        self.executor
-            .query::<i64>(cmd("HDEL").arg(BROKERS).arg(broker))
-            .await
-            .map(drop)
+        for list in [BROKERS, BOUNDS] {
+            self.executor
+                .query::<i64>(cmd("HDEL").arg(list).arg(broker))
+                .await?;
+        }
+        Ok(())
     }
 }
 
@@ -238,9 +240,9 @@ impl Store for RedisStore {
         &'a self,
         broker: &'a str,
         applied: (Position, EntryId),
-        forget_after_ms: i64,
+        freshness_ms: i64,
     ) -> BoxFuture<'a, Heartbeat> {
-        Box::pin(self.log.heartbeat(broker, applied, forget_after_ms))
+        Box::pin(self.log.heartbeat(broker, applied, freshness_ms))
     }
 
     fn put_lease<'a>(
