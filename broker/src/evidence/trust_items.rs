@@ -158,7 +158,7 @@ impl TrustItems {
             })
             .collect();
         for config in &self.configured {
-            let problem = self.trust.trouble(&config.source()).unwrap_or_default();
+            let problem = self.trust.problem(&config.source()).unwrap_or_default();
             match items
                 .iter_mut()
                 .find(|item| item.kind == config.kind.as_str() && item.name == config.name)

@@ -3,42 +3,86 @@
 use std::path::Path;
 use std::time::Duration;
 
-const FETCH_WITHIN: Duration = Duration::from_secs(5);
+use crate::peer::files::{FileError, read_public};
+
+/// Longest time for one document, from the connection to the last byte.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest document, in bytes.
 pub(crate) const MAX_DOCUMENT: usize = 1 << 20;
 
+/// Why a document could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// The CA file cannot be read.
+    #[error("{0}")]
+    CaFile(FileError),
+    /// The CA file holds no certificates, or the client cannot be built.
+    #[error("{0}")]
+    Client(reqwest::Error),
+    /// The request failed, or its answer was an error.
+    #[error("{url}: {cause}")]
+    Request {
+        /// Where the document is.
+        url: String,
+        /// The cause, without the URL.
+        cause: reqwest::Error,
+    },
+    /// The answer is neither an error nor the document.
+    #[error("{url}: answered {status}")]
+    Status {
+        /// Where the document is.
+        url: String,
+        /// The status of the answer.
+        status: reqwest::StatusCode,
+    },
+    /// The document is longer than [`MAX_DOCUMENT`].
+    #[error("{url}: larger than {MAX_DOCUMENT} bytes")]
+    TooLarge {
+        /// Where the document is.
+        url: String,
+    },
+}
+
 /// A client that trusts the public CAs, or only those in the file.
-pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, String> {
+pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, FetchError> {
     let mut builder = reqwest::Client::builder()
         .https_only(true)
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(FETCH_WITHIN)
+        .timeout(FETCH_TIMEOUT)
         .user_agent(concat!("sundew/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = ca_file {
-        let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        builder = builder.tls_certs_only(
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| e.to_string())?,
-        );
+        let pem = read_public(path).map_err(FetchError::CaFile)?;
+        let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(FetchError::Client)?;
+        builder = builder.tls_certs_only(roots);
     }
-    builder.build().map_err(|e| e.to_string())
+    builder.build().map_err(FetchError::Client)
 }
 
-/// The document at a URL.
-pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
-    let fail = |e: reqwest::Error| format!("{url}: {}", e.without_url());
+/// Fetches the document at a URL.
+pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, FetchError> {
+    let failed = |cause: reqwest::Error| FetchError::Request {
+        url: url.to_owned(),
+        cause: cause.without_url(),
+    };
     let mut response = client
         .get(url)
         .send()
         .await
-        .map_err(fail)?
+        .map_err(failed)?
         .error_for_status()
-        .map_err(fail)?;
+        .map_err(failed)?;
     if response.status() != reqwest::StatusCode::OK {
-        return Err(format!("{url}: answered {}", response.status()));
+        return Err(FetchError::Status {
+            url: url.to_owned(),
+            status: response.status(),
+        });
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(fail)? {
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len().saturating_add(chunk.len()) > MAX_DOCUMENT {
-            return Err(format!("{url}: larger than {MAX_DOCUMENT} bytes"));
+            return Err(FetchError::TooLarge {
+                url: url.to_owned(),
+            });
         }
         body.extend_from_slice(&chunk);
     }

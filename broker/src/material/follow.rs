@@ -1,55 +1,83 @@
 //! Keeps items of the configuration up to date from their files and URLs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sundew_attestation::TrustItem;
+use sundew_attestation::{TrustError, TrustItem};
 
-use super::{Material, MaterialConfig, fetch};
-use crate::clock;
+use super::{FETCH_INTERVAL, FILE_CHECK_INTERVAL, Material, MaterialConfig, fetch};
 use crate::peer::Trust;
+use crate::peer::files::{FileError, read_public};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const FETCH_EVERY: Duration = Duration::from_secs(300);
+/// Why an item of the configuration was not taken.
+#[derive(Debug, thiserror::Error)]
+enum ItemError {
+    /// The content is an endorsement of a TPM key.
+    #[error("`endorsement` is what a TPM has shown, and is not configured")]
+    Endorsement,
+    /// The URL gave no content.
+    #[error("{0}")]
+    Fetch(fetch::FetchError),
+    /// The file cannot be read.
+    #[error("{0}")]
+    File(FileError),
+    /// The content is not what the kind of the item asks for.
+    #[error("{0}")]
+    Item(TrustError),
+    /// The configuration names no place to read from.
+    #[error("neither file nor url")]
+    NoSource,
+}
 
 /// Keeps one item of the configuration up to date, for as long as it is polled.
 pub(crate) async fn follow(config: MaterialConfig, material: Arc<Material>, trust: Arc<Trust>) {
     let source = config.source();
     let mut last = None;
     loop {
-        let mut fetched: Option<Instant> = None;
-        let content = match (&config.file, &config.url) {
-            (Some(path), _) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display())),
-            (None, Some(url)) => {
-                fetched = Some(clock::monotonic());
-                match fetch::client(config.ca_file.as_deref()) {
-                    Ok(client) => fetch::get(&client, url).await,
-                    Err(problem) => Err(problem),
-                }
-            }
-            (None, None) => Err("neither file nor url".to_owned()),
-        };
-        let read = content.and_then(|content| {
-            if last.as_ref() == Some(&content) {
-                return Ok(());
-            }
-            let item =
-                TrustItem::parse(config.kind, &config.name, &content).map_err(|e| e.to_string())?;
-            if item.is_endorsed() {
-                return Err(
-                    "`endorsement` is what a TPM has shown, and is not configured".to_owned(),
-                );
-            }
-            material.publish_configured(item);
-            last = Some(content);
-            Ok(())
-        });
-        trust.report(&source, read);
-        tokio::time::sleep(if fetched.is_some() {
-            FETCH_EVERY
-        } else {
-            LOOK_EVERY
-        })
-        .await;
+        let taken = read(&config)
+            .await
+            .and_then(|content| take(&config, &material, &mut last, content));
+        trust.report(&source, taken);
+        tokio::time::sleep(pause(&config)).await;
     }
+}
+
+/// How long to wait before the item is read again: a file costs less than a URL.
+fn pause(config: &MaterialConfig) -> Duration {
+    if config.file.is_none() && config.url.is_some() {
+        FETCH_INTERVAL
+    } else {
+        FILE_CHECK_INTERVAL
+    }
+}
+
+/// Reads the content of the item.
+async fn read(config: &MaterialConfig) -> Result<Vec<u8>, ItemError> {
+    match (&config.file, &config.url) {
+        (Some(path), _) => read_public(path).map_err(ItemError::File),
+        (None, Some(url)) => {
+            let client = fetch::client(config.ca_file.as_deref()).map_err(ItemError::Fetch)?;
+            fetch::get(&client, url).await.map_err(ItemError::Fetch)
+        }
+        (None, None) => Err(ItemError::NoSource),
+    }
+}
+
+/// Publishes the content, unless it is what was published last.
+fn take(
+    config: &MaterialConfig,
+    material: &Material,
+    last: &mut Option<Vec<u8>>,
+    content: Vec<u8>,
+) -> Result<(), ItemError> {
+    if last.as_ref() == Some(&content) {
+        return Ok(());
+    }
+    let item = TrustItem::parse(config.kind, &config.name, &content).map_err(ItemError::Item)?;
+    if item.is_endorsed() {
+        return Err(ItemError::Endorsement);
+    }
+    material.publish_configured(item);
+    *last = Some(content);
+    Ok(())
 }

@@ -6,22 +6,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use sundew_attestation::TrustMaterial;
-use sundew_attestation::jws::KeySet;
+use sundew_attestation::json::JsonError;
+use sundew_attestation::jws::{JwsError, KeySet};
 use sundew_attestation::kinds::oidc::{Issuer, Preset};
 use sundew_core::Ttl;
 use tokio::sync::Notify;
 
-use super::{Material, fetch};
+use super::fetch::FetchError;
+use super::{FETCH_INTERVAL, FILE_CHECK_INTERVAL, Material, fetch};
 use crate::clock;
 use crate::peer::Trust;
+use crate::peer::files::{FileError, read_public};
 
-const FETCH_EVERY: Duration = Duration::from_secs(300);
-const FETCH_AT_MOST_EVERY: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shortest time between two fetches of one issuer's keys (T14).
+const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// An OpenID issuer.
 #[derive(Clone, Debug, Deserialize)]
@@ -74,77 +76,89 @@ pub(crate) fn put_keys(material: &mut TrustMaterial, url: &str, keys: &KeySet) {
     }
 }
 
-/// Keeps one issuer's keys up to date, for as long as it is polled. `wanted` rings when a token
-/// named a key that is not known.
+/// Why the keys of an issuer were not taken.
+#[derive(Debug, thiserror::Error)]
+enum KeysError {
+    /// The discovery document is not JSON.
+    #[error("{0}")]
+    Discovery(JsonError),
+    /// A document could not be fetched.
+    #[error("{0}")]
+    Fetch(FetchError),
+    /// The file cannot be read.
+    #[error("{0}")]
+    File(FileError),
+    /// The discovery document names no place for keys, or one at another host.
+    #[error("the discovery document names no keys at the issuer's own host; set jwks_url")]
+    NoKeys,
+    /// The discovery document names another issuer.
+    #[error("the discovery document is of another issuer")]
+    OtherIssuer,
+    /// The document is not a set of keys.
+    #[error("{0}")]
+    Set(JwsError),
+}
+
+/// Keeps one issuer's keys up to date, for as long as it is polled. `unknown_key` is notified when
+/// a token named a key that is not known.
 pub(crate) async fn follow(
     issuer: IssuerConfig,
     material: Arc<Material>,
     trust: Arc<Trust>,
-    wanted: Arc<Notify>,
+    unknown_key: Arc<Notify>,
 ) {
     let source = format!("keys of {}", issuer.url);
     let mut last = None;
-    let mut fetched: Option<Instant> = None;
     loop {
-        let document = match &issuer.jwks_file {
-            Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display())),
-            None => {
-                fetched = Some(clock::monotonic());
-                fetch(&issuer).await
-            }
+        let (fetched, document) = match &issuer.jwks_file {
+            Some(path) => (None, read_public(path).map_err(KeysError::File)),
+            None => (Some(clock::monotonic()), fetch(&issuer).await),
         };
-        match document.and_then(|document| {
+        let taken = document.and_then(|document| {
             if last.as_ref() == Some(&document) {
-                Ok(None)
-            } else {
-                KeySet::parse(&document)
-                    .map(|keys| Some((document, keys)))
-                    .map_err(|e| e.to_string())
+                return Ok(());
             }
-        }) {
-            Ok(None) => trust.report(&source, Ok(())),
-            Ok(Some((document, keys))) => {
-                material.update_issuers(|next| put_keys(next, &issuer.url, &keys));
-                last = Some(document);
-                trust.report(&source, Ok(()));
-            }
-            Err(problem) => trust.report(&source, Err(problem)),
-        }
+            let keys = KeySet::parse(&document).map_err(KeysError::Set)?;
+            material.update_issuers(|next| put_keys(next, &issuer.url, &keys));
+            last = Some(document);
+            Ok(())
+        });
+        trust.report(&source, taken);
         match fetched {
-            None => tokio::time::sleep(LOOK_EVERY).await,
+            None => tokio::time::sleep(FILE_CHECK_INTERVAL).await,
+            // T14: however many tokens name unknown keys, the issuer is asked once in a while.
             Some(at) => {
-                let _ = tokio::time::timeout(FETCH_EVERY, wanted.notified()).await;
-                tokio::time::sleep(FETCH_AT_MOST_EVERY.saturating_sub(clock::since(at))).await;
+                let _ = tokio::time::timeout(FETCH_INTERVAL, unknown_key.notified()).await;
+                tokio::time::sleep(SHORTEST_FETCH_INTERVAL.saturating_sub(clock::since(at))).await;
             }
         }
     }
 }
 
-async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, String> {
-    let client = fetch::client(issuer.ca_file.as_deref())?;
+/// Fetches the keys of an issuer, from where the configuration or the issuer's discovery document
+/// says.
+async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, KeysError> {
+    let client = fetch::client(issuer.ca_file.as_deref()).map_err(KeysError::Fetch)?;
     if let Some(url) = &issuer.jwks_url {
-        return fetch::get(&client, url).await;
+        return fetch::get(&client, url).await.map_err(KeysError::Fetch);
     }
-    let discovery = fetch::get(
-        &client,
-        &format!(
-            "{}/.well-known/openid-configuration",
-            issuer.url.trim_end_matches('/')
-        ),
-    )
-    .await?;
+    let url = issuer.url.trim_end_matches('/');
+    let discovery = fetch::get(&client, &format!("{url}/.well-known/openid-configuration"))
+        .await
+        .map_err(KeysError::Fetch)?;
     let document = sundew_attestation::json::parse(&discovery, fetch::MAX_DOCUMENT)
-        .map_err(|e| e.to_string())?;
+        .map_err(KeysError::Discovery)?;
     let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
     if text("issuer") != Some(&issuer.url) {
-        return Err("the discovery document is of another issuer".to_owned());
+        return Err(KeysError::OtherIssuer);
     }
     let keys = text("jwks_uri")
         .filter(|uri| same_host(uri, &issuer.url))
-        .ok_or("the discovery document names no keys at the issuer's own host; set jwks_url")?;
-    fetch::get(&client, keys).await
+        .ok_or(KeysError::NoKeys)?;
+    fetch::get(&client, keys).await.map_err(KeysError::Fetch)
 }
 
+/// Says whether both are https URLs of one host, its port included.
 fn same_host(a: &str, b: &str) -> bool {
     let host = |url: &str| {
         url.strip_prefix("https://").map(|rest| {

@@ -10,17 +10,21 @@ mod follow;
 pub(crate) mod issuers;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use std::path::PathBuf;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sundew_attestation::{TrustItem, TrustKind, TrustMaterial};
-
 use sundew_core::{Changed, Event};
 
 use crate::liveness::Subscriber;
+
+/// How often a document that is fetched is fetched again.
+const FETCH_INTERVAL: Duration = Duration::from_secs(300);
+/// How often it is looked whether a file has changed.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something that verifiers trust, from the configuration.
 #[derive(Clone, Debug, serde::Deserialize)]

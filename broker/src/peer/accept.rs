@@ -14,13 +14,16 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::caller::Caller;
-use super::tls::handshake;
+use super::tls::{HandshakeError, handshake};
 use super::trust::Trust;
 
-/// A handshake that takes longer is dropped (T81).
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// Longest time for a handshake; one that takes longer is dropped (T81).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whom a listener lets in.
+/// Pause after the operating system gave no connection.
+const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
+
+/// The callers that a listener lets in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Clients {
     /// Only those with a valid X.509-SVID.
@@ -38,19 +41,19 @@ pub struct ListenerLimits {
     pub handshakes: usize,
 }
 
-/// What the acceptor tells: counts by outcome, and refusals for the record.
+/// Hears of every connection: counts them by outcome, and puts refusals on the record.
 pub(crate) trait AcceptObserver: Send + Sync + 'static {
     /// A handshake succeeded.
     fn accepted(&self);
-    /// A handshake failed.
-    fn refused(&self, remote: SocketAddr, cause: &str);
+    /// A connection was not let in.
+    fn refused(&self, remote: SocketAddr, cause: &HandshakeError);
 }
 
 /// An accepted connection.
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     caller: Caller,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
@@ -105,7 +108,7 @@ pub(crate) async fn accept(
     observer: Arc<dyn AcceptObserver>,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let connection_permits = Arc::new(Semaphore::new(limits.connections));
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     loop {
         let accepted = tokio::select! {
@@ -118,12 +121,12 @@ pub(crate) async fn accept(
                 // T82: out of file descriptors, or a connection that went away: not the end of the
                 // listener.
                 tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(RETRY_ACCEPT_AFTER).await;
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            observer.refused(remote, "too many connections");
+        let Ok(permit) = Arc::clone(&connection_permits).try_acquire_owned() else {
+            observer.refused(remote, &HandshakeError::TooManyConnections);
             continue;
         };
         let (trust, observer, handshakes, connections) = (
@@ -133,23 +136,19 @@ pub(crate) async fn accept(
             connections.clone(),
         );
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_WITHIN, async {
-                let _turn = handshakes.acquire().await.map_err(|e| e.to_string())?;
+            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
+                let _permit = handshakes.acquire().await.map_err(HandshakeError::Closed)?;
                 handshake(socket, remote, &trust, clients).await
             });
-            match shaken
-                .await
-                .unwrap_or_else(|_| Err("handshake took too long".to_owned()))
-            {
+            match shaken.await.unwrap_or(Err(HandshakeError::TimedOut)) {
                 Ok((stream, caller)) => {
                     observer.accepted();
-                    let _ = connections
-                        .send(Ok(Connection {
-                            stream,
-                            caller,
-                            _place: place,
-                        }))
-                        .await;
+                    let connection = Connection {
+                        stream,
+                        caller,
+                        _permit: permit,
+                    };
+                    let _ = connections.send(Ok(connection)).await;
                 }
                 Err(cause) => observer.refused(remote, &cause),
             }

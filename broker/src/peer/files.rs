@@ -1,26 +1,100 @@
 //! Files with bundles, certificates and keys.
 
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_attestation::spiffe::{TrustBundle, TrustDomain};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+use sundew_attestation::spiffe::{BundleError, TrustBundle, TrustDomain};
+use zeroize::Zeroizing;
 
-/// Reads one bundle file.
-pub(crate) fn read_bundle(domain: &TrustDomain, path: &Path) -> Result<TrustBundle, String> {
-    let document = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    TrustBundle::parse(domain.clone(), &document).map_err(|e| format!("{}: {e}", path.display()))
+/// Why a file was not taken. Every text begins with the path of the file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The file holds no bundle of its trust domain.
+    #[error("{}: {cause}", .path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its content.
+        cause: BundleError,
+    },
+    /// The certificate and its key do not fit.
+    #[error("{}: {cause}", .path.display())]
+    Pair {
+        /// The file of the certificate.
+        path: PathBuf,
+        /// Why they do not fit.
+        cause: rustls::Error,
+    },
+    /// The file is not PEM, or not the PEM that is expected.
+    #[error("{}: {cause}", .path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its content.
+        cause: pem::Error,
+    },
+    /// The file holds a secret, and others may read it.
+    #[error(
+        "{path}: others may read it (mode {mode:o}); run `chmod 600 {path}`",
+        path = .path.display()
+    )]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// The permission bits of the file.
+        mode: u32,
+    },
+    /// The file cannot be read.
+    #[error("{}: {cause}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        cause: io::Error,
+    },
+}
+
+/// Reads a file that holds no secret.
+pub(crate) fn read_public(path: &Path) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(unreadable(path))
+}
+
+/// Reads a file that holds a secret; refuses one that others may read (T85).
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let metadata = std::fs::metadata(path).map_err(unreadable(path))?;
+    let mode = metadata.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(FileError::Permissions {
+            path: path.to_owned(),
+            mode: mode & 0o777,
+        });
+    }
+    read_public(path).map(Zeroizing::new)
+}
+
+/// Reads the bundle of a trust domain.
+pub(crate) fn read_bundle(domain: &TrustDomain, path: &Path) -> Result<TrustBundle, FileError> {
+    let document = read_public(path)?;
+    TrustBundle::parse(domain.clone(), &document).map_err(|cause| FileError::Bundle {
+        path: path.to_owned(),
+        cause,
+    })
 }
 
 /// Reads a certificate chain and its key; refuses a pair that does not fit.
-pub(crate) fn read_identity(certificate: &Path, key: &Path) -> Result<CertifiedKey, String> {
-    let fail = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+pub(crate) fn read_identity(certificate: &Path, key: &Path) -> Result<CertifiedKey, FileError> {
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| fail(certificate, &e))?;
-    let key_der = PrivateKeyDer::from_pem_slice(&read_private(key)?).map_err(|e| fail(key, &e))?;
-    certified(chain, key_der).map_err(|e| fail(certificate, &e))
+        .map_err(not_pem(certificate))?;
+    let key_der = PrivateKeyDer::from_pem_slice(&read_private(key)?).map_err(not_pem(key))?;
+    certified(chain, key_der).map_err(|cause| FileError::Pair {
+        path: certificate.to_owned(),
+        cause,
+    })
 }
 
 /// A certificate chain with its key; refuses a pair that does not fit.
@@ -31,21 +105,18 @@ pub(crate) fn certified(
     CertifiedKey::from_der(chain, key, &super::tls::provider())
 }
 
-/// Reads a file that holds a secret; refuses one that others may read (T85).
-pub(crate) fn read_private(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
-    let fail = |e: std::io::Error| format!("{}: {e}", path.display());
-    let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(path).map_err(fail)?.permissions(),
-    );
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "{}: others may read it (mode {:o}); run `chmod 600 {}`",
-            path.display(),
-            mode & 0o777,
-            path.display()
-        ));
+/// Makes an error of the file system one that names the file.
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> FileError + '_ {
+    |cause| FileError::Unreadable {
+        path: path.to_owned(),
+        cause,
     }
-    std::fs::read(path)
-        .map(zeroize::Zeroizing::new)
-        .map_err(fail)
+}
+
+/// Makes an error of reading PEM one that names the file.
+fn not_pem(path: &Path) -> impl Fn(pem::Error) -> FileError + '_ {
+    |cause| FileError::Pem {
+        path: path.to_owned(),
+        cause,
+    }
 }

@@ -12,4 +12,5 @@ pub use accept::ListenerLimits;
 pub(crate) use accept::{AcceptObserver, Clients, Connection};
 pub(crate) use caller::{Caller, Peer};
 pub(crate) use channel::Channel;
+pub(crate) use tls::HandshakeError;
 pub(crate) use trust::Trust;

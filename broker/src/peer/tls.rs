@@ -3,6 +3,7 @@
 //! P1: this is the one place that makes a [`Peer`]. T06: a resumed session would skip the
 //! certificate check, so there are none.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sundew_attestation::spiffe::{SvidError, VerifiedSvid, validate_chain};
 use tokio::net::TcpStream;
+use tokio::sync::AcquireError;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -29,36 +31,63 @@ use crate::clock;
 /// The exporter label of `tls-exporter` (RFC 9266, section 2).
 const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
 
-/// The one crypto provider.
+/// The crypto provider of all TLS here.
 #[must_use]
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Performs the handshake on a socket that was accepted; an error is the cause for the record.
+/// Why a connection was not let in, as the record says.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    /// The broker is stopping.
+    #[error("{0}")]
+    Closed(AcquireError),
+    /// The handshake ended without a certificate that went through the verifier.
+    #[error("no certificate was verified")]
+    NoCertificate,
+    /// The broker's own TLS settings are not usable, or the channel has no binding.
+    #[error("{0}")]
+    Settings(TlsError),
+    /// The handshake failed, or the connection broke.
+    #[error("{0}")]
+    Socket(io::Error),
+    /// The caller's SVID was refused.
+    #[error("SVID: {0}")]
+    Svid(SvidError),
+    /// The handshake did not end in time (T81).
+    #[error("handshake took too long")]
+    TimedOut,
+    /// The listener has as many connections as it may have.
+    #[error("too many connections")]
+    TooManyConnections,
+}
+
+/// Performs the handshake on a socket that was accepted.
 pub(super) async fn handshake(
     socket: TcpStream,
     remote: SocketAddr,
     trust: &Arc<Trust>,
     clients: Clients,
-) -> Result<(TlsStream<TcpStream>, Caller), String> {
-    socket.set_nodelay(true).map_err(|e| e.to_string())?;
+) -> Result<(TlsStream<TcpStream>, Caller), HandshakeError> {
+    socket.set_nodelay(true).map_err(HandshakeError::Socket)?;
     let verifier = Arc::new(SvidVerifier {
         trust: Arc::clone(trust),
         provider: provider_of_process(),
         verified: Mutex::new(None),
         refused: Mutex::new(None),
     });
-    let config = server_config(trust, clients, &verifier).map_err(|e| e.to_string())?;
+    let config = server_config(trust, clients, &verifier).map_err(HandshakeError::Settings)?;
     let stream = match TlsAcceptor::from(Arc::new(config)).accept(socket).await {
         Ok(stream) => stream,
         Err(error) => {
+            // P11: the caller hears less; the record says which of the rules was broken.
             let refused = verifier
                 .refused
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
-            return Err(refused.map_or_else(|| error.to_string(), |why| format!("SVID: {why}")));
+            return Err(refused.map_or(HandshakeError::Socket(error), HandshakeError::Svid));
         }
     };
     let (_, session) = stream.get_ref();
@@ -70,7 +99,7 @@ pub(super) async fn handshake(
     let mut exporter = [0; 32];
     session
         .export_keying_material(&mut exporter, EXPORTER, None)
-        .map_err(|e| e.to_string())?;
+        .map_err(HandshakeError::Settings)?;
     let caller = match (clients, verified, session.peer_certificates()) {
         (Clients::Anonymous, _, _) => Caller::Anonymous(Arc::new(Channel::new(exporter))),
         (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
@@ -80,7 +109,7 @@ pub(super) async fn handshake(
             )))
         }
         // P1: a handshake that did not go through the verifier proves nothing.
-        (Clients::WithSvid, _, _) => return Err("no certificate was verified".to_owned()),
+        (Clients::WithSvid, _, _) => return Err(HandshakeError::NoCertificate),
     };
     Ok((stream, caller))
 }
@@ -111,6 +140,7 @@ fn server_config(
     Ok(config)
 }
 
+/// Presents the broker's own SVID of the moment.
 struct OwnCertificate(Arc<Trust>);
 
 impl std::fmt::Debug for OwnCertificate {
@@ -125,7 +155,8 @@ impl ResolvesServerCert for OwnCertificate {
     }
 }
 
-/// One per handshake: it keeps what it verified, so that the chain is verified once.
+/// Verifies the caller's chain in a handshake, and keeps the result, so that the chain is verified
+/// once. Each handshake has a verifier of its own.
 struct SvidVerifier {
     trust: Arc<Trust>,
     provider: Arc<CryptoProvider>,

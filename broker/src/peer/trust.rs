@@ -3,6 +3,8 @@
 //! A bad update keeps the last good one and says so. A new generation is looked at by the next call
 //! of every open connection.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -22,8 +24,10 @@ pub(crate) struct Snapshot {
 pub(crate) struct Trust {
     current: ArcSwap<Snapshot>,
     identity: ArcSwap<Option<Arc<CertifiedKey>>>,
+    /// Held while a snapshot is replaced.
     writing: Mutex<()>,
-    troubles: Mutex<std::collections::BTreeMap<String, String>>,
+    /// Reasons why sources do not work, by source.
+    problems: Mutex<BTreeMap<String, String>>,
 }
 
 impl Default for Trust {
@@ -35,7 +39,7 @@ impl Default for Trust {
             }),
             identity: ArcSwap::from_pointee(None),
             writing: Mutex::new(()),
-            troubles: Mutex::default(),
+            problems: Mutex::default(),
         }
     }
 }
@@ -86,38 +90,39 @@ impl Trust {
         self.identity.store(Arc::new(Some(Arc::new(key))));
     }
 
-    /// Notes that a source works, or why it does not.
-    pub(crate) fn report(&self, source: &str, result: Result<(), String>) {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes that a source works, or why it does not. The log says it once, until that changes.
+    pub(crate) fn report(&self, source: &str, result: Result<(), impl Display>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => {
-                if troubles.remove(source).is_some() {
+                if problems.remove(source).is_some() {
                     tracing::info!(source, "source works again");
                 }
             }
-            Err(problem) => {
-                if troubles.insert(source.to_owned(), problem.clone()).as_ref() != Some(&problem) {
+            Err(error) => {
+                let problem = error.to_string();
+                if problems.insert(source.to_owned(), problem.clone()).as_ref() != Some(&problem) {
                     tracing::error!(source, problem, "source failed; the last good state stays");
                 }
             }
         }
     }
 
-    /// What is wrong with a source, if anything.
+    /// Why a source does not work, if it does not.
     #[must_use]
-    pub(crate) fn trouble(&self, source: &str) -> Option<String> {
-        self.troubles
+    pub(crate) fn problem(&self, source: &str) -> Option<String> {
+        self.problems
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(source)
             .cloned()
     }
 
-    /// What is wrong with sources, for health.
+    /// The sources that do not work, each with the reason, for health.
     #[must_use]
-    pub(crate) fn troubles(&self) -> Vec<String> {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems
             .iter()
             .map(|(source, problem)| format!("{source}: {problem}"))
             .collect()

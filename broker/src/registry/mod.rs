@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ring::digest;
+use sundew_attestation::json::{self, JsonError};
 use sundew_attestation::spiffe::TrustDomain;
 use sundew_attestation::{TrustMaterial, hex};
 use sundew_core::store::DocumentKind;
@@ -20,8 +21,11 @@ use crate::wire::spiffe_id;
 
 /// Most workloads in one request.
 const MAX_APPLIED: usize = 1000;
-/// How often a change is tried again when another broker changed the same document.
-const ATTEMPTS: usize = 8;
+/// Longest registration as JSON, in bytes.
+const MAX_DOCUMENT_BYTES: usize = 1 << 20;
+/// How often a change is tried before it is refused because other brokers change the same
+/// registration.
+const REPLACE_ATTEMPTS: usize = 8;
 
 /// The room of registrations.
 pub(crate) struct Registry {
@@ -126,7 +130,7 @@ impl Registry {
         let id = registration.spiffe_id.clone();
         let version = version_of(&registration);
         let store = self.ledger.records.store();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..REPLACE_ATTEMPTS {
             let before = store.document(DocumentKind::Workload, id.as_str()).await?;
             let old = before
                 .as_ref()
@@ -259,11 +263,22 @@ impl Registry {
     }
 }
 
-/// Reads a registration; an error says where in the document it is.
-fn parse(document: &str) -> Result<Registration, String> {
+/// Why a document is no registration.
+#[derive(Debug, thiserror::Error)]
+enum DocumentError {
+    /// A field is missing, unknown or not valid; the text says which.
+    #[error("{0}")]
+    Field(serde_path_to_error::Error<serde_json::Error>),
+    /// The document is not JSON, or is too large.
+    #[error("{0}")]
+    Json(JsonError),
+}
+
+/// Reads a registration; an error says where in the document the fault is.
+fn parse(document: &str) -> Result<Registration, DocumentError> {
     let value =
-        sundew_attestation::json::parse(document.as_bytes(), 1 << 20).map_err(|e| e.to_string())?;
-    serde_path_to_error::deserialize(value).map_err(|e| e.to_string())
+        json::parse(document.as_bytes(), MAX_DOCUMENT_BYTES).map_err(DocumentError::Json)?;
+    serde_path_to_error::deserialize(value).map_err(DocumentError::Field)
 }
 
 fn version_of(registration: &Registration) -> String {

@@ -97,7 +97,7 @@ fn start_identity(
                 loop {
                     tokio::time::sleep(half).await;
                     if let Err(error) = issue() {
-                        tracing::error!(error, "own SVID could not be renewed");
+                        tracing::error!(error = error.to_string(), "own SVID could not be renewed");
                     }
                 }
             });

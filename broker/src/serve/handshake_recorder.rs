@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::journal::{self, Journal};
 use crate::metrics::{HandshakeResult, Metrics};
-use crate::peer::AcceptObserver;
+use crate::peer::{AcceptObserver, HandshakeError};
 
 /// The observer of the broker's TLS listeners.
 pub(super) struct HandshakeRecorder {
@@ -18,9 +18,9 @@ impl AcceptObserver for HandshakeRecorder {
         self.metrics.handshake(HandshakeResult::Accepted);
     }
 
-    fn refused(&self, remote: SocketAddr, cause: &str) {
+    fn refused(&self, remote: SocketAddr, cause: &HandshakeError) {
         self.metrics.handshake(HandshakeResult::Refused);
-        tracing::warn!(%remote, cause, "handshake refused");
+        tracing::warn!(%remote, cause = cause.to_string(), "handshake refused");
         self.journal.note(
             journal::record("handshake_refused")
                 .with("remote", remote)

@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::liveness::{LogFollower, RevocationLog};
 use crate::metrics::Metrics;
-use crate::peer::files::read_private;
+use crate::peer::files::{read_private, read_public};
 use crate::random::random_name;
 use crate::records::Records;
 use crate::store::embedded::EmbeddedStore;
@@ -107,11 +107,8 @@ fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
             .map(|bytes| SecretBytes::new(bytes.to_vec()))
             .map_err(during(&format!("store.{key}")))
     };
-    let public = |path: &PathBuf, key: &str| {
-        std::fs::read(path)
-            .map_err(|e| format!("{}: {e}", path.display()))
-            .map_err(during(&format!("store.{key}")))
-    };
+    let public =
+        |path: &PathBuf, key: &str| read_public(path).map_err(during(&format!("store.{key}")));
     let password = config.password_file.as_ref();
     let ca = config.ca_file.as_ref();
     let client = match &config.client {

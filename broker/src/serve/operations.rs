@@ -42,7 +42,7 @@ impl Health {
     /// Everything that keeps the broker from answering, or that an operator should know, one line
     /// each; empty if all is well.
     fn problems(&self) -> Vec<String> {
-        let mut problems = self.trust.troubles();
+        let mut problems = self.trust.problems();
         problems.extend(
             self.log
                 .degraded_reason()

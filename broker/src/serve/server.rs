@@ -1,5 +1,6 @@
 //! Starting and stopping a broker.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct StartError {
 }
 
 /// Makes a cause the reason why a part of the broker did not start.
-pub(super) fn during<E: std::fmt::Display>(part: &str) -> impl Fn(E) -> StartError + use<E> {
+pub(super) fn during<E: Display>(part: &str) -> impl Fn(E) -> StartError + use<E> {
     let part = part.to_owned();
     move |cause| StartError {
         part: part.clone(),
@@ -131,16 +132,14 @@ impl Server {
     }
 
     /// Takes over what can change while running: operators now; files are looked at at once. The
-    /// rest needs a restart.
-    pub fn reload(&self, config: Result<Config, String>) {
-        match config {
-            Ok(config) => {
-                self.gate.operators.replace(config.operators);
-                self.trust.report("configuration", Ok(()));
-                tracing::info!("configuration reloaded");
-            }
-            Err(problem) => self.trust.report("configuration", Err(problem)),
-        }
+    /// rest needs a restart. A configuration that could not be read changes nothing, and health
+    /// shows why.
+    pub fn reload(&self, config: Result<Config, impl Display>) {
+        let taken = config.map(|config| {
+            self.gate.operators.replace(config.operators);
+            tracing::info!("configuration reloaded");
+        });
+        self.trust.report("configuration", taken);
         self.look_now.notify_waiters();
     }
 

@@ -5,25 +5,79 @@
 //! withdrawn (AC-09).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_attestation::spiffe::{SpiffeId, TrustBundle, TrustDomain};
+use sundew_attestation::spiffe::{BundleError, IdError, SpiffeId, TrustBundle, TrustDomain};
 use tokio::sync::Notify;
 
-use crate::ca::Ca;
+use crate::ca::{Ca, CaError};
 use crate::clock;
 use crate::peer::Trust;
 use crate::peer::files::{certified, read_bundle, read_identity};
 
-/// How often files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The name of the Workload API as a source, in health.
+const WORKLOAD_API: &str = "workload api";
+/// Longest time for the first answer of the Workload API.
+const WORKLOAD_API_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often files, and the socket of the Workload API, are looked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Waits for the next look, or for somebody who asks for it now.
 async fn next_look(now: &Notify) {
-    let _ = tokio::time::timeout(LOOK_EVERY, now.notified()).await;
+    let _ = tokio::time::timeout(CHECK_INTERVAL, now.notified()).await;
+}
+
+/// Why the Workload API did not give an SVID and bundles.
+#[derive(Debug, thiserror::Error)]
+enum WorkloadApiError {
+    /// The bundle of a trust domain is not usable.
+    #[error("{0}")]
+    Bundle(BundleError),
+    /// The client has no SVID or no bundles.
+    #[error("{0}")]
+    Client(spiffe::X509SourceError),
+    /// The API closed the connection.
+    #[error("the connection was closed")]
+    Closed,
+    /// Nobody listens on the socket.
+    #[error("{0}")]
+    Connect(io::Error),
+    /// The private key is none that is known.
+    #[error("{0}")]
+    Key(&'static str),
+    /// The client gave up.
+    #[error("the Workload API does not answer")]
+    NoAnswer,
+    /// The certificate and its key do not fit.
+    #[error("{0}")]
+    Pair(rustls::Error),
+    /// The API did not answer when the client began.
+    #[error("no answer within 10 seconds")]
+    TimedOut,
+    /// A trust domain has no valid name.
+    #[error("{0}")]
+    TrustDomain(IdError),
+}
+
+/// Why the embedded CA did not issue the broker's own SVID.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IssueError {
+    /// The CA cannot issue.
+    #[error("{0}")]
+    Ca(CaError),
+    /// The trust domain gives no valid ID.
+    #[error("{0}")]
+    Id(IdError),
+    /// The private key is none that is known.
+    #[error("{0}")]
+    Key(&'static str),
+    /// The certificate and its key do not fit.
+    #[error("{0}")]
+    Pair(rustls::Error),
 }
 
 /// Keeps the bundles of files up to date, for as long as it is polled.
@@ -36,23 +90,17 @@ pub(super) async fn watch_bundles(
     let mut good_at = BTreeMap::new();
     loop {
         for (domain, path) in &files {
-            let source = format!("bundle of {domain}");
-            match read_bundle(domain, path) {
-                Ok(bundle) => {
-                    trust.publish(bundle);
-                    trust.report(&source, Ok(()));
-                    good_at.insert(domain.clone(), clock::monotonic());
-                }
-                Err(problem) => {
-                    if good_at
-                        .get(domain)
-                        .is_none_or(|at| clock::since(*at) > limit)
-                    {
-                        trust.withdraw(domain.clone());
-                    }
-                    trust.report(&source, Err(problem));
-                }
+            let read = read_bundle(domain, path).map(|bundle| trust.publish(bundle));
+            if read.is_ok() {
+                good_at.insert(domain.clone(), clock::monotonic());
+            } else if good_at
+                .get(domain)
+                .is_none_or(|at| clock::since(*at) > limit)
+            {
+                // AC-09: from here on, nobody of this trust domain is let in.
+                trust.withdraw(domain.clone());
             }
+            trust.report(&format!("bundle of {domain}"), read);
         }
         next_look(&now).await;
     }
@@ -67,72 +115,79 @@ pub(super) async fn watch_identity(
 ) {
     let mut seen = None;
     loop {
-        match read_identity(&certificate, &key) {
-            Ok(identity) => {
-                if seen.as_ref() != Some(&identity.cert) {
-                    tracing::info!(file = %certificate.display(), "own SVID loaded");
-                    seen = Some(identity.cert.clone());
-                    trust.set_identity(identity);
-                }
-                trust.report("own SVID", Ok(()));
+        let read = read_identity(&certificate, &key).map(|identity| {
+            if seen.as_ref() != Some(&identity.cert) {
+                tracing::info!(file = %certificate.display(), "own SVID loaded");
+                seen = Some(identity.cert.clone());
+                trust.set_identity(identity);
             }
-            Err(problem) => trust.report("own SVID", Err(problem)),
-        }
+        });
+        trust.report("own SVID", read);
         next_look(&now).await;
     }
 }
 
 /// Follows a SPIFFE Workload API: own SVID and all bundles, for as long as it is polled.
 pub(super) async fn follow_workload_api(trust: Arc<Trust>, socket: PathBuf, limit: Duration) {
-    let source_name = "workload api";
     let endpoint = format!("unix:{}", socket.display());
     let mut good_at = clock::monotonic();
     loop {
         let built = tokio::time::timeout(
-            Duration::from_secs(10),
+            WORKLOAD_API_TIMEOUT,
             spiffe::X509Source::builder().endpoint(&endpoint).build(),
         )
         .await;
-        let problem = match built {
+        let error = match built {
             Ok(Ok(source)) => {
-                let mut updates = source.updated();
-                loop {
-                    // The client keeps what it has when the API goes away, and does not tell.
-                    let answers = tokio::net::UnixStream::connect(&socket)
-                        .await
-                        .map(drop)
-                        .map_err(|e| e.to_string());
-                    match answers.and_then(|()| take_from(&trust, &source)) {
-                        Ok(()) => {
-                            good_at = clock::monotonic();
-                            trust.report(source_name, Ok(()));
-                        }
-                        Err(problem) => {
-                            trust.report(source_name, Err(problem));
-                            if clock::since(good_at) > limit {
-                                withdraw_all(&trust);
-                            }
-                        }
-                    }
-                    tokio::select! {
-                        changed = updates.changed() => if changed.is_err() { break },
-                        () = tokio::time::sleep(LOOK_EVERY) => {}
-                    }
-                }
-                "the connection was closed".to_owned()
+                take_updates(&trust, &socket, &source, limit, &mut good_at).await;
+                WorkloadApiError::Closed
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer within 10 seconds".to_owned(),
+            Ok(Err(error)) => WorkloadApiError::Client(error),
+            Err(_) => WorkloadApiError::TimedOut,
         };
-        trust.report(source_name, Err(problem));
-        if clock::since(good_at) > limit {
-            withdraw_all(&trust);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+        trust.report(WORKLOAD_API, Err(error));
+        withdraw_after(&trust, limit, good_at);
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-fn withdraw_all(trust: &Trust) {
+/// Takes over what a client of the Workload API has, until the client ends. `good_at` is the moment
+/// when that worked last.
+async fn take_updates(
+    trust: &Trust,
+    socket: &Path,
+    source: &spiffe::X509Source,
+    limit: Duration,
+    good_at: &mut Instant,
+) {
+    let mut updates = source.updated();
+    loop {
+        // The client keeps what it has when the API goes away, and does not tell.
+        let answers = tokio::net::UnixStream::connect(socket)
+            .await
+            .map(drop)
+            .map_err(WorkloadApiError::Connect);
+        let taken = answers.and_then(|()| take_from(trust, source));
+        let is_good = taken.is_ok();
+        if is_good {
+            *good_at = clock::monotonic();
+        }
+        trust.report(WORKLOAD_API, taken);
+        if !is_good {
+            withdraw_after(trust, limit, *good_at);
+        }
+        tokio::select! {
+            changed = updates.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
+        }
+    }
+}
+
+/// Withdraws all trust domains once their bundles were last good longer ago than `limit`.
+fn withdraw_after(trust: &Trust, limit: Duration, good_at: Instant) {
+    if clock::since(good_at) <= limit {
+        return;
+    }
     let domains: Vec<_> = trust
         .current()
         .bundles
@@ -144,11 +199,12 @@ fn withdraw_all(trust: &Trust) {
         .for_each(|domain| trust.withdraw(domain));
 }
 
-fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), String> {
+/// Takes over the SVID and the bundles that the client has at this moment.
+fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), WorkloadApiError> {
     if !source.is_healthy() {
-        return Err("the Workload API does not answer".to_owned());
+        return Err(WorkloadApiError::NoAnswer);
     }
-    let svid = source.svid().map_err(|e| e.to_string())?;
+    let svid = source.svid().map_err(WorkloadApiError::Client)?;
     let chain: Vec<_> = svid
         .cert_chain()
         .iter()
@@ -156,33 +212,28 @@ fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), String> {
         .collect();
     let same = trust.identity().is_some_and(|own| own.cert == chain);
     if !same {
-        let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())?;
-        trust.set_identity(certified(chain, key).map_err(|e| e.to_string())?);
+        let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())
+            .map_err(WorkloadApiError::Key)?;
+        trust.set_identity(certified(chain, key).map_err(WorkloadApiError::Pair)?);
         tracing::info!(spiffe_id = %svid.spiffe_id(), "own SVID from the Workload API");
     }
-    for (domain, bundle) in source.bundle_set().map_err(|e| e.to_string())?.iter() {
-        let domain = TrustDomain::parse(domain.as_str()).map_err(|e| e.to_string())?;
-        let bundle =
-            TrustBundle::from_der(domain, bundle.authorities().iter().map(|c| c.as_bytes()))
-                .map_err(|e| e.to_string())?;
+    let bundles = source.bundle_set().map_err(WorkloadApiError::Client)?;
+    for (domain, bundle) in bundles.iter() {
+        let domain = TrustDomain::parse(domain.as_str()).map_err(WorkloadApiError::TrustDomain)?;
+        let roots = bundle.authorities().iter().map(|c| c.as_bytes());
+        let bundle = TrustBundle::from_der(domain, roots).map_err(WorkloadApiError::Bundle)?;
         trust.publish(bundle);
     }
     Ok(())
 }
 
-/// The broker's own ID under the embedded CA.
-pub(super) fn own_id(
-    domain: &TrustDomain,
-) -> Result<SpiffeId, sundew_attestation::spiffe::IdError> {
-    SpiffeId::parse(&format!("{}/sundew/broker", domain.id()))
-}
-
 /// Issues the broker's own SVID, and publishes the CA's bundle.
-pub(super) fn issue_own(trust: &Trust, ca: &Ca) -> Result<(), String> {
-    let id = own_id(ca.trust_domain()).map_err(|e| e.to_string())?;
-    let (svid, key) = ca.issue_with_key(&id).map_err(|e| e.to_string())?;
-    let key = PrivateKeyDer::try_from(key.expose().to_vec())?;
-    trust.set_identity(certified(svid.chain, key).map_err(|e| e.to_string())?);
-    trust.publish(ca.bundle().map_err(|e| e.to_string())?);
+pub(super) fn issue_own(trust: &Trust, ca: &Ca) -> Result<(), IssueError> {
+    let id = SpiffeId::parse(&format!("{}/sundew/broker", ca.trust_domain().id()))
+        .map_err(IssueError::Id)?;
+    let (svid, key) = ca.issue_with_key(&id).map_err(IssueError::Ca)?;
+    let key = PrivateKeyDer::try_from(key.expose().to_vec()).map_err(IssueError::Key)?;
+    trust.set_identity(certified(svid.chain, key).map_err(IssueError::Pair)?);
+    trust.publish(ca.bundle().map_err(IssueError::Ca)?);
     Ok(())
 }
