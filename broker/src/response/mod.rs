@@ -15,9 +15,8 @@ mod survey;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_attestation::hex;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{Effect, EntryId, Event, LogEntry, Position, Selector, TaskId, Ttl};
+use sundew_core::{Effect, EntryId, Event, LogEntry, Position, Selector, Ttl};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tonic::Status;
 
@@ -117,15 +116,48 @@ impl Responses {
     }
 }
 
-/// The name of a revocation, as callers see it.
+/// The name of a revocation, as callers see it: `rev-` and 32 lower-case hexadecimal digits.
 fn name(id: &EntryId) -> String {
-    format!("rev-{}", hex(&id.0))
+    format!("rev-{}", hex::encode(id.0))
 }
 
-/// Reads the field `revocation_id`.
+/// Reads the field `revocation_id`: `rev-` and 32 lower-case hexadecimal digits.
 fn entry_of(name: &str) -> Result<EntryId, Refusal> {
     let digits = name.strip_prefix("rev-").unwrap_or_default();
-    let task = TaskId::parse(&format!("task-{digits}"))
-        .map_err(|_| Refusal::invalid("revocation_id", "must be rev- and 32 hexadecimal digits"))?;
-    Ok(EntryId(*task.as_bytes()))
+    let mut bytes = [0; 16];
+    // A revocation has one name, so upper-case digits are none.
+    let is_read = hex::decode_to_slice(digits, &mut bytes).is_ok()
+        && !digits.bytes().any(|digit| digit.is_ascii_uppercase());
+    if is_read {
+        Ok(EntryId(bytes))
+    } else {
+        Err(Refusal::invalid(
+            "revocation_id",
+            "must be rev- and 32 hexadecimal digits",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_has_exactly_one_name() {
+        let id = EntryId(*b"\0\x01\x0a\x0f\xa0\xff0123456789");
+        assert_eq!(name(&id), "rev-00010a0fa0ff30313233343536373839");
+        assert_eq!(entry_of(&name(&id)).ok(), Some(id));
+        for wrong in [
+            "",
+            "rev-",
+            "00010a0fa0ff30313233343536373839",
+            "task-00010a0fa0ff30313233343536373839",
+            "rev-00010A0FA0FF30313233343536373839",
+            "rev-00010a0fa0ff303132333435363738",
+            "rev-00010a0fa0ff3031323334353637383939",
+            "rev-00010a0fa0ff3031323334353637383g",
+        ] {
+            assert!(entry_of(wrong).is_err(), "{wrong}");
+        }
+    }
 }
