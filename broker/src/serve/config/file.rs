@@ -1,16 +1,136 @@
-//! What the file says, before anything is made of it.
+//! The sections of the file as they are written, with their defaults, before any rule is checked.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
-use crate::role::Role;
+use super::{
+    Bounds, CallLimits, ConfigError, Identity, IssuerConfig, Listen, ListenerLimits,
+    MaterialConfig, Role,
+};
 use crate::store::redis::Durability;
+
+/// The file, section by section. A section that is missing or wrong is `None`, or has its defaults.
+pub(super) struct File {
+    pub(super) identity: Option<FileIdentity>,
+    pub(super) issuers: Vec<IssuerConfig>,
+    pub(super) journal: Option<FileJournal>,
+    pub(super) keys: Option<FileKeys>,
+    pub(super) limits: FileLimits,
+    pub(super) listen: Option<FileListen>,
+    pub(super) material: Vec<MaterialConfig>,
+    pub(super) operators: Vec<FileOperator>,
+    pub(super) revocation: FileRevocation,
+    pub(super) store: Option<FileStore>,
+    pub(super) trust: Vec<FileTrust>,
+}
+
+impl File {
+    /// Reads a text, and answers with it everything that is wrong with single sections. An error is
+    /// a text that is not TOML.
+    pub(super) fn parse(text: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        let table: toml::Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError(vec![e.to_string().trim_end().to_owned()]))?;
+        let mut sections = Sections {
+            table,
+            errors: Vec::new(),
+        };
+        // Errors are told in this order.
+        let file = Self {
+            listen: sections.need("listen"),
+            identity: sections.need("identity"),
+            trust: sections.take("trust").unwrap_or_default(),
+            store: sections.need("store"),
+            keys: sections.need("keys"),
+            journal: sections.need("journal"),
+            revocation: sections.take("revocation").unwrap_or_default(),
+            operators: sections.take("operators").unwrap_or_default(),
+            issuers: sections.take("issuers").unwrap_or_default(),
+            material: sections.take("trust_material").unwrap_or_default(),
+            limits: sections.take("limits").unwrap_or_default(),
+        };
+        let Sections { table, mut errors } = sections;
+        errors.extend(table.keys().map(|name| format!("{name}: unknown section")));
+        Ok((file, errors))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename = "Listen", deny_unknown_fields)]
+pub(super) struct FileListen {
+    workloads: SocketAddr,
+    enrollment: Option<SocketAddr>,
+    #[serde(default = "default_operations")]
+    operations: SocketAddr,
+    workload_api: Option<PathBuf>,
+    #[serde(default)]
+    reflection: bool,
+}
+
+fn default_operations() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9090))
+}
+
+impl From<FileListen> for Listen {
+    fn from(file: FileListen) -> Self {
+        Self {
+            workloads: file.workloads,
+            enrollment: file.enrollment,
+            operations: file.operations,
+            workload_api: file.workload_api,
+            reflection: file.reflection,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(
+    rename = "Identity",
+    tag = "source",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
+pub(super) enum FileIdentity {
+    Files {
+        certificate: PathBuf,
+        key: PathBuf,
+    },
+    WorkloadApi {
+        socket: PathBuf,
+    },
+    EmbeddedCa {
+        trust_domain: TrustDomain,
+        #[serde(default = "default_svid_ttl")]
+        svid_ttl: Ttl,
+    },
+}
+
+fn default_svid_ttl() -> Ttl {
+    Ttl::HOUR
+}
+
+impl From<FileIdentity> for Identity {
+    fn from(file: FileIdentity) -> Self {
+        match file {
+            FileIdentity::Files { certificate, key } => Self::Files { certificate, key },
+            FileIdentity::WorkloadApi { socket } => Self::WorkloadApi { socket },
+            FileIdentity::EmbeddedCa {
+                trust_domain,
+                svid_ttl,
+            } => Self::EmbeddedCa {
+                trust_domain,
+                svid_ttl,
+            },
+        }
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +194,15 @@ impl Default for FileRevocation {
     }
 }
 
+impl From<FileRevocation> for Bounds {
+    fn from(file: FileRevocation) -> Self {
+        Self {
+            freshness: file.freshness.to_std(),
+            max_skew: file.max_clock_skew.to_std(),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileLimits {
@@ -110,14 +239,37 @@ impl Default for FileLimits {
     }
 }
 
+impl From<&FileLimits> for CallLimits {
+    fn from(file: &FileLimits) -> Self {
+        Self {
+            calls_per_second: file.calls_per_second,
+            issuing: file.issuing,
+            purpose_bytes: file.purpose_bytes,
+            instruction_bytes: file.instruction_bytes,
+            secret_bytes: file.secret_bytes,
+            longest_task: file.max_task_ttl,
+        }
+    }
+}
+
+impl From<&FileLimits> for ListenerLimits {
+    fn from(file: &FileLimits) -> Self {
+        Self {
+            connections: file.connections,
+            handshakes: file.handshakes,
+        }
+    }
+}
+
 /// Reads sections one by one, so that an error in one does not hide those in others.
-pub(super) struct Sections {
-    pub(super) table: toml::Table,
-    pub(super) errors: Vec<String>,
+struct Sections {
+    table: toml::Table,
+    errors: Vec<String>,
 }
 
 impl Sections {
-    pub(super) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+    /// Reads a section that may be missing. An error is noted by its path in the file.
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let value = self.table.remove(name)?;
         match serde_path_to_error::deserialize(value) {
             Ok(section) => Some(section),
@@ -135,7 +287,8 @@ impl Sections {
         }
     }
 
-    pub(super) fn need<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+    /// Reads a section that must be there.
+    fn need<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         if !self.table.contains_key(name) {
             self.errors.push(format!("{name}: section is missing"));
         }

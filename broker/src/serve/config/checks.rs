@@ -1,0 +1,163 @@
+//! Rules over what the file says, beyond the form of its sections. Each check adds what is wrong to
+//! `errors`, one line each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use sundew_attestation::kinds::oidc::Preset;
+use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
+
+use super::file::{FileLimits, FileOperator, FileRevocation, FileTrust};
+use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
+
+/// Checks bounds of limits, and of the view of the revocation log.
+pub(super) fn limits(limits: &FileLimits, revocation: &FileRevocation, errors: &mut Vec<String>) {
+    let mut check = |holds: bool, problem: &str| {
+        if !holds {
+            errors.push(problem.to_owned());
+        }
+    };
+    check(
+        (100..=60_000).contains(&revocation.freshness.as_ms()),
+        "revocation.freshness: must be between 100ms and 60s",
+    );
+    check(
+        revocation.max_clock_skew.as_ms() <= 10_000,
+        "revocation.max_clock_skew: must be at most 10s",
+    );
+    check(
+        (4096..=16 << 20).contains(&limits.message_bytes),
+        "limits.message_bytes: must be between 4096 and 16777216",
+    );
+    check(
+        limits.secret_bytes < limits.message_bytes,
+        "limits.secret_bytes: must be less than limits.message_bytes",
+    );
+    check(
+        limits.instruction_bytes < limits.message_bytes,
+        "limits.instruction_bytes: must be less than limits.message_bytes",
+    );
+    check(
+        (1..=100_000).contains(&limits.issuing),
+        "limits.issuing: must be between 1 and 100000",
+    );
+    check(
+        limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0,
+        "limits: connections, handshakes and streams must be at least 1",
+    );
+}
+
+/// Checks that every issuer is named once, and that its keys can be had safely.
+pub(super) fn issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for issuer in issuers {
+        let name = &issuer.url;
+        if !seen.insert(name) {
+            errors.push(format!("issuers: {name} is named twice"));
+        }
+        if issuer.audience.is_empty() {
+            errors.push(format!("issuers: {name}: audience must not be empty"));
+        }
+        if issuer.preset == Preset::SpiffeJwt
+            && TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or_default()).is_err()
+        {
+            errors.push(format!("issuers: {name}: with preset spiffe_jwt the URL is a trust domain, such as spiffe://example.org"));
+        }
+        if issuer.jwks_file.is_none()
+            && !issuer
+                .jwks_url
+                .as_deref()
+                .unwrap_or(name)
+                .starts_with("https://")
+        {
+            errors.push(format!(
+                "issuers: {name}: keys are fetched over https only; use jwks_url, or jwks_file"
+            ));
+        }
+        if issuer.jwks_file.is_some() && issuer.jwks_url.is_some() {
+            errors.push(format!(
+                "issuers: {name}: jwks_file and jwks_url exclude each other"
+            ));
+        }
+    }
+}
+
+/// Checks that every item is named once, and has one place that it comes from.
+pub(super) fn material(items: &[MaterialConfig], errors: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for item in items {
+        let name = format!("{} `{}`", item.kind.as_str(), item.name);
+        if !seen.insert((item.kind, &item.name)) {
+            errors.push(format!("trust_material: {name} is named twice"));
+        }
+        match (&item.file, &item.url) {
+            (Some(_), None) => {}
+            (None, Some(url)) if url.starts_with("https://") => {}
+            (None, Some(_)) => errors.push(format!(
+                "trust_material: {name}: url: only https is fetched"
+            )),
+            (Some(_), Some(_)) | (None, None) => {
+                errors.push(format!("trust_material: {name}: needs one of file and url"))
+            }
+        }
+    }
+}
+
+/// Checks what listeners and the own SVID need of each other, and of the bundles.
+pub(super) fn identity(
+    listen: &Listen,
+    identity: &Identity,
+    has_bundles: bool,
+    errors: &mut Vec<String>,
+) {
+    let embedded = matches!(identity, Identity::EmbeddedCa { .. });
+    for (name, set) in [
+        ("enrollment", listen.enrollment.is_some()),
+        ("workload_api", listen.workload_api.is_some()),
+    ] {
+        if set && !embedded {
+            errors.push(format!(
+                "listen.{name}: needs identity.source = \"embedded_ca\""
+            ));
+        }
+    }
+    if matches!(identity, Identity::Files { .. }) && !has_bundles {
+        errors.push("trust: at least one bundle is needed when identity.source is \"files\": without one nobody can connect".to_owned());
+    }
+}
+
+/// The bundle file of each trust domain; each trust domain may be named once.
+pub(super) fn bundles(
+    trust: Vec<FileTrust>,
+    errors: &mut Vec<String>,
+) -> BTreeMap<TrustDomain, PathBuf> {
+    let mut bundles = BTreeMap::new();
+    for FileTrust {
+        trust_domain,
+        bundle,
+    } in trust
+    {
+        if bundles.insert(trust_domain.clone(), bundle).is_some() {
+            errors.push(format!("trust: {trust_domain} is named twice"));
+        }
+    }
+    bundles
+}
+
+/// The roles of each operator; an operator that is named twice has the roles of both.
+pub(super) fn operators(
+    operators: Vec<FileOperator>,
+    errors: &mut Vec<String>,
+) -> BTreeMap<SpiffeId, BTreeSet<Role>> {
+    let mut roles: BTreeMap<SpiffeId, BTreeSet<Role>> = BTreeMap::new();
+    for operator in operators {
+        if operator.roles.is_empty() {
+            errors.push(format!("operators: {} has no roles", operator.spiffe_id));
+        }
+        roles
+            .entry(operator.spiffe_id)
+            .or_default()
+            .extend(operator.roles);
+    }
+    roles
+}
