@@ -2,28 +2,31 @@
 
 use std::sync::Arc;
 
-use sundew_attestation::{Attested, BindingPurpose};
+use sundew_attestation::BindingPurpose;
 use sundew_core::store::Reserved;
-use sundew_core::{
-    KnownTask, KnownToken, Registration, TaskId, TaskRecord, TaskRequest, permit_task,
-};
+use sundew_core::{Delegation, Denial, KnownTask, Registration, TaskRequest, permit_task};
 use sundew_proto::v1;
 
 use super::Tasks;
 use super::delegate::DelegationParent;
+use super::new_task::{Decision, NewTask, journal_record};
 use crate::clock;
-use crate::evidence::attested_digests;
-use crate::journal::{self, Record};
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::wire::{self, idempotency_key};
 
-/// Longest claims of one task, in bytes.
-const MAX_CLAIMS: usize = 16 << 10;
+/// What a caller asks of a new task, as domain values.
+struct BeginTaskParams {
+    /// The idempotency key.
+    key: String,
+    task: TaskRequest,
+    /// The digest of what is asked: a key is good for one request.
+    digest: [u8; 32],
+}
 
 impl Tasks {
-    /// A nonce for this connection, and what must be shown with it. Costs no store round trip once
-    /// the registration is known.
+    /// Answers a nonce for this connection, and the sets of evidence of which one must be shown with
+    /// it. Costs no store round trip once the registration is known.
     pub(crate) async fn challenge(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -50,12 +53,14 @@ impl Tasks {
         peer: Arc<Peer>,
         request: v1::BeginTaskRequest,
     ) -> Result<v1::BeginTaskResponse, Refusal> {
-        // The nonce is gone from here on, whatever else is wrong.
+        // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = peer.channel().consume(&request.nonce);
-        let asked = self.parse(&request)?;
+        let params = self.parse(&request)?;
         if !challenged {
             return Err(Refusal::Challenge);
         }
+        // The position is noted before anything is decided: a rule that comes meanwhile is later
+        // than the task, and covers it.
         let (position, now_ms) = (self.ledger.log.view()?.applied().0, clock::now_ms());
         let workload = self
             .ledger
@@ -64,86 +69,75 @@ impl Tasks {
             .await?
             .ok_or(Refusal::Unregistered)?;
         let registration = &workload.registration;
-        if !registration.scopes.covers_all(&asked.task.scopes) {
+        if !registration.scopes.covers_all(&params.task.scopes) {
             // AC-10: refused before anything but the nonce is consumed.
-            return Err(sundew_core::Denial::Scope.into());
+            return Err(Denial::Scope.into());
         }
-        let above = self.delegated(&request.grant, now_ms).await?;
-        let attested = self
-            .evidence
-            .attest(super::presentation(
-                &workload,
-                &peer,
-                &request.nonce,
-                &request.evidence,
-                BindingPurpose::BeginTask,
-            ))
-            .await?;
-        let delegation = above.as_ref().map(|above| sundew_core::Delegation {
-            grant: &above.grant,
-            parent: above.parent.record(),
+        let parent = self.delegated(&request.grant, now_ms).await?;
+        let shown = super::presentation(
+            &workload,
+            &peer,
+            &request.nonce,
+            &request.evidence,
+            BindingPurpose::BeginTask,
+        );
+        let attested = self.evidence.attest(shown).await?;
+        let delegation = parent.as_ref().map(|parent| Delegation {
+            grant: &parent.grant,
+            parent: parent.parent.record(),
         });
         let permit = permit_task(
             registration,
             peer.svid(),
             &attested,
-            asked.task,
+            params.task,
             delegation,
             now_ms,
         )?;
-
-        let id = TaskId::from_bytes(self.ledger.root().derive_name(&[
-            b"task",
-            peer.id().as_str().as_bytes(),
-            asked.key.as_bytes(),
-        ]));
-        let credential = self.credential(id, "first", peer.svid().thumbprint());
-        let hash = credential.hash();
-        let ancestors: Vec<_> = above
-            .iter()
-            .flat_map(|above| above.parent.ancestors().iter().chain([&above.parent]))
-            .map(Arc::clone)
-            .collect();
-        let task = TaskRecord {
-            id,
-            workload: peer.id().clone(),
-            purpose: request.purpose,
-            instruction: request.instruction,
-            scopes: permit.scopes().clone(),
-            audience: permit.task_audience().to_vec(),
-            created_at_ms: now_ms,
-            deadline_ms: permit.deadline_ms(),
-            certificate: *peer.svid().thumbprint(),
-            svid_serial: peer.svid().serial().to_vec(),
-            position,
-            grace_ms: registration.attendance_grace.as_ms(),
-            registration: workload.version.clone(),
-            request: asked.digest,
-            evidence: attested_digests(&attested),
-            claims: claims(&attested)?,
-            ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
-            depth_left: permit.depth_left(),
-        };
-        let task = Arc::new(KnownTask::new(task, ancestors));
-        let token = super::new_token(
-            &peer,
-            &permit,
-            id,
-            &workload.version,
-            position,
+        let decision = Decision {
+            attested: &attested,
             now_ms,
-            &asked.digest,
-        );
-        let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
+            parent: parent.as_ref(),
+            permit: &permit,
+            position,
+            workload: &workload,
+        };
+        let new = self.new_task(&peer, request, &params.key, &params.digest, &decision)?;
+        self.open(new, registration, &decision).await
+    }
+
+    /// Reserves a place for the task, puts it on the record, stores it, and answers its first token
+    /// if nothing has ended it meanwhile.
+    async fn open(
+        &self,
+        new: NewTask,
+        registration: &Registration,
+        decision: &Decision<'_>,
+    ) -> Result<v1::BeginTaskResponse, Refusal> {
+        let NewTask {
+            credential,
+            task,
+            token,
+        } = new;
         // AC-4A: looked at before anything is written, and again before anything is answered.
         self.ledger.require_not_quarantined(&token)?;
-        self.reserve(&task, registration.max_tasks, above.as_ref(), now_ms)
-            .await?;
+        self.reserve(
+            &task,
+            registration.max_tasks,
+            decision.parent,
+            decision.now_ms,
+        )
+        .await?;
+        // P10: the journal comes before the store, so whatever can be used is on the record.
         self.ledger
             .journal
-            .write(begun(&task, &token, &attested))
+            .write(journal_record(&task, &token, decision.attested))
             .await?;
-        let (task, token) = self.ledger.records.create_task(task, token, &hash).await?;
+        let (task, token) = self
+            .ledger
+            .records
+            .create_task(task, token, &credential.hash())
+            .await?;
         self.ledger.require_usable(&task)?;
         self.ledger.require_not_quarantined(&token)?;
         Ok(v1::BeginTaskResponse {
@@ -154,8 +148,8 @@ impl Tasks {
         })
     }
 
-    /// A place among the workload's tasks, and among those that are delegated from the parent
-    /// (P12).
+    /// Takes a place among the workload's tasks, and one among the tasks below the parent, if there
+    /// is a parent (P12).
     async fn reserve(
         &self,
         task: &KnownTask,
@@ -194,6 +188,7 @@ impl Tasks {
             .await?
         {
             Reserved::Full => {
+                // The task does not begin, so its place below the parent is free again.
                 if let Some(above) = above {
                     store
                         .release_task(&above.parent.id.to_string(), task.id)
@@ -205,6 +200,7 @@ impl Tasks {
         }
     }
 
+    /// Reads what a caller asks, and refuses what is out of bounds.
     fn parse(&self, request: &v1::BeginTaskRequest) -> Result<BeginTaskParams, Refusal> {
         if request.purpose.trim().is_empty() || request.purpose.len() > self.limits.purpose_bytes {
             return Err(Refusal::invalid(
@@ -240,13 +236,7 @@ impl Tasks {
     }
 }
 
-struct BeginTaskParams {
-    key: String,
-    task: TaskRequest,
-    digest: [u8; 32],
-}
-
-/// What a registration wants to see: one of these sets.
+/// The sets of kinds of evidence that a registration asks for; one of the sets must be shown.
 pub(super) fn evidence_sets(registration: &Registration) -> Vec<v1::EvidenceSet> {
     let sets = registration.policy().alternatives().unwrap_or_default();
     sets.iter()
@@ -257,87 +247,4 @@ pub(super) fn evidence_sets(registration: &Registration) -> Vec<v1::EvidenceSet>
                 .collect(),
         })
         .collect()
-}
-
-/// Claims that are another for each piece of evidence.
-const VOLATILE: [&str; 12] = [
-    "aio",
-    "at_hash",
-    "clock_safe",
-    "exp",
-    "iat",
-    "jti",
-    "nbf",
-    "nonce",
-    "reset_count",
-    "restart_count",
-    "rh",
-    "uti",
-];
-
-/// What rules may later be about: all verified claims but those that are another for each piece of
-/// evidence.
-pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
-    let mut all = Vec::new();
-    for claims in attested.claims() {
-        for (name, values) in claims
-            .values
-            .iter()
-            .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
-        {
-            all.extend(
-                values
-                    .iter()
-                    .map(|value| format!("{}.{name}={value}", claims.kind)),
-            );
-        }
-    }
-    // A claim that is left out is one that no rule finds, so none is.
-    if all.iter().map(String::len).sum::<usize>() > MAX_CLAIMS {
-        return Err(Refusal::invalid(
-            "evidence",
-            format!("its claims are longer than {MAX_CLAIMS} bytes"),
-        ));
-    }
-    Ok(all)
-}
-
-fn begun(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
-    let mut record = journal::record("task_begun")
-        .with("task", task.id)
-        .with("workload", &task.workload)
-        .with("purpose", &task.purpose)
-        .with("instruction", &task.instruction)
-        .with("scopes", task.scopes.to_strings().join(" "))
-        .with("deadline_ms", task.deadline_ms)
-        .with("registration", &task.registration)
-        .with("evidence", task.evidence.join(" "))
-        .with("token_id", token.id())
-        .with("token_binding", token.binding.as_str())
-        .with("token_expires_ms", token.expires_at_ms);
-    if !task.record().ancestors.is_empty() {
-        record = record.with("ancestors", super::join_spaces(&task.record().ancestors));
-    }
-    record = record.with("assurance", attested.assurance().as_str());
-    for claims in attested.claims() {
-        record = record.with(format!("fresh.{}", claims.kind), claims.fresh);
-        for name in [
-            "digest",
-            "sub",
-            "repository_id",
-            "project_id",
-            "jti",
-            "key",
-            "measurement",
-            "mrtd",
-            "pcr0",
-            "accountId",
-            "instanceId",
-        ] {
-            if let Some(values) = claims.values.get(name) {
-                record = record.with(format!("claim.{}.{name}", claims.kind), values.join(" "));
-            }
-        }
-    }
-    record
 }

@@ -7,6 +7,7 @@ mod delegate;
 mod ending;
 mod finish;
 mod mint;
+mod new_task;
 mod prove;
 mod secret;
 mod sweep;

@@ -176,7 +176,7 @@ impl Tasks {
         if workload.registration.require_fresh_evidence && !attested.is_fresh() {
             return Err(sundew_core::Denial::NotFresh.into());
         }
-        let now = super::begin::claims(&attested)?;
+        let now = super::new_task::claims(&attested)?;
         match now
             .iter()
             .find(|claim| !task.claims.contains(claim))

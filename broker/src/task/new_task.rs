@@ -1,0 +1,194 @@
+//! A task before it is stored: its record, its first token, and what the journal says of both.
+
+use std::sync::Arc;
+
+use sundew_attestation::Attested;
+use sundew_core::{
+    Credential, KnownTask, KnownToken, Permit, Position, TaskId, TaskRecord, WorkloadRecord,
+};
+use sundew_proto::v1;
+
+use super::Tasks;
+use super::delegate::DelegationParent;
+use crate::evidence::attested_digests;
+use crate::journal::{self, Record};
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+
+/// Longest claims of one task, in bytes.
+const MAX_CLAIMS: usize = 16 << 10;
+
+/// Claims that the journal has with the beginning of a task: they tell workloads of one kind apart.
+const JOURNALED: [&str; 11] = [
+    "digest",
+    "sub",
+    "repository_id",
+    "project_id",
+    "jti",
+    "key",
+    "measurement",
+    "mrtd",
+    "pcr0",
+    "accountId",
+    "instanceId",
+];
+
+/// The decision to begin a task, and everything that it rests on.
+pub(super) struct Decision<'a> {
+    pub(super) attested: &'a Attested,
+    pub(super) now_ms: i64,
+    pub(super) parent: Option<&'a DelegationParent>,
+    pub(super) permit: &'a Permit,
+    /// The position of the view on which it was decided.
+    pub(super) position: Position,
+    pub(super) workload: &'a WorkloadRecord,
+}
+
+/// A task that is not stored yet, with its first token.
+pub(super) struct NewTask {
+    pub(super) credential: Credential,
+    pub(super) task: Arc<KnownTask>,
+    pub(super) token: KnownToken,
+}
+
+impl Tasks {
+    /// Makes the records of a task that is allowed to begin. `key` names the task among those of
+    /// its workload: a retry with the same key gets the same task and the same token.
+    pub(super) fn new_task(
+        &self,
+        peer: &Peer,
+        request: v1::BeginTaskRequest,
+        key: &str,
+        request_digest: &[u8; 32],
+        decision: &Decision<'_>,
+    ) -> Result<NewTask, Refusal> {
+        let Decision {
+            attested,
+            now_ms,
+            parent,
+            permit,
+            position,
+            workload,
+        } = *decision;
+        let id = TaskId::from_bytes(self.ledger.root().derive_name(&[
+            b"task",
+            peer.id().as_str().as_bytes(),
+            key.as_bytes(),
+        ]));
+        let credential = self.credential(id, "first", peer.svid().thumbprint());
+        let ancestors: Vec<_> = parent
+            .iter()
+            .flat_map(|above| above.parent.ancestors().iter().chain([&above.parent]))
+            .map(Arc::clone)
+            .collect();
+        let task = TaskRecord {
+            id,
+            workload: peer.id().clone(),
+            purpose: request.purpose,
+            instruction: request.instruction,
+            scopes: permit.scopes().clone(),
+            audience: permit.task_audience().to_vec(),
+            created_at_ms: now_ms,
+            deadline_ms: permit.deadline_ms(),
+            certificate: *peer.svid().thumbprint(),
+            svid_serial: peer.svid().serial().to_vec(),
+            position,
+            grace_ms: workload.registration.attendance_grace.as_ms(),
+            registration: workload.version.clone(),
+            request: *request_digest,
+            evidence: attested_digests(attested),
+            claims: claims(attested)?,
+            ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
+            depth_left: permit.depth_left(),
+        };
+        let task = Arc::new(KnownTask::new(task, ancestors));
+        let token = super::new_token(
+            peer,
+            permit,
+            id,
+            &workload.version,
+            position,
+            now_ms,
+            request_digest,
+        );
+        let token = KnownToken::new(token, credential.hash().token_id(), Arc::clone(&task));
+        Ok(NewTask {
+            credential,
+            task,
+            token,
+        })
+    }
+}
+
+/// Claims that differ from one piece of evidence to the next, though nothing has changed.
+const VOLATILE: [&str; 12] = [
+    "aio",
+    "at_hash",
+    "clock_safe",
+    "exp",
+    "iat",
+    "jti",
+    "nbf",
+    "nonce",
+    "reset_count",
+    "restart_count",
+    "rh",
+    "uti",
+];
+
+/// The verified claims that rules may later be about, each as `kind.name=value`: all but those that
+/// differ from one piece of evidence to the next. Refuses claims that are longer than a record may
+/// have.
+pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
+    let mut all = Vec::new();
+    for claims in attested.claims() {
+        for (name, values) in claims
+            .values
+            .iter()
+            .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
+        {
+            all.extend(
+                values
+                    .iter()
+                    .map(|value| format!("{}.{name}={value}", claims.kind)),
+            );
+        }
+    }
+    // No claim is left out: a rule about it would not find the task.
+    if all.iter().map(String::len).sum::<usize>() > MAX_CLAIMS {
+        return Err(Refusal::invalid(
+            "evidence",
+            format!("its claims are longer than {MAX_CLAIMS} bytes"),
+        ));
+    }
+    Ok(all)
+}
+
+/// The record of the journal that a task with this first token was begun.
+pub(super) fn journal_record(task: &KnownTask, token: &KnownToken, attested: &Attested) -> Record {
+    let mut record = journal::record("task_begun")
+        .with("task", task.id)
+        .with("workload", &task.workload)
+        .with("purpose", &task.purpose)
+        .with("instruction", &task.instruction)
+        .with("scopes", task.scopes.to_strings().join(" "))
+        .with("deadline_ms", task.deadline_ms)
+        .with("registration", &task.registration)
+        .with("evidence", task.evidence.join(" "))
+        .with("token_id", token.id())
+        .with("token_binding", token.binding.as_str())
+        .with("token_expires_ms", token.expires_at_ms);
+    if !task.record().ancestors.is_empty() {
+        record = record.with("ancestors", super::join_spaces(&task.record().ancestors));
+    }
+    record = record.with("assurance", attested.assurance().as_str());
+    for claims in attested.claims() {
+        record = record.with(format!("fresh.{}", claims.kind), claims.fresh);
+        for name in JOURNALED {
+            if let Some(values) = claims.values.get(name) {
+                record = record.with(format!("claim.{}.{name}", claims.kind), values.join(" "));
+            }
+        }
+    }
+    record
+}
