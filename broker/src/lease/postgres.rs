@@ -1,32 +1,35 @@
 //! PostgreSQL: a role per lease.
 
-use std::io;
-use std::pin::Pin;
+mod statements;
+mod tls;
+
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use sundew_core::SecretBytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Socket};
+use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::engine::{
     Engine, EngineError, EngineFuture, NewCredential, Role, is_local, percent_encoded,
 };
+use statements::creation;
+pub use statements::removal;
+use tls::Tls;
 
-/// Longest time for a connection and for everything about one role.
-const WITHIN: Duration = Duration::from_secs(10);
-const STATEMENT_TIMEOUT: &str =
+/// Longest time for a connection, and for everything about one role.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the server is told at the start of a session, in milliseconds: it gives up before the caller
+/// does.
+const SESSION_TIMEOUTS: &str =
     "-c statement_timeout=8000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000";
 
-/// Where the database is, and as whom Sundew goes there. That role needs CREATEROLE, what it
-/// grants, and the right to end sessions (`pg_signal_backend`).
+/// Where the database is, and the role that Sundew uses there. The role needs CREATEROLE, everything
+/// that it grants, and the right to end sessions (`pg_signal_backend`).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PostgresTarget {
@@ -46,6 +49,7 @@ fn port() -> u16 {
 }
 
 impl PostgresTarget {
+    /// Everything that is wrong with the target, one line each, by field.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (field, text) in [
@@ -72,6 +76,7 @@ impl PostgresTarget {
     }
 }
 
+/// The certificates of a PEM text; `None` if there is none, or one that is not a CA's.
 fn roots(pem: &str) -> Option<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -80,15 +85,19 @@ fn roots(pem: &str) -> Option<rustls::RootCertStore> {
     (!roots.is_empty()).then_some(roots)
 }
 
-/// See the module.
+/// A database in which each lease is a role.
 pub(crate) struct Postgres {
     target: PostgresTarget,
     config: Config,
     tls: Option<Arc<ClientConfig>>,
-    places: Semaphore,
+    /// Bounds the connections.
+    connection_permits: Semaphore,
+    /// Connections that nobody uses at the moment.
     idle: Mutex<Vec<Client>>,
 }
 
+/// Sorts an error: one that the server will repeat, or one of a server that cannot be worked with
+/// now.
 fn failed(error: &tokio_postgres::Error) -> EngineError {
     match error.as_db_error() {
         // Class 53 is insufficient resources, 57 operator intervention, 08 connections (PostgreSQL,
@@ -106,6 +115,7 @@ fn failed(error: &tokio_postgres::Error) -> EngineError {
 }
 
 impl Postgres {
+    /// A target with at most `most` connections; makes none yet.
     pub(crate) fn new(
         target: PostgresTarget,
         password: SecretBytes,
@@ -120,8 +130,8 @@ impl Postgres {
             .password(password.expose());
         config
             .application_name("sundew")
-            .connect_timeout(WITHIN)
-            .options(STATEMENT_TIMEOUT);
+            .connect_timeout(CALL_TIMEOUT)
+            .options(SESSION_TIMEOUTS);
         let tls = match &target.ca {
             None => None,
             Some(pem) => {
@@ -144,11 +154,12 @@ impl Postgres {
             target,
             config,
             tls,
-            places: Semaphore::new(most),
+            connection_permits: Semaphore::new(most),
             idle: Mutex::default(),
         })
     }
 
+    /// Makes a connection.
     async fn connect(&self) -> Result<Client, EngineError> {
         match &self.tls {
             None => {
@@ -169,10 +180,10 @@ impl Postgres {
         }
     }
 
-    /// A connection of ours, and the place that it takes.
+    /// A connection of ours, idle or new, and the permit that bounds their number.
     async fn client(&self) -> Result<(Client, SemaphorePermit<'_>), EngineError> {
-        let place = self
-            .places
+        let permit = self
+            .connection_permits
             .acquire()
             .await
             .map_err(|_| EngineError::Unreachable("closed".to_owned()))?;
@@ -183,20 +194,20 @@ impl Postgres {
             .pop()
             .filter(|client| !client.is_closed());
         match idle {
-            Some(client) => Ok((client, place)),
+            Some(client) => Ok((client, permit)),
             None => Ok((
-                tokio::time::timeout(WITHIN, self.connect())
+                tokio::time::timeout(CALL_TIMEOUT, self.connect())
                     .await
                     .unwrap_or_else(|_| Err(late()))?,
-                place,
+                permit,
             )),
         }
     }
 
     /// Runs statements. A connection on which something failed is not used again.
     async fn batch(&self, statements: &str) -> Result<(), EngineError> {
-        let (client, _place) = self.client().await?;
-        let done = tokio::time::timeout(WITHIN, client.batch_execute(statements)).await;
+        let (client, _permit) = self.client().await?;
+        let done = tokio::time::timeout(CALL_TIMEOUT, client.batch_execute(statements)).await;
         done.map_err(|_| late())?.map_err(|e| failed(&e))?;
         self.idle
             .lock()
@@ -205,13 +216,14 @@ impl Postgres {
         Ok(())
     }
 
+    /// Runs a query. A connection on which something failed is not used again.
     async fn query(
         &self,
         query: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, EngineError> {
-        let (client, _place) = self.client().await?;
-        let done = tokio::time::timeout(WITHIN, client.query(query, parameters)).await;
+        let (client, _permit) = self.client().await?;
+        let done = tokio::time::timeout(CALL_TIMEOUT, client.query(query, parameters)).await;
         let rows = done.map_err(|_| late())?.map_err(|e| failed(&e))?;
         self.idle
             .lock()
@@ -250,29 +262,7 @@ impl Engine for Postgres {
         role: &'a Role,
         credential: &'a NewCredential<'a>,
     ) -> EngineFuture<'a, ()> {
-        Box::pin(async move {
-            // The server gets a verifier, so that no log of statements has the password (RFC 5803).
-            let name = identifier(credential.username);
-            let password = literal(&postgres_protocol::password::scram_sha_256(
-                credential.password.expose(),
-            ));
-            let expiration = literal(&timestamp(credential.expires_at_ms));
-            let mut batch = format!(
-                "BEGIN; DO $sundew$ BEGIN CREATE ROLE {name}; EXCEPTION WHEN duplicate_object THEN NULL; END $sundew$; \
-                 ALTER ROLE {name} LOGIN PASSWORD {password} VALID UNTIL {expiration}"
-            );
-            for grant in &role.grants {
-                batch.push_str("; ");
-                batch.push_str(
-                    &grant
-                        .replace("{{name}}", &name)
-                        .replace("{{password}}", &password)
-                        .replace("{{expiration}}", &expiration),
-                );
-            }
-            batch.push_str("; COMMIT");
-            self.batch(&batch).await
-        })
+        Box::pin(async move { self.batch(&creation(role, credential)).await })
     }
 
     fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, ()> {
@@ -313,134 +303,9 @@ impl Engine for Postgres {
     }
 }
 
-/// The statements that remove a role, in one round trip.
-#[must_use]
-pub fn removal(username: &str) -> String {
-    let (name, text) = (identifier(username), literal(username));
-    // Nobody can log in any more before sessions are ended, and sessions are ended before the role
-    // goes.
-    format!(
-        "BEGIN; DO $sundew$ BEGIN ALTER ROLE {name} NOLOGIN; EXCEPTION WHEN undefined_object THEN NULL; END $sundew$; COMMIT; \
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {text}; \
-         DO $sundew$ BEGIN \
-           IF EXISTS (SELECT FROM pg_roles WHERE rolname = {text}) THEN \
-             IF NOT pg_has_role(current_user, {text}, 'USAGE') THEN EXECUTE 'GRANT ' || quote_ident({text}) || ' TO CURRENT_USER'; END IF; \
-             REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}; \
-           END IF; \
-         END $sundew$"
-    )
-}
-
-/// A quoted identifier (PostgreSQL, section 4.1.1).
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string literal in which no character has a meaning (PostgreSQL, section 4.1.2.2).
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-/// RFC 3339 in UTC.
-fn timestamp(ms: i64) -> String {
-    let at = time::OffsetDateTime::from_unix_timestamp(ms.div_euclid(1000))
-        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let (date, clock) = (at.date(), at.time());
-    let (month, day) = (u8::from(date.month()), date.day());
-    format!(
-        "{:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:03}+00",
-        date.year(),
-        clock.hour(),
-        clock.minute(),
-        clock.second(),
-        ms.rem_euclid(1000)
-    )
-}
-
-/// TLS by rustls for tokio-postgres.
-#[derive(Clone)]
-struct Tls(Arc<ClientConfig>);
-
-struct Connect {
-    config: Arc<ClientConfig>,
-    host: String,
-}
-
-struct Stream(tokio_rustls::client::TlsStream<Socket>);
-
-impl MakeTlsConnect<Socket> for Tls {
-    type Stream = Stream;
-    type TlsConnect = Connect;
-    type Error = io::Error;
-    fn make_tls_connect(&mut self, host: &str) -> io::Result<Connect> {
-        Ok(Connect {
-            config: Arc::clone(&self.0),
-            host: host.to_owned(),
-        })
-    }
-}
-
-impl TlsConnect<Socket> for Connect {
-    type Stream = Stream;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
-    fn connect(self, socket: Socket) -> Self::Future {
-        Box::pin(async move {
-            let name = ServerName::try_from(self.host).map_err(io::Error::other)?;
-            Ok(Stream(
-                tokio_rustls::TlsConnector::from(self.config)
-                    .connect(name, socket)
-                    .await?,
-            ))
-        })
-    }
-}
-
-impl TlsStream for Stream {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, buffer)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quoting_leaves_no_way_out() {
-        assert_eq!(
-            identifier("a\"; DROP ROLE b; --"),
-            "\"a\"\"; DROP ROLE b; --\""
-        );
-        assert_eq!(literal("a'\\'; DROP"), "E'a\\'\\\\\\'; DROP'");
-        assert_eq!(timestamp(1_795_500_061_007), "2026-11-24 06:01:01.007+00");
-    }
 
     #[test]
     fn a_database_on_another_machine_needs_tls() {

@@ -18,81 +18,107 @@ use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
 
-/// How long a broker has a lease to itself.
+/// How long a broker has a claimed lease to itself, in milliseconds.
 const CLAIM_MS: i64 = 30_000;
 /// Leases claimed at a time, for each connection to the target.
 const CLAIM_PER_CONNECTION: usize = 16;
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Longest wait of a worker for news, before it asks the store for what is due.
+const DUE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a worker goes on with what is due before it looks at whether it is time to sweep.
 const REMOVE_FOR: Duration = Duration::from_secs(10);
 /// How often all leases are looked at: those that another broker made and did not live to end.
-const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(10);
+const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a target is asked for what it has under our names.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause before a target that could not be reached is tried again, the first time.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause before a target that cannot be reached is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// The workers, one for each engine, by the name of the engine.
+#[derive(Default)]
+struct Workers {
+    by_engine: HashMap<String, (Arc<RunningEngine>, AbortHandle)>,
+    running: JoinSet<()>,
+}
+
+impl Workers {
+    /// Ends the workers of engines that are gone or were replaced, and starts those that are
+    /// missing.
+    fn follow(&mut self, leases: &Arc<Leases>) {
+        let engines: HashMap<_, _> = leases.engines().into_iter().collect();
+        self.by_engine.retain(|name, (engine, handle)| {
+            let same = engines
+                .get(name)
+                .is_some_and(|now| Arc::ptr_eq(now, engine));
+            if !same {
+                handle.abort();
+            }
+            same
+        });
+        for (name, engine) in engines {
+            let running = &mut self.running;
+            self.by_engine.entry(name).or_insert_with(|| {
+                let work = Arc::clone(leases).work_for(Arc::clone(&engine));
+                (engine, running.spawn(work))
+            });
+        }
+    }
+}
+
+/// Removals under way at the target; each answers the lease and how it went.
+type Removals = JoinSet<(LeaseId, LeaseRecord, Result<(), EngineError>)>;
 
 impl Leases {
     /// Ends the leases of dead tasks and keeps a worker for each engine, for as long as it is
     /// polled.
     pub(crate) async fn keep_leases(self: Arc<Self>) {
-        let mut workers: HashMap<String, (Arc<RunningEngine>, AbortHandle)> = HashMap::new();
-        let mut running = JoinSet::new();
-        let mut looked: Option<Instant> = None;
+        let mut workers = Workers::default();
+        let mut scanned: Option<Instant> = None;
         loop {
-            let engines: HashMap<_, _> = self.engines().into_iter().collect();
-            workers.retain(|name, (engine, handle)| {
-                let same = engines
-                    .get(name)
-                    .is_some_and(|now| Arc::ptr_eq(now, engine));
-                if !same {
-                    handle.abort();
-                }
-                same
-            });
-            for (name, engine) in engines {
-                workers.entry(name).or_insert_with(|| {
-                    (
-                        Arc::clone(&engine),
-                        running.spawn(Arc::clone(&self).work_for(engine)),
-                    )
-                });
-            }
-            let all = looked.is_none_or(|at| clock::since(at) >= LOOK_AT_ALL_EVERY);
-            if all && !workers.is_empty() {
+            workers.follow(&self);
+            let is_scan_due = scanned.is_none_or(|at| clock::since(at) >= SCAN_INTERVAL);
+            if is_scan_due && !workers.by_engine.is_empty() {
                 match self.look_at_all_leases().await {
-                    Ok(()) => looked = Some(clock::monotonic()),
+                    Ok(()) => scanned = Some(clock::monotonic()),
                     Err(error) => tracing::debug!(%error, "leases"),
                 }
             }
-            let every = all || self.look_at_all.swap(false, Ordering::AcqRel);
-            let mut tasks =
-                std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
-            if every {
-                tasks = self
-                    .tasks
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .names()
-                    .copied()
-                    .collect();
-            }
-            if !tasks.is_empty()
-                && let Err(error) = self.end_leases(tasks.clone()).await
-            {
-                tracing::debug!(%error, "leases could not be made due yet");
-                self.ended
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .extend(tasks);
-            }
+            let every = is_scan_due || self.look_at_all.swap(false, Ordering::AcqRel);
+            self.end_leases_of_dead_tasks(every).await;
             if let Err(error) = self.count_leases().await {
                 tracing::debug!(%error, "leases");
             }
-            let _ = tokio::time::timeout(LOOK_EVERY, self.news.notified()).await;
+            let _ = tokio::time::timeout(DUE_CHECK_INTERVAL, self.news.notified()).await;
         }
     }
 
+    /// Makes the leases due of tasks that are known to have ended; with `every`, of all watched
+    /// tasks that are dead, since a rule may have killed any of them.
+    async fn end_leases_of_dead_tasks(&self, every: bool) {
+        let mut tasks =
+            std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        if every {
+            tasks = self
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .names()
+                .copied()
+                .collect();
+        }
+        if !tasks.is_empty()
+            && let Err(error) = self.end_leases(tasks.clone()).await
+        {
+            tracing::debug!(%error, "leases could not be made due yet");
+            self.ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(tasks);
+        }
+    }
+
+    /// Counts the leases of all engines, for metrics.
     async fn count_leases(&self) -> Result<(), Refusal> {
         let (mut all, mut due) = (0_u64, 0_u64);
         for (name, _) in self.engines() {
@@ -102,7 +128,8 @@ impl Leases {
                 .store()
                 .lease_counts(&name, clock::now_ms())
                 .await?;
-            (all, due) = (all.saturating_add(leases), due.saturating_add(of_them_due));
+            all = all.saturating_add(leases);
+            due = due.saturating_add(of_them_due);
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = (all, due);
         Ok(())
@@ -129,10 +156,11 @@ impl Leases {
         Ok(())
     }
 
+    /// Works for one engine until it is aborted: removes what is due, and sweeps now and then.
     async fn work_for(self: Arc<Self>, engine: Arc<RunningEngine>) {
         let (mut pause, mut swept): (Option<Duration>, Option<Instant>) = (None, None);
         loop {
-            let result = if swept.is_none_or(|at| clock::since(at) >= SWEEP_EVERY) {
+            let result = if swept.is_none_or(|at| clock::since(at) >= SWEEP_INTERVAL) {
                 let result = self.sweep_orphans(&engine).await;
                 if result.is_ok() {
                     swept = Some(clock::monotonic());
@@ -145,15 +173,14 @@ impl Leases {
                 Ok(busy) => {
                     pause = None;
                     if !busy {
-                        let _ = tokio::time::timeout(LOOK_EVERY, engine.wake.notified()).await;
+                        let _ =
+                            tokio::time::timeout(DUE_CHECK_INTERVAL, engine.wake.notified()).await;
                     }
                 }
                 Err(error) => {
                     // A target that is down is tried with one lease at a time, less and less often,
                     // and finds no crowd when it is back.
-                    let next = pause.map_or(Duration::from_millis(250), |last| {
-                        (last * 2).min(LONGEST_PAUSE)
-                    });
+                    let next = pause.map_or(SHORTEST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
                     tracing::warn!(engine = engine.config.name, %error, "leases cannot be removed now");
                     pause = Some(next);
                     tokio::time::sleep(
@@ -167,41 +194,19 @@ impl Leases {
 
     /// Removes what is due, for a while; says whether there was anything.
     async fn remove_due(self: &Arc<Self>, engine: &Arc<RunningEngine>) -> Result<bool, Refusal> {
-        let (store, name, began) = (
-            self.ledger.records.store(),
-            &engine.config.name,
-            clock::monotonic(),
-        );
-        let mut removals = JoinSet::new();
+        let (name, began) = (&engine.config.name, clock::monotonic());
+        let mut removals = Removals::new();
         let (mut gone, mut unreachable): (Vec<LeaseId>, Option<EngineError>) = (Vec::new(), None);
         let (mut found, mut more) = (false, true);
         loop {
-            // After a failure, one: it says whether the target is back.
-            let most = if engine.problem().is_empty() {
-                engine
-                    .config
-                    .max_connections
-                    .saturating_mul(CLAIM_PER_CONNECTION)
-            } else {
-                1
-            };
+            let most = most_removals(engine);
             // The target has half of them to work on while the store is asked for the next.
             if more && removals.len() <= most / 2 {
                 self.forget_leases(name, &mut gone).await?;
-                let (now_ms, wanted) = (clock::now_ms(), most.saturating_sub(removals.len()));
-                let claimed = store
-                    .claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), wanted)
-                    .await?;
-                found |= !claimed.is_empty();
-                more = claimed.len() == wanted && clock::since(began) < REMOVE_FOR;
-                for stored in claimed {
-                    let record = self.open_lease(name, &stored)?;
-                    let engine = Arc::clone(engine);
-                    removals.spawn(async move {
-                        let result = engine.driver.remove(&record.username).await;
-                        (stored.id, record, result)
-                    });
-                }
+                let wanted = most.saturating_sub(removals.len());
+                let claimed = self.begin_removals(engine, wanted, &mut removals).await?;
+                found |= claimed > 0;
+                more = claimed == wanted && clock::since(began) < REMOVE_FOR;
             }
             let Some(removal) = removals.join_next().await else {
                 break;
@@ -211,15 +216,7 @@ impl Leases {
             };
             match result {
                 Ok(()) => {
-                    let removed = journal::record("lease_removed")
-                        .with("lease", id)
-                        .with("task", record.task)
-                        .with("workload", &record.workload);
-                    self.ledger.journal.note(
-                        removed
-                            .with("engine", name)
-                            .with("username", &record.username),
-                    );
+                    self.note_removed(id, &record);
                     gone.push(id);
                 }
                 Err(error) => {
@@ -239,6 +236,45 @@ impl Leases {
             Some(error) => Err(Refusal::Engine(error.to_string())),
             None => Ok(found),
         }
+    }
+
+    /// Claims at most `wanted` due leases of an engine and begins their removal; answers how many.
+    async fn begin_removals(
+        &self,
+        engine: &Arc<RunningEngine>,
+        wanted: usize,
+        removals: &mut Removals,
+    ) -> Result<usize, Refusal> {
+        let (name, now_ms) = (&engine.config.name, clock::now_ms());
+        let claimed = self
+            .ledger
+            .records
+            .store()
+            .claim_leases(name, now_ms, now_ms.saturating_add(CLAIM_MS), wanted)
+            .await?;
+        let count = claimed.len();
+        for stored in claimed {
+            let record = self.open_lease(name, &stored)?;
+            let engine = Arc::clone(engine);
+            removals.spawn(async move {
+                let result = engine.driver.remove(&record.username).await;
+                (stored.id, record, result)
+            });
+        }
+        Ok(count)
+    }
+
+    /// Puts on the record that the credential of a lease is gone.
+    fn note_removed(&self, id: LeaseId, record: &LeaseRecord) {
+        let removed = journal::record("lease_removed")
+            .with("lease", id)
+            .with("task", record.task)
+            .with("workload", &record.workload);
+        self.ledger.journal.note(
+            removed
+                .with("engine", &record.engine)
+                .with("username", &record.username),
+        );
     }
 
     /// Takes leases whose credentials are gone off the list.
@@ -323,6 +359,19 @@ impl Leases {
             }
         }
         Ok(())
+    }
+}
+
+/// Most removals under way at a target. After a failure, there is one: it says whether the target is
+/// back.
+fn most_removals(engine: &RunningEngine) -> usize {
+    if engine.problem().is_empty() {
+        engine
+            .config
+            .max_connections
+            .saturating_mul(CLAIM_PER_CONNECTION)
+    } else {
+        1
     }
 }
 
