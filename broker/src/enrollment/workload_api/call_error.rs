@@ -1,0 +1,48 @@
+//! Why the Workload API refuses a call.
+//!
+//! The codes are those of the SPIFFE Workload API specification, not those of
+//! `refusal.rs`: these callers are clients of SPIFFE, and know nothing of Sundew.
+
+use sundew_attestation::spiffe::JwtSvidError;
+use tonic::{Code, Status};
+
+/// Why a call is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The audience has names that no token may have, or too many.
+    #[error("audience: must be at most 8 names")]
+    AudienceInvalid,
+    /// The request names no audience.
+    #[error("audience: must be given")]
+    AudienceMissing,
+    /// The header that rules out a confused deputy is missing.
+    #[error("security header missing from request")]
+    HeaderMissing,
+    /// No registration gives the process an identity.
+    #[error("no identity issued")]
+    NoIdentity,
+    /// The kernel did not say who is at the other end of the socket.
+    #[error("no peer")]
+    NoPeer,
+    /// The identity had too many JWT-SVIDs lately (P12).
+    #[error("too many requests")]
+    RateLimit,
+    /// The JWT-SVID that is to be verified is not valid.
+    #[error("{0}")]
+    Svid(JwtSvidError),
+}
+
+impl From<CallError> for Status {
+    fn from(error: CallError) -> Self {
+        let code = match &error {
+            CallError::AudienceInvalid
+            | CallError::AudienceMissing
+            | CallError::HeaderMissing
+            | CallError::Svid(_) => Code::InvalidArgument,
+            CallError::NoIdentity => Code::PermissionDenied,
+            CallError::NoPeer => Code::Unavailable,
+            CallError::RateLimit => Code::ResourceExhausted,
+        };
+        Self::new(code, error.to_string())
+    }
+}

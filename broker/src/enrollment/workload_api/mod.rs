@@ -1,0 +1,212 @@
+//! The SPIFFE Workload API on a Unix socket: X.509 and JWT profiles, for local processes that the
+//! kernel vouches for.
+//!
+//! P1: an identity is issued to a process whose uid, gid, executable or its digest a registration
+//! names. Served by a broker with an embedded CA, and by a node for what is delegated to it.
+
+mod call_error;
+mod jwt_svids;
+mod x509_svids;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sundew_attestation::spiffe::{JwtBundle, SpiffeId};
+use sundew_core::LocalSelector;
+use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApi;
+use sundew_proto::spiffe::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
+    X509svidResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::local_process::LocalProcess;
+use call_error::CallError;
+use x509_svids::{Holder, Issued};
+
+/// JWT-SVIDs per second that are made for one identity; a burst may be as large.
+const JWTS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
+
+/// An identity that local processes may get here.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The identity.
+    pub id: SpiffeId,
+    /// The processes that may get it.
+    pub local: Vec<LocalSelector>,
+}
+
+/// The bundles of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Bundles {
+    /// A number that differs for other bundles.
+    pub generation: u64,
+    /// Concatenated DER of the roots, by trust domain as `spiffe://<name>`.
+    pub by_domain: HashMap<String, Vec<u8>>,
+    /// The keys that verify JWT-SVIDs, by trust domain as `spiffe://<name>`.
+    pub jwt: HashMap<String, Arc<JwtBundle>>,
+}
+
+/// The answer of [`Identities`], or the status that the process gets.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send + 'a>>;
+
+/// A source of identities: the broker's own CA, or a broker that delegates to this node.
+pub trait Identities: Send + Sync + 'static {
+    /// Answers the identities that are given out here.
+    fn candidates(&self) -> Answer<'_, Vec<Candidate>>;
+    /// Issues an SVID with its key; answers it and the time when it ends, in milliseconds since the
+    /// epoch.
+    fn issue<'a>(&'a self, id: &'a SpiffeId) -> Answer<'a, (X509svid, i64)>;
+    /// Issues a JWT-SVID for this audience.
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String>;
+    /// Answers the bundles of this moment.
+    fn bundles(&self) -> Bundles;
+    /// Puts on the record that no identity was given to a process.
+    fn refused(&self, rpc: &'static str, process: &LocalProcess);
+}
+
+/// The service, over one source of identities.
+pub struct WorkloadApi<I> {
+    identities: Arc<I>,
+    /// SVIDs that processes have, for a while.
+    issued: Arc<Mutex<HashMap<Holder, Issued>>>,
+    jwts: Arc<DefaultKeyedRateLimiter<SpiffeId>>,
+}
+
+impl<I> Clone for WorkloadApi<I> {
+    fn clone(&self) -> Self {
+        Self {
+            identities: Arc::clone(&self.identities),
+            issued: Arc::clone(&self.issued),
+            jwts: Arc::clone(&self.jwts),
+        }
+    }
+}
+
+/// Answers the process that calls. Without the header of the SPIFFE Workload Endpoint, section 4.1,
+/// the call may come from a confused deputy, and is refused.
+pub fn caller<T>(request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
+    if request
+        .metadata()
+        .get("workload.spiffe.io")
+        .map(tonic::metadata::MetadataValue::as_bytes)
+        != Some(b"true")
+    {
+        return Err(CallError::HeaderMissing.into());
+    }
+    request
+        .extensions()
+        .get::<Arc<LocalProcess>>()
+        .cloned()
+        .ok_or_else(|| CallError::NoPeer.into())
+}
+
+impl<I: Identities> WorkloadApi<I> {
+    /// A service that gives out these identities.
+    pub fn new(identities: Arc<I>) -> Self {
+        Self {
+            identities,
+            issued: Arc::default(),
+            jwts: Arc::new(RateLimiter::keyed(Quota::per_second(JWTS_PER_SECOND))),
+        }
+    }
+
+    /// Answers the IDs of all identities that the process may have, at least one.
+    async fn matching(
+        &self,
+        rpc: &'static str,
+        process: &Arc<LocalProcess>,
+    ) -> Result<Vec<SpiffeId>, Status> {
+        let candidates = self.identities.candidates().await?;
+        let want_digest = candidates
+            .iter()
+            .any(|c| c.local.iter().any(|s| s.exe_sha256.is_some()));
+        let looked_at = Arc::clone(process);
+        let facts = tokio::task::spawn_blocking(move || looked_at.facts(want_digest))
+            .await
+            .unwrap_or_default();
+        let matching = candidates
+            .into_iter()
+            .filter(|c| c.local.iter().any(|s| process.matches(s, &facts)));
+        let ids: Vec<_> = matching.map(|c| c.id).collect();
+        if ids.is_empty() {
+            self.identities.refused(rpc, process);
+            return Err(CallError::NoIdentity.into());
+        }
+        Ok(ids)
+    }
+}
+
+#[tonic::async_trait]
+impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
+    type FetchX509SVIDStream = ReceiverStream<Result<X509svidResponse, Status>>;
+    type FetchX509BundlesStream = ReceiverStream<Result<X509BundlesResponse, Status>>;
+    type FetchJWTBundlesStream = ReceiverStream<Result<JwtBundlesResponse, Status>>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let process = caller(&request)?;
+        let (answers, receiver) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = service.serve_svids(process, answers.clone()).await {
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        let bundles = |current: Bundles| X509BundlesResponse {
+            crl: Vec::new(),
+            bundles: current.by_domain.into_iter().collect(),
+        };
+        self.stream_bundles("FetchX509Bundles", caller(&request)?, bundles)
+            .await
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        let process = caller(&request)?;
+        let svids = self.jwt_svids(&process, request.into_inner()).await?;
+        Ok(Response::new(JwtsvidResponse { svids }))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        let bundles = |current: Bundles| JwtBundlesResponse {
+            bundles: current
+                .jwt
+                .iter()
+                .map(|(domain, bundle)| (domain.clone(), bundle.document().to_vec()))
+                .collect(),
+        };
+        self.stream_bundles("FetchJWTBundles", caller(&request)?, bundles)
+            .await
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        let process = caller(&request)?;
+        self.matching("ValidateJWTSVID", &process).await?;
+        self.validated(request.get_ref()).map(Response::new)
+    }
+}
