@@ -4,6 +4,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch; 0 if the wall clock is before it.
 #[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the broker that reads the wall clock"
+)]
 pub fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -12,6 +16,10 @@ pub fn now_ms() -> i64 {
 
 /// The monotonic clock, for bounds (P5).
 #[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the broker that reads the monotonic clock"
+)]
 pub fn monotonic() -> Instant {
     Instant::now()
 }

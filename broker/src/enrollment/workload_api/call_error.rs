@@ -32,6 +32,10 @@ pub(super) enum CallError {
     Svid(JwtSvidError),
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the SPIFFE specification says which status the Workload API answers"
+)]
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
