@@ -15,7 +15,11 @@ pub mod records;
 mod refusal;
 mod refusal_recorder;
 mod role;
+#[cfg(test)]
+mod role_tests;
 mod task_tree_index;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 // Rooms.

@@ -3,6 +3,9 @@
 //! The hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers
 //! nothing. P8: a bound token in other hands is not active.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use sundew_core::{Credential, KnownTask, Liveness, Scope, TokenBinding, TokenRecord};

@@ -1,0 +1,345 @@
+//! The rooms of a broker over an embedded store in a folder of its own, without a process, for the
+//! tests of use cases. Store, journal, revocation log, certificates and evidence are real; only the
+//! clocks stand still until a test moves them.
+//!
+//! A use case takes a real `Peer` or a real [`Operator`], as in production. That neither can be made
+//! up is a matter of private fields: `Peer` wraps a `VerifiedSvid`, which only the validation of a
+//! chain makes, and only [`Operators::prove`] makes an [`Operator`].
+
+mod agent;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sundew_attestation::TrustMaterial;
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::store::Store;
+use sundew_core::{RootKey, Ttl};
+use sundew_proto::v1;
+use tempfile::TempDir;
+
+use crate::access::Access;
+use crate::clock;
+use crate::evidence::Evidence;
+use crate::journal::{self, Journal, Record};
+use crate::lease::Leases;
+use crate::ledger::Ledger;
+use crate::limits::CallLimits;
+use crate::liveness::{Bounds, LogFollower, RevocationLog};
+use crate::material::Material;
+use crate::metrics::Metrics;
+use crate::peer::Trust;
+use crate::records::Records;
+use crate::refusal::Refusal;
+use crate::refusal_recorder::RefusalRecorder;
+use crate::registry::Registry;
+use crate::response::Responses;
+use crate::role::{Operator, Operators, Role, RoleType};
+use crate::secret::Secrets;
+use crate::store::embedded::EmbeddedStore;
+use crate::task::{Tasks, TasksUse};
+
+pub(crate) use agent::Agent;
+use agent::{Manifest, TestCa};
+
+/// Fails unless a result is a refusal of this pattern.
+macro_rules! assert_refused {
+    ($result:expr, $refusal:pat) => {
+        match $result {
+            Err($refusal) => {}
+            Err(other) => panic!("it is refused, and for another reason: {other}"),
+            Ok(_) => panic!("it is not refused"),
+        }
+    };
+}
+pub(crate) use assert_refused;
+
+/// The trust domain of all tests.
+pub(crate) const DOMAIN: &str = "test.example";
+/// How long a view is fresh on the stopped clock.
+pub(crate) const FRESHNESS: Duration = Duration::from_secs(24 * 3600);
+/// Longest purpose and longest instruction, in bytes.
+pub(crate) const MAX_TEXT: usize = 256;
+
+/// The rooms, each as production builds it.
+pub(crate) struct Rooms {
+    pub(crate) access: Arc<Access>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) responses: Arc<Responses>,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) tasks: Arc<Tasks>,
+}
+
+/// A broker of a test.
+pub(crate) struct TestBroker {
+    pub(crate) ledger: Ledger,
+    pub(crate) operators: Operators,
+    pub(crate) rooms: Rooms,
+    ca: TestCa,
+    _clock: clock::testing::StoppedClock,
+    folder: TempDir,
+    manifest: Manifest,
+    trust: Arc<Trust>,
+}
+
+/// A task that a test has begun.
+pub(crate) struct Begun {
+    pub(crate) id: String,
+    pub(crate) token: v1::Token,
+    pub(crate) task: v1::Task,
+}
+
+impl TestBroker {
+    /// A broker with the operator `/operator`, who has every role, whose view is fresh. The clocks
+    /// of the thread stand still for as long as the broker is there.
+    pub(crate) async fn start() -> Self {
+        let stopped = clock::testing::stop();
+        let folder = tempfile::tempdir().unwrap();
+        let root = Arc::new(RootKey::new(&[0x7a; 32]).unwrap());
+        let store: Arc<dyn Store> = EmbeddedStore::open(&folder.path().join("store.log")).unwrap();
+        let journal = Journal::open(&folder.path().join("journal"), |_| {}).unwrap();
+        let journal = Arc::new(journal);
+        let log = Arc::new(RevocationLog::new(
+            Arc::clone(&store),
+            Arc::clone(&root),
+            "broker-1".to_owned(),
+            Bounds {
+                freshness: FRESHNESS,
+                max_skew: Duration::from_secs(1),
+            },
+        ));
+        let metrics = Arc::new(Metrics::default());
+        let ledger = Ledger::new(
+            Records::new(store, root),
+            Arc::clone(&log),
+            Arc::clone(&journal),
+            metrics.endings(),
+        );
+        let mut follower = LogFollower::new(Arc::clone(&log), journal);
+        let ca = TestCa::new();
+        let trust = Arc::new(Trust::default());
+        trust.publish(ca.bundle());
+        let rooms = build_rooms(&ledger, &metrics, &trust, &mut follower);
+        rooms.secrets.reload_keyring().await.unwrap();
+        log.open_after(Duration::ZERO);
+        tokio::spawn(follower.run());
+        let operator = SpiffeId::parse(&format!("spiffe://{DOMAIN}/operator")).unwrap();
+        let every_role = BTreeSet::from([Role::Introspector, Role::Registrar, Role::Responder]);
+        let broker = Self {
+            ledger,
+            operators: Operators::new(BTreeMap::from([(operator, every_role)])),
+            rooms,
+            ca,
+            _clock: stopped,
+            folder,
+            manifest: Manifest::new(),
+            trust,
+        };
+        broker.fresh().await;
+        broker
+    }
+
+    /// Waits until the view is fresh.
+    pub(crate) async fn fresh(&self) {
+        while self.ledger.log.view().is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Somebody with a new key and an SVID of `/path`, and a connection of their own.
+    pub(crate) fn agent(&self, path: &str) -> Agent {
+        Agent::connect(&self.ca, &self.trust, &self.manifest, path)
+    }
+
+    /// The operator, as one who has a role.
+    pub(crate) fn operator<R: RoleType>(&self) -> Operator<R> {
+        self.operators.prove(&self.agent("/operator").peer).unwrap()
+    }
+
+    /// A registration of `/path` that wants a fresh manifest, with changes.
+    pub(crate) fn registration(&self, path: &str, changes: Value) -> Value {
+        let mut document = json!({
+            "spiffe_id": format!("spiffe://{DOMAIN}{path}"),
+            "evidence": [{ "kind": "manifest", "keys": [self.manifest.public_key_pem()] }],
+            "scopes": ["secret:app/*", "tool:github.create_pr", "exec:git"],
+            "owner": "tests",
+        });
+        if let (Some(document), Value::Object(changes)) = (document.as_object_mut(), changes) {
+            document.extend(changes);
+        }
+        document
+    }
+
+    /// Applies a registration of `/path`.
+    pub(crate) async fn register(&self, path: &str, changes: Value) {
+        let request = v1::ApplyWorkloadsRequest {
+            documents: vec![self.registration(path, changes).to_string()],
+            dry_run: false,
+        };
+        let registry = Arc::clone(&self.rooms.registry);
+        let applied = registry.apply_workloads(self.operator(), request).await;
+        assert_eq!(applied.unwrap().changes.len(), 1);
+    }
+
+    /// Writes a secret.
+    pub(crate) async fn put_secret(&self, name: &str, value: &str) {
+        let request = v1::PutSecretRequest {
+            name: name.to_owned(),
+            value: value.as_bytes().to_vec(),
+            idempotency_key: String::new(),
+        };
+        let secrets = Arc::clone(&self.rooms.secrets);
+        secrets.put_secret(self.operator(), request).await.unwrap();
+    }
+
+    /// Registers `/agent` and begins a task of it for one scope.
+    pub(crate) async fn agent_with_task(&self) -> (Agent, Begun) {
+        self.register("/agent", json!({})).await;
+        let agent = self.agent("/agent");
+        let task = self.begin(agent.request(&["exec:git"]), &agent).await;
+        (agent, task.unwrap())
+    }
+
+    /// Begins a task.
+    pub(crate) async fn begin(
+        &self,
+        request: v1::BeginTaskRequest,
+        agent: &Agent,
+    ) -> Result<Begun, Refusal> {
+        let tasks = Arc::clone(&self.rooms.tasks);
+        let answer = tasks.begin(Arc::clone(&agent.peer), request).await?;
+        let (task, token) = (answer.task.unwrap(), answer.token.unwrap());
+        Ok(Begun {
+            id: task.task_id.clone(),
+            token,
+            task,
+        })
+    }
+
+    /// Mints a token.
+    pub(crate) async fn mint(
+        &self,
+        request: v1::MintTokenRequest,
+        agent: &Agent,
+    ) -> Result<v1::Token, Refusal> {
+        let tasks = Arc::clone(&self.rooms.tasks);
+        let answer = tasks.mint(Arc::clone(&agent.peer), request).await?;
+        Ok(answer.token.unwrap())
+    }
+
+    /// Whether a token is active in the hands of this agent, as an introspector hears it.
+    pub(crate) async fn is_active(&self, token: &v1::Token, presenter: &Agent) -> bool {
+        let request = v1::IntrospectRequest {
+            token: token.token.clone(),
+            presenter_certificate_sha256: presenter.peer.svid().thumbprint().to_vec(),
+            ..v1::IntrospectRequest::default()
+        };
+        let operator = self.agent("/operator");
+        let introspector = self.operators.prove(&operator.peer);
+        let access = Arc::clone(&self.rooms.access);
+        let answer = access.introspect(operator.peer, introspector, request);
+        answer.await.unwrap().active
+    }
+
+    /// Puts a rule in force; answers its name.
+    pub(crate) async fn respond(&self, selector: v1::Selector, effect: v1::Effect) -> String {
+        let request = v1::RevokeRequest {
+            selector: Some(selector),
+            effect: effect.into(),
+            reason: "test".to_owned(),
+            ..v1::RevokeRequest::default()
+        };
+        let responses = Arc::clone(&self.rooms.responses);
+        let answer = responses.revoke(self.operator(), request).await;
+        answer.unwrap().revocation_id
+    }
+
+    /// What is on the record of one kind, oldest first.
+    pub(crate) fn journal(&self, event: &str) -> Vec<Record> {
+        let mut records = Vec::new();
+        journal::read(&self.folder.path().join("journal"), |record| {
+            records.extend((record.event == event).then_some(record));
+        })
+        .unwrap();
+        records
+    }
+}
+
+fn build_rooms(
+    ledger: &Ledger,
+    metrics: &Arc<Metrics>,
+    trust: &Arc<Trust>,
+    follower: &mut LogFollower,
+) -> Rooms {
+    // In the order in which they use each other, as `serve` builds them.
+    let limits = CallLimits {
+        calls_per_second: NonZeroU32::MIN,
+        instruction_bytes: MAX_TEXT,
+        issuing: 1,
+        longest_task: Ttl::DAY,
+        purpose_bytes: MAX_TEXT,
+        secret_bytes: 1024,
+    };
+    let refusals = RefusalRecorder::new(Arc::clone(&ledger.journal), Arc::clone(metrics));
+    let secrets = Arc::new(Secrets::new(ledger.clone(), limits.secret_bytes).unwrap());
+    let leases = Arc::new(Leases::new(ledger.clone(), Arc::clone(&secrets)));
+    let responses = Arc::new(Responses::new(
+        ledger.clone(),
+        Arc::clone(&leases),
+        limits.longest_task,
+        refusals.clone(),
+    ));
+    let material = Arc::new(Material::new(TrustMaterial::default()));
+    let evidence = Arc::new(Evidence::new(
+        ledger.clone(),
+        "sundew-test".to_owned(),
+        Arc::clone(&material),
+        Arc::clone(trust),
+        Arc::default(),
+    ));
+    let tasks = Arc::new(Tasks::new(
+        ledger.clone(),
+        limits,
+        TasksUse {
+            evidence: Arc::clone(&evidence),
+            leases: Arc::clone(&leases),
+            refusals,
+            secrets: Arc::clone(&secrets),
+            trust: Arc::clone(trust),
+        },
+    ));
+    let registry = Registry::new(
+        ledger.clone(),
+        None,
+        evidence,
+        limits.longest_task,
+        Arc::clone(&responses),
+    );
+    follower.subscribe(Arc::clone(&ledger.records));
+    follower.subscribe(material);
+    follower.subscribe(Arc::clone(&secrets));
+    follower.subscribe(Arc::clone(&leases));
+    follower.subscribe(Arc::clone(tasks.attendance()));
+    Rooms {
+        access: Arc::new(Access::new(ledger.clone())),
+        leases,
+        registry: Arc::new(registry),
+        responses,
+        secrets,
+        tasks,
+    }
+}
+
+impl Begun {
+    /// A request for another token of the task that asks for nothing in particular.
+    pub(crate) fn mint(&self) -> v1::MintTokenRequest {
+        v1::MintTokenRequest {
+            task_id: self.id.clone(),
+            ..v1::MintTokenRequest::default()
+        }
+    }
+}
