@@ -1,5 +1,8 @@
 //! Registrations of workloads: what platform teams say that a workload must prove and may ask for.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use ring::digest;

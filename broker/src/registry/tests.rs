@@ -1,0 +1,218 @@
+//! Registrations over a store without a process.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sundew_core::store::DocumentKind;
+use sundew_proto::v1;
+
+use crate::refusal::Refusal;
+use crate::testing::{DOMAIN, TestBroker, assert_refused};
+
+async fn apply(
+    broker: &TestBroker,
+    documents: &[String],
+    dry_run: bool,
+) -> Result<Vec<v1::WorkloadChange>, Refusal> {
+    let request = v1::ApplyWorkloadsRequest {
+        documents: documents.to_vec(),
+        dry_run,
+    };
+    let registry = Arc::clone(&broker.rooms.registry);
+    let applied = registry.apply_workloads(broker.operator(), request).await?;
+    Ok(applied.changes)
+}
+
+/// The document of `/agent`, with changes.
+fn document(broker: &TestBroker, changes: Value) -> String {
+    broker.registration("/agent", changes).to_string()
+}
+
+async fn stored(broker: &TestBroker) -> usize {
+    let store = broker.ledger.records.store();
+    store.documents(DocumentKind::Workload).await.unwrap().len()
+}
+
+fn id() -> String {
+    format!("spiffe://{DOMAIN}/agent")
+}
+
+#[tokio::test]
+async fn a_registration_is_created_left_alone_and_changed() {
+    let broker = TestBroker::start().await;
+    let first = document(&broker, json!({}));
+    let other = document(&broker, json!({ "max_tasks": 7 }));
+    let mut versions = Vec::new();
+    for (document, action) in [
+        (&first, "created"),
+        (&first, "unchanged"),
+        (&other, "changed"),
+    ] {
+        let changes = apply(&broker, std::slice::from_ref(document), false)
+            .await
+            .unwrap();
+        assert_eq!(changes[0].action, action);
+        assert_eq!(changes[0].diff.is_empty(), action == "unchanged");
+        versions.push(changes[0].version.clone());
+    }
+    assert_eq!(versions[0], versions[1]);
+    assert_ne!(versions[1], versions[2]);
+    let records = broker.journal("workload_applied");
+    let actions: Vec<_> = records.iter().map(|r| r.field("action").unwrap()).collect();
+    assert_eq!(actions, ["created", "changed"]);
+    assert!(records[1].field("diff").unwrap().contains("max_tasks"));
+}
+
+#[tokio::test]
+async fn a_change_holds_for_the_next_call() {
+    let broker = TestBroker::start().await;
+    broker.register("/agent", json!({})).await;
+    let records = &broker.ledger.records;
+    let agent = broker.agent("/agent");
+    let before = records.workload(agent.peer.id()).await.unwrap().unwrap();
+    assert_eq!(before.registration.max_tasks, 100);
+    broker.register("/agent", json!({ "max_tasks": 7 })).await;
+    let after = records.workload(agent.peer.id()).await.unwrap().unwrap();
+    assert_eq!(after.registration.max_tasks, 7);
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_what_would_change_and_writes_nothing() {
+    let broker = TestBroker::start().await;
+    let changes = apply(&broker, &[document(&broker, json!({}))], true).await;
+    assert_eq!(changes.unwrap()[0].action, "created");
+    assert_eq!(stored(&broker).await, 0);
+    assert!(broker.journal("workload_applied").is_empty());
+}
+
+#[tokio::test]
+async fn every_problem_of_every_document_is_told_at_once_and_nothing_is_written() {
+    let broker = TestBroker::start().await;
+    let wrong = json!({
+        "max_token_ttl": "2h",
+        "attendance_grace": "10ms",
+        "prove_every": "1s",
+        "max_tasks": 0,
+        "max_delegation_depth": 9,
+        "max_delegated_tasks": 0,
+        "bindings": [],
+        "jwt_svid_audiences": [""],
+        "owner": " ",
+        "local": [{}],
+    });
+    let good = broker.registration("/good", json!({})).to_string();
+    let documents = [document(&broker, wrong.clone()), "{".to_owned(), good];
+    let problem = match apply(&broker, &documents, false).await {
+        Err(Refusal::Invalid {
+            field: "documents",
+            problem,
+        }) => problem,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was applied"),
+    };
+    for field in wrong.as_object().unwrap().keys() {
+        assert!(
+            problem.contains(&format!("{field}: ")),
+            "{field}: {problem}"
+        );
+    }
+    assert!(problem.contains("workload 2: "), "{problem}");
+    assert_eq!(stored(&broker).await, 0);
+}
+
+/// One document that is refused, and a word of the reason.
+async fn assert_problem(broker: &TestBroker, changes: Value, word: &str) {
+    match apply(broker, &[document(broker, changes)], false).await {
+        Err(Refusal::Invalid { problem, .. }) => assert!(problem.contains(word), "{problem}"),
+        Err(other) => panic!("{word}: {other}"),
+        Ok(_) => panic!("{word}: it was applied"),
+    }
+}
+
+#[tokio::test]
+async fn what_could_prove_nothing_is_refused() {
+    let broker = TestBroker::start().await;
+    assert_problem(&broker, json!({ "evidence": [] }), "evidence").await;
+    let unknown = json!([{ "kind": "oidc", "issuer": "https://unknown.test", "claims": {} }]);
+    assert_problem(&broker, json!({ "evidence": unknown }), "evidence").await;
+    assert_problem(&broker, json!({ "scopes": [] }), "scopes").await;
+    assert_problem(&broker, json!({ "scopes": ["*"] }), "scopes").await;
+    assert_problem(&broker, json!({ "no_such_member": 1 }), "no_such_member").await;
+}
+
+#[tokio::test]
+async fn no_registration_allows_longer_tasks_than_the_broker_does() {
+    let broker = TestBroker::start().await;
+    assert_problem(&broker, json!({ "max_task_ttl": "2d" }), "max_task_ttl").await;
+}
+
+#[tokio::test]
+async fn a_workload_that_is_named_twice_is_refused() {
+    let broker = TestBroker::start().await;
+    let twice = [
+        document(&broker, json!({})),
+        document(&broker, json!({ "max_tasks": 7 })),
+    ];
+    assert_refused!(
+        apply(&broker, &twice, false).await,
+        Refusal::Invalid {
+            field: "documents",
+            ..
+        }
+    );
+    assert_eq!(stored(&broker).await, 0);
+}
+
+#[tokio::test]
+async fn more_than_a_thousand_documents_are_refused() {
+    let broker = TestBroker::start().await;
+    let many = vec![String::new(); 1001];
+    assert_refused!(
+        apply(&broker, &many, false).await,
+        Refusal::Invalid {
+            field: "documents",
+            ..
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_registration_is_shown_and_listed_until_it_is_deleted() {
+    let broker = TestBroker::start().await;
+    let registry = &broker.rooms.registry;
+    let show = || v1::ShowWorkloadRequest { spiffe_id: id() };
+    let missing = Arc::clone(registry).show_workload(broker.operator(), show());
+    assert_refused!(missing.await, Refusal::NotFound("workload"));
+    broker.register("/agent", json!({})).await;
+    let shown = Arc::clone(registry).show_workload(broker.operator(), show());
+    let shown = shown.await.unwrap().workload.unwrap();
+    assert_eq!(shown.spiffe_id, id());
+    let listed = Arc::clone(registry)
+        .list_workloads(broker.operator(), v1::ListWorkloadsRequest {})
+        .await;
+    assert_eq!(listed.unwrap().workloads, [shown]);
+    let delete = v1::DeleteWorkloadRequest { spiffe_id: id() };
+    let deleted = Arc::clone(registry).delete_workload(broker.operator(), delete.clone());
+    deleted.await.unwrap();
+    assert_eq!(stored(&broker).await, 0);
+    let again = Arc::clone(registry).delete_workload(broker.operator(), delete);
+    assert_refused!(again.await, Refusal::NotFound("workload"));
+    assert_eq!(broker.journal("workload_deleted").len(), 1);
+}
+
+#[tokio::test]
+async fn deleting_a_registration_ends_what_was_issued_to_its_workload() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    broker.register("/other", json!({})).await;
+    let other = broker.agent("/other");
+    let kept = broker.begin(other.request(&["exec:git"]), &other).await;
+    let registry = Arc::clone(&broker.rooms.registry);
+    let delete = v1::DeleteWorkloadRequest { spiffe_id: id() };
+    let deleted = registry.delete_workload(broker.operator(), delete).await;
+    deleted.unwrap();
+    assert!(!broker.is_active(&begun.token, &agent).await);
+    assert!(broker.is_active(&kept.unwrap().token, &other).await);
+    let again = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    assert_refused!(again, Refusal::Unregistered);
+}
