@@ -4,6 +4,8 @@
 //! P9: values never print.
 
 mod keyring;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

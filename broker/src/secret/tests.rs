@@ -1,0 +1,187 @@
+//! Stored secrets and their keyring over a store without a process.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sundew_core::SealError;
+use sundew_core::store::DocumentKind;
+use sundew_proto::v1;
+
+use super::Secrets;
+use crate::refusal::Refusal;
+use crate::testing::{TestBroker, assert_refused};
+
+async fn put(broker: &TestBroker, request: v1::PutSecretRequest) -> Result<u64, Refusal> {
+    let secrets = Arc::clone(&broker.rooms.secrets);
+    let answer = secrets.put_secret(broker.operator(), request).await?;
+    Ok(answer.version)
+}
+
+fn request(name: &str, value: &[u8], key: &str) -> v1::PutSecretRequest {
+    v1::PutSecretRequest {
+        name: name.to_owned(),
+        value: value.to_vec(),
+        idempotency_key: key.to_owned(),
+    }
+}
+
+async fn rotate(broker: &TestBroker, key: &str) -> u32 {
+    let secrets = Arc::clone(&broker.rooms.secrets);
+    let request = v1::RotateKeyringRequest {
+        idempotency_key: key.to_owned(),
+    };
+    let answer = secrets.rotate_keyring(broker.operator(), request).await;
+    answer.unwrap().key_id
+}
+
+/// The value of a secret, opened under its name.
+async fn value(secrets: &Secrets, name: &str) -> Result<Vec<u8>, Refusal> {
+    let stored = secrets.read(name).await?.expect("a secret");
+    let sealed = STANDARD.decode(&stored.sealed).unwrap();
+    Ok(secrets.open(name, &sealed).await?.expose().to_vec())
+}
+
+async fn listed(broker: &TestBroker) -> Vec<v1::SecretInfo> {
+    let secrets = Arc::clone(&broker.rooms.secrets);
+    let answer = secrets.list_secrets(broker.operator(), v1::ListSecretsRequest {});
+    answer.await.unwrap().secrets
+}
+
+#[tokio::test]
+async fn a_secret_is_read_as_it_was_written_and_each_write_is_a_version() {
+    let broker = TestBroker::start().await;
+    let secrets = &broker.rooms.secrets;
+    assert!(secrets.read("app/db").await.unwrap().is_none());
+    for (written, version) in [(&b"one"[..], 1), (b"two", 2)] {
+        let put = put(&broker, request("app/db", written, "")).await;
+        assert_eq!(put.unwrap(), version);
+        assert_eq!(value(secrets, "app/db").await.unwrap(), written);
+    }
+    let list = listed(&broker).await;
+    assert_eq!((list[0].name.as_str(), list[0].version), ("app/db", 2));
+    let text = serde_json::to_string(&broker.journal("secret_written")).unwrap();
+    assert!(text.contains("app/db") && !text.contains("two"));
+}
+
+#[tokio::test]
+async fn a_write_with_the_same_key_and_value_is_one_write() {
+    let broker = TestBroker::start().await;
+    for (written, version) in [(&b"one"[..], 1), (b"one", 1), (b"two", 2)] {
+        let put = put(&broker, request("app/db", written, "once")).await;
+        assert_eq!(put.unwrap(), version);
+    }
+    assert_eq!(broker.journal("secret_written").len(), 2);
+}
+
+#[tokio::test]
+async fn each_malformed_field_of_a_write_is_named() {
+    let broker = TestBroker::start().await;
+    for (named, request) in [
+        ("name", request("app//db", b"x", "")),
+        ("name", request("app/*", b"x", "")),
+        ("value", request("app/db", b"", "")),
+        ("value", request("app/db", &[b'x'; 1025], "")),
+        ("idempotency_key", request("app/db", b"x", "a b")),
+    ] {
+        match put(&broker, request).await {
+            Err(Refusal::Invalid { field, .. }) => assert_eq!(field, named),
+            Err(other) => panic!("{named}: {other}"),
+            Ok(_) => panic!("{named} was taken"),
+        }
+    }
+    assert!(listed(&broker).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_deleted_secret_is_gone_and_is_not_deleted_again() {
+    let broker = TestBroker::start().await;
+    broker.put_secret("app/db", "x").await;
+    let delete = || {
+        let request = v1::DeleteSecretRequest {
+            name: "app/db".to_owned(),
+        };
+        Arc::clone(&broker.rooms.secrets).delete_secret(broker.operator(), request)
+    };
+    delete().await.unwrap();
+    assert!(listed(&broker).await.is_empty());
+    assert_refused!(delete().await, Refusal::NotFound("secret"));
+    assert_eq!(broker.journal("secret_deleted").len(), 1);
+}
+
+#[tokio::test]
+async fn a_record_in_the_place_of_another_does_not_open() {
+    let broker = TestBroker::start().await;
+    broker.put_secret("app/db", "one").await;
+    broker.put_secret("app/mail", "two").await;
+    let store = broker.ledger.records.store();
+    let kind = DocumentKind::Secret;
+    let one = store.document(kind, "app/db").await.unwrap().unwrap();
+    let two = store.document(kind, "app/mail").await.unwrap();
+    let swapped = store.replace_document(kind, "app/mail", two.as_deref(), Some(&one));
+    assert!(swapped.await.unwrap());
+    let read = broker.rooms.secrets.read("app/mail").await;
+    assert_refused!(read, Refusal::Seal { what: "secret", .. });
+}
+
+#[tokio::test]
+async fn what_was_sealed_under_one_name_opens_under_no_other() {
+    let broker = TestBroker::start().await;
+    broker.put_secret("app/db", "one").await;
+    let secrets = &broker.rooms.secrets;
+    let stored = secrets.read("app/db").await.unwrap().unwrap();
+    let sealed = STANDARD.decode(&stored.sealed).unwrap();
+    let opened = secrets.open("app/mail", &sealed).await;
+    assert_refused!(
+        opened,
+        Refusal::Seal {
+            cause: SealError::Opening,
+            ..
+        }
+    );
+}
+
+#[tokio::test]
+async fn after_a_rotation_old_secrets_open_and_are_sealed_anew() {
+    let broker = TestBroker::start().await;
+    let secrets = &broker.rooms.secrets;
+    broker.put_secret("app/db", "one").await;
+    let before = listed(&broker).await[0].key_id;
+    assert_eq!(secrets.reseal().await.unwrap(), 0);
+
+    let key_id = rotate(&broker, "").await;
+    assert!(key_id > before);
+    assert_eq!(value(secrets, "app/db").await.unwrap(), b"one");
+    broker.put_secret("app/mail", "two").await;
+    let keys = |list: Vec<v1::SecretInfo>| {
+        let mut keys: Vec<_> = list.into_iter().map(|s| (s.name, s.key_id)).collect();
+        keys.sort();
+        keys.into_iter().map(|(_, key)| key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(listed(&broker).await), [before, key_id]);
+
+    assert_eq!(secrets.reseal().await.unwrap(), 1);
+    assert_eq!(keys(listed(&broker).await), [key_id, key_id]);
+    assert_eq!(value(secrets, "app/db").await.unwrap(), b"one");
+    assert_eq!(listed(&broker).await[0].version, 1);
+    assert_eq!(secrets.reseal().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_rotation_with_the_same_key_is_one_rotation() {
+    let broker = TestBroker::start().await;
+    let first = rotate(&broker, "once").await;
+    assert_eq!(rotate(&broker, "once").await, first);
+    assert!(rotate(&broker, "twice").await > first);
+    assert_eq!(broker.journal("keyring_rotated").len(), 2);
+}
+
+#[tokio::test]
+async fn another_broker_opens_what_was_sealed_after_a_rotation_it_has_not_heard_of() {
+    let broker = TestBroker::start().await;
+    let other = Secrets::new(broker.ledger.clone(), 1024).unwrap();
+    other.reload_keyring().await.unwrap();
+    rotate(&broker, "").await;
+    broker.put_secret("app/db", "one").await;
+    assert_eq!(value(&other, "app/db").await.unwrap(), b"one");
+}
