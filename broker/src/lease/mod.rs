@@ -9,6 +9,8 @@ mod engines;
 mod grant;
 mod postgres;
 mod redis_acl;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use postgres::removal as postgres_removal;
