@@ -11,6 +11,8 @@ mod preview;
 mod rules;
 mod selector;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
