@@ -11,6 +11,8 @@ mod new_task;
 mod prove;
 mod secret;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

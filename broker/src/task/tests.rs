@@ -1,0 +1,9 @@
+//! Use cases of agents over a store without a process, on clocks that a test moves.
+
+mod begin;
+mod delegate;
+mod finish;
+mod mint;
+mod prove;
+mod secret;
+mod sweep;

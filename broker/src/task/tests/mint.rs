@@ -1,0 +1,202 @@
+//! MintToken: each refusal once, and what bounds a token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sundew_core::{Cause, Denial};
+use sundew_proto::v1;
+
+use crate::clock;
+use crate::refusal::Refusal;
+use crate::testing::{FRESHNESS, TestBroker, assert_refused};
+
+#[tokio::test]
+async fn another_token_is_active_beside_the_first_and_on_the_record() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let token = broker.mint(begun.mint(), &agent).await.unwrap();
+    assert_ne!(token.token, begun.token.token);
+    assert_eq!(token.scopes, ["exec:git"]);
+    assert!(broker.is_active(&token, &agent).await);
+    assert!(broker.is_active(&begun.token, &agent).await);
+    let records = broker.journal("token_minted");
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].field("task"), Some(begun.id.as_str()));
+    assert_eq!(records[0].field("token_id"), Some(token.token_id.as_str()));
+}
+
+#[tokio::test]
+async fn a_dead_task_mints_nothing() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let complete = v1::CompleteTaskRequest {
+        task_id: begun.id.clone(),
+        outcome: 0,
+    };
+    let tasks = Arc::clone(&broker.rooms.tasks);
+    tasks.complete(agent.peer.clone(), complete).await.unwrap();
+    let token = broker.mint(begun.mint(), &agent).await;
+    assert_refused!(token, Refusal::TaskDead(Cause::TaskEnded(_)));
+    assert!(broker.journal("token_minted").is_empty());
+}
+
+#[tokio::test]
+async fn a_task_past_its_deadline_mints_nothing() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    clock::testing::advance_to(begun.task.deadline_ms);
+    let token = broker.mint(begun.mint(), &agent).await;
+    assert_refused!(token, Refusal::TaskDead(_));
+}
+
+#[tokio::test]
+async fn another_certificate_of_the_workload_is_somebody_else() {
+    let broker = TestBroker::start().await;
+    let (_, begun) = broker.agent_with_task().await;
+    let other = broker.agent("/agent");
+    let token = broker.mint(begun.mint(), &other).await;
+    assert_refused!(token, Refusal::Binding);
+}
+
+#[tokio::test]
+async fn a_task_of_another_workload_and_one_that_is_not_there_are_heard_of_alike() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    broker.register("/other", json!({})).await;
+    let other = broker.agent("/other");
+    let not_yours = broker.mint(begun.mint(), &other).await.err().unwrap();
+    assert!(matches!(not_yours, Refusal::Binding));
+    let request = v1::MintTokenRequest {
+        task_id: format!("task-{}", "0".repeat(32)),
+        ..begun.mint()
+    };
+    let unknown = broker.mint(request, &agent).await.err().unwrap();
+    assert!(matches!(unknown, Refusal::NotFound("task")));
+    let (one, two) = (not_yours.status("c"), unknown.status("c"));
+    assert_eq!((one.code(), one.message()), (two.code(), two.message()));
+}
+
+#[tokio::test]
+async fn each_malformed_field_is_named() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    type Change = fn(&mut v1::MintTokenRequest);
+    let cases: [(&str, Change); 6] = [
+        ("task_id", |r| r.task_id = "task-1".to_owned()),
+        ("scopes", |r| r.scopes = vec!["*".to_owned()]),
+        ("ttl_ms", |r| r.ttl_ms = -1),
+        ("binding", |r| r.binding = 99),
+        ("audience", |r| r.audience = vec![String::new()]),
+        ("idempotency_key", |r| r.idempotency_key = "a b".to_owned()),
+    ];
+    for (named, change) in cases {
+        let mut request = begun.mint();
+        change(&mut request);
+        match broker.mint(request, &agent).await {
+            Err(Refusal::Invalid { field, .. }) => assert_eq!(field, named),
+            Err(other) => panic!("{named}: {other}"),
+            Ok(_) => panic!("{named} was taken"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_within_its_task_whatever_the_registration_allows() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let request = v1::MintTokenRequest {
+        scopes: vec!["tool:github.create_pr".to_owned()],
+        ..begun.mint()
+    };
+    let token = broker.mint(request, &agent).await;
+    assert_refused!(token, Refusal::Denied(Denial::Scope));
+}
+
+#[tokio::test]
+async fn a_token_is_within_the_registration_of_today() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let narrower = json!({ "scopes": ["secret:app/*"] });
+    broker.register("/agent", narrower).await;
+    let token = broker.mint(begun.mint(), &agent).await;
+    assert_refused!(token, Refusal::Denied(Denial::Scope));
+}
+
+#[tokio::test]
+async fn a_binding_that_the_registration_does_not_allow_is_refused() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let request = v1::MintTokenRequest {
+        binding: v1::Binding::Bearer.into(),
+        ..begun.mint()
+    };
+    let token = broker.mint(request, &agent).await;
+    assert_refused!(token, Refusal::Denied(Denial::Binding));
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_task_at_the_latest() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let deadline_ms = begun.task.deadline_ms;
+    for (left_ms, asked_ms, life_ms) in [
+        (3_600_000, 0, 900_000),
+        (3_600_000, 1_800_000, 900_000),
+        (3_600_000, 60_000, 60_000),
+        (30_000, 60_000, 30_000),
+        (30_000, 0, 30_000),
+    ] {
+        clock::testing::advance_to(deadline_ms - left_ms);
+        let request = v1::MintTokenRequest {
+            ttl_ms: asked_ms,
+            ..begun.mint()
+        };
+        let token = broker.mint(request, &agent).await.unwrap();
+        let life = token.expires_at_ms - clock::now_ms();
+        assert_eq!(life, life_ms, "{left_ms} left, {asked_ms} asked");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_with_the_same_key_gets_the_same_token_and_another_request_none() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let request = v1::MintTokenRequest {
+        idempotency_key: "once".to_owned(),
+        ..begun.mint()
+    };
+    let first = broker.mint(request.clone(), &agent).await.unwrap();
+    clock::testing::advance(Duration::from_secs(1));
+    let second = broker.mint(request.clone(), &agent).await.unwrap();
+    assert_eq!(first, second);
+    let other = v1::MintTokenRequest {
+        ttl_ms: 1000,
+        ..request
+    };
+    let other = broker.mint(other, &agent).await;
+    assert_refused!(other, Refusal::Idempotency);
+}
+
+#[tokio::test]
+async fn a_quarantined_workload_mints_nothing() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let selector = v1::Selector {
+        spiffe_id: agent.peer.id().to_string(),
+        ..v1::Selector::default()
+    };
+    broker.respond(selector, v1::Effect::Quarantine).await;
+    let token = broker.mint(begun.mint(), &agent).await;
+    assert_refused!(token, Refusal::Quarantined);
+    assert!(broker.journal("token_minted").is_empty());
+}
+
+#[tokio::test]
+async fn on_a_stale_view_nothing_is_minted() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    clock::testing::advance(FRESHNESS);
+    let token = broker.mint(begun.mint(), &agent).await;
+    assert_refused!(token, Refusal::Stale(_));
+}
