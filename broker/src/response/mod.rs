@@ -141,7 +141,7 @@ fn entry_of(name: &str) -> Result<EntryId, Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
+mod name_tests {
     use super::*;
 
     #[test]
