@@ -40,6 +40,11 @@
 //!  └─→ ended    how a task ended
 //! ```
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests make what they need")
+)]
+
 mod agent;
 mod call;
 mod collect;

@@ -1,5 +1,10 @@
 //! The settings of an agent, and how they are read from the environment.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the environment is read here, once"
+)]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;

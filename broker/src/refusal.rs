@@ -4,6 +4,11 @@
 //! Unknown, not yours and not allowed are one answer. Adding a cause breaks the match in
 //! [`Refusal::status`], on purpose.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "P11: the one place that makes a status of a cause"
+)]
+
 use std::collections::HashMap;
 
 use sundew_attestation::AppraisalError;

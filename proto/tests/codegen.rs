@@ -2,6 +2,7 @@
 //!
 //! `SUNDEW_BLESS=1 cargo test -p sundew-proto --test codegen` writes it anew.
 
+#![expect(clippy::disallowed_methods, reason = "a test reads its own switch")]
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Evidence that real hardware produced (`tests/vectors`), and hostile variants of it (AC-05, T28,
 //! T30 to T32, T34).
+
+#![expect(clippy::disallowed_methods, reason = "a test reads its own switch")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,10 @@
 //! `sundew secret engine`: engines, which make secrets for one task each in another system.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a password may come from the environment"
+)]
+
 use std::path::Path;
 use std::process::ExitCode;
 

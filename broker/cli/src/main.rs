@@ -1,5 +1,10 @@
 //! The one binary: broker, demo, and client.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests make what they need")
+)]
+
 mod args;
 mod attest;
 mod client;

@@ -1,6 +1,11 @@
 //! `sundew serve`: the production broker, which drains on SIGTERM, reloads on SIGHUP and tells
 //! systemd when it is ready; and `sundew config`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "sd_notify(3): the socket is in the environment"
+)]
+
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,5 +1,10 @@
 //! Evidence about a local process: what the kernel says of it, signed by the node.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the node answers local processes itself"
+)]
+
 use std::sync::Arc;
 
 use base64::Engine as _;

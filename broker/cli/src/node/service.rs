@@ -1,5 +1,10 @@
 //! The services of the node's socket: the SPIFFE Workload API, and evidence about processes.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the node answers local processes itself"
+)]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -329,7 +329,7 @@ fn l2_a_view_that_slept_while_a_lifted_containment_was_forgotten_does_not_bring_
     // The log dropped the rule at 1000; the lift is still there for it to read.
     slept.apply(Position(6), lift.clone());
     let missing = slept.missing_from(&[lift.id].into());
-    assert_eq!(missing, [contain.clone()]);
+    assert_eq!(missing, std::slice::from_ref(&contain));
     assert!(slept.matters(&contain, 999) && !slept.matters(&contain, 1000));
     assert_eq!(lift.log_retains_until_ms(), FOR_EVER_MS);
     // And once it has forgotten the rule itself, a rule that somebody appends anew quarantines
