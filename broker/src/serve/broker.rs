@@ -70,6 +70,40 @@ impl Ground {
             unknown_key: Arc::default(),
         }
     }
+
+    /// The gate before the rooms.
+    fn gate(&self, config: &Config) -> Gate {
+        let journal = Arc::clone(&self.ledger.journal);
+        Gate {
+            issue_permits: Arc::new(Semaphore::new(config.limits.issuing)),
+            limiters: Limiters::new(&config.limits),
+            operators: Operators::new(config.operators.clone()),
+            refusals: RefusalRecorder::new(journal, Arc::clone(&self.metrics)),
+            trust: Arc::clone(&self.trust),
+        }
+    }
+
+    /// The room of those without an SVID, and of those who renew theirs.
+    fn enrollment(
+        &self,
+        gate: &Gate,
+        evidence: &Arc<Evidence>,
+        tasks: &Arc<Tasks>,
+        enroll_permits: Arc<Semaphore>,
+    ) -> Enrollment {
+        Enrollment::new(
+            self.ledger.clone(),
+            self.ca.clone(),
+            EnrollmentUse {
+                enroll_permits,
+                evidence: Arc::clone(evidence),
+                issue_permits: Arc::clone(&gate.issue_permits),
+                refusals: gate.refusals.clone(),
+                tasks: Arc::clone(tasks),
+                trust: Arc::clone(&self.trust),
+            },
+        )
+    }
 }
 
 impl Broker {
@@ -79,18 +113,12 @@ impl Broker {
             ca,
             ledger,
             material,
-            metrics,
+            metrics: _,
             trust,
             unknown_key,
         } = ground;
         let limits = config.limits;
-        let gate = Gate {
-            issue_permits: Arc::new(Semaphore::new(limits.issuing)),
-            limiters: Limiters::new(&limits),
-            operators: Operators::new(config.operators.clone()),
-            refusals: RefusalRecorder::new(Arc::clone(&ledger.journal), Arc::clone(metrics)),
-            trust: Arc::clone(trust),
-        };
+        let gate = ground.gate(config);
         let refusals = &gate.refusals;
         let enroll_permits = Arc::new(Semaphore::new(ENROLLING));
 
@@ -135,18 +163,7 @@ impl Broker {
                 trust: Arc::clone(trust),
             },
         ));
-        let enrollment = Enrollment::new(
-            ledger.clone(),
-            ca.clone(),
-            EnrollmentUse {
-                enroll_permits,
-                evidence: Arc::clone(&evidence),
-                issue_permits: Arc::clone(&gate.issue_permits),
-                refusals: refusals.clone(),
-                tasks: Arc::clone(&tasks),
-                trust: Arc::clone(trust),
-            },
-        );
+        let enrollment = ground.enrollment(&gate, &evidence, &tasks, enroll_permits);
         let registry = Registry::new(
             ledger.clone(),
             ca.as_ref().map(|ca| ca.trust_domain().clone()),
