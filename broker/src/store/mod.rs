@@ -1,5 +1,5 @@
-//! The two stores behind the port of `sundew_core::store`, and the file that one of them shares with
-//! the journal.
+//! The two stores behind the port of `sundew_core::store`, and the file that one of them shares
+//! with the journal.
 
 pub(crate) mod chain_log;
 pub mod embedded;

@@ -99,8 +99,8 @@ impl ChainLog {
         })
     }
 
-    /// Hands over a record. The receiver that is returned resolves, to the record's memory, when the
-    /// record is durable.
+    /// Hands over a record. The receiver that is returned resolves, to the record's memory, when
+    /// the record is durable.
     pub(crate) fn submit(
         &self,
         payload: Vec<u8>,

@@ -18,7 +18,7 @@ pub(crate) fn read(
     Ok((scan.follows, scan.hash))
 }
 
-/// What a scan of a file has found.
+/// The result of a scan of a file.
 pub(super) struct Scan {
     /// The hash that the file's chain goes on from.
     follows: ChainHash,

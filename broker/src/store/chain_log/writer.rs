@@ -17,11 +17,11 @@ const GATHER: Duration = Duration::from_micros(1500);
 /// The most bytes in one group.
 const GROUP_BYTES: usize = 4 << 20;
 
-/// Tells a caller that its record is durable, and gives the record's memory back, so that the memory
-/// goes where it came from: memory that another thread frees costs both threads.
+/// Tells a caller that its record is durable, and gives the record's memory back, so that the
+/// memory goes where it came from: memory that another thread frees costs both threads.
 pub(super) type Done = oneshot::Sender<Result<Vec<u8>, ChainLogError>>;
 
-/// What the thread is asked to do.
+/// A job for the thread.
 pub(super) enum Command {
     /// Appends a record; nobody waits for it if there is no sender.
     Append(Vec<u8>, Option<Done>),

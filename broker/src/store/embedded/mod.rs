@@ -82,8 +82,8 @@ impl EmbeddedStore {
         Self::commit_by(state, kind, |payload| self.log.submit(payload))
     }
 
-    /// Applies and submits an operation like [`commit`](Self::commit). Nobody waits for it: it becomes
-    /// durable with the next operation that somebody waits for.
+    /// Applies and submits an operation like [`commit`](Self::commit). Nobody waits for it: it
+    /// becomes durable with the next operation that somebody waits for.
     fn commit_unwatched(&self, state: &mut State, kind: Kind) -> Result<(), StoreError> {
         Self::commit_by(state, kind, |payload| self.log.submit_unwatched(payload))
     }

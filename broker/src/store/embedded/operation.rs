@@ -1,5 +1,5 @@
-//! The operations that the embedded store's file is made of, as Protocol Buffers messages. Times are
-//! milliseconds since the epoch.
+//! The operations that the embedded store's file is made of, as Protocol Buffers messages. Times
+//! are milliseconds since the epoch.
 
 /// A record of the file, which has one change.
 #[derive(Clone, prost::Message)]

@@ -7,7 +7,7 @@ use super::link::Connection;
 /// The error code of a server that does not have the script yet.
 pub(super) const NOT_LOADED: &str = "NOSCRIPT";
 
-/// One call of a script. All keys have the same slot.
+/// A call of a script. All its keys have one slot.
 pub(super) struct Call<'a> {
     pub(super) script: &'a Script,
     /// The first key, which names the slot.

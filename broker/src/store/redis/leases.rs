@@ -12,7 +12,7 @@ use super::executor::Executor;
 use super::keys::{leases_key, nonsense};
 
 /// How many leases one step of a scan asks for.
-const SCAN_COUNT: usize = 500;
+const LEASES_PER_SCAN: usize = 500;
 
 /// The leases of all engines, and beside each task the names of the leases that it has had.
 pub(super) struct Leases {
@@ -106,7 +106,7 @@ impl Leases {
                     .arg(records)
                     .arg(from)
                     .arg("COUNT")
-                    .arg(SCAN_COUNT),
+                    .arg(LEASES_PER_SCAN),
             )
             .await?;
         if found.is_empty() {

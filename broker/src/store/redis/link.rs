@@ -16,7 +16,7 @@ use crate::clock;
 
 /// After a failed attempt to connect, the next attempt waits this long; calls meanwhile fail at
 /// once (T68: no storm).
-const RETRY_AFTER: Duration = Duration::from_millis(100);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to one node, or to a whole Cluster.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Link {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        if failed_at.is_some_and(|at| clock::since(at) < RETRY_AFTER) {
+        if failed_at.is_some_and(|at| clock::since(at) < RECONNECT_PAUSE) {
             return Err(StoreError::Unavailable(
                 "connecting failed just now".to_owned(),
             ));

@@ -22,7 +22,7 @@ const APPENDED_TOGETHER: usize = 256;
 const ENTRIES_PER_TRIM: u64 = 2000;
 /// The most calls of `trim.lua` in one trimming.
 const MAX_TRIMS: usize = 20;
-/// Where trimming begins: at the oldest entry.
+/// The start of the range that a trimming looks at: the oldest entry.
 const OLDEST: &str = "-";
 
 /// The answer of `heartbeat.lua`: time, epoch, position and name of the last entry, reports of all

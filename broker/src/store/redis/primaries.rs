@@ -74,8 +74,8 @@ impl Primaries {
         )
     }
 
-    /// Notes that the node that was thought to have this key may not have it, so that another node is
-    /// asked next time.
+    /// Notes that the node that was thought to have this key may not have it, so that another node
+    /// is asked next time.
     fn doubt(&self, key: &str) {
         self.next_node.fetch_add(1, Ordering::Relaxed);
         self.slots
@@ -101,8 +101,8 @@ impl Primaries {
         )
     }
 
-    /// Runs a script on the node that has its first key. Returns the answer once `replicas` replicas
-    /// have what the script wrote, and an error if they do not have it in time.
+    /// Runs a script on the node that has its first key. Returns the answer once `replicas`
+    /// replicas have what the script wrote, and an error if they do not have it in time.
     pub(super) async fn call<T: FromRedisValue>(
         &self,
         call: &Call<'_>,

@@ -1,7 +1,7 @@
 //! The hash slots of a Redis Cluster.
 
-/// Returns the hash slot of a key: the CRC-16/XMODEM of what stands between the first braces, modulo
-/// 16384 (Redis Cluster specification, "Key distribution model").
+/// Returns the hash slot of a key: the CRC-16/XMODEM of what stands between the first braces,
+/// modulo 16384 (Redis Cluster specification, "Key distribution model").
 pub(super) fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')

@@ -11,7 +11,7 @@ use super::executor::Executor;
 use super::keys::{DUE, binding_key, places_key, task_key, task_of, token_value, tokens_key};
 
 /// How many tasks one step of a scan asks for.
-const SCAN_COUNT: usize = 200;
+const TASKS_PER_SCAN: usize = 200;
 
 /// The tasks. Each has a slot of its own; the lists of tasks live outside and serve listing and
 /// attendance, never liveness.
@@ -110,7 +110,7 @@ impl Tasks {
 
     pub(super) async fn scan(&self, from: u64) -> Result<TaskPage, StoreError> {
         let mut command = cmd("ZSCAN");
-        command.arg(DUE).arg(from).arg("COUNT").arg(SCAN_COUNT);
+        command.arg(DUE).arg(from).arg("COUNT").arg(TASKS_PER_SCAN);
         let (next, found): (u64, Vec<(Vec<u8>, f64)>) = self.executor.query(&command).await?;
         Ok(TaskPage {
             tasks: found

@@ -13,7 +13,7 @@ use super::keys::{nonsense, task_key, token_record, token_value, tokens_key};
 use crate::clock;
 
 /// How many tokens one step of a scan asks for.
-const SCAN_COUNT: usize = 500;
+const TOKENS_PER_SCAN: usize = 500;
 
 /// The tokens of all tasks.
 pub(super) struct Tokens {
@@ -81,7 +81,7 @@ impl Tokens {
             .arg(tokens_key(task))
             .arg(from)
             .arg("COUNT")
-            .arg(SCAN_COUNT);
+            .arg(TOKENS_PER_SCAN);
         let (next, found): (u64, Fields) = self.executor.query(&command).await?;
         let token = |(id, value): (Vec<u8>, Vec<u8>)| {
             Ok((
