@@ -2,14 +2,16 @@
 //! (P11).
 //!
 //! Unknown, not yours and not allowed are one answer. Adding a cause breaks the match in
-//! [`Refusal::status`], on purpose.
+//! `Refusal::answer`, on purpose.
 
 #![expect(
     clippy::disallowed_methods,
     reason = "P11: the one place that makes a status of a cause"
 )]
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sundew_attestation::AppraisalError;
 use sundew_attestation::spiffe::SvidError;
@@ -23,111 +25,140 @@ use crate::liveness::{AppendError, Stale};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub(crate) const DOMAIN: &str = "sundew.dev";
+/// How long a caller waits before it sends a request again that may succeed later.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// Why a request is refused. Its `Display` is for the record.
+/// Why a request is refused. Its `Display` is the whole cause, for the record.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The ending could not be appended to the revocation log, or was not acknowledged in time.
+    #[error("revocation log: {0}")]
+    Append(#[from] AppendError),
     /// The evidence was not enough.
     #[error("evidence: {0}")]
     Appraisal(#[from] AppraisalError),
-    /// The ending could not be appended to the log.
-    #[error("revocation log: {0}")]
-    Append(#[from] AppendError),
-    /// The caller's certificate is not one of the task's.
+    /// The caller's certificate is not one of those that may act for the task.
     #[error("peer's certificate is not bound to the task")]
     Binding,
-    /// The nonce was not issued on this connection, was used, or has expired.
+    /// The nonce was not issued on this connection, was used before, or has expired.
     #[error("challenge is unknown, used or expired")]
     Challenge,
-    /// The evidence is good, and of something else than what the task was begun on.
-    #[error("evidence differs from what the task was begun on: {0}")]
-    EvidenceChanged(String),
-    /// Other callers changed the same thing again and again, so that this change did not get in.
+    /// Other callers changed what this call was to change again and again, so that this change did
+    /// not get in.
     #[error("{0} is being changed by others")]
     Conflict(&'static str),
-    /// A TPM did not open the credential that was made for it, or not in time.
+    /// A TPM did not open the credential that was made for it, or did not open it in time.
     #[error("credential was not opened by the TPM that it was made for, or too late")]
     Credential,
-    /// Policy said no.
+    /// Policy does not permit the request.
     #[error("policy: {0}")]
     Denied(#[from] Denial),
     /// The target of an engine did not make a credential.
     #[error("engine: {0}")]
     Engine(String),
-    /// The workload has as many tasks as it may have.
-    #[error("workload is at its limit of tasks")]
-    TaskLimit,
-    /// An idempotency key was used for another request.
+    /// The evidence is good, but it is not of what the task was begun on.
+    #[error("evidence differs from what the task was begun on: {0}")]
+    EvidenceChanged(String),
+    /// An idempotency key was used for another request before.
     #[error("idempotency key was used for another request")]
     Idempotency,
-    /// A use case did not do what it must: a fault of the broker's own.
+    /// A use case did not do what it must, which is a fault of the broker.
     #[error("internal: {0}")]
     Internal(&'static str),
-    /// Something in the request is malformed: the field and what it must be.
+    /// A field of the request is malformed. The caller is told which field, and what it must be.
     #[error("{field}: {problem}")]
     Invalid {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What it must be.
+        /// A text that says what the field must be.
         problem: String,
     },
-    /// The record could not be made durable.
-    #[error("journal: {0}")]
-    Journal(#[from] JournalError),
-    /// A join token that is unknown, used or expired.
+    /// A join token is unknown, used or expired.
     #[error("join token is unknown, used or expired")]
     JoinToken,
-    /// More is being issued than the broker does at a time.
+    /// The record of the decision could not be made durable.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalError),
+    /// The secret, task or workload that the request names does not exist.
+    #[error("{0} does not exist")]
+    NotFound(&'static str),
+    /// The broker is issuing as much as it does at a time.
     #[error("overload")]
     Overload,
-    /// No maker of TPMs that is trusted has certified the endorsement key.
-    #[error("{0}")]
-    UntrustedManufacturer(String),
     /// A quarantine covers what was asked for.
     #[error("quarantined")]
     Quarantined,
-    /// Too many requests.
+    /// The caller has sent too many requests.
     #[error("rate limit")]
     RateLimit,
-    /// The caller has not the role for it.
+    /// The caller does not have the role that the request needs.
     #[error("caller lacks the role `{0}`")]
     Role(&'static str),
-    /// A record does not open.
+    /// A stored record does not open.
     #[error("record of {what}: {cause}")]
     Seal {
-        /// Of what.
+        /// The kind of record.
         what: &'static str,
-        /// Why.
+        /// Why the record does not open.
         cause: SealError,
     },
-    /// A secret, task or workload that does not exist.
-    #[error("{0} does not exist")]
-    NotFound(&'static str),
     /// The view of the revocation log is not fresh.
     #[error(transparent)]
     Stale(#[from] Stale),
-    /// The store did not do it.
+    /// The store did not do what it was asked for.
     #[error("store: {0}")]
     Store(#[from] StoreError),
-    /// The caller's SVID is not good any more.
+    /// The caller's SVID is not valid any more.
     #[error("peer's SVID: {0}")]
     Svid(#[from] SvidError),
     /// The task is dead or suspended.
-    #[error("task is dead: {0:?}")]
+    #[error("task is dead: {0}")]
     TaskDead(Cause),
+    /// The workload has as many tasks as it may have.
+    #[error("workload is at its limit of tasks")]
+    TaskLimit,
     /// The caller presented no SVID.
     #[error("no SVID")]
     Unauthenticated,
     /// The caller is not registered.
     #[error("workload is not registered")]
     Unregistered,
-    /// What was asked for is not configured at this broker.
+    /// The request needs something that is not configured at this broker.
     #[error("{0} is not configured at this broker")]
     Unsupported(&'static str),
+    /// No trusted manufacturer of TPMs has certified the endorsement key.
+    #[error("{0}")]
+    UntrustedManufacturer(String),
+}
+
+/// The part of a refusal that the caller hears.
+struct Answer {
+    code: Code,
+    /// The `reason` of the answer's `google.rpc.ErrorInfo`.
+    reason: &'static str,
+    text: Cow<'static, str>,
+}
+
+impl Answer {
+    fn new(code: Code, reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            reason,
+            text: text.into(),
+        }
+    }
+
+    /// Returns whether the same request may succeed a little later.
+    fn may_be_retried(&self) -> bool {
+        matches!(
+            self.code,
+            Code::Aborted | Code::ResourceExhausted | Code::Unavailable
+        )
+    }
 }
 
 impl Refusal {
-    /// A malformed field.
+    /// Returns the refusal of a malformed field, with a text that says what the field must be.
     pub fn invalid(field: &'static str, problem: impl ToString) -> Self {
         Self::Invalid {
             field,
@@ -135,84 +166,93 @@ impl Refusal {
         }
     }
 
-    /// What the caller hears. The correlation id leads an operator to the record.
+    /// Returns the status that the caller hears: a fixed code and text for the kind of cause, and
+    /// the correlation id that leads an operator to the record.
     #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "P11: this is where every refusal becomes a status"
+    )]
     pub fn status(&self, correlation: &str) -> Status {
-        let (code, reason, text) = match self {
+        let answer = self.answer();
+        let metadata = HashMap::from([("correlation_id".to_owned(), correlation.to_owned())]);
+        let mut details = ErrorDetails::with_error_info(answer.reason, DOMAIN, metadata);
+        if answer.may_be_retried() {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        Status::with_error_details(answer.code, answer.text, details)
+    }
+
+    fn answer(&self) -> Answer {
+        match self {
+            // One answer for what is unknown, not the caller's and not allowed, so that a caller
+            // does not learn from a refusal what exists.
             Self::Appraisal(_)
-            | Self::NotFound(_)
             | Self::Binding
             | Self::Challenge
-            | Self::EvidenceChanged(_)
             | Self::Credential
             | Self::Denied(_)
+            | Self::EvidenceChanged(_)
             | Self::JoinToken
-            | Self::UntrustedManufacturer(_)
+            | Self::NotFound(_)
             | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)
-            | Self::Unregistered => (
-                Code::PermissionDenied,
-                "NOT_PERMITTED",
-                "not permitted".to_owned(),
-            ),
+            | Self::Unregistered
+            | Self::UntrustedManufacturer(_) => {
+                Answer::new(Code::PermissionDenied, "NOT_PERMITTED", "not permitted")
+            }
             Self::Append(_)
             | Self::Engine(_)
             | Self::Journal(_)
             | Self::Seal { .. }
             | Self::Stale(_)
-            | Self::Store(_) => (
-                Code::Unavailable,
-                "UNAVAILABLE",
-                "cannot be answered now".to_owned(),
-            ),
-            Self::Conflict(_) => (
+            | Self::Store(_) => {
+                Answer::new(Code::Unavailable, "UNAVAILABLE", "cannot be answered now")
+            }
+            Self::Conflict(_) => Answer::new(
                 Code::Aborted,
                 "CONFLICT",
-                "changed by others meanwhile; try again".to_owned(),
+                "changed by others meanwhile; try again",
             ),
-            Self::Internal(_) => (Code::Internal, "INTERNAL", "internal error".to_owned()),
-            Self::TaskLimit => (
-                Code::ResourceExhausted,
-                "TASK_LIMIT",
-                "too many tasks at a time".to_owned(),
-            ),
-            Self::Idempotency => (
+            Self::Idempotency => Answer::new(
                 Code::AlreadyExists,
                 "IDEMPOTENCY_KEY_REUSED",
-                "idempotency key was used for another request".to_owned(),
+                "idempotency key was used for another request",
             ),
-            Self::Invalid { field, problem } => (
+            Self::Internal(_) => Answer::new(Code::Internal, "INTERNAL", "internal error"),
+            Self::Invalid { field, problem } => Answer::new(
                 Code::InvalidArgument,
                 "INVALID_ARGUMENT",
                 format!("{field}: {problem}"),
             ),
-            Self::Overload => (
+            Self::Overload => Answer::new(
                 Code::ResourceExhausted,
                 "OVERLOAD",
-                "too much is being issued now".to_owned(),
+                "too much is being issued now",
             ),
-            Self::RateLimit => (
-                Code::ResourceExhausted,
-                "RATE_LIMIT",
-                "too many requests".to_owned(),
-            ),
-            Self::Svid(_) | Self::Unauthenticated => (
+            Self::RateLimit => {
+                Answer::new(Code::ResourceExhausted, "RATE_LIMIT", "too many requests")
+            }
+            Self::Svid(_) | Self::Unauthenticated => Answer::new(
                 Code::Unauthenticated,
                 "UNAUTHENTICATED",
-                "a valid SVID is required".to_owned(),
+                "a valid SVID is required",
             ),
-            Self::Unsupported(_) => (
+            Self::TaskLimit => Answer::new(
+                Code::ResourceExhausted,
+                "TASK_LIMIT",
+                "too many tasks at a time",
+            ),
+            Self::Unsupported(_) => Answer::new(
                 Code::Unimplemented,
                 "UNSUPPORTED",
-                "not supported by this broker".to_owned(),
+                "not supported by this broker",
             ),
-        };
-        let metadata = HashMap::from([("correlation_id".to_owned(), correlation.to_owned())]);
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
-        if code == Code::Unavailable || code == Code::ResourceExhausted {
-            details.set_retry_info(Some(std::time::Duration::from_millis(250)));
         }
-        Status::with_error_details(code, text, details)
     }
 }
+
+#[cfg(test)]
+#[path = "refusal_tests.rs"]
+mod tests;

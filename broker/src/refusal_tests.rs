@@ -1,0 +1,239 @@
+use std::collections::HashSet;
+use std::mem::{Discriminant, discriminant};
+
+use sundew_core::Outcome;
+
+use super::*;
+use crate::store::chain_log::ChainLogError;
+
+const NOT_PERMITTED: (Code, &str, &str) =
+    (Code::PermissionDenied, "NOT_PERMITTED", "not permitted");
+const UNAVAILABLE: (Code, &str, &str) =
+    (Code::Unavailable, "UNAVAILABLE", "cannot be answered now");
+const UNAUTHENTICATED: (Code, &str, &str) = (
+    Code::Unauthenticated,
+    "UNAUTHENTICATED",
+    "a valid SVID is required",
+);
+
+/// Stands in causes for everything that a caller must not hear.
+const CAUSE: &str = "the cause";
+
+/// One refusal of every variant, and the code, reason and text that the caller hears.
+fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
+    use Refusal as R;
+    let limit = |reason, text| (Code::ResourceExhausted, reason, text);
+    let store = || StoreError::Unavailable(CAUSE.to_owned());
+    vec![
+        (R::Append(AppendError::Store(store())), UNAVAILABLE),
+        (R::Appraisal(AppraisalError::Consumed), NOT_PERMITTED),
+        (R::Binding, NOT_PERMITTED),
+        (R::Challenge, NOT_PERMITTED),
+        (
+            R::Conflict(CAUSE),
+            (
+                Code::Aborted,
+                "CONFLICT",
+                "changed by others meanwhile; try again",
+            ),
+        ),
+        (R::Credential, NOT_PERMITTED),
+        (R::Denied(Denial::Scope), NOT_PERMITTED),
+        (R::Engine(CAUSE.to_owned()), UNAVAILABLE),
+        (R::EvidenceChanged(CAUSE.to_owned()), NOT_PERMITTED),
+        (
+            R::Idempotency,
+            (
+                Code::AlreadyExists,
+                "IDEMPOTENCY_KEY_REUSED",
+                "idempotency key was used for another request",
+            ),
+        ),
+        (
+            R::Internal(CAUSE),
+            (Code::Internal, "INTERNAL", "internal error"),
+        ),
+        (
+            R::invalid("purpose", "must not be empty"),
+            (
+                Code::InvalidArgument,
+                "INVALID_ARGUMENT",
+                "purpose: must not be empty",
+            ),
+        ),
+        (R::JoinToken, NOT_PERMITTED),
+        (
+            R::Journal(JournalError::Log(ChainLogError::Poisoned)),
+            UNAVAILABLE,
+        ),
+        (R::NotFound(CAUSE), NOT_PERMITTED),
+        (
+            R::Overload,
+            limit("OVERLOAD", "too much is being issued now"),
+        ),
+        (R::Quarantined, NOT_PERMITTED),
+        (R::RateLimit, limit("RATE_LIMIT", "too many requests")),
+        (R::Role(CAUSE), NOT_PERMITTED),
+        (
+            R::Seal {
+                what: CAUSE,
+                cause: SealError::Opening,
+            },
+            UNAVAILABLE,
+        ),
+        (R::Stale(Stale), UNAVAILABLE),
+        (R::Store(store()), UNAVAILABLE),
+        (R::Svid(SvidError::Expired), UNAUTHENTICATED),
+        (R::TaskDead(Cause::Revoked), NOT_PERMITTED),
+        (
+            R::TaskLimit,
+            limit("TASK_LIMIT", "too many tasks at a time"),
+        ),
+        (R::Unauthenticated, UNAUTHENTICATED),
+        (R::Unregistered, NOT_PERMITTED),
+        (
+            R::Unsupported(CAUSE),
+            (
+                Code::Unimplemented,
+                "UNSUPPORTED",
+                "not supported by this broker",
+            ),
+        ),
+        (R::UntrustedManufacturer(CAUSE.to_owned()), NOT_PERMITTED),
+    ]
+}
+
+/// Counts the variants. A new one breaks this match, and belongs into the table too.
+fn number_of_variants() -> usize {
+    let known = |refusal: &Refusal| match refusal {
+        Refusal::Append(_)
+        | Refusal::Appraisal(_)
+        | Refusal::Binding
+        | Refusal::Challenge
+        | Refusal::Conflict(_)
+        | Refusal::Credential
+        | Refusal::Denied(_)
+        | Refusal::Engine(_)
+        | Refusal::EvidenceChanged(_)
+        | Refusal::Idempotency
+        | Refusal::Internal(_)
+        | Refusal::Invalid { .. }
+        | Refusal::JoinToken
+        | Refusal::Journal(_)
+        | Refusal::NotFound(_)
+        | Refusal::Overload
+        | Refusal::Quarantined
+        | Refusal::RateLimit
+        | Refusal::Role(_)
+        | Refusal::Seal { .. }
+        | Refusal::Stale(_)
+        | Refusal::Store(_)
+        | Refusal::Svid(_)
+        | Refusal::TaskDead(_)
+        | Refusal::TaskLimit
+        | Refusal::Unauthenticated
+        | Refusal::Unregistered
+        | Refusal::Unsupported(_)
+        | Refusal::UntrustedManufacturer(_) => 29,
+    };
+    known(&Refusal::Binding)
+}
+
+#[test]
+fn every_refusal_has_its_code_its_reason_and_its_text() {
+    let mut seen: HashSet<Discriminant<Refusal>> = HashSet::new();
+    for (refusal, (code, reason, text)) in table() {
+        let status = refusal.status("c0ffee");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(
+            (status.code(), info.reason.as_str(), status.message()),
+            (code, reason, text),
+            "{refusal:?}"
+        );
+        assert_eq!(info.domain, DOMAIN);
+        assert_eq!(
+            info.metadata,
+            HashMap::from([("correlation_id".to_owned(), "c0ffee".to_owned())])
+        );
+        assert!(seen.insert(discriminant(&refusal)), "{refusal:?} twice");
+    }
+    assert_eq!(seen.len(), number_of_variants());
+}
+
+#[test]
+fn a_caller_is_told_when_to_try_again_exactly_where_that_may_help() {
+    for (refusal, (code, ..)) in table() {
+        let retry = refusal
+            .status("")
+            .get_details_retry_info()
+            .map(|info| info.retry_delay);
+        let helps = matches!(
+            code,
+            Code::Aborted | Code::ResourceExhausted | Code::Unavailable
+        );
+        assert_eq!(retry, helps.then_some(Some(RETRY_DELAY)), "{refusal:?}");
+    }
+}
+
+/// P11: neither the text nor the details name what went wrong inside.
+#[test]
+fn the_public_answer_never_contains_the_cause() {
+    for (refusal, _) in table() {
+        let status = refusal.status("c0ffee");
+        let cause = refusal.to_string();
+        let details = String::from_utf8_lossy(status.details()).into_owned();
+        for public in [status.message(), details.as_str()] {
+            assert!(!public.contains(CAUSE), "{refusal:?}: {public}");
+            // A malformed field and a reused key are the caller's own; the caller hears the cause.
+            let own = matches!(refusal, Refusal::Invalid { .. } | Refusal::Idempotency);
+            assert!(own || !public.contains(&cause), "{refusal:?}: {public}");
+        }
+    }
+}
+
+/// P11: a refusal does not tell what exists.
+#[test]
+fn unknown_not_yours_and_not_allowed_are_the_same_bytes_but_for_the_correlation_id() {
+    let bytes = |refusal: &Refusal, correlation: &str| {
+        let status = refusal.status(correlation);
+        (
+            status.code(),
+            status.message().to_owned(),
+            status.details().to_vec(),
+        )
+    };
+    let unknown = Refusal::NotFound("task");
+    for other in [
+        Refusal::Binding,
+        Refusal::Denied(Denial::Subject),
+        Refusal::Role("responder"),
+        Refusal::TaskDead(Cause::TaskEnded(Outcome::Completed)),
+        Refusal::Unregistered,
+    ] {
+        assert_eq!(
+            bytes(&unknown, "c0ffee"),
+            bytes(&other, "c0ffee"),
+            "{other:?}"
+        );
+        assert_ne!(bytes(&unknown, "c0ffee"), bytes(&other, "decade"));
+    }
+}
+
+#[test]
+fn the_record_says_in_words_why_a_task_is_dead() {
+    for (cause, words) in [
+        (
+            Cause::AncestorEnded(Outcome::Failed),
+            "task is dead: a task above it ended (failed)",
+        ),
+        (Cause::Expired, "task is dead: its time ran out"),
+        (Cause::Revoked, "task is dead: a rule revoked it"),
+        (Cause::Suspended, "task is dead: it is or was suspended"),
+        (
+            Cause::TaskEnded(Outcome::Completed),
+            "task is dead: it ended (completed)",
+        ),
+    ] {
+        assert_eq!(Refusal::TaskDead(cause).to_string(), words);
+    }
+}
