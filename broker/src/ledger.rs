@@ -1,4 +1,4 @@
-//! What every room shares: the typed records, the revocation log, and the journal.
+//! The state that every room shares: the typed records, the revocation log, and the journal.
 
 use std::sync::Arc;
 
@@ -13,27 +13,27 @@ use crate::liveness::RevocationLog;
 use crate::records::Records;
 use crate::refusal::Refusal;
 
-/// Endings stay in the log this long after the task's deadline, in milliseconds.
+/// How long an ending stays in the log after the deadline of its task, in milliseconds.
 const RETAIN_AFTER_DEADLINE_MS: i64 = 60_000;
 /// How long an entry that tells brokers to read something anew stays in the log, in milliseconds.
 const RETAIN_CHANGE_MS: i64 = 60_000;
 
-/// The three things that a use case writes to, and the steps that need more than one of them. Cheap
-/// to clone.
+/// The three things that a use case writes to, and the steps that need more than one of them. A
+/// clone is cheap and shares everything.
 #[derive(Clone)]
 pub(crate) struct Ledger {
-    /// Typed records over the store.
+    /// The typed records over the store.
     pub(crate) records: Arc<Records>,
     /// The view of the revocation log, and the way into it.
     pub(crate) log: Arc<RevocationLog>,
-    /// The record of every decision.
+    /// The journal, which has every decision.
     pub(crate) journal: Arc<Journal>,
-    /// Counts endings and rules that were appended.
+    /// The number of endings and rules that went into the log from here.
     endings: Counter,
 }
 
 impl Ledger {
-    /// A ledger of these; `endings` counts what is appended through it.
+    /// Returns a ledger that counts in `endings` what it appends to the log.
     pub(crate) fn new(
         records: Records,
         log: Arc<RevocationLog>,
@@ -48,13 +48,15 @@ impl Ledger {
         }
     }
 
-    /// The root key.
+    /// Returns the root key, under which records are tagged and sealed.
     pub(crate) fn root(&self) -> &RootKey {
         self.records.root()
     }
 
-    /// P4, P10: puts an ending on the record and appends it. Once this answers, nobody answers
-    /// "active" for what the ending covers.
+    /// P4, P10: puts an ending on the record, and then appends it to the log, which retains it
+    /// until `until_ms`, in milliseconds since the epoch. Returns the ending's position as soon as
+    /// no broker answers "active" any more for what the ending covers. If the record cannot be made
+    /// durable, nothing is appended; if the append fails, the ending holds at this broker.
     pub(crate) async fn end(
         &self,
         event: Event,
@@ -65,7 +67,8 @@ impl Ledger {
             .await
     }
 
-    /// Does what [`end`](Self::end) does for an entry that has its name already.
+    /// Puts an ending on the record and appends it, like [`end`](Self::end), if its entry was made
+    /// before.
     pub(crate) async fn end_as(
         &self,
         entry: LogEntry,
@@ -77,7 +80,7 @@ impl Ledger {
         Ok(self.log.append(entry).await?)
     }
 
-    /// Tells every broker to read something anew; answers when they have.
+    /// Tells every broker to read something anew, and returns when all of them have heard it.
     pub(crate) async fn announce(&self, what: Changed) -> Result<(), Refusal> {
         let entry = RevocationLog::entry(
             Event::Changed(what),
@@ -87,7 +90,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// P4, P5, P7: refuses unless the task may be used at this moment.
+    /// P4, P5, P7: returns a refusal unless the task is alive and not suspended at this moment.
     pub(crate) fn require_usable(&self, task: &KnownTask) -> Result<(), Refusal> {
         let view = self.log.view()?;
         match view.task_liveness(task, clock::now_ms()) {
@@ -97,7 +100,7 @@ impl Ledger {
         }
     }
 
-    /// AC-4A: refuses if a quarantine forbids this token.
+    /// AC-4A: returns a refusal if a quarantine forbids this token.
     pub(crate) fn require_not_quarantined(&self, token: &KnownToken) -> Result<(), Refusal> {
         if self.log.view()?.is_token_quarantined(token) {
             Err(Refusal::Quarantined)
@@ -106,7 +109,8 @@ impl Ledger {
         }
     }
 
-    /// Takes an ended task off the lists of its workload and of its parent.
+    /// Takes an ended task off the list of its workload, and off the list of its parent if it was
+    /// delegated.
     pub(crate) async fn release(&self, task: &KnownTask) -> Result<(), Refusal> {
         self.release_from(task.workload.as_str(), task.id).await?;
         if let Some(parent) = task.record().ancestors.last() {
@@ -119,19 +123,20 @@ impl Ledger {
         Ok(self.records.store().release_task(list, task).await?)
     }
 
-    /// Until when an ending of this task must be remembered, in milliseconds since the epoch.
+    /// Returns the time until which an ending of this task must be retained, in milliseconds since
+    /// the epoch.
     pub(crate) fn retain_until_ms(task: &KnownTask) -> i64 {
         task.deadline_ms.saturating_add(RETAIN_AFTER_DEADLINE_MS)
     }
 
-    /// Until when an ending of this moment must be remembered at least, in milliseconds since the
-    /// epoch.
+    /// Returns the time until which an ending of this moment must be retained at least, in
+    /// milliseconds since the epoch.
     pub(crate) fn retain_from_now_ms() -> i64 {
         clock::now_ms().saturating_add(RETAIN_AFTER_DEADLINE_MS)
     }
 
-    /// Until when a rule must be remembered whose targets may not be known, in milliseconds since
-    /// the epoch: longer than any task can live.
+    /// Returns the time until which a rule must be retained if its targets may not be known, in
+    /// milliseconds since the epoch. No task that the rule could cover lives longer.
     pub(crate) fn retain_rule_until_ms(longest_task: sundew_core::Ttl) -> i64 {
         Self::retain_from_now_ms().saturating_add(longest_task.as_ms())
     }

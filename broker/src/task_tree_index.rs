@@ -1,13 +1,15 @@
-//! Tasks that something is known of here, found by their own names and by those of the tasks that
-//! they were delegated from.
+//! An index of tasks by their own names and by the names of the tasks that they were delegated
+//! from.
 
 use std::collections::{HashMap, HashSet};
 
 use sundew_core::TaskId;
 
-/// Values by task, found by the task and by every task that it was delegated from.
+/// A map from tasks to values. A value is found by its task, and by every task that this task was
+/// delegated from.
 pub(crate) struct TaskTreeIndex<T> {
     known: HashMap<TaskId, Member<T>>,
+    /// The known tasks that were delegated, directly or over others, from each task.
     below: HashMap<TaskId, HashSet<TaskId>>,
 }
 
@@ -26,8 +28,8 @@ impl<T> Default for TaskTreeIndex<T> {
 }
 
 impl<T> TaskTreeIndex<T> {
-    /// Returns the value of a task that was delegated from `ancestors`, and inserts `value` first if
-    /// there is none.
+    /// Returns the value of a task that was delegated from `ancestors`, and inserts `value` first
+    /// if there is none.
     pub(crate) fn or_insert_with(
         &mut self,
         task: TaskId,
@@ -47,14 +49,17 @@ impl<T> TaskTreeIndex<T> {
         &mut member.value
     }
 
+    /// Returns the value of a task, if the task is known.
     pub(crate) fn get(&self, task: &TaskId) -> Option<&T> {
         self.known.get(task).map(|member| &member.value)
     }
 
+    /// Returns the value of a task for a change, if the task is known.
     pub(crate) fn get_mut(&mut self, task: &TaskId) -> Option<&mut T> {
         self.known.get_mut(task).map(|member| &mut member.value)
     }
 
+    /// Removes a task and its value. The tasks that were delegated from it stay.
     pub(crate) fn remove(&mut self, task: &TaskId) {
         let Some(member) = self.known.remove(task) else {
             return;
@@ -69,19 +74,20 @@ impl<T> TaskTreeIndex<T> {
         }
     }
 
-    /// All of them.
+    /// Returns all tasks and their values, in no order.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&TaskId, &mut T)> {
         self.known
             .iter_mut()
             .map(|(task, member)| (task, &mut member.value))
     }
 
-    /// Their names.
+    /// Returns the names of all tasks, in no order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &TaskId> {
         self.known.keys()
     }
 
-    /// Those that end when this one ends: itself, and what was delegated from it.
+    /// Returns what ends when a task ends, as far as it is known: the task itself, and every task
+    /// that was delegated from it.
     pub(crate) fn ending_with(&self, task: &TaskId) -> impl Iterator<Item = (&TaskId, &T)> {
         let itself = self.known.get_key_value(task);
         let below = self

@@ -1,5 +1,5 @@
-//! The record: every decision, before it takes effect (P10). A folder of hash-chained segments, one
-//! chain over all of them.
+//! The journal: a record of every decision, durable before the decision takes effect (P10). The
+//! journal is a folder of segments, with one hash chain over all of them.
 //!
 //! P9: nothing here takes a credential or a secret.
 
@@ -14,52 +14,56 @@ use sundew_core::store::{BoxFuture, StoreError};
 use crate::clock;
 use crate::store::chain_log::{self, ChainHash, ChainLog, ChainLogError};
 
-/// How long a caller waits for durability before it gives up (T75).
+/// How long a caller waits until its record is durable before it gives up (T75).
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
-/// A new segment is begun at start when the last one is larger, in bytes.
+/// The size of a segment, in bytes, after which the next start begins a new segment.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// Why something could not be put on the record. Then it must not happen.
+/// Why something could not be put on the record. What cannot be put on the record must not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The log itself.
+    /// The file cannot be read or written, or was altered.
     #[error(transparent)]
     Log(#[from] ChainLogError),
-    /// A record that is not one.
+    /// A record is intact, but does not have the form of a record.
     #[error("{path}: a record is malformed")]
     Malformed {
         /// The segment.
         path: PathBuf,
     },
-    /// A segment does not go on where the one before it ended.
+    /// A segment is missing, or does not go on where the segment before it ended.
     #[error("{path}: does not follow the segment before it")]
     Segments {
         /// The segment.
         path: PathBuf,
     },
-    /// Not durable within 3 seconds.
+    /// The record was not durable within 3 seconds.
     #[error("record was not durable in time")]
     Timeout,
 }
 
-/// A record of something that happens now.
+/// Returns a record of something that happens at this moment.
 #[must_use]
 pub fn record(event: &str) -> Record {
     Record::new(event, clock::now_ms())
 }
 
-/// The writing end of the record.
+/// The writing end of the journal.
 pub struct Journal {
     log: ChainLog,
 }
 
 impl Journal {
-    /// Opens the journal in a folder, verifies the chain, and hands every record to `take`.
+    /// Opens or creates the journal in a folder, verifies the chain, and hands every record to
+    /// `take`, the oldest first. Returns an error if the chain does not verify, or if the files
+    /// cannot be used.
     pub fn open(folder: &Path, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
         std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io {
             path: folder.to_owned(),
             reason: e.to_string(),
         })?;
+        // All segments but the last are only read. The last one is read by the log that goes on
+        // writing to it, unless it is full: then the log begins the next segment.
         let mut segments = segments(folder)?;
         let last = segments
             .pop()
@@ -94,7 +98,8 @@ impl Journal {
         }
     }
 
-    /// Writes a record; once this answers, it is durable.
+    /// Writes a record, and returns when the record is durable. On an error it may still become
+    /// durable later.
     pub async fn write(&self, record: Record) -> Result<(), JournalError> {
         let durable = self.log.submit(record.encode())?;
         match tokio::time::timeout(DURABLE_WITHIN, durable).await {
@@ -104,7 +109,8 @@ impl Journal {
         }
     }
 
-    /// Writes a record that nothing waits for: of refusals, where nothing takes effect.
+    /// Writes a record that nothing waits for. This is for refusals, after which nothing takes
+    /// effect.
     pub fn note(&self, record: Record) {
         if let Err(e) = self.log.submit_unwatched(record.encode()) {
             tracing::error!(error = %e, event = record.event, "record was lost");
@@ -131,11 +137,14 @@ impl crate::liveness::DurableSink for Arc<Journal> {
     }
 }
 
-/// Reads and verifies a whole journal, handing over every record in order.
+/// Reads and verifies a whole journal, and hands every record to `record`, the oldest first.
+/// Returns an error if the chain does not verify.
 pub fn read(folder: &Path, mut record: impl FnMut(Record)) -> Result<(), JournalError> {
     verify_all(&segments(folder)?, &mut record).map(drop)
 }
 
+/// Verifies segments that follow each other from the first one. Returns the hash that the last of
+/// them ends at; `None` if there is no segment.
 fn verify_all(
     segments: &[PathBuf],
     record: &mut dyn FnMut(Record),
@@ -145,6 +154,7 @@ fn verify_all(
         .try_fold(None, |hash, path| verify_one(path, hash, record))
 }
 
+/// Verifies a segment that must go on from the hash `expected`. Returns the hash that it ends at.
 fn verify_one(
     path: &Path,
     expected: Option<ChainHash>,
@@ -173,7 +183,7 @@ fn segment_name(number: usize) -> String {
     format!("{number:08}.journal")
 }
 
-/// The segments in order; one that is missing is an error.
+/// Returns the paths of the segments in order, and an error if one of them is missing.
 fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
     let fail = |e: std::io::Error| ChainLogError::Io {
         path: folder.to_owned(),

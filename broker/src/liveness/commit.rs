@@ -1,4 +1,4 @@
-//! Appending an ending, and knowing when it may be answered (P4).
+//! Appending an ending, and knowing when the ending may be answered (P4).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,8 +10,8 @@ use sundew_core::{EntryId, LogEntry, Position};
 use super::revocation_log::{AppendError, HeartbeatAck, RevocationLog, lock};
 use crate::clock;
 
-/// How long an ending may wait for a majority, in freshness bounds, beside the one bound for which
-/// it may have to wait for other brokers.
+/// How long an ending may wait until a majority has it, in freshness bounds. The wait for other
+/// brokers, of one bound at most, comes on top.
 const COMMIT_WITHIN_BOUNDS: u32 = 2;
 
 /// An ending that waits for other brokers.
@@ -19,13 +19,14 @@ struct Commit {
     id: EntryId,
     position: Position,
     term: u64,
-    /// Once a majority has the ending: when nobody can have a fresh view without it any more.
+    /// The time after which no broker can have a fresh view without the ending; `None` until a
+    /// majority of the data nodes has the ending.
     bound: Option<Instant>,
 }
 
 impl RevocationLog {
-    /// P4: appends an ending, and answers its position when no broker can answer "active" any more
-    /// for what the ending covers. On an error the ending holds at this broker all the same.
+    /// P4: appends an ending, and returns its position as soon as no broker can answer "active" any
+    /// more for what the ending covers. On an error the ending holds at this broker all the same.
     pub(crate) async fn append(&self, entry: LogEntry) -> Result<Position, AppendError> {
         // Before the append: what was appended before a failover is nowhere, until it is found in
         // the log after it.
@@ -45,6 +46,7 @@ impl RevocationLog {
         committed
     }
 
+    /// Appends an ending without waiting for other brokers, and returns its position.
     async fn append_once(&self, entry: &LogEntry) -> Result<Position, StoreError> {
         self.outbox.author([entry.id]);
         let floor = self.read().applied().0;
@@ -52,14 +54,16 @@ impl RevocationLog {
         self.store.append(id, &bytes, until_ms, floor).await
     }
 
-    /// An ending that is not in the log holds here, and is appended as soon as that is possible.
+    /// Lets an ending that is not in the log hold at this broker. It is appended as soon as that is
+    /// possible.
     fn hold(&self, entry: LogEntry) {
         self.write().hold(entry.clone());
         self.outbox.hold(entry);
     }
 
-    /// P4: an ending that is known here already is answered like one that was appended just now: it
-    /// may be held for a store that has not taken it, or be on its way to the others.
+    /// P4: waits for an ending that is known here already, and returns its position. Nothing is
+    /// assumed of it: the ending may be held for a store that has not taken it, or be on its way to
+    /// the other brokers. An ending that is not known is an error.
     pub(crate) async fn confirm(&self, id: EntryId) -> Result<Position, AppendError> {
         let term = self.progress.term.load(Ordering::Acquire);
         let known = self
@@ -73,9 +77,9 @@ impl RevocationLog {
         }
     }
 
-    /// Answers when an ending at this position is committed: on a majority of the data nodes, and
-    /// applied by everybody who could answer. An earlier commit of a later position in the same
-    /// term is enough.
+    /// Returns when an ending at this position is committed: on a majority of the data nodes, and
+    /// applied by every broker that could answer. An earlier commit of a later position is enough
+    /// if it was in this term.
     async fn await_commit(
         &self,
         id: EntryId,
@@ -111,9 +115,9 @@ impl RevocationLog {
         Ok(position)
     }
 
-    /// P4: waits until the ending is on a majority and nobody who has not applied it has a fresh
-    /// view. An ending that does not get there in time holds all the same wherever it was
-    /// applied; it is only not promised.
+    /// P4: waits until the ending is on a majority and no broker that has not applied it has a
+    /// fresh view. Returns whether that was so in time. An ending that was not committed in time
+    /// holds all the same at every broker that has applied it; it is only not promised.
     async fn is_committed_in_time(&self, mut commit: Commit) -> bool {
         let mut acks = self.progress.acks.subscribe();
         let longest = acks.borrow().longest_freshness.max(self.bounds.freshness);
@@ -129,8 +133,8 @@ impl RevocationLog {
             if now >= latest {
                 break false;
             }
-            // After the bound, a broker that has not applied it has no fresh view, whatever it is
-            // doing.
+            // Woken at the bound at the latest: after it, a broker that has not applied the ending
+            // has no fresh view, whatever that broker is doing.
             let next = commit
                 .bound
                 .filter(|bound| *bound > now)
@@ -144,8 +148,8 @@ impl RevocationLog {
         committed
     }
 
-    /// Whether the ending is committed by what the last heartbeat said; `None` if a failover has
-    /// lost it.
+    /// Returns whether the ending is committed by what the last heartbeat said, and `None` if a
+    /// failover has lost the ending.
     fn is_committed(&self, commit: &mut Commit, ack: &HeartbeatAck, now: Instant) -> Option<bool> {
         // After a failover, what was waited for counts for nothing: the ending may have another
         // position now.

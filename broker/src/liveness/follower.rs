@@ -12,47 +12,50 @@ use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, lock};
 use super::store_clock::StoreClock;
 use crate::clock;
 
-/// Entries read at a time.
-pub(super) const BATCH: usize = 1000;
-/// While somebody waits for other brokers, the log is polled this often. A read that blocks for so
-/// short a time would not do: an idle Redis ends such a read up to 100 ms late.
+/// The number of entries that are read at a time.
+pub(super) const ENTRIES_PER_READ: usize = 1000;
+/// How often the log is polled while a caller waits for other brokers. A read that blocks for so
+/// short a time is no replacement, because an idle Redis ends such a read up to 100 ms late.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A room that hears what the log says, in the order of the log. What it does must be short: the
-/// view is renewed by the same loop.
+/// A room that hears every entry of the log, in the order of the log. Its methods must return
+/// quickly, because the loop that calls them also renews the view.
 pub(crate) trait Subscriber: Send + Sync {
-    /// An entry was applied to the view.
+    /// Hears an entry that was applied to the view.
     fn on_event(self: Arc<Self>, event: &Event);
-    /// The log has a gap: the store was emptied or lost something, or this broker was away for so
-    /// long that the log was trimmed. Entries that said what changed may be missing, so everything
-    /// that was read from the store is out of date (L4).
+    /// Hears that the log has a gap: the store was emptied or lost something, or this broker was
+    /// away for so long that the log was trimmed. Entries that said what changed may be missing, so
+    /// everything that was read from the store is out of date (L4).
     fn on_gap(self: Arc<Self>) {}
 }
 
-/// The loop. Rooms subscribe before it runs; [`run`](Self::run) takes it whole, so none comes late.
+/// The loop that follows the log. [`run`](Self::run) consumes the follower, so every room has
+/// subscribed before the loop begins.
 pub(crate) struct LogFollower {
     pub(super) log: Arc<RevocationLog>,
     sink: Box<dyn DurableSink>,
     subscribers: Vec<Arc<dyn Subscriber>>,
-    /// What says that the store is still the same one; another epoch means that it was emptied.
+    /// The store's epoch, which changes when the store was emptied.
     epoch: Mutex<Option<String>>,
-    /// The longest freshness bound that was heard of. L6: brokers may have different bounds, and what
-    /// one of them waits for must last for the view of any other.
+    /// The longest freshness bound that was heard of. L6: brokers may have different bounds, and a
+    /// broker that waits for the views of others to end must wait for the longest of them.
     longest_freshness: Mutex<Duration>,
     primary: Mutex<Primary>,
     store_clock: StoreClock,
 }
 
-/// Who answered the last heartbeat, and until when its list of brokers is not to be relied upon.
+/// The primary that answered the last heartbeat.
 #[derive(Default)]
 pub(super) struct Primary {
+    /// The name of the primary, after the first heartbeat.
     pub(super) name: Option<String>,
+    /// The time until which the primary's list of brokers may be incomplete.
     pub(super) in_doubt_until: Option<Instant>,
 }
 
 impl LogFollower {
-    /// A follower of this log; endings of other brokers go to `sink` before they are reported as
-    /// applied.
+    /// Returns a follower of this log. Endings of other brokers go to `sink` before this broker
+    /// reports that it has applied them.
     pub(crate) fn new(log: Arc<RevocationLog>, sink: impl DurableSink + 'static) -> Self {
         let log_freshness = log.bounds.freshness;
         Self {
@@ -66,15 +69,15 @@ impl LogFollower {
         }
     }
 
-    /// Lets a room hear every entry that is applied from now on.
+    /// Lets a room hear every entry that the loop applies.
     pub(crate) fn subscribe(&mut self, subscriber: Arc<impl Subscriber + 'static>) {
         self.subscribers.push(subscriber);
     }
 
-    /// Keeps the view for as long as it is polled. Never returns.
+    /// Follows the log and renews the view for as long as the future is polled. It never returns.
     pub(crate) async fn run(self) {
         let log = &self.log;
-        // One read at a time blocks; it goes on while the log is polled.
+        // At most one read blocks at a time, and it goes on while the log is polled.
         let mut tail = None;
         loop {
             match self.cycle().await {
@@ -103,7 +106,7 @@ impl LogFollower {
         }
     }
 
-    /// Reads the log to its end and renews the view by one acknowledged heartbeat.
+    /// Reads the log to its end and renews the view by an acknowledged heartbeat.
     async fn cycle(&self) -> Result<(), StoreError> {
         let log = &self.log;
         loop {
@@ -126,7 +129,8 @@ impl LogFollower {
             if self.append_pending().await? {
                 continue;
             }
-            // What was read before a pause was over may miss what others append again in it.
+            // During a pause, others append again what only they know. A view that was read before
+            // the pause was over may not have it, so it is not renewed.
             log.change_window(|window| {
                 if window.open_from.is_some_and(|from| sent >= from) {
                     window.fresh_until = Some(sent + log.bounds.freshness);
@@ -148,6 +152,7 @@ impl LogFollower {
         }
     }
 
+    /// Reports what this broker has applied.
     async fn heartbeat(&self, applied: Position, last: EntryId) -> Result<Heartbeat, StoreError> {
         let log = &self.log;
         let freshness_ms = i64::try_from(log.bounds.freshness.as_millis()).unwrap_or(i64::MAX);
@@ -156,19 +161,20 @@ impl LogFollower {
             .await
     }
 
-    /// Remembers the longest freshness bound of all brokers. It never gets shorter while this broker
-    /// runs: whoever had it may only be cut off.
+    /// Remembers the longest freshness bound of all brokers. The bound never gets shorter while this
+    /// broker runs, because a broker that is not heard of any more may only be cut off.
     fn notice_freshness(&self, longest_ms: i64) {
         let longest = Duration::from_millis(u64::try_from(longest_ms).unwrap_or(0));
         let mut known = lock(&self.longest_freshness);
         *known = longest.max(*known);
     }
 
+    /// Returns the longest freshness bound of all brokers.
     pub(super) fn longest_freshness(&self) -> Duration {
         *lock(&self.longest_freshness)
     }
 
-    /// Notes the store's epoch; answers whether the store was emptied.
+    /// Notes the store's epoch. Returns whether the store was emptied since the last heartbeat.
     fn notice_emptied(&self, epoch: &str) -> bool {
         let emptied = lock(&self.epoch)
             .replace(epoch.to_owned())
@@ -189,14 +195,16 @@ impl LogFollower {
         }
     }
 
+    /// Locks what is known of the primary.
     pub(super) fn primary(&self) -> std::sync::MutexGuard<'_, Primary> {
         lock(&self.primary)
     }
 
+    /// Reads the log from where this broker is to its end, and applies every entry.
     async fn read_on(&self) -> Result<(), StoreError> {
         loop {
             let (applied, last) = self.log.read().applied();
-            let batch = self.log.store.read_log(applied, BATCH).await?;
+            let batch = self.log.store.read_log(applied, ENTRIES_PER_READ).await?;
             let Some(first) = batch.first() else {
                 return Ok(());
             };
@@ -222,7 +230,8 @@ impl LogFollower {
         }
     }
 
-    /// Opens entries, and makes those of other brokers durable before anything rests on them.
+    /// Opens entries, and makes those of other brokers durable before anything rests on them. An
+    /// error means that none of them may be applied.
     pub(super) async fn take_in(
         &self,
         batch: Vec<StoredEntry>,
@@ -246,8 +255,8 @@ impl LogFollower {
         Ok(entries)
     }
 
-    /// T71: an entry that somebody else wrote or edited is no entry, and a log with it cannot be
-    /// followed.
+    /// Opens an entry. T71: an entry that was written or edited without the root key is an error,
+    /// and a log with such an entry cannot be followed.
     fn open(&self, stored: &StoredEntry) -> Result<LogEntry, StoreError> {
         let altered = || {
             StoreError::Corrupt(format!(

@@ -1,5 +1,5 @@
-//! The revocation log as this broker knows it: its view of the endings, and whether that view may
-//! be asked.
+//! The revocation log as this broker knows it: a view of the endings, and whether that view may be
+//! asked.
 //!
 //! P4: an ending is answered only when its append is durable and every broker that could answer
 //! "active" has applied it, or the freshness bound has passed. P5, P7: a view is fresh for a

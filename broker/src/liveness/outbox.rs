@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sundew_core::{EntryId, LogEntry};
 
-/// Most endings held for a store that cannot take them.
+/// The most endings that are held for a store that cannot take them.
 const MAX_PENDING: usize = 100_000;
 
 /// Endings on their way from this broker into the log.
@@ -36,12 +36,12 @@ impl Outbox {
         lock(&self.pending).push(entry);
     }
 
-    /// The endings that wait for the store.
+    /// Returns the endings that wait for the store.
     pub(super) fn pending(&self) -> Vec<LogEntry> {
         lock(&self.pending).clone()
     }
 
-    /// The number of endings that wait for the store.
+    /// Returns the number of endings that wait for the store.
     pub(super) fn len(&self) -> usize {
         lock(&self.pending).len()
     }
@@ -57,8 +57,8 @@ impl Outbox {
         lock(&self.authored).extend(ids);
     }
 
-    /// Whether this broker appended an entry that was now read from the log. The note is removed:
-    /// an entry is read once.
+    /// Returns whether this broker appended an entry that was now read from the log. The note is
+    /// removed, because an entry is read once.
     pub(super) fn take_authored(&self, id: &EntryId) -> bool {
         lock(&self.authored).remove(id)
     }

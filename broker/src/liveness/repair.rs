@@ -1,4 +1,5 @@
-//! What a broker does when the store has lost something: wait, doubt, and put it back (P4).
+//! The repair of a revocation log that has lost something: waiting, doubting, and putting the
+//! entries back (P4).
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -7,18 +8,20 @@ use std::time::Instant;
 use sundew_core::store::StoreError;
 use sundew_core::{EntryId, Event, LogEntry, Position};
 
-use super::follower::{BATCH, LogFollower};
+use super::follower::{ENTRIES_PER_READ, LogFollower};
 use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog};
 use crate::clock;
 
+/// Returns the error for an entry that could not be made.
 fn no_new_entry(error: AppendError) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
 impl LogFollower {
-    /// Another primary, or the same one started anew, may have lost endings that others will append
-    /// again, and reports of others. Nothing is answered for one bound, and for two bounds the
-    /// list of brokers is not taken for complete.
+    /// Notes which primary has answered a heartbeat that was sent at `sent`. A new primary, or an
+    /// old one that was started anew, may have lost endings, which other brokers append again, and
+    /// reports of other brokers. Therefore nothing is answered for one freshness bound, and the
+    /// list of brokers is not taken for complete for two.
     pub(super) fn notice_failover(&self, name: &str, sent: Instant) {
         let mut primary = self.primary();
         let before = primary.name.replace(name.to_owned());
@@ -36,8 +39,8 @@ impl LogFollower {
         }
     }
 
-    /// Begins a new term: nothing is answered for one bound, in which others append again what only
-    /// they know, and what was waited for counts for nothing.
+    /// Begins a new term. Nothing is answered for one freshness bound after `from`, in which other
+    /// brokers append again what only they know. Callers that wait for a commit begin anew.
     fn wait_for_others(&self, from: Instant) {
         let log = &self.log;
         log.progress.term.fetch_add(1, Ordering::Relaxed);
@@ -48,15 +51,16 @@ impl LogFollower {
         });
     }
 
-    /// Until then, the list of brokers is not taken for complete.
+    /// Does not take the list of brokers for complete before `until`.
     pub(super) fn doubt_peers_until(&self, until: Instant) {
         let mut primary = self.primary();
         primary.in_doubt_until = primary.in_doubt_until.max(Some(until));
     }
 
-    /// The store lost part of the log. Reads what is there, and appends what is missing after every
-    /// position that tokens may be stamped with; rules that came in below those positions are
-    /// repeated above them. What this broker has slept over, only others know.
+    /// Repairs a log of which the store lost a part. Reads what is there, and appends what is
+    /// missing after every position that tokens may be stamped with. Rules that are new here, below
+    /// those positions, are repeated above them. Entries that this broker has slept over are put
+    /// back by others, for whom this broker waits.
     pub(super) async fn reappend_lost(&self) -> Result<(), StoreError> {
         let log = &self.log;
         self.wait_for_others(clock::monotonic());
@@ -67,7 +71,7 @@ impl LogFollower {
         let mut repeat = Vec::new();
         let (mut position, mut last) = (Position(0), EntryId::default());
         loop {
-            let batch = log.store.read_log(position, BATCH).await?;
+            let batch = log.store.read_log(position, ENTRIES_PER_READ).await?;
             let Some(end) = batch.last() else { break };
             (position, last) = (end.position, end.id);
             for (stored, entry) in self.take_in(batch).await? {
@@ -110,8 +114,8 @@ impl LogFollower {
         Ok(())
     }
 
-    /// Appends what the store could not take before; answers whether there was anything. After a
-    /// restart that is all that the journal has and the log has lost, so it goes in batches.
+    /// Appends the endings that the store could not take before. Returns whether there were any.
+    /// After a restart these are all endings that the journal has and the log has lost.
     pub(super) async fn append_pending(&self) -> Result<bool, StoreError> {
         let log = &self.log;
         let (pending, now_ms) = (log.outbox.pending(), clock::now_ms());

@@ -1,4 +1,4 @@
-//! What every room asks and tells of the revocation log.
+//! The revocation log as every room uses it: a view that may be asked, and a way to append to it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::outbox::Outbox;
 use crate::clock;
 
-/// Entries are kept this long after nothing that they cover can live, in milliseconds, for brokers
-/// whose clocks differ.
+/// How long entries are kept after nothing that they cover can be alive, in milliseconds, for
+/// brokers whose clocks differ.
 pub(super) const RETAIN_AFTER_END_MS: i64 = 60_000;
 
 /// The view is not fresh, so nothing can be answered.
@@ -45,11 +45,11 @@ pub struct Bounds {
     pub max_skew: Duration,
 }
 
-/// Where endings that other brokers appended are kept, before this broker says that it has applied
-/// them: whoever knows of an ending still knows of it after a restart, whatever the store has lost
-/// meanwhile.
+/// A place that keeps the endings of other brokers. This broker reports that it has applied an
+/// ending only after the ending is durable there. So a broker that knows of an ending still knows
+/// of it after a restart, whatever the store has lost meanwhile.
 pub(crate) trait DurableSink: Send + Sync {
-    /// Answers when the entries are durable.
+    /// Returns when the entries are durable.
     fn persist(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()>;
 }
 
@@ -66,26 +66,27 @@ pub(crate) struct RevocationLog {
     degraded_reason: Mutex<Option<String>>,
 }
 
-/// What endings are waited for with.
+/// How far endings are committed, for the callers that wait for that.
 #[derive(Default)]
 pub(super) struct Progress {
     /// The last heartbeat, as far as it was acknowledged.
     pub(super) acks: watch::Sender<HeartbeatAck>,
-    /// How many endings wait for other brokers at this moment.
+    /// The number of endings that wait for other brokers at this moment.
     pub(super) waiting: AtomicUsize,
-    /// Counts failovers, and losses that were repaired. What was waited for in an earlier term
-    /// counts for nothing.
+    /// The number of failovers and of losses that were repaired. An acknowledgement of an earlier
+    /// term counts for nothing.
     pub(super) term: AtomicU64,
-    /// Up to where endings are acknowledged by everybody, and in which term that was.
+    /// A term, and the last position that is known to be committed in it.
     pub(super) committed_to: Mutex<(u64, Position)>,
 }
 
-/// When the view may be asked.
+/// The time in which the view may be asked.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Window {
+    /// The end of the view's freshness; `None` before the view was renewed for the first time.
     pub(super) fresh_until: Option<Instant>,
-    /// Nothing is answered before this: other brokers' endings may have been lost and are on their
-    /// way again.
+    /// The time before which nothing is answered, because endings of other brokers may have been
+    /// lost and are on their way again. Nothing is ever answered while this is `None`.
     pub(super) open_from: Option<Instant>,
 }
 
@@ -96,15 +97,15 @@ pub(super) struct HeartbeatAck {
     pub(super) applied: Position,
     /// Whether every replica has acknowledged the heartbeat.
     pub(super) all_replicas_acked: bool,
-    /// What the other brokers have applied.
+    /// The position that each of the other brokers has applied.
     pub(super) peers: Vec<Position>,
-    /// The longest freshness bound of all brokers: so long somebody who is not heard of may have a
-    /// fresh view.
+    /// The longest freshness bound of all brokers. A broker that is not heard of may have a fresh
+    /// view for so long.
     pub(super) longest_freshness: Duration,
     /// The term in which the heartbeat was sent.
     pub(super) term: u64,
-    /// Until then, a broker with a fresh view may be missing from `peers`: there was a failover,
-    /// or the list was lost.
+    /// The time until which a broker with a fresh view may be missing from `peers`, because there
+    /// was a failover or the list was lost.
     pub(super) in_doubt_until: Option<Instant>,
 }
 
@@ -113,7 +114,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RevocationLog {
-    /// A log of which nothing was read yet. The view is stale until a
+    /// Returns a log of which nothing was read yet. The view is stale until a
     /// [`LogFollower`](super::LogFollower) runs and [`open_after`](Self::open_after) was called.
     pub(crate) fn new(
         store: Arc<dyn Store>,
@@ -134,13 +135,13 @@ impl RevocationLog {
         }
     }
 
-    /// The name under which this broker reports.
+    /// Returns the name under which this broker reports.
     pub(crate) fn broker(&self) -> &str {
         &self.broker
     }
 
-    /// The view, if it is fresh. P5, P7: the time is looked at after the lock is taken, so that a
-    /// thread that slept does not answer.
+    /// Returns the view if it is fresh. P5, P7: the time is looked at after the lock is taken, so
+    /// that a thread that slept does not answer.
     pub(crate) fn view(&self) -> Result<RwLockReadGuard<'_, View>, Stale> {
         let view = self.read();
         let Window {
@@ -154,20 +155,22 @@ impl RevocationLog {
         Ok(view)
     }
 
-    /// The view, fresh or not: for this broker's own bookkeeping, never for an answer.
+    /// Returns the view, fresh or not, for this broker's own bookkeeping and never for an answer.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the view for a change.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the time in which the view may be asked.
     pub(super) fn change_window(&self, change: impl FnOnce(&mut Window)) {
         change(&mut self.window.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Why the view is not fresh, for health; nothing if it is.
+    /// Returns why the view is not fresh, for health, and `None` if it is fresh.
     pub(crate) fn degraded_reason(&self) -> Option<String> {
         self.view().err().map(|stale| {
             lock(&self.degraded_reason)
@@ -176,12 +179,13 @@ impl RevocationLog {
         })
     }
 
-    /// Notes why the log cannot be followed, or that it can; answers the reason before.
+    /// Notes why the log cannot be followed, or that it can be. Returns the reason that was noted
+    /// before.
     pub(super) fn set_degraded_reason(&self, reason: Option<String>) -> Option<String> {
         std::mem::replace(&mut *lock(&self.degraded_reason), reason)
     }
 
-    /// The number of endings that the store has not taken yet.
+    /// Returns the number of endings that the store has not taken yet.
     pub(crate) fn pending(&self) -> usize {
         self.outbox.len()
     }
@@ -194,8 +198,8 @@ impl RevocationLog {
         }
     }
 
-    /// A new entry of the log with a random name of its own. The log keeps the entry until
-    /// `until_ms`, in milliseconds since the epoch.
+    /// Returns a new entry with a random name. The log keeps the entry until `until_ms`, in
+    /// milliseconds since the epoch.
     pub(crate) fn entry(event: Event, until_ms: i64) -> Result<LogEntry, AppendError> {
         let mut id = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id)
@@ -207,7 +211,8 @@ impl RevocationLog {
         })
     }
 
-    /// An entry as the store takes it: name, tagged bytes, and until when it is kept.
+    /// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which
+    /// the log keeps it, in milliseconds since the epoch.
     pub(super) fn sealed(&self, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
         (
             entry.id,
@@ -216,8 +221,8 @@ impl RevocationLog {
         )
     }
 
-    /// Lets the view be asked, at once or after a wait: a broker that starts waits one freshness
-    /// bound for endings that only others know.
+    /// Lets the view be asked after a wait, if it is fresh by then. A broker that starts waits one
+    /// freshness bound for endings that only other brokers know.
     pub(crate) fn open_after(&self, wait: Duration) {
         self.change_window(|window| window.open_from = Some(clock::monotonic() + wait));
     }

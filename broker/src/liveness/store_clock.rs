@@ -1,4 +1,4 @@
-//! Whether this machine's wall clock may be believed: near the store's, and never going back (P5).
+//! The check of this machine's wall clock, which must be near the store's and never go back (P5).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,17 +7,19 @@ use sundew_core::store::StoreError;
 
 use crate::clock;
 
-/// The latest wall-clock time known, and when on the monotonic clock that was.
+/// The latest wall-clock time that is known, in milliseconds since the epoch, and the monotonic
+/// time at which it was read.
 pub(super) struct StoreClock(Mutex<(i64, Instant)>);
 
 impl StoreClock {
-    /// A clock that is right at this moment.
+    /// Returns a check that takes the wall clock of this moment for right.
     pub(super) fn new() -> Self {
         Self(Mutex::new((clock::now_ms(), clock::monotonic())))
     }
 
-    /// Compares this machine's clock with the store's and with its own past; times in milliseconds
-    /// since the epoch. An error is a clock that is further off than `max_skew`.
+    /// Compares this machine's clock with the store's, which is `store_ms` in milliseconds since
+    /// the epoch, and with its own past. Returns an error if this machine's clock is further off
+    /// than `max_skew`.
     pub(super) fn check(&self, store_ms: i64, max_skew: Duration) -> Result<(), StoreError> {
         let skew = clock::now_ms().saturating_sub(store_ms).unsigned_abs();
         if u128::from(skew) > max_skew.as_millis() {

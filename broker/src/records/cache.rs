@@ -5,11 +5,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
 use std::sync::{PoisonError, RwLock};
 
-/// Most records of a kind in memory.
-pub(super) const CACHE: usize = 200_000;
+/// The most records of one kind in memory.
+pub(super) const MAX_CACHED: usize = 200_000;
 
-/// A bounded map in 16 parts; a part that is full is emptied, which costs a look-up and nothing
-/// else.
+/// A bounded map in 16 parts, so that callers seldom wait for each other. A part that is full is
+/// emptied, which costs one look-up for each of its records and nothing else.
 pub(super) struct Cache<K, V> {
     parts: Vec<RwLock<HashMap<K, V>>>,
     hasher: RandomState,
@@ -18,6 +18,7 @@ pub(super) struct Cache<K, V> {
 impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     const PARTS: usize = 16;
 
+    /// Returns an empty cache.
     pub(super) fn new() -> Self {
         Self {
             parts: (0..Self::PARTS).map(|_| RwLock::default()).collect(),
@@ -25,11 +26,13 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         }
     }
 
+    /// Returns the part that has or would have this key.
     fn part(&self, key: &K) -> Option<&RwLock<HashMap<K, V>>> {
         let index = usize::try_from(self.hasher.hash_one(key) >> 60).unwrap_or(0);
         self.parts.get(index)
     }
 
+    /// Returns the record of this key, if the record is in memory.
     pub(super) fn get(&self, key: &K) -> Option<V> {
         self.part(key)?
             .read()
@@ -38,16 +41,18 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
             .cloned()
     }
 
+    /// Puts a record into memory.
     pub(super) fn insert(&self, key: K, value: V) {
         if let Some(part) = self.part(&key) {
             let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
-            if part.len() >= CACHE / Self::PARTS {
+            if part.len() >= MAX_CACHED / Self::PARTS {
                 part.clear();
             }
             part.insert(key, value);
         }
     }
 
+    /// Removes every record from memory.
     pub(super) fn clear(&self) {
         for part in &self.parts {
             part.write().unwrap_or_else(PoisonError::into_inner).clear();

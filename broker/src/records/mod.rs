@@ -21,16 +21,19 @@ use sundew_core::{
 
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
-use cache::{CACHE, Cache};
+use cache::{Cache, MAX_CACHED};
 
-/// Records are kept this long after their end, in milliseconds, so that an operator can look.
-const RETAIN_AFTER_END_MS: i64 = 600_000;
+/// How long the record of a task stays in the store after the task's deadline, in milliseconds, so
+/// that an operator can look at it.
+const RETAIN_TASK_AFTER_DEADLINE_MS: i64 = 600_000;
+/// How long the record of a token stays in the store after the token expired, in milliseconds.
+const RETAIN_TOKEN_AFTER_EXPIRY_MS: i64 = 1000;
 
 /// A task with the certificates that may act for it.
 pub struct Task {
-    /// The task.
+    /// The task's record, with the tasks that it was delegated from.
     pub known: Arc<KnownTask>,
-    /// SHA-256 of certificates that it was moved to.
+    /// The SHA-256 of each certificate that the task was moved to.
     pub rotated_to: Vec<[u8; 32]>,
 }
 
@@ -41,18 +44,20 @@ impl Deref for Task {
     }
 }
 
-/// Typed records over a store.
+/// Typed records over a store, and what is kept of them in memory.
 pub struct Records {
     store: Arc<dyn Store>,
     root: Arc<RootKey>,
     tasks: Cache<TaskId, Arc<Task>>,
     tokens: Cache<TokenHash, Arc<KnownToken>>,
+    /// Registrations as they were read; `None` for a workload that is not registered.
     workloads: RwLock<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
-    workloads_read: AtomicU64,
+    /// Counts changes of registrations, so that what was read before a change is not kept after it.
+    workloads_generation: AtomicU64,
 }
 
 impl Records {
-    /// Records in a store, tagged under a root key.
+    /// Returns records in this store that are tagged under this root key.
     pub fn new(store: Arc<dyn Store>, root: Arc<RootKey>) -> Self {
         Self {
             store,
@@ -60,21 +65,22 @@ impl Records {
             tasks: Cache::new(),
             tokens: Cache::new(),
             workloads: RwLock::default(),
-            workloads_read: AtomicU64::new(0),
+            workloads_generation: AtomicU64::new(0),
         }
     }
 
-    /// The store below, for what has no records.
+    /// Returns the store below, for what has no typed records.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// The root key.
+    /// Returns the root key.
     pub fn root(&self) -> &RootKey {
         &self.root
     }
 
-    /// Opens what was tagged under these parts.
+    /// Returns the record in `bytes` if it was tagged under these parts, and a refusal that names
+    /// `what` otherwise.
     pub(crate) fn open<'a, T, E>(
         &self,
         what: &'static str,
@@ -92,31 +98,33 @@ impl Records {
         })
     }
 
-    /// Forgets everything in memory: the store was emptied.
+    /// Forgets everything in memory, after the store was emptied or lost something.
     pub fn forget(&self) {
         self.tasks.clear();
         self.tokens.clear();
         self.forget_workloads();
     }
 
+    /// Forgets all registrations.
     fn forget_workloads(&self) {
-        self.workloads_read.fetch_add(1, Ordering::AcqRel);
+        self.workloads_generation.fetch_add(1, Ordering::AcqRel);
         self.workloads
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
     }
 
-    /// Forgets a registration: it was changed.
+    /// Forgets a registration, after it was changed.
     pub fn forget_workload(&self, id: &SpiffeId) {
-        self.workloads_read.fetch_add(1, Ordering::AcqRel);
+        self.workloads_generation.fetch_add(1, Ordering::AcqRel);
         self.workloads
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
     }
 
-    /// A registration, from memory or the store. What is in memory is as old as the view is.
+    /// Returns a registration from memory or from the store, if the workload is registered. What is
+    /// in memory is as old as the view of the revocation log is.
     pub async fn workload(&self, id: &SpiffeId) -> Result<Option<Arc<WorkloadRecord>>, Refusal> {
         if let Some(known) = self
             .workloads
@@ -126,7 +134,7 @@ impl Records {
         {
             return Ok(known.clone());
         }
-        let generation = self.workloads_read.load(Ordering::Acquire);
+        let generation = self.workloads_generation.load(Ordering::Acquire);
         let bytes = self
             .store
             .document(DocumentKind::Workload, id.as_str())
@@ -139,13 +147,15 @@ impl Records {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         // What was read before a change must not stay after it.
-        if self.workloads_read.load(Ordering::Acquire) == generation && known.len() < CACHE {
+        if self.workloads_generation.load(Ordering::Acquire) == generation
+            && known.len() < MAX_CACHED
+        {
             known.insert(id.clone(), record.clone());
         }
         Ok(record)
     }
 
-    /// Opens a registration's document.
+    /// Returns the registration in a document of this name, and a refusal if its tag does not fit.
     pub fn open_workload(&self, name: &str, bytes: &[u8]) -> Result<WorkloadRecord, Refusal> {
         self.open(
             "workload",
@@ -155,7 +165,7 @@ impl Records {
         )
     }
 
-    /// A registration's document.
+    /// Returns a registration as a document for the store.
     pub fn seal_workload(&self, record: &WorkloadRecord) -> Vec<u8> {
         self.root.tag(
             &[
@@ -166,8 +176,8 @@ impl Records {
         )
     }
 
-    /// Writes a task with its first token; answers the ones that count, which an earlier call with
-    /// the same key may have written.
+    /// Writes a task with its first token. Returns the task and the token that count: an earlier
+    /// call with this idempotency key may have written them. Refuses if that was another request.
     pub async fn create_task(
         &self,
         task: Arc<KnownTask>,
@@ -178,7 +188,9 @@ impl Records {
         let new = NewTask {
             id,
             record: self.root.tag(&[b"task", id.as_bytes()], task.encode()),
-            retain_until_ms: task.deadline_ms.saturating_add(RETAIN_AFTER_END_MS),
+            retain_until_ms: task
+                .deadline_ms
+                .saturating_add(RETAIN_TASK_AFTER_DEADLINE_MS),
             token: self.new_token(&token, hash),
         };
         match self.store.create_task(new).await? {
@@ -204,6 +216,7 @@ impl Records {
         }
     }
 
+    /// Returns a token as the store takes it.
     fn new_token<'a>(&self, token: &KnownToken, hash: &'a TokenHash) -> NewToken<'a> {
         let record = self.root.tag(
             &[b"token", token.task().id.as_bytes(), token.id().as_bytes()],
@@ -212,11 +225,14 @@ impl Records {
         NewToken {
             hash,
             record,
-            retain_until_ms: token.expires_at_ms.saturating_add(1000),
+            retain_until_ms: token
+                .expires_at_ms
+                .saturating_add(RETAIN_TOKEN_AFTER_EXPIRY_MS),
         }
     }
 
-    /// Writes a token; answers the one that counts.
+    /// Writes a token. Returns the token that counts: an earlier call with this idempotency key may
+    /// have written it. Refuses if that was another request, or if the task does not exist.
     pub async fn create_token(
         &self,
         token: KnownToken,
@@ -244,7 +260,7 @@ impl Records {
         }
     }
 
-    /// Opens a token's record beside its task.
+    /// Returns the token in a stored record, and a refusal if the record's tag does not fit.
     pub fn open_token(
         &self,
         task: Arc<KnownTask>,
@@ -260,8 +276,9 @@ impl Records {
         Ok(KnownToken::new(record, id, task))
     }
 
-    /// A token with its task, from memory or the store; one round trip unless its task was
-    /// delegated.
+    /// Returns a token with its task from memory or from the store, if both exist. It takes one
+    /// round trip to the store, and one for each ancestor of a delegated task that is not in
+    /// memory.
     pub async fn token(
         &self,
         task: TaskId,
@@ -285,7 +302,7 @@ impl Records {
         Ok(Some(token))
     }
 
-    /// A task, from memory or the store.
+    /// Returns a task from memory or from the store, if it exists.
     pub async fn task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
         match self.tasks.get(&id) {
             Some(known) => Ok(Some(known)),
@@ -293,7 +310,8 @@ impl Records {
         }
     }
 
-    /// A task from the store, with the certificates that it was moved to at other brokers.
+    /// Returns a task as the store has it, with the certificates that it was moved to at other
+    /// brokers, and keeps it in memory.
     pub async fn read_task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
         let Some(stored) = self.store.task(id).await? else {
             return Ok(None);
@@ -315,7 +333,8 @@ impl Records {
         Ok(Some(task))
     }
 
-    /// A task as it is now, without keeping it in memory: for those who look at all of them.
+    /// Returns a task from memory or from the store without keeping it in memory, for callers that
+    /// look at all tasks.
     pub async fn look_at_task(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
         if let Some(known) = self.tasks.get(&id) {
             return Ok(Some(Arc::clone(&known.known)));
@@ -326,8 +345,9 @@ impl Records {
         }
     }
 
-    /// Opens a task's record, with all that it was delegated from. P4: a task whose ancestors
-    /// cannot be looked at is none.
+    /// Returns the task in a stored record, with all that it was delegated from. P4: the result is
+    /// `None` if one of its ancestors does not exist, because nobody could say whether the task is
+    /// alive.
     async fn open_task(&self, id: TaskId, bytes: &[u8]) -> Result<Option<Arc<KnownTask>>, Refusal> {
         let open = |id: TaskId, bytes: &[u8]| {
             self.open("task", &[b"task", id.as_bytes()], bytes, |record| {
@@ -335,6 +355,7 @@ impl Records {
             })
         };
         let record = open(id, bytes)?;
+        // From the root down, because a task that was delegated is known by those above it.
         let mut ancestors: Vec<Arc<KnownTask>> = Vec::with_capacity(record.ancestors.len());
         for ancestor in &record.ancestors {
             let known = match self.tasks.get(ancestor) {
@@ -354,7 +375,8 @@ impl Records {
         Ok(Some(Arc::new(KnownTask::new(record, ancestors))))
     }
 
-    /// Lets another certificate act for a task.
+    /// Lets another certificate act for a task, from now on and besides those that may already.
+    /// `certificate` is the certificate's SHA-256.
     pub async fn bind_task(&self, id: TaskId, certificate: [u8; 32]) -> Result<(), Refusal> {
         self.store
             .bind_task(
