@@ -4,11 +4,6 @@
 //! Unknown, not yours and not allowed are one answer. Adding a cause breaks the match in
 //! `Refusal::answer`, on purpose.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "P11: the one place that makes a status of a cause"
-)]
-
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;

@@ -75,6 +75,13 @@ impl<T> TaskTreeIndex<T> {
     }
 
     /// Returns all tasks and their values, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&TaskId, &T)> {
+        self.known
+            .iter()
+            .map(|(task, member)| (task, &member.value))
+    }
+
+    /// Returns all tasks and their values, to be changed, in no order.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&TaskId, &mut T)> {
         self.known
             .iter_mut()

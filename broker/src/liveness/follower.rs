@@ -133,6 +133,10 @@ impl LogFollower {
             // the pause was over may not have it, so it is not renewed.
             log.change_window(|window| {
                 if window.open_from.is_some_and(|from| sent >= from) {
+                    let was_fresh = window.fresh_until.is_some_and(|until| sent < until);
+                    if !was_fresh || window.steady_from.is_none() {
+                        window.steady_from = Some(sent);
+                    }
                     window.fresh_until = Some(sent + log.bounds.freshness);
                 }
             });

@@ -47,7 +47,9 @@ impl LogFollower {
         log.change_window(|window| {
             window.open_from = window
                 .open_from
-                .map(|open_from| open_from.max(from + self.longest_freshness()))
+                .map(|open_from| open_from.max(from + self.longest_freshness()));
+            // Whoever attends tasks elsewhere may have been away as well.
+            window.steady_from = None;
         });
     }
 

@@ -88,6 +88,8 @@ pub(super) struct Window {
     /// The time before which nothing is answered, because endings of other brokers may have been
     /// lost and are on their way again. Nothing is ever answered while this is `None`.
     pub(super) open_from: Option<Instant>,
+    /// Since when the view has been renewed without interruption.
+    pub(super) steady_from: Option<Instant>,
 }
 
 /// How far this broker's heartbeats were acknowledged, and what they said of the other brokers.
@@ -147,6 +149,7 @@ impl RevocationLog {
         let Window {
             fresh_until,
             open_from,
+            ..
         } = *self.window.read().unwrap_or_else(PoisonError::into_inner);
         let now = clock::monotonic();
         if fresh_until.is_none_or(|until| now >= until) || open_from.is_none_or(|from| now < from) {
@@ -183,6 +186,16 @@ impl RevocationLog {
     /// before.
     pub(super) fn set_degraded_reason(&self, reason: Option<String>) -> Option<String> {
         std::mem::replace(&mut *lock(&self.degraded_reason), reason)
+    }
+
+    /// Returns for how long the view has been fresh without interruption: so long every broker could
+    /// read and write the store, as far as this one knows. Zero for a view that is not fresh.
+    pub(crate) fn steady_for(&self) -> Duration {
+        if self.view().is_err() {
+            return Duration::ZERO;
+        }
+        let window = *self.window.read().unwrap_or_else(PoisonError::into_inner);
+        window.steady_from.map_or(Duration::ZERO, clock::since)
     }
 
     /// Returns the number of endings that the store has not taken yet.

@@ -12,9 +12,9 @@ use crate::records::Task;
 use crate::task_tree_index::TaskTreeIndex;
 
 /// The attended tasks, each with the number of its streams.
+#[derive(Default)]
 pub(crate) struct Attendance {
     attended: Mutex<TaskTreeIndex<Attended>>,
-    started: Instant,
 }
 
 struct Attended {
@@ -42,15 +42,6 @@ impl Drop for Attending {
             if entry.streams == 0 {
                 attended.remove(&self.task);
             }
-        }
-    }
-}
-
-impl Default for Attendance {
-    fn default() -> Self {
-        Self {
-            attended: Mutex::default(),
-            started: clock::monotonic(),
         }
     }
 }
@@ -84,20 +75,15 @@ impl Attendance {
         self.lock().get(task).is_some()
     }
 
-    /// How long this broker has been up, in milliseconds.
-    pub(super) fn up_ms(&self) -> i64 {
-        i64::try_from(clock::since(self.started).as_millis()).unwrap_or(i64::MAX)
-    }
-
     /// The reports that the store is to have now: of tasks whose last report is older than a third
     /// of their grace, with the time at which each is due if nothing more is reported, in
-    /// milliseconds since the epoch.
+    /// milliseconds since the epoch. Each stays due until [`reported`](Self::reported) says that
+    /// the store has it (L12).
     pub(super) fn due_reports(&self, now_ms: i64) -> Vec<(TaskId, i64)> {
         let mut due = Vec::new();
-        for (task, entry) in self.lock().iter_mut() {
+        for (task, entry) in self.lock().iter() {
             let third = Duration::from_millis(u64::try_from(entry.grace_ms / 3).unwrap_or(0));
             if entry.reported_at.is_none_or(|at| clock::since(at) >= third) {
-                entry.reported_at = Some(clock::monotonic());
                 due.push((
                     *task,
                     now_ms.saturating_add(entry.grace_ms).min(entry.deadline_ms),
@@ -105,6 +91,17 @@ impl Attendance {
             }
         }
         due
+    }
+
+    /// Notes that the store has the reports of these tasks.
+    pub(super) fn reported(&self, tasks: impl IntoIterator<Item = TaskId>) {
+        let now = clock::monotonic();
+        let mut attended = self.lock();
+        for task in tasks {
+            if let Some(entry) = attended.get_mut(&task) {
+                entry.reported_at = Some(now);
+            }
+        }
     }
 }
 

@@ -28,10 +28,15 @@ impl Tasks {
         loop {
             tokio::time::sleep(REPORT_INTERVAL).await;
             let due = self.attendance.due_reports(clock::now_ms());
-            if !due.is_empty()
-                && let Err(error) = self.ledger.records.store().attend(due).await
-            {
-                tracing::warn!(%error, "attendance could not be told to the store");
+            if due.is_empty() {
+                continue;
+            }
+            let tasks: Vec<_> = due.iter().map(|(task, _)| *task).collect();
+            match self.ledger.records.store().attend(due).await {
+                Ok(()) => self.attendance.reported(tasks),
+                Err(error) => {
+                    tracing::warn!(%error, "attendance could not be told to the store");
+                }
             }
         }
     }
@@ -77,9 +82,12 @@ impl Tasks {
             }
             Liveness::Dead(cause) => cause.outcome(),
             Liveness::Alive => {
-                // Agents need time to come back after a restart of their broker.
-                let just_started = self.attendance.up_ms() < task.grace_ms;
-                if just_started || self.attendance.is_attended(&id) {
+                // L12: time in which attendance could not be told counts for nobody. After an outage
+                // of the store, other brokers need time to tell theirs; after a restart, agents
+                // need time to come back.
+                let steady_ms = i64::try_from(self.ledger.log.steady_for().as_millis());
+                let just_back = steady_ms.unwrap_or(i64::MAX) < task.grace_ms;
+                if just_back || self.attendance.is_attended(&id) {
                     return Ok(look_again_after(task.grace_ms).await?);
                 }
                 Outcome::Abandoned

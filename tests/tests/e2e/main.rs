@@ -3,6 +3,7 @@
 
 mod abuse;
 mod activation;
+mod attendance;
 mod bad_certificates;
 mod bent_tokens;
 mod cli;

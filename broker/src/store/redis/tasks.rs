@@ -13,12 +13,16 @@ use super::keys::{DUE, binding_key, places_key, task_key, task_of, token_value, 
 /// How many tasks one step of a scan asks for.
 const TASKS_PER_SCAN: usize = 200;
 
+/// How many tasks one call of `attend.lua` puts off.
+const ATTENDED_TOGETHER: usize = 1000;
+
 /// The tasks. Each has a slot of its own; the lists of tasks live outside and serve listing and
 /// attendance, never liveness.
 pub(super) struct Tasks {
     executor: Arc<Executor>,
     reserve: Script,
     create: Script,
+    attend: Script,
 }
 
 impl Tasks {
@@ -27,6 +31,7 @@ impl Tasks {
             executor,
             reserve: Script::new(include_str!("reserve_task.lua")),
             create: Script::new(include_str!("create_task.lua")),
+            attend: Script::new(include_str!("attend.lua")),
         }
     }
 
@@ -105,7 +110,8 @@ impl Tasks {
             .executor
             .query(cmd("ZRANGE").arg(key).arg(0).arg(limit.saturating_sub(1)))
             .await?;
-        members.iter().map(|member| task_of(member)).collect()
+        // L20: what names no task hides none; the sweep removes it.
+        Ok(members.iter().filter_map(|m| task_of(m).ok()).collect())
     }
 
     pub(super) async fn scan(&self, from: u64) -> Result<TaskPage, StoreError> {
@@ -115,8 +121,8 @@ impl Tasks {
         Ok(TaskPage {
             tasks: found
                 .iter()
-                .map(|(member, _)| task_of(member))
-                .collect::<Result<_, _>>()?,
+                .filter_map(|(member, _)| task_of(member).ok())
+                .collect(),
             next,
         })
     }
@@ -125,12 +131,14 @@ impl Tasks {
         if due.is_empty() {
             return Ok(());
         }
-        let mut command = cmd("ZADD");
-        command.arg(DUE).arg("XX");
-        for (task, at) in &due {
-            command.arg(*at).arg(&task.as_bytes()[..]);
+        for some in due.chunks(ATTENDED_TOGETHER) {
+            let mut call = Call::new(&self.attend, &[DUE]);
+            for (task, at) in some {
+                call = call.arg(*at).arg(&task.as_bytes()[..]);
+            }
+            self.executor.script::<i64>(&call).await?;
         }
-        self.executor.query::<i64>(&command).await.map(drop)
+        Ok(())
     }
 
     pub(super) async fn due(&self, now_ms: i64, limit: usize) -> Result<Vec<TaskId>, StoreError> {
@@ -143,6 +151,20 @@ impl Tasks {
             .arg(0)
             .arg(limit);
         let members: Vec<Vec<u8>> = self.executor.query(&command).await?;
-        members.iter().map(|member| task_of(member)).collect()
+        let mut tasks = Vec::new();
+        for member in &members {
+            match task_of(member) {
+                Ok(task) => tasks.push(task),
+                // L20: what names no task must not keep the tasks behind it from being looked at.
+                Err(error) => {
+                    let shown = hex::encode(member.get(..64).unwrap_or(member));
+                    tracing::error!(%error, member = shown, "removed from the list of due tasks");
+                    let mut remove = cmd("ZREM");
+                    remove.arg(DUE).arg(member.as_slice());
+                    self.executor.query::<i64>(&remove).await?;
+                }
+            }
+        }
+        Ok(tasks)
     }
 }

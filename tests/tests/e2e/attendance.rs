@@ -1,0 +1,122 @@
+//! Attended tasks live on over outages that they have no part in: faults that the field showed (L12,
+//! L20).
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use sundew_proto::v1::attend_request::Request;
+use sundew_proto::v1::{AttendPing, AttendRequest, AttendStart};
+use sundew_tests::broker::World;
+use sundew_tests::calls::{Begun, Caller};
+use sundew_tests::until;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Attends a task as an agent does: a stream, and a ping every fifth of a second.
+async fn attend(caller: &Caller, begun: &Begun) -> JoinHandle<()> {
+    let (asked, requests) = tokio::sync::mpsc::channel(4);
+    let say = |request| AttendRequest {
+        request: Some(request),
+    };
+    let start = AttendStart {
+        task_id: begun.task.clone(),
+        ..AttendStart::default()
+    };
+    asked.send(say(Request::Start(start))).await.expect("start");
+    let mut told = caller
+        .agent()
+        .attend(ReceiverStream::new(requests))
+        .await
+        .expect("attend")
+        .into_inner();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                event = told.next() => if !event.is_some_and(|event| event.is_ok()) { return },
+                () = tokio::time::sleep(Duration::from_millis(200)) => {
+                    let _ = asked.try_send(say(Request::Ping(AttendPing {})));
+                }
+            }
+        }
+    })
+}
+
+/// L12: the store is away for three times the grace of tasks that are attended at two brokers. Nobody
+/// could tell it that they are, and when it is back, no broker takes that for absence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l12_no_attended_task_is_abandoned_because_of_an_outage_of_the_store() {
+    let world = World::redis();
+    let redis = world.redis.as_ref().expect("redis");
+    let brokers = [world.broker().await, world.broker().await];
+    world
+        .register(&brokers[0], "/agent", json!({ "attendance_grace": "1s" }))
+        .await;
+    let svid = world.ca.svid("/agent");
+    let callers = [&brokers[0], &brokers[1]].map(|at| world.caller_with(at, svid.clone()));
+    let mut attended = Vec::new();
+    for number in 0..12 {
+        let caller = &callers[number % 2];
+        let begun = caller
+            .begin(&world.issuer, "/agent", &["exec:git"])
+            .await
+            .expect("task");
+        let stream = attend(caller, &begun).await;
+        attended.push((begun, stream));
+    }
+    redis.signal(Signal::STOP);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    redis.signal(Signal::CONT);
+    until("the store is back", || async {
+        callers[0]
+            .begin(&world.issuer, "/agent", &["exec:git"])
+            .await
+            .is_ok()
+    })
+    .await;
+    // Longer than any sweep, and than the grace.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (begun, stream) in &attended {
+        let active = callers[0].active(&begun.token, &[]).await;
+        assert_eq!(active.ok(), Some(true), "{}", begun.task);
+        stream.abort();
+    }
+    // And absence is still noticed.
+    until("abandoned", || async {
+        callers[0].active(&attended[0].0.token, &[]).await.ok() == Some(false)
+    })
+    .await;
+}
+
+/// L20: one member of the list of due tasks that names no task does not keep the others from being
+/// looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l20_an_odd_member_of_the_list_of_due_tasks_stops_no_sweep() {
+    let world = World::redis();
+    let redis = world.redis.as_ref().expect("redis");
+    let broker = world.broker().await;
+    world
+        .register(&broker, "/agent", json!({ "attendance_grace": "1s" }))
+        .await;
+    let caller = world.caller_with(&broker, world.ca.svid("/agent"));
+    redis::cmd("ZADD")
+        .arg("sundew:due")
+        .arg(1)
+        .arg("no task")
+        .exec(&mut redis.connection())
+        .expect("an odd member");
+    let begun = caller
+        .begin(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("task");
+    until("abandoned all the same", || async {
+        caller.active(&begun.token, &[]).await.ok() == Some(false)
+    })
+    .await;
+    assert!(
+        broker
+            .output()
+            .contains("removed from the list of due tasks")
+    );
+}
