@@ -141,3 +141,7 @@ impl Ledger {
         Self::retain_from_now_ms().saturating_add(longest_task.as_ms())
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

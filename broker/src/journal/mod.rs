@@ -212,42 +212,4 @@ fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn t78_hostile_text_stays_one_record() {
-        let folder = tempfile::tempdir().unwrap();
-        let hostile = format!("a\n\u{1b}[31m\",\"{}", "x".repeat(1 << 20));
-        let journal = Journal::open(folder.path(), |_| {}).unwrap();
-        journal
-            .write(record("refused").with("purpose", &hostile))
-            .await
-            .unwrap();
-        let mut records = Vec::new();
-        read(folder.path(), |r| records.push(r)).unwrap();
-        assert_eq!(records.len(), 1);
-        assert!(records[0].field("purpose").unwrap().len() <= 64 << 10);
-        assert!(!serde_json::to_string(&records[0]).unwrap().contains('\n'));
-    }
-
-    #[tokio::test]
-    async fn a_missing_segment_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut end = [0; 32];
-        for number in 1..=3 {
-            let path = folder.path().join(segment_name(number));
-            let log = ChainLog::open(&path, end, |_| {}).unwrap();
-            log.append(record("x").encode()).await.unwrap();
-            end = chain_log::read(&path, |_| {}).unwrap().1;
-        }
-        let mut count = 0;
-        read(folder.path(), |_| count += 1).unwrap();
-        assert_eq!(count, 3);
-        std::fs::remove_file(folder.path().join(segment_name(2))).unwrap();
-        assert!(matches!(
-            read(folder.path(), |_| {}),
-            Err(JournalError::Segments { .. })
-        ));
-    }
-}
+mod tests;

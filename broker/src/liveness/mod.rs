@@ -17,6 +17,8 @@ mod outbox;
 mod repair;
 mod revocation_log;
 mod store_clock;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use follower::{LogFollower, Subscriber};
 pub use revocation_log::Bounds;

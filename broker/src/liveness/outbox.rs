@@ -63,3 +63,51 @@ impl Outbox {
         lock(&self.authored).remove(id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sundew_core::Event;
+
+    use super::*;
+
+    fn entry(number: u8) -> LogEntry {
+        LogEntry {
+            id: EntryId([number; 16]),
+            event: Event::Floor,
+            retain_until_ms: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_held_or_restored_waits_until_it_is_forgotten() {
+        let outbox = Outbox::default();
+        outbox.hold(entry(1));
+        outbox.restore(entry(2));
+        outbox.hold(entry(3));
+        assert_eq!(outbox.pending(), [entry(1), entry(2), entry(3)]);
+        // What was held meanwhile was not in the list, and stays.
+        outbox.forget(&[entry(3), entry(1)]);
+        assert_eq!((outbox.pending(), outbox.len()), (vec![entry(2)], 1));
+    }
+
+    #[test]
+    fn what_this_broker_appended_is_recognised_once() {
+        let outbox = Outbox::default();
+        outbox.author([entry(1).id, entry(2).id]);
+        assert!(outbox.take_authored(&entry(1).id));
+        assert!(!outbox.take_authored(&entry(1).id));
+        assert!(!outbox.take_authored(&entry(3).id));
+        assert!(outbox.take_authored(&entry(2).id));
+    }
+
+    /// P12: what is held is bounded; what the journal has is not left out.
+    #[test]
+    fn a_store_that_takes_nothing_does_not_fill_the_memory() {
+        let outbox = Outbox::default();
+        *lock(&outbox.pending) = vec![entry(1); MAX_PENDING];
+        outbox.hold(entry(2));
+        assert_eq!(outbox.len(), MAX_PENDING);
+        outbox.restore(entry(2));
+        assert_eq!(outbox.len(), MAX_PENDING + 1);
+    }
+}

@@ -45,3 +45,58 @@ impl StoreClock {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_SKEW: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_clock_within_the_bound_of_the_stores_is_believed_and_one_beyond_it_is_not() {
+        let _stopped = clock::testing::stop();
+        let (now_ms, store_clock) = (clock::now_ms(), StoreClock::new());
+        for skew_ms in [-1000, 0, 1000] {
+            assert_eq!(store_clock.check(now_ms + skew_ms, MAX_SKEW), Ok(()));
+        }
+        for skew_ms in [-1001, 1001, i64::MAX - now_ms] {
+            assert!(matches!(
+                store_clock.check(now_ms + skew_ms, MAX_SKEW),
+                Err(StoreError::Misconfigured(_))
+            ));
+        }
+    }
+
+    /// P5: a token would live longer.
+    #[test]
+    fn a_clock_that_went_back_is_not_believed_though_the_stores_went_back_too() {
+        let _stopped = clock::testing::stop();
+        let now_ms = clock::now_ms();
+        let seen = |ahead_ms| StoreClock(Mutex::new((now_ms + ahead_ms, clock::monotonic())));
+        assert_eq!(seen(1000).check(now_ms, MAX_SKEW), Ok(()));
+        assert!(matches!(
+            seen(1001).check(now_ms, MAX_SKEW),
+            Err(StoreError::Misconfigured(_))
+        ));
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_while_time_passed_went_back() {
+        let _stopped = clock::testing::stop();
+        let long_ago = clock::monotonic()
+            .checked_sub(Duration::from_secs(2))
+            .unwrap();
+        let store_clock = StoreClock(Mutex::new((clock::now_ms(), long_ago)));
+        assert!(store_clock.check(clock::now_ms(), MAX_SKEW).is_err());
+    }
+
+    #[test]
+    fn time_that_passes_on_both_clocks_is_no_skew() {
+        let _stopped = clock::testing::stop();
+        let store_clock = StoreClock::new();
+        for _ in 0..3 {
+            clock::testing::advance(Duration::from_secs(3600));
+            assert_eq!(store_clock.check(clock::now_ms(), MAX_SKEW), Ok(()));
+        }
+    }
+}

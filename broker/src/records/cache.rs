@@ -12,16 +12,23 @@ pub(super) const MAX_CACHED: usize = 200_000;
 /// emptied, which costs one look-up for each of its records and nothing else.
 pub(super) struct Cache<K, V> {
     parts: Vec<RwLock<HashMap<K, V>>>,
+    /// The most records in one part.
+    part_size: usize,
     hasher: RandomState,
 }
 
 impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     const PARTS: usize = 16;
 
-    /// Returns an empty cache.
+    /// Returns an empty cache for at most [`MAX_CACHED`] records.
     pub(super) fn new() -> Self {
+        Self::with_bound(MAX_CACHED)
+    }
+
+    fn with_bound(records: usize) -> Self {
         Self {
             parts: (0..Self::PARTS).map(|_| RwLock::default()).collect(),
+            part_size: records / Self::PARTS,
             hasher: RandomState::new(),
         }
     }
@@ -45,7 +52,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     pub(super) fn insert(&self, key: K, value: V) {
         if let Some(part) = self.part(&key) {
             let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
-            if part.len() >= MAX_CACHED / Self::PARTS {
+            if part.len() >= self.part_size {
                 part.clear();
             }
             part.insert(key, value);
@@ -57,5 +64,33 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         for part in &self.parts {
             part.write().unwrap_or_else(PoisonError::into_inner).clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_found_until_it_is_forgotten() {
+        let cache = Cache::new();
+        assert_eq!(cache.get(&1), None);
+        cache.insert(1, "one");
+        cache.insert(2, "two");
+        assert_eq!((cache.get(&1), cache.get(&2)), (Some("one"), Some("two")));
+        cache.clear();
+        assert_eq!((cache.get(&1), cache.get(&2)), (None, None));
+    }
+
+    /// P12: whoever makes a broker read many records does not fill its memory.
+    #[test]
+    fn a_cache_never_has_more_than_its_bound_and_always_the_newest_record() {
+        let cache = Cache::with_bound(64);
+        for key in 0..1000 {
+            cache.insert(key, key * 2);
+            assert_eq!(cache.get(&key), Some(key * 2));
+        }
+        let found: Vec<i32> = (0..1000).filter_map(|key| cache.get(&key)).collect();
+        assert!(found.len() <= 64, "{} records", found.len());
     }
 }

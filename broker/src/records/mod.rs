@@ -6,6 +6,8 @@
 //! P12: every cache is bounded.
 
 mod cache;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::ops::Deref;

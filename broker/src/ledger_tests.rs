@@ -1,0 +1,112 @@
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use sundew_core::{EntryId, Outcome, Selector};
+
+use super::*;
+use crate::journal;
+use crate::liveness::AppendError;
+use crate::testing::{TestBroker, assert_refused};
+
+fn ended() -> Event {
+    Event::Ended {
+        task: TaskId::from_bytes([7; 16]),
+        outcome: Outcome::Revoked,
+    }
+}
+
+/// The names of the entries that the store's log has.
+async fn in_log(ledger: &Ledger) -> Vec<EntryId> {
+    let store = ledger.records.store();
+    let entries = store.read_log(Position(0), 100).await.unwrap();
+    entries.iter().map(|entry| entry.id).collect()
+}
+
+#[tokio::test]
+async fn an_ending_is_on_the_record_before_it_is_in_the_log() {
+    let broker = TestBroker::start().await;
+    let ledger = &broker.ledger;
+    let entry = RevocationLog::entry(ended(), Ledger::retain_from_now_ms()).unwrap();
+    let (id, text) = (entry.id, entry.encode());
+    let mut end = pin!(ledger.end_as(entry, journal::record("ended")));
+    // Begun once, the ending gets to the journal; without being asked to go on, no further.
+    let pending = poll_fn(|context| Poll::Ready(end.as_mut().poll(context).is_pending()));
+    assert!(pending.await);
+    let on_record = async {
+        while broker.journal("ended").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let on_record = tokio::time::timeout(Duration::from_secs(5), on_record);
+    on_record.await.expect("the record comes first");
+    assert!(!in_log(ledger).await.contains(&id));
+    let position = end.await.unwrap();
+    assert!(in_log(ledger).await.contains(&id));
+    assert_eq!(
+        ledger.log.view().unwrap().entry(&id).unwrap().0,
+        position,
+        "it is answered when this broker has applied it"
+    );
+    let records = broker.journal("ended");
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].field("entry").map(str::as_bytes), Some(&*text));
+}
+
+/// P10: what is not on the record must not happen.
+#[tokio::test]
+async fn an_ending_that_cannot_be_put_on_the_record_is_not_appended() {
+    let broker = TestBroker::start().await;
+    let ledger = &broker.ledger;
+    let entry = RevocationLog::entry(ended(), Ledger::retain_from_now_ms()).unwrap();
+    let id = entry.id;
+    let value = "x".repeat(64 << 10);
+    let too_large = (0..65).fold(journal::record("ended"), |record, number| {
+        record.with(format!("field_{number}"), &value)
+    });
+    assert_refused!(ledger.end_as(entry, too_large).await, Refusal::Journal(_));
+    assert!(!in_log(ledger).await.contains(&id));
+    assert!(!ledger.log.view().unwrap().knows(&id));
+    assert_eq!(ledger.log.pending(), 0);
+}
+
+/// P4: a caller who hears an error may have ended something all the same, and never the reverse.
+#[tokio::test]
+async fn an_ending_that_the_store_does_not_take_holds_here() {
+    let broker = TestBroker::start().await;
+    let ledger = &broker.ledger;
+    // Larger than what the store takes in one record; the journal cuts long values.
+    let rule = Event::Rule {
+        selector: Box::new(Selector {
+            audience: Some("x".repeat((4 << 20) + 1)),
+            ..Selector::default()
+        }),
+        effect: sundew_core::Effect::Revoke,
+    };
+    let entry = RevocationLog::entry(rule, Ledger::retain_from_now_ms()).unwrap();
+    let id = entry.id;
+    let end = ledger.end_as(entry, journal::record("revoked"));
+    assert_refused!(end.await, Refusal::Append(AppendError::Store(_)));
+    assert_eq!(broker.journal("revoked").len(), 1);
+    assert!(!in_log(ledger).await.contains(&id));
+    assert!(ledger.log.view().unwrap().knows(&id), "it holds here");
+    assert_eq!(
+        ledger.log.pending(),
+        1,
+        "it is appended when that is possible"
+    );
+}
+
+#[tokio::test]
+async fn whoever_announces_a_change_is_answered_when_the_change_was_heard() {
+    let broker = TestBroker::start().await;
+    let before = in_log(&broker.ledger).await.len();
+    broker.ledger.announce(Changed::Trust).await.unwrap();
+    let (_, applied) = broker.ledger.log.view().unwrap().applied();
+    let entries = in_log(&broker.ledger).await;
+    assert_eq!(
+        (entries.len(), entries.last()),
+        (before + 1, Some(&applied))
+    );
+}

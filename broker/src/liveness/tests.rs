@@ -1,0 +1,166 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use sundew_core::store::BoxFuture;
+use sundew_core::{EntryId, Event, LogEntry, Outcome, Position, RootKey, TaskId};
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock;
+use crate::clock::testing::StoppedClock;
+use crate::store::embedded::EmbeddedStore;
+
+/// Long on the stopped clock, so that only a test lets it pass.
+const FRESHNESS: Duration = Duration::from_secs(3600);
+
+struct NoSink;
+
+impl DurableSink for NoSink {
+    fn persist(&self, _: Vec<LogEntry>) -> BoxFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A log over an embedded store in a folder of its own.
+struct TestLog {
+    log: Arc<RevocationLog>,
+    _clock: StoppedClock,
+    _folder: TempDir,
+}
+
+impl TestLog {
+    fn new() -> Self {
+        let stopped = clock::testing::stop();
+        let folder = tempfile::tempdir().unwrap();
+        let log = RevocationLog::new(
+            EmbeddedStore::open(&folder.path().join("store.log")).unwrap(),
+            Arc::new(RootKey::new(&[0x7a; 32]).unwrap()),
+            "broker-1".to_owned(),
+            Bounds {
+                freshness: FRESHNESS,
+                max_skew: Duration::from_secs(1),
+            },
+        );
+        Self {
+            log: Arc::new(log),
+            _clock: stopped,
+            _folder: folder,
+        }
+    }
+
+    /// Lets a follower run, and waits until a heartbeat of it was acknowledged.
+    async fn follow(&self) {
+        let mut acks = self.log.progress.acks.subscribe();
+        tokio::spawn(LogFollower::new(Arc::clone(&self.log), NoSink).run());
+        acks.changed().await.unwrap();
+    }
+
+    fn is_stale(&self) -> bool {
+        self.log.view().is_err()
+    }
+}
+
+fn ending(number: u8) -> LogEntry {
+    let event = Event::Ended {
+        task: TaskId::from_bytes([number; 16]),
+        outcome: Outcome::Completed,
+    };
+    RevocationLog::entry(event, clock::now_ms() + 3_600_000).unwrap()
+}
+
+#[tokio::test]
+async fn a_view_is_stale_until_it_is_opened_however_often_it_is_renewed() {
+    let test = TestLog::new();
+    assert!(test.is_stale());
+    test.follow().await;
+    test.log.append(ending(1)).await.unwrap();
+    assert!(test.is_stale(), "nobody has opened it");
+    assert!(test.log.degraded_reason().is_some());
+    test.log.open_after(Duration::ZERO);
+    test.log.append(ending(2)).await.unwrap();
+    assert!(!test.is_stale());
+    assert_eq!(test.log.degraded_reason(), None);
+}
+
+/// P4: what only other brokers know is on its way until the wait is over.
+#[tokio::test]
+async fn a_view_that_is_opened_after_a_wait_is_stale_until_then() {
+    let test = TestLog::new();
+    test.log.open_after(Duration::from_secs(10));
+    test.follow().await;
+    clock::testing::advance(Duration::from_millis(9_999));
+    test.log.append(ending(1)).await.unwrap();
+    assert!(test.is_stale());
+    clock::testing::advance(Duration::from_millis(1));
+    test.log.append(ending(2)).await.unwrap();
+    assert!(!test.is_stale());
+}
+
+/// P5: the bound counts from the moment at which the heartbeat was sent.
+#[tokio::test]
+async fn a_view_that_is_not_renewed_is_stale_when_its_bound_has_passed() {
+    let test = TestLog::new();
+    test.log.open_after(Duration::ZERO);
+    test.follow().await;
+    assert!(!test.is_stale());
+    clock::testing::advance(FRESHNESS - Duration::from_millis(1));
+    assert!(!test.is_stale());
+    clock::testing::advance(Duration::from_millis(1));
+    assert!(test.is_stale());
+}
+
+#[tokio::test]
+async fn an_ending_that_was_appended_is_in_the_view_and_can_be_confirmed() {
+    let test = TestLog::new();
+    test.log.open_after(Duration::ZERO);
+    test.follow().await;
+    let entry = ending(1);
+    let position = test.log.append(entry.clone()).await.unwrap();
+    let (at, known) = {
+        let view = test.log.view().unwrap();
+        let (at, known) = view.entry(&entry.id).unwrap();
+        (at, known.clone())
+    };
+    assert_eq!((at, known), (position, entry.clone()));
+    assert_eq!(test.log.confirm(entry.id).await.unwrap(), position);
+    assert_eq!(test.log.pending(), 0);
+}
+
+#[tokio::test]
+async fn an_ending_that_nobody_knows_is_not_confirmed() {
+    let test = TestLog::new();
+    test.log.open_after(Duration::ZERO);
+    test.follow().await;
+    assert!(matches!(
+        test.log.confirm(EntryId([9; 16])).await,
+        Err(AppendError::Unconfirmed(_))
+    ));
+}
+
+/// P4: what the journal has and the log has lost holds at once, and is in the log before the view
+/// is fresh.
+#[tokio::test]
+async fn what_the_journal_has_is_appended_before_the_view_may_be_asked() {
+    let test = TestLog::new();
+    let entry = ending(1);
+    test.log.restore([entry.clone()]);
+    assert_eq!(test.log.pending(), 1);
+    assert!(test.log.read().knows(&entry.id));
+    test.log.open_after(Duration::ZERO);
+    test.follow().await;
+    let (position, _) = test.log.view().unwrap().entry(&entry.id).unwrap();
+    assert!(position > Position(0));
+    assert_eq!(test.log.pending(), 0);
+}
+
+#[tokio::test]
+async fn a_broker_that_has_left_answers_nothing_more() {
+    let test = TestLog::new();
+    test.log.open_after(Duration::ZERO);
+    test.follow().await;
+    assert!(!test.is_stale());
+    test.log.leave().await;
+    assert!(test.is_stale());
+    test.log.append(ending(1)).await.unwrap();
+    assert!(test.is_stale(), "not even after a heartbeat");
+}
