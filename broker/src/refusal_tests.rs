@@ -10,6 +10,11 @@ const NOT_PERMITTED: (Code, &str, &str) =
     (Code::PermissionDenied, "NOT_PERMITTED", "not permitted");
 const UNAVAILABLE: (Code, &str, &str) =
     (Code::Unavailable, "UNAVAILABLE", "cannot be answered now");
+const CONFLICT: (Code, &str, &str) = (
+    Code::Aborted,
+    "CONFLICT",
+    "changed by others meanwhile; try again",
+);
 const UNAUTHENTICATED: (Code, &str, &str) = (
     Code::Unauthenticated,
     "UNAUTHENTICATED",
@@ -29,14 +34,7 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         (R::Appraisal(AppraisalError::Consumed), NOT_PERMITTED),
         (R::Binding, NOT_PERMITTED),
         (R::Challenge, NOT_PERMITTED),
-        (
-            R::Conflict(CAUSE),
-            (
-                Code::Aborted,
-                "CONFLICT",
-                "changed by others meanwhile; try again",
-            ),
-        ),
+        (R::Conflict(CAUSE), CONFLICT),
         (R::Credential, NOT_PERMITTED),
         (R::Denied(Denial::Scope), NOT_PERMITTED),
         (R::Engine(CAUSE.to_owned()), UNAVAILABLE),
