@@ -165,8 +165,8 @@ impl LogFollower {
             .await
     }
 
-    /// Remembers the longest freshness bound of all brokers. The bound never gets shorter while this
-    /// broker runs, because a broker that is not heard of any more may only be cut off.
+    /// Remembers the longest freshness bound of all brokers. The bound never gets shorter while
+    /// this broker runs, because a broker that is not heard of any more may only be cut off.
     fn notice_freshness(&self, longest_ms: i64) {
         let longest = Duration::from_millis(u64::try_from(longest_ms).unwrap_or(0));
         let mut known = lock(&self.longest_freshness);

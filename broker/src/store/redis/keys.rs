@@ -10,24 +10,29 @@ pub(super) const LOG: &str = "sundew:{log}:stream";
 pub(super) const BROKERS: &str = "sundew:{log}:brokers";
 /// The freshness bound of each broker, in milliseconds.
 pub(super) const BOUNDS: &str = "sundew:{log}:bounds";
-/// Where a store is tried in the place of [`BROKERS`] and [`BOUNDS`].
+/// The hash that takes the place of [`BROKERS`] when a store is only tried.
 pub(super) const PROBED_BROKERS: &str = "sundew:{log}:probed-brokers";
+/// The hash that takes the place of [`BOUNDS`] when a store is only tried.
 pub(super) const PROBED_BOUNDS: &str = "sundew:{log}:probed-bounds";
 /// The attendance list: all tasks, by when they are due.
 pub(super) const DUE: &str = "sundew:due";
 
+/// The record of a task.
 pub(super) fn task_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:task")
 }
 
+/// The certificates that a task was moved to, tagged.
 pub(super) fn binding_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:bindings")
 }
 
+/// The names of the leases that a task has had.
 pub(super) fn leases_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:leases")
 }
 
+/// The tokens of a task.
 pub(super) fn tokens_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:tokens")
 }
@@ -55,6 +60,7 @@ pub(super) fn places_key(workload: &str) -> String {
     format!("sundew:{{{workload}}}:tasks")
 }
 
+/// The documents of a kind.
 pub(super) fn documents_key(kind: DocumentKind) -> String {
     format!("sundew:documents:{}", kind.as_str())
 }

@@ -160,8 +160,9 @@ impl Log {
             .await
     }
 
-    /// Does what a heartbeat does, to lists that nobody follows, and answers the tip of the log. L1:
-    /// whoever tries a store must not be waited for, and must take nobody off the list of brokers.
+    /// Does what a heartbeat does, to lists that nobody follows, and returns the tip of the log.
+    /// L1: nobody may wait for a broker that only tries a store, and such a broker must take no
+    /// other broker off the list.
     pub(super) async fn probe(&self, prober: &str) -> Result<Position, StoreError> {
         let lists = [PROBED_BROKERS, LOG, PROBED_BOUNDS];
         let reported = self
