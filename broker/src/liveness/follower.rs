@@ -107,7 +107,7 @@ impl LogFollower {
     }
 
     /// Reads the log to its end and renews the view by an acknowledged heartbeat.
-    async fn cycle(&self) -> Result<(), StoreError> {
+    pub(super) async fn cycle(&self) -> Result<(), StoreError> {
         let log = &self.log;
         loop {
             self.read_on().await?;

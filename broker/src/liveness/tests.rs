@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sundew_core::store::BoxFuture;
@@ -163,4 +164,40 @@ async fn a_broker_that_has_left_answers_nothing_more() {
     assert!(test.is_stale());
     test.log.append(ending(1)).await.unwrap();
     assert!(test.is_stale(), "not even after a heartbeat");
+}
+
+/// A room that counts how often it was told to forget.
+#[derive(Default)]
+struct Forgetful(AtomicUsize);
+
+impl Subscriber for Forgetful {
+    fn on_event(self: Arc<Self>, _: &Event) {}
+    fn on_gap(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn l4_a_broker_that_missed_entries_for_good_tells_every_room_to_forget() {
+    let test = TestLog::new();
+    let (room, store) = (Arc::new(Forgetful::default()), Arc::clone(&test.log.store));
+    let mut follower = LogFollower::new(Arc::clone(&test.log), NoSink);
+    follower.subscribe(Arc::clone(&room));
+    let append = async |entry: LogEntry, retain_until_ms| {
+        let (id, bytes, _) = test.log.sealed(&entry);
+        store
+            .append(id, &bytes, retain_until_ms, Position(0))
+            .await
+            .unwrap();
+    };
+    append(ending(1), i64::MAX >> 12).await;
+    follower.cycle().await.unwrap();
+    assert_eq!(room.0.load(Ordering::Relaxed), 0);
+    // While this broker is away: something changed, which leaves the log after its time, and
+    // something else comes.
+    append(ending(2), 1).await;
+    append(ending(3), i64::MAX >> 12).await;
+    store.trim_log(2, &[]).await.unwrap();
+    follower.cycle().await.unwrap();
+    assert!(room.0.load(Ordering::Relaxed) > 0);
 }

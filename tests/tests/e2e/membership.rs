@@ -1,9 +1,7 @@
-//! Who is waited for, and what a broker that was away still believes: faults that the field showed
-//! (L1, L4, L6).
+//! Who is waited for: faults that the field showed (L1, L6).
 
 use std::time::Duration;
 
-use serde_json::json;
 use sundew_broker::store::redis::RedisStore;
 use sundew_core::store::Store as _;
 use sundew_tests::broker::{Broker, World};
@@ -85,56 +83,4 @@ async fn l6_an_ending_waits_for_the_longest_bound_of_all_brokers() {
         }
     }
     panic!("the ending was never answered");
-}
-
-/// L4: a broker that was away for longer than changes stay in the log believes nothing that it knew
-/// before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l4_a_broker_that_missed_a_change_for_good_grants_nothing_by_what_it_knew() {
-    let world = World::redis();
-    let (near, proxy, far) = near_and_far(&world, ("", "")).await;
-    let caller = agent(&world, &near).await;
-    let there = world.caller_with(&far, caller.svid.clone().expect("SVID"));
-    there
-        .begin(&world.issuer, "/agent", &["exec:git"])
-        .await
-        .expect("while the registration allows it");
-    proxy.cut(true);
-    world
-        .register(&near, "/agent", json!({ "scopes": ["exec:other"] }))
-        .await;
-    // What said so leaves the log, as it does after two minutes, and something else comes after it.
-    let mut redis = world.redis.as_ref().expect("redis").connection();
-    let log = "sundew:{log}:stream";
-    let last: redis::streams::StreamRangeReply = redis::cmd("XREVRANGE")
-        .arg(log)
-        .arg("+")
-        .arg("-")
-        .arg("COUNT")
-        .arg(1)
-        .query(&mut redis)
-        .expect("the last entry");
-    let begun = caller
-        .begin(&world.issuer, "/agent", &["exec:other"])
-        .await
-        .expect("what is allowed now");
-    caller.complete(&begun.task).await.expect("ended");
-    let gone: u64 = redis::cmd("XDEL")
-        .arg(log)
-        .arg(&last.ids[0].id)
-        .query(&mut redis)
-        .expect("trimmed");
-    assert_eq!(gone, 1);
-    proxy.cut(false);
-    until("the broker answers again", || async {
-        there
-            .begin(&world.issuer, "/agent", &["exec:other"])
-            .await
-            .is_ok()
-    })
-    .await;
-    there
-        .begin(&world.issuer, "/agent", &["exec:git"])
-        .await
-        .expect_err("the scope was taken away");
 }

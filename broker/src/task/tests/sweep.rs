@@ -115,6 +115,8 @@ async fn attendance_is_reported_when_a_third_of_the_grace_has_passed() {
     let first = due();
     assert_eq!(first.len(), 1);
     assert_eq!(first[0].1, clock::now_ms() + grace_ms);
+    assert_eq!(due().len(), 1, "L12: until the store has it");
+    attendance.reported([first[0].0]);
     assert!(due().is_empty());
     clock::testing::advance(GRACE / 3);
     assert_eq!(due().len(), 1);
