@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use crate::access::Access;
 use crate::clock;
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, TrustItems};
 use crate::journal::{self, Journal, Record};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
@@ -67,11 +67,13 @@ pub(crate) const MAX_TEXT: usize = 256;
 /// The rooms, each as production builds it.
 pub(crate) struct Rooms {
     pub(crate) access: Arc<Access>,
+    pub(crate) evidence: Arc<Evidence>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) responses: Arc<Responses>,
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) tasks: Arc<Tasks>,
+    pub(crate) trust_items: Arc<TrustItems>,
 }
 
 /// A broker of a test.
@@ -83,7 +85,7 @@ pub(crate) struct TestBroker {
     _clock: clock::testing::StoppedClock,
     folder: TempDir,
     manifest: Manifest,
-    trust: Arc<Trust>,
+    pub(crate) trust: Arc<Trust>,
 }
 
 /// A task that a test has begun.
@@ -315,8 +317,14 @@ fn build_rooms(
     let registry = Registry::new(
         ledger.clone(),
         None,
-        evidence,
+        Arc::clone(&evidence),
         limits.longest_task,
+        Arc::clone(&responses),
+    );
+    let trust_items = TrustItems::new(
+        ledger.clone(),
+        Vec::new(),
+        Arc::clone(&evidence),
         Arc::clone(&responses),
     );
     follower.subscribe(Arc::clone(&ledger.records));
@@ -326,11 +334,13 @@ fn build_rooms(
     follower.subscribe(Arc::clone(tasks.attendance()));
     Rooms {
         access: Arc::new(Access::new(ledger.clone())),
+        evidence,
         leases,
         registry: Arc::new(registry),
         responses,
         secrets,
         tasks,
+        trust_items: Arc::new(trust_items),
     }
 }
 

@@ -9,6 +9,8 @@ mod attest;
 mod make_credential;
 pub(crate) mod node;
 pub mod offline;
+#[cfg(test)]
+mod tests;
 mod tpm_keys;
 mod trust_items;
 
