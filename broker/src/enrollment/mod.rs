@@ -8,6 +8,8 @@ mod grpc_c_authority;
 mod join_token;
 pub mod local_process;
 mod own_identities;
+#[cfg(test)]
+mod tests;
 pub mod workload_api;
 
 use std::sync::Arc;
