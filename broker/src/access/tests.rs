@@ -70,14 +70,21 @@ async fn a_token_that_is_bound_to_another_certificate_is_inactive() {
 #[tokio::test]
 async fn a_bearer_token_is_active_in_any_hands_and_names_no_certificate() {
     let broker = TestBroker::start().await;
-    let bearer = json!({ "bindings": ["bearer"] });
-    broker.register("/agent", bearer).await;
+    let either = json!({ "bindings": ["certificate", "bearer"] });
+    broker.register("/agent", either).await;
     let agent = broker.agent("/agent");
-    let begun = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    let request = v1::BeginTaskRequest {
+        binding: v1::Binding::Bearer.into(),
+        ..agent.request(&["exec:git"])
+    };
+    let token = broker.begin(request, &agent).await.unwrap().token;
+    assert_eq!(token.binding(), v1::Binding::Bearer);
     let other = broker.agent("/agent");
-    let answer = introspect(&broker, &begun.unwrap().token, &other, |_| {}).await;
-    let answer = answer.unwrap();
+    let answer = introspect(&broker, &token, &other, |_| {}).await.unwrap();
+    assert_eq!(answer.binding(), v1::Binding::Bearer);
     assert!(answer.active && answer.certificate_sha256.is_empty());
+    let records = broker.journal("task_begun");
+    assert_eq!(records[0].field("token_binding"), Some("bearer"));
 }
 
 #[tokio::test]

@@ -181,3 +181,49 @@ async fn a_child_beyond_its_own_limit_takes_no_place_below_its_parent() {
     let store = broker.ledger.records.store();
     assert!(store.tasks(Some(&begun.id), 10).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn introspection_tells_the_chain_of_those_who_act_for_one_another() {
+    let broker = TestBroker::start().await;
+    let (mut chain, mut grant) = (Vec::new(), String::new());
+    let paths = ["/a", "/b", "/c"];
+    for path in paths {
+        broker
+            .register(path, json!({ "max_delegation_depth": 3 }))
+            .await;
+    }
+    let mut last = None;
+    for (depth, path) in [3_u32, 2, 1].into_iter().zip(paths) {
+        let agent = broker.agent(path);
+        let begun = begin_below(&broker, &agent, &grant, &["exec:git"]).await;
+        let begun = begun.unwrap();
+        let next = v1::DelegateRequest {
+            delegate: format!(
+                "spiffe://{DOMAIN}{}",
+                if path == "/a" { "/b" } else { "/c" }
+            ),
+            depth: depth - 1,
+            ..request(&begun)
+        };
+        grant = delegate(&broker, &agent, next).await.unwrap().grant;
+        chain.insert(0, (agent.peer.id().to_string(), begun.id.clone()));
+        last = Some((agent, begun));
+    }
+    let (agent, begun) = last.unwrap();
+    let request = v1::IntrospectRequest {
+        token: begun.token.token.clone(),
+        ..v1::IntrospectRequest::default()
+    };
+    let no_role = broker.operators.prove(&agent.peer);
+    let access = Arc::clone(&broker.rooms.access);
+    let answer = access.introspect(agent.peer.clone(), no_role, request);
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.on_behalf_of, format!("spiffe://{DOMAIN}/a"));
+    let (mut act, mut told) = (answer.act, Vec::new());
+    while let Some(actor) = act {
+        assert_eq!(actor.instruction_sha256.len(), 32);
+        told.push((actor.spiffe_id, actor.task_id));
+        act = actor.act.map(|next| *next);
+    }
+    assert_eq!(told, chain);
+}

@@ -136,6 +136,40 @@ async fn a_binding_that_the_registration_does_not_allow_is_refused() {
 }
 
 #[tokio::test]
+async fn a_task_whose_audiences_are_given_mints_for_no_other() {
+    let broker = TestBroker::start().await;
+    let delegating = json!({ "max_delegation_depth": 1 });
+    broker.register("/parent", delegating).await;
+    let parent = broker.agent("/parent");
+    let begun = broker.begin(parent.request(&["exec:git"]), &parent).await;
+    broker.register("/agent", json!({})).await;
+    let agent = broker.agent("/agent");
+    let delegate = v1::DelegateRequest {
+        task_id: begun.unwrap().id,
+        delegate: agent.peer.id().to_string(),
+        scopes: vec!["exec:git".to_owned()],
+        audience: vec!["billing".to_owned()],
+        ..v1::DelegateRequest::default()
+    };
+    let tasks = Arc::clone(&broker.rooms.tasks);
+    let granted = tasks.delegate(parent.peer.clone(), delegate).await;
+    let request = v1::BeginTaskRequest {
+        grant: granted.unwrap().grant,
+        ..agent.request(&["exec:git"])
+    };
+    let begun = broker.begin(request, &agent).await.unwrap();
+    assert_eq!(begun.token.audience, ["billing"]);
+    let token = broker.mint(begun.mint(), &agent).await.unwrap();
+    assert_eq!(token.audience, ["billing"]);
+    let other = v1::MintTokenRequest {
+        audience: vec!["payroll".to_owned()],
+        ..begun.mint()
+    };
+    let other = broker.mint(other, &agent).await;
+    assert_refused!(other, Refusal::Denied(Denial::Audience));
+}
+
+#[tokio::test]
 async fn a_token_ends_with_its_task_at_the_latest() {
     let broker = TestBroker::start().await;
     let (agent, begun) = broker.agent_with_task().await;
