@@ -280,6 +280,19 @@ async fn a_key_that_was_used_for_another_request_is_refused() {
 }
 
 #[tokio::test]
+async fn a_retry_from_another_certificate_gets_no_token() {
+    let (broker, agent) = registered().await;
+    let other = broker.agent("/agent");
+    let request = |agent: &Agent| v1::BeginTaskRequest {
+        idempotency_key: "once".to_owned(),
+        ..agent.request(&["exec:git"])
+    };
+    broker.begin(request(&agent), &agent).await.unwrap();
+    let retried = broker.begin(request(&other), &other).await;
+    assert_refused!(retried, Refusal::Idempotency);
+}
+
+#[tokio::test]
 async fn each_malformed_field_is_named() {
     let (broker, agent) = registered().await;
     let long = "x".repeat(MAX_TEXT + 1);
