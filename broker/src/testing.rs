@@ -2,9 +2,9 @@
 //! tests of use cases. Store, journal, revocation log, certificates and evidence are real; only the
 //! clocks stand still until a test moves them.
 //!
-//! A use case takes a real `Peer` or a real [`Operator`], as in production. That neither can be made
-//! up is a matter of private fields: `Peer` wraps a `VerifiedSvid`, which only the validation of a
-//! chain makes, and only [`Operators::prove`] makes an [`Operator`].
+//! A use case takes a real `Peer` or a real [`Operator`], as in production. That neither can be
+//! made up is a matter of private fields: `Peer` wraps a `VerifiedSvid`, which only the validation
+//! of a chain makes, and only [`Operators::prove`] makes an [`Operator`].
 
 mod agent;
 
