@@ -333,7 +333,7 @@ fn build_rooms(
     follower.subscribe(Arc::clone(&leases));
     follower.subscribe(Arc::clone(tasks.attendance()));
     Rooms {
-        access: Arc::new(Access::new(ledger.clone())),
+        access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
         evidence,
         leases,
         registry: Arc::new(registry),

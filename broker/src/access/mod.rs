@@ -8,12 +8,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use sundew_core::{Credential, KnownTask, Liveness, Scope, TokenBinding, TokenRecord};
+use sundew_core::{Credential, KnownTask, KnownToken, Liveness, Scope, TokenBinding, TokenRecord};
 use sundew_proto::v1;
 
 use crate::clock;
 use crate::ledger::Ledger;
-use crate::peer::Peer;
+use crate::peer::{Peer, Trust};
 use crate::refusal::Refusal;
 use crate::role::{Introspector, Operator};
 use crate::wire::binding_message;
@@ -21,12 +21,13 @@ use crate::wire::binding_message;
 /// The room of introspection.
 pub(crate) struct Access {
     ledger: Ledger,
+    trust: Arc<Trust>,
 }
 
 impl Access {
-    /// A room that answers from this ledger.
-    pub(crate) fn new(ledger: Ledger) -> Self {
-        Self { ledger }
+    /// A room that answers from this ledger, about tokens of trust domains that `trust` knows.
+    pub(crate) fn new(ledger: Ledger, trust: Arc<Trust>) -> Self {
+        Self { ledger, trust }
     }
 
     /// Answers a resource server, or an agent about its own token.
@@ -68,6 +69,10 @@ impl Access {
         {
             return Ok(inactive);
         }
+        // P3: what was granted must still be granted, and is asked before the view is.
+        if !self.is_still_granted(&token).await? {
+            return Ok(inactive);
+        }
         match self
             .ledger
             .log
@@ -100,6 +105,30 @@ impl Access {
                 act: actors(token.task()),
             }),
         }
+    }
+}
+
+impl Access {
+    /// Whether everybody in the token's chain is still registered for its scopes (L24), and whether
+    /// the trust domain of each of them is still trusted (L23). A token whose scopes were withdrawn in
+    /// part is dead as a whole: nobody knows which part its holder is about to use.
+    async fn is_still_granted(&self, token: &KnownToken) -> Result<bool, Refusal> {
+        let trusted = self.trust.current();
+        for task in token.task().chain() {
+            let domain = trusted.bundles.of(task.workload.trust_domain());
+            if domain.is_none_or(|bundle| bundle.certificates().next().is_none()) {
+                return Ok(false);
+            }
+            let Some(workload) = self.ledger.records.workload(&task.workload).await? else {
+                return Ok(false);
+            };
+            // The version under which the token was decided has granted it.
+            let as_decided = task.id == token.task().id && workload.version == token.registration;
+            if !as_decided && !workload.registration.scopes.covers_all(&token.scopes) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

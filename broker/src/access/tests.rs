@@ -215,3 +215,30 @@ async fn a_stale_view_says_nothing_of_any_token() {
         assert_refused!(answer.await, Refusal::Stale(_));
     }
 }
+
+#[tokio::test]
+async fn l24_a_scope_that_was_taken_away_is_not_active_any_more() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    assert!(broker.is_active(&begun.token, &agent).await);
+    let narrower = json!({ "scopes": ["exec:other"] });
+    broker.register("/agent", narrower).await;
+    assert!(!broker.is_active(&begun.token, &agent).await);
+}
+
+#[tokio::test]
+async fn l23_a_token_of_a_trust_domain_that_is_not_trusted_any_more_is_not_active() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let operator = broker.agent("/operator");
+    broker
+        .trust
+        .withdraw(agent.peer.id().trust_domain().clone());
+    let request = v1::IntrospectRequest {
+        token: begun.token.token.clone(),
+        presenter_certificate_sha256: agent.thumbprint(),
+        ..v1::IntrospectRequest::default()
+    };
+    let answer = ask(&broker, &operator, request).await.unwrap();
+    assert!(!answer.active);
+}

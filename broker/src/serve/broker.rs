@@ -172,7 +172,7 @@ impl Broker {
             Arc::clone(&responses),
         );
         let broker = Self {
-            access: Arc::new(Access::new(ledger.clone())),
+            access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
             enrollment: Arc::new(enrollment),
             evidence,
             leases,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
 use sundew_core::store::Reserved;
-use sundew_core::{Delegation, Denial, KnownTask, Registration, TaskRequest, permit_task};
+use sundew_core::{
+    Credential, Delegation, Denial, KnownTask, KnownToken, Registration, TaskRequest, permit_task,
+};
 use sundew_proto::v1;
 
 use super::Tasks;
@@ -12,6 +14,7 @@ use super::delegate::DelegationParent;
 use super::new_task::{Decision, NewTask, journal_record};
 use crate::clock;
 use crate::peer::Peer;
+use crate::records::Task;
 use crate::refusal::Refusal;
 use crate::wire::{self, idempotency_key};
 
@@ -128,6 +131,28 @@ impl Tasks {
             decision.now_ms,
         )
         .await?;
+        let place = Arc::clone(&task);
+        let created = self.create(task, token, &credential, decision).await;
+        if created.is_err() {
+            self.give_back(&place).await;
+        }
+        let (task, token) = created?;
+        Ok(v1::BeginTaskResponse {
+            task: Some(wire::task_message(&*self.ledger.log.view()?, &task)),
+            token: Some(super::token_message(&token, &credential)),
+            attendance_grace_ms: task.grace_ms,
+            evidence_at_secrets: registration.evidence_at_secrets,
+        })
+    }
+
+    /// Puts a task with its first token on the record and into the store.
+    async fn create(
+        &self,
+        task: Arc<KnownTask>,
+        token: KnownToken,
+        credential: &Credential,
+        decision: &Decision<'_>,
+    ) -> Result<(Arc<Task>, Arc<KnownToken>), Refusal> {
         // P10: the journal comes before the store, so whatever can be used is on the record.
         self.ledger
             .journal
@@ -140,12 +165,21 @@ impl Tasks {
             .await?;
         self.ledger.require_usable(&task)?;
         self.ledger.require_not_quarantined(&token)?;
-        Ok(v1::BeginTaskResponse {
-            task: Some(wire::task_message(&*self.ledger.log.view()?, &task)),
-            token: Some(super::token_message(&token, &credential)),
-            attendance_grace_ms: task.grace_ms,
-            evidence_at_secrets: registration.evidence_at_secrets,
-        })
+        Ok((task, token))
+    }
+
+    /// L15: gives the place of a task back that did not begin, unless an earlier call with the same
+    /// key has begun it and it lives.
+    async fn give_back(&self, place: &KnownTask) {
+        let lives = match self.ledger.records.task(place.id).await {
+            Ok(Some(task)) => self.ledger.require_usable(&task).is_ok(),
+            Ok(None) => false,
+            // Nobody knows; the sweep looks at it when it is due.
+            Err(_) => true,
+        };
+        if !lives && let Err(error) = self.ledger.release(place).await {
+            tracing::debug!(%error, task = %place.id, "the place of a task that did not begin stays");
+        }
     }
 
     /// Takes a place among the workload's tasks, and one among the tasks below the parent, if there
@@ -216,7 +250,12 @@ impl Tasks {
         }
         let task = TaskRequest {
             scopes: wire::scopes(&request.scopes)?,
-            ttl: wire::ttl(request.ttl_ms)?,
+            // L3: rules stand as long as the longest task, so no registration may allow a longer one.
+            ttl: Some(
+                wire::ttl(request.ttl_ms)?.map_or(self.limits.longest_task, |asked| {
+                    asked.min(self.limits.longest_task)
+                }),
+            ),
             binding: wire::binding(request.binding)?,
             audience: wire::audience(request.audience.clone())?,
         };

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use sundew_attestation::kinds::manifest::ManifestError;
 use sundew_attestation::{AppraisalError, BindingPurpose};
-use sundew_core::{Credential, Denial, TaskId};
+use sundew_core::store::DocumentKind;
+use sundew_core::{Credential, Denial, TaskId, Ttl, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::clock;
@@ -344,6 +345,55 @@ async fn a_task_lives_no_longer_than_its_registration_allows() {
         let task = broker.begin(request, &agent).await.unwrap().task;
         assert_eq!(task.deadline_ms - clock::now_ms(), given_ms);
     }
+}
+
+#[tokio::test]
+async fn l3_no_task_lives_longer_than_this_broker_allows_whatever_its_registration_says() {
+    let (broker, agent) = registered().await;
+    // Written while the limit was higher; the registry would refuse it now.
+    let document = broker.registration("/agent", json!({ "max_task_ttl": "30d" }));
+    let record = WorkloadRecord {
+        registration: serde_json::from_value(document).unwrap(),
+        version: "earlier".to_owned(),
+        applied_at_ms: clock::now_ms(),
+        applied_by: String::new(),
+    };
+    let records = &broker.ledger.records;
+    let (kind, name) = (DocumentKind::Workload, agent.peer.id().as_str());
+    let before = records.store().document(kind, name).await.unwrap();
+    let after = records.seal_workload(&record);
+    records
+        .store()
+        .replace_document(kind, name, before.as_deref(), Some(&after))
+        .await
+        .unwrap();
+    records.forget_workload(agent.peer.id());
+    for ttl_ms in [0, 7 * 86_400_000] {
+        let request = v1::BeginTaskRequest {
+            ttl_ms,
+            ..agent.request(&["exec:git"])
+        };
+        let task = broker.begin(request, &agent).await.unwrap().task;
+        assert_eq!(task.deadline_ms - clock::now_ms(), Ttl::DAY.as_ms());
+    }
+}
+
+#[tokio::test]
+async fn l15_a_retry_of_a_task_that_has_ended_takes_no_place() {
+    let (broker, agent) = registered().await;
+    let request = || v1::BeginTaskRequest {
+        idempotency_key: "once".to_owned(),
+        ..agent.request(&["exec:git"])
+    };
+    let first = broker.begin(request(), &agent).await.unwrap();
+    let complete = v1::CompleteTaskRequest {
+        task_id: first.id,
+        outcome: 0,
+    };
+    let tasks = std::sync::Arc::clone(&broker.rooms.tasks);
+    tasks.complete(agent.peer.clone(), complete).await.unwrap();
+    assert_refused!(broker.begin(request(), &agent).await, Refusal::TaskDead(_));
+    assert_eq!(tasks_of(&broker, &agent).await, 0);
 }
 
 #[tokio::test]
