@@ -39,14 +39,16 @@ pub(super) struct Action {
     pub(super) done: bool,
     #[serde(default)]
     pub(super) lifted: bool,
-    /// Who works on it, and until when nobody else does.
+    /// The name of the broker that works on the action.
     #[serde(default)]
     pub(super) worker: String,
+    /// Until then nobody else works on the action, in milliseconds since the epoch.
     #[serde(default)]
     pub(super) worker_until_ms: i64,
 }
 
 impl Action {
+    /// An action of this moment, whose clean-up has not begun.
     pub(super) fn new(
         entry: EntryId,
         selector: Selector,
@@ -77,6 +79,7 @@ impl Action {
         }
     }
 
+    /// The name of the revocation, as callers see it.
     pub(super) fn name(&self) -> String {
         super::name(&self.entry)
     }
@@ -94,6 +97,7 @@ impl Action {
         Ok(true)
     }
 
+    /// The action as a message.
     pub(super) fn status(&self) -> v1::RevocationStatus {
         v1::RevocationStatus {
             revocation_id: self.name(),
@@ -116,6 +120,7 @@ impl Action {
 }
 
 impl Responses {
+    /// Opens an action that the store has under this name; refuses one that was changed there.
     pub(super) fn open_action(&self, name: &str, bytes: &[u8]) -> Result<Action, Refusal> {
         self.ledger.records.open(
             "action",
@@ -125,7 +130,7 @@ impl Responses {
         )
     }
 
-    /// An action with its bytes, for replacing it.
+    /// Reads an action; answers it with the stored bytes, which are needed to replace it.
     pub(super) async fn action(&self, name: &str) -> Result<Option<(Action, Vec<u8>)>, Refusal> {
         let Some(bytes) = self
             .ledger
@@ -139,7 +144,8 @@ impl Responses {
         Ok(Some((self.open_action(name, &bytes)?, bytes)))
     }
 
-    /// Writes an action if nobody else did meanwhile; answers its bytes.
+    /// Writes an action if the store still has `before`; answers the new bytes, or `None` if somebody
+    /// else wrote meanwhile.
     pub(super) async fn write_action(
         &self,
         action: &Action,

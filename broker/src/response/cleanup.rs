@@ -1,5 +1,5 @@
-//! What follows a revocation: counting what it killed, taking that off the lists, and seeing its
-//! leases go.
+//! The clean-up after a revocation: counting what the revocation killed, taking that off the lists,
+//! and seeing the leases go.
 //!
 //! None of this makes anything dead: the log does, at once. So it may be slow, and it goes on where
 //! it was when its broker dies: an action is a document that one broker works on at a time (T55).
@@ -20,11 +20,13 @@ use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
 
-/// How long a broker has an action to itself without saying that it is still at it.
+/// How long a broker has an action to itself without a sign of life, in milliseconds.
 const CLAIM_MS: i64 = 5_000;
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often rules are looked for that have no action, and how many of them are taken at a time.
+/// How often actions are looked for that another broker left.
+const ACTION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Rules without an action that are taken up at a time.
 const ADOPTED_TOGETHER: usize = 100;
+/// How often rules are looked for that have no action.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(60);
 /// Tasks reaped at a time: few, since calls are answered meanwhile.
 const REAPED_TOGETHER: usize = 4;
@@ -42,10 +44,12 @@ impl Responses {
                 Ok(()) => {}
                 Err(error) => tracing::debug!(%error, "clean-up"),
             }
-            let _ = tokio::time::timeout(LOOK_INTERVAL, self.new_action.notified()).await;
+            let _ = tokio::time::timeout(ACTION_CHECK_INTERVAL, self.new_action.notified()).await;
         }
     }
 
+    /// Takes every action that is free as far as it can go now; with `adopt`, makes actions for rules
+    /// that have none.
     async fn clean_up_once(self: &Arc<Self>, worker: &str, adopt: bool) -> Result<(), Refusal> {
         let now_ms = clock::now_ms();
         let mut known = HashSet::new();
@@ -66,6 +70,8 @@ impl Responses {
                     .replace_document(DocumentKind::Response, &name, Some(&bytes), None)
                     .await?;
             }
+            // An action whose entry is not in this broker's view yet has killed nothing that this
+            // broker could count.
             if action.done
                 || (action.worker_until_ms > now_ms && action.worker != worker)
                 || !self.ledger.log.view()?.is_in_log(&action.entry)
@@ -85,7 +91,8 @@ impl Responses {
         }
     }
 
-    /// Rules without an action: their broker died, or could not reach the store, just then.
+    /// Makes actions for rules that have none: the broker that appended the rule died, or could not
+    /// reach the store, just then.
     async fn adopt(&self, known: &HashSet<EntryId>) -> Result<(), Refusal> {
         let orphans: Vec<_> = {
             let view = self.ledger.log.view()?;
@@ -231,8 +238,8 @@ impl Responses {
         self.ledger.release(&task).await
     }
 
-    /// Says that it is still being worked on, if that was not said lately; answers whether it is
-    /// still ours.
+    /// Renews the claim on the action when half of it is over; answers whether the action is still
+    /// this broker's.
     async fn still_at(&self, action: &mut Action, bytes: &mut Vec<u8>) -> Result<bool, Refusal> {
         if action.worker_until_ms.saturating_sub(clock::now_ms()) > CLAIM_MS / 2 {
             return Ok(true);
@@ -240,6 +247,8 @@ impl Responses {
         self.progress(action, bytes).await
     }
 
+    /// Writes how far the action is, and renews the claim on it; answers whether the action is still
+    /// this broker's.
     async fn progress(&self, action: &mut Action, bytes: &mut Vec<u8>) -> Result<bool, Refusal> {
         action.worker_until_ms = clock::now_ms().saturating_add(CLAIM_MS);
         // A lift is the one thing that somebody else changes meanwhile.
@@ -258,7 +267,8 @@ impl Responses {
         Ok(false)
     }
 
-    /// Leases whose task was killed and that are still there, and why the last one that failed did.
+    /// Answers how many leases of killed tasks are still there, and why the last of them could not be
+    /// removed.
     async fn leases_killed_by(&self, query: &SurveyQuery) -> Result<(u64, String), Refusal> {
         let mut left = Vec::new();
         self.leases

@@ -1,4 +1,4 @@
-//! What responders see: tasks, leases, and how far a clean-up is.
+//! Lists for responders: tasks, leases, and how far a clean-up is.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use crate::refusal::Refusal;
 use crate::role::{Operator, Responder};
 use crate::wire::{spiffe_id, task_message};
 
-/// Tasks or leases in one list: at most, and if nothing is said.
+/// Most tasks or leases in one list.
 const MAX_LISTED: usize = 1000;
-const LISTED: usize = 100;
+/// Tasks or leases in a list whose caller names no limit.
+const DEFAULT_LISTED: usize = 100;
 
 impl Responses {
-    /// How far the clean-up after a revocation is.
+    /// Streams how far the clean-up after a revocation is.
     pub(crate) async fn watch_revocation(
         self: Arc<Self>,
         operator: Operator<Responder>,
@@ -52,7 +53,7 @@ impl Responses {
         Ok(receiver)
     }
 
-    /// Tasks that are on the lists.
+    /// Lists the tasks that have not ended, of one workload or of all.
     pub(crate) async fn list_tasks(
         self: Arc<Self>,
         _: Operator<Responder>,
@@ -79,7 +80,7 @@ impl Responses {
         Ok(v1::ListTasksResponse { tasks })
     }
 
-    /// One task, for as long as its record is kept.
+    /// Shows a task, for as long as its record is kept.
     pub(crate) async fn show_task(
         self: Arc<Self>,
         _: Operator<Responder>,
@@ -97,7 +98,7 @@ impl Responses {
         })
     }
 
-    /// Credentials in other systems that are still to be removed.
+    /// Lists the credentials in other systems that are still there, those that are due first.
     pub(crate) async fn list_leases(
         self: Arc<Self>,
         _: Operator<Responder>,
@@ -124,10 +125,10 @@ impl Responses {
     }
 }
 
-/// Reads the field `limit`.
+/// Reads the field `limit`; 0 asks for nothing in particular.
 fn listed(limit: u32) -> Result<usize, Refusal> {
     match usize::try_from(limit).unwrap_or(usize::MAX) {
-        0 => Ok(LISTED),
+        0 => Ok(DEFAULT_LISTED),
         limit if limit <= MAX_LISTED => Ok(limit),
         _ => Err(Refusal::invalid("limit", "at most 1000")),
     }

@@ -1,5 +1,5 @@
-//! What incident responders do: see what a selector matches, kill it, keep it from coming back, and
-//! see that it is gone.
+//! The use cases of incident responders: to see what a selector matches, to kill it, to keep it from
+//! coming back, and to see that it is gone.
 //!
 //! AC-49: a responder's calls need a line of the configuration and an SVID, never a token or a
 //! task, so no rule can lock one out.
@@ -30,12 +30,12 @@ use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use action::Action;
 
-/// How often a preview and a watch tell how far they are.
+/// How often a preview and a watch send how far they are.
 const TELL_INTERVAL: Duration = Duration::from_millis(250);
-/// Previews at a time: each is a walk over everything.
-const PREVIEWS: usize = 2;
+/// Most previews at a time: each is a walk over everything.
+const MAX_PREVIEWS: usize = 2;
 
-/// What a caller of a stream hears.
+/// The messages of a stream, the last of which may be a status that says why the stream ended.
 pub(crate) type Stream<T> = mpsc::Receiver<Result<T, Status>>;
 
 /// The room of responders.
@@ -62,13 +62,13 @@ impl Responses {
             leases,
             longest_task,
             new_action: Notify::new(),
-            preview_permits: Arc::new(Semaphore::new(PREVIEWS)),
+            preview_permits: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             refusals,
         }
     }
 
-    /// A rule that is the consequence of something else, such as the end of a registration. Answers
-    /// its name.
+    /// Revokes as the consequence of something else, such as the end of a registration. Answers the
+    /// name of the revocation.
     pub(crate) async fn revoke_for(
         &self,
         selector: Selector,

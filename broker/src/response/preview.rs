@@ -1,4 +1,4 @@
-//! What a selector matches now: a walk that changes nothing (AC-43).
+//! Counts what a selector matches now, by a walk that changes nothing (AC-43).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::refusal::Refusal;
 use crate::role::{Operator, Responder};
 use crate::wire::task_message;
 
-/// Samples in a preview.
-const SAMPLES: usize = 20;
-/// Workloads in a preview.
-const WORKLOADS: usize = 100;
-/// Workloads counted one by one in a preview (P12).
-const COUNTED: usize = 10_000;
+/// Most sample tasks in a preview.
+const MAX_SAMPLES: usize = 20;
+/// Most workloads that a preview names.
+const MAX_WORKLOADS: usize = 100;
+/// Most workloads that a preview counts one by one (P12).
+const MAX_COUNTED_WORKLOADS: usize = 10_000;
 
-/// What a preview has counted so far.
+/// The counts of a preview so far.
 #[derive(Default)]
 struct Tally {
     answer: v1::PreviewResponse,
@@ -33,6 +33,7 @@ struct Tally {
 }
 
 impl Tally {
+    /// Counts a match.
     fn add(&mut self, found: Match) {
         let tasks = u64::from(found.whole);
         let answer = &mut self.answer;
@@ -40,7 +41,8 @@ impl Tally {
         answer.tokens = answer.tokens.saturating_add(found.tokens);
         answer.leases = answer.leases.saturating_add(found.leases);
         let workload = &found.task.workload;
-        if self.by_workload.len() < COUNTED || self.by_workload.contains_key(workload) {
+        if self.by_workload.len() < MAX_COUNTED_WORKLOADS || self.by_workload.contains_key(workload)
+        {
             let count = self.by_workload.entry(workload.clone()).or_default();
             *count = (
                 count.0.saturating_add(tasks),
@@ -49,12 +51,12 @@ impl Tally {
         } else {
             answer.other_workloads = answer.other_workloads.saturating_add(1);
         }
-        if self.samples.len() < SAMPLES {
+        if self.samples.len() < MAX_SAMPLES {
             self.samples.push(found.task);
         }
     }
 
-    /// The answer's list of workloads: those with the most tokens first, the rest as a number.
+    /// Makes the answer's list of workloads: those with the most tokens first, the rest as a number.
     fn finish_workloads(&mut self) {
         let mut workloads: Vec<_> = self
             .by_workload
@@ -68,30 +70,30 @@ impl Tally {
         workloads.sort_by(|a, b| {
             (b.tokens, b.tasks, &a.spiffe_id).cmp(&(a.tokens, a.tasks, &b.spiffe_id))
         });
-        let left_out = workloads.len().saturating_sub(WORKLOADS);
+        let left_out = workloads.len().saturating_sub(MAX_WORKLOADS);
         self.answer.other_workloads = self
             .answer
             .other_workloads
             .saturating_add(u64::try_from(left_out).unwrap_or(0));
-        workloads.truncate(WORKLOADS);
+        workloads.truncate(MAX_WORKLOADS);
         self.answer.workloads = workloads;
     }
 }
 
 impl Responses {
-    /// Says what a selector matches now. Changes nothing (AC-43).
+    /// Streams how much a selector matches now. Changes nothing (AC-43).
     pub(crate) async fn preview(
         self: Arc<Self>,
         operator: Operator<Responder>,
         request: v1::PreviewRequest,
     ) -> Result<Stream<v1::PreviewResponse>, Refusal> {
         let selector = selector::read(request.selector, clock::now_ms())?;
-        let place = Arc::clone(&self.preview_permits)
+        let permit = Arc::clone(&self.preview_permits)
             .try_acquire_owned()
             .map_err(|_| Refusal::RateLimit)?;
         let (answers, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
-            let _place = place;
+            let _permit = permit;
             if let Err(refusal) = self.count(selector, &answers).await {
                 let status = self
                     .refusals
@@ -102,7 +104,7 @@ impl Responses {
         Ok(receiver)
     }
 
-    /// Counts what matches, and tells how far it is; the last message is marked as done.
+    /// Counts what matches, and sends the counts now and then; the last message is marked as done.
     async fn count(
         self: &Arc<Self>,
         selector: Selector,

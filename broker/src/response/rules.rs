@@ -20,7 +20,7 @@ use crate::wire::idempotency_key;
 const MAX_REASON: usize = 4096;
 
 impl Responses {
-    /// Puts a rule in force. What was never seen is remembered all the same (AC-48).
+    /// Puts a rule in force, also one about names that were never seen (AC-48).
     pub(crate) async fn revoke(
         self: Arc<Self>,
         operator: Operator<Responder>,
@@ -41,6 +41,7 @@ impl Responses {
             key.as_bytes(),
         ]));
         let (event, until_ms) = self.event_for(&selector, effect).await?;
+        // A retry has the name of the first attempt, and only waits until that is in force.
         let before = self
             .ledger
             .log
@@ -73,8 +74,8 @@ impl Responses {
         })
     }
 
-    /// The entry of the log that a selector and an effect ask for, and until when it is remembered,
-    /// in milliseconds since the epoch. A single task simply ends.
+    /// Answers the event that a selector and an effect ask for, and until when it is remembered, in
+    /// milliseconds since the epoch. The event of a single task is that the task ends.
     async fn event_for(
         &self,
         selector: &Selector,
@@ -133,6 +134,7 @@ impl Responses {
                 )
                 .await?;
         }
+        // Clean-up writes the same document, so the mark is set on whatever it wrote last.
         if let Some((mut action, mut bytes)) = action {
             while !action.lifted {
                 action.lifted = true;
@@ -148,7 +150,7 @@ impl Responses {
         Ok(v1::LiftResponse {})
     }
 
-    /// Rules that stand.
+    /// Lists the rules that are in force.
     pub(crate) async fn list_rules(
         self: Arc<Self>,
         _: Operator<Responder>,
@@ -177,7 +179,7 @@ impl Responses {
     }
 }
 
-/// Reads the field `reason`.
+/// Reads the field `reason`, which must say something.
 fn reason_of(reason: String) -> Result<String, Refusal> {
     if reason.trim().is_empty() || reason.len() > MAX_REASON {
         return Err(Refusal::invalid(

@@ -1,4 +1,4 @@
-//! Selectors on the wire and in the domain.
+//! Selectors of messages as selectors of the domain, and the reverse.
 
 use sundew_attestation::spiffe::TrustDomain;
 use sundew_core::{Credential, Effect, Scope, Selector, TaskId, TokenId};
@@ -7,6 +7,7 @@ use sundew_proto::v1;
 use crate::refusal::Refusal;
 use crate::wire::spiffe_id;
 
+/// Reads a field that may be empty, which is `None`.
 fn given<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, Refusal>,
@@ -75,7 +76,8 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
     Ok(selector)
 }
 
-/// As `openssl x509 -serial` and others print it: colons, capitals and leading zeros do not matter.
+/// Brings a serial number to one spelling, whatever program printed it (`openssl x509 -serial` and
+/// others): colons, capitals and leading zeros do not matter.
 fn serial(text: &str) -> String {
     let digits: String = text
         .chars()
@@ -90,7 +92,7 @@ fn serial(text: &str) -> String {
     }
 }
 
-/// A selector as callers see it.
+/// A selector as a message.
 pub(super) fn message(selector: &Selector) -> v1::Selector {
     fn text(value: Option<&impl ToString>) -> String {
         value.map(ToString::to_string).unwrap_or_default()
@@ -113,6 +115,7 @@ pub(super) fn message(selector: &Selector) -> v1::Selector {
     }
 }
 
+/// Reads the field `effect`; unspecified is to revoke.
 pub(super) fn read_effect(value: i32) -> Result<Effect, Refusal> {
     match v1::Effect::try_from(value) {
         Ok(v1::Effect::Unspecified | v1::Effect::Revoke) => Ok(Effect::Revoke),
@@ -122,6 +125,7 @@ pub(super) fn read_effect(value: i32) -> Result<Effect, Refusal> {
     }
 }
 
+/// An effect as a message.
 pub(super) fn effect_message(effect: Effect) -> v1::Effect {
     match effect {
         Effect::Revoke => v1::Effect::Revoke,

@@ -1,6 +1,6 @@
-//! A walk over live tasks and tokens, in small steps: what a preview counts and what a clean-up
-//! works through. Over all of them, or where the selector names a workload or a task, over those
-//! and what was delegated from them.
+//! A walk over tasks and tokens, in small steps: a preview counts what it finds, and a clean-up works
+//! through it. The walk is over all tasks; where the selector names a workload or a task, it is over
+//! the named tasks and those that were delegated from them.
 //!
 //! P12: one walk holds the names of the tasks it has seen (16 bytes each, since a page may repeat
 //! some) and a bounded table of counts.
@@ -14,48 +14,52 @@ use tokio::task::JoinSet;
 use super::Responses;
 use crate::refusal::Refusal;
 
-/// Tasks looked at together.
-const TOGETHER: usize = 16;
+/// Tasks that are looked at together.
+const TASKS_TOGETHER: usize = 16;
 
-/// What is looked for: what matches the selector, alive, or killed by this entry: dead, and alive
-/// if it were not for it.
+/// The question that a survey answers. Without `killed_by`, it finds the tasks and tokens that are
+/// alive and match the selector. With `killed_by`, it finds those that are dead and would be alive
+/// without that entry of the log.
 #[derive(Clone)]
 pub(super) struct SurveyQuery {
     pub(super) selector: Arc<Selector>,
     pub(super) killed_by: Option<EntryId>,
-    /// Times are looked at as of then, in milliseconds since the epoch.
+    /// The time at which expiry is judged, in milliseconds since the epoch.
     pub(super) at_ms: i64,
-    /// Only tasks that are query as a whole, and nothing that is in them is counted.
+    /// Whether only tasks are looked for that match as a whole; their tokens and leases are not
+    /// counted then.
     pub(super) whole: bool,
 }
 
-/// A task of which something is query.
+/// A task that matches, as a whole or by some of its tokens.
 pub(super) struct Match {
     pub(super) task: Arc<KnownTask>,
-    /// Whether the task itself is, and so everything in it.
+    /// Whether the task itself matches, and so everything in it.
     pub(super) whole: bool,
-    /// How many of its live tokens are.
+    /// The number of tokens of the task that match.
     pub(super) tokens: u64,
-    /// How many credentials in other systems it has had.
+    /// The number of leases that the task has had.
     pub(super) leases: u64,
 }
 
-/// The walk.
+/// A walk that is under way.
 pub(super) struct Survey {
     room: Arc<Responses>,
     query: SurveyQuery,
-    /// Whether there are pages of all tasks to come, and from where.
+    /// The cursor of the next page of all tasks.
     from: u64,
+    /// Tasks that were found and not looked at yet.
     left: Vec<TaskId>,
-    /// What was delegated from a hit is looked at too; a walk over everything comes to it by
-    /// itself.
+    /// Whether tasks that were delegated from a match are looked at too; a walk over everything comes
+    /// to them by itself.
     follow: bool,
     seen: HashSet<TaskId>,
+    /// Whether there are no more pages of tasks.
     ended: bool,
 }
 
 impl Survey {
-    /// From the beginning.
+    /// A walk at its beginning.
     pub(super) async fn new(room: &Arc<Responses>, query: SurveyQuery) -> Result<Self, Refusal> {
         let (store, selector) = (room.ledger.records.store(), &query.selector);
         let some = match (selector.task.or(selector.task_tree), &selector.workload) {
@@ -81,12 +85,12 @@ impl Survey {
         })
     }
 
-    /// How many tasks were looked at.
+    /// The number of tasks that were looked at.
     pub(super) fn looked_at(&self) -> u64 {
         u64::try_from(self.seen.len().saturating_sub(self.left.len())).unwrap_or(u64::MAX)
     }
 
-    /// The next few matches; `None` at the end.
+    /// Goes on with the walk. Answers the next few matches, which may be none; `None` is the end.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Match>>, Refusal> {
         while self.left.is_empty() {
             if self.ended {
@@ -108,7 +112,7 @@ impl Survey {
         }
         let some = self
             .left
-            .split_off(self.left.len().saturating_sub(TOGETHER));
+            .split_off(self.left.len().saturating_sub(TASKS_TOGETHER));
         let mut looks = JoinSet::new();
         for task in some {
             looks.spawn(look(Arc::clone(&self.room), self.query.clone(), task));
@@ -117,6 +121,7 @@ impl Survey {
         while let Some(look) = looks.join_next().await {
             matches.extend(look.map_err(|_| Refusal::Internal("a survey panicked"))??);
         }
+        // What was delegated from a task ends with it, whatever workload it is of.
         if self.follow {
             for found in matches.iter().filter(|found| found.whole) {
                 let children = self
@@ -135,7 +140,7 @@ impl Survey {
 }
 
 impl SurveyQuery {
-    /// Whether a task as a whole is query, and whether tokens in it may be.
+    /// Says whether a task matches as a whole, and whether tokens in it may match.
     pub(super) fn task(&self, view: &View, task: &KnownTask) -> (bool, bool) {
         if view.task_liveness_without(task, self.at_ms, self.killed_by) != Liveness::Alive {
             return (false, false);
@@ -150,6 +155,7 @@ impl SurveyQuery {
         (whole, whole || self.selector.is_about_tokens())
     }
 
+    /// Says whether a token matches; `whole` is whether its task does.
     fn token(&self, view: &View, token: &KnownToken, whole: bool) -> bool {
         view.token_liveness_without(token, self.at_ms, self.killed_by) == Liveness::Alive
             && match self.killed_by {
@@ -159,6 +165,7 @@ impl SurveyQuery {
     }
 }
 
+/// Looks at one task and its tokens. Answers nothing if nothing matches, or if the task is forgotten.
 async fn look(
     room: Arc<Responses>,
     query: SurveyQuery,
@@ -179,6 +186,7 @@ async fn look(
             leases: 0,
         }));
     }
+    // A page may repeat tokens of the page before, so names are counted once.
     let (mut tokens, mut from, mut seen) = (0_u64, 0, HashSet::new());
     loop {
         let page = room.ledger.records.store().tokens(id, from).await?;
@@ -198,6 +206,7 @@ async fn look(
         if from == 0 {
             break;
         }
+        // A task with very many tokens must not hold up calls.
         tokio::task::yield_now().await;
     }
     let leases = if whole && !room.leases.engines().is_empty() {

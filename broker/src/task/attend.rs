@@ -20,13 +20,14 @@ use crate::records::Task;
 use crate::refusal::Refusal;
 use crate::wire;
 
+/// The name of the RPC, for refusals.
 const RPC: &str = "Attend";
-/// How long a stream may be open without saying which task it is about.
-const START_WITHIN: Duration = Duration::from_secs(10);
-/// Deadlines are not in the log; they are looked at this often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest time between the opening of a stream and its first message, which names the task.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time between two looks at deadlines, which are not in the log.
+const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the caller hears.
+/// The messages to the caller, the last of which may be a status that says why the stream ended.
 pub(crate) type Answers = mpsc::Receiver<Result<v1::AttendResponse, Status>>;
 
 impl Tasks {
@@ -36,7 +37,7 @@ impl Tasks {
         peer: Arc<Peer>,
         mut asked: Streaming<v1::AttendRequest>,
     ) -> Result<Answers, Refusal> {
-        let first = tokio::time::timeout(START_WITHIN, asked.message()).await;
+        let first = tokio::time::timeout(START_TIMEOUT, asked.message()).await;
         let Ok(Ok(Some(v1::AttendRequest {
             request: Some(Asked::Start(start)),
         }))) = first
@@ -66,6 +67,7 @@ impl Tasks {
         Ok(receiver)
     }
 
+    /// Serves a stream until the task has ended, the caller is gone, or the caller is refused.
     async fn follow(
         &self,
         peer: &Peer,
@@ -79,6 +81,7 @@ impl Tasks {
         let mut heard = clock::monotonic();
         let mut told_suspended = false;
         loop {
+            // Waited for before the look: an entry that comes between the two is not missed.
             let news = attending.news.notified();
             match self.news_of(task)? {
                 News::Ended(outcome) => {
@@ -119,7 +122,7 @@ impl Tasks {
             }
             tokio::select! {
                 () = news => {}
-                () = tokio::time::sleep(LOOK_EVERY.min(grace / 4)) => {}
+                () = tokio::time::sleep(DEADLINE_CHECK_INTERVAL.min(grace / 4)) => {}
                 () = answers.closed() => return Ok(()),
                 message = asked.message() => match message {
                     Ok(Some(message)) => {
@@ -132,6 +135,7 @@ impl Tasks {
         }
     }
 
+    /// Says what the log has of a task, for its stream.
     fn news_of(&self, task: &Task) -> Result<News, Refusal> {
         // A view that is stale for a moment is no reason to drop the stream; nothing is answered
         // from it.
@@ -145,6 +149,7 @@ impl Tasks {
         })
     }
 
+    /// Takes a message of the caller.
     async fn hear(
         &self,
         peer: &Peer,
@@ -197,12 +202,14 @@ impl Tasks {
     }
 }
 
+/// The state of a task, as its stream tells it.
 enum News {
     Alive,
     Suspended,
     Ended(v1::Outcome),
 }
 
+/// An event as a message of the stream.
 fn told(event: Told) -> v1::AttendResponse {
     v1::AttendResponse { event: Some(event) }
 }

@@ -17,11 +17,13 @@ pub(crate) struct Attendance {
     attended: Mutex<TaskTreeIndex<Attended>>,
 }
 
+/// An attended task.
 struct Attended {
+    /// The number of open streams.
     streams: usize,
     grace_ms: i64,
     deadline_ms: i64,
-    /// When the store was last told of it.
+    /// When the store last got a report of the task.
     reported_at: Option<Instant>,
     news: Arc<Notify>,
 }
@@ -70,15 +72,15 @@ impl Attendance {
         }
     }
 
-    /// Whether a task has a stream at this broker.
+    /// Says whether a task has a stream at this broker.
     pub(super) fn is_attended(&self, task: &TaskId) -> bool {
         self.lock().get(task).is_some()
     }
 
-    /// The reports that the store is to have now: of tasks whose last report is older than a third
-    /// of their grace, with the time at which each is due if nothing more is reported, in
-    /// milliseconds since the epoch. Each stays due until [`reported`](Self::reported) says that
-    /// the store has it (L12).
+    /// Answers the tasks that the store must get a report of now, because the last report is older
+    /// than a third of their grace. With each comes the time at which the task is due if no other
+    /// report follows, in milliseconds since the epoch. A task stays in the answer until
+    /// [`reported`](Self::reported) says that the store has its report (L12).
     pub(super) fn due_reports(&self, now_ms: i64) -> Vec<(TaskId, i64)> {
         let mut due = Vec::new();
         for (task, entry) in self.lock().iter() {

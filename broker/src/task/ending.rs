@@ -6,8 +6,8 @@ use crate::journal;
 use crate::ledger::Ledger;
 use crate::refusal::Refusal;
 
-/// Ends a task, and answers the one outcome that it has: the one asked for, or an earlier one.
-/// `actor` is who asked; without one it was the broker.
+/// Ends a task, and answers the one outcome that the task has: `outcome`, or that of an earlier
+/// ending. `actor` is who asked; `None` is the broker itself.
 pub(super) async fn end_task(
     ledger: &Ledger,
     task: &KnownTask,

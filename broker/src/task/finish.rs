@@ -46,7 +46,7 @@ impl Tasks {
             (Liveness::Alive, _) => {
                 ending::end_task(&self.ledger, &task, asked, Some(peer.id().as_str())).await?
             }
-            // The clean-up after a rule puts it on the record, once.
+            // The clean-up after a rule puts the end of the task on the record, once.
             (Liveness::Dead(Cause::Revoked), Some(by)) => {
                 self.ledger.log.confirm(by).await?;
                 Outcome::Revoked
@@ -60,7 +60,7 @@ impl Tasks {
         })
     }
 
-    /// Kills a task's tokens until it is resumed.
+    /// Suspends a task: its tokens are dead, and it gets none until it is resumed.
     pub(crate) async fn suspend(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -90,13 +90,14 @@ impl Tasks {
         Ok(v1::SuspendTaskResponse {})
     }
 
-    /// Revives a suspended task on fresh evidence, with a fresh token. The old ones stay dead
-    /// (AC-37).
+    /// Revives a suspended task on fresh evidence, with a fresh token. Tokens of the time before stay
+    /// dead (AC-37).
     pub(crate) async fn resume(
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: v1::ResumeTaskRequest,
     ) -> Result<v1::ResumeTaskResponse, Refusal> {
+        // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = peer.channel().consume(&request.nonce);
         let key = format!("resume:{}", idempotency_key(request.idempotency_key)?);
         if !challenged {
@@ -117,6 +118,7 @@ impl Tasks {
                 BindingPurpose::ResumeTask,
             )
             .await?;
+        // A task that runs already is not resumed again: this is a retry, which gets its token.
         let mut position = self.ledger.log.view()?.applied().0;
         if suspended {
             let record = journal::record("task_resumed")
@@ -132,7 +134,7 @@ impl Tasks {
                 )
                 .await?;
         }
-        // P3: a token on evidence that ends soon ends then.
+        // P3: a token does not outlive the evidence that it rests on.
         let left = attested
             .not_after_ms()
             .map(|end| end.saturating_sub(clock::now_ms()));

@@ -14,11 +14,12 @@ use crate::records::Task;
 use crate::refusal::Refusal;
 use crate::wire::{self, idempotency_key};
 
-/// What a new token shall be.
+/// The properties of a token that is to be minted.
 pub(super) struct TokenSpec {
     pub(super) request: TokenRequest,
-    /// Names the token within its task; a retry with the same name gets the same token.
+    /// The name of the token within its task; a retry with the same name gets the same token.
     pub(super) key: String,
+    /// The digest of what is asked: a name is good for one request.
     pub(super) digest: [u8; 32],
 }
 
@@ -61,6 +62,8 @@ impl Tasks {
         })
     }
 
+    /// Mints a token of a task. `position` is that of the view on which the task was found usable, and
+    /// `event` the name of the record.
     pub(super) async fn mint_within(
         &self,
         peer: &Peer,
@@ -95,6 +98,7 @@ impl Tasks {
             &wanted.digest,
         );
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
+        // AC-4A: looked at before anything is written, and again before anything is answered.
         self.ledger.require_not_quarantined(&token)?;
         let record = journal::record(event)
             .with("task", token.task().id)

@@ -90,7 +90,7 @@ impl Tasks {
             .await?
             .ok_or(Refusal::NotFound("task"))?;
         if !acts_for(peer, &task) && task.workload == *peer.id() {
-            // It may have been moved to this certificate at another broker.
+            // The task may have been moved to this certificate at another broker.
             task = self
                 .ledger
                 .records
@@ -106,8 +106,8 @@ impl Tasks {
         }
     }
 
-    /// The one token that a task has for an idempotency key: derived, so that a retry gets the same
-    /// token and nothing is stored.
+    /// Answers the one token that a task has for an idempotency key. The token is derived, so that a
+    /// retry gets the same token and nothing is stored.
     fn credential(&self, task: TaskId, key: &str, certificate: &[u8; 32]) -> Credential {
         Credential::new(
             task,
@@ -118,7 +118,7 @@ impl Tasks {
     }
 }
 
-/// What a workload shows for a task of its own.
+/// The evidence that a workload presents for a task of its own, and what it must be bound to.
 fn presentation<'a>(
     workload: &'a Arc<WorkloadRecord>,
     peer: &'a Peer,
@@ -136,13 +136,14 @@ fn presentation<'a>(
     }
 }
 
+/// Says whether the peer's certificate is the one that the task is bound to, or was moved to.
 fn acts_for(peer: &Peer, task: &Task) -> bool {
     let own = peer.svid().thumbprint();
     task.workload == *peer.id() && (task.certificate == *own || task.rotated_to.contains(own))
 }
 
-/// A token of a task, as a permit allows it to this peer; `position` is that of the view on which
-/// it was decided.
+/// The record of a token, as a permit allows it to this peer; `position` is that of the view on which
+/// the permit was decided.
 fn new_token(
     peer: &Peer,
     permit: &Permit,
@@ -167,8 +168,8 @@ fn new_token(
     }
 }
 
-/// What a request asks, so that an idempotency key is not used for two of them. Injective: each
-/// text counts with its length.
+/// The digest of what a request asks, so that an idempotency key is not used for two requests. Each
+/// text counts with its length, so that different texts never join to one input.
 fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for text in texts {
@@ -183,7 +184,7 @@ fn request_digest(texts: &[&String], numbers: &[i64]) -> [u8; 32] {
     out
 }
 
-/// A list as records have it.
+/// A list as records have it, with spaces between.
 fn join_spaces(list: &[impl ToString]) -> String {
     list.iter()
         .map(ToString::to_string)
@@ -191,6 +192,7 @@ fn join_spaces(list: &[impl ToString]) -> String {
         .join(" ")
 }
 
+/// A new token as a message: the one time that the token itself leaves the broker.
 fn token_message(record: &TokenRecord, credential: &Credential) -> v1::Token {
     v1::Token {
         token: credential.expose().to_string(),

@@ -1,8 +1,9 @@
-//! Proving anew: a task whose registration wants it shows fresh evidence every so often.
+//! Proving anew: where a registration asks for it, a running task shows fresh evidence every so
+//! often.
 //!
-//! P1, P5: one that cannot is suspended when it is due, and ended after as long again. When it was
-//! last proven is in a ticket that any broker can read and that an agent cannot make: closing a
-//! stream and opening another, here or elsewhere, gains nothing.
+//! P1, P5: a task that does not is suspended when the evidence is due, and ended after as long again.
+//! The time of the last proof is in a ticket that any broker can read and that an agent cannot make:
+//! closing a stream and opening another, here or elsewhere, gains nothing.
 
 use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::{Event, Outcome};
@@ -17,17 +18,19 @@ use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
 
-/// Evidence is asked for this long before it is due at most, in milliseconds.
+/// Longest time between the request for evidence and the time when it is due, in milliseconds.
 const LEAD_MS: i64 = 30_000;
 
-/// When the task of a stream was last proven, as far as the stream knows.
+/// The last proof of a task, as far as its stream knows.
 pub(super) struct Proof {
+    /// When the task was proven, in milliseconds since the epoch.
     at_ms: i64,
+    /// Whether the agent was asked for the next proof.
     wanted: bool,
 }
 
 impl Proof {
-    /// Proven just now.
+    /// Notes that the task was proven just now.
     pub(super) fn renew(&mut self) {
         *self = Self {
             at_ms: clock::now_ms(),
@@ -37,7 +40,7 @@ impl Proof {
 }
 
 impl Tasks {
-    /// What a ticket says; without one, the task was proven when it was begun.
+    /// Reads a ticket. Without a ticket, the task was last proven when it was begun.
     pub(super) fn proof(&self, task: &Task, ticket: &[u8]) -> Result<Proof, Refusal> {
         let at_ms = match ticket {
             [] => task.created_at_ms,
@@ -55,7 +58,7 @@ impl Tasks {
         })
     }
 
-    /// A ticket that says that the task was proven now.
+    /// Makes a ticket that says that the task was proven now.
     pub(super) fn proof_ticket(&self, task: &Task) -> Vec<u8> {
         self.ledger.root().tag(
             &[b"proof", task.id.as_bytes()],
@@ -63,7 +66,8 @@ impl Tasks {
         )
     }
 
-    /// Looks whether evidence is due; answers what to ask the agent, if there is something to ask.
+    /// Looks whether evidence is due: suspends or ends a task that is late. Answers the request for
+    /// evidence if the agent is to get one now.
     pub(super) async fn look_at_proof(
         &self,
         peer: &Peer,
@@ -100,14 +104,15 @@ impl Tasks {
         Ok(None)
     }
 
-    /// Takes fresh evidence for a running task. One that is not good enough suspends it at once:
-    /// something has changed for the worse.
+    /// Takes fresh evidence for a running task; answers whether it was good enough. Evidence that is
+    /// not suspends the task at once: something has changed for the worse.
     pub(super) async fn prove(
         &self,
         peer: &Peer,
         task: &Task,
         prove: v1::Prove,
     ) -> Result<bool, Refusal> {
+        // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = peer.channel().consume(&prove.nonce);
         self.ledger.require_usable(task)?;
         let result = if challenged {
@@ -150,9 +155,9 @@ impl Tasks {
         }
     }
 
-    /// Evidence for a task that there is: good enough for the registration of now, and about the
-    /// same as what the task was begun on, so that what is withdrawn or revoked by a claim
-    /// still finds it.
+    /// Takes evidence for a task that has begun. It must be good enough for the present registration,
+    /// and have the claims that the task was begun on, so that a rule about a claim still finds the
+    /// task.
     pub(super) async fn attest_again(
         &self,
         peer: &Peer,
@@ -187,6 +192,7 @@ impl Tasks {
         }
     }
 
+    /// Suspends a task for want of evidence.
     async fn suspend_unproven(&self, task: &Task, reason: &str) -> Result<(), Refusal> {
         let record = journal::record("task_suspended")
             .with("task", task.id)

@@ -17,14 +17,14 @@ use crate::records::Task;
 use crate::refusal::Refusal;
 
 impl Tasks {
-    /// Hands out a secret.
+    /// Hands out a secret: one that is stored, or one that an engine makes for the task.
     pub(crate) async fn secret(
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: v1::GetSecretRequest,
     ) -> Result<v1::GetSecretResponse, Refusal> {
         let scope = Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
-        // The nonce is gone from here on, whatever else is wrong.
+        // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = !request.nonce.is_empty() && peer.channel().consume(&request.nonce);
         let task = self.own_task(&peer, &request.task_id).await?;
         self.ledger.require_usable(&task)?;
@@ -63,7 +63,7 @@ impl Tasks {
             self.secrets.read(&request.name).await?
         };
         if made.is_none() && stored.is_none() {
-            // An engine that was put at another broker just now.
+            // The engine may have been put at another broker just now.
             self.leases.reload_engines().await?;
             made = self.leases.engine_of(&request.name);
         }
@@ -85,8 +85,8 @@ impl Tasks {
             .with("version", stored.version)
             .with_some("evidence", evidence)
             .with("registration", &workload.version);
-        // P10: on the record before it leaves; P5: and only if the task is still good after all
-        // that waiting.
+        // P10: the secret is on the record before it leaves. P5: it leaves only if the task is still
+        // good after all that waiting.
         self.ledger.journal.write(record).await?;
         self.ledger.require_usable(&task)?;
         Ok(v1::GetSecretResponse {
@@ -97,7 +97,7 @@ impl Tasks {
         })
     }
 
-    /// A secret that is made for this task, and removed at its source when the task ends.
+    /// Hands out a secret that is made for this task, and removed at its target when the task ends.
     async fn made_secret(
         &self,
         task: &Task,
@@ -116,7 +116,7 @@ impl Tasks {
             .write(record.with("lease", LeaseRecord::id(self.ledger.root(), task.id, name)))
             .await?;
         let lease = self.leases.lease(&task.known, name, engine, role).await?;
-        // What was made for a task that ended meanwhile is due, and is nobody's.
+        // If the task ended meanwhile, its lease is due, and nobody gets the credential.
         self.ledger.require_usable(task)?;
         Ok(v1::GetSecretResponse {
             value: lease.url.clone().into_bytes(),

@@ -1,8 +1,8 @@
-//! Ending what nobody ends: a task past its deadline expires, and one that nobody attends is
-//! abandoned (P5).
+//! Ending tasks that nobody ends: a task past its deadline expires, and a task that nobody attends
+//! is abandoned (P5).
 //!
-//! Every broker sweeps the store's list of what is due. That two brokers end the same task gives
-//! one outcome, the log's first.
+//! Every broker sweeps the store's list of due tasks. When two brokers end one task, the task has
+//! one outcome: the first in the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,18 @@ use super::{Tasks, ending};
 use crate::clock;
 use crate::refusal::Refusal;
 
+/// How often due tasks are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// How often it is looked whether the store is to be told of attended tasks: a third of the
-/// shortest grace, which is one second, and less.
+/// How often it is looked whether reports on attended tasks are due: somewhat less than a third of
+/// the shortest grace, which is one second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
-/// Due tasks looked at in one sweep.
-const DUE_TOGETHER: usize = 256;
-/// A task that a rule killed is looked at again after this long, in milliseconds.
-const REVOKED_AGAIN_MS: i64 = 30_000;
+/// Most tasks that one sweep ends.
+const MAX_SWEPT: usize = 256;
+/// Time after which a task that a rule killed is looked at again, in milliseconds.
+const REVOKED_CHECK_MS: i64 = 30_000;
 
 impl Tasks {
-    /// Tells the store which tasks are attended here, for as long as it is polled.
+    /// Reports to the store which tasks are attended here, for as long as it is polled.
     pub(crate) async fn report_attendance(self: Arc<Self>) {
         loop {
             tokio::time::sleep(REPORT_INTERVAL).await;
@@ -46,7 +47,7 @@ impl Tasks {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let store = self.ledger.records.store();
-            let due = match store.due(clock::now_ms(), DUE_TOGETHER).await {
+            let due = match store.due(clock::now_ms(), MAX_SWEPT).await {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::debug!(%error, "sweep");
@@ -61,6 +62,7 @@ impl Tasks {
         }
     }
 
+    /// Ends a task that is due, unless the task is attended here or its end is another's business.
     async fn end_due(&self, id: TaskId) -> Result<(), Refusal> {
         let store = self.ledger.records.store();
         let Some(task) = self.ledger.records.task(id).await? else {
@@ -78,7 +80,7 @@ impl Tasks {
             // The clean-up after the rule counts it, takes it off the lists and puts it on the
             // record.
             Liveness::Dead(Cause::Revoked) => {
-                return Ok(look_again_after(REVOKED_AGAIN_MS).await?);
+                return Ok(look_again_after(REVOKED_CHECK_MS).await?);
             }
             Liveness::Dead(cause) => cause.outcome(),
             Liveness::Alive => {
