@@ -1,7 +1,7 @@
 //! The embedded CA: X.509-SVIDs and JWT-SVIDs for registered workloads, for those without SPIRE.
 //!
 //! The CA's keys are kept in the store, sealed under the root key, so that several brokers are one
-//! CA. P1: whom to issue to is decided by the callers; a CSR contributes its key and nothing else.
+//! CA. P1: callers decide for whom an SVID is issued; a CSR contributes its key and nothing else.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -24,7 +24,7 @@ const BACKDATE_MS: i64 = 30_000;
 /// How long the CA's own certificate lives, in milliseconds: ten years.
 const CA_LIFE_MS: i64 = 3650 * 24 * 3_600_000;
 
-/// Why the CA could not do it.
+/// Why the CA could not be opened, or could not issue.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// A CSR that is none, or whose key is not taken.
@@ -33,21 +33,21 @@ pub enum CaError {
     /// Making a certificate failed.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// Its own certificate is not usable.
+    /// The CA's own certificate is not usable.
     #[error("CA certificate: {0}")]
     Own(#[from] BundleError),
-    /// Its own JWT key is not usable.
+    /// The CA's own JWT key is not usable.
     #[error("JWT key: {0}")]
     Jwt(#[from] JwsError),
     /// The CA's key does not open: another root key?
     #[error("CA key: {0}")]
     Seal(#[from] SealError),
-    /// The store.
+    /// The store failed.
     #[error("store: {0}")]
     Store(#[from] StoreError),
 }
 
-/// See the module.
+/// The CA of a trust domain, with its keys.
 pub struct Ca {
     trust_domain: TrustDomain,
     certificate: CertificateDer<'static>,
@@ -62,13 +62,16 @@ pub struct IssuedSvid {
     pub chain: Vec<CertificateDer<'static>>,
     /// The roots in DER.
     pub bundle: Vec<CertificateDer<'static>>,
-    /// When it ends, in milliseconds since the epoch.
+    /// When the SVID ends, in milliseconds since the epoch.
     pub not_after_ms: i64,
 }
 
+/// The CA as the store has it, sealed.
 #[derive(Deserialize, Serialize)]
 struct Stored {
+    /// DER.
     certificate: Vec<u8>,
+    /// PKCS#8 DER.
     key: Vec<u8>,
 }
 
@@ -109,19 +112,19 @@ impl Ca {
         })
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// How long its SVIDs live.
+    /// The life of SVIDs of the CA.
     #[must_use]
     pub fn ttl(&self) -> Ttl {
         self.ttl
     }
 
-    /// The trust bundle that verifies what it issues.
+    /// The trust bundle that verifies SVIDs of the CA.
     pub fn bundle(&self) -> Result<TrustBundle, CaError> {
         let jwt = Some(self.jwt.bundle()?);
         Ok(
@@ -130,13 +133,13 @@ impl Ca {
         )
     }
 
-    /// A JWT-SVID.
+    /// Issues a JWT-SVID for this audience.
     pub fn issue_jwt(&self, id: &SpiffeId, audience: &[String]) -> Result<IssuedJwt, CaError> {
         Ok(self.jwt.issue(id, audience, clock::now_ms(), self.ttl)?)
     }
 
-    /// The SubjectPublicKeyInfo of a CSR's key, in DER. The CSR's signature is verified: whoever
-    /// made it has the key.
+    /// Reads the key of a CSR (PKCS#10, DER); answers its SubjectPublicKeyInfo, in DER. The signature
+    /// of the CSR is verified, so its maker has the key.
     pub fn public_key_of(csr: &[u8]) -> Result<Vec<u8>, CaError> {
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
@@ -144,7 +147,7 @@ impl Ca {
         Ok(request.public_key.subject_public_key_info())
     }
 
-    /// An SVID for the key of a CSR (PKCS#10, DER). Everything else in the CSR is ignored.
+    /// Issues an SVID for the key of a CSR (PKCS#10, DER). Everything else in the CSR is ignored.
     pub fn issue_for_csr(&self, id: &SpiffeId, csr: &[u8]) -> Result<IssuedSvid, CaError> {
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
@@ -152,7 +155,7 @@ impl Ca {
         self.issue(id, &request.public_key)
     }
 
-    /// An SVID with a new key, the key in PKCS#8 DER.
+    /// Issues an SVID with a new key; answers the key in PKCS#8 DER.
     pub fn issue_with_key(&self, id: &SpiffeId) -> Result<(IssuedSvid, SecretBytes), CaError> {
         let key = KeyPair::generate()?;
         Ok((self.issue(id, &key)?, SecretBytes::new(key.serialize_der())))
@@ -189,8 +192,8 @@ impl Ca {
     }
 }
 
-/// What the store has under a name, opened; or something new, unless another broker is quicker:
-/// then its is what counts.
+/// Opens the secret that the store has under a name. If there is none, puts a new one there; if another
+/// broker is quicker, its secret counts.
 async fn sealed(
     store: &dyn Store,
     root: &RootKey,
@@ -215,6 +218,7 @@ async fn sealed(
     }
 }
 
+/// Makes a CA for a trust domain; answers its [`Stored`] form as JSON.
 fn create(trust_domain: &TrustDomain) -> Result<SecretBytes, CaError> {
     let key = KeyPair::generate()?;
     let now_ms = clock::now_ms();
@@ -239,7 +243,8 @@ fn create(trust_domain: &TrustDomain) -> Result<SecretBytes, CaError> {
     ))
 }
 
-/// Distinct on CA and leaf: equal names break path building elsewhere.
+/// A name of a certificate. CA and leaf must have different ones: equal names break the building of
+/// paths in other implementations.
 fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Sundew");

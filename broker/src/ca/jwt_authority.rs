@@ -10,13 +10,13 @@ use sundew_attestation::jws::JwsError;
 use sundew_attestation::spiffe::{JwtBundle, SpiffeId};
 use sundew_core::{SealError, SecretBytes, Ttl};
 
-/// Longest life of a JWT-SVID, in milliseconds: nothing can take one back.
+/// Longest life of a JWT-SVID, in milliseconds: a JWT-SVID cannot be taken back.
 const MAX_LIFE_MS: i64 = 300_000;
 
-/// See the module.
+/// A signing key with its key ID.
 pub(super) struct JwtAuthority {
     key: EcdsaKeyPair,
-    /// RFC 7638 thumbprint.
+    /// The key ID: the thumbprint of RFC 7638.
     kid: String,
 }
 
@@ -24,14 +24,14 @@ pub(super) struct JwtAuthority {
 pub struct IssuedJwt {
     /// JWS compact serialization.
     pub token: String,
-    /// Its `jti`.
+    /// The claim `jti`, for records.
     pub id: String,
-    /// When it ends, in milliseconds since the epoch.
+    /// When the token ends, in milliseconds since the epoch.
     pub expires_at_ms: i64,
 }
 
 impl JwtAuthority {
-    /// A new key, in PKCS#8 DER.
+    /// Makes a new key, in PKCS#8 DER.
     pub(super) fn create() -> Result<SecretBytes, SealError> {
         let key =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
@@ -39,7 +39,7 @@ impl JwtAuthority {
         Ok(SecretBytes::new(key.as_ref().to_vec()))
     }
 
-    /// The authority with this key.
+    /// Loads a key, in PKCS#8 DER.
     pub(super) fn load(pkcs8: &[u8]) -> Result<Self, SealError> {
         let key = EcdsaKeyPair::from_pkcs8(
             &ECDSA_P256_SHA256_FIXED_SIGNING,
@@ -53,7 +53,7 @@ impl JwtAuthority {
         Ok(Self { key, kid })
     }
 
-    /// What verifies its tokens.
+    /// The bundle that verifies tokens of this key.
     pub(super) fn bundle(&self) -> Result<JwtBundle, JwsError> {
         let (x, y) = coordinates(&self.key);
         JwtBundle::new(vec![
@@ -61,7 +61,7 @@ impl JwtAuthority {
         ])
     }
 
-    /// A JWT-SVID that lives as long as an X.509-SVID would, and five minutes at most.
+    /// Issues a JWT-SVID that lives as long as an X.509-SVID would, and five minutes at most.
     pub(super) fn issue(
         &self,
         id: &SpiffeId,
@@ -97,7 +97,8 @@ impl JwtAuthority {
     }
 }
 
-/// SEC 1 uncompressed point: 4, then 32 bytes each.
+/// The coordinates of a public key in base64url. The key is a SEC 1 uncompressed point: the byte 4,
+/// then 32 bytes for each coordinate.
 fn coordinates(key: &EcdsaKeyPair) -> (String, String) {
     let point = key.public_key().as_ref();
     let part = |range: std::ops::Range<usize>| {

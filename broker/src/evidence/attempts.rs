@@ -1,4 +1,4 @@
-//! The last attempts at evidence, for operators who wonder about a refusal.
+//! The last attempts at evidence, for operators who look for the reason of a refusal.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +11,16 @@ use super::Evidence;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 
-/// Most attempts that are remembered, and most that are listed if nothing is said.
+/// Most attempts that are remembered.
 const MAX_ATTEMPTS: usize = 256;
-const LISTED: usize = 20;
+/// Attempts in a list whose caller names no limit.
+const DEFAULT_LISTED: usize = 20;
 
 /// The last attempts at evidence, in memory: an operator's help, not a record.
 #[derive(Default)]
 pub(super) struct Attempts(Mutex<VecDeque<Attempt>>);
 
-/// One of them; what was wanted is written out when somebody asks.
+/// An attempt. The requirement is written out only when somebody asks.
 pub(super) struct Attempt {
     pub(super) workload: Arc<WorkloadRecord>,
     pub(super) purpose: BindingPurpose,
@@ -27,6 +28,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempts {
+    /// Remembers an attempt; the oldest gives way.
     pub(super) fn note(&self, attempt: Attempt) {
         let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if attempts.len() == MAX_ATTEMPTS {
@@ -35,7 +37,7 @@ impl Attempts {
         attempts.push_back(attempt);
     }
 
-    /// The latest first, of one workload or of all.
+    /// Lists attempts of one workload or of all, the latest first.
     fn list(&self, spiffe_id: &str, limit: usize) -> Vec<v1::EvidenceAttempt> {
         let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = attempts.iter().rev().filter(|attempt| {
@@ -57,7 +59,7 @@ impl Attempt {
     }
 }
 
-/// What a registration wants for a purpose.
+/// The requirement of a registration for a purpose.
 pub(super) fn policy(workload: &WorkloadRecord, purpose: BindingPurpose) -> AppraisalPolicy<'_> {
     match purpose {
         BindingPurpose::Enroll => workload.registration.enrollment_policy(),
@@ -69,14 +71,15 @@ pub(super) fn policy(workload: &WorkloadRecord, purpose: BindingPurpose) -> Appr
 }
 
 impl Evidence {
-    /// What was shown, found and wanted lately: for the platform team and for responders.
+    /// Lists the last attempts, with what was presented, found and required: for the platform team and
+    /// for responders.
     pub(crate) async fn explain_evidence(
         self: Arc<Self>,
         _: Operator<Registrar>,
         request: v1::ExplainEvidenceRequest,
     ) -> Result<v1::ExplainEvidenceResponse, Refusal> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
-            0 => LISTED,
+            0 => DEFAULT_LISTED,
             limit if limit <= MAX_ATTEMPTS => limit,
             _ => return Err(Refusal::invalid("limit", format!("at most {MAX_ATTEMPTS}"))),
         };
@@ -90,6 +93,7 @@ fn shortened(text: &str) -> String {
     text.chars().take(512).collect()
 }
 
+/// A finding as a message, within bounds.
 pub(crate) fn finding_message(finding: Finding) -> v1::EvidenceFinding {
     let (claims, fresh) = finding
         .claims

@@ -21,28 +21,28 @@ use crate::refusal::Refusal;
 
 /// Kinds whose verification takes a millisecond or more: chains of P-384 and RSA-4096.
 const HEAVY: [&str; 3] = ["nitro", "sev_snp", "tdx"];
-/// How often a counter is tried again when another broker wrote it.
+/// How often a counter is tried before the call is refused because other brokers write it too.
 const COUNTER_ATTEMPTS: usize = 8;
 
 /// Evidence that a caller presents, with what it must be bound to (RFC 9334).
 pub(crate) struct Presentation<'a> {
-    /// Whose registration says what is wanted.
+    /// The workload whose registration says which evidence is enough.
     pub(crate) workload: &'a Arc<WorkloadRecord>,
-    /// SubjectPublicKeyInfo of the key that it must be bound to, in DER.
+    /// SubjectPublicKeyInfo of the key that the evidence must be bound to, in DER.
     pub(crate) public_key: &'a [u8],
-    /// The channel on which it is shown.
+    /// The channel on which the evidence is presented.
     pub(crate) channel: &'a Channel,
     /// The challenge; it is consumed already.
     pub(crate) nonce: &'a [u8],
     /// The evidence.
     pub(crate) evidence: &'a [v1::Evidence],
-    /// What it is for.
+    /// The use case that the evidence must be bound to.
     pub(crate) purpose: BindingPurpose,
 }
 
 impl Evidence {
-    /// Verifies and appraises the evidence, consumes what is good once, and compares what only
-    /// grows.
+    /// Verifies and appraises the evidence, consumes what is good only once, and compares counters
+    /// that only grow. The attempt is remembered, whatever comes of it.
     pub(crate) async fn attest(&self, presentation: Presentation<'_>) -> Result<Attested, Refusal> {
         let mut findings = Vec::new();
         let result = self.appraise(&presentation, &mut findings).await;
@@ -74,6 +74,7 @@ impl Evidence {
         result
     }
 
+    /// Does what [`attest`](Self::attest) does; every finding is added to `findings`.
     async fn appraise(
         &self,
         presentation: &Presentation<'_>,
@@ -109,8 +110,8 @@ impl Evidence {
             .iter()
             .any(|piece| HEAVY.contains(&piece.kind.as_str()))
         {
-            // P12: not on a thread that others wait for, and not on more of them than half.
-            let _place = self
+            // P12: not on a thread that other calls wait for, and on half of the cores at most.
+            let _permit = self
                 .verify_permits
                 .acquire()
                 .await
@@ -123,6 +124,7 @@ impl Evidence {
             self.unknown_key.notify_waiters();
         }
         let appraised = appraised?;
+        // Verifiers do no I/O; these are the questions that only the store can answer.
         let mut vouched = BTreeSet::new();
         for voucher in appraised.vouchers() {
             if self.vouches(voucher).await? {
@@ -150,8 +152,8 @@ impl Evidence {
         Ok(appraised.confirm(&consumed, &counted, &vouched)?)
     }
 
-    /// Whether a node's word counts now: the task that it names is its own, under the certificate
-    /// that it signed with, alive, and one that serves.
+    /// Says whether a node's word counts now: the task that the node names is its own, is bound to the
+    /// certificate that it signed with, lives, and lets it speak for processes.
     async fn vouches(&self, voucher: &Voucher) -> Result<bool, Refusal> {
         let Ok(id) = TaskId::parse(&voucher.task) else {
             return Ok(false);
@@ -173,8 +175,8 @@ impl Evidence {
         }
     }
 
-    /// Remembers how far a source of evidence has counted; says whether it has not been set back
-    /// (T29).
+    /// Remembers how far a source of evidence has counted; says whether the source counts on from
+    /// there, and was not set back (T29).
     async fn advance(&self, counter: &Counter) -> Result<bool, Refusal> {
         let name = format!("counter/{}", sundew_attestation::hex(&counter.source));
         let place: [&[u8]; 2] = [b"counter", &counter.source];
@@ -214,7 +216,7 @@ impl Evidence {
         Err(Refusal::Conflict("counter"))
     }
 
-    /// What verifiers trust now: read anew if the log says that it changed.
+    /// Answers what verifiers trust now, read anew if the log says that it changed.
     pub(crate) async fn trusted(&self) -> Result<Arc<TrustMaterial>, Refusal> {
         if let Some(change) = self.material.unread() {
             let mut items = Vec::new();

@@ -1,8 +1,8 @@
-//! A credential that one TPM opens, and only if a certain key is in it (TPM 2.0 Library, part 1,
-//! "Credential Protection", and annexes B and C).
+//! Making a credential that only one TPM can open, and only if a certain key is in it (TPM 2.0
+//! Library, part 1, "Credential Protection", and annexes B and C).
 //!
-//! For endorsement keys of the default templates: names and integrity with SHA-256, AES-128 in CFB
-//! mode.
+//! This covers endorsement keys of the default templates: names and integrity with SHA-256, AES-128
+//! in CFB mode.
 
 use aes::Aes128;
 use cfb_mode::Encryptor;
@@ -14,15 +14,17 @@ use ring::{digest, hmac};
 use sundew_attestation::kinds::tpm2::EndorsementKey;
 use zeroize::Zeroizing;
 
+/// Length of a SHA-256 digest, in bytes.
 const HASH: usize = 32;
+/// The label that seeds are made under.
 const LABEL: &[u8] = b"IDENTITY\0";
 
-/// The system's random generator failed, or the key is not usable.
+/// No credential was made: the system's random generator failed, or the key is not usable.
 #[derive(Debug, thiserror::Error)]
 #[error("no credential can be made for this endorsement key")]
 pub(crate) struct NoCredential;
 
-/// What a TPM takes to open it.
+/// A credential, as TPM2_ActivateCredential takes it.
 pub(crate) struct Credential {
     /// TPM2B_ID_OBJECT.
     pub(crate) blob: Vec<u8>,
@@ -56,7 +58,8 @@ pub(crate) fn make_credential(
     })
 }
 
-/// Annex C.6.4: an ephemeral key, and what KDFe makes of what was agreed.
+/// Agrees on a seed with an endorsement key on P-256 (annex C.6.4): answers the seed, which KDFe makes
+/// of the agreement, and the ephemeral public key.
 fn agreed_seed(point: &[u8]) -> Result<(Zeroizing<[u8; HASH]>, Vec<u8>), NoCredential> {
     let random = SystemRandom::new();
     let own = EphemeralPrivateKey::generate(&ECDH_P256, &random).map_err(|_| NoCredential)?;

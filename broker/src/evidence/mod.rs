@@ -31,7 +31,7 @@ pub(crate) use trust_items::TrustItems;
 /// The room of evidence.
 pub(crate) struct Evidence {
     ledger: Ledger,
-    /// Audience that evidence for this broker must have, told to callers.
+    /// The audience that evidence for this broker must have, as callers are told.
     audience: String,
     attempts: Attempts,
     material: Arc<Material>,
@@ -70,7 +70,7 @@ impl Evidence {
     }
 }
 
-/// Kinds and digests of evidence, for records: `kind:digest`.
+/// The kind and digest of each piece of evidence, for records: `kind:digest`.
 pub(crate) fn attested_digests(attested: &Attested) -> Vec<String> {
     attested
         .claims()

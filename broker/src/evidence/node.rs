@@ -8,7 +8,7 @@ use crate::refusal::Refusal;
 /// The scope that a node's task must have.
 const SERVE: &str = "node:serve";
 
-/// Refuses unless a task is one of a node, and no quarantine covers it.
+/// Refuses unless the task is that of a node and no quarantine covers it.
 pub(crate) fn require_serves(ledger: &Ledger, task: &KnownTask) -> Result<(), Refusal> {
     let scope = Scope::parse(SERVE).map_err(|e| Refusal::invalid("scopes", e))?;
     if !task.scopes.covers(&scope) {

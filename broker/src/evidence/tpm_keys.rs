@@ -1,9 +1,9 @@
-//! Attestation keys that are trusted because the maker of their TPM is: the TPM has opened a
-//! credential that is made for both.
+//! Attestation keys that are trusted because the manufacturer of their TPM is: the TPM has opened a
+//! credential that is made for both the TPM and the key.
 //!
-//! P1: a key becomes known by this and nothing more; evidence under it is taken where a
-//! registration names the TPM or the key. Nothing is kept between the two calls: what the
-//! credential holds is derived.
+//! P1: by this a key becomes known and nothing more; evidence under it is taken where a registration
+//! names the TPM or the key. Nothing is kept between the two calls: the content of the credential is
+//! derived.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use crate::ledger::Ledger;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 
-/// How long a credential can be answered, in milliseconds: TPMs are slow.
-const ANSWER_WITHIN_MS: i64 = 120_000;
+/// Longest time between a credential and its answer, in milliseconds: TPMs are slow.
+const ANSWER_TIMEOUT_MS: i64 = 120_000;
 
 /// The room of TPM keys.
 pub(crate) struct TpmKeys {
@@ -52,20 +52,20 @@ impl TpmKeys {
         }
     }
 
-    /// A credential for the key, if a maker that is trusted has certified the endorsement key.
+    /// Makes a credential for the key, if a trusted manufacturer has certified the endorsement key.
     pub(crate) async fn challenge_tpm_key(
         self: Arc<Self>,
         peer: Option<Arc<Peer>>,
         request: v1::ChallengeTpmKeyRequest,
     ) -> Result<v1::ChallengeTpmKeyResponse, Refusal> {
-        // P12: whoever comes costs the same, and no more than a few at a time.
-        let _place = self
+        // P12: callers without an SVID and all others cost the same, and a few come in at a time.
+        let _permit = self
             .enroll_permits
             .try_acquire()
             .map_err(|_| Refusal::Overload)?;
         self.may_bring_keys(peer.as_deref()).await?;
         let (key, endorsement, document) = self.endorsed(request.key).await?;
-        let expires_at_ms = clock::now_ms().saturating_add(ANSWER_WITHIN_MS);
+        let expires_at_ms = clock::now_ms().saturating_add(ANSWER_TIMEOUT_MS);
         let hidden = self.hidden(&document, expires_at_ms);
         let credential = make_credential(endorsement.key(), key.name_bytes(), &hidden)
             .map_err(|e| Refusal::invalid("key", e))?;
@@ -76,20 +76,22 @@ impl TpmKeys {
         })
     }
 
-    /// Trusts the key: its TPM has opened the credential. One for each TPM; the last one counts.
+    /// Trusts the key, because its TPM has opened the credential. A TPM has one trusted key: the last
+    /// that was activated.
     pub(crate) async fn activate_tpm_key(
         self: Arc<Self>,
         peer: Option<Arc<Peer>>,
         request: v1::ActivateTpmKeyRequest,
     ) -> Result<v1::ActivateTpmKeyResponse, Refusal> {
-        let _place = self
+        let _permit = self
             .enroll_permits
             .try_acquire()
             .map_err(|_| Refusal::Overload)?;
         self.may_bring_keys(peer.as_deref()).await?;
         let (key, endorsement, document) = self.endorsed(request.key).await?;
         let (now_ms, until_ms) = (clock::now_ms(), request.expires_at_ms);
-        let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_WITHIN_MS);
+        // The time is the caller's word until the credential is compared: it is part of the content.
+        let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_TIMEOUT_MS);
         if !in_time
             || !bool::from(
                 self.hidden(&document, until_ms)
@@ -115,7 +117,8 @@ impl TpmKeys {
         })
     }
 
-    /// Who has an SVID must be registered; who has none comes over the enrollment listener.
+    /// Refuses callers that may not bring keys. A caller with an SVID must be registered; a caller
+    /// without one may come if this broker enrolls.
     async fn may_bring_keys(&self, peer: Option<&Peer>) -> Result<(), Refusal> {
         match peer {
             Some(peer) if self.ledger.records.workload(peer.id()).await?.is_none() => {
@@ -127,7 +130,8 @@ impl TpmKeys {
         }
     }
 
-    /// The key as it may become trusted, with what says whose it is, and the document of both.
+    /// Reads a key that may become trusted. Answers the key, the endorsement of its TPM, and the document
+    /// of both; refuses a TPM whose manufacturer is not trusted.
     async fn endorsed(
         &self,
         key: Option<v1::TpmKey>,
@@ -152,6 +156,7 @@ impl TpmKeys {
         Ok((key, endorsement, document))
     }
 
+    /// The content of the credential for this document, which only the broker and the TPM know.
     fn hidden(&self, document: &[u8], expires_at_ms: i64) -> [u8; 32] {
         self.ledger
             .root()

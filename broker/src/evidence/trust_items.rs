@@ -1,4 +1,4 @@
-//! What registrars do with trust material: add, list, withdraw.
+//! The use cases of registrars about trust material: to add, list and withdraw items.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 use crate::response::Responses;
 use crate::role::{Operator, Registrar};
 
-/// Most items that were added.
+/// Most items that may have been added.
 const MAX_ADDED: usize = 4096;
 
 /// Items that registrars add, and that activated TPM keys become.
@@ -139,7 +139,7 @@ impl TrustItems {
         Ok(action)
     }
 
-    /// Everything that is trusted at this broker, with where it comes from.
+    /// Lists everything that is trusted at this broker, with the source of each item.
     pub(crate) async fn list_trust(
         self: Arc<Self>,
         _: Operator<Registrar>,
@@ -166,7 +166,7 @@ impl TrustItems {
                 Some(item) if self.material.is_configured(config.kind, &config.name) => {
                     (item.source, item.problem) = (config.source(), problem)
                 }
-                // It was never read: what it would have been is not trusted.
+                // The item was never read, so whatever it will be is not trusted yet.
                 Some(_) | None => items.push(v1::TrustItem {
                     kind: config.kind.as_str().to_owned(),
                     name: config.name.clone(),
@@ -183,11 +183,8 @@ impl TrustItems {
         Ok(v1::ListTrustResponse { items })
     }
 
-    /// Withdraws an item. AC-0A: what rests on it dies. P4: once this answers, no broker takes it
-    /// for a new task, and no task that was begun on it is alive: whoever has seen the last
-    /// rules has seen the withdrawal, which stands before them in the log. The same rules stand
-    /// before it too, so that a broker that dies in between leaves an item that can be withdrawn
-    /// again, and no task that nothing ends.
+    /// Withdraws an item, and revokes the tasks that rest on it (AC-0A). P4: once this answers, no
+    /// broker takes the item for a new task, and no task that was begun on it is alive.
     pub(crate) async fn remove_trust(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -225,6 +222,10 @@ impl TrustItems {
             .journal
             .write(record.with("actor", operator.id()).with("reason", reason))
             .await?;
+        // These rules come before the withdrawal, so that a broker that dies in between leaves an item
+        // that can be withdrawn again, and no task that nothing ends. They come once more after it:
+        // whoever has seen the last rules in the log has seen the withdrawal before them, so no task
+        // is begun on the item after its rule.
         self.end_what_rests_on(item, operator.id(), reason).await?;
         if !self
             .ledger
@@ -242,6 +243,7 @@ impl TrustItems {
         })
     }
 
+    /// Revokes what was begun on an item, by one rule for each registration and claim that names it.
     async fn end_what_rests_on(
         &self,
         item: &TrustItem,
@@ -284,6 +286,7 @@ impl TrustItems {
     }
 }
 
+/// Reads the field `kind`.
 fn kind(word: &str) -> Result<TrustKind, Refusal> {
     TrustKind::parse(word).ok_or_else(|| {
         let known: Vec<_> = TrustKind::ALL.iter().map(|kind| kind.as_str()).collect();
@@ -291,6 +294,7 @@ fn kind(word: &str) -> Result<TrustKind, Refusal> {
     })
 }
 
+/// The name of an item in the store: its kind and name.
 fn document_name(item: &TrustItem) -> String {
     format!("{}/{}", item.kind().as_str(), item.name())
 }

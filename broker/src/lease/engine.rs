@@ -1,5 +1,5 @@
-//! What makes credentials in another system: a trait with create, remove and list, and the
-//! configuration of each kind.
+//! Engines, which make credentials in another system: the trait of all kinds, and their
+//! configuration.
 //!
 //! A third kind is a file beside `postgres.rs` and a variant of [`Target`].
 
@@ -16,8 +16,9 @@ use super::redis_acl::{RedisAcl, RedisTarget};
 
 /// Longest role name, in bytes.
 const MAX_ROLE: usize = 64;
-/// Most statements or rules of one role, and the longest of them in bytes.
+/// Most statements or rules of one role.
 const MAX_STATEMENTS: usize = 32;
+/// Longest statement or rule, in bytes.
 const MAX_STATEMENT: usize = 4096;
 
 /// Why a target did not do it. For the operator only.
@@ -39,16 +40,16 @@ pub(crate) type EngineFuture<'a, T> =
 pub(crate) struct NewCredential<'a> {
     pub(crate) username: &'a str,
     pub(crate) password: &'a SecretBytes,
-    /// The target is told to end it then, if it can be told, in milliseconds since the epoch.
+    /// When the target ends the credential by itself, if it can, in milliseconds since the epoch.
     pub(crate) expires_at_ms: i64,
 }
 
-/// A target. Everything may be repeated: what is there already is made to be as asked, what is gone
-/// already is gone.
+/// A target. Every call may be repeated: a credential that is there already is brought up to date, and
+/// the removal of one that is gone succeeds.
 pub(crate) trait Engine: Send + Sync {
-    /// Whether it can be worked with.
+    /// Tries whether the target can be worked with.
     fn check(&self) -> EngineFuture<'_, ()>;
-    /// Makes a credential with what the role gives.
+    /// Makes a credential with the rights of the role.
     fn create<'a>(
         &'a self,
         role: &'a Role,
@@ -56,13 +57,13 @@ pub(crate) trait Engine: Send + Sync {
     ) -> EngineFuture<'a, ()>;
     /// Ends every session of a credential and removes it.
     fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, ()>;
-    /// The names of all credentials that begin so.
+    /// Lists the names of all credentials that begin with `prefix`.
     fn list<'a>(&'a self, prefix: &'a str) -> EngineFuture<'a, Vec<String>>;
-    /// How to connect with a credential.
+    /// The URL by which the holder of a credential connects.
     fn url(&self, username: &str, password: &SecretBytes) -> String;
 }
 
-/// What one role of an engine gives.
+/// A role of an engine: the rights of its credentials.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Role {
@@ -70,7 +71,7 @@ pub(crate) struct Role {
     /// `{{expiration}}` in them replaced by the quoted name, SCRAM verifier and time. Redis:
     /// ACL rules.
     pub(crate) grants: Vec<String>,
-    /// No credential lives longer.
+    /// Longest life of a credential.
     #[serde(default = "day")]
     pub(crate) max_ttl: Ttl,
 }
@@ -79,15 +80,15 @@ fn day() -> Ttl {
     Ttl::DAY
 }
 
-/// What `sundew secret engine put` reads.
+/// The document of an engine, as `sundew secret engine put` reads it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EngineConfig {
-    /// Its secrets are `NAME/ROLE`.
+    /// The name of the engine; its secrets are called `NAME/ROLE`.
     pub(crate) name: String,
-    /// Where and how.
+    /// The place of the target, and how it is reached.
     pub(crate) target: Target,
-    /// By name.
+    /// The roles by name.
     pub(crate) roles: BTreeMap<String, Role>,
     /// Most connections to the target at a time.
     #[serde(default = "four")]
@@ -109,7 +110,7 @@ pub(crate) enum Target {
 }
 
 impl EngineConfig {
-    /// Everything that is wrong with it.
+    /// Everything that is wrong with the configuration, one line each, by field.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if Scope::of_secret(&self.name).is_err() || self.name.len() > 128 {
@@ -146,7 +147,7 @@ impl EngineConfig {
         problems
     }
 
-    /// A driver for it.
+    /// Makes a driver for the target; the driver makes no connection yet.
     pub(crate) fn driver(&self, password: SecretBytes) -> Result<Arc<dyn Engine>, EngineError> {
         Ok(match &self.target {
             Target::Postgres(target) => Arc::new(Postgres::new(
@@ -163,12 +164,12 @@ impl EngineConfig {
     }
 }
 
-/// Whether a host is this machine, so that what goes there needs no TLS.
+/// Says whether a host is this machine, so that connections to it need no TLS.
 pub(crate) fn is_local(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1") || host.starts_with('/')
 }
 
-/// As RFC 3986 has it for user names and passwords in URLs.
+/// Encodes a user name or a password for a URL (RFC 3986, section 2.1).
 pub(crate) fn percent_encoded(text: &[u8]) -> String {
     text.iter()
         .map(|byte| {

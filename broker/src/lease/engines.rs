@@ -18,8 +18,8 @@ use crate::journal;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 
-/// How often a change is tried again when another broker changed the same engine.
-const ATTEMPTS: usize = 16;
+/// How often a change is tried before it is refused because other brokers change the same engine.
+const REPLACE_ATTEMPTS: usize = 16;
 
 /// An engine as the store has it.
 #[derive(Deserialize, Serialize)]
@@ -33,12 +33,15 @@ struct EngineDocument {
 pub(crate) struct RunningEngine {
     pub(super) config: EngineConfig,
     pub(super) driver: Arc<dyn Engine>,
+    /// The beginning of all names that Sundew makes at the target.
     pub(super) prefix: String,
     problem: Mutex<String>,
+    /// Notified when leases of the engine became due.
     pub(super) wake: Notify,
 }
 
 impl RunningEngine {
+    /// Notes why the target cannot be worked with; an empty text notes that it can.
     pub(super) fn set_problem(&self, problem: impl ToString) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.to_string();
     }
@@ -53,7 +56,7 @@ impl RunningEngine {
 }
 
 impl Leases {
-    /// Creates or replaces an engine.
+    /// Creates or replaces an engine. The target is tried first, unless the caller asks not to.
     pub(crate) async fn put_engine(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -67,7 +70,7 @@ impl Leases {
             return Err(Refusal::invalid("document", problems.join("; ")));
         }
         let name = config.name.clone();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..REPLACE_ATTEMPTS {
             let store = self.ledger.records.store();
             let before = store.document(DocumentKind::Engine, &name).await?;
             let (old, password) = self.replaced(&name, before.as_deref(), &given).await;
@@ -111,8 +114,8 @@ impl Leases {
         Err(Refusal::Conflict("engine"))
     }
 
-    /// The engine that a new one replaces, if it can still be opened, and the password of the new
-    /// one: the one that was given, else the old one's.
+    /// Answers the engine that a new one replaces, if it can still be opened, and the password of the
+    /// new one: the given password, or else the password of the old engine.
     async fn replaced(
         &self,
         name: &str,
@@ -132,7 +135,7 @@ impl Leases {
         }
     }
 
-    /// All engines, without their passwords.
+    /// Lists all engines, without their passwords.
     pub(crate) async fn list_engines(
         self: Arc<Self>,
         _: Operator<Registrar>,
@@ -167,8 +170,8 @@ impl Leases {
         Ok(v1::ListEnginesResponse { engines })
     }
 
-    /// Removes an engine. P6: not while there is something at its target that nobody would remove
-    /// then.
+    /// Removes an engine. P6: an engine with leases is not removed, since nobody would remove what they
+    /// stand for at its target.
     pub(crate) async fn delete_engine(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -217,7 +220,7 @@ impl Leases {
         Ok(v1::DeleteEngineResponse {})
     }
 
-    /// Reads all engines anew.
+    /// Reads all engines anew. An engine that cannot be used is shown in health, and the others work.
     pub(crate) async fn reload_engines(&self) -> Result<(), Refusal> {
         let (mut fresh, mut unusable) = (HashMap::new(), Vec::new());
         for (name, bytes) in self
@@ -230,7 +233,7 @@ impl Leases {
             match self.running_engine(&name, &bytes).await {
                 Ok(engine) => drop(fresh.insert(name, Arc::new(engine))),
                 Err(error) => {
-                    // The others work, and this one's leases wait for an engine that can be used.
+                    // P6: the leases of this engine wait until it is put again.
                     tracing::error!(engine = name, %error, "engine cannot be used: put it again");
                     unusable.push(format!(
                         "engine {name} cannot be used, put it again: {error}"
@@ -244,6 +247,7 @@ impl Leases {
         Ok(())
     }
 
+    /// Reads all engines anew without keeping the caller waiting.
     pub(super) fn reload_engines_in_background(self: Arc<Self>) {
         tokio::spawn(async move {
             if let Err(error) = self.reload_engines().await {
@@ -252,6 +256,7 @@ impl Leases {
         });
     }
 
+    /// Makes an engine that can be used out of a stored one.
     async fn running_engine(&self, name: &str, bytes: &[u8]) -> Result<RunningEngine, Refusal> {
         let document = self.open_engine(name, bytes)?;
         let password = self.engine_password(name, &document).await?;
@@ -269,6 +274,7 @@ impl Leases {
         })
     }
 
+    /// Opens a stored engine; refuses one that was changed in the store.
     fn open_engine(&self, name: &str, bytes: &[u8]) -> Result<EngineDocument, Refusal> {
         self.ledger.records.open(
             "engine",
@@ -278,6 +284,7 @@ impl Leases {
         )
     }
 
+    /// Opens the password of a stored engine.
     async fn engine_password(
         &self,
         name: &str,

@@ -13,19 +13,19 @@ use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::refusal::Refusal;
 
-/// A credential whose making failed may still be made by a target that was slow: it is removed so
-/// much later, in milliseconds.
+/// Time after which a credential is removed whose making failed, in milliseconds: a target that was
+/// slow may have made it after all.
 const AFTER_FAILURE_MS: i64 = 2_000;
 
 impl Leases {
-    /// The engine and role that a secret's name means, if it means one.
+    /// The engine and the role that the name of a secret means, if it names an engine.
     pub(crate) fn engine_of(&self, secret: &str) -> Option<(Arc<RunningEngine>, String)> {
         let (name, role) = secret.rsplit_once('/')?;
         Some((self.engine(name)?, role.to_owned()))
     }
 
-    /// Makes a credential for a task, or answers with the one that it has. The caller has seen to
-    /// it that the task may have it.
+    /// Makes a credential for a task, or answers the credential that the task has already. The caller
+    /// has made sure that the task may have it.
     pub(crate) async fn lease(
         &self,
         task: &Arc<KnownTask>,
@@ -43,7 +43,7 @@ impl Leases {
         let mut record = match self.ledger.records.store().lease(name, id).await? {
             Some(stored) => {
                 let record = self.open_lease(name, &stored)?;
-                // Once it is due it is on its way out, and a task does not get the same again.
+                // A lease that is due is on its way out, and a task does not get it again.
                 if record.is_being_removed(stored.due_ms, clock::now_ms()) {
                     return Err(Refusal::Engine(record.problem));
                 }
@@ -102,6 +102,7 @@ impl Leases {
         Ok(store.put_lease(name, task.id, confirmed).await?)
     }
 
+    /// Opens the record of a stored lease; refuses one that was changed in the store.
     pub(super) fn open_lease(
         &self,
         engine: &str,
@@ -115,6 +116,7 @@ impl Leases {
         )
     }
 
+    /// A lease as the store has it, due at `due_ms`, in milliseconds since the epoch.
     pub(super) fn sealed_lease(
         &self,
         id: LeaseId,
@@ -131,6 +133,7 @@ impl Leases {
         }
     }
 
+    /// The password of a lease. It is derived, so it is stored nowhere.
     fn lease_password(&self, id: LeaseId) -> SecretBytes {
         SecretBytes::new(
             URL_SAFE_NO_PAD

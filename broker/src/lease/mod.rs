@@ -1,8 +1,9 @@
-//! Secrets that are made for one task in another system, and certainly removed there (P6).
+//! Leases: credentials that are made for one task in another system, and certainly removed there
+//! (P6).
 //!
 //! Intent is written before creation, under the name that the credential will have (`grant.rs`).
-//! Creation, removal and listing at the target are the engines' business (`engine.rs`), due leases
-//! the workers' (`worker.rs`). The password is derived, so it is stored nowhere.
+//! Engines create, remove and list credentials at the target (`engine.rs`); workers remove what is
+//! due (`worker.rs`). The password is derived, so it is stored nowhere.
 
 mod engine;
 mod engines;
@@ -32,6 +33,9 @@ use crate::secret::Secrets;
 use crate::task_tree_index::TaskTreeIndex;
 pub(crate) use engines::RunningEngine;
 
+/// Leases that are made due by one call to the store.
+const DUE_TOGETHER: usize = 500;
+
 /// The room of leases.
 pub(crate) struct Leases {
     ledger: Ledger,
@@ -41,13 +45,17 @@ pub(crate) struct Leases {
     tasks: Mutex<TaskTreeIndex<Watched>>,
     /// Notified when tasks may have died, and when engines changed.
     news: Notify,
+    /// Watched tasks that have ended, and whose leases are not due yet.
     ended: Mutex<Vec<TaskId>>,
+    /// All leases of all engines, and those of them that are due, as counted last.
     counts: Mutex<(u64, u64)>,
-    /// What is wrong with engines that cannot be used at all.
+    /// The engines that cannot be used at all, each with the reason.
     unusable: Mutex<Vec<String>>,
+    /// Whether a rule came that may have killed any task.
     look_at_all: AtomicBool,
 }
 
+/// A task with its leases, each by engine and name.
 struct Watched {
     task: Arc<KnownTask>,
     leases: Vec<(String, LeaseId)>,
@@ -69,6 +77,7 @@ impl Leases {
         }
     }
 
+    /// The engine of this name, if it can be used.
     fn engine(&self, name: &str) -> Option<Arc<RunningEngine>> {
         self.engines
             .lock()
@@ -77,7 +86,7 @@ impl Leases {
             .cloned()
     }
 
-    /// All engines.
+    /// All engines that can be used, by name.
     pub(crate) fn engines(&self) -> Vec<(String, Arc<RunningEngine>)> {
         self.engines
             .lock()
@@ -87,12 +96,13 @@ impl Leases {
             .collect()
     }
 
-    /// How many leases there were lately over all engines, and how many of them were due.
+    /// Answers how many leases all engines had when they were counted last, and how many of them were
+    /// due.
     pub(crate) fn counts(&self) -> (u64, u64) {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is wrong with targets, for health.
+    /// The engines that do not work, each with the reason, for health.
     pub(crate) fn problems(&self) -> Vec<String> {
         let problems = self
             .engines()
@@ -110,6 +120,7 @@ impl Leases {
             .collect()
     }
 
+    /// Remembers that a task has a lease.
     fn watch(&self, task: &Arc<KnownTask>, engine: &str, id: LeaseId) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = tasks.or_insert_with(task.id, &task.record().ancestors, || Watched {
@@ -123,7 +134,7 @@ impl Leases {
 }
 
 impl Leases {
-    /// Shows every lease of every engine to `look`.
+    /// Calls `look` with every lease of every engine.
     pub(crate) async fn each_lease(&self, mut look: impl FnMut(Lease)) -> Result<(), Refusal> {
         for (name, _) in self.engines() {
             for stored in self.stored_leases(&name).await? {
@@ -169,7 +180,7 @@ impl Leases {
         }
         let now_ms = clock::now_ms();
         for (engine, leases) in &due {
-            for some in leases.chunks(500) {
+            for some in leases.chunks(DUE_TOGETHER) {
                 self.ledger
                     .records
                     .store()
@@ -217,14 +228,16 @@ impl Subscriber for Leases {
     }
 }
 
-/// A lease, and when it is due.
+/// A lease with its record.
 pub(crate) struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) record: LeaseRecord,
+    /// When the lease is removed, in milliseconds since the epoch.
     pub(crate) due_ms: i64,
 }
 
 impl Lease {
+    /// The lease as a message.
     pub(crate) fn message(&self) -> v1::LeaseInfo {
         v1::LeaseInfo {
             lease_id: self.id.to_string(),

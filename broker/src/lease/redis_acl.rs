@@ -18,10 +18,10 @@ use super::engine::{
     Engine, EngineError, EngineFuture, NewCredential, Role, is_local, percent_encoded,
 };
 
-/// Longest time for a connection and for one command.
-const WITHIN: Duration = Duration::from_secs(5);
+/// Longest time for a connection, and for one command.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the Redis is, and as whom Sundew goes there. That user needs `+acl` and `+client`.
+/// Where the Redis is, and the user that Sundew uses there. The user needs `+acl` and `+client`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RedisTarget {
@@ -45,6 +45,7 @@ fn default_user() -> String {
 }
 
 impl RedisTarget {
+    /// Everything that is wrong with the target and its roles, one line each, by field.
     pub(crate) fn problems(&self, roles: &BTreeMap<String, Role>) -> Vec<String> {
         let mut problems = Vec::new();
         if self.host.trim().is_empty() || self.host.len() > 255 {
@@ -58,8 +59,8 @@ impl RedisTarget {
         }
         for (name, role) in roles {
             for rule in &role.grants {
-                // Keys, channels and commands; whether the user is on, and how it proves itself, is
-                // ours to say.
+                // A rule may be about keys, channels and commands. Whether the user is on, and how it
+                // proves itself, is not for the registrar to say.
                 if !rule.starts_with(['~', '%', '&', '+', '-', '(']) {
                     problems.push(format!("roles.{name}.grants: `{rule}` is no ACL rule about keys, channels or commands"));
                 }
@@ -69,14 +70,17 @@ impl RedisTarget {
     }
 }
 
-/// See the module.
+/// A Redis in which each lease is an ACL user.
 pub(crate) struct RedisAcl {
     target: RedisTarget,
     client: Client,
-    places: Semaphore,
+    /// Bounds the calls that are under way.
+    call_permits: Semaphore,
     connection: Mutex<Option<MultiplexedConnection>>,
 }
 
+/// Sorts an error: one that the server will repeat, or one of a server that cannot be worked with
+/// now.
 fn failed(error: &RedisError) -> EngineError {
     let unreachable = error.is_io_error()
         || error.is_connection_dropped()
@@ -90,6 +94,7 @@ fn failed(error: &RedisError) -> EngineError {
 }
 
 impl RedisAcl {
+    /// A target with at most `most` calls at a time; makes no connection yet.
     pub(crate) fn new(
         target: RedisTarget,
         password: SecretBytes,
@@ -129,17 +134,18 @@ impl RedisAcl {
         Ok(Self {
             target,
             client,
-            places: Semaphore::new(most),
+            call_permits: Semaphore::new(most),
             connection: Mutex::new(None),
         })
     }
 
+    /// Runs commands one after another on the shared connection; answers what the last one did.
     async fn run<T: redis::FromRedisValue>(
         &self,
         commands: &[redis::Cmd],
     ) -> Result<T, EngineError> {
-        let _place = self
-            .places
+        let _permit = self
+            .call_permits
             .acquire()
             .await
             .map_err(|_| EngineError::Unreachable("closed".to_owned()))?;
@@ -149,8 +155,8 @@ impl RedisAcl {
                 Some(connection) => connection.clone(),
                 None => {
                     let config = AsyncConnectionConfig::new()
-                        .set_response_timeout(Some(WITHIN))
-                        .set_connection_timeout(Some(WITHIN));
+                        .set_response_timeout(Some(CALL_TIMEOUT))
+                        .set_connection_timeout(Some(CALL_TIMEOUT));
                     let fresh = self
                         .client
                         .get_multiplexed_async_connection_with_config(&config)
