@@ -15,9 +15,9 @@ pub struct CallLimits {
     pub calls_per_second: NonZeroU32,
     /// Longest instruction, in bytes.
     pub instruction_bytes: usize,
-    /// Calls that issue something served at a time; more are refused.
+    /// Calls at a time that issue something; more are refused.
     pub issuing: usize,
-    /// No registration may allow longer tasks.
+    /// Longest task that a registration may allow.
     pub longest_task: Ttl,
     /// Longest purpose, in bytes.
     pub purpose_bytes: usize,
@@ -25,8 +25,8 @@ pub struct CallLimits {
     pub secret_bytes: usize,
 }
 
-/// P12: one limiter per workload, whatever number of connections it has. A connection looks its own
-/// up once.
+/// P12: one limiter for each workload, whatever number of connections it has. A connection looks its
+/// limiter up once.
 pub(crate) struct Limiters {
     quota: Quota,
     known: Mutex<HashMap<SpiffeId, Arc<DefaultDirectRateLimiter>>>,
@@ -53,8 +53,8 @@ impl Limiters {
         )
     }
 
-    /// Forgets those that no connection holds. A workload that comes back after that begins with a
-    /// full bucket: one burst more for each time that this runs.
+    /// Forgets the limiters that no connection holds. A workload that comes back after that begins with
+    /// a full bucket, so it gains one burst at most for each time that this runs.
     pub(crate) fn forget(&self) {
         self.known
             .lock()

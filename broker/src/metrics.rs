@@ -6,20 +6,24 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+/// The labels of a call.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Call {
     rpc: &'static str,
     code: &'static str,
 }
 
+/// The label of a handshake.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Handshake {
     result: &'static str,
 }
 
-/// How a handshake went.
+/// The result of a TLS handshake.
 pub(crate) enum HandshakeResult {
+    /// The caller was let in.
     Accepted,
+    /// The caller was not let in.
     Refused,
 }
 
@@ -109,12 +113,13 @@ impl Metrics {
         self.handshakes.get_or_create(&Handshake { result }).inc();
     }
 
-    /// The counter of endings, for those who append them.
+    /// The counter of endings, for the ledger, which appends them.
     pub(crate) fn endings(&self) -> Counter {
         self.endings.clone()
     }
 
-    /// The text format of Prometheus (OpenMetrics 1.0).
+    /// Renders all metrics in the text format of Prometheus (OpenMetrics 1.0). `pending` counts the
+    /// endings that wait for the store, `leases` all leases and those of them that are due.
     #[must_use]
     pub(crate) fn render(&self, pending: usize, fresh: bool, leases: (u64, u64)) -> String {
         self.leases.set(i64::try_from(leases.0).unwrap_or(i64::MAX));

@@ -1,4 +1,4 @@
-//! Puts a refusal on the record, counts it, and makes of it what the caller hears (P10, P11).
+//! Puts a refusal on the record, counts it, and makes the status for the caller of it (P10, P11).
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ impl RefusalRecorder {
     }
 }
 
-/// T84: a closed set of labels.
+/// The name of a code, as a label. T84: the set of labels is closed.
 fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "Ok",

@@ -1,4 +1,4 @@
-//! What operators may do, and the proof that a caller may do it.
+//! Roles of operators, and the proof that a caller has a role.
 //!
 //! AC-18: nothing is implied by having a certificate; a role is a line of the configuration.
 
@@ -68,7 +68,7 @@ pub(crate) struct Operator<R> {
 }
 
 impl<R> Operator<R> {
-    /// Who it is.
+    /// The SPIFFE ID of the operator.
     pub(crate) fn id(&self) -> &SpiffeId {
         self.peer.id()
     }
@@ -79,11 +79,11 @@ impl<R> Operator<R> {
     }
 }
 
-/// Who has which roles; replaced as a whole when the configuration is read again.
+/// The roles of every operator, replaced as a whole when the configuration is read again.
 pub(crate) struct Operators(ArcSwap<BTreeMap<SpiffeId, BTreeSet<Role>>>);
 
 impl Operators {
-    /// With what the configuration says.
+    /// The roles that the configuration gives.
     pub(crate) fn new(roles: BTreeMap<SpiffeId, BTreeSet<Role>>) -> Self {
         Self(ArcSwap::from_pointee(roles))
     }

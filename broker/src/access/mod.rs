@@ -1,6 +1,6 @@
-//! Introspection: is this token good now, in these hands, and for what (after RFC 7662).
+//! Introspection: whether a token is good now, in these hands, and for which uses (after RFC 7662).
 //!
-//! The hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers
+//! This is the hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers
 //! nothing. P8: a bound token in other hands is not active.
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ impl Access {
     ) -> Result<v1::IntrospectResponse, Refusal> {
         let introspector = match introspector {
             Ok(_) => true,
-            // An agent may ask about its own tokens only, as the one who presents them.
+            // An agent may ask about its own tokens only, as their presenter.
             Err(lacking) => {
                 let workload = self.ledger.records.workload(peer.id()).await?;
                 if workload.is_none() {
@@ -49,7 +49,7 @@ impl Access {
             }
         };
         let inactive = v1::IntrospectResponse::default();
-        // P7: before anything is said about a token, "not active" included, the view must be fresh.
+        // P7: the view must be fresh before anything is said about a token, "not active" included.
         drop(self.ledger.log.view()?);
         let Some(credential) = Credential::parse(&request.token) else {
             return Ok(inactive);
@@ -132,13 +132,13 @@ impl Access {
     }
 }
 
-/// The chain of those who act for one another, the owner of this task outermost (RFC 8693, section
-/// 4.1).
+/// The chain of workloads that act for one another, the owner of this task outermost (RFC 8693,
+/// section 4.1). `None` for a task that was not delegated.
 fn actors(task: &KnownTask) -> Option<v1::Actor> {
     if task.ancestors().is_empty() {
         return None;
     }
-    // From the first task to this one: whoever acts wraps whom it acts for.
+    // From the first task to this one: each actor wraps the actor for whom it acts.
     let mut act: Option<Box<v1::Actor>> = None;
     for each in task.ancestors().iter().map(AsRef::as_ref).chain([task]) {
         act = Some(Box::new(v1::Actor {
@@ -157,6 +157,7 @@ fn actors(task: &KnownTask) -> Option<v1::Actor> {
     act.map(|outermost| *outermost)
 }
 
+/// Says whether the presenter's certificate, by its SHA-256 digest, is the one of a bound token.
 fn is_bound_to(token: &TokenRecord, presenter: &[u8]) -> bool {
     match token.binding {
         TokenBinding::Bearer => true,
@@ -166,6 +167,7 @@ fn is_bound_to(token: &TokenRecord, presenter: &[u8]) -> bool {
     }
 }
 
+/// Says whether a token is for the audience and all scopes that the request names.
 fn is_meant_for(token: &TokenRecord, request: &v1::IntrospectRequest) -> Result<bool, Refusal> {
     if !request.audience.is_empty() && !token.audience.contains(&request.audience) {
         return Ok(false);

@@ -1,36 +1,45 @@
-//! gRPC's C library, and so the SPIFFE clients of Python and others, names a Unix socket's
-//! percent-encoded path as `:authority`. That is no authority (RFC 3986, section 3.2), and the
-//! HTTP/2 library refuses the stream. On a Unix socket it means nothing, so it is replaced.
+//! A filter that makes requests of gRPC's C library readable.
 //!
-//! A filter over what a client sends (RFC 9113), which looks at complete HEADERS frames only. In
-//! them, the value of each literal `:authority` (RFC 7541, section 6.2) becomes one character. An
-//! entry of the dynamic table gets smaller by that, never larger, so that every index
-//! which the client uses is still there. What is not understood is passed on as it is.
+//! The C library, and so the SPIFFE clients of Python and others, sends the percent-encoded path of a
+//! Unix socket as `:authority`. That is no authority (RFC 3986, section 3.2), so the HTTP/2 library
+//! refuses the stream. On a Unix socket the authority means nothing, so the filter replaces it.
+//!
+//! The filter runs over the bytes that a client sends (RFC 9113), and looks at complete HEADERS
+//! frames only. In them, the value of each literal `:authority` (RFC 7541, section 6.2) becomes one
+//! character. An entry of the dynamic table gets smaller by that, never larger, so every index that
+//! the client uses is still there. Bytes that are not understood are passed on unchanged.
 
+/// Length of the connection preface, in bytes (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
+/// Length of a frame header, in bytes (RFC 9113, section 4.1).
 const FRAME_HEADER: usize = 9;
+/// The type of HEADERS frames, and three of their flags (RFC 9113, section 6.2).
 const HEADERS: u8 = 1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// Largest frame that is looked at, in bytes: the default limit of HTTP/2.
 const MAX_FRAME: usize = 16 << 10;
-/// Index of `:authority` in the static table.
+/// Index of `:authority` in the static table (RFC 7541, appendix A).
 const AUTHORITY: usize = 1;
+/// The name of the header field where it is not an index.
 const SPELLED: &[u8] = b":authority";
+/// The value that every `:authority` gets.
 const REPLACEMENT: u8 = b'a';
 
-/// See the module. Bytes are put in as they come, and taken out as they may be handed on.
+/// The filter of one connection. Bytes are put in as they come from the client, and taken out as they
+/// go to the HTTP/2 library.
 pub(crate) struct AuthorityFilter {
-    /// Put in, not understood yet.
+    /// Bytes of a frame that is not complete yet.
     raw: Vec<u8>,
-    /// To be handed on.
+    /// Bytes that may be taken out.
     ready: Vec<u8>,
-    /// How much of what comes is handed on as it is.
+    /// The number of bytes to come that are passed on unchanged.
     pass: usize,
 }
 
 impl AuthorityFilter {
+    /// A filter at the beginning of a connection.
     pub(crate) fn new() -> Self {
         Self {
             raw: Vec::new(),
@@ -39,8 +48,8 @@ impl AuthorityFilter {
         }
     }
 
-    /// Puts bytes in; none are the end, after which what is left of a frame is for the reader to
-    /// refuse.
+    /// Puts bytes in. An empty slice means that the client has sent everything; the HTTP/2 library then
+    /// gets the rest of an incomplete frame, and refuses it.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.raw.extend(bytes);
         if bytes.is_empty() {
@@ -49,13 +58,13 @@ impl AuthorityFilter {
         self.advance();
     }
 
-    /// Takes at most so many bytes out.
+    /// Takes at most `most` bytes out.
     pub(crate) fn take(&mut self, most: usize) -> Vec<u8> {
         let rest = self.ready.split_off(self.ready.len().min(most));
         std::mem::replace(&mut self.ready, rest)
     }
 
-    /// Moves what is understood from `raw` to `ready`.
+    /// Moves bytes from `raw` to `ready` for as long as whole frames, or bytes to pass, are there.
     fn advance(&mut self) {
         loop {
             let now = self.pass.min(self.raw.len());
@@ -92,8 +101,8 @@ impl AuthorityFilter {
     }
 }
 
-/// A HEADERS frame's payload with another authority; nothing if there is none, or if it cannot be
-/// read.
+/// The payload of a HEADERS frame with another authority; `None` if the payload has no authority, or
+/// cannot be read.
 fn replaced(flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
     let padding = if flags & PADDED == 0 {
         0
@@ -139,7 +148,7 @@ fn replaced(flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
     found.then_some(out)
 }
 
-/// RFC 7541, section 5.1.
+/// Reads an integer with a prefix of `bits` bits (RFC 7541, section 5.1).
 fn integer(from: &mut &[u8], bits: u32) -> Option<usize> {
     let (first, mut rest) = from.split_first()?;
     let most = (1_usize << bits) - 1;
@@ -160,7 +169,7 @@ fn integer(from: &mut &[u8], bits: u32) -> Option<usize> {
     Some(value)
 }
 
-/// RFC 7541, section 5.2: as it stands, encoded or not.
+/// Reads a string literal (RFC 7541, section 5.2). A Huffman-coded one stays coded.
 fn string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = integer(from, 7)?;
     let (value, rest) = from.split_at_checked(length)?;
@@ -173,7 +182,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a filter hands on of what comes in pieces of this size.
+    /// Passes bytes through a filter in pieces of this size.
     fn through(bytes: &[u8], piece: usize) -> Vec<u8> {
         let mut filter = AuthorityFilter::new();
         let mut out = Vec::new();

@@ -17,12 +17,17 @@ use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 use crate::wire::spiffe_id;
 
+/// The beginning of every join token.
 const PREFIX: &str = "sdj_";
+/// Life of a join token whose creator names none, in milliseconds.
+const DEFAULT_LIFE_MS: i64 = 600_000;
 /// Longest life of a join token, in milliseconds.
 const MAX_LIFE_MS: i64 = 24 * 3_600_000;
+/// Longest text that is read as a join token, in bytes.
+const MAX_TOKEN_BYTES: usize = 4096;
 
 impl Enrollment {
-    /// A join token for a registered workload's first SVID.
+    /// Creates a join token for a registered workload's first SVID.
     pub(crate) async fn create_join_token(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -42,7 +47,7 @@ impl Enrollment {
             .await?
             .ok_or(Refusal::NotFound("workload"))?;
         let ttl_ms = if request.ttl_ms == 0 {
-            600_000
+            DEFAULT_LIFE_MS
         } else {
             Ttl::from_ms(request.ttl_ms)
                 .map_err(|e| Refusal::invalid("ttl_ms", e))?
@@ -70,8 +75,8 @@ impl Enrollment {
         })
     }
 
-    /// A join token says whose it is and until when, in the clear, and is tagged under the root
-    /// key; 128 bits make it unique.
+    /// Makes a join token. It has its expiry and its SPIFFE ID in the clear, is tagged under the root
+    /// key, and is unique by 128 random bits.
     fn join_token(&self, id: &SpiffeId, expires_at_ms: i64) -> Result<String, Refusal> {
         let text = format!("{expires_at_ms} {} {id}", random_name()?);
         Ok(format!(
@@ -80,7 +85,7 @@ impl Enrollment {
         ))
     }
 
-    /// The SPIFFE ID that a token is for. The token is used up.
+    /// Uses up a join token; answers the SPIFFE ID that the token is for.
     pub(super) async fn redeem(&self, token: &str) -> Result<SpiffeId, Refusal> {
         let parsed = parse_join_token(self.ledger.root(), token).ok_or(Refusal::JoinToken)?;
         let mut name = [0; 32];
@@ -94,8 +99,10 @@ impl Enrollment {
     }
 }
 
+/// Reads a join token of this root key; answers its SPIFFE ID, and its expiry in milliseconds since
+/// the epoch.
 fn parse_join_token(root: &RootKey, token: &str) -> Option<(SpiffeId, i64)> {
-    if token.len() > 4096 {
+    if token.len() > MAX_TOKEN_BYTES {
         return None;
     }
     let tagged = URL_SAFE_NO_PAD.decode(token.strip_prefix(PREFIX)?).ok()?;

@@ -1,8 +1,8 @@
-//! Local processes that the kernel vouches for: who is at the other end of a Unix socket.
+//! Local processes that the kernel vouches for, at the other end of a Unix socket.
 //!
-//! What is read in /proc is read through a pidfd that the kernel gave with the connection, and
-//! believed only if that process still lives afterwards, so that a reused pid proves nothing. Where
-//! the kernel has no such pidfd (before Linux 6.5), nothing is read.
+//! Facts of /proc are read by the pidfd that the kernel gave with the connection, and believed only
+//! if that process still lives afterwards, so that a reused pid proves nothing. Where the kernel has
+//! no such pidfd (before Linux 6.5), nothing is read.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -23,16 +23,20 @@ use tonic::transport::server::Connected;
 
 use super::grpc_c_authority::AuthorityFilter;
 
-/// What the kernel says of the process at the other end.
+/// The process at the other end of a socket, as the kernel names it.
 pub struct LocalProcess {
     uid: u32,
     gid: u32,
     pidfd: Option<OwnedFd>,
 }
 
+/// Pause after the operating system gave no connection.
+const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
+
 /// A local connection.
 pub struct LocalConnection {
     stream: UnixStream,
+    /// The bytes that the process sent, on their way to the HTTP/2 library.
     sent: AuthorityFilter,
     process: Arc<LocalProcess>,
 }
@@ -100,7 +104,7 @@ impl AsyncWrite for LocalConnection {
     }
 }
 
-/// Makes the socket; anybody may connect, the kernel says who did.
+/// Makes the socket. Anybody may connect to it; the kernel says who did.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -125,29 +129,29 @@ pub async fn accept(
             Ok(connection) => drop(connections.send(Ok(connection)).await),
             Err(error) => {
                 tracing::warn!(%error, "local socket: accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(RETRY_ACCEPT_AFTER).await;
             }
         }
     }
 }
 
-/// What /proc says of a process; nothing if it cannot be held on to.
+/// The facts that /proc has of a process; none if the process cannot be held on to.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Its number, in the namespace of this process.
+    /// The process ID, in the namespace of this process.
     pub pid: Option<u32>,
-    /// Path of its executable.
+    /// The path of the executable.
     pub exe: Option<String>,
-    /// Lower-case hexadecimal SHA-256 of its executable.
+    /// The SHA-256 digest of the executable, in lower-case hexadecimal.
     pub exe_sha256: Option<String>,
-    /// Its control group (cgroup v2).
+    /// The control group (cgroup v2).
     pub cgroup: Option<String>,
-    /// Path of its parent's executable. The parent may be another one by now: a hint.
+    /// The path of the parent's executable. This is a hint: the parent may be another process by now.
     pub parent_exe: Option<String>,
 }
 
 impl Facts {
-    /// The container that its control group is of, as container runtimes name those: 64 hexadecimal
+    /// The container of the control group, as container runtimes name containers: 64 hexadecimal
     /// digits.
     #[must_use]
     pub fn container_id(&self) -> Option<&str> {
@@ -164,7 +168,7 @@ impl Facts {
             .find(is_id)
     }
 
-    /// The systemd unit that its control group is of.
+    /// The systemd unit of the control group.
     #[must_use]
     pub fn systemd_unit(&self) -> Option<&str> {
         self.cgroup
@@ -175,19 +179,20 @@ impl Facts {
 }
 
 impl LocalProcess {
-    /// Effective user id.
+    /// The effective user ID.
     #[must_use]
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Effective group id.
+    /// The effective group ID.
     #[must_use]
     pub fn gid(&self) -> u32 {
         self.gid
     }
 
-    /// Blocking: reads the executable if its digest is wanted.
+    /// Reads the facts of the process. This blocks the thread: with `want_digest`, the whole
+    /// executable is read.
     #[must_use]
     pub fn facts(&self, want_digest: bool) -> Facts {
         self.read_facts(want_digest).unwrap_or_default()
@@ -203,7 +208,7 @@ impl LocalProcess {
             .ok()
     }
 
-    /// Pid and start time: names a process as long as the machine runs.
+    /// The process ID and the start time, which together name a process as long as the machine runs.
     pub(crate) fn name(&self) -> Option<(u32, String)> {
         let pid = self.pid()?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -248,7 +253,7 @@ impl LocalProcess {
         })
     }
 
-    /// Whether it still runs.
+    /// Says whether the process still runs.
     #[must_use]
     pub fn lives(&self) -> bool {
         let Some(pidfd) = &self.pidfd else {
@@ -267,7 +272,7 @@ impl LocalProcess {
         )
     }
 
-    /// Whether it is one that a selector means.
+    /// Says whether a selector means this process.
     #[must_use]
     pub fn matches(&self, selector: &LocalSelector, facts: &Facts) -> bool {
         let holds =
@@ -279,6 +284,7 @@ impl LocalProcess {
     }
 }
 
+/// The SHA-256 digest of a file, in lower-case hexadecimal.
 fn digest_of(mut file: &std::fs::File) -> Option<String> {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 1 << 16];

@@ -1,8 +1,8 @@
-//! SVIDs from the embedded CA: for a join token, for the SVID before, or for a local process that
-//! the kernel vouches for.
+//! SVIDs from the embedded CA: for a join token, for evidence, for the SVID before, or for a local
+//! process that the kernel vouches for.
 //!
-//! P1: only registered workloads get one, and a join token is good once, for a short time, for one
-//! SPIFFE ID.
+//! P1: only registered workloads get an SVID, and a join token is good once, for a short time, for
+//! one SPIFFE ID.
 
 mod grpc_c_authority;
 mod join_token;
@@ -34,7 +34,7 @@ pub(crate) use own_identities::OwnIdentities;
 pub(crate) struct Enrollment {
     ledger: Ledger,
     ca: Option<Arc<Ca>>,
-    /// P12: anybody may come here, so what they cost is bounded apart from what workloads cost.
+    /// P12: anybody may come here, so their work is bounded apart from that of workloads.
     enroll_permits: Arc<Semaphore>,
     evidence: Arc<Evidence>,
     issue_permits: Arc<Semaphore>,
@@ -54,7 +54,7 @@ pub(crate) struct EnrollmentUse {
 }
 
 impl Enrollment {
-    /// A room that issues by this CA; without one it refuses.
+    /// A room that issues by this CA; without a CA it refuses every call.
     pub(crate) fn new(ledger: Ledger, ca: Option<Arc<Ca>>, uses: EnrollmentUse) -> Self {
         let EnrollmentUse {
             enroll_permits,
@@ -76,14 +76,15 @@ impl Enrollment {
         }
     }
 
+    /// The embedded CA; refuses where there is none.
     pub(crate) fn own_ca(&self) -> Result<&Ca, Refusal> {
         self.ca
             .as_deref()
             .ok_or(Refusal::Unsupported("embedded CA"))
     }
 
-    /// A nonce for evidence, on the connection of somebody who has no SVID yet. P11: it says
-    /// nothing of who may enroll with what.
+    /// Answers a nonce for evidence, on the connection of a caller without an SVID. P11: the answer
+    /// says nothing of who may enroll with which evidence.
     pub(crate) fn enroll_challenge(
         &self,
         channel: &Channel,
@@ -97,7 +98,7 @@ impl Enrollment {
         })
     }
 
-    /// The first SVID, for a join token or for evidence.
+    /// Issues the first SVID, for a join token or for evidence.
     pub(crate) async fn enroll(
         self: Arc<Self>,
         channel: &Channel,
@@ -117,6 +118,7 @@ impl Enrollment {
         if !challenged {
             return Err(Refusal::Challenge);
         }
+        // P12: a caller without an SVID costs the verification of evidence, so a few come in at a time.
         let _permit = self
             .enroll_permits
             .try_acquire()
@@ -144,7 +146,7 @@ impl Enrollment {
         })
     }
 
-    /// The next SVID of a workload that has one.
+    /// Issues the next SVID of a workload that has one.
     pub(crate) async fn renew(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -155,6 +157,8 @@ impl Enrollment {
         })
     }
 
+    /// Issues an SVID for the key of a CSR, and puts it on the record. `grounds` says why the ID is the
+    /// caller's.
     pub(crate) async fn issue(
         &self,
         id: &SpiffeId,
@@ -173,6 +177,7 @@ impl Enrollment {
         })
     }
 
+    /// Refuses an ID that is not registered, or not of the trust domain of this CA.
     pub(crate) async fn registered_here(&self, id: &SpiffeId, ca: &Ca) -> Result<(), Refusal> {
         if id.trust_domain() != ca.trust_domain()
             || self.ledger.records.workload(id).await?.is_none()
@@ -182,6 +187,7 @@ impl Enrollment {
         Ok(())
     }
 
+    /// Puts an SVID on the record (P10).
     pub(crate) async fn record_svid(
         &self,
         id: &SpiffeId,
@@ -205,6 +211,7 @@ impl Enrollment {
     }
 }
 
+/// The refusal for an error of the CA.
 pub(crate) fn ca_refusal(error: CaError) -> Refusal {
     match error {
         CaError::Csr => Refusal::invalid("csr", error),

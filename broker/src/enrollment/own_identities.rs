@@ -1,5 +1,4 @@
-//! What the embedded CA gives to processes on the broker's own machine, and to nodes for those on
-//! theirs.
+//! SVIDs of the embedded CA for processes on the broker's own machine, and for processes on nodes.
 
 use std::sync::Arc;
 
@@ -44,7 +43,7 @@ impl Identities for OwnIdentities {
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String> {
         Box::pin(async move {
             let result = match self.0.issue_permits.try_acquire() {
-                Ok(_place) => self.0.issue_jwt(id, audience, "local process").await,
+                Ok(_permit) => self.0.issue_jwt(id, audience, "local process").await,
                 Err(_) => Err(Refusal::Overload),
             };
             result.map_err(|refusal| self.0.refusals.refuse("FetchJWTSVID", None, &refusal))
@@ -81,7 +80,8 @@ impl Identities for OwnIdentities {
 }
 
 impl Enrollment {
-    /// What this broker's own machine, or a node, gives to local processes.
+    /// Lists the identities that a node gives to its local processes; without a node, those that this
+    /// broker gives to the processes of its own machine.
     async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
         let ca = self.own_ca()?;
         let mut candidates = Vec::new();
@@ -109,6 +109,8 @@ impl Enrollment {
         Ok(candidates)
     }
 
+    /// Issues an SVID with its key for a process on the broker's own machine; answers when the SVID
+    /// ends, in milliseconds since the epoch.
     async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
         let (svid, key) = self.own_ca()?.issue_with_key(id).map_err(ca_refusal)?;
         self.record_svid(id, &svid, "local process").await?;
@@ -125,15 +127,15 @@ impl Enrollment {
         Ok((message, svid.not_after_ms))
     }
 
-    /// P1: a node is a workload with a live task that may serve; it has shown its evidence for
-    /// that.
+    /// Refuses callers that are not a node. P1: a node is a workload with a live task that may serve,
+    /// for which it has presented evidence.
     async fn node(&self, peer: &Peer, task_id: &str) -> Result<(), Refusal> {
         let task = self.tasks.own_task(peer, task_id).await?;
         self.ledger.require_usable(&task)?;
         node::require_serves(&self.ledger, &task)
     }
 
-    /// What a node may give to its local processes.
+    /// Lists the identities that a node may give to its local processes.
     pub(crate) async fn list_entries(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -162,8 +164,8 @@ impl Enrollment {
         })
     }
 
-    /// An SVID for a process on a node: the node says who it is, for identities that are delegated
-    /// to it and no others.
+    /// Issues an SVID for a process on a node. The node says which identity the process has, among those
+    /// that are delegated to the node.
     pub(crate) async fn issue_entry(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -177,7 +179,7 @@ impl Enrollment {
         })
     }
 
-    /// A JWT-SVID for such a process.
+    /// Issues a JWT-SVID for a process on a node.
     pub(crate) async fn issue_entry_jwt(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -192,7 +194,7 @@ impl Enrollment {
         })
     }
 
-    /// P1: an identity that is delegated to the node that asks.
+    /// Reads the ID of an identity; refuses one that is not delegated to the node that asks (P1).
     async fn entry(
         &self,
         peer: &Peer,
@@ -213,7 +215,7 @@ impl Enrollment {
         }
     }
 
-    /// P8: a JWT-SVID is a bearer token, so the registration has to name whom it is for. P4: a
+    /// Issues a JWT-SVID. P8: it is a bearer token, so the registration has to name the audience. P4: a
     /// quarantine covers it like any token.
     async fn issue_jwt(
         &self,
@@ -250,6 +252,7 @@ impl Enrollment {
                 Ok(())
             }
         };
+        // Looked at before anything is signed, and again before the token is answered.
         not_quarantined()?;
         let issued = ca.issue_jwt(id, audience).map_err(ca_refusal)?;
         let record = journal::record("jwt_svid_issued")

@@ -60,7 +60,7 @@ pub enum InspectionError {
     Item {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The fault in the content.
         cause: TrustError,
     },
     /// An item has no kind that is known, or no name.
@@ -71,7 +71,7 @@ pub enum InspectionError {
     Keys {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The fault in the content.
         cause: JwsError,
     },
     /// A file holds no certificate in PEM.
@@ -79,7 +79,7 @@ pub enum InspectionError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The fault in the content.
         cause: pem::Error,
     },
     /// A certificate has no public key that can be read.
@@ -87,7 +87,7 @@ pub enum InspectionError {
     PublicKey {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the certificate.
+        /// The fault in the certificate.
         cause: SvidError,
     },
     /// The requirement is none.

@@ -1,4 +1,4 @@
-//! Documents over https with limits: no redirects, bounded in time and size.
+//! Fetching documents over https within limits: no redirects, bounded in time and size.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) enum FetchError {
     /// The request failed, or its answer was an error.
     #[error("{url}: {cause}")]
     Request {
-        /// Where the document is.
+        /// The URL of the document.
         url: String,
         /// The cause, without the URL.
         cause: reqwest::Error,
@@ -30,7 +30,7 @@ pub(crate) enum FetchError {
     /// The answer is neither an error nor the document.
     #[error("{url}: answered {status}")]
     Status {
-        /// Where the document is.
+        /// The URL of the document.
         url: String,
         /// The status of the answer.
         status: reqwest::StatusCode,
@@ -38,7 +38,7 @@ pub(crate) enum FetchError {
     /// The document is longer than [`MAX_DOCUMENT`].
     #[error("{url}: larger than {MAX_DOCUMENT} bytes")]
     TooLarge {
-        /// Where the document is.
+        /// The URL of the document.
         url: String,
     },
 }

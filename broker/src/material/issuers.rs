@@ -29,21 +29,21 @@ const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// Exactly the `iss` of its tokens.
+    /// The issuer's URL, exactly as in the `iss` of its tokens.
     pub url: String,
     /// The `aud` of tokens for this broker.
     pub audience: String,
-    /// Whose tokens they are.
+    /// The kind of the issuer, whose tokens have claims of their own.
     #[serde(default)]
     pub preset: Preset,
-    /// Where its keys are: a file, watched.
+    /// The file that has the issuer's keys; it is watched.
     pub jwks_file: Option<PathBuf>,
-    /// Where its keys are: an https URL, fetched in the background. Without either,
-    /// `<url>/.well-known/openid-configuration` tells.
+    /// The https URL that has the issuer's keys; it is fetched in the background. Without a file and a
+    /// URL, `<url>/.well-known/openid-configuration` names the place.
     pub jwks_url: Option<String>,
     /// PEM of the CA of the URL, if it is not a public one.
     pub ca_file: Option<PathBuf>,
-    /// Oldest `iat` taken.
+    /// Longest time since the `iat` of a token.
     #[serde(default = "default_max_age")]
     pub max_age: Ttl,
 }
@@ -66,7 +66,7 @@ pub(crate) fn without_keys(issuers: &[IssuerConfig]) -> TrustMaterial {
     TrustMaterial::of_issuers(issuers.iter().map(bare))
 }
 
-/// Takes these keys as an issuer's.
+/// Replaces the keys of an issuer.
 pub(crate) fn put_keys(material: &mut TrustMaterial, url: &str, keys: &KeySet) {
     if let Some(known) = material.issuers.get_mut(url) {
         *known = Arc::new(Issuer {

@@ -1,9 +1,9 @@
-//! What verifiers trust at this broker: issuers, what its configuration names, and what registrars
-//! added to the store.
+//! The material that verifiers trust at this broker: issuers, items that the configuration names, and
+//! items that registrars added to the store.
 //!
-//! Verifiers get immutable snapshots and do no I/O. A bad update keeps the last good one and says
-//! so. P4: what was withdrawn is not used by a broker that has seen the withdrawal in the log: the
-//! snapshot is then read anew before it is used.
+//! Verifiers get immutable snapshots and do no I/O. A bad update keeps the last good snapshot, and
+//! health says so. P4: a broker that has seen a withdrawal in the log does not use the item that was
+//! withdrawn: it reads the snapshot anew before it uses it.
 
 mod fetch;
 mod follow;
@@ -26,24 +26,24 @@ const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 /// How often it is looked whether a file has changed.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Something that verifiers trust, from the configuration.
+/// An item that verifiers trust, from the configuration.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaterialConfig {
-    /// What it is for.
+    /// The kind of the item, which says which verifier uses it.
     pub kind: TrustKind,
-    /// Its name, unique among those of its kind.
+    /// The name of the item, unique among those of its kind.
     pub name: String,
-    /// Where it is: a file, watched.
+    /// The file that has the item; it is watched.
     pub file: Option<PathBuf>,
-    /// Where it is: an https URL, fetched in the background.
+    /// The https URL that has the item; it is fetched in the background.
     pub url: Option<String>,
     /// PEM of the CA of the URL, if it is not a public one.
     pub ca_file: Option<PathBuf>,
 }
 
 impl MaterialConfig {
-    /// The place that it comes from, as health and lists name it.
+    /// The place that the item comes from, as health and lists name it.
     #[must_use]
     pub(crate) fn source(&self) -> String {
         match (&self.file, &self.url) {
@@ -59,14 +59,17 @@ pub use issuers::IssuerConfig;
 
 type Named = BTreeMap<(TrustKind, String), Arc<TrustItem>>;
 
-/// What verifiers trust, as snapshots.
+/// The material, as snapshots.
 pub(crate) struct Material {
     current: ArcSwap<TrustMaterial>,
     parts: Mutex<Parts>,
+    /// The number of the last change in the store that was heard of.
     changes: AtomicU64,
+    /// The number of the change up to which the store was read.
     read: AtomicU64,
 }
 
+/// The items by where they come from.
 #[derive(Default)]
 struct Parts {
     configured: Named,
@@ -74,7 +77,7 @@ struct Parts {
 }
 
 impl Material {
-    /// With the issuers of the configuration; nothing was read from the store yet.
+    /// Material with the issuers of the configuration only; nothing was read from the store yet.
     #[must_use]
     pub(crate) fn new(issuers: TrustMaterial) -> Self {
         Self {
@@ -85,8 +88,8 @@ impl Material {
         }
     }
 
-    /// The snapshot of this moment, which may be older than what the log says; see
-    /// [`Material::unread`].
+    /// The snapshot of this moment. It may be older than what the log says, as long as
+    /// [`Material::unread`] answers a change.
     #[must_use]
     pub(crate) fn snapshot(&self) -> Arc<TrustMaterial> {
         self.current.load_full()
@@ -101,26 +104,26 @@ impl Material {
         });
     }
 
-    /// What was added changed in the store: it is to be read anew before it is used.
+    /// Notes that added items changed in the store: they are to be read anew before they are used.
     pub(crate) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The change up to which everything must be read, if it is not.
+    /// The number of the change up to which the store must be read, if it was not.
     #[must_use]
     pub(crate) fn unread(&self) -> Option<u64> {
         let changes = self.changes.load(Ordering::Acquire);
         (self.read.load(Ordering::Acquire) < changes).then_some(changes)
     }
 
-    /// Takes over what was read from the store after change number `change` was heard of.
+    /// Takes over items that were read from the store after change number `change` was heard of.
     pub(crate) fn publish_added(&self, items: impl IntoIterator<Item = TrustItem>, change: u64) {
         let added = items
             .into_iter()
             .map(|item| ((item.kind(), item.name().to_owned()), Arc::new(item)))
             .collect();
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was read later must not be replaced by what was read earlier.
+        // Items that were read later must not be replaced by items that were read earlier.
         if self.read.load(Ordering::Acquire) <= change {
             parts.added = added;
             self.publish(&parts);
@@ -137,7 +140,7 @@ impl Material {
         self.publish(&parts);
     }
 
-    /// An item of the configuration stands over an added one of the same name.
+    /// Publishes all items. An item of the configuration hides an added one of its kind and name.
     fn publish(&self, parts: &Parts) {
         self.update_issuers(|next| {
             next.replace_items(
@@ -150,7 +153,7 @@ impl Material {
         });
     }
 
-    /// Whether an item of this kind and name comes from the configuration.
+    /// Says whether an item of this kind and name comes from the configuration.
     #[must_use]
     pub(crate) fn is_configured(&self, kind: TrustKind, name: &str) -> bool {
         self.parts
@@ -163,7 +166,7 @@ impl Material {
 
 impl Subscriber for Material {
     fn on_event(self: Arc<Self>, event: &Event) {
-        // Read anew by the next call that needs it.
+        // The next call that needs the items reads them anew.
         if matches!(event, Event::Changed(Changed::Trust)) {
             self.changed();
         }

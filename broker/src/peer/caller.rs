@@ -1,7 +1,7 @@
-//! The peer of a connection: its verified SVID and its TLS channel.
+//! The peer of a connection, with its verified SVID and its TLS channel.
 //!
-//! P1: a peer is made only by the acceptor. P7: expiry and trust are looked at on every call, not
-//! only at the handshake (T07).
+//! P1: only the acceptor makes a peer. P7: expiry and trust are looked at on every call, not only at
+//! the handshake (T07).
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,12 @@ use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_cha
 use super::channel::Channel;
 use super::trust::Trust;
 
-/// Who is at the other end of a connection.
+/// The caller at the other end of a connection.
 #[derive(Clone)]
 pub(crate) enum Caller {
-    /// Nobody who is known: the enrollment listener.
+    /// A caller without an SVID, on the enrollment listener.
     Anonymous(Arc<Channel>),
-    /// A workload.
+    /// A workload with an SVID.
     Workload(Arc<Peer>),
 }
 
@@ -29,12 +29,13 @@ pub(crate) struct Peer {
     chain: Vec<CertificateDer<'static>>,
     channel: Channel,
     remote: SocketAddr,
+    /// The generation of the bundles under which the chain was verified last.
     trusted_in: AtomicU64,
     limiter: OnceLock<Arc<DefaultDirectRateLimiter>>,
 }
 
 impl Peer {
-    /// Made by the acceptor out of what the handshake proved.
+    /// Makes a peer out of what the handshake proved; only the acceptor may call this.
     pub(crate) fn new(
         svid: VerifiedSvid,
         generation: u64,
@@ -52,30 +53,31 @@ impl Peer {
         }
     }
 
-    /// Who it is.
+    /// The SPIFFE ID of the peer.
     #[must_use]
     pub(crate) fn id(&self) -> &SpiffeId {
         self.svid.id()
     }
 
-    /// What the handshake proved.
+    /// The SVID that the handshake verified.
     pub(crate) fn svid(&self) -> &VerifiedSvid {
         &self.svid
     }
 
-    /// Where it is.
+    /// The address of the peer.
     #[must_use]
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote
     }
 
-    /// Its TLS channel, and the challenges issued on it.
+    /// The TLS channel of the connection, with the challenges issued on it.
     #[must_use]
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Whether its SVID is good at this moment under the trust of this moment.
+    /// Checks that the SVID is good at this moment, under the bundles of this moment. The chain is
+    /// verified anew only if the bundles have changed.
     pub(crate) fn check(&self, trust: &Trust, now_ms: i64) -> Result<(), SvidError> {
         if now_ms >= self.svid.not_after_ms() {
             return Err(SvidError::Expired);
@@ -92,7 +94,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Its workload's limiter, looked up once.
+    /// The limiter of the peer's workload; `find` is called once for a connection.
     pub(crate) fn limiter(
         &self,
         find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>,

@@ -14,9 +14,9 @@ use sundew_core::SealError;
 use crate::clock;
 use crate::refusal::Refusal;
 
-/// How long a challenge may be answered.
+/// Longest time between a challenge and its answer.
 const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
-/// Most open challenges of one connection; the oldest gives way (AC-84).
+/// Most open challenges of a connection; the oldest gives way (AC-84).
 const MAX_CHALLENGES: usize = 32;
 
 /// A TLS channel, with the challenges that were issued on it.
@@ -26,6 +26,7 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// A channel with this channel binding, and without challenges.
     pub(crate) fn new(exporter: [u8; 32]) -> Self {
         Self {
             exporter,
@@ -45,7 +46,8 @@ impl Channel {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new challenge, good on this channel, and when it ends, in milliseconds since the epoch.
+    /// Issues a challenge that is good on this channel; answers it and when it ends, in milliseconds
+    /// since the epoch.
     pub(crate) fn challenge(&self) -> Result<(Nonce, i64), Refusal> {
         let mut nonce = [0; 32];
         SystemRandom::new()
@@ -69,8 +71,8 @@ impl Channel {
         open.push_back((nonce, clock::monotonic()));
     }
 
-    /// P2: takes a challenge out. It is gone whatever happens next; says whether it was one in
-    /// time.
+    /// Takes a challenge out, and says whether it was issued on this channel and is in time. P2: the
+    /// challenge is gone, whatever happens next.
     #[must_use]
     pub(crate) fn consume(&self, nonce: &[u8]) -> bool {
         let mut open = self.challenges();

@@ -18,7 +18,7 @@ pub enum FileError {
     Bundle {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The fault in the content.
         cause: BundleError,
     },
     /// The certificate and its key do not fit.
@@ -26,7 +26,7 @@ pub enum FileError {
     Pair {
         /// The file of the certificate.
         path: PathBuf,
-        /// Why they do not fit.
+        /// The reason why they do not fit.
         cause: rustls::Error,
     },
     /// The file is not PEM, or not the PEM that is expected.
@@ -34,7 +34,7 @@ pub enum FileError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// The fault in the content.
         cause: pem::Error,
     },
     /// The file holds a secret, and others may read it.
@@ -53,7 +53,7 @@ pub enum FileError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why it cannot be read.
+        /// The reason why the file cannot be read.
         cause: io::Error,
     },
 }

@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection: TLS with X.509-SVIDs, the peer that a handshake proved,
-//! the challenges of its channel, and the bundles that decide whom this broker trusts.
+//! Peers of connections: TLS with X.509-SVIDs, the peer that a handshake proved, the challenges of
+//! its channel, and the bundles that decide whom this broker trusts.
 
 pub(crate) mod accept;
 mod caller;

@@ -1,7 +1,7 @@
-//! One TLS 1.3 handshake with an X.509-SVID, without resumption.
+//! TLS 1.3 handshakes with X.509-SVIDs, without resumption.
 //!
-//! P1: this is the one place that makes a [`Peer`]. T06: a resumed session would skip the
-//! certificate check, so there are none.
+//! P1: no other place makes a [`Peer`]. T06: a resumed session would skip the check of the
+//! certificate, so sessions are not resumed.
 
 use std::io;
 use std::net::SocketAddr;

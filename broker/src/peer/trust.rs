@@ -1,7 +1,8 @@
-//! What this broker trusts and who it is, as whole snapshots that are replaced, never edited.
+//! The bundles that this broker trusts and its own SVID, as whole snapshots that are replaced and
+//! never edited.
 //!
-//! A bad update keeps the last good one and says so. A new generation is looked at by the next call
-//! of every open connection.
+//! A bad update keeps the last good snapshot, and health says so. The next call of every open
+//! connection looks at a new generation.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,7 +17,7 @@ use sundew_attestation::spiffe::{BundleSet, TrustBundle, TrustDomain};
 pub(crate) struct Snapshot {
     /// Roots by trust domain.
     pub(crate) bundles: BundleSet,
-    /// Grows with every change.
+    /// A number that grows with every change.
     pub(crate) generation: u64,
 }
 
@@ -71,7 +72,7 @@ impl Trust {
         }));
     }
 
-    /// Trusts nobody of a trust domain any more.
+    /// Withdraws the trust in a trust domain: nobody of it is trusted any more.
     pub(crate) fn withdraw(&self, domain: TrustDomain) {
         match TrustBundle::from_der(domain, []) {
             Ok(empty) => self.publish(empty),

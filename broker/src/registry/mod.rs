@@ -1,4 +1,5 @@
-//! Registrations of workloads: what platform teams say that a workload must prove and may ask for.
+//! Registrations of workloads, by which platform teams say what a workload must prove and may ask
+//! for.
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use crate::response::Responses;
 use crate::role::{Operator, Registrar};
 use crate::wire::spiffe_id;
 
-/// Most workloads in one request.
+/// Most registrations in one request.
 const MAX_APPLIED: usize = 1000;
 /// Longest registration as JSON, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 1 << 20;
@@ -59,7 +60,7 @@ impl Registry {
         }
     }
 
-    /// Creates or replaces registrations. All are looked at before one is written.
+    /// Creates or replaces registrations. All are checked before the first is written.
     pub(crate) async fn apply_workloads(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -124,6 +125,8 @@ impl Registry {
         problems
     }
 
+    /// Writes a registration, unless it is there already; answers what changed. With `dry_run`, only
+    /// answers what would change.
     async fn apply(
         &self,
         operator: &Operator<Registrar>,
@@ -133,6 +136,7 @@ impl Registry {
         let id = registration.spiffe_id.clone();
         let version = version_of(&registration);
         let store = self.ledger.records.store();
+        // The version is compared by content, so a repeated request changes nothing.
         for _ in 0..REPLACE_ATTEMPTS {
             let before = store.document(DocumentKind::Workload, id.as_str()).await?;
             let old = before
@@ -188,7 +192,7 @@ impl Registry {
         Err(Refusal::Conflict("registration"))
     }
 
-    /// All registrations.
+    /// Lists all registrations.
     pub(crate) async fn list_workloads(
         self: Arc<Self>,
         _: Operator<Registrar>,
@@ -211,7 +215,7 @@ impl Registry {
         Ok(v1::ListWorkloadsResponse { workloads })
     }
 
-    /// One registration.
+    /// Shows a registration.
     pub(crate) async fn show_workload(
         self: Arc<Self>,
         _: Operator<Registrar>,
@@ -232,7 +236,7 @@ impl Registry {
         })
     }
 
-    /// Removes a registration, and with it everything issued to the workload.
+    /// Removes a registration, and revokes everything that was issued to the workload.
     pub(crate) async fn delete_workload(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -284,6 +288,7 @@ fn parse(document: &str) -> Result<Registration, DocumentError> {
     serde_path_to_error::deserialize(value).map_err(DocumentError::Field)
 }
 
+/// The version of a registration: 16 hexadecimal digits of the digest of its document.
 fn version_of(registration: &Registration) -> String {
     let digest = digest::digest(
         &digest::SHA256,
@@ -292,6 +297,7 @@ fn version_of(registration: &Registration) -> String {
     hex(digest.as_ref()).chars().take(16).collect()
 }
 
+/// A registration as a message.
 fn workload_message(record: &WorkloadRecord) -> v1::Workload {
     v1::Workload {
         spiffe_id: record.registration.spiffe_id.to_string(),

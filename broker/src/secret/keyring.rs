@@ -1,4 +1,4 @@
-//! The keyring: rotation, and sealing anew what an older key sealed.
+//! The keyring: rotation, and sealing values anew that an older key sealed.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use sundew_core::store::DocumentKind;
 use sundew_core::{Changed, Event, Keyring, SealError, SecretRecord};
 use sundew_proto::v1;
 
-use super::{ATTEMPTS, Secrets};
+use super::{REPLACE_ATTEMPTS, Secrets};
 use crate::journal;
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 use crate::wire::idempotency_key;
 
-/// Where the store has the keyring.
+/// The name of the keyring in the store.
 const KEYRING: &str = "keyring";
 
 impl Secrets {
-    /// Adds a key to the keyring and makes it the active one. Old records still open, and are
-    /// sealed anew in the background.
+    /// Adds a key to the keyring and makes it the active key. Older records still open, and are sealed
+    /// anew in the background.
     pub(crate) async fn rotate_keyring(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -36,7 +36,7 @@ impl Secrets {
             operator.id().as_str().as_bytes(),
             key.as_bytes(),
         ]));
-        for _ in 0..ATTEMPTS {
+        for _ in 0..REPLACE_ATTEMPTS {
             let before = self
                 .ledger
                 .records
@@ -45,6 +45,7 @@ impl Secrets {
                 .await?
                 .ok_or(Refusal::NotFound("keyring"))?;
             let current = Keyring::unwrap(self.ledger.root(), &before).map_err(unusable)?;
+            // A retry of the request that made the present key gets its answer.
             if current.request() == tag {
                 return Ok(v1::RotateKeyringResponse {
                     key_id: current.active_key_id(),
@@ -76,7 +77,7 @@ impl Secrets {
         Err(Refusal::Conflict("keyring"))
     }
 
-    /// Reads the keyring from the store; puts ours there if there is none.
+    /// Reads the keyring from the store; puts this broker's there if the store has none.
     pub(crate) async fn reload_keyring(&self) -> Result<(), Refusal> {
         let unusable = |cause| Refusal::Seal {
             what: "keyring",
@@ -95,8 +96,8 @@ impl Secrets {
                 ));
                 return Ok(());
             }
-            // At the first start, the one that was generated just now; in a store that was emptied,
-            // the one that others still use.
+            // At the first start, that is the keyring that was generated just now; in a store that was
+            // emptied, the keyring that other brokers still use.
             let own = self
                 .keyring
                 .load()
@@ -110,6 +111,7 @@ impl Secrets {
         }
     }
 
+    /// Reads the keyring anew without keeping the caller waiting.
     fn reload_keyring_in_background(self: Arc<Self>) {
         tokio::spawn(async move {
             if let Err(error) = self.reload_keyring().await {
@@ -118,7 +120,7 @@ impl Secrets {
         });
     }
 
-    /// Seals anew what an older key sealed. Answers how many.
+    /// Seals anew the secrets that an older key sealed; answers how many.
     pub(crate) async fn reseal(&self) -> Result<usize, Refusal> {
         let active = self.keyring.load().active_key_id();
         let mut count = 0_usize;
@@ -157,7 +159,7 @@ impl Subscriber for Secrets {
     }
 }
 
-/// The key that sealed a record.
+/// The number of the key that sealed a record.
 pub(super) fn key_of(record: &SecretRecord) -> Result<u32, Refusal> {
     let unreadable = |cause| Refusal::Seal {
         what: "secret",

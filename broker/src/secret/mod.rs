@@ -24,8 +24,9 @@ use crate::role::{Operator, Registrar};
 use crate::wire::idempotency_key;
 use keyring::key_of;
 
-/// How often a change is tried again when another broker changed the same document.
-const ATTEMPTS: usize = 8;
+/// How often a change is tried before it is refused because other brokers change the same secret or
+/// the keyring.
+const REPLACE_ATTEMPTS: usize = 8;
 
 /// The room of stored secrets.
 pub(crate) struct Secrets {
@@ -46,7 +47,7 @@ impl Secrets {
         })
     }
 
-    /// Writes a secret.
+    /// Writes a secret, as a new version of one that is there.
     pub(crate) async fn put_secret(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -67,7 +68,7 @@ impl Secrets {
             key.as_bytes(),
             value.expose(),
         ]));
-        for _ in 0..ATTEMPTS {
+        for _ in 0..REPLACE_ATTEMPTS {
             let before = self
                 .ledger
                 .records
@@ -78,6 +79,7 @@ impl Secrets {
                 .as_ref()
                 .map(|bytes| self.record_of(&request.name, bytes))
                 .transpose()?;
+            // A retry of the request that wrote the present version gets its answer.
             if let Some(old) = old.as_ref().filter(|old| old.request == written_by) {
                 return Ok(v1::PutSecretResponse {
                     version: old.version,
@@ -116,10 +118,12 @@ impl Secrets {
             })
     }
 
+    /// Seals a value, in base64.
     fn seal_text(&self, name: &str, value: &SecretBytes) -> Result<String, Refusal> {
         Ok(STANDARD.encode(self.seal(name, value)?))
     }
 
+    /// Writes a secret if the store still has `before`; says whether it did.
     async fn replace(
         &self,
         name: &str,
@@ -138,7 +142,7 @@ impl Secrets {
             .await?)
     }
 
-    /// Names and versions of secrets, never values.
+    /// Lists names and versions of secrets, never values.
     pub(crate) async fn list_secrets(
         self: Arc<Self>,
         _: Operator<Registrar>,
@@ -198,7 +202,7 @@ impl Secrets {
         }
     }
 
-    /// A secret's record, if there is one of this name.
+    /// Reads the record of a secret, if there is one of this name.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {
         let Some(bytes) = self
             .ledger
@@ -212,6 +216,7 @@ impl Secrets {
         self.record_of(name, &bytes).map(Some)
     }
 
+    /// Opens a stored record; refuses one that was changed in the store.
     fn record_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
         self.ledger.records.open(
             "secret",
@@ -221,7 +226,7 @@ impl Secrets {
         )
     }
 
-    /// Opens what was sealed under a name. P8: it opens under no other name.
+    /// Opens a value that was sealed under a name. P8: the value opens under no other name.
     pub(crate) async fn open(&self, name: &str, sealed: &[u8]) -> Result<SecretBytes, Refusal> {
         let opened = self.keyring.load().open(name, sealed);
         let opened = match opened {

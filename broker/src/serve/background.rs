@@ -1,4 +1,4 @@
-//! What a broker does between calls: follows its files and issuers, and keeps its house.
+//! The work of a broker between calls: it follows its files and issuers, and keeps its house.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use crate::material::{self, issuers};
 use crate::peer::files::{read_bundle, read_identity};
 use crate::secret::Secrets;
 
+/// How often limiters and entries of the log are looked at that may be forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether secrets are to be sealed anew.
 const RESEAL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Follows the files, sockets and URLs of the configuration.
@@ -60,7 +62,7 @@ pub(super) fn start_sources(
     Ok(())
 }
 
-/// Follows the broker's own SVID.
+/// Reads or issues the broker's own SVID, and follows its source.
 fn start_identity(
     config: &Config,
     ground: &Ground,
@@ -93,6 +95,7 @@ fn start_identity(
                     .map_or(Ok(()), |ca| sources::issue_own(&trust, ca))
             };
             issue().map_err(during("embedded CA"))?;
+            // At half of its life there is time to try again if issuing fails.
             background.spawn(async move {
                 loop {
                     tokio::time::sleep(half).await;
@@ -106,7 +109,7 @@ fn start_identity(
     Ok(())
 }
 
-/// Keeps the house: attendance, sweeps, leases, clean-ups, and what is to be forgotten.
+/// Starts the housekeeping: attendance, sweeps, leases, clean-ups, and what is to be forgotten.
 pub(super) fn start_housekeeping(
     broker: &Broker,
     gate: &Arc<Gate>,

@@ -1,5 +1,5 @@
-//! What has begun runs to its end, whether or not its caller is still there: an effect that is on
-//! the record must not be left half done.
+//! Use cases that run to their end once they have begun, whether or not the caller is still there:
+//! an effect that is on the record must not be left half done.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,11 +10,12 @@ use crate::refusal::Refusal;
 
 type Work<A> = Pin<Box<dyn Future<Output = Result<A, Refusal>> + Send>>;
 
-/// A use case that goes on in a tokio task when its caller goes away. Until then it runs within the
-/// caller's own, which is cheaper, since most callers stay.
+/// A use case that goes on in a tokio task of its own when its caller goes away. Until then it runs
+/// in the tokio task of the connection, which is cheaper; most callers stay.
 pub(super) struct Detached<A: Send + 'static>(Option<Work<A>>);
 
 impl<A: Send + 'static> Detached<A> {
+    /// A use case that begins with the first poll, or when this is dropped.
     pub(super) fn new(work: impl Future<Output = Result<A, Refusal>> + Send + 'static) -> Self {
         Self(Some(Box::pin(work)))
     }

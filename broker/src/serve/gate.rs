@@ -1,5 +1,5 @@
-//! The way of every call into a use case: the peer is good now, within its rate, in its role, and a
-//! refusal is on the record once (P10, P11).
+//! The gate that every call passes on its way into a use case: the peer is good now, is within its
+//! rate, and has the role; a refusal is on the record once (P10, P11).
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::role::{Operator, Operators, RoleType};
 
-/// What a gRPC method answers.
+/// The answer of a gRPC method.
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 
-/// What is looked at before a use case begins.
+/// The checks before a use case begins.
 pub(super) struct Gate {
     /// P12: bounds the calls that issue something.
     pub(super) issue_permits: Arc<Semaphore>,
@@ -69,7 +69,7 @@ impl Gate {
         .await
     }
 
-    /// Serves what must run to its end when the caller hangs up.
+    /// Serves a use case that must run to its end when the caller hangs up.
     pub(super) async fn serve_detached<R, Q, A, F>(
         &self,
         rpc: &'static str,
@@ -87,7 +87,7 @@ impl Gate {
         .await
     }
 
-    /// Serves what an operator does and what must run to its end when the caller hangs up.
+    /// Serves a use case of operators that must run to its end when the caller hangs up.
     pub(super) async fn serve_detached_as<O, R, Q, A, F>(
         &self,
         rpc: &'static str,
@@ -106,9 +106,9 @@ impl Gate {
         .await
     }
 
-    /// Serves what issues something, to its end. P12: issuing has a budget of its own, so that
-    /// under overload endings and introspection are served, and what cannot be issued soon is
-    /// refused at once.
+    /// Serves a use case that issues something, to its end. P12: issuing has a budget of its own, so
+    /// that endings and introspection are served under overload; a call beyond the budget is refused
+    /// at once.
     pub(super) async fn serve_issuing<R, Q, A, F>(
         &self,
         rpc: &'static str,
@@ -135,7 +135,8 @@ impl Gate {
         .await
     }
 
-    /// Answers the peer if it may call now.
+    /// Answers the peer if it may call now; refuses callers without an SVID, with one that is not good
+    /// any more, or above their rate.
     fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
         let peer = peer.ok_or(Refusal::Unauthenticated)?;
         peer.check(&self.trust, clock::now_ms())?;
@@ -149,7 +150,7 @@ impl Gate {
         Ok(Arc::clone(peer))
     }
 
-    /// Turns the result of a use case into what the caller hears.
+    /// Turns the result of a use case into the answer to the caller.
     pub(super) fn answer<A>(
         &self,
         rpc: &'static str,

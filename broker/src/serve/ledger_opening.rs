@@ -21,19 +21,19 @@ use crate::records::Records;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{RedisSettings, RedisStore};
 
-/// How long a store that is not there yet is waited for between two attempts.
+/// Pause between two attempts to open a store that is not there yet.
 const RETRY_STORE_AFTER: Duration = Duration::from_millis(500);
 
-/// An open ledger, and what came with opening it.
+/// An open ledger, and the other parts that opening it gives.
 pub(super) struct Opened {
     pub(super) ca: Option<Ca>,
     pub(super) follower: LogFollower,
     pub(super) ledger: Ledger,
-    /// What the store is, for the start-up message.
+    /// The name of the store, for the start-up message.
     pub(super) store: String,
 }
 
-/// Opens everything that state is in. Waits for a store that is not there yet.
+/// Opens the store, the journal and the log. Waits for a store that is not there yet.
 pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Opened, StartError> {
     let root = read_private(&config.root_key_file).map_err(during("keys.root_key_file"))?;
     let root = Arc::new(RootKey::parse(&root).map_err(during("keys.root_key_file"))?);
@@ -66,8 +66,8 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     })
 }
 
-/// Opens the journal; answers the endings in it that still matter. A quarantine may be as old as the
-/// journal is.
+/// Opens the journal; answers it with the endings in it that still matter. A quarantine may be as
+/// old as the journal is.
 fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
     let now_ms = clock::now_ms();
     let mut endings = Vec::new();
@@ -82,6 +82,7 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartE
     Ok((Arc::new(journal), still_matter(endings, now_ms)))
 }
 
+/// Opens the configured store once it can be worked with.
 async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
     let store: Arc<dyn Store> = match config {
         StoreConfig::Embedded(path) => EmbeddedStore::open(path).map_err(during("store"))?,
@@ -100,7 +101,7 @@ async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> 
     }
 }
 
-/// How to reach Redis, with what the configured files hold.
+/// The settings of a Redis, with the content of the configured files.
 fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
     let private = |path: &PathBuf, key: &str| {
         read_private(path)

@@ -33,14 +33,14 @@ use crate::enrollment::{Enrollment, OwnIdentities};
 use crate::peer::accept::accept;
 use crate::peer::{Clients, Connection};
 
-/// How long open calls may take to end at shutdown.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Longest time for open calls to end at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest message on the enrollment listener, in bytes.
 const ENROLLMENT_MESSAGE: usize = 256 << 10;
 /// Largest message on the Workload API's socket, in bytes.
 const WORKLOAD_API_MESSAGE: usize = 4 << 10;
 
-/// Where the listeners are.
+/// The addresses of the listeners.
 pub(super) struct Addresses {
     pub(super) enrollment: Option<SocketAddr>,
     pub(super) operations: SocketAddr,
@@ -65,7 +65,7 @@ impl Default for Listeners {
 }
 
 impl Listeners {
-    /// What runs for as long as the broker does, and is ended with it.
+    /// The work that runs for as long as the broker does, and is ended with it.
     pub(super) fn background(&mut self) -> &mut JoinSet<()> {
         &mut self.background
     }
@@ -94,7 +94,7 @@ impl Listeners {
         }
     }
 
-    /// Serves health and metrics; answers where.
+    /// Serves health and metrics; answers their address.
     pub(super) async fn serve_operations(
         &mut self,
         address: SocketAddr,
@@ -172,6 +172,7 @@ impl Listeners {
         Ok((incoming, address))
     }
 
+    /// Serves the SPIFFE Workload API on a Unix socket.
     fn serve_workload_api(
         &mut self,
         path: &Path,
@@ -195,7 +196,7 @@ impl Listeners {
     /// Stops listening, lets open calls end for a while, and ends what runs beside them.
     pub(super) async fn stop(mut self) {
         self.stop.send_replace(true);
-        let drained = tokio::time::timeout(DRAIN_WITHIN, async {
+        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
             while self.serving.join_next().await.is_some() {}
         })
         .await;
@@ -206,6 +207,7 @@ impl Listeners {
     }
 }
 
+/// Binds a listener; answers it with its address, in which the port is never 0.
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let listener = TcpListener::bind(address)
         .await
@@ -227,6 +229,7 @@ fn bounded(config: &Config) -> Grpc {
         .tcp_nodelay(true)
 }
 
+/// The services on the listener for workloads and operators.
 async fn workload_services(config: &Config, services: Services) -> Router {
     let most = config.message_bytes;
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -16,7 +16,7 @@ use crate::liveness::RevocationLog;
 use crate::metrics::Metrics;
 use crate::peer::Trust;
 
-/// What health and metrics are read from, once the broker has started.
+/// The rooms that health and metrics are read from; `None` until the broker has started.
 pub(super) type CurrentHealth = watch::Receiver<Option<Health>>;
 
 /// The rooms that know how the broker is.
@@ -29,7 +29,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Of a broker that has started.
+    /// The health of a broker that has started.
     pub(super) fn new(ground: &Ground, broker: &Broker) -> Self {
         Self {
             leases: Arc::clone(&broker.leases),
@@ -61,8 +61,8 @@ impl Health {
         problems
     }
 
-    /// A source that fails while the last good state serves is for the operator, not for the load
-    /// balancer.
+    /// Says whether the broker answers calls. A source that fails while its last good state serves is
+    /// for the operator to see, not for the load balancer.
     fn is_ready(&self) -> bool {
         self.log.view().is_ok() && self.trust.identity().is_some()
     }

@@ -19,7 +19,7 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::peer::Trust;
 
-/// How often it is looked whether a broker that starts is ready.
+/// How often a starting broker is asked whether it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a broker did not start: the part that failed, and a cause that says what to do.
@@ -52,8 +52,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts; answers when the broker listens. It answers calls once its view of the revocation
-    /// log is fresh.
+    /// Starts a broker; answers when it listens. The broker answers calls once its view of the
+    /// revocation log is fresh.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let mut listeners = Listeners::default();
         // Health answers from the first moment on, also while the store is waited for.
@@ -113,19 +113,19 @@ impl Server {
         self.ca.as_deref()
     }
 
-    /// Where agents connect.
+    /// The address of the listener for workloads and operators.
     #[must_use]
     pub fn workloads(&self) -> SocketAddr {
         self.addresses.workloads
     }
 
-    /// Where those without an SVID connect.
+    /// The address of the listener for callers without an SVID, if there is one.
     #[must_use]
     pub fn enrollment(&self) -> Option<SocketAddr> {
         self.addresses.enrollment
     }
 
-    /// Where health and metrics are.
+    /// The address of health and metrics.
     #[must_use]
     pub fn operations(&self) -> SocketAddr {
         self.addresses.operations

@@ -1,4 +1,4 @@
-//! Where bundles and the broker's own SVID come from: watched files, a SPIFFE Workload API, or the
+//! Sources of bundles and of the broker's own SVID: watched files, a SPIFFE Workload API, or the
 //! embedded CA.
 //!
 //! A source that fails keeps the last good state until the bundle limit, then its trust domain is

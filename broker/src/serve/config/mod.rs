@@ -31,36 +31,36 @@ use file::File;
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-/// What the program needs.
+/// The configuration as the program needs it: complete and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen.
+    /// The listeners.
     pub listen: Listen,
-    /// Who the broker is.
+    /// The source of the broker's own SVID.
     pub identity: Identity,
     /// Trust domain to the file that has its bundle.
     pub trust: BTreeMap<TrustDomain, PathBuf>,
-    /// How long a bundle is used whose source fails.
+    /// Longest use of a bundle whose source fails.
     pub bundle_limit: Duration,
-    /// Where state is.
+    /// The store.
     pub store: StoreConfig,
-    /// File with the root key.
+    /// The file with the root key.
     pub root_key_file: PathBuf,
-    /// Folder of the journal.
+    /// The folder of the journal.
     pub journal: PathBuf,
-    /// Freshness and skew.
+    /// Bounds of the view of the revocation log.
     pub bounds: Bounds,
-    /// Who may do what.
+    /// The roles of operators.
     pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
     /// OpenID issuers.
     pub issuers: Vec<IssuerConfig>,
-    /// What verifiers trust besides.
+    /// Further items that verifiers trust.
     pub material: Vec<MaterialConfig>,
     /// Limits on calls.
     pub limits: CallLimits,
     /// Limits on connections.
     pub connections: ListenerLimits,
-    /// Connections are asked to go after this long.
+    /// The age after which a connection is asked to end.
     pub connection_age: Duration,
     /// Largest message, in bytes.
     pub message_bytes: usize,
@@ -68,22 +68,22 @@ pub struct Config {
     pub streams: u32,
 }
 
-/// Where to listen.
+/// The listeners.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Agents, resource servers, operators: mutual TLS.
+    /// For agents, resource servers and operators: mutual TLS.
     pub workloads: SocketAddr,
-    /// Those without an SVID: server-side TLS. Needs the embedded CA.
+    /// For callers without an SVID: server-side TLS. Needs the embedded CA.
     pub enrollment: Option<SocketAddr>,
-    /// Metrics and health in the clear: keep it off the network of agents.
+    /// For metrics and health, in the clear: keep this address off the network of agents.
     pub operations: SocketAddr,
-    /// The SPIFFE Workload API of the embedded CA.
+    /// The Unix socket of the SPIFFE Workload API. Needs the embedded CA.
     pub workload_api: Option<PathBuf>,
-    /// gRPC reflection on the workload listener.
+    /// Whether the workload listener answers gRPC reflection.
     pub reflection: bool,
 }
 
-/// Where the broker's own SVID comes from.
+/// The source of the broker's own SVID.
 #[derive(Clone, Debug)]
 pub enum Identity {
     /// PEM files, watched.
@@ -95,33 +95,33 @@ pub enum Identity {
     },
     /// A SPIFFE Workload API, such as a SPIRE agent's; it brings bundles too.
     WorkloadApi {
-        /// Its socket.
+        /// The socket of the API.
         socket: PathBuf,
     },
     /// The embedded CA.
     EmbeddedCa {
-        /// Its trust domain.
+        /// The trust domain of the CA.
         trust_domain: TrustDomain,
-        /// How long its SVIDs live.
+        /// The life of SVIDs of the CA.
         svid_ttl: Ttl,
     },
 }
 
-/// Where state is.
+/// The store that holds all state.
 #[derive(Clone, Debug)]
 pub enum StoreConfig {
-    /// One file.
+    /// A file, which one broker has to itself.
     Embedded(PathBuf),
-    /// Redis.
+    /// A Redis, which several brokers share.
     Redis(Box<RedisConfig>),
 }
 
 /// A Redis as the store.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// Where it is.
+    /// The address and the way to it.
     pub url: RedisUrl,
-    /// File with the ACL user's password.
+    /// The file with the ACL user's password.
     pub password_file: Option<PathBuf>,
     /// PEM of the CA.
     pub ca_file: Option<PathBuf>,
@@ -129,14 +129,14 @@ pub struct RedisConfig {
     pub client: Option<(PathBuf, PathBuf)>,
     /// Longest time for one command.
     pub timeout: Duration,
-    /// How many replicas each primary has.
+    /// The number of replicas of each primary.
     pub replicas: u32,
-    /// When tasks and tokens count as written.
+    /// The condition under which tasks and tokens count as written.
     pub durability: Durability,
 }
 
 impl Config {
-    /// Where trust comes from.
+    /// The places that the configuration names for trust.
     #[must_use]
     pub fn trust_sources(&self) -> TrustSources<'_> {
         TrustSources {
@@ -146,14 +146,14 @@ impl Config {
         }
     }
 
-    /// Reads a file.
+    /// Reads a file; an error has everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| ConfigError(vec![format!("cannot be read: {e}")]))?;
         Self::parse(&text)
     }
 
-    /// Reads a text.
+    /// Reads a text; an error has everything that is wrong with it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let (file, mut errors) = File::parse(text)?;
         let listen = file.listen.map(Listen::from);

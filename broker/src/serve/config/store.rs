@@ -4,7 +4,7 @@ use super::file::FileStore;
 use super::{RedisConfig, StoreConfig};
 use crate::store::redis::{Durability, RedisUrl, RedisUrlError};
 
-/// What is wrong with the section, by key.
+/// Why the section names no store that can be used, by key.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SectionError {
     /// A certificate is named without its key, or a key without its certificate.

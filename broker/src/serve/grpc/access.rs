@@ -1,4 +1,4 @@
-//! What resource servers call.
+//! Calls of resource servers.
 
 use sundew_proto::v1::access_service_server::AccessService;
 use sundew_proto::v1::*;

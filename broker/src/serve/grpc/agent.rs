@@ -1,4 +1,4 @@
-//! What attested workloads call.
+//! Calls of attested workloads.
 
 use sundew_proto::v1::agent_service_server::AgentService;
 use sundew_proto::v1::*;

@@ -1,4 +1,4 @@
-//! What those without an SVID call.
+//! Calls of those who have no SVID.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What workloads with an SVID call for the next one, for a TPM key, or as a node.
+//! Calls of workloads with an SVID: for the next SVID, for a TPM key, or as a node.
 
 use sundew_proto::v1::enrollment_service_server::EnrollmentService;
 use sundew_proto::v1::*;

@@ -1,4 +1,4 @@
-//! What platform teams call.
+//! Calls of platform teams.
 
 use sundew_proto::v1::registry_service_server::RegistryService;
 use sundew_proto::v1::*;

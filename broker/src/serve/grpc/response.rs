@@ -1,4 +1,4 @@
-//! What incident responders call.
+//! Calls of incident responders.
 
 use sundew_proto::v1::response_service_server::ResponseService;
 use sundew_proto::v1::*;
