@@ -32,7 +32,7 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// How long since `earlier` on the monotonic clock.
+/// The time since `earlier` on the monotonic clock.
 #[must_use]
 pub fn since(earlier: Instant) -> Duration {
     monotonic().saturating_duration_since(earlier)

@@ -60,6 +60,7 @@ impl Enrollment {
             ));
         }
         let expires_at_ms = clock::now_ms().saturating_add(ttl_ms);
+        // P10: on the record before anybody has the token, which is stored nowhere.
         self.ledger
             .journal
             .write(

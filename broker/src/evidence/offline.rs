@@ -1,4 +1,4 @@
-//! One piece of evidence, inspected away from a broker: for platform teams that write registrations,
+//! Inspecting a piece of evidence away from a broker: for platform teams that write registrations,
 //! and for those who look for the reason of a refusal.
 //!
 //! The verification and the appraisal are those of a broker; nothing is consumed, and nothing is

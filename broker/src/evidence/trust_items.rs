@@ -121,6 +121,7 @@ impl TrustItems {
                 format!("there are {MAX_ADDED} items already: remove some that are not needed"),
             ));
         }
+        // P10: on the record before any verifier trusts the item.
         self.ledger
             .journal
             .write(record.with("action", action))

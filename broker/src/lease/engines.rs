@@ -83,6 +83,7 @@ impl Leases {
                 }
                 Some(_) => "changed",
             };
+            // A target that does not work is better refused now than found by the first lease.
             if !request.unchecked {
                 try_target(&config, password.clone()).await?;
             }
@@ -206,6 +207,7 @@ impl Leases {
                     .with("actor", operator.id()),
             )
             .await?;
+        // An engine that somebody put meanwhile is not the one that was asked about.
         if !self
             .ledger
             .records

@@ -27,8 +27,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION_TIMEOUTS: &str =
     "-c statement_timeout=8000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000";
 
-/// Where the database is, and the role that Sundew uses there. The role needs CREATEROLE, everything
-/// that it grants, and the right to end sessions (`pg_signal_backend`).
+/// The address of the database, and the role that Sundew uses there. The role needs CREATEROLE,
+/// everything that it grants, and the right to end sessions (`pg_signal_backend`).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PostgresTarget {
@@ -140,6 +140,7 @@ impl Postgres {
                 let provider = Arc::new(rustls::crypto::ring::default_provider());
                 let builder = ClientConfig::builder_with_provider(provider)
                     .with_safe_default_protocol_versions();
+                // Never in the clear where there is a CA, whatever the server offers.
                 config.ssl_mode(tokio_postgres::config::SslMode::Require);
                 Some(Arc::new(
                     builder

@@ -21,7 +21,7 @@ use super::engine::{
 /// Longest time for a connection, and for one command.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the Redis is, and the user that Sundew uses there. The user needs `+acl` and `+client`.
+/// The address of the Redis, and the user that Sundew uses there. The user needs `+acl` and `+client`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RedisTarget {
@@ -113,6 +113,7 @@ impl RedisAcl {
             };
             let info = address.into_connection_info()?;
             let mut settings = info.redis_settings().clone();
+            // A Redis without a password knows only the default user.
             if !password.expose().is_empty() {
                 settings = settings
                     .set_username(&target.username)
@@ -149,6 +150,7 @@ impl RedisAcl {
             .acquire()
             .await
             .map_err(|_| EngineError::Unreachable("closed".to_owned()))?;
+        // All calls share one connection; the next call after a failure makes another.
         let connection = {
             let mut current = self.connection.lock().await;
             match current.as_ref() {

@@ -1,7 +1,8 @@
-//! Removing what is due, for ever until it succeeds, and finding what nobody knows of.
+//! Workers, which try to remove due leases until it succeeds, and find credentials that no lease
+//! knows.
 //!
-//! One worker per engine, so that a dead target holds up nobody else's leases. Leases are claimed
-//! with a time-out: when a broker dies, another one takes over what it had claimed.
+//! Each engine has a worker of its own, so that a dead target holds up no leases of other targets.
+//! Leases are claimed for a time: when a broker dies, another broker takes over its claims.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -317,8 +318,7 @@ impl Leases {
             .await?)
     }
 
-    /// T58: removes what the target has under our names and no lease knows. Leases are read after
-    /// the list: intent comes before creation, so whatever was listed and is wanted has one.
+    /// T58: removes credentials that the target has under our names and that no lease knows.
     async fn sweep_orphans(&self, engine: &RunningEngine) -> Result<(), Refusal> {
         let unreachable = |error: EngineError| {
             engine.set_problem(&error);
@@ -333,6 +333,8 @@ impl Leases {
             return Ok(());
         }
         let name = &engine.config.name;
+        // Leases are read after the list: intent comes before creation, so every credential that was
+        // listed and is wanted has a lease by now.
         let known: HashSet<_> = self
             .stored_leases(name)
             .await?

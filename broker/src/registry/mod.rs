@@ -96,6 +96,7 @@ impl Registry {
         if !problems.is_empty() {
             return Err(Refusal::invalid("documents", problems.join("; ")));
         }
+        // Only now is anything written: a batch with one problem changes nothing.
         let mut changes = Vec::new();
         for registration in registrations {
             changes.push(self.apply(&operator, registration, request.dry_run).await?);

@@ -25,8 +25,8 @@ use crate::role::Operators;
 use crate::secret::Secrets;
 use crate::task::{Tasks, TasksUse};
 
-/// Enrollments by evidence that are looked at, at a time.
-const ENROLLING: usize = 4;
+/// Most enrollments at a time whose evidence is verified.
+const MAX_ENROLLING: usize = 4;
 
 /// The rooms that `grpc/` dispatches to.
 pub(super) struct Broker {
@@ -42,7 +42,7 @@ pub(super) struct Broker {
     pub(super) trust_items: Arc<TrustItems>,
 }
 
-/// What rooms stand on.
+/// The parts that rooms share.
 pub(super) struct Ground {
     pub(super) ca: Option<Arc<Ca>>,
     pub(super) ledger: Ledger,
@@ -54,7 +54,7 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// Nothing is trusted yet but the configured issuers, whose keys are not known.
+    /// Parts that trust nothing yet but the configured issuers, whose keys are not known.
     pub(super) fn new(
         config: &Config,
         ca: Option<Ca>,
@@ -83,7 +83,7 @@ impl Ground {
         }
     }
 
-    /// The room of those without an SVID, and of those who renew theirs.
+    /// The room of callers without an SVID, and of those who renew theirs.
     fn enrollment(
         &self,
         gate: &Gate,
@@ -120,7 +120,8 @@ impl Broker {
         let limits = config.limits;
         let gate = ground.gate(config);
         let refusals = &gate.refusals;
-        let enroll_permits = Arc::new(Semaphore::new(ENROLLING));
+        // P12: TPM keys and enrollment come from callers without an SVID, and share one bound.
+        let enroll_permits = Arc::new(Semaphore::new(MAX_ENROLLING));
 
         let secrets = Secrets::new(ledger.clone(), limits.secret_bytes);
         let secrets = Arc::new(secrets.map_err(during("keyring"))?);
@@ -186,7 +187,7 @@ impl Broker {
         Ok((broker, gate))
     }
 
-    /// Reads what the rooms keep in memory.
+    /// Reads the parts of the store that rooms keep in memory.
     pub(super) async fn load(&self) -> Result<(), StartError> {
         self.secrets
             .reload_keyring()
@@ -203,7 +204,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Lets the rooms hear what the log says.
+    /// Subscribes the rooms to the log, in the order in which they hear of an entry.
     pub(super) fn subscribe_to(&self, follower: &mut LogFollower, ground: &Ground) {
         follower.subscribe(Arc::clone(&ground.ledger.records));
         follower.subscribe(Arc::clone(&ground.material));

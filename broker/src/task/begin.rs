@@ -18,7 +18,7 @@ use crate::records::Task;
 use crate::refusal::Refusal;
 use crate::wire::{self, idempotency_key};
 
-/// What a caller asks of a new task, as domain values.
+/// The properties of a task that a caller asks for.
 struct BeginTaskParams {
     /// The idempotency key.
     key: String,

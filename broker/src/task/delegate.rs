@@ -12,17 +12,17 @@ use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::wire::{self, spiffe_id};
 
-/// The parent of a task that is about to begin, and the leave for it.
+/// The parent of a task that is about to begin, and the grant that allows the task.
 pub(super) struct DelegationParent {
     pub(super) grant: Grant,
     pub(super) parent: Arc<KnownTask>,
-    /// P12: how many tasks the parent may have below it at a time.
+    /// P12: most tasks that the parent may have below it at a time.
     pub(super) most_children: u32,
 }
 
 impl Tasks {
-    /// Lets another workload open tasks below a task of the caller's. The grant is tagged, not
-    /// stored: any broker knows it again.
+    /// Lets another workload open tasks below a task of the caller's. The grant is tagged and not
+    /// stored, so that any broker recognises it.
     pub(crate) async fn delegate(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -58,6 +58,7 @@ impl Tasks {
             .with("depth", grant.depth)
             .with("expires_ms", grant.expires_at_ms);
         self.ledger.journal.write(record).await?;
+        // P4: a task that ended meanwhile gives no grant.
         self.ledger.require_usable(&task)?;
         Ok(v1::DelegateResponse {
             grant: grant.to_text(self.ledger.root()),
@@ -65,7 +66,8 @@ impl Tasks {
         })
     }
 
-    /// P4: the parent of a grant, if both are good now. Whose grant it is, policy looks at.
+    /// Reads a grant; answers its parent, if both are good now (P4). Policy decides later whether the
+    /// grant is the caller's. An empty text is no grant.
     pub(super) async fn delegated(
         &self,
         text: &str,

@@ -70,6 +70,7 @@ impl Tasks {
             position,
             workload,
         } = *decision;
+        // The ID is derived, so that a retry finds the task that the first attempt stored.
         let id = TaskId::from_bytes(self.ledger.root().derive_name(&[
             b"task",
             peer.id().as_str().as_bytes(),

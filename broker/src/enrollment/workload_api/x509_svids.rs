@@ -93,6 +93,7 @@ impl<I: Identities> WorkloadApi<I> {
             let stale = clock::now_ms() >= renew_at_ms
                 || trust != generation
                 || !svids.keys().eq(ids.iter());
+            // A response replaces all SVIDs of the process, so all are sent when one is stale.
             if stale {
                 svids.clear();
                 renew_at_ms = i64::MAX;
