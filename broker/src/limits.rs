@@ -25,8 +25,8 @@ pub struct CallLimits {
     pub secret_bytes: usize,
 }
 
-/// P12: one limiter for each workload, whatever number of connections it has. A connection looks its
-/// limiter up once.
+/// P12: one limiter for each workload, whatever number of connections it has. A connection looks
+/// its limiter up once.
 pub(crate) struct Limiters {
     quota: Quota,
     known: Mutex<HashMap<SpiffeId, Arc<DefaultDirectRateLimiter>>>,
@@ -53,8 +53,8 @@ impl Limiters {
         )
     }
 
-    /// Forgets the limiters that no connection holds. A workload that comes back after that begins with
-    /// a full bucket, so it gains one burst at most for each time that this runs.
+    /// Forgets the limiters that no connection holds. A workload that comes back after that begins
+    /// with a full bucket, so it gains one burst at most for each time that this runs.
     pub(crate) fn forget(&self) {
         self.known
             .lock()

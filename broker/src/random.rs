@@ -7,8 +7,8 @@ use sundew_core::SealError;
 
 use crate::refusal::Refusal;
 
-/// Makes a name of 16 random bytes in base64url: a correlation ID, or an idempotency key that nobody
-/// knows.
+/// Makes a name of 16 random bytes in base64url: a correlation ID, or an idempotency key that
+/// nobody knows.
 pub(crate) fn random_name() -> Result<String, Refusal> {
     let mut bytes = [0; 16];
     SystemRandom::new()

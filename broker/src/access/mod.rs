@@ -1,7 +1,7 @@
 //! Introspection: whether a token is good now, in these hands, and for which uses (after RFC 7662).
 //!
-//! This is the hot path: parse, hash, record from memory, view. P7: a view that is not fresh answers
-//! nothing. P8: a bound token in other hands is not active.
+//! This is the hot path: parse, hash, record from memory, view. P7: a view that is not fresh
+//! answers nothing. P8: a bound token in other hands is not active.
 
 #[cfg(test)]
 mod tests;

@@ -27,18 +27,18 @@ const CA_LIFE_MS: i64 = 3650 * 24 * 3_600_000;
 /// Why the CA could not be opened, or could not issue.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// A CSR that is none, or whose key is not taken.
-    #[error("not a certificate request with a P-256, P-384 or Ed25519 key")]
-    Csr,
     /// Making a certificate failed.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The CA's own certificate is not usable.
-    #[error("CA certificate: {0}")]
-    Own(#[from] BundleError),
+    /// A CSR that is none, or whose key is not taken.
+    #[error("not a certificate request with a P-256, P-384 or Ed25519 key")]
+    Csr,
     /// The CA's own JWT key is not usable.
     #[error("JWT key: {0}")]
     Jwt(#[from] JwsError),
+    /// The CA's own certificate is not usable.
+    #[error("CA certificate: {0}")]
+    Own(#[from] BundleError),
     /// The CA's key does not open: another root key?
     #[error("CA key: {0}")]
     Seal(#[from] SealError),
@@ -138,8 +138,8 @@ impl Ca {
         Ok(self.jwt.issue(id, audience, clock::now_ms(), self.ttl)?)
     }
 
-    /// Reads the key of a CSR (PKCS#10, DER); answers its SubjectPublicKeyInfo, in DER. The signature
-    /// of the CSR is verified, so its maker has the key.
+    /// Reads the key of a CSR (PKCS#10, DER); answers its SubjectPublicKeyInfo, in DER. The
+    /// signature of the CSR is verified, so its maker has the key.
     pub fn public_key_of(csr: &[u8]) -> Result<Vec<u8>, CaError> {
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
@@ -192,8 +192,8 @@ impl Ca {
     }
 }
 
-/// Opens the secret that the store has under a name. If there is none, puts a new one there; if another
-/// broker is quicker, its secret counts.
+/// Opens the secret that the store has under a name. If there is none, puts a new one there; if
+/// another broker is quicker, its secret counts.
 async fn sealed(
     store: &dyn Store,
     root: &RootKey,

@@ -1,8 +1,9 @@
 //! A filter that makes requests of gRPC's C library readable.
 //!
-//! The C library, and so the SPIFFE clients of Python and others, sends the percent-encoded path of a
-//! Unix socket as `:authority`. That is no authority (RFC 3986, section 3.2), so the HTTP/2 library
-//! refuses the stream. On a Unix socket the authority means nothing, so the filter replaces it.
+//! The C library, and so the SPIFFE clients of Python and others, sends the percent-encoded path of
+//! a Unix socket as `:authority`. That is no authority (RFC 3986, section 3.2), so the HTTP/2
+//! library refuses the stream. On a Unix socket the authority means nothing, so the filter replaces
+//! it.
 //!
 //! The filter runs over the bytes that a client sends (RFC 9113), and looks at complete HEADERS
 //! frames only. In them, the value of each literal `:authority` (RFC 7541, section 6.2) becomes one
@@ -27,8 +28,8 @@ const SPELLED: &[u8] = b":authority";
 /// The value that every `:authority` gets.
 const REPLACEMENT: u8 = b'a';
 
-/// The filter of one connection. Bytes are put in as they come from the client, and taken out as they
-/// go to the HTTP/2 library.
+/// The filter of one connection. Bytes are put in as they come from the client, and taken out as
+/// they go to the HTTP/2 library.
 pub(crate) struct AuthorityFilter {
     /// Bytes of a frame that is not complete yet.
     raw: Vec<u8>,
@@ -48,8 +49,8 @@ impl AuthorityFilter {
         }
     }
 
-    /// Puts bytes in. An empty slice means that the client has sent everything; the HTTP/2 library then
-    /// gets the rest of an incomplete frame, and refuses it.
+    /// Puts bytes in. An empty slice means that the client has sent everything; the HTTP/2 library
+    /// then gets the rest of an incomplete frame, and refuses it.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.raw.extend(bytes);
         if bytes.is_empty() {
@@ -101,8 +102,8 @@ impl AuthorityFilter {
     }
 }
 
-/// The payload of a HEADERS frame with another authority; `None` if the payload has no authority, or
-/// cannot be read.
+/// The payload of a HEADERS frame with another authority; `None` if the payload has no authority,
+/// or cannot be read.
 fn replaced(flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
     let padding = if flags & PADDED == 0 {
         0

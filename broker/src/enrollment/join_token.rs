@@ -76,8 +76,8 @@ impl Enrollment {
         })
     }
 
-    /// Makes a join token. It has its expiry and its SPIFFE ID in the clear, is tagged under the root
-    /// key, and is unique by 128 random bits.
+    /// Makes a join token. It has its expiry and its SPIFFE ID in the clear, is tagged under the
+    /// root key, and is unique by 128 random bits.
     fn join_token(&self, id: &SpiffeId, expires_at_ms: i64) -> Result<String, Refusal> {
         let text = format!("{expires_at_ms} {} {id}", random_name()?);
         Ok(format!(

@@ -1,8 +1,8 @@
 //! Local processes that the kernel vouches for, at the other end of a Unix socket.
 //!
 //! Facts of /proc are read by the pidfd that the kernel gave with the connection, and believed only
-//! if that process still lives afterwards, so that a reused pid proves nothing. Where the kernel has
-//! no such pidfd (before Linux 6.5), nothing is read.
+//! if that process still lives afterwards, so that a reused pid proves nothing. Where the kernel
+//! has no such pidfd (before Linux 6.5), nothing is read.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -146,7 +146,8 @@ pub struct Facts {
     pub exe_sha256: Option<String>,
     /// The control group (cgroup v2).
     pub cgroup: Option<String>,
-    /// The path of the parent's executable. This is a hint: the parent may be another process by now.
+    /// The path of the parent's executable. This is a hint: the parent may be another process by
+    /// now.
     pub parent_exe: Option<String>,
 }
 
@@ -208,7 +209,8 @@ impl LocalProcess {
             .ok()
     }
 
-    /// The process ID and the start time, which together name a process as long as the machine runs.
+    /// The process ID and the start time, which together name a process as long as the machine
+    /// runs.
     pub(crate) fn name(&self) -> Option<(u32, String)> {
         let pid = self.pid()?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -118,7 +118,8 @@ impl Enrollment {
         if !challenged {
             return Err(Refusal::Challenge);
         }
-        // P12: a caller without an SVID costs the verification of evidence, so a few come in at a time.
+        // P12: a caller without an SVID costs the verification of evidence, so a few come in at a
+        // time.
         let _permit = self
             .enroll_permits
             .try_acquire()
@@ -157,8 +158,8 @@ impl Enrollment {
         })
     }
 
-    /// Issues an SVID for the key of a CSR, and puts it on the record. `grounds` says why the ID is the
-    /// caller's.
+    /// Issues an SVID for the key of a CSR, and puts it on the record. `grounds` says why the ID is
+    /// the caller's.
     pub(crate) async fn issue(
         &self,
         id: &SpiffeId,

@@ -80,8 +80,8 @@ impl Identities for OwnIdentities {
 }
 
 impl Enrollment {
-    /// Lists the identities that a node gives to its local processes; without a node, those that this
-    /// broker gives to the processes of its own machine.
+    /// Lists the identities that a node gives to its local processes; without a node, those that
+    /// this broker gives to the processes of its own machine.
     async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
         let ca = self.own_ca()?;
         let mut candidates = Vec::new();
@@ -127,8 +127,8 @@ impl Enrollment {
         Ok((message, svid.not_after_ms))
     }
 
-    /// Refuses callers that are not a node. P1: a node is a workload with a live task that may serve,
-    /// for which it has presented evidence.
+    /// Refuses callers that are not a node. P1: a node is a workload with a live task that may
+    /// serve, for which it has presented evidence.
     async fn node(&self, peer: &Peer, task_id: &str) -> Result<(), Refusal> {
         let task = self.tasks.own_task(peer, task_id).await?;
         self.ledger.require_usable(&task)?;
@@ -164,8 +164,8 @@ impl Enrollment {
         })
     }
 
-    /// Issues an SVID for a process on a node. The node says which identity the process has, among those
-    /// that are delegated to the node.
+    /// Issues an SVID for a process on a node. The node says which identity the process has, among
+    /// those that are delegated to the node.
     pub(crate) async fn issue_entry(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -215,8 +215,8 @@ impl Enrollment {
         }
     }
 
-    /// Issues a JWT-SVID. P8: it is a bearer token, so the registration has to name the audience. P4: a
-    /// quarantine covers it like any token.
+    /// Issues a JWT-SVID. P8: it is a bearer token, so the registration has to name the audience.
+    /// P4: a quarantine covers it like any token.
     async fn issue_jwt(
         &self,
         id: &SpiffeId,

@@ -71,8 +71,8 @@ pub(super) fn policy(workload: &WorkloadRecord, purpose: BindingPurpose) -> Appr
 }
 
 impl Evidence {
-    /// Lists the last attempts, with what was presented, found and required: for the platform team and
-    /// for responders.
+    /// Lists the last attempts, with what was presented, found and required: for the platform team
+    /// and for responders.
     pub(crate) async fn explain_evidence(
         self: Arc<Self>,
         _: Operator<Registrar>,

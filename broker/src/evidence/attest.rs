@@ -152,8 +152,8 @@ impl Evidence {
         Ok(appraised.confirm(&consumed, &counted, &vouched)?)
     }
 
-    /// Says whether a node's word counts now: the task that the node names is its own, is bound to the
-    /// certificate that it signed with, lives, and lets it speak for processes.
+    /// Says whether a node's word counts now: the task that the node names is its own, is bound to
+    /// the certificate that it signed with, lives, and lets it speak for processes.
     async fn vouches(&self, voucher: &Voucher) -> Result<bool, Refusal> {
         let Ok(id) = TaskId::parse(&voucher.task) else {
             return Ok(false);

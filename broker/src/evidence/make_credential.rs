@@ -58,8 +58,8 @@ pub(crate) fn make_credential(
     })
 }
 
-/// Agrees on a seed with an endorsement key on P-256 (annex C.6.4): answers the seed, which KDFe makes
-/// of the agreement, and the ephemeral public key.
+/// Agrees on a seed with an endorsement key on P-256 (annex C.6.4): answers the seed, which KDFe
+/// makes of the agreement, and the ephemeral public key.
 fn agreed_seed(point: &[u8]) -> Result<(Zeroizing<[u8; HASH]>, Vec<u8>), NoCredential> {
     let random = SystemRandom::new();
     let own = EphemeralPrivateKey::generate(&ECDH_P256, &random).map_err(|_| NoCredential)?;

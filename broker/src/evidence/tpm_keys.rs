@@ -1,9 +1,9 @@
 //! Attestation keys that are trusted because the manufacturer of their TPM is: the TPM has opened a
 //! credential that is made for both the TPM and the key.
 //!
-//! P1: by this a key becomes known and nothing more; evidence under it is taken where a registration
-//! names the TPM or the key. Nothing is kept between the two calls: the content of the credential is
-//! derived.
+//! P1: by this a key becomes known and nothing more; evidence under it is taken where a
+//! registration names the TPM or the key. Nothing is kept between the two calls: the content of the
+//! credential is derived.
 
 use std::sync::Arc;
 
@@ -76,8 +76,8 @@ impl TpmKeys {
         })
     }
 
-    /// Trusts the key, because its TPM has opened the credential. A TPM has one trusted key: the last
-    /// that was activated.
+    /// Trusts the key, because its TPM has opened the credential. A TPM has one trusted key: the
+    /// last that was activated.
     pub(crate) async fn activate_tpm_key(
         self: Arc<Self>,
         peer: Option<Arc<Peer>>,
@@ -90,7 +90,8 @@ impl TpmKeys {
         self.may_bring_keys(peer.as_deref()).await?;
         let (key, endorsement, document) = self.endorsed(request.key).await?;
         let (now_ms, until_ms) = (clock::now_ms(), request.expires_at_ms);
-        // The time is the caller's word until the credential is compared: it is part of the content.
+        // The time is the caller's word until the credential is compared: it is part of the
+        // content.
         let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_TIMEOUT_MS);
         if !in_time
             || !bool::from(
@@ -130,8 +131,8 @@ impl TpmKeys {
         }
     }
 
-    /// Reads a key that may become trusted. Answers the key, the endorsement of its TPM, and the document
-    /// of both; refuses a TPM whose manufacturer is not trusted.
+    /// Reads a key that may become trusted. Answers the key, the endorsement of its TPM, and the
+    /// document of both; refuses a TPM whose manufacturer is not trusted.
     async fn endorsed(
         &self,
         key: Option<v1::TpmKey>,

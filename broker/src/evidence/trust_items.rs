@@ -223,10 +223,10 @@ impl TrustItems {
             .journal
             .write(record.with("actor", operator.id()).with("reason", reason))
             .await?;
-        // These rules come before the withdrawal, so that a broker that dies in between leaves an item
-        // that can be withdrawn again, and no task that nothing ends. They come once more after it:
-        // whoever has seen the last rules in the log has seen the withdrawal before them, so no task
-        // is begun on the item after its rule.
+        // These rules come before the withdrawal, so that a broker that dies in between leaves an
+        // item that can be withdrawn again, and no task that nothing ends. They come once more
+        // after it: whoever has seen the last rules in the log has seen the withdrawal before them,
+        // so no task is begun on the item after its rule.
         self.end_what_rests_on(item, operator.id(), reason).await?;
         if !self
             .ledger
@@ -244,7 +244,8 @@ impl TrustItems {
         })
     }
 
-    /// Revokes what was begun on an item, by one rule for each registration and claim that names it.
+    /// Revokes what was begun on an item, by one rule for each registration and claim that names
+    /// it.
     async fn end_what_rests_on(
         &self,
         item: &TrustItem,

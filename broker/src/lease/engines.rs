@@ -12,7 +12,8 @@ use sundew_proto::v1;
 use tokio::sync::Notify;
 
 use super::Leases;
-use super::engine::{Engine, EngineConfig};
+use super::engine::Engine;
+use super::engine_config::EngineConfig;
 use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
@@ -115,8 +116,8 @@ impl Leases {
         Err(Refusal::Conflict("engine"))
     }
 
-    /// Answers the engine that a new one replaces, if it can still be opened, and the password of the
-    /// new one: the given password, or else the password of the old engine.
+    /// Answers the engine that a new one replaces, if it can still be opened, and the password of
+    /// the new one: the given password, or else the password of the old engine.
     async fn replaced(
         &self,
         name: &str,
@@ -171,8 +172,8 @@ impl Leases {
         Ok(v1::ListEnginesResponse { engines })
     }
 
-    /// Removes an engine. P6: an engine with leases is not removed, since nobody would remove what they
-    /// stand for at its target.
+    /// Removes an engine. P6: an engine with leases is not removed, since nobody would remove what
+    /// they stand for at its target.
     pub(crate) async fn delete_engine(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -222,7 +223,8 @@ impl Leases {
         Ok(v1::DeleteEngineResponse {})
     }
 
-    /// Reads all engines anew. An engine that cannot be used is shown in health, and the others work.
+    /// Reads all engines anew. An engine that cannot be used is shown in health, and the others
+    /// work.
     pub(crate) async fn reload_engines(&self) -> Result<(), Refusal> {
         let (mut fresh, mut unusable) = (HashMap::new(), Vec::new());
         for (name, bytes) in self

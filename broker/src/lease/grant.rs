@@ -24,8 +24,8 @@ impl Leases {
         Some((self.engine(name)?, role.to_owned()))
     }
 
-    /// Makes a credential for a task, or answers the credential that the task has already. The caller
-    /// has made sure that the task may have it.
+    /// Makes a credential for a task, or answers the credential that the task has already. The
+    /// caller has made sure that the task may have it.
     pub(crate) async fn lease(
         &self,
         task: &Arc<KnownTask>,

@@ -6,6 +6,7 @@
 //! due (`worker.rs`). The password is derived, so it is stored nowhere.
 
 mod engine;
+mod engine_config;
 mod engines;
 mod grant;
 mod postgres;
@@ -96,8 +97,8 @@ impl Leases {
             .collect()
     }
 
-    /// Answers how many leases all engines had when they were counted last, and how many of them were
-    /// due.
+    /// Answers how many leases all engines had when they were counted last, and how many of them
+    /// were due.
     pub(crate) fn counts(&self) -> (u64, u64) {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

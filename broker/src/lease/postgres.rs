@@ -23,7 +23,8 @@ use tls::Tls;
 
 /// Longest time for a connection, and for everything about one role.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time-outs of a session at the server, in milliseconds: the server gives up before the caller does.
+/// Time-outs of a session at the server, in milliseconds: the server gives up before the caller
+/// does.
 const SESSION_TIMEOUTS: &str =
     "-c statement_timeout=8000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000";
 

@@ -21,7 +21,8 @@ use super::engine::{
 /// Longest time for a connection, and for one command.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The address of the Redis, and the user that Sundew uses there. The user needs `+acl` and `+client`.
+/// The address of the Redis, and the user that Sundew uses there. The user needs `+acl` and
+/// `+client`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RedisTarget {
@@ -59,8 +60,8 @@ impl RedisTarget {
         }
         for (name, role) in roles {
             for rule in &role.grants {
-                // A rule may be about keys, channels and commands. Whether the user is on, and how it
-                // proves itself, is not for the registrar to say.
+                // A rule may be about keys, channels and commands. Whether the user is on, and how
+                // it proves itself, is not for the registrar to say.
                 if !rule.starts_with(['~', '%', '&', '+', '-', '(']) {
                     problems.push(format!("roles.{name}.grants: `{rule}` is no ACL rule about keys, channels or commands"));
                 }

@@ -333,8 +333,8 @@ impl Leases {
             return Ok(());
         }
         let name = &engine.config.name;
-        // Leases are read after the list: intent comes before creation, so every credential that was
-        // listed and is wanted has a lease by now.
+        // Leases are read after the list: intent comes before creation, so every credential that
+        // was listed and is wanted has a lease by now.
         let known: HashSet<_> = self
             .stored_leases(name)
             .await?
@@ -364,8 +364,8 @@ impl Leases {
     }
 }
 
-/// Most removals under way at a target. After a failure, there is one: it says whether the target is
-/// back.
+/// Most removals under way at a target. After a failure, there is one: it says whether the target
+/// is back.
 fn most_removals(engine: &RunningEngine) -> usize {
     if engine.problem().is_empty() {
         engine

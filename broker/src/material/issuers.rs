@@ -38,8 +38,8 @@ pub struct IssuerConfig {
     pub preset: Preset,
     /// The file that has the issuer's keys; it is watched.
     pub jwks_file: Option<PathBuf>,
-    /// The https URL that has the issuer's keys; it is fetched in the background. Without a file and a
-    /// URL, `<url>/.well-known/openid-configuration` names the place.
+    /// The https URL that has the issuer's keys; it is fetched in the background. Without a file
+    /// and a URL, `<url>/.well-known/openid-configuration` names the place.
     pub jwks_url: Option<String>,
     /// PEM of the CA of the URL, if it is not a public one.
     pub ca_file: Option<PathBuf>,

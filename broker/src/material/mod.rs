@@ -1,9 +1,9 @@
-//! The material that verifiers trust at this broker: issuers, items that the configuration names, and
-//! items that registrars added to the store.
+//! The material that verifiers trust at this broker: issuers, items that the configuration names,
+//! and items that registrars added to the store.
 //!
 //! Verifiers get immutable snapshots and do no I/O. A bad update keeps the last good snapshot, and
-//! health says so. P4: a broker that has seen a withdrawal in the log does not use the item that was
-//! withdrawn: it reads the snapshot anew before it uses it.
+//! health says so. P4: a broker that has seen a withdrawal in the log does not use the item that
+//! was withdrawn: it reads the snapshot anew before it uses it.
 
 mod fetch;
 mod follow;

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::caller::Caller;
-use super::tls::{HandshakeError, handshake};
+use super::tls::{Clients, HandshakeError, handshake};
 use super::trust::Trust;
 
 /// Longest time for a handshake; one that takes longer is dropped (T81).
@@ -22,15 +22,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after the operating system gave no connection.
 const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
-
-/// The callers that a listener lets in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Clients {
-    /// Only those with a valid X.509-SVID.
-    WithSvid,
-    /// Anybody, without a certificate: the enrollment listener.
-    Anonymous,
-}
 
 /// Limits of a listener.
 #[derive(Clone, Copy, Debug)]

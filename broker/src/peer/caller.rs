@@ -1,7 +1,7 @@
 //! The peer of a connection, with its verified SVID and its TLS channel.
 //!
-//! P1: only the acceptor makes a peer. P7: expiry and trust are looked at on every call, not only at
-//! the handshake (T07).
+//! P1: only the acceptor makes a peer. P7: expiry and trust are looked at on every call, not only
+//! at the handshake (T07).
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

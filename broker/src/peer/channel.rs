@@ -46,8 +46,8 @@ impl Channel {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Issues a challenge that is good on this channel; answers it and when it ends, in milliseconds
-    /// since the epoch.
+    /// Issues a challenge that is good on this channel; answers it and when it ends, in
+    /// milliseconds since the epoch.
     pub(crate) fn challenge(&self) -> Result<(Nonce, i64), Refusal> {
         let mut nonce = [0; 32];
         SystemRandom::new()
@@ -71,8 +71,8 @@ impl Channel {
         open.push_back((nonce, clock::monotonic()));
     }
 
-    /// Takes a challenge out, and says whether it was issued on this channel and is in time. P2: the
-    /// challenge is gone, whatever happens next.
+    /// Takes a challenge out, and says whether it was issued on this channel and is in time. P2:
+    /// the challenge is gone, whatever happens next.
     #[must_use]
     pub(crate) fn consume(&self, nonce: &[u8]) -> bool {
         let mut open = self.challenges();

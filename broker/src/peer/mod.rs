@@ -9,8 +9,8 @@ mod tls;
 pub(crate) mod trust;
 
 pub use accept::ListenerLimits;
-pub(crate) use accept::{AcceptObserver, Clients, Connection};
+pub(crate) use accept::{AcceptObserver, Connection};
 pub(crate) use caller::{Caller, Peer};
 pub(crate) use channel::Channel;
-pub(crate) use tls::HandshakeError;
+pub(crate) use tls::{Clients, HandshakeError};
 pub(crate) use trust::Trust;

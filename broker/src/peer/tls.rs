@@ -22,7 +22,6 @@ use tokio::sync::AcquireError;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::accept::Clients;
 use super::caller::{Caller, Peer};
 use super::channel::Channel;
 use super::trust::Trust;
@@ -35,6 +34,15 @@ const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
 #[must_use]
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The callers that a listener lets in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Clients {
+    /// Anybody, without a certificate: the enrollment listener.
+    Anonymous,
+    /// Only callers with a valid X.509-SVID.
+    WithSvid,
 }
 
 /// Why a connection was not let in, as the record says.

@@ -126,8 +126,8 @@ impl Registry {
         problems
     }
 
-    /// Writes a registration, unless it is there already; answers what changed. With `dry_run`, only
-    /// answers what would change.
+    /// Writes a registration, unless it is there already; answers what changed. With `dry_run`,
+    /// only answers what would change.
     async fn apply(
         &self,
         operator: &Operator<Registrar>,

@@ -144,8 +144,8 @@ impl Responses {
         Ok(Some((self.open_action(name, &bytes)?, bytes)))
     }
 
-    /// Writes an action if the store still has `before`; answers the new bytes, or `None` if somebody
-    /// else wrote meanwhile.
+    /// Writes an action if the store still has `before`; answers the new bytes, or `None` if
+    /// somebody else wrote meanwhile.
     pub(super) async fn write_action(
         &self,
         action: &Action,

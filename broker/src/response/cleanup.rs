@@ -48,8 +48,8 @@ impl Responses {
         }
     }
 
-    /// Takes every action that is free as far as it can go now; with `adopt`, makes actions for rules
-    /// that have none.
+    /// Takes every action that is free as far as it can go now; with `adopt`, makes actions for
+    /// rules that have none.
     async fn clean_up_once(self: &Arc<Self>, worker: &str, adopt: bool) -> Result<(), Refusal> {
         let now_ms = clock::now_ms();
         let mut known = HashSet::new();
@@ -247,8 +247,8 @@ impl Responses {
         self.progress(action, bytes).await
     }
 
-    /// Writes how far the action is, and renews the claim on it; answers whether the action is still
-    /// this broker's.
+    /// Writes how far the action is, and renews the claim on it; answers whether the action is
+    /// still this broker's.
     async fn progress(&self, action: &mut Action, bytes: &mut Vec<u8>) -> Result<bool, Refusal> {
         action.worker_until_ms = clock::now_ms().saturating_add(CLAIM_MS);
         // A lift is the one thing that somebody else changes meanwhile.
@@ -267,8 +267,8 @@ impl Responses {
         Ok(false)
     }
 
-    /// Answers how many leases of killed tasks are still there, and why the last of them could not be
-    /// removed.
+    /// Answers how many leases of killed tasks are still there, and why the last of them could not
+    /// be removed.
     async fn leases_killed_by(&self, query: &SurveyQuery) -> Result<(u64, String), Refusal> {
         let mut left = Vec::new();
         self.leases

@@ -1,5 +1,5 @@
-//! The use cases of incident responders: to see what a selector matches, to kill it, to keep it from
-//! coming back, and to see that it is gone.
+//! The use cases of incident responders: to see what a selector matches, to kill it, to keep it
+//! from coming back, and to see that it is gone.
 //!
 //! AC-49: a responder's calls need a line of the configuration and an SVID, never a token or a
 //! task, so no rule can lock one out.

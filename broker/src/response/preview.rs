@@ -56,7 +56,8 @@ impl Tally {
         }
     }
 
-    /// Makes the answer's list of workloads: those with the most tokens first, the rest as a number.
+    /// Makes the answer's list of workloads: those with the most tokens first, the rest as a
+    /// number.
     fn finish_workloads(&mut self) {
         let mut workloads: Vec<_> = self
             .by_workload

@@ -1,6 +1,6 @@
-//! A walk over tasks and tokens, in small steps: a preview counts what it finds, and a clean-up works
-//! through it. The walk is over all tasks; where the selector names a workload or a task, it is over
-//! the named tasks and those that were delegated from them.
+//! A walk over tasks and tokens, in small steps: a preview counts what it finds, and a clean-up
+//! works through it. The walk is over all tasks; where the selector names a workload or a task, it
+//! is over the named tasks and those that were delegated from them.
 //!
 //! P12: one walk holds the names of the tasks it has seen (16 bytes each, since a page may repeat
 //! some) and a bounded table of counts.
@@ -50,8 +50,8 @@ pub(super) struct Survey {
     from: u64,
     /// Tasks that were found and not looked at yet.
     left: Vec<TaskId>,
-    /// Whether tasks that were delegated from a match are looked at too; a walk over everything comes
-    /// to them by itself.
+    /// Whether tasks that were delegated from a match are looked at too; a walk over everything
+    /// comes to them by itself.
     follow: bool,
     seen: HashSet<TaskId>,
     /// Whether there are no more pages of tasks.
@@ -165,7 +165,8 @@ impl SurveyQuery {
     }
 }
 
-/// Looks at one task and its tokens. Answers nothing if nothing matches, or if the task is forgotten.
+/// Looks at one task and its tokens. Answers nothing if nothing matches, or if the task is
+/// forgotten.
 async fn look(
     room: Arc<Responses>,
     query: SurveyQuery,

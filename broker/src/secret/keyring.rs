@@ -19,8 +19,8 @@ use crate::wire::idempotency_key;
 const KEYRING: &str = "keyring";
 
 impl Secrets {
-    /// Adds a key to the keyring and makes it the active key. Older records still open, and are sealed
-    /// anew in the background.
+    /// Adds a key to the keyring and makes it the active key. Older records still open, and are
+    /// sealed anew in the background.
     pub(crate) async fn rotate_keyring(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -96,8 +96,8 @@ impl Secrets {
                 ));
                 return Ok(());
             }
-            // At the first start, that is the keyring that was generated just now; in a store that was
-            // emptied, the keyring that other brokers still use.
+            // At the first start, that is the keyring that was generated just now; in a store that
+            // was emptied, the keyring that other brokers still use.
             let own = self
                 .keyring
                 .load()

@@ -6,7 +6,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::config::Config;
 use super::gate::Gate;
-use super::server::{StartError, during};
+use super::start_error::{StartError, during};
 use crate::access::Access;
 use crate::ca::Ca;
 use crate::enrollment::{Enrollment, EnrollmentUse};

@@ -106,9 +106,9 @@ impl Gate {
         .await
     }
 
-    /// Serves a use case that issues something, to its end. P12: issuing has a budget of its own, so
-    /// that endings and introspection are served under overload; a call beyond the budget is refused
-    /// at once.
+    /// Serves a use case that issues something, to its end. P12: issuing has a budget of its own,
+    /// so that endings and introspection are served under overload; a call beyond the budget is
+    /// refused at once.
     pub(super) async fn serve_issuing<R, Q, A, F>(
         &self,
         rpc: &'static str,
@@ -135,8 +135,8 @@ impl Gate {
         .await
     }
 
-    /// Answers the peer if it may call now; refuses callers without an SVID, with one that is not good
-    /// any more, or above their rate.
+    /// Answers the peer if it may call now; refuses callers without an SVID, with one that is not
+    /// good any more, or above their rate.
     fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
         let peer = peer.ok_or(Refusal::Unauthenticated)?;
         peer.check(&self.trust, clock::now_ms())?;

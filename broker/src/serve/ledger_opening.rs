@@ -8,7 +8,7 @@ use sundew_core::store::{Store, StoreError};
 use sundew_core::{LogEntry, RootKey, SecretBytes, still_matter};
 
 use super::config::{Config, Identity, RedisConfig, StoreConfig};
-use super::server::{StartError, during};
+use super::start_error::{StartError, during};
 use crate::ca::Ca;
 use crate::clock;
 use crate::journal::Journal;

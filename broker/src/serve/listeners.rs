@@ -26,7 +26,7 @@ use super::gate::Gate;
 use super::grpc::{AnonymousEnrollment, Services};
 use super::handshake_recorder::HandshakeRecorder;
 use super::operations::{self, CurrentHealth};
-use super::server::{StartError, during};
+use super::start_error::{StartError, during};
 use crate::enrollment::local_process;
 use crate::enrollment::workload_api::WorkloadApi;
 use crate::enrollment::{Enrollment, OwnIdentities};

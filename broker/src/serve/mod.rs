@@ -15,5 +15,7 @@ mod listeners;
 mod operations;
 mod server;
 mod sources;
+mod start_error;
 
-pub use server::{Server, StartError};
+pub use server::Server;
+pub use start_error::StartError;

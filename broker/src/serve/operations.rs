@@ -61,8 +61,8 @@ impl Health {
         problems
     }
 
-    /// Says whether the broker answers calls. A source that fails while its last good state serves is
-    /// for the operator to see, not for the load balancer.
+    /// Says whether the broker answers calls. A source that fails while its last good state serves
+    /// is for the operator to see, not for the load balancer.
     fn is_ready(&self) -> bool {
         self.log.view().is_ok() && self.trust.identity().is_some()
     }

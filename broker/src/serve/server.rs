@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::ledger_opening::{Opened, open_ledger};
 use super::listeners::{Addresses, Listeners};
 use super::operations::Health;
+use super::start_error::StartError;
 use crate::ca::Ca;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
@@ -21,23 +22,6 @@ use crate::peer::Trust;
 
 /// How often a starting broker is asked whether it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Why a broker did not start: the part that failed, and a cause that says what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{part}: {cause}")]
-pub struct StartError {
-    part: String,
-    cause: String,
-}
-
-/// Makes a cause the reason why a part of the broker did not start.
-pub(super) fn during<E: Display>(part: &str) -> impl Fn(E) -> StartError + use<E> {
-    let part = part.to_owned();
-    move |cause| StartError {
-        part: part.clone(),
-        cause: cause.to_string(),
-    }
-}
 
 /// A running broker.
 pub struct Server {

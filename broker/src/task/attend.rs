@@ -205,8 +205,8 @@ impl Tasks {
 /// The state of a task, as its stream tells it.
 enum News {
     Alive,
-    Suspended,
     Ended(v1::Outcome),
+    Suspended,
 }
 
 /// An event as a message of the stream.

@@ -28,8 +28,8 @@ struct BeginTaskParams {
 }
 
 impl Tasks {
-    /// Answers a nonce for this connection, and the sets of evidence of which one must be shown with
-    /// it. Costs no store round trip once the registration is known.
+    /// Answers a nonce for this connection, and the sets of evidence of which one must be shown
+    /// with it. Costs no store round trip once the registration is known.
     pub(crate) async fn challenge(
         self: Arc<Self>,
         peer: Arc<Peer>,

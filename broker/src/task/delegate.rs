@@ -66,8 +66,8 @@ impl Tasks {
         })
     }
 
-    /// Reads a grant; answers its parent, if both are good now (P4). Policy decides later whether the
-    /// grant is the caller's. An empty text is no grant.
+    /// Reads a grant; answers its parent, if both are good now (P4). Policy decides later whether
+    /// the grant is the caller's. An empty text is no grant.
     pub(super) async fn delegated(
         &self,
         text: &str,

@@ -90,8 +90,8 @@ impl Tasks {
         Ok(v1::SuspendTaskResponse {})
     }
 
-    /// Revives a suspended task on fresh evidence, with a fresh token. Tokens of the time before stay
-    /// dead (AC-37).
+    /// Revives a suspended task on fresh evidence, with a fresh token. Tokens of the time before
+    /// stay dead (AC-37).
     pub(crate) async fn resume(
         self: Arc<Self>,
         peer: Arc<Peer>,

@@ -62,8 +62,8 @@ impl Tasks {
         })
     }
 
-    /// Mints a token of a task. `position` is that of the view on which the task was found usable, and
-    /// `event` the name of the record.
+    /// Mints a token of a task. `position` is that of the view on which the task was found usable,
+    /// and `event` the name of the record.
     pub(super) async fn mint_within(
         &self,
         peer: &Peer,

@@ -106,8 +106,8 @@ impl Tasks {
         }
     }
 
-    /// Answers the one token that a task has for an idempotency key. The token is derived, so that a
-    /// retry gets the same token and nothing is stored.
+    /// Answers the one token that a task has for an idempotency key. The token is derived, so that
+    /// a retry gets the same token and nothing is stored.
     fn credential(&self, task: TaskId, key: &str, certificate: &[u8; 32]) -> Credential {
         Credential::new(
             task,
@@ -142,8 +142,8 @@ fn acts_for(peer: &Peer, task: &Task) -> bool {
     task.workload == *peer.id() && (task.certificate == *own || task.rotated_to.contains(own))
 }
 
-/// The record of a token, as a permit allows it to this peer; `position` is that of the view on which
-/// the permit was decided.
+/// The record of a token, as a permit allows it to this peer; `position` is that of the view on
+/// which the permit was decided.
 fn new_token(
     peer: &Peer,
     permit: &Permit,

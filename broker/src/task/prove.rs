@@ -1,9 +1,9 @@
 //! Proving anew: where a registration asks for it, a running task shows fresh evidence every so
 //! often.
 //!
-//! P1, P5: a task that does not is suspended when the evidence is due, and ended after as long again.
-//! The time of the last proof is in a ticket that any broker can read and that an agent cannot make:
-//! closing a stream and opening another, here or elsewhere, gains nothing.
+//! P1, P5: a task that does not is suspended when the evidence is due, and ended after as long
+//! again. The time of the last proof is in a ticket that any broker can read and that an agent
+//! cannot make: closing a stream and opening another, here or elsewhere, gains nothing.
 
 use sundew_attestation::{Attested, BindingPurpose};
 use sundew_core::{Event, Outcome};
@@ -104,8 +104,8 @@ impl Tasks {
         Ok(None)
     }
 
-    /// Takes fresh evidence for a running task; answers whether it was good enough. Evidence that is
-    /// not suspends the task at once: something has changed for the worse.
+    /// Takes fresh evidence for a running task; answers whether it was good enough. Evidence that
+    /// is not suspends the task at once: something has changed for the worse.
     pub(super) async fn prove(
         &self,
         peer: &Peer,
@@ -155,9 +155,9 @@ impl Tasks {
         }
     }
 
-    /// Takes evidence for a task that has begun. It must be good enough for the present registration,
-    /// and have the claims that the task was begun on, so that a rule about a claim still finds the
-    /// task.
+    /// Takes evidence for a task that has begun. It must be good enough for the present
+    /// registration, and have the claims that the task was begun on, so that a rule about a claim
+    /// still finds the task.
     pub(super) async fn attest_again(
         &self,
         peer: &Peer,

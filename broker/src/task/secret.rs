@@ -85,8 +85,8 @@ impl Tasks {
             .with("version", stored.version)
             .with_some("evidence", evidence)
             .with("registration", &workload.version);
-        // P10: the secret is on the record before it leaves. P5: it leaves only if the task is still
-        // good after all that waiting.
+        // P10: the secret is on the record before it leaves. P5: it leaves only if the task is
+        // still good after all that waiting.
         self.ledger.journal.write(record).await?;
         self.ledger.require_usable(&task)?;
         Ok(v1::GetSecretResponse {

@@ -1,4 +1,5 @@
-//! The X.509 profile: SVIDs that are renewed as long as their process lives, and streams of bundles.
+//! The X.509 profile: SVIDs that are renewed as long as their process lives, and streams of
+//! bundles.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -23,8 +24,8 @@ const MAX_ISSUED: usize = 4096;
 /// A process by its ID and start, and one of its identities.
 pub(super) type Holder = (u32, String, SpiffeId);
 
-/// An SVID that a process has. The process gets the same SVID when it asks again, as clients do that
-/// open several streams.
+/// An SVID that a process has. The process gets the same SVID when it asks again, as clients do
+/// that open several streams.
 #[derive(Clone)]
 pub(super) struct Issued {
     svid: X509svid,
@@ -36,8 +37,8 @@ pub(super) struct Issued {
 type Svids = BTreeMap<SpiffeId, X509svid>;
 
 impl<I: Identities> WorkloadApi<I> {
-    /// Answers the SVID that the process has for this identity, or a new one; with the time to renew
-    /// it, half of its life.
+    /// Answers the SVID that the process has for this identity, or a new one; with the time to
+    /// renew it, half of its life.
     async fn svid_for(
         &self,
         process: &LocalProcess,
@@ -78,8 +79,8 @@ impl<I: Identities> WorkloadApi<I> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the SVIDs of a process, and sends them anew when one is to be renewed or when identities
-    /// or bundles changed, until the process or its stream ends.
+    /// Sends the SVIDs of a process, and sends them anew when one is to be renewed or when
+    /// identities or bundles changed, until the process or its stream ends.
     pub(super) async fn serve_svids(
         self,
         process: Arc<LocalProcess>,

@@ -86,6 +86,13 @@ pub struct Listen {
 /// The source of the broker's own SVID.
 #[derive(Clone, Debug)]
 pub enum Identity {
+    /// The embedded CA.
+    EmbeddedCa {
+        /// The trust domain of the CA.
+        trust_domain: TrustDomain,
+        /// The life of SVIDs of the CA.
+        svid_ttl: Ttl,
+    },
     /// PEM files, watched.
     Files {
         /// The chain, leaf first.
@@ -97,13 +104,6 @@ pub enum Identity {
     WorkloadApi {
         /// The socket of the API.
         socket: PathBuf,
-    },
-    /// The embedded CA.
-    EmbeddedCa {
-        /// The trust domain of the CA.
-        trust_domain: TrustDomain,
-        /// The life of SVIDs of the CA.
-        svid_ttl: Ttl,
     },
 }
 
