@@ -24,7 +24,7 @@ fn run_as(world: &World, broker: &Broker, path: &str, arguments: &[&str], input:
     sundew_tests::process::run(command, input)
 }
 
-fn command_as(world: &World, broker: &Broker, path: &str) -> Command {
+pub(super) fn command_as(world: &World, broker: &Broker, path: &str) -> Command {
     let folder = world
         .folder()
         .join(format!("svid{}", path.replace('/', "-")));

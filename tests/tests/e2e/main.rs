@@ -32,6 +32,8 @@ mod replicas;
 mod responders;
 mod rules;
 mod sdk;
+mod sdk_endurance;
+mod sdk_ways_out;
 mod secrets;
 mod sources;
 mod survival;

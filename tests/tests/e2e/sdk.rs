@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sundew_sdk::{
     Agent, Collected, Collector, Context, Ended, Error, Scope, Settings, minutes, seconds,
 };
@@ -28,16 +28,20 @@ impl Collector for Tokens {
     }
 }
 
-fn folder(world: &World) -> PathBuf {
+/// Returns the folder with the SVID of the agent.
+pub(super) fn folder(world: &World) -> PathBuf {
     world.folder().join("agent")
 }
 
 async fn ready() -> (World, Broker, Agent) {
+    ready_with(json!({ "attendance_grace": "1s" })).await
+}
+
+/// Starts a broker with an agent that is registered so, and with one secret.
+pub(super) async fn ready_with(registration: Value) -> (World, Broker, Agent) {
     let world = World::embedded();
     let broker = world.broker().await;
-    world
-        .register(&broker, "/agent", json!({ "attendance_grace": "1s" }))
-        .await;
+    world.register(&broker, "/agent", registration).await;
     world
         .operator(&broker)
         .put_secret("app/key", "canary-sdk")
@@ -51,11 +55,20 @@ async fn ready() -> (World, Broker, Agent) {
 }
 
 async fn agent(world: &World, broker: &Broker) -> Agent {
-    let settings = Settings {
+    agent_of(world, settings(world, broker)).await
+}
+
+/// Returns what an agent of this world needs to find this broker.
+pub(super) fn settings(world: &World, broker: &Broker) -> Settings {
+    Settings {
         broker: Some(broker.address()),
         svid_dir: Some(folder(world)),
         ..Settings::default()
-    };
+    }
+}
+
+/// Makes an agent on the current runtime.
+pub(super) async fn agent_of(world: &World, settings: Settings) -> Agent {
     let tokens = (0..50).map(|_| world.issuer.token("/agent")).collect();
     Agent::builder(settings)
         .collector(Tokens(std::sync::Mutex::new(tokens)))
@@ -64,7 +77,8 @@ async fn agent(world: &World, broker: &Broker) -> Agent {
         .expect("agent")
 }
 
-fn outcomes(broker: &Broker) -> Vec<String> {
+/// Returns the outcomes of all tasks that have ended.
+pub(super) fn outcomes(broker: &Broker) -> Vec<String> {
     broker
         .journal()
         .iter()
@@ -73,7 +87,7 @@ fn outcomes(broker: &Broker) -> Vec<String> {
         .collect()
 }
 
-async fn begin(agent: &Agent) -> sundew_sdk::Task {
+pub(super) async fn begin(agent: &Agent) -> sundew_sdk::Task {
     agent
         .task("sdk")
         .instruction("test it")

@@ -1,0 +1,128 @@
+//! The SDK's tasks over a long time: broken streams, aged connections and rotated CAs end none.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{KeyPair, SigningKey as _};
+use ring::digest::{SHA256, digest};
+use serde_json::json;
+use sundew_attestation::kinds::manifest::{
+    PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, pre_authentication_encoding,
+};
+use sundew_sdk::{Agent, ManifestCollector, Task, minutes};
+use sundew_tests::broker::{Broker, World};
+use sundew_tests::pki::{Ca, DOMAIN};
+use sundew_tests::until;
+
+use super::sdk::{begin, folder, outcomes, ready_with, settings};
+
+/// Fails if the task ends within this time, for the program or for the broker.
+async fn lives_for(time: Duration, task: &Task, broker: &Broker) {
+    let ended = tokio::time::timeout(time, task.ended()).await;
+    assert!(ended.is_err(), "the program was told: {ended:?}");
+    assert!(outcomes(broker).is_empty(), "{:?}", outcomes(broker));
+}
+
+#[tokio::test]
+async fn l13_a_task_that_was_attended_for_long_survives_a_crash_of_its_broker() {
+    let (_world, mut broker, agent) = ready_with(json!({ "attendance_grace": "1500ms" })).await;
+    let task = begin(&agent).await;
+    // Longer than the SDK tries to reach a broker that has gone: three graces.
+    lives_for(Duration::from_millis(4700), &task, &broker).await;
+    broker.restart().await;
+    lives_for(Duration::from_millis(2500), &task, &broker).await;
+    task.secret("app/key").await.expect("work goes on");
+    task.complete().await.expect("completed");
+}
+
+/// Signs a manifest that says that the agent consists of this file.
+fn write_manifest(path: &Path, signer: &KeyPair, code: &[u8]) {
+    let digest = sundew_attestation::hex(digest(&SHA256, code).as_ref());
+    let statement = json!({
+        "_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE, "predicate": { "name": "agent", "model": "" },
+        "subject": [{ "name": "code", "digest": { "sha256": digest } }],
+    });
+    let payload = statement.to_string();
+    let signed = pre_authentication_encoding(PAYLOAD_TYPE, payload.as_bytes());
+    let signature = STANDARD.encode(signer.sign(&signed).expect("signature"));
+    let envelope = json!({ "payloadType": PAYLOAD_TYPE, "payload": STANDARD.encode(payload), "signatures": [{ "sig": signature }] });
+    std::fs::write(path, envelope.to_string()).expect("manifest");
+}
+
+fn count(broker: &Broker, event: &str) -> usize {
+    let journal = broker.journal();
+    journal
+        .iter()
+        .filter(|record| record.event == event)
+        .count()
+}
+
+/// A manifest is bound to the connection, as evidence of TPMs and confidential guests is.
+#[tokio::test]
+async fn l13a_a_task_proves_itself_over_several_ages_of_its_connection() {
+    let world = World::embedded();
+    let broker = world
+        .broker_with("[limits]\nconnection_age = \"1200ms\"")
+        .await;
+    let signer = KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
+    let evidence = json!([{ "kind": "manifest", "keys": [signer.public_key_pem()] }]);
+    let registration =
+        json!({ "evidence": evidence, "prove_every": "2s", "attendance_grace": "2s" });
+    world.register(&broker, "/agent", registration).await;
+    world.operator(&broker).put_secret("app/key", "value").await;
+    let (code, manifest) = (
+        world.folder().join("code"),
+        world.folder().join("manifest.json"),
+    );
+    std::fs::write(&code, b"an agent").expect("code");
+    write_manifest(&manifest, &signer, b"an agent");
+    let roots = std::slice::from_ref(&world.ca.certificate);
+    world.ca.svid("/agent").write(&folder(&world), roots);
+    let manifest = ManifestCollector::open(&manifest).expect("manifest");
+    let agent = Agent::builder(settings(&world, &broker))
+        .collector(manifest.code(&code))
+        .build()
+        .await
+        .expect("agent");
+    let begun = agent.task("long").scope("secret:app/key").ttl(minutes(5));
+    let task = begun.begin().await.expect("task");
+    // Each call opens another connection if the last one has been told to go.
+    for _ in 0..24 {
+        lives_for(Duration::from_millis(250), &task, &broker).await;
+        task.secret("app/key").await.expect("secret");
+    }
+    assert_eq!(count(&broker, "task_suspended"), 0);
+    let proven = count(&broker, "task_proven");
+    assert!(proven >= 4, "{proven} times within six seconds");
+    task.complete().await.expect("completed");
+}
+
+#[tokio::test]
+async fn l14_a_running_task_survives_the_rotation_of_the_ca() {
+    let (world, mut broker, agent) = ready_with(json!({ "attendance_grace": "2s" })).await;
+    let task = begin(&agent).await;
+    // The new root is added to all bundles, and the broker gets a certificate under it. The agent
+    // keeps its own.
+    let new = Ca::new(DOMAIN);
+    let roots = [world.ca.certificate.clone(), new.certificate.clone()];
+    world.write_bundle(&[&world.ca, &new]);
+    let bundle: String = roots
+        .iter()
+        .map(|root| sundew_tests::pki::pem("CERTIFICATE", root))
+        .collect();
+    let fresh = folder(&world).join("bundle.fresh");
+    std::fs::write(&fresh, bundle).expect("bundle");
+    std::fs::rename(fresh, folder(&world).join("bundle.pem")).expect("bundle");
+    until("the agent has the new root", || async {
+        agent.identity().roots()[0].1.len() > roots[0].len()
+    })
+    .await;
+    new.svid("/sundew/broker")
+        .write(&world.folder().join("broker"), &roots);
+    broker.restart().await;
+    lives_for(Duration::from_millis(2500), &task, &broker).await;
+    task.secret("app/key").await.expect("work goes on");
+    task.complete().await.expect("completed");
+}
