@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The places of the broker, of the identity and of evidence.
@@ -56,19 +57,23 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the environment. An empty variable counts as one that is not set.
+    /// Reads the environment. An empty variable counts as one that is not set. Variables that are
+    /// not UTF-8 do no harm: a path is taken as it is, and in any other value the bytes that are
+    /// not UTF-8 become U+FFFD, which whoever uses the value refuses.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the edge")]
     pub fn from_env() -> Self {
-        Self::from_variables(&env::vars().collect())
+        // A name that is not UTF-8 is none of ours.
+        let named =
+            env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        Self::from_variables(&named.collect())
     }
 
-    fn from_variables(variables: &BTreeMap<String, String>) -> Self {
-        let text = |name: &str| {
-            let value = variables.get(name)?;
-            (!value.is_empty()).then(|| value.clone())
-        };
-        let path = |name: &str| text(name).map(PathBuf::from);
-        let by_kind = |prefix: &str| -> BTreeMap<String, String> {
+    fn from_variables(variables: &BTreeMap<String, OsString>) -> Self {
+        let value = |name: &str| variables.get(name).filter(|value| !value.is_empty());
+        let text = |name: &str| value(name).map(|value| value.to_string_lossy().into_owned());
+        let path = |name: &str| value(name).map(PathBuf::from);
+        let by_kind = |prefix: &str| -> BTreeMap<String, OsString> {
             variables
                 .iter()
                 .filter_map(|(name, value)| {
@@ -96,7 +101,10 @@ impl Settings {
                 .into_iter()
                 .map(|(kind, path)| (kind, path.into()))
                 .collect(),
-            evidence_commands: by_kind("SUNDEW_EVIDENCE_COMMAND_"),
+            evidence_commands: by_kind("SUNDEW_EVIDENCE_COMMAND_")
+                .into_iter()
+                .map(|(kind, command)| (kind, command.to_string_lossy().into_owned()))
+                .collect(),
         }
     }
 }
@@ -111,7 +119,7 @@ mod tests {
         let variables = variables.iter();
         Settings::from_variables(
             &variables
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
                 .collect(),
         )
     }
@@ -144,6 +152,17 @@ mod tests {
         ]);
         assert_eq!((found.broker, found.code), (None, None));
         assert!(found.evidence_files.is_empty());
+    }
+
+    #[test]
+    fn variables_that_are_not_utf_8_do_no_harm() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let bytes = || OsString::from_vec(b"/run/\xff".to_vec());
+        let variables = ["SUNDEW_BROKER", "SUNDEW_SVID_DIR", "UNRELATED"];
+        let variables = variables.map(|name| (name.to_owned(), bytes()));
+        let found = Settings::from_variables(&variables.into_iter().collect());
+        assert_eq!(found.broker.as_deref(), Some("/run/\u{fffd}"));
+        assert_eq!(found.svid_dir, Some(PathBuf::from(bytes())));
     }
 
     #[test]
