@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::error::Error;
-use crate::identity::Identity;
+use crate::identity::{Identity, Trust};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ impl Connection {
     /// Prepares a connection, which is opened at the first call. `broker` is `host:port`,
     /// `expected` the broker's SPIFFE ID.
     pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
-        let config = client_config(expected, Arc::clone(&identity.bundles), Some(&identity))?;
+        let config = client_config(expected, Arc::clone(&identity.trust), Some(&identity))?;
         let (channel, exporter) = dial(broker, config)?;
         Ok(Self {
             channel,
@@ -86,7 +86,8 @@ pub struct AnonymousConnection {
 impl AnonymousConnection {
     /// Prepares a connection, which is opened at the first call.
     pub fn open(broker: &str, expected: SpiffeId, bundles: BundleSet) -> Result<Self, Error> {
-        let (channel, exporter) = dial(broker, client_config(expected, Arc::new(bundles), None)?)?;
+        let trust = Arc::new(Trust::of(bundles));
+        let (channel, exporter) = dial(broker, client_config(expected, trust, None)?)?;
         Ok(Self { channel, exporter })
     }
 
@@ -149,7 +150,7 @@ async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpSt
 pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) -> Result<(), Error> {
     let tls = TlsConnector::from(Arc::new(client_config(
         expected,
-        Arc::clone(&identity.bundles),
+        Arc::clone(&identity.trust),
         Some(identity),
     )?));
     let fail = |e: io::Error| Error::Handshake(e.to_string());
@@ -166,7 +167,7 @@ pub async fn handshake(broker: &str, expected: SpiffeId, identity: &Identity) ->
 
 fn client_config(
     expected: SpiffeId,
-    bundles: Arc<BundleSet>,
+    trust: Arc<Trust>,
     identity: Option<&Identity>,
 ) -> Result<ClientConfig, Error> {
     let provider = CryptoProvider::get_default()
@@ -174,7 +175,7 @@ fn client_config(
         .unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
     let verifier = BrokerVerifier {
         expected,
-        bundles,
+        trust,
         provider: Arc::clone(&provider),
     };
     let fail = |e: TlsError| Error::Identity(e.to_string());
@@ -194,12 +195,12 @@ fn client_config(
     Ok(config)
 }
 
-/// Accepts a server with an X.509-SVID of exactly the expected ID, under the bundle of that ID's
-/// trust domain.
+/// Accepts a server with an X.509-SVID of exactly the expected ID, under the bundle that that ID's
+/// trust domain has at the time of the handshake.
 #[derive(Debug)]
 struct BrokerVerifier {
     expected: SpiffeId,
-    bundles: Arc<BundleSet>,
+    trust: Arc<Trust>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -214,7 +215,7 @@ impl ServerCertVerifier for BrokerVerifier {
     ) -> Result<ServerCertVerified, TlsError> {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(rest).cloned().collect();
         let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let svid = validate_chain(&chain, &self.bundles, now_s)
+        let svid = validate_chain(&chain, &self.trust.bundles(), now_s)
             .map_err(|e| TlsError::General(format!("the broker's SVID: {e}")))?;
         if *svid.id() == self.expected {
             Ok(ServerCertVerified::assertion())

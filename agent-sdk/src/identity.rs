@@ -3,27 +3,60 @@
 #![expect(clippy::disallowed_methods, reason = "an SVID ends by the wall clock")]
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls_pki_types::pem::PemObject as _;
+use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_core::client::{BundleSet, SpiffeId, TrustBundle, TrustDomain, thumbprint};
+use sundew_core::client::{BundleSet, SpiffeId, TrustBundle, thumbprint, validate_chain};
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::error::Error;
 use crate::settings::Settings;
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const FIRST_WITHIN: Duration = Duration::from_secs(10);
+mod files;
+mod workload_api;
 
 /// An SVID with its key and the bundles to check others with. `Debug` shows the ID only.
 pub struct Identity {
     id: SpiffeId,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
-    pub(crate) bundles: Arc<BundleSet>,
+    pub(crate) trust: Arc<Trust>,
+}
+
+/// The bundles that others are checked with. All identities of one source share them, so that a
+/// changed bundle counts at the next handshake of every connection, whichever SVID it has.
+#[derive(Debug, Default)]
+pub(crate) struct Trust(ArcSwap<BundleSet>);
+
+impl Trust {
+    /// Makes a trust that begins with these bundles.
+    pub(crate) fn of(bundles: BundleSet) -> Self {
+        Self(ArcSwap::from_pointee(bundles))
+    }
+
+    /// Returns the bundles of this moment.
+    pub(crate) fn bundles(&self) -> Arc<BundleSet> {
+        self.0.load_full()
+    }
+
+    /// Takes these bundles in place of the current ones, and tells whether they differ.
+    fn replace(&self, bundles: BundleSet) -> bool {
+        let current = self.0.load();
+        let same = current.iter().count() == bundles.iter().count()
+            && bundles.iter().all(|bundle| {
+                current
+                    .of(bundle.trust_domain())
+                    .is_some_and(|known| known.is_same(bundle))
+            });
+        if !same {
+            self.0.store(Arc::new(bundles));
+        }
+        !same
+    }
 }
 
 impl std::fmt::Debug for Identity {
@@ -46,7 +79,7 @@ impl Identity {
             id: SpiffeId::parse(id).expect("ID"),
             chain,
             key,
-            bundles: Arc::default(),
+            trust: Arc::default(),
         }
     }
 
@@ -70,7 +103,7 @@ impl Identity {
         sign(&self.key, message).map_err(|e| Error::Identity(e.to_string()))
     }
 
-    /// Returns the roots that others are checked with: for each trust domain, as
+    /// Returns the roots that others are checked with at this moment: for each trust domain, as
     /// `spiffe://<name>`, its roots in DER, one after the other.
     #[must_use]
     pub fn roots(&self) -> Vec<(String, Vec<u8>)> {
@@ -80,7 +113,8 @@ impl Identity {
                 .flat_map(|root| root.to_vec())
                 .collect()
         };
-        self.bundles
+        self.trust
+            .bundles()
             .iter()
             .map(|bundle| (bundle.trust_domain().id(), concatenated(bundle)))
             .collect()
@@ -107,10 +141,10 @@ impl IdentitySource {
     /// Opens what the settings name, and waits for the first identity.
     pub async fn open(settings: &Settings) -> Result<Self, Error> {
         if let Some(folder) = &settings.svid_dir {
-            return Self::from_files(folder.clone());
+            return files::follow(folder.clone());
         }
         match &settings.endpoint_socket {
-            Some(socket) => Self::from_workload_api(socket).await,
+            Some(socket) => workload_api::follow(socket).await,
             None => Err(Error::Identity(
                 "neither SPIFFE_ENDPOINT_SOCKET nor SUNDEW_SVID_DIR is set".to_owned(),
             )),
@@ -123,7 +157,7 @@ impl IdentitySource {
         self.0.borrow().clone()
     }
 
-    /// Waits until there is another identity than at the last call.
+    /// Waits until there is another SVID or other bundles than at the last call.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The source is gone; nothing will change any more.
@@ -131,74 +165,79 @@ impl IdentitySource {
         }
         self.0.mark_unchanged();
     }
+}
 
-    fn from_files(folder: PathBuf) -> Result<Self, Error> {
-        let first = read_folder(&folder)?;
+/// What a source holds at one moment. SVID and bundles count each by itself: a new root must be
+/// trusted although the SVID is still the old one, and a removed root must not be.
+struct Found {
+    bundles: Result<BundleSet, SvidError>,
+    svid: Result<Svid, SvidError>,
+}
+
+/// A certificate chain, leaf first, with the key of the leaf.
+struct Svid {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+/// Hands out what a source finds, as long as somebody follows it.
+struct Publisher(watch::Sender<Arc<Identity>>);
+
+impl Publisher {
+    /// Begins with what was found first, all of which must be usable.
+    fn begin(found: Found) -> Result<(Self, IdentitySource), SvidError> {
+        let trust = Arc::new(Trust::of(found.bundles?));
+        let first = identity(found.svid?, trust)?;
         let (sender, receiver) = watch::channel(Arc::new(first));
-        tokio::spawn(async move {
-            while !sender.is_closed() {
-                tokio::time::sleep(LOOK_EVERY).await;
-                match read_folder(&folder) {
-                    Ok(next) if next.chain != sender.borrow().chain => {
-                        drop(sender.send_replace(Arc::new(next)))
-                    }
-                    Ok(_) => {}
-                    Err(problem) => tracing::warn!(
-                        problem = problem.to_string(),
-                        "SVID files cannot be read; the last good ones stay"
-                    ),
-                }
-            }
-        });
-        Ok(Self(receiver))
+        Ok((Self(sender), IdentitySource(receiver)))
     }
 
-    async fn from_workload_api(socket: &str) -> Result<Self, Error> {
-        let fail = |e: &dyn std::fmt::Display| Error::Identity(format!("{socket}: {e}"));
-        let endpoint = socket.replacen("unix:///", "unix:/", 1);
-        let built = tokio::time::timeout(
-            FIRST_WITHIN,
-            spiffe::X509Source::builder().endpoint(&endpoint).build(),
-        )
-        .await;
-        let source = built
-            .map_err(|_| fail(&"no answer within 10 seconds"))?
-            .map_err(|e| fail(&e))?;
-        let (sender, receiver) =
-            watch::channel(Arc::new(from_source(&source).map_err(|e| fail(&e))?));
-        tokio::spawn(async move {
-            let mut updates = source.updated();
-            while updates.changed().await.is_ok() && !sender.is_closed() {
-                match from_source(&source) {
-                    Ok(next) if next.chain != sender.borrow().chain => {
-                        drop(sender.send_replace(Arc::new(next)))
-                    }
-                    Ok(_) => {}
-                    Err(problem) => tracing::warn!(problem = problem.to_string(), "Workload API"),
-                }
-            }
-        });
-        Ok(Self(receiver))
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Hands out the parts that have changed. Parts that cannot be used are reported in the log,
+    /// and the last good ones stay.
+    fn publish(&self, found: Found) {
+        let current = self.0.borrow().clone();
+        let trust = &current.trust;
+        let changed = usable(found.bundles).is_some_and(|bundles| trust.replace(bundles));
+        let svid = usable(found.svid).filter(|svid| svid.chain != current.chain);
+        let next = svid.and_then(|svid| usable(identity(svid, Arc::clone(trust))));
+        if let Some(next) = next {
+            self.0.send_replace(Arc::new(next));
+        } else if changed {
+            self.0.send_replace(current);
+        }
     }
 }
 
-fn identity(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    bundles: BundleSet,
-) -> Result<Identity, SvidError> {
+fn usable<T>(found: Result<T, SvidError>) -> Option<T> {
+    found
+        .inspect_err(|problem| {
+            tracing::warn!(
+                problem = problem.to_string(),
+                "SVID or bundles cannot be used; the last good ones stay"
+            );
+        })
+        .ok()
+}
+
+fn identity(svid: Svid, trust: Arc<Trust>) -> Result<Identity, SvidError> {
     // Whoever we are, a certificate that would not be accepted is better noticed here than at the
     // broker.
-    let now_s = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
-    let verified = sundew_core::client::validate_chain(&chain, &bundles, now_s)
+    let now_s = clock::now_ms().div_euclid(1000);
+    let verified = validate_chain(&svid.chain, &trust.bundles(), now_s)
+        .map_err(|e| SvidError::NotAccepted(e.to_string()))?;
+    // Files are replaced one after the other, so that the key may be that of another certificate.
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(svid.chain.clone(), svid.key.clone_key(), &provider)
         .map_err(|e| SvidError::NotAccepted(e.to_string()))?;
     Ok(Identity {
         id: verified.id().clone(),
-        chain,
-        key,
-        bundles: Arc::new(bundles),
+        chain: svid.chain,
+        key: svid.key,
+        trust,
     })
 }
 
@@ -262,49 +301,5 @@ pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u
     Ok(signer.sign(message)?)
 }
 
-/// Reads `svid.pem`, `key.pem` and `bundle.pem`; the bundle is that of the SVID's own trust domain.
-fn read_folder(folder: &Path) -> Result<Identity, SvidError> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        std::fs::read(&path).map_err(|cause| SvidError::File { path, cause })
-    };
-    let chain = CertificateDer::pem_slice_iter(&read("svid.pem")?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(SvidError::malformed("svid.pem"))?;
-    let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read("key.pem")?))
-        .map_err(SvidError::malformed("key.pem"))?;
-    let leaf = chain
-        .first()
-        .ok_or("no certificate")
-        .map_err(SvidError::malformed("svid.pem"))?;
-    let domain =
-        spiffe::cert::spiffe_id_from_der(leaf).map_err(SvidError::malformed("svid.pem"))?;
-    let domain =
-        TrustDomain::parse(domain.trust_domain_name()).map_err(SvidError::malformed("svid.pem"))?;
-    let mut bundles = BundleSet::default();
-    bundles.insert(
-        TrustBundle::parse(domain, &read("bundle.pem")?)
-            .map_err(SvidError::malformed("bundle.pem"))?,
-    );
-    identity(chain, key, bundles)
-}
-
-/// Takes the SVID and all bundles that a Workload API gives at this moment.
-fn from_source(source: &spiffe::X509Source) -> Result<Identity, SvidError> {
-    let svid = source.svid().map_err(SvidError::workload_api)?;
-    let chain = svid
-        .cert_chain()
-        .iter()
-        .map(|c| CertificateDer::from(c.as_bytes().to_vec()))
-        .collect();
-    let key = PrivateKeyDer::try_from(svid.private_key().as_bytes().to_vec())
-        .map_err(SvidError::workload_api)?;
-    let mut bundles = BundleSet::default();
-    let set = source.bundle_set().map_err(SvidError::workload_api)?;
-    for (domain, bundle) in set.iter() {
-        let domain = TrustDomain::parse(domain.as_str()).map_err(SvidError::workload_api)?;
-        let roots = bundle.authorities().iter().map(|c| c.as_bytes());
-        bundles.insert(TrustBundle::from_der(domain, roots).map_err(SvidError::workload_api)?);
-    }
-    identity(chain, key, bundles)
-}
+#[cfg(test)]
+mod tests;

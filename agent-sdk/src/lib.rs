@@ -38,6 +38,7 @@
 //!
 //! error         used by all of these but settings
 //!  └─→ ended    how a task ended
+//! clock         used by task and identity
 //! ```
 
 #![cfg_attr(
@@ -47,6 +48,7 @@
 
 mod agent;
 mod call;
+mod clock;
 mod collect;
 mod connection;
 mod ended;
