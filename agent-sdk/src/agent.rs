@@ -1,17 +1,24 @@
 //! The agent: its identity, its way to the broker, and the evidence that it can show.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sundew_core::client::{Binding, BindingPurpose, SpiffeId, public_key_of};
 use sundew_proto::v1::{ChallengeRequest, Evidence, EvidenceSet};
+use tonic::Status;
 
-use crate::call::{client, repeated};
+use crate::call::{client, is_transient, repeated};
 use crate::collect::{self, Collector, Context};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::identity::{Identity, IdentitySource};
 use crate::settings::Settings;
+
+/// How often a call with evidence is repeated with a new challenge after it failed for a passing
+/// reason.
+const REPETITIONS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A program's way to the broker: its identity, one connection and its evidence collectors. A clone
 /// shares all three.
@@ -106,12 +113,12 @@ fn open(
 }
 
 impl Agent {
-    /// Makes an agent with a connection that a unit test has opened, and with one collector.
+    /// Makes an agent with a connection that a unit test has opened.
     #[cfg(test)]
     pub(crate) fn over(
         connection: Connection,
         identities: IdentitySource,
-        collector: Arc<dyn Collector>,
+        collectors: Vec<Arc<dyn Collector>>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -119,7 +126,7 @@ impl Agent {
                 broker_id: None,
                 identities,
                 connection: ArcSwap::from_pointee(connection),
-                collectors: vec![collector],
+                collectors,
             }),
         }
     }
@@ -171,47 +178,74 @@ impl Agent {
         self.inner.identities.clone()
     }
 
-    /// Takes a challenge on this connection and returns its nonce with the evidence that the
-    /// broker asks for.
-    pub(crate) async fn prove(
+    /// Makes a call with evidence for a challenge. A challenge is good once and on its own
+    /// connection, so each attempt takes a new one; an attempt is repeated up to three times if it
+    /// failed for a passing reason or if the connection was opened again meanwhile.
+    pub(crate) async fn call_with_evidence<T, F: Future<Output = Result<T, Status>>>(
         &self,
-        connection: &Connection,
         purpose: BindingPurpose,
-    ) -> Result<(Vec<u8>, Vec<Evidence>), Error> {
-        let challenge =
-            repeated(|| async { client(connection).challenge(ChallengeRequest {}).await })
-                .await?
-                .into_inner();
-        let evidence = self
-            .answer(
-                connection,
-                purpose,
-                &challenge.nonce,
-                &challenge.evidence_sets,
-                &challenge.audience,
-            )
-            .await?;
-        Ok((challenge.nonce, evidence))
+        connection: impl Fn() -> Result<Arc<Connection>, Error>,
+        call: impl Fn(Arc<Connection>, Vec<u8>, Vec<Evidence>) -> F,
+    ) -> Result<T, Error> {
+        let mut left = REPETITIONS;
+        loop {
+            let connection = connection()?;
+            let before = connection.session();
+            let challenge =
+                repeated(|| async { client(&connection).challenge(ChallengeRequest {}).await })
+                    .await?
+                    .into_inner();
+            let challenged = connection.session();
+            let Some(exporter) = before.of_call_until(challenged) else {
+                if left == 0 {
+                    let problem = "the connection broke again and again";
+                    return Err(Error::Unavailable(problem.to_owned()));
+                }
+                left -= 1;
+                continue;
+            };
+            let evidence = self
+                .answer(
+                    connection.identity(),
+                    exporter,
+                    purpose,
+                    &challenge.nonce,
+                    &challenge.evidence_sets,
+                    &challenge.audience,
+                )
+                .await?;
+            match call(Arc::clone(&connection), challenge.nonce, evidence).await {
+                Ok(answer) => return Ok(answer),
+                Err(status)
+                    if left > 0
+                        && (is_transient(&status) || challenged != connection.session()) =>
+                {
+                    left -= 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(status) => return Err(Error::of(&status)),
+            }
+        }
     }
 
-    /// Collects the evidence of the first of these sets that can be collected whole. If none can,
-    /// the error says what the first set lacked.
+    /// Collects the evidence of the first of these sets that can be collected whole, bound to the
+    /// session with this channel binding. If none can, the error says what the first set lacked.
     pub(crate) async fn answer(
         &self,
-        connection: &Connection,
+        identity: &Identity,
+        exporter: [u8; 32],
         purpose: BindingPurpose,
         nonce: &[u8],
         sets: &[EvidenceSet],
         audience: &str,
     ) -> Result<Vec<Evidence>, Error> {
-        let identity = connection.identity();
         let leaf = identity
             .chain()
             .first()
             .map(|leaf| leaf.as_ref())
             .unwrap_or_default();
         let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
-        let binding = Binding::new(purpose, nonce, &public_key, &connection.exporter());
+        let binding = Binding::new(purpose, nonce, &public_key, &exporter);
         let context = Context::new(&binding, audience, Some(&identity.key));
         collect::first_whole_set(&self.inner.collectors, sets, &context).await
     }

@@ -1,6 +1,12 @@
-//! The clocks of the SDK.
+//! The two clocks of the SDK.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Returns the time by the runtime's clock, which tests can pause.
+#[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// Returns the milliseconds since the epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
@@ -8,4 +14,12 @@ pub(crate) fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Returns the instant at which it will be `epoch_ms`, in milliseconds since the epoch.
+pub(crate) fn instant_of(epoch_ms: i64) -> Instant {
+    // A deadline that no clock holds is a year away: the broker's own clock decides in any case.
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    let left = u64::try_from(epoch_ms.saturating_sub(now_ms())).unwrap_or(0);
+    now() + Duration::from_millis(left).min(LONGEST)
 }

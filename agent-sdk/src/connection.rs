@@ -22,6 +22,10 @@ use crate::error::Error;
 use crate::identity::{Identity, Trust};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How often a connection is looked at, and how long it may take to answer. Both together are less
+/// than the grace of most tasks, so that a task comes back in time to a broker that answers.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection with one identity. A connection that broke is opened again with that identity at
 /// the next call.
@@ -29,7 +33,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 pub struct Connection {
     channel: Channel,
     identity: Arc<Identity>,
-    exporter: Exporter,
+    session: OpenSession,
 }
 
 impl Connection {
@@ -39,19 +43,25 @@ impl Connection {
         Self {
             channel,
             identity,
-            exporter: Exporter::default(),
+            session: OpenSession::default(),
         }
+    }
+
+    /// Says that another session is open now, as if the connection had broken.
+    #[cfg(test)]
+    pub(crate) fn replace_session(&self, exporter: [u8; 32]) {
+        open_session(&self.session, exporter);
     }
 
     /// Prepares a connection, which is opened at the first call. `broker` is `host:port`,
     /// `expected` the broker's SPIFFE ID.
     pub fn open(broker: &str, expected: SpiffeId, identity: Arc<Identity>) -> Result<Self, Error> {
         let config = client_config(expected, Arc::clone(&identity.trust), Some(&identity))?;
-        let (channel, exporter) = dial(broker, config)?;
+        let (channel, session) = dial(broker, config)?;
         Ok(Self {
             channel,
             identity,
-            exporter,
+            session,
         })
     }
 
@@ -71,7 +81,12 @@ impl Connection {
     /// first.
     #[must_use]
     pub fn exporter(&self) -> [u8; 32] {
-        *self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+        self.session().exporter
+    }
+
+    /// Returns the session that is open now.
+    pub(crate) fn session(&self) -> Session {
+        session_of(&self.session)
     }
 }
 
@@ -80,15 +95,15 @@ impl Connection {
 #[derive(Clone, Debug)]
 pub struct AnonymousConnection {
     channel: Channel,
-    exporter: Exporter,
+    session: OpenSession,
 }
 
 impl AnonymousConnection {
     /// Prepares a connection, which is opened at the first call.
     pub fn open(broker: &str, expected: SpiffeId, bundles: BundleSet) -> Result<Self, Error> {
         let trust = Arc::new(Trust::of(bundles));
-        let (channel, exporter) = dial(broker, client_config(expected, trust, None)?)?;
-        Ok(Self { channel, exporter })
+        let (channel, session) = dial(broker, client_config(expected, trust, None)?)?;
+        Ok(Self { channel, session })
     }
 
     /// Returns the channel, for generated clients.
@@ -101,22 +116,52 @@ impl AnonymousConnection {
     /// first.
     #[must_use]
     pub fn exporter(&self) -> [u8; 32] {
-        *self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+        session_of(&self.session).exporter
     }
 }
 
-type Exporter = Arc<Mutex<[u8; 32]>>;
+/// One TLS session of a connection. A connection has another session each time that it is opened
+/// again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Session {
+    /// How many sessions the connection has had with this one; 0 before the first.
+    number: u64,
+    exporter: [u8; 32],
+}
 
-fn dial(broker: &str, config: ClientConfig) -> Result<(Channel, Exporter), Error> {
+impl Session {
+    /// Returns the channel binding (RFC 9266) of the session on which a call was made, if this was
+    /// the connection's session before the call and `after` after its answer. Returns `None` if
+    /// the connection was opened again in between: the call may have been made on either session.
+    pub(crate) fn of_call_until(self, after: Self) -> Option<[u8; 32]> {
+        let first = self.number == 0 && after.number == 1;
+        (first || self.number == after.number).then_some(after.exporter)
+    }
+}
+
+type OpenSession = Arc<Mutex<Session>>;
+
+fn session_of(open: &OpenSession) -> Session {
+    *open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_session(open: &OpenSession, exporter: [u8; 32]) {
+    let mut session = open.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = session.number.saturating_add(1);
+    *session = Session { number, exporter };
+}
+
+fn dial(broker: &str, config: ClientConfig) -> Result<(Channel, OpenSession), Error> {
     let tls = TlsConnector::from(Arc::new(config));
-    let exporter = Exporter::default();
+    let session = OpenSession::default();
     // TLS is done below; tonic must not see https, or it wants to do it again.
     let endpoint = Endpoint::from_shared(format!("http://{broker}"))
         .map_err(|_| Error::Invalid(format!("`{broker}` is not a host and port")))?
         .connect_timeout(CONNECT_WITHIN)
-        .http2_keep_alive_interval(Duration::from_secs(20))
+        .http2_keep_alive_interval(LOOK_EVERY)
+        .keep_alive_timeout(ANSWER_WITHIN)
         .keep_alive_while_idle(true);
-    let kept = Arc::clone(&exporter);
+    let kept = Arc::clone(&session);
     let connector = tower::service_fn(move |uri: Uri| {
         let (tls, kept) = (tls.clone(), Arc::clone(&kept));
         async move {
@@ -131,11 +176,11 @@ fn dial(broker: &str, config: ClientConfig) -> Result<(Channel, Exporter), Error
                 .1
                 .export_keying_material(&mut material, b"EXPORTER-Channel-Binding", None)
                 .map_err(io::Error::other)?;
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = material;
+            open_session(&kept, material);
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     });
-    Ok((endpoint.connect_with_connector_lazy(connector), exporter))
+    Ok((endpoint.connect_with_connector_lazy(connector), session))
 }
 
 async fn connect(tls: &TlsConnector, broker: &str) -> io::Result<TlsStream<TcpStream>> {
@@ -254,5 +299,28 @@ impl ServerCertVerifier for BrokerVerifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l13a_a_call_belongs_to_a_session_only_if_no_other_was_opened_meanwhile() {
+        let session = |number: u8| Session {
+            number: number.into(),
+            exporter: [number; 32],
+        };
+        for (before, after, exporter) in [
+            (4, 4, Some([4; 32])),
+            (4, 5, None),
+            (4, 6, None),
+            // The call itself opened the first session.
+            (0, 1, Some([1; 32])),
+            (0, 2, None),
+        ] {
+            assert_eq!(session(before).of_call_until(session(after)), exporter);
+        }
     }
 }

@@ -43,6 +43,15 @@ pub enum Error {
         /// Names the refusal in the broker's journal.
         correlation: String,
     },
+    /// The broker refused, and the task is known to be suspended: `Task::resume` proves anew who and
+    /// what the agent is.
+    #[error(
+        "the task is suspended (correlation id {correlation}); resuming it takes fresh evidence"
+    )]
+    Suspended {
+        /// Names the refusal in the broker's journal.
+        correlation: String,
+    },
     /// The broker could not be reached, or answered `UNAVAILABLE` until the SDK gave up.
     #[error("broker is unavailable: {0}; is SUNDEW_BROKER right? `sundew doctor` finds out more")]
     Unavailable(String),

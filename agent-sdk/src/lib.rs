@@ -14,12 +14,13 @@
 //!     .await?;
 //! let key = task.secret("demo/api-key").await?; // zeroized, never prints
 //! # drop(key);
-//! task.complete().await?; // also: dropped, panicked, killed → ended anyway
+//! task.complete().await?; // also: returned, dropped, panicked, killed → ended anyway
 //! # Ok(()) }
 //! ```
 //!
 //! No type here shows a credential in `Debug` (P9). A task attends in the background, moves to a
-//! rotated SVID, and tells through [`Task::ended`] when it was ended from outside.
+//! rotated SVID, and tells through [`Task::ended`] and [`Task::suspended`] what was done to it from
+//! outside.
 //!
 //! # Modules
 //!

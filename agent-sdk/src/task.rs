@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use sundew_core::client::{BindingPurpose, SecretBytes};
@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
-use crate::call::{client, is_transient, repeated};
+use crate::call::{client, repeated};
+use crate::clock;
 use crate::connection::Connection;
 use crate::ended::Ended;
 use crate::error::Error;
@@ -49,7 +50,9 @@ struct Shared {
     connection: ArcSwap<Connection>,
     token: ArcSwap<Token>,
     ended: watch::Sender<Option<Ended>>,
+    suspended: watch::Sender<bool>,
     grace: Duration,
+    deadline: Instant,
     /// The broker's receipt for the last evidence, which is shown when a stream is opened again.
     proof: ArcSwap<Vec<u8>>,
 }
@@ -82,7 +85,9 @@ impl Task {
             connection: ArcSwap::new(connection),
             token,
             ended: watch::Sender::default(),
+            suspended: watch::Sender::default(),
             grace,
+            deadline: clock::instant_of(record.deadline_ms),
             proof: ArcSwap::default(),
         });
         let attending = tokio::spawn(attend::attend(agent.clone(), Arc::clone(&shared)));
@@ -157,33 +162,19 @@ impl Task {
                 repeated(|| async { client(&self.connection()).get_secret(plain.clone()).await });
             return Ok(self.known(answer.await)?.into_inner());
         }
-        // A challenge is good once and on its connection, so each attempt takes a new one.
-        let mut again = 3;
-        loop {
-            let connection = self.connection();
-            let (nonce, evidence) = self
-                .agent
-                .prove(&connection, BindingPurpose::GetSecret)
-                .await?;
-            match client(&connection)
-                .get_secret(GetSecretRequest {
-                    nonce,
-                    evidence,
-                    ..plain.clone()
-                })
-                .await
-            {
-                Err(status) if again > 0 && is_transient(&status) => {
-                    again -= 1;
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                answer => {
-                    return Ok(self
-                        .known(answer.map_err(|status| Error::of(&status)))?
-                        .into_inner());
-                }
-            }
-        }
+        let call = |connection: Arc<Connection>, nonce, evidence| {
+            let request = GetSecretRequest {
+                nonce,
+                evidence,
+                ..plain.clone()
+            };
+            async move { client(&connection).get_secret(request).await }
+        };
+        let answer = self
+            .agent
+            .call_with_evidence(BindingPurpose::GetSecret, || Ok(self.connection()), call)
+            .await;
+        Ok(self.known(answer)?.into_inner())
     }
 
     /// Returns a grant with which the workload `delegate` (a SPIFFE ID) may open tasks below this
@@ -222,33 +213,53 @@ impl Task {
                 })
                 .await
         });
-        self.known(answer.await).map(drop)
+        self.known(answer.await)?;
+        self.shared.suspended.send_replace(true);
+        Ok(())
     }
 
     /// Proves anew who and what the agent is, and gets a new token. Tokens from before the
     /// suspension stay dead.
     pub async fn resume(&self) -> Result<(), Error> {
-        let key = random_key()?;
-        let connection = self.connection();
-        let (nonce, evidence) = self
-            .agent
-            .prove(&connection, BindingPurpose::ResumeTask)
-            .await?;
-        let request = ResumeTaskRequest {
-            task_id: self.shared.id.clone(),
-            nonce,
-            evidence,
-            idempotency_key: key,
+        let idempotency_key = random_key()?;
+        let call = |connection: Arc<Connection>, nonce, evidence| {
+            let request = ResumeTaskRequest {
+                task_id: self.shared.id.clone(),
+                nonce,
+                evidence,
+                idempotency_key: idempotency_key.clone(),
+            };
+            async move {
+                let answer = client(&connection).resume_task(request).await?;
+                Ok((connection, answer.into_inner()))
+            }
         };
-        let answer = client(&connection)
-            .resume_task(request)
-            .await
-            .map_err(|status| Error::of(&status));
-        let answer = self.known(answer)?.into_inner();
+        let answer = self
+            .agent
+            .call_with_evidence(BindingPurpose::ResumeTask, || Ok(self.connection()), call)
+            .await;
+        let (connection, answer) = self.known(answer)?;
+        self.shared.suspended.send_replace(false);
         self.shared.proof.store(Arc::new(answer.proof));
         let token = Token::of(answer.token, &connection)?;
         self.shared.token.store(Arc::new(token));
         Ok(())
+    }
+
+    /// Tells whether the task is suspended, as far as the SDK has heard. Nothing is issued for a
+    /// suspended task, and its tokens are dead, until [`Task::resume`].
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        *self.shared.suspended.borrow()
+    }
+
+    /// Waits until the task is suspended, whoever suspended it. For a task that ends without having
+    /// been suspended, this waits for ever: wait for [`Task::ended`] beside it.
+    pub async fn suspended(&self) {
+        let mut news = self.shared.suspended.subscribe();
+        if news.wait_for(|suspended| *suspended).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Waits until the task has ended, whoever ended it, and returns how.
@@ -288,11 +299,16 @@ impl Task {
         self.shared.connection.load_full()
     }
 
-    /// Turns a refusal into [`Error::Ended`] if the task is known to have ended.
+    /// Turns a refusal into [`Error::Ended`] or [`Error::Suspended`] if the task is known to have
+    /// ended or to be suspended.
     fn known<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        match (answer, *self.shared.ended.borrow()) {
-            (Err(Error::NotPermitted { .. }), Some(ended)) => Err(Error::Ended(ended)),
-            (answer, _) => answer,
+        let Err(Error::NotPermitted { correlation }) = answer else {
+            return answer;
+        };
+        match *self.shared.ended.borrow() {
+            Some(ended) => Err(Error::Ended(ended)),
+            None if self.is_suspended() => Err(Error::Suspended { correlation }),
+            None => Err(Error::NotPermitted { correlation }),
         }
     }
 }

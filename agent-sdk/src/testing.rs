@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use sundew_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
@@ -44,12 +45,26 @@ impl Opened {
     }
 }
 
-/// Serves a broker in memory. Each stream that the agent opens goes to the receiver; when that is
-/// dropped, the broker refuses streams as not permitted.
-pub(crate) fn broker() -> (Channel, mpsc::Receiver<Opened>) {
+/// A broker in memory, as a unit test sees it.
+pub(crate) struct Memory {
+    pub(crate) channel: Channel,
+    /// Each stream that the agent opens. When this is dropped, the broker refuses streams as not
+    /// permitted.
+    pub(crate) streams: mpsc::Receiver<Opened>,
+    /// Each ending that the agent asks for.
+    pub(crate) completed: mpsc::UnboundedReceiver<v1::CompleteTaskRequest>,
+}
+
+/// Serves a broker in memory. It takes so long to begin a task or to mint a token.
+pub(crate) fn broker(takes: Duration) -> Memory {
     let (streams, opened) = mpsc::channel(1);
+    let (completions, completed) = mpsc::unbounded_channel();
     let (incoming, accepted) = mpsc::channel::<io::Result<DuplexStream>>(1);
-    let service = AgentServiceServer::new(MemoryBroker { streams });
+    let service = AgentServiceServer::new(MemoryBroker {
+        streams,
+        completions,
+        takes,
+    });
     let server = Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(ReceiverStream::new(accepted)));
     let connector = tower::service_fn(move |_: Uri| {
@@ -61,11 +76,17 @@ pub(crate) fn broker() -> (Channel, mpsc::Receiver<Opened>) {
         }
     });
     let channel = Endpoint::from_static("http://memory").connect_with_connector_lazy(connector);
-    (channel, opened)
+    Memory {
+        channel,
+        streams: opened,
+        completed,
+    }
 }
 
 struct MemoryBroker {
     streams: mpsc::Sender<Opened>,
+    completions: mpsc::UnboundedSender<v1::CompleteTaskRequest>,
+    takes: Duration,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -94,6 +115,7 @@ impl AgentService for MemoryBroker {
         &self,
         request: Request<v1::MintTokenRequest>,
     ) -> Answer<v1::MintTokenResponse> {
+        tokio::time::sleep(self.takes).await;
         let token = v1::Token {
             token: "another credential".to_owned(),
             token_id: format!("minted for {}", request.into_inner().task_id),
@@ -103,11 +125,24 @@ impl AgentService for MemoryBroker {
     }
 
     async fn challenge(&self, _: Request<v1::ChallengeRequest>) -> Answer<v1::ChallengeResponse> {
-        not_here()
+        Ok(Response::new(v1::ChallengeResponse {
+            evidence_sets: vec![v1::EvidenceSet::default()],
+            ..v1::ChallengeResponse::default()
+        }))
     }
 
     async fn begin_task(&self, _: Request<v1::BeginTaskRequest>) -> Answer<v1::BeginTaskResponse> {
-        not_here()
+        tokio::time::sleep(self.takes).await;
+        let task = v1::Task {
+            task_id: "task-1".to_owned(),
+            deadline_ms: i64::MAX,
+            ..v1::Task::default()
+        };
+        Ok(Response::new(v1::BeginTaskResponse {
+            task: Some(task),
+            token: Some(v1::Token::default()),
+            ..v1::BeginTaskResponse::default()
+        }))
     }
 
     async fn get_secret(&self, _: Request<v1::GetSecretRequest>) -> Answer<v1::GetSecretResponse> {
@@ -134,8 +169,12 @@ impl AgentService for MemoryBroker {
 
     async fn complete_task(
         &self,
-        _: Request<v1::CompleteTaskRequest>,
+        request: Request<v1::CompleteTaskRequest>,
     ) -> Answer<v1::CompleteTaskResponse> {
-        not_here()
+        let request = request.into_inner();
+        let outcome = request.outcome;
+        // Tests that do not look at it have dropped the receiver.
+        let _ = self.completions.send(request);
+        Ok(Response::new(v1::CompleteTaskResponse { outcome }))
     }
 }

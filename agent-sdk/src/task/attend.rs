@@ -17,12 +17,14 @@ use sundew_proto::v1::{
     RotateBinding,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{Shared, mint};
 use crate::agent::Agent;
 use crate::call::client;
+use crate::clock::now;
 use crate::connection::Connection;
 use crate::identity::IdentitySource;
 
@@ -36,7 +38,7 @@ const QUEUE: usize = 8;
 /// Attends a task until it has ended, and then tells how.
 pub(super) async fn attend(agent: Agent, shared: Arc<Shared>) {
     let bound = Arc::clone(shared.connection.load().identity());
-    let mut attendance = Attendance::new(shared.grace, bound, now());
+    let mut attendance = Attendance::new(shared.grace, shared.deadline, bound, now());
     loop {
         let end = stream(&agent, &shared, &mut attendance).await;
         match attendance.after(end, now()) {
@@ -51,36 +53,43 @@ pub(super) async fn attend(agent: Agent, shared: Arc<Shared>) {
 }
 
 /// Opens one stream and keeps it until its end.
-async fn stream(agent: &Agent, shared: &Shared, attendance: &mut Attendance) -> StreamEnd {
+async fn stream(agent: &Agent, shared: &Arc<Shared>, attendance: &mut Attendance) -> StreamEnd {
     let connection = shared.connection.load_full();
-    attendance.open(Arc::clone(connection.identity()));
+    attendance.open(Arc::clone(connection.identity()), now());
     let (requests, queue) = mpsc::channel(QUEUE);
-    let stream = OpenStream {
-        agent,
-        shared,
-        connection,
-        requests,
-    };
-    stream.ask(Request::Start(AttendStart {
+    let start = Request::Start(AttendStart {
         task_id: shared.id.clone(),
         proof: shared.proof.load().to_vec(),
-    }));
-    let mut broker = client(&stream.connection);
-    let mut answers = match broker.attend(ReceiverStream::new(queue)).await {
+    });
+    ask(&requests, start);
+    // P2: the broker binds a challenge to the connection on which it sends it.
+    let before = connection.session();
+    let mut answers = match client(&connection).attend(ReceiverStream::new(queue)).await {
         Ok(answers) => answers.into_inner(),
-        Err(status) => return StreamEnd::of_refusal(status.code()),
+        Err(status) => return StreamEnd::of_refusal(&status),
+    };
+    let mut stream = OpenStream {
+        agent,
+        shared,
+        exporter: before.of_call_until(connection.session()),
+        connection,
+        requests,
+        moving: JoinSet::new(),
     };
     let mut identities = agent.identities();
     let mut input = Input::Svid(identities.current());
     loop {
         let result = match attendance.step(input, now()) {
             ControlFlow::Break(end) => return end,
-            ControlFlow::Continue(Some(output)) => stream.perform(output).await,
+            ControlFlow::Continue(Some(output)) => stream.perform(output),
             ControlFlow::Continue(None) => None,
         };
         input = match result {
             Some(result) => result,
-            None => next(&mut identities, &mut answers, attendance.ping_at()).await,
+            None => {
+                let moved = &mut stream.moving;
+                next(&mut identities, &mut answers, moved, attendance.ping_at()).await
+            }
         };
     }
 }
@@ -89,11 +98,16 @@ async fn stream(agent: &Agent, shared: &Shared, attendance: &mut Attendance) -> 
 async fn next(
     identities: &mut IdentitySource,
     answers: &mut Streaming<AttendResponse>,
+    moving: &mut JoinSet<()>,
     ping_at: Instant,
 ) -> Input {
     tokio::select! {
         () = identities.changed() => Input::Svid(identities.current()),
         () = tokio::time::sleep_until(ping_at.into()) => Input::Silence,
+        Some(moved) = moving.join_next() => match moved {
+            Ok(()) => Input::Moved,
+            Err(_) => Input::NotMoved,
+        },
         answer = answers.message() => match answer {
             Ok(Some(answer)) => Input::Heard(answer.event),
             Ok(None) => Input::Closed(None),
@@ -102,67 +116,87 @@ async fn next(
     }
 }
 
+/// Hands a request to a stream without waiting, and tells whether there was room for it.
+fn ask(requests: &mpsc::Sender<AttendRequest>, request: Request) -> bool {
+    let request = AttendRequest {
+        request: Some(request),
+    };
+    requests.try_send(request).is_ok()
+}
+
 /// An open stream, and the I/O that is done over it.
 struct OpenStream<'a> {
     agent: &'a Agent,
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     connection: Arc<Connection>,
+    /// The channel binding of the session that the stream is on, if that is known for sure. The
+    /// connection itself may have been opened again since: a broker lets old streams go on.
+    exporter: Option<[u8; 32]>,
     requests: mpsc::Sender<AttendRequest>,
+    /// A move to another SVID that is under way. It ends with the stream.
+    moving: JoinSet<()>,
 }
 
 impl OpenStream<'_> {
-    /// Does what the step said, and returns what came of it, if the step wants to know.
-    async fn perform(&self, output: Output) -> Option<Input> {
+    /// Does what the step said, and returns what came of it, if the step wants to know at once.
+    fn perform(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::KeepProof(proof) => self.shared.proof.store(Arc::new(proof)),
-            Output::Move => return self.move_to_current_svid().await,
+            Output::Move(certificate) => return self.move_to(certificate),
             Output::Ping => {
-                return (!self.ask(Request::Ping(AttendPing {}))).then_some(Input::PingFailed);
+                let sent = ask(&self.requests, Request::Ping(AttendPing {}));
+                return (!sent).then_some(Input::PingFailed);
             }
-            Output::Prove(wanted) => self.prove(wanted),
+            Output::Prove(wanted) => match self.exporter {
+                Some(exporter) => self.prove(wanted, exporter),
+                None => return Some(Input::Unbound),
+            },
             Output::Rotate(certificate) => {
-                self.ask(Request::Rotate(RotateBinding {
-                    certificate_sha256: certificate.to_vec(),
-                }));
+                let certificate_sha256 = certificate.to_vec();
+                let rotate = Request::Rotate(RotateBinding { certificate_sha256 });
+                return (!ask(&self.requests, rotate)).then_some(Input::PingFailed);
             }
+            Output::Suspend => drop(self.shared.suspended.send_replace(true)),
         }
         None
     }
 
-    /// Hands a request to the stream without waiting, and tells whether there was room for it.
-    fn ask(&self, request: Request) -> bool {
-        let request = AttendRequest {
-            request: Some(request),
-        };
-        self.requests.try_send(request).is_ok()
-    }
-
-    /// Gives the task the connection of the agent's current SVID, and a token that is bound to it.
-    async fn move_to_current_svid(&self) -> Option<Input> {
+    /// Begins to give the task the connection of the SVID that was announced, and a token that is
+    /// bound to it. This goes on beside the stream: minting may take many attempts, and pings must
+    /// go on.
+    fn move_to(&mut self, certificate: [u8; 32]) -> Option<Input> {
         let fresh = match self.agent.connection() {
             Ok(fresh) => fresh,
             Err(error) => {
                 tracing::warn!(%error, "no connection with the new SVID");
-                return None;
+                return Some(Input::NotMoved);
             }
         };
-        // The old token is bound to the old SVID and dies with it.
-        match mint(&fresh, &self.shared.id, MintTokenRequest::default()).await {
-            Ok(token) => self.shared.token.store(Arc::new(token)),
-            Err(error) => tracing::warn!(%error, "no token for the new SVID yet; mint one"),
+        if fresh.identity().thumbprint() != certificate {
+            return Some(Input::Svid(Arc::clone(fresh.identity())));
         }
-        self.shared.connection.store(fresh);
-        Some(Input::Moved)
+        let shared = Arc::clone(self.shared);
+        self.moving.spawn(async move {
+            // The old token is bound to the old SVID and dies with it.
+            match mint(&fresh, &shared.id, MintTokenRequest::default()).await {
+                Ok(token) => shared.token.store(Arc::new(token)),
+                Err(error) => tracing::warn!(%error, "no token for the new SVID yet; mint one"),
+            }
+            shared.connection.store(fresh);
+        });
+        None
     }
 
     /// Answers the broker's wish for evidence beside the stream: collecting takes its time, and
-    /// pings must go on.
-    fn prove(&self, wanted: ProofWanted) {
+    /// pings must go on. If the stream's connection has gone when the evidence is there, nobody
+    /// hears the answer, and the next stream is asked anew.
+    fn prove(&self, wanted: ProofWanted, exporter: [u8; 32]) {
         let (agent, connection) = (self.agent.clone(), Arc::clone(&self.connection));
         let requests = self.requests.clone();
         tokio::spawn(async move {
             let evidence = agent.answer(
-                &connection,
+                connection.identity(),
+                exporter,
                 BindingPurpose::Prove,
                 &wanted.nonce,
                 &wanted.evidence_sets,
@@ -177,7 +211,6 @@ impl OpenStream<'_> {
                     let request = AttendRequest {
                         request: Some(prove),
                     };
-                    // A stream that has ended meanwhile needs no answer.
                     let _ = requests.send(request).await;
                 }
                 Err(error) => {
@@ -186,11 +219,6 @@ impl OpenStream<'_> {
             }
         });
     }
-}
-
-/// Returns the time by the runtime's clock, which tests can pause.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A task that is being described, and how it is begun.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_core::client::{BindingPurpose, ScopeSet};
@@ -8,12 +9,9 @@ use sundew_proto::v1::BeginTaskRequest;
 use super::token::ttl_ms;
 use super::{Task, random_key};
 use crate::agent::Agent;
-use crate::call::{client, is_transient};
+use crate::call::client;
+use crate::connection::Connection;
 use crate::error::Error;
-
-/// How often a beginning is repeated with a new challenge after it failed for a passing reason.
-const REPETITIONS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A task that is being described. Nothing happens before [`TaskBuilder::begin`].
 #[derive(Debug)]
@@ -94,31 +92,22 @@ impl TaskBuilder {
         if self.request.idempotency_key.is_empty() {
             self.request.idempotency_key = random_key()?;
         }
-        let mut left = REPETITIONS;
-        loop {
-            let connection = self.agent.connection()?;
-            let (nonce, evidence) = self
-                .agent
-                .prove(&connection, BindingPurpose::BeginTask)
-                .await?;
-            let exporter = connection.exporter();
+        let (agent, request) = (self.agent, self.request);
+        // A retry with the old key gives one task, even if the first call did arrive.
+        let call = |connection: Arc<Connection>, nonce, evidence| {
             let request = BeginTaskRequest {
                 nonce,
                 evidence,
-                ..self.request.clone()
+                ..request.clone()
             };
-            match client(&connection).begin_task(request).await {
-                Ok(answer) => return Task::start(self.agent, connection, answer.into_inner()),
-                // The challenge went with its connection, or the broker went away: a new challenge
-                // with the old key gives one task, even if the first call did arrive.
-                Err(status)
-                    if left > 0 && (exporter != connection.exporter() || is_transient(&status)) =>
-                {
-                    left -= 1;
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(status) => return Err(Error::of(&status)),
+            let agent = agent.clone();
+            async move {
+                let answer = client(&connection).begin_task(request).await?;
+                Ok(Task::start(agent, connection, answer.into_inner()))
             }
-        }
+        };
+        agent
+            .call_with_evidence(BindingPurpose::BeginTask, || agent.connection(), call)
+            .await?
     }
 }

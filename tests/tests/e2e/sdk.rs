@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sundew_proto::v1::SuspendTaskRequest;
+use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_sdk::{
     Agent, Collected, Collector, Context, Ended, Error, Scope, Settings, minutes, seconds,
 };
@@ -171,11 +173,41 @@ async fn a_task_is_suspended_and_resumed() {
     let task = begin(&agent).await;
     let before = task.token().id().to_owned();
     task.suspend().await.expect("suspended");
-    assert!(task.secret("app/key").await.is_err());
+    assert!(task.is_suspended());
+    let refused = task.secret("app/key").await;
+    assert!(
+        matches!(refused, Err(Error::Suspended { .. })),
+        "{refused:?}"
+    );
     task.resume().await.expect("resumed");
+    assert!(!task.is_suspended());
     assert_ne!(task.token().id(), before);
     task.secret("app/key").await.expect("alive again");
     task.complete().await.expect("completed");
+}
+
+/// Somebody else suspends the task, and the program hears of it.
+#[tokio::test]
+async fn a_program_hears_when_its_task_is_suspended_from_outside() {
+    let (world, broker, agent) = ready().await;
+    let task = begin(&agent).await;
+    assert!(!task.is_suspended());
+    // Another process of the same workload, with the same SVID.
+    let other = agent_of(&world, settings(&world, &broker)).await;
+    let channel = other.connection().expect("connection").channel();
+    let task_id = task.id().to_owned();
+    AgentServiceClient::new(channel)
+        .suspend_task(SuspendTaskRequest { task_id })
+        .await
+        .expect("suspended");
+    tokio::time::timeout(Duration::from_secs(2), task.suspended())
+        .await
+        .expect("told");
+    let refused = task.secret("app/key").await;
+    assert!(
+        matches!(refused, Err(Error::Suspended { .. })),
+        "{refused:?}"
+    );
 }
 
 /// AC-26: the SVID files are replaced while a task runs; the SDK moves over, with a token for the

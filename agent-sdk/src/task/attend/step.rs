@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sundew_proto::v1::ProofWanted;
 use sundew_proto::v1::attend_response::Event;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::ended::Ended;
 use crate::identity::Identity;
@@ -24,12 +24,17 @@ pub(super) enum Input {
     Heard(Option<Event>),
     /// The task was moved to the connection of the new SVID.
     Moved,
+    /// No connection could be made with the new SVID.
+    NotMoved,
     /// A ping could not be handed to the stream.
     PingFailed,
     /// Nothing else happened until [`Attendance::ping_at`].
     Silence,
     /// The agent's SVID, once after a stream was opened and at each change.
     Svid(Arc<Identity>),
+    /// Evidence was asked for, and cannot be bound to the stream's connection: it is not known
+    /// whether the stream was opened before or after the connection broke.
+    Unbound,
 }
 
 /// Something to do while a stream stays open.
@@ -37,19 +42,25 @@ pub(super) enum Input {
 pub(super) enum Output {
     /// Keep the broker's receipt for evidence, for the start of the next stream.
     KeepProof(Vec<u8>),
-    /// Move the task to the connection of the new SVID, and report [`Input::Moved`] if that worked.
-    Move,
+    /// Move the task to the connection of the SVID with this SHA-256, without keeping the stream
+    /// waiting, and report [`Input::Moved`] or [`Input::NotMoved`]. If the agent has yet another
+    /// SVID by now, report that instead.
+    Move([u8; 32]),
     /// Send a ping, and report [`Input::PingFailed`] if that did not work.
     Ping,
     /// Collect fresh evidence and send it, without keeping the stream waiting.
     Prove(ProofWanted),
     /// Tell the broker that the task will move to the certificate with this SHA-256.
     Rotate([u8; 32]),
+    /// Tell the program that the task is suspended.
+    Suspend,
 }
 
 /// How a stream came to its end.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum StreamEnd {
+    /// A broker answered that it cannot serve the stream at this moment.
+    Declined,
     /// The stream could not be opened, or broke.
     Disconnected,
     /// The task was moved to a new SVID, whose connection has no stream yet.
@@ -59,12 +70,19 @@ pub(super) enum StreamEnd {
 }
 
 impl StreamEnd {
-    /// Tells what it means that a stream could not be opened because of this code.
-    pub(super) fn of_refusal(code: Code) -> Self {
-        if matches!(code, Code::PermissionDenied | Code::Unauthenticated) {
-            Self::TaskEnded(Ended::Lost)
-        } else {
+    /// Tells what it means that a stream could not be opened because of this status.
+    pub(super) fn of_refusal(status: &Status) -> Self {
+        if matches!(
+            status.code(),
+            Code::PermissionDenied | Code::Unauthenticated
+        ) {
+            return Self::TaskEnded(Ended::Lost);
+        }
+        // A status of the way to the broker has the transport's error as its source.
+        if std::error::Error::source(status).is_some() {
             Self::Disconnected
+        } else {
+            Self::Declined
         }
     }
 }
@@ -83,38 +101,56 @@ pub(super) enum Next {
 /// The state of attending one task over all its streams.
 pub(super) struct Attendance {
     grace: Duration,
-    /// When the broker last sent a message, on whichever stream.
-    heard: Instant,
+    deadline: Instant,
+    /// When the first of the streams broke that have broken since a broker was last reached. An
+    /// open stream counts as reached however long it is silent: HTTP/2 looks after its connection.
+    broken: Option<Instant>,
+    /// When the broker accepted the stream.
+    accepted: Option<Instant>,
     /// How long to wait before the next broken stream is opened again.
     pause: Duration,
     /// The SVID of the stream's connection.
     bound: Arc<Identity>,
-    /// Whether the broker was told, on this stream, to which SVID the task will move.
-    rotating: bool,
+    /// The agent's SVID, as far as the stream has heard.
+    latest: Arc<Identity>,
+    /// The SHA-256 of the certificate that was announced on this stream, until the broker answers.
+    announced: Option<[u8; 32]>,
     ping_at: Instant,
 }
 
 impl Attendance {
-    /// Begins to attend a task that the broker ends when it is not attended for `grace`.
-    pub(super) fn new(grace: Duration, bound: Arc<Identity>, now: Instant) -> Self {
+    /// Begins to attend a task that the broker ends when it is not attended for `grace`, and in
+    /// any case at `deadline`.
+    pub(super) fn new(
+        grace: Duration,
+        deadline: Instant,
+        bound: Arc<Identity>,
+        now: Instant,
+    ) -> Self {
         Self {
             grace,
-            heard: now,
+            deadline,
+            broken: None,
+            accepted: None,
             pause: FIRST_PAUSE,
+            latest: Arc::clone(&bound),
             bound,
-            rotating: false,
+            announced: None,
             ping_at: now + grace / 3,
         }
     }
 
     /// Forgets what belonged to the last stream; the next one is opened with the SVID `bound`.
-    pub(super) fn open(&mut self, bound: Arc<Identity>) {
+    pub(super) fn open(&mut self, bound: Arc<Identity>, now: Instant) {
+        self.latest = Arc::clone(&bound);
         self.bound = bound;
-        self.rotating = false;
+        self.announced = None;
+        self.accepted = None;
+        self.ping_at = now + self.grace / 3;
     }
 
-    /// Returns when a ping is due if nothing happens before: a third of the grace after the last
-    /// input.
+    /// Returns when a ping is due: a third of the grace after the last one, or after the stream's
+    /// start. The broker wants to hear from the agent; what the agent hears does not count.
     pub(super) fn ping_at(&self) -> Instant {
         self.ping_at
     }
@@ -125,64 +161,99 @@ impl Attendance {
         input: Input,
         now: Instant,
     ) -> ControlFlow<StreamEnd, Option<Output>> {
-        self.ping_at = now + self.grace / 3;
         match input {
             Input::Closed(Some(Code::PermissionDenied)) => {
                 ControlFlow::Break(StreamEnd::TaskEnded(Ended::Lost))
             }
-            Input::Closed(_) | Input::PingFailed => ControlFlow::Break(StreamEnd::Disconnected),
+            // The next stream has the old SVID still, and announces the new one again.
+            Input::Closed(_) | Input::NotMoved | Input::PingFailed | Input::Unbound => {
+                ControlFlow::Break(StreamEnd::Disconnected)
+            }
             Input::Heard(event) => {
-                self.heard = now;
-                Self::on_event(event)
+                self.broken = None;
+                self.accepted.get_or_insert(now);
+                self.on_event(event)
             }
             Input::Moved => ControlFlow::Break(StreamEnd::Rotated),
-            Input::Silence => ControlFlow::Continue(Some(Output::Ping)),
-            Input::Svid(current) => ControlFlow::Continue(self.on_svid(&current)),
+            Input::Silence => {
+                self.ping_at = now + self.grace / 3;
+                ControlFlow::Continue(Some(Output::Ping))
+            }
+            Input::Svid(current) => {
+                self.latest = current;
+                ControlFlow::Continue(self.announce())
+            }
         }
     }
 
     /// Decides how to go on after a stream has ended.
     pub(super) fn after(&mut self, end: StreamEnd, now: Instant) -> Next {
+        // A stream that held was no failed attempt.
+        let held = |accepted| now.saturating_duration_since(accepted) >= self.longest_pause();
+        if self.accepted.is_some_and(held) {
+            self.pause = FIRST_PAUSE;
+        }
         match end {
-            // Beyond this the broker has ended the task, whether the agent hears of it or not.
-            StreamEnd::Disconnected
-                if now.saturating_duration_since(self.heard) > self.grace.saturating_mul(3) =>
-            {
-                Next::Finish(Ended::Lost)
-            }
+            StreamEnd::Declined => self.broken = Some(now),
             StreamEnd::Disconnected => {
-                let pause = self.pause;
-                self.pause = pause.saturating_mul(2).min(self.grace / 4);
-                Next::OpenAfter(pause)
+                let broken = *self.broken.get_or_insert(now);
+                // Beyond this the broker has ended the task, whether the agent hears of it or not.
+                if now.saturating_duration_since(broken) > self.grace.saturating_mul(3) {
+                    return Next::Finish(Ended::Lost);
+                }
             }
             StreamEnd::Rotated => {
                 self.pause = FIRST_PAUSE;
-                Next::Open
+                return Next::Open;
             }
-            StreamEnd::TaskEnded(ended) => Next::Finish(ended),
+            StreamEnd::TaskEnded(ended) => return Next::Finish(ended),
         }
+        if now >= self.deadline {
+            return Next::Finish(Ended::Expired);
+        }
+        let pause = self.pause;
+        self.pause = pause.saturating_mul(2).min(self.longest_pause());
+        Next::OpenAfter(pause)
     }
 
-    fn on_event(event: Option<Event>) -> ControlFlow<StreamEnd, Option<Output>> {
+    /// Several attempts must fit into one grace.
+    fn longest_pause(&self) -> Duration {
+        self.grace / 4
+    }
+
+    fn on_event(&mut self, event: Option<Event>) -> ControlFlow<StreamEnd, Option<Output>> {
         ControlFlow::Continue(match event {
             Some(Event::Ended(ended)) => {
                 return ControlFlow::Break(StreamEnd::TaskEnded(Ended::of(ended.outcome())));
             }
             Some(Event::ProofWanted(wanted)) => Some(Output::Prove(wanted)),
             Some(Event::Proven(proven)) => Some(Output::KeepProof(proven.proof)),
-            Some(Event::Rotated(_)) => Some(Output::Move),
-            Some(Event::Accepted(_) | Event::Suspended(_)) | None => None,
+            Some(Event::Rotated(_)) => self.on_rotated(),
+            Some(Event::Suspended(_)) => Some(Output::Suspend),
+            Some(Event::Accepted(_)) | None => None,
         })
     }
 
-    /// Announces another SVID than the stream's own, once a stream: on the connection of the old
-    /// SVID and before the new one is used.
-    fn on_svid(&mut self, current: &Identity) -> Option<Output> {
-        if self.rotating || current.chain() == self.bound.chain() {
+    /// Moves the task to the certificate that was announced. If the agent has yet another one by
+    /// now, that one is announced first: a certificate that the broker does not expect is refused.
+    fn on_rotated(&mut self) -> Option<Output> {
+        let announced = self.announced.take()?;
+        if announced == self.latest.thumbprint() {
+            Some(Output::Move(announced))
+        } else {
+            self.announce()
+        }
+    }
+
+    /// Announces another SVID than the stream's own, on the connection of the old SVID and before
+    /// the new one is used. One announcement waits for the answer to the one before.
+    fn announce(&mut self) -> Option<Output> {
+        if self.announced.is_some() || self.latest.chain() == self.bound.chain() {
             return None;
         }
-        self.rotating = true;
-        Some(Output::Rotate(current.thumbprint()))
+        let certificate = self.latest.thumbprint();
+        self.announced = Some(certificate);
+        Some(Output::Rotate(certificate))
     }
 }
 

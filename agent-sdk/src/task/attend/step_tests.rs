@@ -11,7 +11,7 @@ const NO_OUTPUT: ControlFlow<StreamEnd, Option<Output>> = ControlFlow::Continue(
 fn attendance() -> (Attendance, Arc<Identity>, Instant) {
     let (bound, begun) = (identity(), Instant::now());
     (
-        Attendance::new(GRACE, Arc::clone(&bound), begun),
+        Attendance::new(GRACE, begun + 100 * GRACE, Arc::clone(&bound), begun),
         bound,
         begun,
     )
@@ -21,9 +21,10 @@ fn output(output: Output) -> ControlFlow<StreamEnd, Option<Output>> {
     ControlFlow::Continue(Some(output))
 }
 
+/// The broker closes the stream of an agent that is silent for its grace, whatever it tells it.
 #[test]
-fn a_ping_is_due_a_third_of_the_grace_after_the_last_input() {
-    let (mut attendance, _, begun) = attendance();
+fn a_ping_is_due_a_third_of_the_grace_after_the_last_one_whatever_is_heard() {
+    let (mut attendance, bound, begun) = attendance();
     let first = attendance.ping_at();
     assert_eq!(first, begun + GRACE / 3);
     assert_eq!(attendance.step(Input::Silence, first), output(Output::Ping));
@@ -34,6 +35,8 @@ fn a_ping_is_due_a_third_of_the_grace_after_the_last_input() {
         attendance.step(Input::Heard(Some(accepted)), later),
         NO_OUTPUT
     );
+    assert_eq!(attendance.ping_at(), first + GRACE / 3);
+    attendance.open(bound, later);
     assert_eq!(attendance.ping_at(), later + GRACE / 3);
 }
 
@@ -48,24 +51,65 @@ fn another_svid_is_announced_once_a_stream() {
     assert_eq!(attendance.step(svid(&next), now), NO_OUTPUT);
     assert_eq!(attendance.step(svid(&identity()), now), NO_OUTPUT);
     // The stream broke before the broker answered: the next one has the old SVID still.
-    attendance.open(bound);
+    attendance.open(bound, now);
     assert_eq!(attendance.step(svid(&next), now), announced);
-    attendance.open(Arc::clone(&next));
+    attendance.open(Arc::clone(&next), now);
     assert_eq!(attendance.step(svid(&next), now), NO_OUTPUT);
+}
+
+fn svid(identity: &Arc<Identity>) -> Input {
+    Input::Svid(Arc::clone(identity))
+}
+
+fn rotated() -> Input {
+    Input::Heard(Some(Event::Rotated(BindingRotated::default())))
 }
 
 #[test]
 fn a_rotated_binding_moves_the_task_and_then_ends_the_stream() {
     let (mut attendance, _, now) = attendance();
-    let rotated = Event::Rotated(BindingRotated::default());
-    assert_eq!(
-        attendance.step(Input::Heard(Some(rotated)), now),
-        output(Output::Move)
-    );
+    let next = identity();
+    let _ = attendance.step(svid(&next), now);
+    let moved = output(Output::Move(next.thumbprint()));
+    assert_eq!(attendance.step(rotated(), now), moved);
     assert_eq!(
         attendance.step(Input::Moved, now),
         ControlFlow::Break(StreamEnd::Rotated)
     );
+}
+
+/// The broker expects only certificates that were announced to it.
+#[test]
+fn an_svid_that_comes_between_announcement_and_answer_is_announced_before_the_task_moves_to_it() {
+    let (mut attendance, _, now) = attendance();
+    let (second, third) = (identity(), identity());
+    let announced = |identity: &Arc<Identity>| output(Output::Rotate(identity.thumbprint()));
+    assert_eq!(attendance.step(svid(&second), now), announced(&second));
+    assert_eq!(attendance.step(svid(&third), now), NO_OUTPUT);
+    assert_eq!(attendance.step(rotated(), now), announced(&third));
+    let moved = output(Output::Move(third.thumbprint()));
+    assert_eq!(attendance.step(rotated(), now), moved);
+    // The agent's SVID changed before the move began: what is reported then is announced too.
+    let fourth = identity();
+    assert_eq!(attendance.step(svid(&fourth), now), announced(&fourth));
+}
+
+#[test]
+fn a_move_that_failed_is_tried_again_on_another_stream() {
+    let (mut attendance, bound, now) = attendance();
+    let next = identity();
+    let announced = output(Output::Rotate(next.thumbprint()));
+    let _ = attendance.step(svid(&next), now);
+    let _ = attendance.step(rotated(), now);
+    let end = StreamEnd::Disconnected;
+    assert_eq!(
+        attendance.step(Input::NotMoved, now),
+        ControlFlow::Break(end)
+    );
+    let end = StreamEnd::Disconnected;
+    assert_eq!(attendance.after(end, now), Next::OpenAfter(FIRST_PAUSE));
+    attendance.open(bound, now);
+    assert_eq!(attendance.step(svid(&next), now), announced);
 }
 
 #[test]
@@ -87,7 +131,10 @@ fn events_of_evidence_are_passed_on_and_others_only_heard() {
             })),
             output(Output::KeepProof(proof)),
         ),
-        (Some(Event::Suspended(TaskSuspended {})), NO_OUTPUT),
+        (
+            Some(Event::Suspended(TaskSuspended {})),
+            output(Output::Suspend),
+        ),
         (None, NO_OUTPUT),
     ] {
         assert_eq!(attendance.step(Input::Heard(event), now), expected);
@@ -134,17 +181,20 @@ fn only_a_refusal_ends_the_task_and_everything_else_the_stream() {
         ),
         (Input::Closed(Some(Code::PermissionDenied)), lost()),
         (Input::PingFailed, StreamEnd::Disconnected),
+        (Input::Unbound, StreamEnd::Disconnected),
     ] {
         assert_eq!(attendance.step(input, now), ControlFlow::Break(end));
     }
     for (code, end) in [
         (Code::PermissionDenied, lost()),
         (Code::Unauthenticated, lost()),
-        (Code::Unavailable, StreamEnd::Disconnected),
-        (Code::Internal, StreamEnd::Disconnected),
+        (Code::Unavailable, StreamEnd::Declined),
+        (Code::Internal, StreamEnd::Declined),
     ] {
-        assert_eq!(StreamEnd::of_refusal(code), end);
+        assert_eq!(StreamEnd::of_refusal(&Status::new(code, "said")), end);
     }
+    let broken = Status::from_error(Box::new(std::io::Error::other("connection refused")));
+    assert_eq!(StreamEnd::of_refusal(&broken), StreamEnd::Disconnected);
 }
 
 #[test]
@@ -167,17 +217,53 @@ fn the_pause_doubles_up_to_a_quarter_of_the_grace_and_starts_anew_after_a_rotati
 }
 
 #[test]
-fn a_task_is_lost_when_a_stream_breaks_and_three_graces_have_passed_without_a_message() {
+fn the_pause_starts_anew_after_a_stream_that_held() {
+    let (mut attendance, bound, mut now) = attendance();
+    for (held, pause) in [(0, 50), (1, 100), (7, 200), (8, 50), (1, 100)] {
+        attendance.open(Arc::clone(&bound), now);
+        let _ = attendance.step(Input::Heard(None), now);
+        now += Duration::from_secs(held);
+        let next = attendance.after(StreamEnd::Disconnected, now);
+        assert_eq!(next, Next::OpenAfter(Duration::from_millis(pause)));
+    }
+}
+
+fn is_tried_again(next: &Next) -> bool {
+    matches!(next, Next::OpenAfter(_))
+}
+
+#[test]
+fn l13_a_task_is_lost_when_no_stream_holds_for_three_graces_from_the_first_break() {
     let (mut attendance, _, begun) = attendance();
-    let heard = begun + GRACE;
-    let _ = attendance.step(Input::Heard(None), heard);
-    let limit = heard + 3 * GRACE;
-    assert!(matches!(
-        attendance.after(StreamEnd::Disconnected, limit),
-        Next::OpenAfter(_)
+    let _ = attendance.step(Input::Heard(None), begun);
+    // However long the stream was silent before it broke.
+    let broken = begun + 50 * GRACE;
+    assert!(is_tried_again(
+        &attendance.after(StreamEnd::Disconnected, broken)
     ));
-    assert_eq!(
-        attendance.after(StreamEnd::Disconnected, limit + Duration::from_millis(1)),
-        Next::Finish(Ended::Lost)
-    );
+    let limit = broken + 3 * GRACE;
+    assert!(is_tried_again(
+        &attendance.after(StreamEnd::Disconnected, limit)
+    ));
+    let beyond = limit + Duration::from_millis(1);
+    // A broker that answers, but cannot serve the stream yet, is there.
+    let mut declined = |at| attendance.after(StreamEnd::Declined, at);
+    assert!(is_tried_again(&declined(limit)));
+    assert!(is_tried_again(
+        &attendance.after(StreamEnd::Disconnected, beyond)
+    ));
+    let end = attendance.after(StreamEnd::Disconnected, beyond + 3 * GRACE);
+    assert_eq!(end, Next::Finish(Ended::Lost));
+}
+
+#[test]
+fn a_task_whose_stream_cannot_be_opened_ends_at_its_deadline() {
+    let (mut attendance, _, begun) = attendance();
+    let deadline = begun + 100 * GRACE;
+    let before = deadline - Duration::from_millis(1);
+    assert!(is_tried_again(
+        &attendance.after(StreamEnd::Declined, before)
+    ));
+    let end = attendance.after(StreamEnd::Declined, deadline);
+    assert_eq!(end, Next::Finish(Ended::Expired));
 }

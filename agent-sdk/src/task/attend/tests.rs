@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sundew_core::client::{Binding, public_key_of};
 use sundew_proto::v1::attend_response::Event;
-use sundew_proto::v1::{self, BindingRotated, EvidenceSet, Outcome, Proven, TaskEnded};
+use sundew_proto::v1::{
+    self, AttendAccepted, BindingRotated, EvidenceSet, Outcome, Proven, TaskEnded, TaskSuspended,
+};
 use tokio::sync::watch;
 
 use super::*;
@@ -28,15 +31,21 @@ impl Attended {
     /// Begins to attend a task. The agent's connection is that of its next SVID already, since a
     /// connection that the agent opens by itself would leave the memory.
     fn begin() -> Self {
+        Self::begin_where_minting_takes(Duration::ZERO)
+    }
+
+    fn begin_where_minting_takes(time: Duration) -> Self {
         let (now, next) = (testing::identity(), testing::identity());
-        let (channel, streams) = testing::broker();
+        let testing::Memory {
+            channel, streams, ..
+        } = testing::broker(time);
         let connection =
             |identity: &Arc<Identity>| Connection::over(channel.clone(), Arc::clone(identity));
         let (identities, source) = watch::channel(Arc::clone(&now));
         let agent = Agent::over(
             connection(&next),
             IdentitySource::following(source),
-            Arc::new(Motto),
+            vec![Arc::new(Motto), Arc::new(Bound)],
         );
         let token = v1::Token {
             token_id: "first".to_owned(),
@@ -48,7 +57,9 @@ impl Attended {
             connection: ArcSwap::from_pointee(connection(&now)),
             token: ArcSwap::from_pointee(token),
             ended: watch::Sender::default(),
+            suspended: watch::Sender::default(),
             grace: GRACE,
+            deadline: crate::clock::now() + 1000 * GRACE,
             proof: ArcSwap::default(),
         });
         tokio::spawn(attend(agent, Arc::clone(&shared)));
@@ -90,6 +101,28 @@ impl Collector for Motto {
             Ok(context.audience.as_bytes().to_vec())
         })
     }
+}
+
+/// A collector whose evidence is what it is bound to.
+struct Bound;
+
+impl Collector for Bound {
+    fn kind(&self) -> &str {
+        "bound"
+    }
+    fn collect<'a>(&'a self, context: &'a Context<'a>) -> Collected<'a> {
+        Box::pin(async { Ok(context.binding.as_bytes().to_vec()) })
+    }
+}
+
+fn wanted(kind: &str) -> Event {
+    let kinds = vec![kind.to_owned()];
+    Event::ProofWanted(ProofWanted {
+        nonce: vec![7; 32],
+        evidence_sets: vec![EvidenceSet { kinds }],
+        audience: "broker".to_owned(),
+        due_ms: 0,
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,15 +192,7 @@ async fn a_task_moves_to_a_rotated_svid() {
 async fn evidence_is_collected_beside_the_pings() {
     let mut attended = Attended::begin();
     let (mut stream, _) = attended.opened().await;
-    let kinds = vec!["motto".to_owned()];
-    stream
-        .tell(Event::ProofWanted(ProofWanted {
-            nonce: vec![7; 32],
-            evidence_sets: vec![EvidenceSet { kinds }],
-            audience: "broker".to_owned(),
-            due_ms: 0,
-        }))
-        .await;
+    stream.tell(wanted("motto")).await;
     assert_eq!(stream.request().await, Request::Ping(AttendPing {}));
     let prove = loop {
         if let Request::Prove(prove) = stream.request().await {
@@ -177,6 +202,69 @@ async fn evidence_is_collected_beside_the_pings() {
     assert_eq!(prove.nonce, [7; 32]);
     assert_eq!(prove.evidence[0].kind, "motto");
     assert_eq!(prove.evidence[0].payload, b"broker");
+}
+
+/// The connection was opened again under a stream that goes on: the broker knows the challenge on
+/// the old one only.
+#[tokio::test(start_paused = true)]
+async fn l13a_evidence_is_bound_to_the_session_on_which_it_was_asked_for() {
+    let mut attended = Attended::begin();
+    let (mut stream, _) = attended.opened().await;
+    stream
+        .tell(Event::Accepted(AttendAccepted { grace_ms: 1 }))
+        .await;
+    assert_eq!(stream.request().await, Request::Ping(AttendPing {}));
+    let connection = attended.shared.connection.load_full();
+    let before = connection.exporter();
+    connection.replace_session([9; 32]);
+    stream.tell(wanted("bound")).await;
+    let Request::Prove(prove) = stream.request().await else {
+        panic!("no evidence");
+    };
+    let key = public_key_of(&connection.identity().chain()[0]).expect("key");
+    let bound = Binding::new(BindingPurpose::Prove, &[7; 32], &key, &before);
+    assert_eq!(prove.evidence[0].payload, bound.as_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l13_a_task_that_was_attended_for_long_survives_a_broken_stream() {
+    let mut attended = Attended::begin();
+    let (mut stream, _) = attended.opened().await;
+    stream
+        .tell(Event::Accepted(AttendAccepted { grace_ms: 1 }))
+        .await;
+    for _ in 0..30 {
+        assert_eq!(stream.request().await, Request::Ping(AttendPing {}));
+    }
+    drop(stream);
+    let (mut stream, _) = attended.opened().await;
+    assert_eq!(stream.request().await, Request::Ping(AttendPing {}));
+    assert_eq!(*attended.shared.ended.borrow(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_go_on_while_a_task_moves() {
+    let mut attended = Attended::begin_where_minting_takes(GRACE * 5 / 6);
+    let (mut stream, _) = attended.opened().await;
+    let next = Arc::clone(&attended.next);
+    attended.identities.send_replace(Arc::clone(&next));
+    assert!(matches!(stream.request().await, Request::Rotate(_)));
+    stream.tell(Event::Rotated(BindingRotated::default())).await;
+    for _ in 0..2 {
+        assert_eq!(stream.request().await, Request::Ping(AttendPing {}));
+    }
+    let (_stream, _) = attended.opened().await;
+    let connection = attended.shared.connection.load_full();
+    assert_eq!(connection.identity().chain(), next.chain());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspension_is_told() {
+    let mut attended = Attended::begin();
+    let (stream, _) = attended.opened().await;
+    stream.tell(Event::Suspended(TaskSuspended {})).await;
+    let mut news = attended.shared.suspended.subscribe();
+    news.wait_for(|suspended| *suspended).await.expect("told");
 }
 
 #[tokio::test(start_paused = true)]
