@@ -178,6 +178,17 @@ impl Agent {
         self.inner.identities.clone()
     }
 
+    /// Tells whether this is a clone of `other`, or the other way round.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Returns a connection of its own with this SVID. It belongs to the runtime that uses it
+    /// first, so that it works when the runtime of the agent's own connection is gone.
+    pub(crate) fn separate_connection(&self, identity: Arc<Identity>) -> Result<Connection, Error> {
+        open(&self.inner.broker, self.inner.broker_id.as_ref(), identity)
+    }
+
     /// Makes a call with evidence for a challenge. A challenge is good once and on its own
     /// connection, so each attempt takes a new one; an attempt is repeated up to three times if it
     /// failed for a passing reason or if the connection was opened again meanwhile.

@@ -8,6 +8,12 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Returns the monotonic time, for waiting without a runtime.
+#[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
+pub(crate) fn monotonic() -> Instant {
+    Instant::now()
+}
+
 /// Returns the milliseconds since the epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
 pub(crate) fn now_ms() -> i64 {

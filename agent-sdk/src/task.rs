@@ -24,6 +24,7 @@ mod attend;
 mod builder;
 mod delegation;
 mod lease;
+mod leaving;
 mod secret;
 mod token;
 
@@ -34,14 +35,17 @@ pub use secret::Secret;
 pub use token::Token;
 use token::{mint, ttl_ms};
 
-/// A live task. Dropping the value ends the task.
+/// A live task. Dropping the value ends the task as canceled, however the program comes to drop it:
+/// by `return` or `?` also out of `main`, by a panic, or because its runtime is shut down.
 pub struct Task {
     agent: Agent,
     shared: Arc<Shared>,
     record: v1::Task,
     evidence_at_secrets: bool,
     attending: JoinHandle<()>,
-    finished: bool,
+    /// The outcome with which the task is ended when the value is dropped; none once the broker has
+    /// answered.
+    outcome: Option<Outcome>,
 }
 
 /// The part of a task that its owner and its attendance in the background both use.
@@ -97,7 +101,7 @@ impl Task {
             record,
             evidence_at_secrets: answer.evidence_at_secrets,
             attending,
-            finished: false,
+            outcome: Some(Outcome::Canceled),
         })
     }
 
@@ -288,9 +292,13 @@ impl Task {
     }
 
     async fn end(mut self, outcome: Outcome) -> Result<Ended, Error> {
-        self.finished = true;
-        let ended = finish(&self.connection(), &self.shared.id, outcome).await?;
-        self.attending.abort();
+        // If this future is dropped, or the broker is away for too long, the task still ends so.
+        self.outcome = Some(outcome);
+        let answer = finish(&self.connection(), &self.shared.id, outcome).await;
+        if matches!(answer, Ok(_) | Err(Error::NotPermitted { .. })) {
+            self.outcome = None;
+        }
+        let ended = answer?;
         self.shared.ended.send_replace(Some(ended));
         Ok(ended)
     }
@@ -334,19 +342,13 @@ async fn finish(connection: &Connection, id: &str, outcome: Outcome) -> Result<E
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // Even if this does not get through: without attendance the broker ends the task after its
+        // Even if no ending gets through: without attendance the broker ends the task after its
         // grace.
         self.attending.abort();
-        if self.finished || self.shared.ended.borrow().is_some() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (connection, id) = (self.connection(), self.shared.id.clone());
-            runtime.spawn(async move {
-                if let Err(error) = finish(&connection, &id, Outcome::Canceled).await {
-                    tracing::warn!(task = id, %error, "a dropped task could not be canceled; it ends when its grace is over");
-                }
-            });
+        let ended = self.shared.ended.borrow().is_some();
+        if let Some(outcome) = self.outcome.filter(|_| !ended) {
+            let (agent, id) = (self.agent.clone(), self.shared.id.clone());
+            leaving::leave(agent, self.connection(), id, outcome);
         }
     }
 }

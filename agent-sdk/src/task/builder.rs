@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sundew_core::client::{BindingPurpose, ScopeSet};
 use sundew_proto::v1::BeginTaskRequest;
+use tokio::task::JoinError;
+use tonic::Status;
 
 use super::token::ttl_ms;
 use super::{Task, random_key};
@@ -94,20 +96,61 @@ impl TaskBuilder {
         }
         let (agent, request) = (self.agent, self.request);
         // A retry with the old key gives one task, even if the first call did arrive.
-        let call = |connection: Arc<Connection>, nonce, evidence| {
+        let call = |connection, nonce, evidence| {
             let request = BeginTaskRequest {
                 nonce,
                 evidence,
                 ..request.clone()
             };
-            let agent = agent.clone();
-            async move {
-                let answer = client(&connection).begin_task(request).await?;
-                Ok(Task::start(agent, connection, answer.into_inner()))
-            }
+            begun(agent.clone(), connection, request)
         };
         agent
             .call_with_evidence(BindingPurpose::BeginTask, || agent.connection(), call)
             .await?
+    }
+}
+
+/// Begins a task in the background: if nobody waits for the answer any more, the task that it brings
+/// is dropped, and so ended.
+async fn begun(
+    agent: Agent,
+    connection: Arc<Connection>,
+    request: BeginTaskRequest,
+) -> Result<Result<Task, Error>, Status> {
+    let begun = tokio::spawn(async move {
+        let answer = client(&connection).begin_task(request).await?;
+        Ok(Task::start(agent, connection, answer.into_inner()))
+    });
+    match begun.await.map_err(JoinError::try_into_panic) {
+        Ok(answer) => answer,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is being shut down.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sundew_proto::v1::Outcome;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::identity::IdentitySource;
+    use crate::testing;
+
+    /// C3: whoever stops waiting for a task does not get one that nobody ends.
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_task_whose_beginning_nobody_waits_for_is_ended() {
+        let mut broker = testing::broker(Duration::from_secs(1));
+        let (_identities, source) = watch::channel(testing::identity());
+        let source = IdentitySource::following(source);
+        let connection = Connection::over(broker.channel, source.current());
+        let agent = Agent::over(connection, source, Vec::new());
+        let begun = agent.task("x").scope("exec:git").begin();
+        let begun = tokio::time::timeout(Duration::from_millis(500), begun).await;
+        assert!(begun.is_err(), "the program gave up first");
+        let completed = broker.completed.recv().await.expect("an ending");
+        assert_eq!(completed.task_id, "task-1");
+        assert_eq!(completed.outcome(), Outcome::Canceled);
     }
 }
