@@ -1,21 +1,23 @@
-//! The two clocks of the SDK.
+//! The clocks of the SDK, which are read nowhere else.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "everything else gets the time from here"
+)]
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Returns the time by the runtime's clock, which tests can pause.
-#[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 /// Returns the monotonic time, for waiting without a runtime.
-#[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
 pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
 /// Returns the milliseconds since the epoch.
-#[expect(clippy::disallowed_methods, reason = "this is the SDK's clock")]
 pub(crate) fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -80,10 +80,6 @@ pub trait Collector: Send + Sync {
 }
 
 /// Returns the collectors that these settings choose, with what the machine itself may show.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what the machine shows is looked for at the edge"
-)]
 pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector>>, Error> {
     let in_github = std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL").is_ok();
     chosen::collectors(settings, in_github)

@@ -1,7 +1,5 @@
 //! The agent's own X.509-SVID, from a SPIFFE Workload API or from files, kept up to date.
 
-#![expect(clippy::disallowed_methods, reason = "an SVID ends by the wall clock")]
-
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -61,7 +61,6 @@ impl Settings {
     /// not UTF-8 do no harm: a path is taken as it is, and in any other value the bytes that are
     /// not UTF-8 become U+FFFD, which whoever uses the value refuses.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the edge")]
     pub fn from_env() -> Self {
         // A name that is not UTF-8 is none of ours.
         let named =

@@ -1,11 +1,6 @@
 //! Attending a task: a stream to the broker that is kept open, moved to each new SVID, and listened
 //! to. This file does the I/O; [`step`] makes the decisions.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the shell reads the clock for the pure step"
-)]
-
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
