@@ -34,7 +34,7 @@ async fn attend(caller: &Caller, begun: &Begun) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             tokio::select! {
-                event = told.next() => if !event.is_some_and(|event| event.is_ok()) { return },
+                event = told.next() => if event.is_none_or(|event| event.is_err()) { return },
                 () = tokio::time::sleep(Duration::from_millis(200)) => {
                     let _ = asked.try_send(say(Request::Ping(AttendPing {})));
                 }

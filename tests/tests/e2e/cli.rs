@@ -83,11 +83,7 @@ fn the_demo_takes_the_users_own_command_and_tells_when_it_fails() {
     );
 }
 
-#[tokio::test]
-async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
-    let world = World::embedded();
-    let broker = world.broker().await;
-    let toml = r#"
+const TWO_WORKLOADS: &str = r#"
 [[workload]]
 spiffe_id = "spiffe://test.example/agent"
 owner = "team"
@@ -106,6 +102,31 @@ issuer = "https://issuer.test"
 claims = { sub = ["/second"] }
 "#;
 
+/// Each document that is wrong is refused, with a word of what is wrong.
+fn assert_bad_workloads_are_refused(apply: impl Fn(&str) -> Output) {
+    for (bad, part) in [
+        ("", "no workload"),
+        ("[[workload]]\nowner = 1", "owner"),
+        ("{", "EOF"),
+        (
+            "[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[\"exec:git\"]\nevidence=[]",
+            "spiffe_id",
+        ),
+    ] {
+        let output = apply(bad);
+        assert!(
+            !output.status.success() && text(&output).contains(part),
+            "{bad:?}: {}",
+            text(&output)
+        );
+    }
+}
+
+#[tokio::test]
+async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let toml = TWO_WORKLOADS;
     let apply = |text: &str, more: &[&str]| {
         run_as(
             &world,
@@ -166,22 +187,7 @@ claims = { sub = ["/second"] }
         "what is shown can be applied: {}",
         text(&back)
     );
-    for (bad, part) in [
-        ("", "no workload"),
-        ("[[workload]]\nowner = 1", "owner"),
-        ("{", "EOF"),
-        (
-            "[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[\"exec:git\"]\nevidence=[]",
-            "spiffe_id",
-        ),
-    ] {
-        let output = apply(bad, &[]);
-        assert!(
-            !output.status.success() && text(&output).contains(part),
-            "{bad:?}: {}",
-            text(&output)
-        );
-    }
+    assert_bad_workloads_are_refused(|text| apply(text, &[]));
     assert!(
         run_as(
             &world,
