@@ -137,6 +137,7 @@ fn every_test_that_security_names_exists() {
     let mut tests = BTreeSet::new();
     for folder in [
         "tests/tests",
+        "agent-sdk/src",
         "attestation/src",
         "attestation/tests",
         "broker/core/src",
