@@ -5,6 +5,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 
 use super::*;
 
+mod workload_api;
+
 struct Ca {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
