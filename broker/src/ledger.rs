@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 use sundew_core::{
-    Cause, Changed, Event, KnownTask, KnownToken, Liveness, LogEntry, Position, RootKey, TaskId,
+    Cause, Changed, EntryId, Event, KnownTask, KnownToken, Liveness, LogEntry, Position, RootKey,
+    TaskId,
 };
+use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::journal::{Journal, Record};
@@ -56,7 +58,8 @@ impl Ledger {
     /// P4, P10: puts an ending on the record, and then appends it to the log, which retains it
     /// until `until_ms`, in milliseconds since the epoch. Returns the ending's position as soon as
     /// no broker answers "active" any more for what the ending covers. If the record cannot be made
-    /// durable, nothing is appended; if the append fails, the ending holds at this broker.
+    /// durable, nothing is appended and nothing holds. If the append fails, the refusal is
+    /// [`Refusal::EndingPending`]: the ending holds at this broker, and is appended later (L7).
     pub(crate) async fn end(
         &self,
         event: Event,
@@ -74,10 +77,53 @@ impl Ledger {
         entry: LogEntry,
         record: Record,
     ) -> Result<Position, Refusal> {
-        let text = String::from_utf8_lossy(&entry.encode()).into_owned();
-        self.journal.write(record.with("entry", text)).await?;
+        let is_ending = RevocationLog::is_ending(&entry.event);
+        self.journal.write(with_entry(record, &entry)).await?;
         self.endings.inc();
-        Ok(self.log.append(entry).await?)
+        self.log.append(entry).await.map_err(|cause| {
+            if is_ending {
+                Refusal::EndingPending(cause)
+            } else {
+                cause.into()
+            }
+        })
+    }
+
+    /// L16: puts many endings on the record and appends them, like [`end`](Self::end), so that all
+    /// of them wait together. An ending whose record cannot be made durable is not appended, and
+    /// makes the whole an error.
+    pub(crate) async fn end_all(&self, endings: Vec<(Event, i64, Record)>) -> Result<(), Refusal> {
+        let mut writes = JoinSet::new();
+        for (event, until_ms, record) in endings {
+            let entry = RevocationLog::entry(event, until_ms)?;
+            let journal = Arc::clone(&self.journal);
+            writes.spawn(async move {
+                journal.write(with_entry(record, &entry)).await?;
+                Ok::<_, Refusal>(entry)
+            });
+        }
+        let (mut entries, mut failed) = (Vec::new(), None);
+        for written in writes.join_all().await {
+            match written {
+                Ok(entry) => entries.push(entry),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if !entries.is_empty() {
+            let count = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+            self.endings.inc_by(count);
+            self.log
+                .append_all(entries)
+                .await
+                .map_err(Refusal::EndingPending)?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// P4: waits until an ending that is known here is in force everywhere, and returns its
+    /// position.
+    pub(crate) async fn confirm(&self, id: EntryId) -> Result<Position, Refusal> {
+        self.log.confirm(id).await.map_err(Refusal::EndingPending)
     }
 
     /// Tells every broker to read something anew, and returns when all of them have heard it.
@@ -140,6 +186,11 @@ impl Ledger {
     pub(crate) fn retain_rule_until_ms(longest_task: sundew_core::Ttl) -> i64 {
         Self::retain_from_now_ms().saturating_add(longest_task.as_ms())
     }
+}
+
+/// Adds an entry of the log to a record, from which a broker that starts takes it back.
+fn with_entry(record: Record, entry: &LogEntry) -> Record {
+    record.with("entry", String::from_utf8_lossy(&entry.encode()))
 }
 
 #[cfg(test)]

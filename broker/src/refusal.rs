@@ -48,6 +48,10 @@ pub enum Refusal {
     /// Policy does not permit the request.
     #[error("policy: {0}")]
     Denied(#[from] Denial),
+    /// The ending is on the record and holds at this broker, and it is not known to be in force at
+    /// every other one. It is appended as soon as that is possible (L7).
+    #[error("the ending holds at this broker, and not everywhere yet: {0}")]
+    EndingPending(AppendError),
     /// The target of an engine did not make a credential.
     #[error("engine: {0}")]
     Engine(String),
@@ -205,6 +209,11 @@ impl Refusal {
             | Self::Store(_) => {
                 Answer::new(Code::Unavailable, "UNAVAILABLE", "cannot be answered now")
             }
+            Self::EndingPending(_) => Answer::new(
+                Code::Unavailable,
+                "ENDING_PENDING",
+                "in force at this broker, and pending everywhere else",
+            ),
             Self::Conflict(_) => Answer::new(
                 Code::Aborted,
                 "CONFLICT",

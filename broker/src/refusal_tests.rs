@@ -37,6 +37,14 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         (R::Conflict(CAUSE), CONFLICT),
         (R::Credential, NOT_PERMITTED),
         (R::Denied(Denial::Scope), NOT_PERMITTED),
+        (
+            R::EndingPending(AppendError::Store(store())),
+            (
+                Code::Unavailable,
+                "ENDING_PENDING",
+                "in force at this broker, and pending everywhere else",
+            ),
+        ),
         (R::Engine(CAUSE.to_owned()), UNAVAILABLE),
         (R::EvidenceChanged(CAUSE.to_owned()), NOT_PERMITTED),
         (
@@ -111,6 +119,7 @@ fn number_of_variants() -> usize {
         | Refusal::Conflict(_)
         | Refusal::Credential
         | Refusal::Denied(_)
+        | Refusal::EndingPending(_)
         | Refusal::Engine(_)
         | Refusal::EvidenceChanged(_)
         | Refusal::Idempotency
@@ -132,7 +141,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 29,
+        | Refusal::UntrustedManufacturer(_) => 30,
     };
     known(&Refusal::Binding)
 }

@@ -11,10 +11,25 @@ const MAX_PENDING: usize = 100_000;
 /// Endings on their way from this broker into the log.
 #[derive(Default)]
 pub(super) struct Outbox {
-    /// Endings that hold here and that the store has not taken yet.
-    pending: Mutex<Vec<LogEntry>>,
+    pending: Mutex<Pending>,
     /// Entries that this broker appended, and has in its journal already.
     authored: Mutex<HashSet<EntryId>>,
+}
+
+/// Endings that hold here and that the store has not taken yet, each once and in the order in which
+/// they came.
+#[derive(Default)]
+struct Pending {
+    entries: Vec<LogEntry>,
+    ids: HashSet<EntryId>,
+}
+
+impl Pending {
+    fn add(&mut self, entry: LogEntry) {
+        if self.ids.insert(entry.id) {
+            self.entries.push(entry);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -22,34 +37,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outbox {
-    /// Adds an ending that the store could not take. Beyond [`MAX_PENDING`] endings, the ending
-    /// stays in the journal and the view only.
+    /// Adds an ending that the store could not take; an ending that is there is not added again.
+    /// Beyond [`MAX_PENDING`] endings, the ending stays in the journal and the view only.
     pub(super) fn hold(&self, entry: LogEntry) {
         let mut pending = lock(&self.pending);
-        if pending.len() < MAX_PENDING {
-            pending.push(entry);
+        if pending.entries.len() < MAX_PENDING {
+            pending.add(entry);
         }
     }
 
     /// Adds an ending from the journal at start, however many there are.
     pub(super) fn restore(&self, entry: LogEntry) {
-        lock(&self.pending).push(entry);
+        lock(&self.pending).add(entry);
     }
 
     /// Returns the endings that wait for the store.
     pub(super) fn pending(&self) -> Vec<LogEntry> {
-        lock(&self.pending).clone()
+        lock(&self.pending).entries.clone()
+    }
+
+    /// Returns whether an ending waits for the store.
+    pub(super) fn has(&self, id: &EntryId) -> bool {
+        lock(&self.pending).ids.contains(id)
     }
 
     /// Returns the number of endings that wait for the store.
     pub(super) fn len(&self) -> usize {
-        lock(&self.pending).len()
+        lock(&self.pending).entries.len()
     }
 
     /// Removes endings that are in the log now, or that nobody needs any more.
     pub(super) fn forget(&self, done: &[LogEntry]) {
-        let done: HashSet<_> = done.iter().map(|entry| entry.id).collect();
-        lock(&self.pending).retain(|entry| !done.contains(&entry.id));
+        let mut pending = lock(&self.pending);
+        for entry in done {
+            pending.ids.remove(&entry.id);
+        }
+        let Pending { entries, ids } = &mut *pending;
+        entries.retain(|entry| ids.contains(&entry.id));
     }
 
     /// Notes that this broker appends these entries, which its journal has already.

@@ -158,6 +158,12 @@ impl RevocationLog {
         Ok(view)
     }
 
+    /// Returns the view, fresh or not, for whoever takes authority away: an ending needs no fresh
+    /// view (L7). What gives authority, or says that something is alive, asks [`view`](Self::view).
+    pub(crate) fn latest_view(&self) -> RwLockReadGuard<'_, View> {
+        self.read()
+    }
+
     /// Returns the view, fresh or not, for this broker's own bookkeeping and never for an answer.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
@@ -201,6 +207,15 @@ impl RevocationLog {
     /// Returns the number of endings that the store has not taken yet.
     pub(crate) fn pending(&self) -> usize {
         self.outbox.len()
+    }
+
+    /// Returns the endings that hold here and that are not in the log yet, as far as this broker
+    /// has read the log.
+    pub(crate) fn pending_entries(&self) -> Vec<LogEntry> {
+        let mut pending = self.outbox.pending();
+        let view = self.read();
+        pending.retain(|entry| !view.is_in_log(&entry.id));
+        pending
     }
 
     /// Puts back endings from the journal that still matter and may never have reached the log.
