@@ -20,6 +20,7 @@ mod lease;
 mod local;
 mod node;
 mod output;
+mod pending;
 mod respond;
 mod run;
 mod secret;

@@ -12,6 +12,7 @@ use sundew_sdk::Ttl;
 use crate::args::{BeginTask, Connect, DelegateTask, EndAs, TaskCommand};
 use crate::client::{agent, agent_service, response, status_error};
 use crate::output::{Output, escape, table};
+use crate::pending;
 use crate::timestamp::format_timestamp;
 
 pub(crate) async fn task(
@@ -108,12 +109,21 @@ async fn complete(
         task_id: task_id.clone(),
         outcome: outcome.into(),
     };
-    let answer = agent_service(connect)
-        .await?
-        .complete_task(request)
-        .await
-        .map_err(status_error)?
-        .into_inner();
+    let answer = agent_service(connect).await?.complete_task(request).await;
+    let answer = match answer {
+        Ok(answer) => answer.into_inner(),
+        Err(status) if pending::is_pending(&status) => {
+            let value = json!({ "task_id": task_id, "pending": true });
+            output.result(&value, || {
+                vec![format!(
+                    "{task_id} has ended at this broker, PENDING elsewhere: repeat it until it is \
+                     in force everywhere"
+                )]
+            });
+            return Ok(pending::exit_code());
+        }
+        Err(status) => return Err(status_error(status)),
+    };
     let outcome = outcome_label(answer.outcome());
     output.result(&json!({ "task_id": task_id, "outcome": outcome }), || {
         vec![format!("{task_id} {outcome}")]

@@ -1,5 +1,7 @@
 //! An action of a responder, as the store has it.
 
+use std::sync::PoisonError;
+
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
 use sundew_core::{Effect, EntryId, Selector};
@@ -9,6 +11,9 @@ use tokio::task::JoinSet;
 use super::{Responses, selector};
 use crate::clock;
 use crate::refusal::Refusal;
+
+/// The most actions that are kept for a store that cannot take them.
+const MAX_UNNOTED: usize = 1024;
 
 /// An action of a responder, and how far its clean-up is.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -142,6 +147,31 @@ impl Responses {
             return Ok(None);
         };
         Ok(Some((self.open_action(name, &bytes)?, bytes)))
+    }
+
+    /// Keeps an action until the store can take it. Beyond [`MAX_UNNOTED`] actions, whoever finds
+    /// the rule adopts it, without its reason.
+    pub(super) fn note_later(&self, action: Action) {
+        let mut unnoted = self.unnoted.lock().unwrap_or_else(PoisonError::into_inner);
+        if unnoted.len() < MAX_UNNOTED {
+            unnoted.push(action);
+        }
+    }
+
+    /// Writes the actions that the store could not take before.
+    pub(super) async fn note_pending(&self) -> Result<(), Refusal> {
+        loop {
+            let next = {
+                let unnoted = self.unnoted.lock().unwrap_or_else(PoisonError::into_inner);
+                unnoted.first().cloned()
+            };
+            let Some(action) = next else { return Ok(()) };
+            self.write_action(&action, None).await?;
+            self.unnoted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|other| other.entry != action.entry);
+        }
     }
 
     /// Writes an action if the store still has `before`; answers the new bytes, or `None` if

@@ -51,6 +51,7 @@ impl Responses {
     /// Takes every action that is free as far as it can go now; with `adopt`, makes actions for
     /// rules that have none.
     async fn clean_up_once(self: &Arc<Self>, worker: &str, adopt: bool) -> Result<(), Refusal> {
+        self.note_pending().await?;
         let now_ms = clock::now_ms();
         let mut known = HashSet::new();
         for (name, bytes) in self

@@ -14,7 +14,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sundew_attestation::spiffe::SpiffeId;
@@ -45,6 +45,8 @@ pub(crate) struct Responses {
     longest_task: Ttl,
     /// Notified when there is a clean-up to do.
     new_action: Notify,
+    /// Actions that the store could not take yet.
+    unnoted: Mutex<Vec<Action>>,
     preview_permits: Arc<Semaphore>,
     refusals: RefusalRecorder,
 }
@@ -62,6 +64,7 @@ impl Responses {
             leases,
             longest_task,
             new_action: Notify::new(),
+            unnoted: Mutex::default(),
             preview_permits: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             refusals,
         }
@@ -94,17 +97,13 @@ impl Responses {
         Ok(id)
     }
 
-    /// Notes the clean-up, puts the rule on the record, and appends it.
+    /// Puts the rule on the record and appends it, and notes the clean-up.
     async fn put_in_force(
         &self,
         entry: LogEntry,
         selector: &Selector,
         action: &Action,
     ) -> Result<Position, Refusal> {
-        if let Err(error) = self.write_action(action, None).await {
-            // The ending comes first; what follows it is adopted by whoever finds the rule.
-            tracing::warn!(%error, "clean-up could not be noted");
-        }
         let target = serde_json::to_string(selector).unwrap_or_default();
         let record = journal::record("revoked")
             .with("actor", &action.actor)
@@ -112,9 +111,19 @@ impl Responses {
         let record = record
             .with("effect", action.effect.as_str())
             .with("target", target);
-        let position = self.ledger.end_as(entry, record).await?;
+        // L7: the ending waits for nothing. What follows it is noted later where the store is away.
+        let (noted, ended) = tokio::join!(
+            self.write_action(action, None),
+            self.ledger.end_as(entry, record)
+        );
+        if let Err(error) = noted {
+            tracing::warn!(%error, "clean-up could not be noted yet");
+            if matches!(ended, Ok(_) | Err(Refusal::EndingPending(_))) {
+                self.note_later(action.clone());
+            }
+        }
         self.new_action.notify_one();
-        Ok(position)
+        ended
     }
 }
 

@@ -1,6 +1,8 @@
 //! Rules: putting one in force, lifting a quarantine, and listing those that stand.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sundew_core::{
     Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Position, Selector,
@@ -16,6 +18,10 @@ use crate::refusal::Refusal;
 use crate::role::{Operator, Responder};
 use crate::wire::idempotency_key;
 
+/// How long the record of a single task is looked for before the task is ended without it.
+const LOOK_AT_TASK: Duration = Duration::from_millis(250);
+/// The most endings of single tasks that are listed as pending.
+const MAX_PENDING_LISTED: usize = 1000;
 /// Longest reason, in bytes.
 const MAX_REASON: usize = 4096;
 
@@ -40,63 +46,77 @@ impl Responses {
             operator.id().as_str().as_bytes(),
             key.as_bytes(),
         ]));
-        let (event, until_ms) = self.event_for(&selector, effect).await?;
-        // A retry has the name of the first attempt, and only waits until that is in force.
+        let (event, until_ms) = self.event_for(&selector, effect).await;
+        // A retry has the name of the first attempt, and only waits until that is in force. L7: what this broker knows may be old. At worst it puts a rule in force once more.
         let before = self
             .ledger
             .log
-            .view()?
+            .latest_view()
             .known(&id)
             .map(|(entry, _)| entry.event == event);
-        let position = match before {
-            Some(true) => self.ledger.log.confirm(id).await?,
+        let in_force = match before {
+            Some(true) => self.ledger.confirm(id).await,
             Some(false) => return Err(Refusal::Idempotency),
             None => {
                 // A credential tells its task, and with it where to look for what it killed.
                 let mut looked_for = selector.clone();
                 looked_for.task = looked_for.task.or(of_credential);
                 let action = Action::new(id, looked_for, effect, operator.id().to_string(), reason);
-                self.put_in_force(
-                    LogEntry {
-                        id,
-                        event,
-                        retain_until_ms: until_ms,
-                    },
-                    &selector,
-                    &action,
-                )
-                .await?
+                let entry = LogEntry {
+                    id,
+                    event,
+                    retain_until_ms: until_ms,
+                };
+                self.put_in_force(entry, &selector, &action).await
             }
+        };
+        let (position, pending) = match in_force {
+            Ok(position) => (position.0, false),
+            // It has happened, so the caller hears that, and hears too what is missing.
+            Err(Refusal::EndingPending(cause)) => {
+                let record = journal::record("revocation_pending")
+                    .with("actor", operator.id())
+                    .with("target", name(&id))
+                    .with("reason", cause);
+                self.ledger.journal.note(record);
+                (0, true)
+            }
+            Err(other) => return Err(other),
         };
         Ok(v1::RevokeResponse {
             revocation_id: name(&id),
-            position: position.0,
+            position,
+            pending,
         })
     }
 
-    /// Answers the event that a selector and an effect ask for, and until when it is remembered, in
-    /// milliseconds since the epoch. The event of a single task is that the task ends.
-    async fn event_for(
-        &self,
-        selector: &Selector,
-        effect: Effect,
-    ) -> Result<(Event, i64), Refusal> {
+    /// Returns the entry of the log that a selector and an effect ask for, and until when it is
+    /// retained, in milliseconds since the epoch. A single task simply ends, and its record is not
+    /// needed for that (L7, L20): the record only says whether the task lives longer than this
+    /// broker lets tasks live.
+    async fn event_for(&self, selector: &Selector, effect: Effect) -> (Event, i64) {
+        let until_ms = Ledger::retain_rule_until_ms(self.longest_task);
         if let (Some(task), Effect::Revoke) = (selector.only_task(), effect) {
-            let known = self.ledger.records.task(task).await?;
-            let until_ms = known.as_ref().map_or_else(
-                || Ledger::retain_rule_until_ms(self.longest_task),
-                |task| Ledger::retain_until_ms(task),
-            );
+            let record = async {
+                let is_fresh = self.ledger.log.view().is_ok();
+                let read = is_fresh.then(|| self.ledger.records.task(task));
+                read?.await.ok().flatten()
+            };
+            let known = tokio::time::timeout(LOOK_AT_TASK, record).await;
+            let until_ms = match known.ok().flatten() {
+                Some(task) => Ledger::retain_until_ms(&task).max(Ledger::retain_from_now_ms()),
+                None => until_ms,
+            };
             let outcome = Outcome::Revoked;
-            return Ok((Event::Ended { task, outcome }, until_ms));
+            return (Event::Ended { task, outcome }, until_ms);
         }
         let until_ms = if effect.quarantines() {
             FOR_EVER_MS
         } else {
-            Ledger::retain_rule_until_ms(self.longest_task)
+            until_ms
         };
         let selector = Box::new(selector.clone());
-        Ok((Event::Rule { selector, effect }, until_ms))
+        (Event::Rule { selector, effect }, until_ms)
     }
 
     /// Ends a quarantine (AC-4A).
@@ -156,27 +176,64 @@ impl Responses {
         _: Operator<Responder>,
         _: v1::ListRulesRequest,
     ) -> Result<v1::ListRulesResponse, Refusal> {
-        let view = self.ledger.log.view()?;
-        let rule = |(position, entry, effect): (Position, &LogEntry, Effect)| {
-            let Event::Rule { selector, .. } = &entry.event else {
-                return None;
-            };
-            Some(v1::Rule {
-                revocation_id: name(&entry.id),
-                position: position.0,
-                effect: selector::effect_message(effect).into(),
-                selector: Some(selector::message(selector)),
-                until_ms: if effect.quarantines() {
-                    0
-                } else {
-                    entry.retain_until_ms.min(FOR_EVER_MS)
-                },
+        // L7: whoever asks while the view is stale looks for what is pending, and is told that the
+        // list may miss what others have put in force.
+        let stale = self.ledger.log.view().is_err();
+        let pending = self.ledger.log.pending_entries();
+        let is_pending: HashSet<_> = pending.iter().map(|entry| entry.id).collect();
+        let view = self.ledger.log.latest_view();
+        let mut rules: Vec<_> = view
+            .active_rules()
+            .into_iter()
+            .filter_map(|(position, entry, effect)| {
+                rule_message(entry, effect, position, is_pending.contains(&entry.id))
             })
-        };
+            .collect();
+        let ended = pending
+            .iter()
+            .filter(|entry| matches!(entry.event, Event::Ended { .. }))
+            .take(MAX_PENDING_LISTED)
+            .filter_map(|entry| rule_message(entry, Effect::Revoke, Position(0), true));
+        rules.extend(ended);
         Ok(v1::ListRulesResponse {
-            rules: view.active_rules().into_iter().filter_map(rule).collect(),
+            rules,
+            pending_endings: u64::try_from(pending.len()).unwrap_or(u64::MAX),
+            stale,
         })
     }
+}
+
+/// Returns an entry of the log as responders see it, and `None` for one that is no ending of theirs.
+fn rule_message(
+    entry: &LogEntry,
+    effect: Effect,
+    position: Position,
+    pending: bool,
+) -> Option<v1::Rule> {
+    let selector = match &entry.event {
+        Event::Rule { selector, .. } => selector::message(selector),
+        Event::Ended { task, .. } => v1::Selector {
+            task_id: task.to_string(),
+            ..v1::Selector::default()
+        },
+        Event::Changed(_)
+        | Event::Floor
+        | Event::Lifted(_)
+        | Event::Resumed(_)
+        | Event::Suspended(_) => return None,
+    };
+    Some(v1::Rule {
+        revocation_id: name(&entry.id),
+        position: if pending { 0 } else { position.0 },
+        effect: selector::effect_message(effect).into(),
+        selector: Some(selector),
+        until_ms: if effect.quarantines() {
+            0
+        } else {
+            entry.retain_until_ms.min(FOR_EVER_MS)
+        },
+        pending,
+    })
 }
 
 /// Reads the field `reason`, which must say something.

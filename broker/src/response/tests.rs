@@ -236,12 +236,22 @@ async fn what_was_never_seen_is_revoked_all_the_same() {
     assert!(answer.unwrap().position > 0);
 }
 
+/// L7: a rule takes authority away, which needs no fresh view. What gives it back does.
 #[tokio::test]
-async fn on_a_stale_view_no_rule_is_answered() {
+async fn l7_on_a_stale_view_a_rule_is_put_in_force_and_none_is_lifted() {
     let (broker, _, _) = two_tasks().await;
+    let contain = v1::RevokeRequest {
+        effect: v1::Effect::Contain.into(),
+        ..request(of_workload("/agent"))
+    };
     clock::testing::advance(FRESHNESS);
-    let answer = revoke(&broker, request(of_workload("/agent"))).await;
-    assert_refused!(answer, Refusal::Stale(_));
+    let answer = revoke(&broker, contain).await.unwrap();
+    assert!(answer.position > 0 && !answer.pending);
+    broker.fresh().await;
+    assert_eq!(rules(&broker).await[0].revocation_id, answer.revocation_id);
+    clock::testing::advance(FRESHNESS);
+    let lifted = lift(&broker, &answer.revocation_id, "test").await;
+    assert_refused!(lifted, Refusal::Stale(_));
 }
 
 #[tokio::test]
@@ -425,4 +435,33 @@ async fn a_list_has_a_thousand_entries_at_most() {
 fn a_revocation_has_one_name() {
     let id = sundew_core::EntryId([7; 16]);
     assert_eq!(response::entry_of(&response::name(&id)).unwrap(), id);
+}
+
+/// L20: a task is ended by its name, whatever its record has become.
+#[tokio::test]
+async fn l20_a_task_whose_record_cannot_be_read_is_revoked_all_the_same() {
+    let broker = TestBroker::start().await;
+    let id = sundew_core::TaskId::from_bytes([9; 16]);
+    let hash = sundew_core::TokenHash::from_bytes([9; 32]);
+    let spoiled = sundew_core::store::NewTask {
+        id,
+        record: b"spoiled".to_vec(),
+        retain_until_ms: clock::now_ms() + 1000,
+        token: sundew_core::store::NewToken {
+            hash: &hash,
+            record: Vec::new(),
+            retain_until_ms: clock::now_ms() + 1000,
+        },
+    };
+    let store = broker.ledger.records.store();
+    drop(store.create_task(spoiled).await.unwrap());
+    assert!(broker.ledger.records.task(id).await.is_err());
+    let selector = v1::Selector {
+        task_id: id.to_string(),
+        ..v1::Selector::default()
+    };
+    let answer = revoke(&broker, request(selector)).await.unwrap();
+    assert!(answer.position > 0 && !answer.pending);
+    let view = broker.ledger.log.view().unwrap();
+    assert_eq!(view.outcome(id), Some(sundew_core::Outcome::Revoked));
 }

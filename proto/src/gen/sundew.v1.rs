@@ -1101,7 +1101,11 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("sundew.v1.AgentService", "ResumeTask"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends the task and everything issued under it.
+        /// Ends the task and everything issued under it: a task of the caller's, or a task that was
+        /// delegated from one of the caller's. Success means that it has ended at every broker.
+        /// UNAVAILABLE with the ErrorInfo reason `ENDING_PENDING` means that the ending is on the record
+        /// and holds at this broker, and is not known to be in force everywhere: the call is to be
+        /// repeated. Any other error means that nothing was done. The same holds for SuspendTask.
         pub async fn complete_task(
             &mut self,
             request: impl tonic::IntoRequest<super::CompleteTaskRequest>,
@@ -1210,7 +1214,11 @@ pub mod agent_service_server {
             tonic::Response<super::ResumeTaskResponse>,
             tonic::Status,
         >;
-        /// Ends the task and everything issued under it.
+        /// Ends the task and everything issued under it: a task of the caller's, or a task that was
+        /// delegated from one of the caller's. Success means that it has ended at every broker.
+        /// UNAVAILABLE with the ErrorInfo reason `ENDING_PENDING` means that the ending is on the record
+        /// and holds at this broker, and is not known to be in force everywhere: the call is to be
+        /// repeated. Any other error means that nothing was done. The same holds for SuspendTask.
         async fn complete_task(
             &self,
             request: tonic::Request<super::CompleteTaskRequest>,
@@ -4962,9 +4970,15 @@ pub struct RevokeResponse {
     /// The name of the rule.
     #[prost(string, tag = "1")]
     pub revocation_id: ::prost::alloc::string::String,
-    /// Position in the revocation log.
+    /// Position in the revocation log. 0 if `pending`.
     #[prost(uint64, tag = "2")]
     pub position: u64,
+    /// Set if the rule is on the record and in force at this broker, and not known to be in force at
+    /// the others, because the store, or another broker, cannot be reached. The broker goes on trying,
+    /// also after a restart. Until the rule is in the log, another broker with a fresh view may still
+    /// answer "active".
+    #[prost(bool, tag = "3")]
+    pub pending: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiftRequest {
@@ -4992,11 +5006,22 @@ pub struct Rule {
     /// until it is lifted.
     #[prost(int64, tag = "5")]
     pub until_ms: i64,
+    /// Set if the rule holds at this broker only, because the store has not taken it yet.
+    #[prost(bool, tag = "6")]
+    pub pending: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRulesResponse {
+    /// Endings of single tasks are listed only while they are pending.
     #[prost(message, repeated, tag = "1")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
+    /// How many endings of every sort hold at this broker and wait for the store.
+    #[prost(uint64, tag = "2")]
+    pub pending_endings: u64,
+    /// Set if this broker's view of the revocation log is not fresh, so that rules which were set
+    /// elsewhere may be missing.
+    #[prost(bool, tag = "3")]
+    pub stale: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRevocationRequest {
@@ -5265,7 +5290,8 @@ pub mod response_service_client {
             self.inner.server_streaming(req, path, codec).await
         }
         /// Kills what a selector matches, forbids anything new that it matches, or both. Success means
-        /// that the rule is in force at every broker from now on.
+        /// that the rule is in force at every broker from now on, unless the answer says `pending`. An
+        /// error means that nothing was done.
         pub async fn revoke(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeRequest>,
@@ -5309,7 +5335,8 @@ pub mod response_service_client {
                 .insert(GrpcMethod::new("sundew.v1.ResponseService", "Lift"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists the rules that stand.
+        /// Lists the rules that stand, and the endings that hold at this broker and that the store has not
+        /// taken yet.
         pub async fn list_rules(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRulesRequest>,
@@ -5459,7 +5486,8 @@ pub mod response_service_server {
             request: tonic::Request<super::PreviewRequest>,
         ) -> std::result::Result<tonic::Response<Self::PreviewStream>, tonic::Status>;
         /// Kills what a selector matches, forbids anything new that it matches, or both. Success means
-        /// that the rule is in force at every broker from now on.
+        /// that the rule is in force at every broker from now on, unless the answer says `pending`. An
+        /// error means that nothing was done.
         async fn revoke(
             &self,
             request: tonic::Request<super::RevokeRequest>,
@@ -5469,7 +5497,8 @@ pub mod response_service_server {
             &self,
             request: tonic::Request<super::LiftRequest>,
         ) -> std::result::Result<tonic::Response<super::LiftResponse>, tonic::Status>;
-        /// Lists the rules that stand.
+        /// Lists the rules that stand, and the endings that hold at this broker and that the store has not
+        /// taken yet.
         async fn list_rules(
             &self,
             request: tonic::Request<super::ListRulesRequest>,

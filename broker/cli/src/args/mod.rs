@@ -26,6 +26,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use sundew_sdk::Ttl;
 
+use crate::pending::EXIT_CODES;
+
 /// Ephemeral credentials for AI agents: proven, scoped to a task, and certainly gone when the task
 /// ends.
 #[derive(Debug, Parser)]
@@ -121,16 +123,19 @@ pub(crate) enum Command {
     Keyring(KeyringCommand),
     /// Kill what a selector matches, at once and everywhere. Needs the role `responder`.
     #[command(
+        after_help = EXIT_CODES,
         override_usage = "sundew revoke --reason <TEXT> <SELECTOR>…\n       sundew revoke --preview <SELECTOR>…\n       sundew revoke <COMMAND>"
     )]
     Revoke(Revoke),
     /// Issue nothing new to what a selector matches, until lifted. Needs the role `responder`.
     #[command(
+        after_help = EXIT_CODES,
         override_usage = "sundew quarantine --reason <TEXT> <SELECTOR>…\n       sundew quarantine --preview <SELECTOR>…"
     )]
     Quarantine(Respond),
     /// Quarantine and revoke in one step. Needs the role `responder`.
     #[command(
+        after_help = EXIT_CODES,
         override_usage = "sundew contain --reason <TEXT> <SELECTOR>…\n       sundew contain --preview <SELECTOR>…"
     )]
     Contain(Respond),

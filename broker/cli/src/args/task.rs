@@ -3,13 +3,16 @@
 use clap::{Args, Subcommand, ValueEnum};
 use sundew_sdk::Ttl;
 
+use crate::pending::EXIT_CODES;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskCommand {
     /// Begin a task and attend it until Ctrl-C; prints its id and token.
     Begin(BeginTask),
     /// Let another workload open tasks below a task of your own; prints a grant for it.
     Delegate(DelegateTask),
-    /// End a task of your own.
+    /// End a task of your own, or one that was delegated from a task of your own.
+    #[command(after_help = EXIT_CODES)]
     Complete {
         task_id: String,
         #[arg(long, default_value = "completed")]

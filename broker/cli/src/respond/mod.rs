@@ -14,6 +14,7 @@ use sundew_proto::v1::{Effect, LiftRequest, RevokeRequest, Selector};
 use crate::args::{Connect, Respond, Revoke, RevokeCommand};
 use crate::client::{response, status_error};
 use crate::output::Output;
+use crate::pending;
 
 pub(crate) async fn revoke(connect: &Connect, output: &Output, revoke: Revoke) -> Result<ExitCode> {
     match revoke.command {
@@ -72,11 +73,19 @@ pub(crate) async fn put_in_force(
         .map_err(status_error)?
         .into_inner();
     let id = answer.revocation_id;
+    if answer.pending {
+        let value = json!({
+            "revocation_id": id, "position": answer.position,
+            "effect": status::effect_label(effect), "pending": true,
+        });
+        output.result(&value, || pending_lines(&id));
+        return Ok(pending::exit_code());
+    }
     let line = format!("{id}: {}", meaning(&id, effect));
     if !wait || effect == Effect::Quarantine {
         let value = json!({
             "revocation_id": id, "position": answer.position,
-            "effect": status::effect_label(effect),
+            "effect": status::effect_label(effect), "pending": false,
         });
         output.result(&value, || vec![line]);
         return Ok(ExitCode::SUCCESS);
@@ -98,6 +107,19 @@ fn meaning(revocation_id: &str, effect: Effect) -> String {
             format!("dead everywhere from now on, and nothing new is issued, {lift}")
         }
     }
+}
+
+/// Says what it means that a response is pending, and what to do.
+fn pending_lines(revocation_id: &str) -> Vec<String> {
+    vec![
+        format!("{revocation_id}: on the record and in force at this broker, PENDING elsewhere"),
+        "until the store takes it, other brokers may still answer \"active\"; this broker goes on \
+         trying, also after a restart"
+            .to_owned(),
+        "`sundew revoke list` shows it as pending for so long; ask another broker for the same, \
+         which does no harm"
+            .to_owned(),
+    ]
 }
 
 async fn show_status(

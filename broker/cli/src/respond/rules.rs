@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sundew_proto::v1::{ListRulesRequest, Rule};
+use sundew_proto::v1::{ListRulesRequest, ListRulesResponse, Rule};
 
 use super::selector::{criteria, selector_json};
 use super::status::effect_label;
@@ -14,13 +14,16 @@ use crate::output::{Output, escape, table};
 use crate::timestamp::format_timestamp;
 
 pub(super) async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
-    let rules = response(connect)
+    let answer = response(connect)
         .await?
         .list_rules(ListRulesRequest {})
         .await
         .map_err(status_error)?
-        .into_inner()
-        .rules;
+        .into_inner();
+    for note in notes(&answer) {
+        eprintln!("{note}");
+    }
+    let rules = answer.rules;
     let value: Vec<_> = rules.iter().map(rule_json).collect();
     output.result(&value, || {
         table(
@@ -31,11 +34,30 @@ pub(super) async fn list(connect: &Connect, output: &Output) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns what to know of a list beside its rows.
+fn notes(answer: &ListRulesResponse) -> Vec<String> {
+    let mut notes = Vec::new();
+    if answer.stale {
+        notes.push(
+            "the broker's view of the revocation log is not fresh: what was put in force at others \
+             may be missing"
+                .to_owned(),
+        );
+    }
+    if answer.pending_endings > 0 {
+        notes.push(format!(
+            "{} endings hold at this broker only, and wait for the store",
+            answer.pending_endings
+        ));
+    }
+    notes
+}
+
 fn rule_json(rule: &Rule) -> Value {
     json!({
         "revocation_id": rule.revocation_id, "position": rule.position,
         "effect": effect_label(rule.effect()), "until_ms": rule.until_ms,
-        "selector": rule.selector.as_ref().map(selector_json),
+        "selector": rule.selector.as_ref().map(selector_json), "pending": rule.pending,
     })
 }
 
@@ -48,11 +70,14 @@ fn rule_row(rule: &Rule) -> Vec<String> {
         .into_iter()
         .map(|(name, value)| format!("{name}={}", escape(&value, 120)))
         .collect();
-    let until = if rule.until_ms == 0 {
+    let mut until = if rule.until_ms == 0 {
         "lifted".to_owned()
     } else {
         format_timestamp(rule.until_ms)
     };
+    if rule.pending {
+        until.push_str(" (pending: here only)");
+    }
     vec![
         rule.revocation_id.clone(),
         effect_label(rule.effect()).to_owned(),
@@ -63,9 +88,9 @@ fn rule_row(rule: &Rule) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use sundew_proto::v1::{Effect, Rule, Selector};
+    use sundew_proto::v1::{Effect, ListRulesResponse, Rule, Selector};
 
-    use super::rule_row;
+    use super::{notes, rule_row};
 
     #[test]
     fn a_row_has_the_criteria_of_the_rule_and_when_it_ends() {
@@ -85,5 +110,25 @@ mod tests {
         assert_eq!(rule_row(&rule), ["rev-1", "contain", until, criteria]);
         rule.until_ms = 0;
         assert_eq!(rule_row(&rule), ["rev-1", "contain", "lifted", criteria]);
+    }
+
+    #[test]
+    fn l7_a_rule_that_holds_at_one_broker_only_is_shown_as_pending() {
+        let rule = Rule {
+            revocation_id: "rev-1".to_owned(),
+            effect: Effect::Quarantine.into(),
+            pending: true,
+            ..Rule::default()
+        };
+        let until = "lifted (pending: here only)";
+        assert_eq!(rule_row(&rule), ["rev-1", "quarantine", until, ""]);
+        let answer = ListRulesResponse {
+            rules: vec![rule],
+            pending_endings: 3,
+            stale: true,
+        };
+        let notes = notes(&answer);
+        assert!(notes[0].contains("not fresh"), "{notes:?}");
+        assert!(notes[1].starts_with("3 endings hold at this broker only"));
     }
 }
