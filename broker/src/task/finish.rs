@@ -36,7 +36,8 @@ impl Tasks {
         };
         let task = self.own_task(&peer, &request.task_id).await?;
         let (liveness, by) = {
-            let view = self.ledger.log.view()?;
+            // L7: an ending needs no fresh view. At worst it ends what has ended already.
+            let view = self.ledger.log.latest_view();
             (
                 view.task_liveness(&task, clock::now_ms()),
                 view.ended_by(&task),
@@ -48,7 +49,7 @@ impl Tasks {
             }
             // The clean-up after a rule puts the end of the task on the record, once.
             (Liveness::Dead(Cause::Revoked), Some(by)) => {
-                self.ledger.log.confirm(by).await?;
+                self.ledger.confirm(by).await?;
                 Outcome::Revoked
             }
             (Liveness::Dead(cause), _) => {
@@ -67,15 +68,20 @@ impl Tasks {
         request: v1::SuspendTaskRequest,
     ) -> Result<v1::SuspendTaskResponse, Refusal> {
         let task = self.own_task(&peer, &request.task_id).await?;
-        match self.ledger.require_usable(&task) {
-            Err(Refusal::TaskDead(Cause::Suspended)) => {
-                let by = self.ledger.log.view()?.ended_by(&task);
-                if let Some(by) = by {
-                    self.ledger.log.confirm(by).await?;
-                }
-                return Ok(v1::SuspendTaskResponse {});
-            }
-            other => other?,
+        let (liveness, suspended_by) = {
+            let view = self.ledger.log.latest_view();
+            let suspended_by = view.is_suspended(&task).then(|| view.ended_by(&task));
+            (
+                view.task_liveness(&task, clock::now_ms()),
+                suspended_by.flatten(),
+            )
+        };
+        if let Liveness::Dead(cause) = liveness {
+            return Err(Refusal::TaskDead(cause));
+        }
+        if let Some(by) = suspended_by {
+            self.ledger.confirm(by).await?;
+            return Ok(v1::SuspendTaskResponse {});
         }
         let record = journal::record("task_suspended")
             .with("task", task.id)

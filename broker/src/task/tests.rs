@@ -2,6 +2,7 @@
 
 mod begin;
 mod delegate;
+mod ending;
 mod finish;
 mod mint;
 mod prove;

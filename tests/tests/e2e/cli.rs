@@ -18,7 +18,13 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 /// Runs `sundew` as somebody, with something on standard input.
-fn run_as(world: &World, broker: &Broker, path: &str, arguments: &[&str], input: &str) -> Output {
+pub(crate) fn run_as(
+    world: &World,
+    broker: &Broker,
+    path: &str,
+    arguments: &[&str],
+    input: &str,
+) -> Output {
     let mut command = command_as(world, broker, path);
     command.args(arguments);
     sundew_tests::process::run(command, input)

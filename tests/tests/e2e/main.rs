@@ -25,6 +25,7 @@ mod membership;
 mod new_hosts;
 mod node;
 mod operations;
+mod pending_endings;
 mod profiles;
 mod prove;
 mod refusals;
