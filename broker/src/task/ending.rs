@@ -1,14 +1,22 @@
-//! The one way in which a single task ends (P4).
+//! The one way in which tasks end (P4): one at a time, or many together.
+
+use std::sync::Arc;
 
 use sundew_core::{Event, KnownTask, Outcome};
+use tokio::task::JoinSet;
 
 use crate::journal::{self, Record};
 use crate::ledger::Ledger;
 use crate::refusal::Refusal;
 
+/// The most endings that wait together for one acknowledgement.
+const ENDED_TOGETHER: usize = 1024;
+/// The most ended tasks that are taken off the lists at a time.
+const RELEASED_TOGETHER: usize = 64;
+
 /// Ends a task, and answers the one outcome that the task has: `outcome`, or that of an earlier
-/// ending. `actor` is who asked; `None` is the broker itself. L7: the view need not be
-/// fresh.
+/// ending. `actor` is who asked; `None` is the broker itself. L7: the view
+/// need not be fresh.
 pub(super) async fn end_task(
     ledger: &Ledger,
     task: &KnownTask,
@@ -30,6 +38,48 @@ pub(super) async fn end_task(
         tracing::debug!(%error, "an ended task stays on the lists until its deadline");
     }
     Ok(ended.unwrap_or(outcome))
+}
+
+/// L16: ends tasks as the broker itself, so that all of them wait together, and takes them off the
+/// lists. A task that has ended before is only taken off the lists. An error says that some may not
+/// have ended everywhere yet; to try again is harmless.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the sweep calls this once it ends together what is due"
+    )
+)]
+pub(super) async fn end_many(
+    ledger: &Ledger,
+    tasks: Vec<(Arc<KnownTask>, Outcome)>,
+) -> Result<(), Refusal> {
+    for some in tasks.chunks(ENDED_TOGETHER) {
+        let endings: Vec<_> = {
+            let view = ledger.log.latest_view();
+            let alive = some
+                .iter()
+                .filter(|(task, _)| view.outcome(task.id).is_none());
+            alive
+                .map(|(task, outcome)| ending(task, *outcome, None))
+                .collect()
+        };
+        ledger.end_all(endings).await?;
+        let mut releases = JoinSet::new();
+        for (task, _) in some {
+            if releases.len() >= RELEASED_TOGETHER {
+                let _ = releases.join_next().await;
+            }
+            let (ledger, task) = (ledger.clone(), Arc::clone(task));
+            releases.spawn(async move {
+                if let Err(error) = ledger.release(&task).await {
+                    tracing::debug!(%error, "an ended task stays on the lists until its deadline");
+                }
+            });
+        }
+        drop(releases.join_all().await);
+    }
+    Ok(())
 }
 
 /// The ending of a task as the log has it, until when it is retained there, and its record.

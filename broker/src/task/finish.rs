@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
-use sundew_core::{Cause, Event, Liveness, Outcome, TokenRequest};
+use sundew_core::{Cause, Event, KnownTask, Liveness, Outcome, TaskId, TokenRequest};
 use sundew_proto::v1;
 
 use super::mint::TokenSpec;
@@ -34,7 +34,7 @@ impl Tasks {
                 ));
             }
         };
-        let task = self.own_task(&peer, &request.task_id).await?;
+        let task = self.task_to_end(&peer, &request.task_id).await?;
         let (liveness, by) = {
             // L7: an ending needs no fresh view. At worst it ends what has ended already.
             let view = self.ledger.log.latest_view();
@@ -59,6 +59,25 @@ impl Tasks {
         Ok(v1::CompleteTaskResponse {
             outcome: wire::outcome_message(outcome).into(),
         })
+    }
+
+    /// Returns a task that the caller may end: one of its own, or one that was delegated from a task
+    /// of its own (L25). Every other one is refused alike (P11).
+    async fn task_to_end(&self, peer: &Peer, id: &str) -> Result<Arc<KnownTask>, Refusal> {
+        match self.own_task(peer, id).await {
+            Err(Refusal::Binding) => {}
+            own => return Ok(Arc::clone(&own?.known)),
+        }
+        let id = TaskId::parse(id).map_err(|e| Refusal::invalid("task_id", e))?;
+        let task = self.ledger.records.task(id).await?;
+        let task = task.ok_or(Refusal::NotFound("task"))?;
+        for ancestor in &task.record().ancestors {
+            match self.own_task(peer, &ancestor.to_string()).await {
+                Err(Refusal::Binding) => {}
+                own => return own.map(|_| Arc::clone(&task.known)),
+            }
+        }
+        Err(Refusal::Binding)
     }
 
     /// Suspends a task: its tokens are dead, and it gets none until it is resumed.

@@ -1,12 +1,15 @@
-//! Endings with a stale view.
+//! Endings: with a stale view, many together, and of a single child.
 
 use std::sync::Arc;
 
+use serde_json::json;
+use sundew_core::{EntryId, KnownTask, Outcome, Position, TaskId};
 use sundew_proto::v1;
 
+use super::super::ending::end_many;
 use crate::clock;
 use crate::refusal::Refusal;
-use crate::testing::{Agent, FRESHNESS, TestBroker};
+use crate::testing::{Agent, Begun, FRESHNESS, TestBroker, assert_refused};
 
 async fn complete(broker: &TestBroker, agent: &Agent, task: &str) -> Result<v1::Outcome, Refusal> {
     let request = v1::CompleteTaskRequest {
@@ -26,4 +29,117 @@ async fn l7_a_stale_view_keeps_nobody_from_ending_a_task() {
     assert!(broker.ledger.log.view().is_err(), "the view is stale");
     complete(&broker, &agent, &begun.id).await.unwrap();
     assert_eq!(broker.journal("task_ended").len(), 1);
+}
+
+/// L16: while another broker stands still, each ending waits one bound, and all of them wait for the
+/// same one.
+#[tokio::test]
+async fn l16_endings_wait_together_for_a_broker_that_stands_still() {
+    let broker = TestBroker::start().await;
+    let (_, begun) = broker.agent_with_task().await;
+    let store = broker.ledger.records.store();
+    let bound_ms = i64::try_from(FRESHNESS.as_millis()).unwrap();
+    let nothing = (Position(0), EntryId::default());
+    store
+        .heartbeat("broker-2", nothing, bound_ms)
+        .await
+        .unwrap();
+    let id = TaskId::parse(&begun.id).unwrap();
+    let one = broker.ledger.records.task(id).await.unwrap().unwrap();
+    let tasks: Vec<_> = (0_u64..2000)
+        .map(|n| {
+            let mut record = one.record().clone();
+            record.id = TaskId::from_bytes(broker.ledger.root().derive_name(&[&n.to_be_bytes()]));
+            (
+                Arc::new(KnownTask::new(record, Vec::new())),
+                Outcome::Expired,
+            )
+        })
+        .collect();
+    let chunks = tasks.len().div_ceil(1024);
+    let ledger = broker.ledger.clone();
+    let ids: Vec<_> = tasks.iter().map(|(task, _)| task.id).collect();
+    let ending = tokio::spawn(async move { end_many(&ledger, tasks).await });
+    for chunk in ids.chunks(1024) {
+        while broker
+            .ledger
+            .log
+            .latest_view()
+            .outcome(chunk[chunk.len() - 1])
+            .is_none()
+        {
+            tokio::task::yield_now().await;
+        }
+        // The broker must have reported the last position, from which the bound counts.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(
+            !ending.is_finished(),
+            "nothing is answered before the bound"
+        );
+        clock::testing::advance(FRESHNESS);
+    }
+    ending.await.unwrap().unwrap();
+    assert_eq!(broker.journal("task_ended").len(), ids.len());
+    assert_eq!(chunks, 2, "two bounds for two thousand endings");
+}
+
+/// A child that `/child` has begun below a task of `/agent`.
+async fn child(broker: &TestBroker, agent: &Agent, parent: &Begun) -> (Agent, Begun) {
+    broker.register("/child", json!({})).await;
+    let request = v1::DelegateRequest {
+        task_id: parent.id.clone(),
+        delegate: format!("spiffe://{}/child", crate::testing::DOMAIN),
+        scopes: vec!["exec:git".to_owned()],
+        ..v1::DelegateRequest::default()
+    };
+    let tasks = Arc::clone(&broker.rooms.tasks);
+    let grant = tasks
+        .delegate(agent.peer.clone(), request)
+        .await
+        .unwrap()
+        .grant;
+    let child = broker.agent("/child");
+    let request = v1::BeginTaskRequest {
+        grant,
+        ..child.request(&["exec:git"])
+    };
+    let begun = broker.begin(request, &child).await.unwrap();
+    (child, begun)
+}
+
+/// A broker where `/agent` has a task below which it may delegate.
+async fn parent() -> (TestBroker, Agent, Begun) {
+    let broker = TestBroker::start().await;
+    let depth = json!({ "max_delegation_depth": 2 });
+    broker.register("/agent", depth).await;
+    let agent = broker.agent("/agent");
+    let begun = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    (broker, agent, begun.unwrap())
+}
+
+#[tokio::test]
+async fn l25_a_parent_ends_one_child_and_goes_on_itself() {
+    let (broker, agent, above) = parent().await;
+    let (one, first) = child(&broker, &agent, &above).await;
+    let (other, second) = child(&broker, &agent, &above).await;
+    complete(&broker, &agent, &first.id).await.unwrap();
+    assert!(!broker.is_active(&first.token, &one).await);
+    assert!(broker.is_active(&second.token, &other).await);
+    assert!(broker.is_active(&above.token, &agent).await);
+    let ended = broker.journal("task_ended");
+    assert_eq!(ended[0].field("task"), Some(first.id.as_str()));
+    assert_eq!(ended[0].field("actor"), Some(agent.peer.id().as_str()));
+}
+
+#[tokio::test]
+async fn l25_nobody_but_the_owners_of_a_task_and_of_those_above_it_ends_it() {
+    let (broker, agent, above) = parent().await;
+    let (one, first) = child(&broker, &agent, &above).await;
+    let (_, second) = child(&broker, &agent, &above).await;
+    // A child neither ends its parent nor its sibling, and another certificate is somebody else.
+    assert_refused!(complete(&broker, &one, &above.id).await, Refusal::Binding);
+    assert_refused!(complete(&broker, &one, &second.id).await, Refusal::Binding);
+    let same_name = broker.agent("/agent");
+    let answer = complete(&broker, &same_name, &first.id).await;
+    assert_refused!(answer, Refusal::Binding);
 }
