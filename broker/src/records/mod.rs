@@ -39,6 +39,14 @@ pub struct Task {
     pub rotated_to: Vec<[u8; 32]>,
 }
 
+/// The task that there is after a call to create it.
+pub enum CreatedTask {
+    /// An earlier call with this idempotency key created the task.
+    Existing(Arc<Task>),
+    /// This call created the task, with its first token.
+    New(Arc<Task>, Arc<KnownToken>),
+}
+
 impl Deref for Task {
     type Target = KnownTask;
     fn deref(&self) -> &KnownTask {
@@ -178,14 +186,14 @@ impl Records {
         )
     }
 
-    /// Writes a task with its first token. Returns the task and the token that count: an earlier
-    /// call with this idempotency key may have written them. Refuses if that was another request.
+    /// Writes a task with its first token, unless an earlier call with this idempotency key has
+    /// written it. Refuses if that was another request.
     pub async fn create_task(
         &self,
         task: Arc<KnownTask>,
         token: KnownToken,
         hash: &TokenHash,
-    ) -> Result<(Arc<Task>, Arc<KnownToken>), Refusal> {
+    ) -> Result<CreatedTask, Refusal> {
         let id = task.id;
         let new = NewTask {
             id,
@@ -204,16 +212,16 @@ impl Records {
                 let token = Arc::new(token);
                 self.tasks.insert(id, Arc::clone(&task));
                 self.tokens.insert(*hash, Arc::clone(&token));
-                Ok((task, token))
+                Ok(CreatedTask::New(task, token))
             }
             Created::Existing(_) => {
-                let (existing, first) = tokio::try_join!(self.task(id), self.token(id, hash))?;
+                // Not from memory, which may have an older task of this name (L11).
+                let existing = self.read_task(id).await?;
                 let existing = existing.ok_or(Refusal::NotFound("task"))?;
                 if existing.request != task.request || existing.workload != task.workload {
                     return Err(Refusal::Idempotency);
                 }
-                // The first token is bound to the certificate of the first call.
-                Ok((existing, first.ok_or(Refusal::Idempotency)?))
+                Ok(CreatedTask::Existing(existing))
             }
         }
     }

@@ -158,11 +158,12 @@ impl Tasks {
             .journal
             .write(journal_record(&task, &token, decision.attested))
             .await?;
-        let (task, token) = self
-            .ledger
-            .records
-            .create_task(task, token, &credential.hash())
-            .await?;
+        let new = NewTask {
+            credential,
+            task,
+            token,
+        };
+        let (task, token, credential) = self.store_task(new).await?;
         self.ledger.require_usable(&task)?;
         self.ledger.require_not_quarantined(&token)?;
         Ok((task, token))

@@ -86,7 +86,7 @@ impl Tasks {
             wanted.request,
             now_ms,
         )?;
-        let credential = self.credential(task.id, &wanted.key, peer.svid().thumbprint());
+        let credential = self.credential(task.record(), &wanted.key, peer.svid().thumbprint());
         let hash = credential.hash();
         let token = super::new_token(
             peer,

@@ -4,17 +4,22 @@ use std::sync::Arc;
 
 use sundew_attestation::Attested;
 use sundew_core::{
-    Credential, KnownTask, KnownToken, Permit, Position, TaskId, TaskRecord, WorkloadRecord,
+    Credential, KnownTask, KnownToken, Permit, Position, Registration, TaskId, TaskRecord,
+    WorkloadRecord,
 };
 use sundew_proto::v1;
 
 use super::Tasks;
 use super::delegate::DelegationParent;
+use crate::clock;
 use crate::evidence::attested_digests;
 use crate::journal::{self, Record};
 use crate::peer::Peer;
+use crate::records::{CreatedTask, Task};
 use crate::refusal::Refusal;
 
+/// The name of a task's first token among its tokens.
+const FIRST: &str = "first";
 /// Longest claims of one task, in bytes.
 const MAX_CLAIMS: usize = 16 << 10;
 
@@ -52,6 +57,26 @@ pub(super) struct NewTask {
 }
 
 impl Tasks {
+    /// Stores a new task with its first token. Answers those that count: a retry gets what the first
+    /// call got, if its token is good still.
+    pub(super) async fn store_task(
+        &self,
+        new: NewTask,
+    ) -> Result<(Arc<Task>, Arc<KnownToken>, Credential), Refusal> {
+        let (hash, certificate) = (new.credential.hash(), new.token.certificate);
+        let records = &self.ledger.records;
+        match records.create_task(new.task, new.token, &hash).await? {
+            CreatedTask::New(task, token) => Ok((task, token, new.credential)),
+            CreatedTask::Existing(task) => {
+                // The first token is bound to the certificate of the first call.
+                let credential = self.credential(task.record(), FIRST, &certificate);
+                let first = records.token(task.id, &credential.hash()).await?;
+                let first = first.filter(|token| clock::now_ms() < token.expires_at_ms);
+                Ok((task, first.ok_or(Refusal::Idempotency)?, credential))
+            }
+        }
+    }
+
     /// Makes the records of a task that is allowed to begin. `key` names the task among those of
     /// its workload: a retry with the same key gets the same task and the same token.
     pub(super) fn new_task(
@@ -76,7 +101,6 @@ impl Tasks {
             peer.id().as_str().as_bytes(),
             key.as_bytes(),
         ]));
-        let credential = self.credential(id, "first", peer.svid().thumbprint());
         let ancestors: Vec<_> = parent
             .iter()
             .flat_map(|above| above.parent.ancestors().iter().chain([&above.parent]))
@@ -94,7 +118,7 @@ impl Tasks {
             certificate: *peer.svid().thumbprint(),
             svid_serial: peer.svid().serial().to_vec(),
             position,
-            grace_ms: workload.registration.attendance_grace.as_ms(),
+            grace_ms: grace_ms(&workload.registration),
             registration: workload.version.clone(),
             request: *request_digest,
             evidence: attested_digests(attested),
@@ -102,6 +126,7 @@ impl Tasks {
             ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
             depth_left: permit.depth_left(),
         };
+        let credential = self.credential(&task, FIRST, peer.svid().thumbprint());
         let task = Arc::new(KnownTask::new(task, ancestors));
         let token = super::new_token(
             peer,
@@ -119,6 +144,15 @@ impl Tasks {
             token,
         })
     }
+}
+
+/// How long a task may be unattended, in milliseconds. P1, L9: only who attends is asked for evidence,
+/// so a task that must prove itself is not unattended for longer than it may be unproven.
+fn grace_ms(registration: &Registration) -> i64 {
+    let grace_ms = registration.attendance_grace.as_ms();
+    registration
+        .prove_every
+        .map_or(grace_ms, |every| grace_ms.min(every.as_ms()))
 }
 
 /// Claims that differ from one piece of evidence to the next, though nothing has changed.

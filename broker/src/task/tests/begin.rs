@@ -404,3 +404,60 @@ async fn on_a_stale_view_no_task_begins() {
     assert_refused!(begun, Refusal::Stale(_));
     assert_nothing_was_begun(&broker, &agent).await;
 }
+
+/// A request under a key of its own, for a task of one second.
+fn keyed(agent: &Agent) -> v1::BeginTaskRequest {
+    v1::BeginTaskRequest {
+        idempotency_key: "once".to_owned(),
+        ttl_ms: 1000,
+        ..agent.request(&["exec:git"])
+    }
+}
+
+/// L11: whoever kept the token of a task that is long over has nothing when the key is used again.
+#[tokio::test]
+async fn l11_a_key_that_is_used_again_after_its_record_is_gone_gives_another_token() {
+    let (broker, agent) = registered().await;
+    let first = broker.begin(keyed(&agent), &agent).await.unwrap();
+    let retried = broker.begin(keyed(&agent), &agent).await.unwrap();
+    assert_eq!(retried.token, first.token, "while the record is there");
+    clock::testing::advance(Duration::from_secs(700));
+    // The store drops what is over together with old entries of the log.
+    broker.ledger.log.forget().await.unwrap();
+    let again = broker.begin(keyed(&agent), &agent).await.unwrap();
+    assert!(broker.is_active(&again.token, &agent).await);
+    assert_ne!(again.token.token, first.token.token);
+    assert!(!broker.is_active(&first.token, &agent).await);
+}
+
+/// L11: a retry that comes after the token has expired is not answered with that token.
+#[tokio::test]
+async fn l11_a_retry_is_never_answered_with_an_expired_token() {
+    let broker = TestBroker::start().await;
+    broker
+        .register("/agent", json!({ "max_token_ttl": "2s" }))
+        .await;
+    let agent = broker.agent("/agent");
+    let request = || v1::BeginTaskRequest {
+        ttl_ms: 0,
+        ..keyed(&agent)
+    };
+    broker.begin(request(), &agent).await.unwrap();
+    clock::testing::advance(Duration::from_millis(2500));
+    let late = broker.begin(request(), &agent).await;
+    assert_refused!(late, Refusal::Idempotency);
+}
+
+/// L9: only who attends is asked for evidence, so nobody is unattended for longer than that.
+#[tokio::test]
+async fn l9_a_task_that_must_prove_itself_is_not_unattended_for_longer() {
+    let broker = TestBroker::start().await;
+    for (proving, grace_ms) in [(json!("5s"), 5000), (json!("90s"), 60_000)] {
+        let changes = json!({ "attendance_grace": "60s", "prove_every": proving });
+        broker.register("/agent", changes).await;
+        let agent = broker.agent("/agent");
+        let tasks = std::sync::Arc::clone(&broker.rooms.tasks);
+        let begun = tasks.begin(agent.peer.clone(), agent.request(&["exec:git"]));
+        assert_eq!(begun.await.unwrap().attendance_grace_ms, grace_ms);
+    }
+}
