@@ -128,7 +128,14 @@ mod tests {
     #[test]
     fn a_store_that_takes_nothing_does_not_fill_the_memory() {
         let outbox = Outbox::default();
-        *lock(&outbox.pending) = vec![entry(1); MAX_PENDING];
+        for number in 0..u32::try_from(MAX_PENDING).unwrap() {
+            let mut id = [0xff; 16];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            outbox.hold(LogEntry {
+                id: EntryId(id),
+                ..entry(1)
+            });
+        }
         outbox.hold(entry(2));
         assert_eq!(outbox.len(), MAX_PENDING);
         outbox.restore(entry(2));

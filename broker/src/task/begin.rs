@@ -117,26 +117,21 @@ impl Tasks {
         registration: &Registration,
         decision: &Decision<'_>,
     ) -> Result<v1::BeginTaskResponse, Refusal> {
-        let NewTask {
-            credential,
-            task,
-            token,
-        } = new;
         // AC-4A: looked at before anything is written, and again before anything is answered.
-        self.ledger.require_not_quarantined(&token)?;
+        self.ledger.require_not_quarantined(&new.token)?;
         self.reserve(
-            &task,
+            &new.task,
             registration.max_tasks,
             decision.parent,
             decision.now_ms,
         )
         .await?;
-        let place = Arc::clone(&task);
-        let created = self.create(task, token, &credential, decision).await;
+        let place = Arc::clone(&new.task);
+        let created = self.create(new, decision).await;
         if created.is_err() {
             self.give_back(&place).await;
         }
-        let (task, token) = created?;
+        let (task, token, credential) = created?;
         Ok(v1::BeginTaskResponse {
             task: Some(wire::task_message(&*self.ledger.log.view()?, &task)),
             token: Some(super::token_message(&token, &credential)),
@@ -148,25 +143,18 @@ impl Tasks {
     /// Puts a task with its first token on the record and into the store.
     async fn create(
         &self,
-        task: Arc<KnownTask>,
-        token: KnownToken,
-        credential: &Credential,
+        new: NewTask,
         decision: &Decision<'_>,
-    ) -> Result<(Arc<Task>, Arc<KnownToken>), Refusal> {
+    ) -> Result<(Arc<Task>, Arc<KnownToken>, Credential), Refusal> {
         // P10: the journal comes before the store, so whatever can be used is on the record.
         self.ledger
             .journal
-            .write(journal_record(&task, &token, decision.attested))
+            .write(journal_record(&new.task, &new.token, decision.attested))
             .await?;
-        let new = NewTask {
-            credential,
-            task,
-            token,
-        };
         let (task, token, credential) = self.store_task(new).await?;
         self.ledger.require_usable(&task)?;
         self.ledger.require_not_quarantined(&token)?;
-        Ok((task, token))
+        Ok((task, token, credential))
     }
 
     /// L15: gives the place of a task back that did not begin, unless an earlier call with the same
