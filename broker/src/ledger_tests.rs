@@ -84,7 +84,7 @@ async fn an_ending_that_the_store_does_not_take_holds_here() {
     let entry = RevocationLog::entry(rule, Ledger::retain_from_now_ms()).unwrap();
     let id = entry.id;
     let end = ledger.end_as(entry, journal::record("revoked"));
-    assert_refused!(end.await, Refusal::Append(AppendError::Store(_)));
+    assert_refused!(end.await, Refusal::EndingPending(AppendError::Store(_)));
     assert_eq!(broker.journal("revoked").len(), 1);
     assert!(!in_log(ledger).await.contains(&id));
     assert!(ledger.log.view().unwrap().knows(&id), "it holds here");
