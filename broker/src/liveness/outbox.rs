@@ -114,6 +114,19 @@ mod tests {
         assert_eq!((outbox.pending(), outbox.len()), (vec![entry(2)], 1));
     }
 
+    /// L7: a caller may ask again and again for an ending that is pending.
+    #[test]
+    fn l7_an_ending_that_is_asked_for_again_waits_once() {
+        let outbox = Outbox::default();
+        outbox.hold(entry(1));
+        outbox.hold(entry(1));
+        assert!(outbox.has(&entry(1).id) && outbox.len() == 1);
+        outbox.forget(&[entry(1)]);
+        assert!(!outbox.has(&entry(1).id));
+        outbox.hold(entry(1));
+        assert_eq!(outbox.len(), 1, "it went with a primary that was deposed");
+    }
+
     #[test]
     fn what_this_broker_appended_is_recognised_once() {
         let outbox = Outbox::default();
@@ -128,14 +141,7 @@ mod tests {
     #[test]
     fn a_store_that_takes_nothing_does_not_fill_the_memory() {
         let outbox = Outbox::default();
-        for number in 0..u32::try_from(MAX_PENDING).unwrap() {
-            let mut id = [0xff; 16];
-            id[..4].copy_from_slice(&number.to_be_bytes());
-            outbox.hold(LogEntry {
-                id: EntryId(id),
-                ..entry(1)
-            });
-        }
+        lock(&outbox.pending).entries = vec![entry(1); MAX_PENDING];
         outbox.hold(entry(2));
         assert_eq!(outbox.len(), MAX_PENDING);
         outbox.restore(entry(2));
