@@ -43,13 +43,6 @@ pub(super) async fn end_task(
 /// L16: ends tasks as the broker itself, so that all of them wait together, and takes them off the
 /// lists. A task that has ended before is only taken off the lists. An error says that some may not
 /// have ended everywhere yet; to try again is harmless.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the sweep calls this once it ends together what is due"
-    )
-)]
 pub(super) async fn end_many(
     ledger: &Ledger,
     tasks: Vec<(Arc<KnownTask>, Outcome)>,

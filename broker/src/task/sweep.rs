@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_core::{Cause, Liveness, Outcome, TaskId};
+use sundew_core::{Cause, KnownTask, Liveness, Outcome, TaskId};
 
 use super::{Tasks, ending};
 use crate::clock;
@@ -22,6 +22,14 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(300);
 const MAX_SWEPT: usize = 256;
 /// Time after which a task that a rule killed is looked at again, in milliseconds.
 const REVOKED_CHECK_MS: i64 = 30_000;
+
+/// What is left after a sweep.
+enum Swept {
+    /// Nothing, or only what cannot be ended now.
+    AllThatCanBe,
+    /// More may be due than one sweep looks at.
+    Full,
+}
 
 impl Tasks {
     /// Reports to the store which tasks are attended here, for as long as it is polled.
@@ -45,29 +53,51 @@ impl Tasks {
     /// Ends what is due, for as long as it is polled.
     pub(crate) async fn sweep(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
-            let store = self.ledger.records.store();
-            let due = match store.due(clock::now_ms(), MAX_SWEPT).await {
-                Ok(due) => due,
-                Err(error) => {
-                    tracing::debug!(%error, "sweep");
-                    continue;
-                }
-            };
-            for task in due {
-                if let Err(error) = self.end_due(task).await {
-                    tracing::warn!(%task, %error, "a task that is due could not be ended yet");
-                }
+            match self.sweep_once().await {
+                Ok(Swept::Full) => continue,
+                Ok(Swept::AllThatCanBe) => {}
+                Err(error) => tracing::debug!(%error, "sweep"),
             }
+            tokio::time::sleep(SWEEP_INTERVAL).await;
         }
     }
 
-    /// Ends a task that is due, unless the task is attended here or its end is another's business.
-    async fn end_due(&self, id: TaskId) -> Result<(), Refusal> {
+    /// Looks at the tasks that are due, and ends those that must end, together: their endings wait
+    /// for the other brokers once (L16).
+    async fn sweep_once(&self) -> Result<Swept, Refusal> {
+        let store = self.ledger.records.store();
+        let due = store.due(clock::now_ms(), MAX_SWEPT).await?;
+        let (mut ending, mut put_off) = (Vec::new(), 0_usize);
+        for id in &due {
+            match self.verdict(*id).await {
+                Ok(verdict) => ending.extend(verdict),
+                Err(error) => {
+                    put_off = put_off.saturating_add(1);
+                    tracing::warn!(task = %id, %error, "a task that is due could not be ended yet");
+                }
+            }
+        }
+        let tasks = ending.len();
+        if let Err(error) = ending::end_many(&self.ledger, ending).await {
+            put_off = put_off.saturating_add(tasks);
+            tracing::warn!(tasks, %error, "tasks that are due could not be ended yet");
+        }
+        // What could not be ended would be found again at once.
+        Ok(if due.len() == MAX_SWEPT && put_off == 0 {
+            Swept::Full
+        } else {
+            Swept::AllThatCanBe
+        })
+    }
+
+    /// What a task that is due must end as; nothing if it lives on or has ended. Puts off when it is
+    /// looked at again, or takes it off the lists.
+    async fn verdict(&self, id: TaskId) -> Result<Option<(Arc<KnownTask>, Outcome)>, Refusal> {
         let store = self.ledger.records.store();
         let Some(task) = self.ledger.records.task(id).await? else {
             // Reserved and never created, or kept no longer.
-            return Ok(store.release_task("", id).await?);
+            store.release_task("", id).await?;
+            return Ok(None);
         };
         let now_ms = clock::now_ms();
         let liveness = self.ledger.log.view()?.task_liveness(&task, now_ms);
@@ -76,11 +106,15 @@ impl Tasks {
             store.attend(vec![(id, due_ms)])
         };
         let outcome = match liveness {
-            Liveness::Dead(Cause::TaskEnded(_)) => return self.ledger.release(&task).await,
+            Liveness::Dead(Cause::TaskEnded(_)) => {
+                self.ledger.release(&task).await?;
+                return Ok(None);
+            }
             // The clean-up after the rule counts it, takes it off the lists and puts it on the
             // record.
             Liveness::Dead(Cause::Revoked) => {
-                return Ok(look_again_after(REVOKED_CHECK_MS).await?);
+                look_again_after(REVOKED_CHECK_MS).await?;
+                return Ok(None);
             }
             Liveness::Dead(cause) => cause.outcome(),
             Liveness::Alive => {
@@ -90,13 +124,12 @@ impl Tasks {
                 let steady_ms = i64::try_from(self.ledger.log.steady_for().as_millis());
                 let just_back = steady_ms.unwrap_or(i64::MAX) < task.grace_ms;
                 if just_back || self.attendance.is_attended(&id) {
-                    return Ok(look_again_after(task.grace_ms).await?);
+                    look_again_after(task.grace_ms).await?;
+                    return Ok(None);
                 }
                 Outcome::Abandoned
             }
         };
-        ending::end_task(&self.ledger, &task, outcome, None)
-            .await
-            .map(drop)
+        Ok(Some((Arc::clone(&task.known), outcome)))
     }
 }
