@@ -302,12 +302,12 @@ impl Caller {
             .outcome())
     }
 
-    /// Revokes what a selector matches.
+    /// Revokes what a selector matches; in force everywhere, or an error.
     pub async fn revoke(&self, selector: Selector) -> Result<RevokeResponse, Status> {
         self.respond(selector, Effect::Revoke).await
     }
 
-    /// Puts a rule in force.
+    /// Puts a rule in force everywhere. A rule that is pending is an error here.
     pub async fn respond(
         &self,
         selector: Selector,
@@ -319,7 +319,14 @@ impl Caller {
             reason: "test".to_owned(),
             ..RevokeRequest::default()
         };
-        Ok(self.response().revoke(request).await?.into_inner())
+        let answer = self.response().revoke(request).await?.into_inner();
+        if answer.pending {
+            return Err(Status::unavailable(format!(
+                "{} is pending",
+                answer.revocation_id
+            )));
+        }
+        Ok(answer)
     }
 
     /// Lifts a quarantine.

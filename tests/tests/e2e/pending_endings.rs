@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sundew_proto::v1::{Effect, ListRulesRequest, ListRulesResponse, SuspendTaskRequest};
+use sundew_proto::v1::{
+    Effect, ListRulesRequest, ListRulesResponse, RevokeRequest, RevokeResponse, Selector,
+    SuspendTaskRequest,
+};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::proxy::Proxy;
@@ -79,6 +82,18 @@ impl Brokers {
     }
 }
 
+/// Asks for a rule, and answers what the broker says of it.
+async fn respond(operator: &Caller, selector: Selector, effect: Effect) -> RevokeResponse {
+    let request = RevokeRequest {
+        selector: Some(selector),
+        effect: effect.into(),
+        reason: "test".to_owned(),
+        ..RevokeRequest::default()
+    };
+    let answer = operator.response().revoke(request).await;
+    answer.expect("it did happen").into_inner()
+}
+
 /// Whether an answer says that the ending is pending, with the reason that a client looks at.
 fn is_pending<T>(answer: Result<T, Status>) -> bool {
     let status = answer.err().expect("an error");
@@ -102,15 +117,14 @@ async fn l7_an_ending_with_a_stale_view_is_pending_outlives_a_crash_and_is_appen
         task_id: tasks[4].1.task.clone(),
     };
     let (revoked, contained, single, quarantined, completed, suspended) = tokio::join!(
-        operator.revoke(of_workload("/a")),
-        operator.respond(of_workload("/b"), Effect::Contain),
-        operator.revoke(of_task(&tasks[2].1.task)),
-        operator.respond(of_workload("/quiet"), Effect::Quarantine),
+        respond(&operator, of_workload("/a"), Effect::Revoke),
+        respond(&operator, of_workload("/b"), Effect::Contain),
+        respond(&operator, of_task(&tasks[2].1.task), Effect::Revoke),
+        respond(&operator, of_workload("/quiet"), Effect::Quarantine),
         tasks[3].0.complete(&tasks[3].1.task),
         owner.suspend_task(suspend),
     );
     for answer in [revoked, contained, single, quarantined] {
-        let answer = answer.expect("it did happen");
         assert!(answer.pending && answer.position == 0, "{answer:?}");
     }
     assert!(is_pending(completed));
