@@ -146,13 +146,15 @@ impl Tasks {
     }
 }
 
-/// How long a task may be unattended, in milliseconds. P1, L9: only who attends is asked for evidence,
-/// so a task that must prove itself is not unattended for longer than it may be unproven.
+/// How long a task may be unattended, in milliseconds. P1, L9: only who attends is asked for evidence.
+/// So a task that must prove itself is unattended for half as long again as it may be unproven at
+/// most: longer than that, so that whoever is silent on a stream is still told how its task ended.
 fn grace_ms(registration: &Registration) -> i64 {
     let grace_ms = registration.attendance_grace.as_ms();
     registration
         .prove_every
-        .map_or(grace_ms, |every| grace_ms.min(every.as_ms()))
+        .map(|every| every.as_ms().saturating_add(every.as_ms() / 2))
+        .map_or(grace_ms, |longest_ms| grace_ms.min(longest_ms))
 }
 
 /// Claims that differ from one piece of evidence to the next, though nothing has changed.
