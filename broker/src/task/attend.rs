@@ -98,7 +98,7 @@ impl Tasks {
                         .send(Ok(told(Told::Suspended(v1::TaskSuspended {}))))
                         .await;
                 }
-                News::Suspended => {}
+                News::Suspended | News::Unknown => {}
                 News::Alive => {
                     if std::mem::take(&mut told_suspended) {
                         // It was resumed, on fresh evidence.
@@ -140,7 +140,7 @@ impl Tasks {
         // A view that is stale for a moment is no reason to drop the stream; nothing is answered
         // from it.
         let Ok(view) = self.ledger.log.view() else {
-            return Ok(News::Alive);
+            return Ok(News::Unknown);
         };
         Ok(match view.task_liveness(task, clock::now_ms()) {
             Liveness::Dead(cause) => News::Ended(wire::outcome_message(cause.outcome())),
@@ -207,6 +207,9 @@ enum News {
     Alive,
     Ended(v1::Outcome),
     Suspended,
+    /// The view is not fresh: what was known stays known. L9: a task that is suspended does not count
+    /// as resumed, and renews no proof.
+    Unknown,
 }
 
 /// An event as a message of the stream.
