@@ -124,13 +124,15 @@ impl Enrollment {
             .enroll_permits
             .try_acquire()
             .map_err(|_| Refusal::Overload)?;
+        // A9: what is wrong with the request itself is told before anything that depends on who is
+        // registered.
+        let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
         let workload = self
             .ledger
             .records
             .workload(&id)
             .await?
             .ok_or(Refusal::Unregistered)?;
-        let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
         self.registered_here(&id, ca).await?;
         let presentation = Presentation {
             workload: &workload,
