@@ -27,6 +27,56 @@ pub(crate) enum HandshakeResult {
     Refused,
 }
 
+/// What is read when somebody asks for the metrics.
+pub(crate) struct Readings {
+    /// Endings that hold here and that the store has not taken.
+    pub(crate) endings_pending: usize,
+    /// The room that is left for the journal, in bytes.
+    pub(crate) journal_free: u64,
+    /// The length of the journal, in bytes.
+    pub(crate) journal_length: u64,
+    /// Whether every record can be written.
+    pub(crate) journal_writable: bool,
+    /// Credentials in other systems, and those of them that are due.
+    pub(crate) leases: (u64, u64),
+    /// Whether the view of the revocation log is fresh.
+    pub(crate) view_fresh: bool,
+}
+
+/// The journal's metrics.
+#[derive(Default)]
+struct JournalMetrics {
+    length: Gauge,
+    free: Gauge,
+    writable: Gauge,
+    refusals_counted: Counter,
+}
+
+impl JournalMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "journal_bytes",
+            "Length of the journal",
+            Gauge::clone(&self.length),
+        );
+        registry.register(
+            "journal_free_bytes",
+            "Room that is left for the journal on its disk",
+            Gauge::clone(&self.free),
+        );
+        registry.register(
+            "journal_writable",
+            "1 while every record can be written; 0 while nothing can be issued",
+            Gauge::clone(&self.writable),
+        );
+        registry.register(
+            "refusals_counted",
+            "Refusals that are on the record as a count",
+            Counter::clone(&self.refusals_counted),
+        );
+    }
+}
+
 /// The broker's metrics.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -37,6 +87,7 @@ pub(crate) struct Metrics {
     fresh: Gauge,
     leases: Gauge,
     leases_due: Gauge,
+    journal: JournalMetrics,
 }
 
 impl Default for Metrics {
@@ -85,8 +136,11 @@ impl Default for Metrics {
             "1 while the view of the revocation log is fresh",
             Gauge::clone(&metrics.4),
         );
+        let journal = JournalMetrics::default();
+        journal.register(&mut registry);
         Self {
             registry,
+            journal,
             calls: metrics.0,
             handshakes: metrics.1,
             endings: metrics.2,
@@ -113,7 +167,12 @@ impl Metrics {
         self.handshakes.get_or_create(&Handshake { result }).inc();
     }
 
-    /// The counter of endings, for the ledger, which appends them.
+    /// Counts a refusal that is on the record as a count.
+    pub(crate) fn refusal_counted(&self) {
+        self.journal.refusals_counted.inc();
+    }
+
+    /// The counter of endings, for those who append them.
     pub(crate) fn endings(&self) -> Counter {
         self.endings.clone()
     }
@@ -121,12 +180,18 @@ impl Metrics {
     /// Renders all metrics in the text format of Prometheus (OpenMetrics 1.0). `pending` counts the
     /// endings that wait for the store, `leases` all leases and those of them that are due.
     #[must_use]
-    pub(crate) fn render(&self, pending: usize, fresh: bool, leases: (u64, u64)) -> String {
-        self.leases.set(i64::try_from(leases.0).unwrap_or(i64::MAX));
-        self.leases_due
-            .set(i64::try_from(leases.1).unwrap_or(i64::MAX));
-        self.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
-        self.fresh.set(i64::from(fresh));
+    pub(crate) fn render(&self, readings: &Readings) -> String {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.leases.set(number(readings.leases.0));
+        self.leases_due.set(number(readings.leases.1));
+        self.pending
+            .set(i64::try_from(readings.endings_pending).unwrap_or(i64::MAX));
+        self.fresh.set(i64::from(readings.view_fresh));
+        self.journal.length.set(number(readings.journal_length));
+        self.journal.free.set(number(readings.journal_free));
+        self.journal
+            .writable
+            .set(i64::from(readings.journal_writable));
         let mut out = String::new();
         if prometheus_client::encoding::text::encode(&mut out, &self.registry).is_err() {
             out.clear();

@@ -1,31 +1,50 @@
 //! Puts a refusal on the record, counts it, and makes the status for the caller of it (P10, P11).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tonic::{Code, Status};
 
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, RefusalCounts, RefusalKind, cause_text};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::random::random_name;
 use crate::refusal::Refusal;
 
+/// Refusals of a kind that are written whole in each minute, if nothing else is configured.
+pub(crate) const WHOLE_REFUSALS: u64 = 10;
+
 /// The one way from a refusal to a gRPC status. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RefusalRecorder {
-    journal: Arc<Journal>,
+    counts: Arc<RefusalCounts>,
     metrics: Arc<Metrics>,
 }
 
 impl RefusalRecorder {
     /// Records in this journal and counts in these metrics.
+    #[cfg(test)]
     pub(crate) fn new(journal: Arc<Journal>, metrics: Arc<Metrics>) -> Self {
-        Self { journal, metrics }
+        Self::with_whole(journal, metrics, WHOLE_REFUSALS)
+    }
+
+    /// Records in this journal, so many refusals of a kind whole in each minute, and counts in
+    /// these metrics.
+    pub(crate) fn with_whole(journal: Arc<Journal>, metrics: Arc<Metrics>, whole: u64) -> Self {
+        Self {
+            counts: Arc::new(RefusalCounts::new(journal, whole)),
+            metrics,
+        }
     }
 
     /// Counts a call that was answered.
     pub(crate) fn answered(&self, rpc: &'static str) {
         self.metrics.call(rpc, code_name(Code::Ok));
+    }
+
+    /// The counts of refusals that are not on the record whole.
+    pub(crate) fn counts(&self) -> &RefusalCounts {
+        &self.counts
     }
 
     /// Puts a refusal on the record once, and answers the status for the caller. The caller hears a
@@ -36,18 +55,105 @@ impl RefusalRecorder {
         peer: Option<&Peer>,
         refusal: &Refusal,
     ) -> Status {
+        self.refuse_at(rpc, peer, None, refusal)
+    }
+
+    /// Does what [`refuse`](Self::refuse) does for a caller of whom nothing is known but where he
+    /// is.
+    pub(crate) fn refuse_at(
+        &self,
+        rpc: &'static str,
+        peer: Option<&Peer>,
+        remote: Option<IpAddr>,
+        refusal: &Refusal,
+    ) -> Status {
         let correlation = random_name().unwrap_or_default();
         let status = refusal.status(&correlation);
         self.metrics.call(rpc, code_name(status.code()));
-        let mut record = journal::record("refused")
-            .with("rpc", rpc)
-            .with("reason", refusal)
-            .with("correlation", &correlation);
-        if let Some(peer) = peer {
-            record = record.with("peer", peer.id()).with("remote", peer.remote());
-        }
-        self.journal.note(record);
+        let cause = cause_text(refusal);
+        let caller = match (peer, remote) {
+            (Some(peer), _) => peer.id().to_string(),
+            (None, Some(remote)) => remote_text(remote),
+            (None, None) => String::new(),
+        };
+        let kind = RefusalKind {
+            event: "refused",
+            rpc: Some(rpc),
+            class: class(refusal),
+            caller,
+        };
+        self.take(kind, &cause, &correlation, || {
+            let record = journal::record("refused")
+                .with("rpc", rpc)
+                .with("reason", &cause)
+                .with("correlation", &correlation);
+            match peer {
+                Some(peer) => record.with("peer", peer.id()).with("remote", peer.remote()),
+                None => record.with_some("remote", remote),
+            }
+        });
         status
+    }
+
+    /// Puts on the record whole, or counts, what was refused without a call of an RPC.
+    pub(crate) fn take(
+        &self,
+        kind: RefusalKind,
+        cause: &str,
+        correlation: &str,
+        record: impl FnOnce() -> journal::Record,
+    ) -> bool {
+        let counted = self.counts.take(kind, cause, correlation, record);
+        if counted {
+            self.metrics.refusal_counted();
+        }
+        counted
+    }
+}
+
+/// A remote as refusals are counted by it: of IPv6, the network that one host usually has.
+pub(crate) fn remote_text(remote: IpAddr) -> String {
+    match remote.to_canonical() {
+        IpAddr::V4(remote) => remote.to_string(),
+        IpAddr::V6(remote) => {
+            let [a, b, c, d, ..] = remote.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+/// The sort of a cause, under which refusals are counted together. T84: a closed set.
+fn class(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Appraisal(_) => "evidence",
+        Refusal::Append(_) => "log",
+        Refusal::Binding => "binding",
+        Refusal::Challenge => "challenge",
+        Refusal::EvidenceChanged(_) => "evidence_changed",
+        Refusal::Conflict(_) => "conflict",
+        Refusal::Credential => "credential",
+        Refusal::Denied(_) => "policy",
+        Refusal::Engine(_) => "engine",
+        Refusal::TaskLimit => "task_limit",
+        Refusal::Idempotency => "idempotency",
+        Refusal::Internal(_) => "internal",
+        Refusal::Invalid { .. } => "invalid",
+        Refusal::Journal(_) => "journal",
+        Refusal::JoinToken => "join_token",
+        Refusal::Overload => "overload",
+        Refusal::UntrustedManufacturer(_) => "manufacturer",
+        Refusal::Quarantined => "quarantined",
+        Refusal::RateLimit => "rate_limit",
+        Refusal::Role(_) => "role",
+        Refusal::Seal { .. } => "seal",
+        Refusal::NotFound(_) => "not_found",
+        Refusal::Stale(_) => "stale",
+        Refusal::Store(_) => "store",
+        Refusal::Svid(_) => "svid",
+        Refusal::TaskDead(_) => "task_dead",
+        Refusal::Unauthenticated => "unauthenticated",
+        Refusal::Unregistered => "unregistered",
+        Refusal::Unsupported(_) => "unsupported",
     }
 }
 

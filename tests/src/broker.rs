@@ -170,6 +170,8 @@ bundle = "{files}/bundle.pem"
 root_key_file = "{files}/root.key"
 [journal]
 directory = "{journal}"
+refusals_whole = 1000
+reserve = "1MiB"
 [revocation]
 freshness = "400ms"
 [[operators]]

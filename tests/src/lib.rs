@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod calls;
 pub mod dev;
+pub mod disk;
 pub mod hardware;
 pub mod issuer;
 pub mod pki;

@@ -13,7 +13,7 @@ use super::workload_api::{Answer, Bundles, Candidate, Identities};
 use super::{Enrollment, ca_refusal};
 use crate::clock;
 use crate::evidence::node;
-use crate::journal;
+use crate::journal::{self, RefusalKind};
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::wire::audience;
@@ -69,13 +69,20 @@ impl Identities for OwnIdentities {
     }
 
     fn refused(&self, rpc: &'static str, process: &LocalProcess) {
-        let record = journal::record("refused")
-            .with("rpc", rpc)
-            .with("reason", "no registration matches the process");
-        self.0
-            .ledger
-            .journal
-            .note(record.with("uid", process.uid()).with("gid", process.gid()));
+        let reason = "no registration matches the process";
+        let kind = RefusalKind {
+            event: "refused",
+            rpc: Some(rpc),
+            class: "process",
+            caller: format!("uid {}", process.uid()),
+        };
+        self.0.refusals.take(kind, reason, "", || {
+            journal::record("refused")
+                .with("rpc", rpc)
+                .with("reason", reason)
+                .with("uid", process.uid())
+                .with("gid", process.gid())
+        });
     }
 }
 

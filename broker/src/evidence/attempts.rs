@@ -8,6 +8,7 @@ use sundew_core::WorkloadRecord;
 use sundew_proto::v1;
 
 use super::Evidence;
+use crate::journal::cause_text;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 
@@ -101,7 +102,8 @@ pub(crate) fn finding_message(finding: Finding) -> v1::EvidenceFinding {
         .unwrap_or_default();
     v1::EvidenceFinding {
         kind: finding.kind.to_owned(),
-        problem: finding.problem.unwrap_or_default(),
+        // A1: parsers repeat what they could not read.
+        problem: finding.problem.map(cause_text).unwrap_or_default(),
         // P12: what is remembered of an attempt is bounded, whatever was measured.
         claims: claims
             .into_iter()

@@ -16,6 +16,7 @@ use sundew_proto::v1;
 use super::attempts::{Attempt, finding_message, policy};
 use super::{Evidence, node};
 use crate::clock;
+use crate::journal::cause_text;
 use crate::peer::Channel;
 use crate::refusal::Refusal;
 
@@ -55,11 +56,7 @@ impl Evidence {
                 .map(|piece| piece.kind.chars().take(32).collect())
                 .collect(),
             findings: findings.into_iter().map(finding_message).collect(),
-            refusal: result
-                .as_ref()
-                .err()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            refusal: result.as_ref().err().map(cause_text).unwrap_or_default(),
             assurance: result
                 .as_ref()
                 .map(|attested| attested.assurance().as_str().to_owned())

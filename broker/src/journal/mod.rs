@@ -3,6 +3,10 @@
 //!
 //! P9: nothing here takes a credential or a secret.
 
+mod cause;
+mod refusals;
+mod share;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +16,10 @@ pub use sundew_core::Record;
 use sundew_core::store::{BoxFuture, StoreError};
 
 use crate::clock;
-use crate::store::chain_log::{self, ChainHash, ChainLog, ChainLogError};
+use crate::store::chain_log::{self, ChainHash, ChainLog, ChainLogError, DiskSpace, DiskState};
+pub(crate) use cause::cause_text;
+pub(crate) use refusals::{RefusalCounts, RefusalKind};
+use share::share_of;
 
 /// How long a caller waits until its record is durable before it gives up (T75).
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -51,13 +58,35 @@ pub fn record(event: &str) -> Record {
 /// The writing end of the journal.
 pub struct Journal {
     log: ChainLog,
+    /// The length of the segments before the one that is written, in bytes.
+    before: u64,
+    space: Arc<DiskSpace>,
+}
+
+/// What an operator may know of a journal.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalState {
+    /// The length of all segments, in bytes.
+    pub(crate) bytes: u64,
+    /// The room that is left for the journal, in bytes.
+    pub(crate) free: u64,
+    /// Why not every record can be written.
+    pub(crate) problem: Option<String>,
 }
 
 impl Journal {
-    /// Opens or creates the journal in a folder, verifies the chain, and hands every record to
-    /// `take`, the oldest first. Returns an error if the chain does not verify, or if the files
-    /// cannot be used.
-    pub fn open(folder: &Path, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
+    /// Opens the journal in a folder, verifies the chain, and hands every record to `take`.
+    pub fn open(folder: &Path, take: impl FnMut(Record)) -> Result<Self, JournalError> {
+        Self::open_with_reserve(folder, 0, take)
+    }
+
+    /// Does what [`open`](Self::open) does for a journal that keeps so many bytes of its disk for
+    /// endings and for operators' records.
+    pub fn open_with_reserve(
+        folder: &Path,
+        reserve: u64,
+        mut take: impl FnMut(Record),
+    ) -> Result<Self, JournalError> {
         std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io {
             path: folder.to_owned(),
             reason: e.to_string(),
@@ -72,6 +101,7 @@ impl Journal {
         let full = std::fs::metadata(&last).is_ok_and(|m| m.len() > SEGMENT_BYTES);
         let current = if full {
             hash = verify_one(&last, hash, &mut take)?;
+            chain_log::release_ahead(&last)?;
             folder.join(segment_name(segments.len().saturating_add(2)))
         } else {
             if last.exists() {
@@ -82,10 +112,12 @@ impl Journal {
             }
             last
         };
+        let space = Arc::new(DiskSpace::new(reserve));
         let mut malformed = false;
-        let log = ChainLog::open(
+        let log = ChainLog::open_within(
             &current,
             hash.unwrap_or_default(),
+            Some(Arc::clone(&space)),
             |payload| match Record::decode(payload) {
                 Some(record) => take(record),
                 None => malformed = true,
@@ -94,14 +126,16 @@ impl Journal {
         if malformed {
             Err(JournalError::Malformed { path: current })
         } else {
-            Ok(Self { log })
+            let before = bytes_of(folder)?.saturating_sub(space.state().file);
+            Ok(Self { log, before, space })
         }
     }
 
-    /// Writes a record, and returns when the record is durable. On an error it may still become
-    /// durable later.
+    /// Writes a record; once this answers, it is durable. A1: what may not use the reserve is
+    /// refused when the disk has nothing else left.
     pub async fn write(&self, record: Record) -> Result<(), JournalError> {
-        let durable = self.log.submit(record.encode())?;
+        let share = share_of(&record.event);
+        let durable = self.log.submit_to(share, record.encode())?;
         match tokio::time::timeout(DURABLE_WITHIN, durable).await {
             Ok(Ok(result)) => Ok(result.map(drop)?),
             Ok(Err(_)) => Err(ChainLogError::Poisoned.into()),
@@ -109,11 +143,31 @@ impl Journal {
         }
     }
 
-    /// Writes a record that nothing waits for. This is for refusals, after which nothing takes
-    /// effect.
+    /// Writes a record that nothing waits for: of refusals, where nothing takes effect. One that may
+    /// not use the reserve is left out when the disk has nothing else left.
     pub fn note(&self, record: Record) {
-        if let Err(e) = self.log.submit_unwatched(record.encode()) {
+        let share = share_of(&record.event);
+        if let Err(e) = self.log.submit_unwatched_to(share, record.encode()) {
             tracing::error!(error = %e, event = record.event, "record was lost");
+        }
+    }
+
+    /// Whether only the reserve of the disk is left, so that nothing is issued.
+    pub(crate) fn is_low(&self) -> bool {
+        self.space.is_low()
+    }
+
+    /// What an operator may know.
+    pub(crate) fn state(&self) -> JournalState {
+        let DiskState {
+            file,
+            left,
+            problem,
+        } = self.space.state();
+        JournalState {
+            bytes: self.before.saturating_add(file),
+            free: left,
+            problem,
         }
     }
 }
@@ -177,6 +231,14 @@ fn verify_one(
     } else {
         Ok(Some(end))
     }
+}
+
+/// The length of all segments of a folder, in bytes.
+fn bytes_of(folder: &Path) -> Result<u64, JournalError> {
+    let lengths = segments(folder)?
+        .into_iter()
+        .map(|path| std::fs::metadata(path).map_or(0, |segment| segment.len()));
+    Ok(lengths.fold(0, u64::saturating_add))
 }
 
 fn segment_name(number: usize) -> String {

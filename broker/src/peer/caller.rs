@@ -3,7 +3,7 @@
 //! P1: only the acceptor makes a peer. P7: expiry and trust are looked at on every call, not only
 //! at the handshake (T07).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,9 +17,9 @@ use super::trust::Trust;
 /// The caller at the other end of a connection.
 #[derive(Clone)]
 pub(crate) enum Caller {
-    /// A caller without an SVID, on the enrollment listener.
-    Anonymous(Arc<Channel>),
-    /// A workload with an SVID.
+    /// Nobody who is known, and where he is: the enrollment listener.
+    Anonymous(Arc<Channel>, IpAddr),
+    /// A workload.
     Workload(Arc<Peer>),
 }
 

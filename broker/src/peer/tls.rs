@@ -109,7 +109,9 @@ pub(super) async fn handshake(
         .export_keying_material(&mut exporter, EXPORTER, None)
         .map_err(HandshakeError::Settings)?;
     let caller = match (clients, verified, session.peer_certificates()) {
-        (Clients::Anonymous, _, _) => Caller::Anonymous(Arc::new(Channel::new(exporter))),
+        (Clients::Anonymous, _, _) => {
+            Caller::Anonymous(Arc::new(Channel::new(exporter)), remote.ip())
+        }
         (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
             let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
             Caller::Workload(Arc::new(Peer::new(

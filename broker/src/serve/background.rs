@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::broker::{Broker, Ground};
 use super::config::{Config, Identity};
 use super::gate::Gate;
+use super::journal_watch::watch_journal;
 use super::sources;
 use super::start_error::{StartError, during};
 use crate::ledger::Ledger;
@@ -121,6 +122,7 @@ pub(super) fn start_housekeeping(
     background.spawn(Arc::clone(&broker.tasks).sweep());
     background.spawn(Arc::clone(&broker.leases).keep_leases());
     background.spawn(Arc::clone(&broker.responses).clean_up(worker));
+    background.spawn(watch_journal(Arc::clone(&ledger.journal), Arc::clone(gate)));
     background.spawn(keep_house(Arc::clone(gate), ledger.clone()));
     background.spawn(keep_sealed(Arc::clone(&broker.secrets)));
 }

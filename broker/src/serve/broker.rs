@@ -78,7 +78,11 @@ impl Ground {
             issue_permits: Arc::new(Semaphore::new(config.limits.issuing)),
             limiters: Limiters::new(&config.limits),
             operators: Operators::new(config.operators.clone()),
-            refusals: RefusalRecorder::new(journal, Arc::clone(&self.metrics)),
+            refusals: RefusalRecorder::with_whole(
+                journal,
+                Arc::clone(&self.metrics),
+                config.journal.refusals_whole,
+            ),
             trust: Arc::clone(&self.trust),
         }
     }

@@ -2,6 +2,7 @@
 //! rate, and has the role; a refusal is on the record once (P10, P11).
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -42,7 +43,7 @@ impl Gate {
     {
         let peer = match request.extensions().get::<Caller>() {
             Some(Caller::Workload(peer)) => Some(Arc::clone(peer)),
-            Some(Caller::Anonymous(_)) | None => None,
+            Some(Caller::Anonymous(..)) | None => None,
         };
         let result = match self.admit(peer.as_ref()) {
             Ok(peer) => use_case(Arc::clone(room), peer, request.into_inner()).await,
@@ -150,7 +151,23 @@ impl Gate {
         Ok(Arc::clone(peer))
     }
 
-    /// Turns the result of a use case into the answer to the caller.
+    /// Turns the result of a use case into what a caller without an SVID hears.
+    pub(super) fn answer_anonymous<A>(
+        &self,
+        rpc: &'static str,
+        remote: Option<IpAddr>,
+        result: Result<A, Refusal>,
+    ) -> Answer<A> {
+        match result {
+            Ok(answer) => {
+                self.refusals.answered(rpc);
+                Ok(Response::new(answer))
+            }
+            Err(refusal) => Err(self.refusals.refuse_at(rpc, None, remote, &refusal)),
+        }
+    }
+
+    /// Turns the result of a use case into what the caller hears.
     pub(super) fn answer<A>(
         &self,
         rpc: &'static str,

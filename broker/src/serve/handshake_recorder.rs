@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::journal::{self, Journal};
+use super::gate::Gate;
+use crate::journal::{self, RefusalKind, cause_text};
 use crate::metrics::{HandshakeResult, Metrics};
 use crate::peer::{AcceptObserver, HandshakeError};
+use crate::refusal_recorder::remote_text;
 
 /// The observer of the broker's TLS listeners.
 pub(super) struct HandshakeRecorder {
-    pub(super) journal: Arc<Journal>,
+    pub(super) gate: Arc<Gate>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -20,11 +22,32 @@ impl AcceptObserver for HandshakeRecorder {
 
     fn refused(&self, remote: SocketAddr, cause: &HandshakeError) {
         self.metrics.handshake(HandshakeResult::Refused);
-        tracing::warn!(%remote, cause = cause.to_string(), "handshake refused");
-        self.journal.note(
+        let kind = RefusalKind {
+            event: "handshake_refused",
+            rpc: None,
+            class: class(cause),
+            caller: remote_text(remote.ip()),
+        };
+        let cause = cause_text(cause);
+        // A1: the lines of the log are bounded as the record is.
+        self.gate.refusals.take(kind, &cause, "", || {
+            tracing::warn!(%remote, cause, "handshake refused");
             journal::record("handshake_refused")
                 .with("remote", remote)
-                .with("reason", cause),
-        );
+                .with("reason", &cause)
+        });
+    }
+}
+
+/// The sort of a cause, under which refused handshakes are counted together.
+fn class(cause: &HandshakeError) -> &'static str {
+    match cause {
+        HandshakeError::Closed(_) => "stopping",
+        HandshakeError::NoCertificate => "no_certificate",
+        HandshakeError::Settings(_) => "settings",
+        HandshakeError::Socket(_) => "socket",
+        HandshakeError::Svid(_) => "svid",
+        HandshakeError::TimedOut => "timed_out",
+        HandshakeError::TooManyConnections => "too_many",
     }
 }

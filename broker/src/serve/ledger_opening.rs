@@ -71,13 +71,17 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
 fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
     let now_ms = clock::now_ms();
     let mut endings = Vec::new();
-    let journal = Journal::open(&config.journal, |record| {
-        let entry = record
-            .field("entry")
-            .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
-        // What is over is dropped at once, so that memory does not grow with the journal.
-        endings.extend(entry.filter(|entry| entry.log_retains_until_ms() > now_ms));
-    });
+    let journal = Journal::open_with_reserve(
+        &config.journal.directory,
+        config.journal.reserve,
+        |record| {
+            let entry = record
+                .field("entry")
+                .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
+            // What is over is dropped at once, so that memory does not grow with the journal.
+            endings.extend(entry.filter(|entry| entry.log_retains_until_ms() > now_ms));
+        },
+    );
     let journal = journal.map_err(during("journal"))?;
     Ok((Arc::new(journal), still_matter(endings, now_ms)))
 }

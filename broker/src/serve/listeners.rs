@@ -116,7 +116,12 @@ impl Listeners {
         operations: SocketAddr,
     ) -> Result<Addresses, StartError> {
         let (incoming, workloads) = self
-            .accept(config.listen.workloads, Clients::WithSvid, config, ground)
+            .accept(
+                config.listen.workloads,
+                Clients::WithSvid,
+                config,
+                (ground, gate),
+            )
             .await?;
         let services = Services::new(broker, gate);
         let router = workload_services(config, services).await;
@@ -127,7 +132,7 @@ impl Listeners {
         let mut enrollment = None;
         if let Some(address) = config.listen.enrollment {
             let (incoming, address) = self
-                .accept(address, Clients::Anonymous, config, ground)
+                .accept(address, Clients::Anonymous, config, (ground, gate))
                 .await?;
             enrollment = Some(address);
             let service = EnrollmentServiceServer::new(AnonymousEnrollment::new(broker, gate))
@@ -153,12 +158,12 @@ impl Listeners {
         address: SocketAddr,
         clients: Clients,
         config: &Config,
-        ground: &Ground,
+        (ground, gate): (&Ground, &Arc<Gate>),
     ) -> Result<(mpsc::Receiver<std::io::Result<Connection>>, SocketAddr), StartError> {
         let (listener, address) = bind(address).await?;
         let (connections, incoming) = mpsc::channel(64);
         let observer = HandshakeRecorder {
-            journal: Arc::clone(&ground.ledger.journal),
+            gate: Arc::clone(gate),
             metrics: Arc::clone(&ground.metrics),
         };
         self.background.spawn(accept(

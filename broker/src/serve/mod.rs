@@ -10,6 +10,7 @@ mod detached;
 mod gate;
 mod grpc;
 mod handshake_recorder;
+mod journal_watch;
 mod ledger_opening;
 mod listeners;
 mod operations;

@@ -11,9 +11,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::broker::{Broker, Ground};
+use crate::journal::Journal;
 use crate::lease::Leases;
 use crate::liveness::RevocationLog;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Readings};
 use crate::peer::Trust;
 
 /// The rooms that health and metrics are read from; `None` until the broker has started.
@@ -22,6 +23,7 @@ pub(super) type CurrentHealth = watch::Receiver<Option<Health>>;
 /// The rooms that know how the broker is.
 #[derive(Clone)]
 pub(super) struct Health {
+    journal: Arc<Journal>,
     leases: Arc<Leases>,
     log: Arc<RevocationLog>,
     metrics: Arc<Metrics>,
@@ -32,6 +34,7 @@ impl Health {
     /// The health of a broker that has started.
     pub(super) fn new(ground: &Ground, broker: &Broker) -> Self {
         Self {
+            journal: Arc::clone(&ground.ledger.journal),
             leases: Arc::clone(&broker.leases),
             log: Arc::clone(&ground.ledger.log),
             metrics: Arc::clone(&ground.metrics),
@@ -57,15 +60,28 @@ impl Health {
                 "revocation log: {pending} endings hold here and wait for the store"
             ));
         }
+        problems.extend(journal_line(&self.journal));
         problems.extend(self.leases.problems());
         problems
     }
 
-    /// Says whether the broker answers calls. A source that fails while its last good state serves
-    /// is for the operator to see, not for the load balancer.
+    /// A source that fails while the last good state serves is for the operator, not for the load
+    /// balancer. A1: a broker that cannot put on the record what it issues is not ready.
     fn is_ready(&self) -> bool {
-        self.log.view().is_ok() && self.trust.identity().is_some()
+        self.log.view().is_ok()
+            && self.trust.identity().is_some()
+            && self.journal.state().problem.is_none()
     }
+}
+
+/// What keeps the journal from taking every record, with its length and the room that is left.
+pub(super) fn journal_line(journal: &Journal) -> Option<String> {
+    let state = journal.state();
+    let problem = state.problem?;
+    Some(format!(
+        "journal: {problem} ({} bytes written, room for {} bytes)",
+        state.bytes, state.free
+    ))
 }
 
 /// Serves until `shutdown` resolves.
@@ -109,11 +125,15 @@ async fn ready(State(current): State<CurrentHealth>) -> (StatusCode, String) {
 async fn metrics(State(current): State<CurrentHealth>) -> impl IntoResponse {
     let health = current.borrow().clone();
     let text = health.map(|health| {
-        health.metrics.render(
-            health.log.pending(),
-            health.log.view().is_ok(),
-            health.leases.counts(),
-        )
+        let journal = health.journal.state();
+        health.metrics.render(&Readings {
+            endings_pending: health.log.pending(),
+            journal_free: journal.free,
+            journal_length: journal.bytes,
+            journal_writable: journal.problem.is_none(),
+            leases: health.leases.counts(),
+            view_fresh: health.log.view().is_ok(),
+        })
     });
     (
         [(

@@ -137,6 +137,7 @@ impl Server {
     /// Stops listening, lets open calls end for 10 seconds at most, and leaves the list of brokers.
     pub async fn stop(self) {
         self.listeners.stop().await;
+        self.gate.refusals.counts().write_all();
         self.ledger.log.leave().await;
         tracing::info!("broker stopped");
     }

@@ -1,56 +1,13 @@
 //! The journal under failure, and what clients saw of it: T45, T74, T75, T77.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 use sundew_tests::broker::{Broker, World};
+use sundew_tests::disk::Disk;
 use sundew_tests::sundew;
 use tonic::Code;
-
-/// A small disk of its own, for as long as this lives.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn mount() -> Self {
-        let disk = Self(tempfile::tempdir().expect("folder"));
-        let tmpfs = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(disk.path())
-            .status()
-            .expect("mount");
-        assert!(
-            tmpfs.success(),
-            "tests run as root, so that they can mount a small disk"
-        );
-        disk
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Writes until nothing more fits; removing the file that is returned makes room again.
-    fn fill(&self) -> PathBuf {
-        let filler = self.path().join("filler");
-        let mut size = 1 << 20;
-        let file = std::fs::File::create(&filler).expect("filler");
-        while size > 0 {
-            if std::io::Write::write_all(&mut &file, &vec![1; size]).is_err() {
-                size /= 2;
-            }
-        }
-        drop(file);
-        filler
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
 
 /// A broker whose journal is on this disk.
 async fn broker_with_journal_on(world: &World, disk: &Disk) -> Broker {
@@ -58,14 +15,13 @@ async fn broker_with_journal_on(world: &World, disk: &Disk) -> Broker {
     let text = std::fs::read_to_string(broker.config_file()).expect("config");
     let at = text.find("[journal]").expect("section");
     let line = text[at..].lines().nth(1).expect("directory").to_owned();
-    std::fs::write(
-        broker.config_file(),
-        text.replace(
-            &line,
-            &format!("directory = \"{}/journal\"", disk.path().display()),
-        ),
-    )
-    .expect("config");
+    let text = text.replace(
+        &line,
+        &format!("directory = \"{}/journal\"", disk.path().display()),
+    );
+    // The disk is smaller than the reserve of a real one.
+    let text = text.replace("reserve = \"1MiB\"", "reserve = \"128KiB\"");
+    std::fs::write(broker.config_file(), text).expect("config");
     broker.up();
     broker.ready().await;
     broker
@@ -76,7 +32,7 @@ async fn broker_with_journal_on(world: &World, disk: &Disk) -> Broker {
 #[tokio::test]
 async fn t74_a_full_disk_under_the_journal_stops_issuing() {
     let world = World::embedded();
-    let disk = Disk::mount();
+    let disk = Disk::mount("1m");
     let broker = broker_with_journal_on(&world, &disk).await;
     world.register(&broker, "/agent", json!({})).await;
     world

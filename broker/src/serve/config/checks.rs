@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use sundew_attestation::kinds::oidc::Preset;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 
-use super::file::{FileLimits, FileOperator, FileRevocation, FileTrust};
+use super::file::{FileJournal, FileLimits, FileOperator, FileRevocation, FileTrust};
 use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
 
 /// Checks bounds of limits, and of the view of the revocation log.
@@ -45,6 +45,13 @@ pub(super) fn limits(limits: &FileLimits, revocation: &FileRevocation, errors: &
         limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0,
         "limits: connections, handshakes and streams must be at least 1",
     );
+}
+
+/// Checks bounds of the journal's reserve.
+pub(super) fn journal(journal: Option<&FileJournal>, errors: &mut Vec<String>) {
+    if journal.is_some_and(|journal| !(64 << 10..=1 << 40).contains(&journal.reserve.0)) {
+        errors.push("journal.reserve: must be between 64KiB and 1024GiB".to_owned());
+    }
 }
 
 /// Checks that every issuer is named once, and that its keys can be had safely.

@@ -11,9 +11,10 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
 use super::{
-    Bounds, CallLimits, ConfigError, Identity, IssuerConfig, Listen, ListenerLimits,
+    Bounds, CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen, ListenerLimits,
     MaterialConfig, Role,
 };
+use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
 
 /// The file, section by section. A section that is missing or wrong is `None`, or has its defaults.
@@ -169,6 +170,52 @@ pub(super) struct FileKeys {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileJournal {
     pub(super) directory: PathBuf,
+    #[serde(default = "default_refusals_whole")]
+    pub(super) refusals_whole: u64,
+    #[serde(default = "default_reserve")]
+    pub(super) reserve: ByteSize,
+}
+
+fn default_refusals_whole() -> u64 {
+    WHOLE_REFUSALS
+}
+
+fn default_reserve() -> ByteSize {
+    // Room for a quarter of a million endings.
+    ByteSize(64 << 20)
+}
+
+impl From<FileJournal> for JournalConfig {
+    fn from(file: FileJournal) -> Self {
+        Self {
+            directory: file.directory,
+            refusals_whole: file.refusals_whole,
+            reserve: file.reserve.0,
+        }
+    }
+}
+
+/// A size in bytes, as a text with a unit: `64MiB`.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct ByteSize(pub(super) u64);
+
+impl TryFrom<String> for ByteSize {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let malformed = "must be a whole number with a unit: KiB, MiB, GiB";
+        let units = [("KiB", 10_u32), ("MiB", 20), ("GiB", 30)];
+        let (number, shift) = units
+            .iter()
+            .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+            .ok_or(malformed)?;
+        let number: u64 = number.trim().parse().map_err(|_| malformed)?;
+        number
+            .checked_mul(1 << shift)
+            .map(Self)
+            .ok_or("is too large")
+    }
 }
 
 #[derive(Deserialize)]

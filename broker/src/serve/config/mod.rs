@@ -46,9 +46,9 @@ pub struct Config {
     pub store: StoreConfig,
     /// The file with the root key.
     pub root_key_file: PathBuf,
-    /// The folder of the journal.
-    pub journal: PathBuf,
-    /// Bounds of the view of the revocation log.
+    /// The journal.
+    pub journal: JournalConfig,
+    /// Freshness and skew.
     pub bounds: Bounds,
     /// The roles of operators.
     pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
@@ -68,7 +68,18 @@ pub struct Config {
     pub streams: u32,
 }
 
-/// The listeners.
+/// The journal: where it is, and what of its disk is kept for what.
+#[derive(Clone, Debug)]
+pub struct JournalConfig {
+    /// Folder of the segments.
+    pub directory: PathBuf,
+    /// Refusals of a kind that are written whole in each minute; more are counted.
+    pub refusals_whole: u64,
+    /// What is kept of the disk for endings and for operators' records, in bytes.
+    pub reserve: u64,
+}
+
+/// Where to listen.
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// For agents, resource servers and operators: mutual TLS.
@@ -166,6 +177,7 @@ impl Config {
                 .ok()
         });
         checks::limits(&file.limits, &file.revocation, &mut errors);
+        checks::journal(file.journal.as_ref(), &mut errors);
         checks::issuers(&file.issuers, &mut errors);
         checks::material(&file.material, &mut errors);
         if let (Some(listen), Some(identity)) = (&listen, &identity) {
@@ -185,7 +197,7 @@ impl Config {
                     bundle_limit: limits.bundle_age.to_std(),
                     store,
                     root_key_file: keys.root_key_file,
-                    journal: journal.directory,
+                    journal: journal.into(),
                     bounds: file.revocation.into(),
                     operators,
                     issuers: file.issuers,

@@ -1,5 +1,6 @@
 //! Calls of those who have no SVID.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use sundew_proto::v1::enrollment_service_server::EnrollmentService;
@@ -14,8 +15,16 @@ use crate::serve::gate::Answer;
 /// The connection of a caller without an SVID.
 fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Refusal> {
     match request.extensions().get::<Caller>() {
-        Some(Caller::Anonymous(channel)) => Ok(Arc::clone(channel)),
+        Some(Caller::Anonymous(channel, _)) => Ok(Arc::clone(channel)),
         Some(Caller::Workload(_)) | None => Err(Refusal::Unauthenticated),
+    }
+}
+
+/// Where a caller without an SVID is.
+fn remote<T>(request: &Request<T>) -> Option<IpAddr> {
+    match request.extensions().get::<Caller>()? {
+        Caller::Anonymous(_, remote) => Some(*remote),
+        Caller::Workload(peer) => Some(peer.remote().ip()),
     }
 }
 
@@ -25,11 +34,14 @@ impl EnrollmentService for AnonymousEnrollment {
         &self,
         request: Request<EnrollChallengeRequest>,
     ) -> Answer<EnrollChallengeResponse> {
+        let remote = remote(&request);
         let result =
             channel(&request).and_then(|channel| self.broker.enrollment.enroll_challenge(&channel));
-        self.gate.answer("EnrollChallenge", None, result)
+        self.gate
+            .answer_anonymous("EnrollChallenge", remote, result)
     }
     async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
+        let remote = remote(&request);
         let result = match channel(&request) {
             Ok(channel) => {
                 Arc::clone(&self.broker.enrollment)
@@ -38,12 +50,13 @@ impl EnrollmentService for AnonymousEnrollment {
             }
             Err(refusal) => Err(refusal),
         };
-        self.gate.answer("Enroll", None, result)
+        self.gate.answer_anonymous("Enroll", remote, result)
     }
     async fn challenge_tpm_key(
         &self,
         request: Request<ChallengeTpmKeyRequest>,
     ) -> Answer<ChallengeTpmKeyResponse> {
+        let remote = remote(&request);
         let result = match channel(&request) {
             Ok(_) => {
                 Arc::clone(&self.broker.tpm_keys)
@@ -52,12 +65,14 @@ impl EnrollmentService for AnonymousEnrollment {
             }
             Err(refusal) => Err(refusal),
         };
-        self.gate.answer("ChallengeTpmKey", None, result)
+        self.gate
+            .answer_anonymous("ChallengeTpmKey", remote, result)
     }
     async fn activate_tpm_key(
         &self,
         request: Request<ActivateTpmKeyRequest>,
     ) -> Answer<ActivateTpmKeyResponse> {
+        let remote = remote(&request);
         let result = match channel(&request) {
             Ok(_) => {
                 Arc::clone(&self.broker.tpm_keys)
@@ -66,25 +81,37 @@ impl EnrollmentService for AnonymousEnrollment {
             }
             Err(refusal) => Err(refusal),
         };
-        self.gate.answer("ActivateTpmKey", None, result)
+        self.gate.answer_anonymous("ActivateTpmKey", remote, result)
     }
-    async fn renew(&self, _: Request<RenewRequest>) -> Answer<RenewResponse> {
+    async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
         self.gate
-            .answer("Renew", None, Err(Refusal::Unauthenticated))
+            .answer_anonymous("Renew", remote(&request), Err(Refusal::Unauthenticated))
     }
-    async fn list_entries(&self, _: Request<ListEntriesRequest>) -> Answer<ListEntriesResponse> {
-        self.gate
-            .answer("ListEntries", None, Err(Refusal::Unauthenticated))
+    async fn list_entries(
+        &self,
+        request: Request<ListEntriesRequest>,
+    ) -> Answer<ListEntriesResponse> {
+        self.gate.answer_anonymous(
+            "ListEntries",
+            remote(&request),
+            Err(Refusal::Unauthenticated),
+        )
     }
-    async fn issue_entry(&self, _: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
-        self.gate
-            .answer("IssueEntry", None, Err(Refusal::Unauthenticated))
+    async fn issue_entry(&self, request: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
+        self.gate.answer_anonymous(
+            "IssueEntry",
+            remote(&request),
+            Err(Refusal::Unauthenticated),
+        )
     }
     async fn issue_entry_jwt(
         &self,
-        _: Request<IssueEntryJwtRequest>,
+        request: Request<IssueEntryJwtRequest>,
     ) -> Answer<IssueEntryJwtResponse> {
-        self.gate
-            .answer("IssueEntryJwt", None, Err(Refusal::Unauthenticated))
+        self.gate.answer_anonymous(
+            "IssueEntryJwt",
+            remote(&request),
+            Err(Refusal::Unauthenticated),
+        )
     }
 }

@@ -7,6 +7,7 @@
 //! that failed is cut off. A torn tail was never acknowledged and is cut at open; anything else
 //! that does not verify is an error.
 
+mod disk_space;
 mod file;
 mod format;
 mod scan;
@@ -16,14 +17,17 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 
 use tokio::sync::oneshot;
 
+pub(crate) use disk_space::{DiskShare, DiskSpace, DiskState};
 use file::LogFile;
+pub(crate) use file::release_ahead;
 pub(crate) use scan::read;
-use writer::{Command, Done, write_groups};
+use writer::{Append, Command, Done, write_groups};
 
 /// The largest record, in bytes.
 const MAX_RECORD: usize = 4 << 20;
@@ -55,6 +59,11 @@ pub enum ChainLogError {
         /// The error of the file system.
         reason: String,
     },
+    /// The record may not use the reserve, and the disk has nothing else left.
+    #[error(
+        "the disk has only its reserve left: endings and operators' records are written, and nothing is issued"
+    )]
+    OnlyReserve,
     /// A write failed before, so that it is not known what is on disk. The process must be
     /// restarted.
     #[error("an earlier write failed; the log cannot be trusted until restart")]
@@ -86,13 +95,27 @@ impl ChainLog {
     pub(crate) fn open(
         path: &Path,
         follows: ChainHash,
+        record: impl FnMut(&[u8]),
+    ) -> Result<Self, ChainLogError> {
+        Self::open_within(path, follows, None, record)
+    }
+
+    /// Does what [`open`](Self::open) does for a log whose disk has a reserve.
+    pub(crate) fn open_within(
+        path: &Path,
+        follows: ChainHash,
+        space: Option<Arc<DiskSpace>>,
         mut record: impl FnMut(&[u8]),
     ) -> Result<Self, ChainLogError> {
-        let file = LogFile::open(path, follows, &mut record)?;
+        let mut file = LogFile::open(path, follows, &mut record)?;
+        if let Some(space) = &space {
+            file.allocates = true;
+            file.look(space);
+        }
         let (commands, receiver) = sync_channel(QUEUE);
         let writer = thread::Builder::new()
             .name("sundew-log".to_owned())
-            .spawn(move || write_groups(file, &receiver));
+            .spawn(move || write_groups(file, &receiver, space.as_deref()));
         Ok(Self {
             commands: Some(commands),
             writer: Some(writer.map_err(|e| io_error(path, &e))?),
@@ -105,22 +128,50 @@ impl ChainLog {
         &self,
         payload: Vec<u8>,
     ) -> Result<oneshot::Receiver<Result<Vec<u8>, ChainLogError>>, ChainLogError> {
+        self.submit_to(DiskShare::WithReserve, payload)
+    }
+
+    /// Does what [`submit`](Self::submit) does for a record that may use this share of the disk.
+    pub(crate) fn submit_to(
+        &self,
+        share: DiskShare,
+        payload: Vec<u8>,
+    ) -> Result<oneshot::Receiver<Result<Vec<u8>, ChainLogError>>, ChainLogError> {
         let (done, durable) = oneshot::channel();
-        self.send(payload, Some(done))?;
+        self.send(share, payload, Some(done))?;
         Ok(durable)
     }
 
     /// Hands over a record that nobody waits for. It becomes durable with the next record that
     /// somebody waits for.
     pub(crate) fn submit_unwatched(&self, payload: Vec<u8>) -> Result<(), ChainLogError> {
-        self.send(payload, None)
+        self.submit_unwatched_to(DiskShare::WithReserve, payload)
     }
 
-    fn send(&self, payload: Vec<u8>, done: Option<Done>) -> Result<(), ChainLogError> {
+    /// Does what [`submit_unwatched`](Self::submit_unwatched) does for a record that may use this
+    /// share of the disk.
+    pub(crate) fn submit_unwatched_to(
+        &self,
+        share: DiskShare,
+        payload: Vec<u8>,
+    ) -> Result<(), ChainLogError> {
+        self.send(share, payload, None)
+    }
+
+    fn send(
+        &self,
+        share: DiskShare,
+        payload: Vec<u8>,
+        done: Option<Done>,
+    ) -> Result<(), ChainLogError> {
         if payload.len() > MAX_RECORD {
             return Err(ChainLogError::TooLarge);
         }
-        self.command(Command::Append(payload, done))
+        self.command(Command::Append(Append {
+            payload,
+            share,
+            done,
+        }))
     }
 
     fn command(&self, command: Command) -> Result<(), ChainLogError> {

@@ -91,3 +91,40 @@ async fn replacing_keeps_what_comes_after() {
         [b"new".to_vec(), b"after".to_vec()]
     );
 }
+
+/// A1: the reserve is for those who may use it, and what is allocated ahead outlives a restart.
+#[tokio::test]
+async fn a1_a_record_that_may_not_use_the_reserve_is_refused_and_others_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    // More than any disk has: nothing but the reserve is left.
+    let space = Arc::new(DiskSpace::new(u64::MAX));
+    let open = |space: &Arc<DiskSpace>| {
+        ChainLog::open_within(&path, [0; 32], Some(Arc::clone(space)), |_| {}).unwrap()
+    };
+    let log = open(&space);
+    assert!(space.is_low());
+    assert!(space.state().problem.unwrap().contains("only its reserve"));
+    let others = log.submit_to(DiskShare::Unreserved, b"issue".to_vec());
+    let refused = others.unwrap().await.unwrap();
+    assert!(matches!(refused, Err(ChainLogError::OnlyReserve)));
+    log.append(b"end".to_vec()).await.unwrap();
+    drop(log);
+    assert_eq!(contents(&path).unwrap(), [b"end".to_vec()]);
+    std::fs::remove_file(&path).unwrap();
+
+    let space = Arc::new(DiskSpace::new(4 << 20));
+    for _ in 0..2 {
+        let log = open(&space);
+        assert!(!space.is_low());
+        let others = log.submit_to(DiskShare::Unreserved, b"issue".to_vec());
+        others.unwrap().await.unwrap().unwrap();
+        drop(log);
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap());
+        let allocated = blocks * 512;
+        assert!((2 << 20..4 << 20).contains(&allocated), "{allocated}");
+    }
+    release_ahead(&path).unwrap();
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap());
+    assert!(blocks * 512 < 1 << 20);
+}

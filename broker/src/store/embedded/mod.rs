@@ -127,6 +127,7 @@ fn log_error(error: &ChainLogError) -> StoreError {
         ChainLogError::Altered { .. } => StoreError::Corrupt(error.to_string()),
         ChainLogError::Busy
         | ChainLogError::Io { .. }
+        | ChainLogError::OnlyReserve
         | ChainLogError::Poisoned
         | ChainLogError::TooLarge => StoreError::Unavailable(error.to_string()),
     }
