@@ -133,6 +133,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Conflict(_) => "conflict",
         Refusal::Credential => "credential",
         Refusal::Denied(_) => "policy",
+        Refusal::EndingPending(_) => "ending_pending",
         Refusal::Engine(_) => "engine",
         Refusal::TaskLimit => "task_limit",
         Refusal::Idempotency => "idempotency",

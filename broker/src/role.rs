@@ -93,6 +93,11 @@ impl Operators {
         self.0.store(Arc::new(roles));
     }
 
+    /// Whether somebody has any role.
+    pub(crate) fn is_operator(&self, id: &SpiffeId) -> bool {
+        self.0.load().get(id).is_some_and(|roles| !roles.is_empty())
+    }
+
     /// The proof that the caller has the role, or a refusal that names the role.
     pub(crate) fn prove<R: RoleType>(&self, peer: &Arc<Peer>) -> Result<Operator<R>, Refusal> {
         let granted = self

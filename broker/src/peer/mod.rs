@@ -5,6 +5,9 @@ pub(crate) mod accept;
 mod caller;
 mod channel;
 pub(crate) mod files;
+mod pending;
+mod places;
+pub(crate) mod speaking;
 mod tls;
 pub(crate) mod trust;
 

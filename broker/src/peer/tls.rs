@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
@@ -19,11 +19,12 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use sundew_attestation::spiffe::{SvidError, VerifiedSvid, validate_chain};
 use tokio::net::TcpStream;
 use tokio::sync::AcquireError;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::caller::{Caller, Peer};
 use super::channel::Channel;
+use super::places::PlaceError;
 use super::trust::Trust;
 use crate::clock;
 
@@ -51,6 +52,9 @@ pub(crate) enum HandshakeError {
     /// The broker is stopping.
     #[error("{0}")]
     Closed(AcquireError),
+    /// There were too many pending connections, and this one was the oldest.
+    #[error("gave way to another connection")]
+    GaveWay,
     /// The handshake ended without a certificate that went through the verifier.
     #[error("no certificate was verified")]
     NoCertificate,
@@ -66,19 +70,29 @@ pub(crate) enum HandshakeError {
     /// The handshake did not end in time (T81).
     #[error("handshake took too long")]
     TimedOut,
-    /// The listener has as many connections as it may have.
-    #[error("too many connections")]
-    TooManyConnections,
+    /// There are as many connections as there may be, in all or of this caller.
+    #[error(transparent)]
+    TooManyConnections(#[from] PlaceError),
 }
 
-/// Performs the handshake on a socket that was accepted.
-pub(super) async fn handshake(
+/// Reads the first message of a handshake on a socket that was accepted. Nothing is computed for
+/// it.
+pub(super) async fn read_hello(
     socket: TcpStream,
+) -> Result<StartHandshake<TcpStream>, HandshakeError> {
+    socket.set_nodelay(true).map_err(HandshakeError::Socket)?;
+    LazyConfigAcceptor::new(Acceptor::default(), socket)
+        .await
+        .map_err(HandshakeError::Socket)
+}
+
+/// Performs the rest of the handshake.
+pub(super) async fn handshake(
+    hello: StartHandshake<TcpStream>,
     remote: SocketAddr,
     trust: &Arc<Trust>,
     clients: Clients,
 ) -> Result<(TlsStream<TcpStream>, Caller), HandshakeError> {
-    socket.set_nodelay(true).map_err(HandshakeError::Socket)?;
     let verifier = Arc::new(SvidVerifier {
         trust: Arc::clone(trust),
         provider: provider_of_process(),
@@ -86,7 +100,7 @@ pub(super) async fn handshake(
         refused: Mutex::new(None),
     });
     let config = server_config(trust, clients, &verifier).map_err(HandshakeError::Settings)?;
-    let stream = match TlsAcceptor::from(Arc::new(config)).accept(socket).await {
+    let stream = match hello.into_stream(Arc::new(config)).await {
         Ok(stream) => stream,
         Err(error) => {
             // P11: the caller hears less; the record says which of the rules was broken.

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use sundew_attestation::spiffe::SpiffeId;
+
 use super::gate::Gate;
 use crate::journal::{self, RefusalKind, cause_text};
 use crate::metrics::{HandshakeResult, Metrics};
@@ -18,6 +20,10 @@ pub(super) struct HandshakeRecorder {
 impl AcceptObserver for HandshakeRecorder {
     fn accepted(&self) {
         self.metrics.handshake(HandshakeResult::Accepted);
+    }
+
+    fn is_operator(&self, id: &SpiffeId) -> bool {
+        self.gate.operators.is_operator(id)
     }
 
     fn refused(&self, remote: SocketAddr, cause: &HandshakeError) {
@@ -44,10 +50,11 @@ fn class(cause: &HandshakeError) -> &'static str {
     match cause {
         HandshakeError::Closed(_) => "stopping",
         HandshakeError::NoCertificate => "no_certificate",
+        HandshakeError::GaveWay => "gave_way",
         HandshakeError::Settings(_) => "settings",
         HandshakeError::Socket(_) => "socket",
         HandshakeError::Svid(_) => "svid",
         HandshakeError::TimedOut => "timed_out",
-        HandshakeError::TooManyConnections => "too_many",
+        HandshakeError::TooManyConnections(_) => "too_many",
     }
 }

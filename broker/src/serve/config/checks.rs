@@ -45,6 +45,16 @@ pub(super) fn limits(limits: &FileLimits, revocation: &FileRevocation, errors: &
         limits.connections > 0 && limits.handshakes > 0 && limits.streams > 0,
         "limits: connections, handshakes and streams must be at least 1",
     );
+    check(
+        limits.connections_per_workload > 0
+            && limits.connections_per_remote > 0
+            && limits.pending_handshakes > 0,
+        "limits: connections_per_workload, connections_per_remote and pending_handshakes must be at least 1",
+    );
+    check(
+        limits.operator_connections < limits.connections,
+        "limits.operator_connections: must be less than limits.connections",
+    );
 }
 
 /// Checks bounds of the journal's reserve.

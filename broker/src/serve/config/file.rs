@@ -260,6 +260,10 @@ pub(super) struct FileLimits {
     pub(super) secret_bytes: usize,
     pub(super) message_bytes: usize,
     pub(super) connections: usize,
+    pub(super) connections_per_workload: usize,
+    pub(super) connections_per_remote: usize,
+    pub(super) operator_connections: usize,
+    pub(super) pending_handshakes: usize,
     pub(super) handshakes: usize,
     pub(super) streams: u32,
     pub(super) connection_age: Ttl,
@@ -277,6 +281,10 @@ impl Default for FileLimits {
             secret_bytes: 256 << 10,
             message_bytes: 1 << 20,
             connections: 10_000,
+            connections_per_workload: 2_500,
+            connections_per_remote: 2_500,
+            operator_connections: 100,
+            pending_handshakes: 1_024,
             handshakes: 64,
             streams: 256,
             connection_age: Ttl::QUARTER_HOUR,
@@ -304,6 +312,10 @@ impl From<&FileLimits> for ListenerLimits {
         Self {
             connections: file.connections,
             handshakes: file.handshakes,
+            for_operators: file.operator_connections,
+            pending: file.pending_handshakes,
+            per_remote: file.connections_per_remote,
+            per_workload: file.connections_per_workload,
         }
     }
 }
