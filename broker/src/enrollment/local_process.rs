@@ -10,28 +10,27 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
-use ring::digest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sundew_core::LocalSelector;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
 use tonic::transport::server::Connected;
 
+use super::executable::Executable;
 use super::grpc_c_authority::AuthorityFilter;
+use super::local_places::LocalPlace;
+pub use super::local_places::{LocalLimits, accept, accept_within};
+use crate::peer::speaking::FirstByte;
 
 /// The process at the other end of a socket, as the kernel names it.
 pub struct LocalProcess {
     uid: u32,
     gid: u32,
     pidfd: Option<OwnedFd>,
+    executable: Executable,
 }
-
-/// Pause after the operating system gave no connection.
-const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
 
 /// A local connection.
 pub struct LocalConnection {
@@ -39,10 +38,12 @@ pub struct LocalConnection {
     /// The bytes that the process sent, on their way to the HTTP/2 library.
     sent: AuthorityFilter,
     process: Arc<LocalProcess>,
+    first_byte: FirstByte,
+    place: Option<LocalPlace>,
 }
 
 impl LocalConnection {
-    fn new(stream: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pidfd = getsockopt(&stream.as_fd(), sockopt::PeerPidfd).ok();
         Ok(Self {
@@ -50,10 +51,32 @@ impl LocalConnection {
                 uid: credentials.uid(),
                 gid: credentials.gid(),
                 pidfd,
+                executable: Executable::default(),
             }),
             stream,
             sent: AuthorityFilter::new(),
+            first_byte: FirstByte::awaited(),
+            place: None,
         })
+    }
+}
+
+impl LocalConnection {
+    /// The process at the other end.
+    pub(super) fn process(&self) -> &LocalProcess {
+        &self.process
+    }
+
+    /// Holds a place for as long as the connection is open.
+    pub(super) fn hold(&mut self, place: LocalPlace) {
+        self.process.executable.reads_at(place.reading());
+        self.place = Some(place);
+    }
+}
+
+impl Drop for LocalConnection {
+    fn drop(&mut self) {
+        self.process.executable.close();
     }
 }
 
@@ -78,7 +101,8 @@ impl AsyncRead for LocalConnection {
             }
             let mut space = [0; 4096];
             let mut chunk = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut chunk);
+            ready!(self.first_byte.watch(read, cx, &chunk))?;
             self.sent.put(chunk.filled());
             if chunk.filled().is_empty() {
                 buf.put_slice(&self.sent.take(buf.remaining()));
@@ -115,27 +139,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Accepts until `connections` is dropped.
-pub async fn accept(
-    listener: UnixListener,
-    connections: mpsc::Sender<io::Result<LocalConnection>>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            () = connections.closed() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted.and_then(|(stream, _)| LocalConnection::new(stream)) {
-            Ok(connection) => drop(connections.send(Ok(connection)).await),
-            Err(error) => {
-                tracing::warn!(%error, "local socket: accept failed");
-                tokio::time::sleep(RETRY_ACCEPT_AFTER).await;
-            }
-        }
-    }
-}
-
-/// The facts that /proc has of a process; none if the process cannot be held on to.
+/// What /proc says of a process; nothing if it cannot be held on to.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The process ID, in the namespace of this process.
@@ -192,11 +196,19 @@ impl LocalProcess {
         self.gid
     }
 
-    /// Reads the facts of the process. This blocks the thread: with `want_digest`, the whole
-    /// executable is read.
-    #[must_use]
-    pub fn facts(&self, want_digest: bool) -> Facts {
-        self.read_facts(want_digest).unwrap_or_default()
+    /// What /proc says of the process; its executable is read if the digest is wanted.
+    pub async fn facts(self: Arc<Self>, want_digest: bool) -> Facts {
+        // A8: taken before a thread is, so that a user who waits for himself holds no threads.
+        let place = if want_digest {
+            self.executable.place().await
+        } else {
+            None
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            self.read_facts(want_digest)
+        });
+        read.await.ok().flatten().unwrap_or_default()
     }
 
     fn pid(&self) -> Option<u32> {
@@ -231,7 +243,7 @@ impl LocalProcess {
         let path = |link: &str| Some(std::fs::read_link(link).ok()?.to_str()?.to_owned());
         let exe = path(&link)?;
         let exe_sha256 = if want_digest {
-            Some(digest_of(&std::fs::File::open(&link).ok()?)?)
+            Some(self.executable.digest(&std::fs::File::open(&link).ok()?)?)
         } else {
             None
         };
@@ -283,18 +295,5 @@ impl LocalProcess {
             && selector.gid.is_none_or(|gid| gid == self.gid)
             && holds(&selector.exe, &facts.exe)
             && holds(&selector.exe_sha256, &facts.exe_sha256)
-    }
-}
-
-/// The SHA-256 digest of a file, in lower-case hexadecimal.
-fn digest_of(mut file: &std::fs::File) -> Option<String> {
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = io::Read::read(&mut file, &mut buffer).ok()?;
-        if count == 0 {
-            return Some(sundew_attestation::hex(context.finish().as_ref()));
-        }
-        context.update(buffer.get(..count)?);
     }
 }

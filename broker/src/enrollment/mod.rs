@@ -4,8 +4,10 @@
 //! P1: only registered workloads get an SVID, and a join token is good once, for a short time, for
 //! one SPIFFE ID.
 
+mod executable;
 mod grpc_c_authority;
 mod join_token;
+mod local_places;
 pub mod local_process;
 mod own_identities;
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tonic::transport::Server as Grpc;
 use tonic::transport::server::Router;
 
 use super::broker::{Broker, Ground};
-use super::config::Config;
+use super::config::{Config, LocalLimits};
 use super::gate::Gate;
 use super::grpc::{AnonymousEnrollment, Services};
 use super::handshake_recorder::HandshakeRecorder;
@@ -39,6 +39,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const ENROLLMENT_MESSAGE: usize = 256 << 10;
 /// Largest message on the Workload API's socket, in bytes.
 const WORKLOAD_API_MESSAGE: usize = 4 << 10;
+/// Most streams of a connection to the Workload API's socket.
+const WORKLOAD_API_STREAMS: u32 = 64;
 
 /// The addresses of the listeners.
 pub(super) struct Addresses {
@@ -143,7 +145,7 @@ impl Listeners {
             self.spawn_listener("enrollment", served);
         }
         if let Some(path) = &config.listen.workload_api {
-            self.serve_workload_api(path, &broker.enrollment)?;
+            self.serve_workload_api(path, config.local_connections, &broker.enrollment)?;
         }
         Ok(Addresses {
             enrollment,
@@ -181,17 +183,19 @@ impl Listeners {
     fn serve_workload_api(
         &mut self,
         path: &Path,
+        limits: LocalLimits,
         enrollment: &Arc<Enrollment>,
     ) -> Result<(), StartError> {
         let part = format!("listen.workload_api: {}", path.display());
         let listener = local_process::bind(path).map_err(during(&part))?;
         let (connections, incoming) = mpsc::channel(16);
         self.background
-            .spawn(local_process::accept(listener, connections));
+            .spawn(local_process::accept_within(limits, listener, connections));
         let identities = Arc::new(OwnIdentities(Arc::clone(enrollment)));
         let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(identities))
             .max_decoding_message_size(WORKLOAD_API_MESSAGE);
         let served = Grpc::builder()
+            .max_concurrent_streams(WORKLOAD_API_STREAMS)
             .add_service(service)
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
         self.spawn_listener("workload_api", served);

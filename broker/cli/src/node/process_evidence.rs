@@ -21,11 +21,7 @@ pub(super) async fn inspect(
     task_id: &str,
     binding: &[u8; 32],
 ) -> Result<Statement, Status> {
-    let inspected = Arc::clone(&process);
-    // An executable may be large, and reading it blocks.
-    let facts = tokio::task::spawn_blocking(move || inspected.facts(true))
-        .await
-        .map_err(unavailable)?;
+    let facts = Arc::clone(&process).facts(true).await;
     let (Some(pid), Some(exe), Some(exe_sha256)) =
         (facts.pid, facts.exe.clone(), facts.exe_sha256.clone())
     else {

@@ -128,10 +128,7 @@ impl<I: Identities> WorkloadApi<I> {
         let want_digest = candidates
             .iter()
             .any(|c| c.local.iter().any(|s| s.exe_sha256.is_some()));
-        let looked_at = Arc::clone(process);
-        let facts = tokio::task::spawn_blocking(move || looked_at.facts(want_digest))
-            .await
-            .unwrap_or_default();
+        let facts = Arc::clone(process).facts(want_digest).await;
         let matching = candidates
             .into_iter()
             .filter(|c| c.local.iter().any(|s| process.matches(s, &facts)));

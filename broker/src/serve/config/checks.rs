@@ -48,8 +48,11 @@ pub(super) fn limits(limits: &FileLimits, revocation: &FileRevocation, errors: &
     check(
         limits.connections_per_workload > 0
             && limits.connections_per_remote > 0
-            && limits.pending_handshakes > 0,
-        "limits: connections_per_workload, connections_per_remote and pending_handshakes must be at least 1",
+            && limits.pending_handshakes > 0
+            && limits.local_connections > 0
+            && limits.local_connections_per_uid > 0,
+        "limits: connections_per_workload, connections_per_remote, pending_handshakes, \
+         local_connections and local_connections_per_uid must be at least 1",
     );
     check(
         limits.operator_connections < limits.connections,

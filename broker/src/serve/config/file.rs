@@ -12,7 +12,7 @@ use sundew_core::Ttl;
 
 use super::{
     Bounds, CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen, ListenerLimits,
-    MaterialConfig, Role,
+    LocalLimits, MaterialConfig, Role,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
@@ -265,6 +265,8 @@ pub(super) struct FileLimits {
     pub(super) operator_connections: usize,
     pub(super) pending_handshakes: usize,
     pub(super) handshakes: usize,
+    pub(super) local_connections: usize,
+    pub(super) local_connections_per_uid: usize,
     pub(super) streams: u32,
     pub(super) connection_age: Ttl,
     pub(super) max_task_ttl: Ttl,
@@ -286,6 +288,8 @@ impl Default for FileLimits {
             operator_connections: 100,
             pending_handshakes: 1_024,
             handshakes: 64,
+            local_connections: 512,
+            local_connections_per_uid: 128,
             streams: 256,
             connection_age: Ttl::QUARTER_HOUR,
             max_task_ttl: Ttl::DAY,
@@ -316,6 +320,15 @@ impl From<&FileLimits> for ListenerLimits {
             pending: file.pending_handshakes,
             per_remote: file.connections_per_remote,
             per_workload: file.connections_per_workload,
+        }
+    }
+}
+
+impl From<&FileLimits> for LocalLimits {
+    fn from(file: &FileLimits) -> Self {
+        Self {
+            connections: file.local_connections,
+            per_uid: file.local_connections_per_uid,
         }
     }
 }

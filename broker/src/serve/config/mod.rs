@@ -12,6 +12,7 @@ use std::time::Duration;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
+pub use crate::enrollment::local_process::LocalLimits;
 use crate::evidence::offline::TrustSources;
 pub use crate::limits::CallLimits;
 pub use crate::liveness::Bounds;
@@ -60,7 +61,9 @@ pub struct Config {
     pub limits: CallLimits,
     /// Limits on connections.
     pub connections: ListenerLimits,
-    /// The age after which a connection is asked to end.
+    /// Limits on connections of local processes.
+    pub local_connections: LocalLimits,
+    /// Connections are asked to go after this long.
     pub connection_age: Duration,
     /// Largest message, in bytes.
     pub message_bytes: usize,
@@ -204,6 +207,7 @@ impl Config {
                     material: file.material,
                     limits: (&limits).into(),
                     connections: (&limits).into(),
+                    local_connections: (&limits).into(),
                     connection_age: limits.connection_age.to_std(),
                     message_bytes: limits.message_bytes,
                     streams: limits.streams,

@@ -1,0 +1,160 @@
+//! The connections of a Workload API's socket: how many there are in all, and of one user.
+//!
+//! A7: one user of the machine does not take the places, or the file descriptors, of others.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::local_process::LocalConnection;
+
+/// Pause after the operating system gave no connection.
+const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
+
+/// Limits on the connections of local processes.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalLimits {
+    /// Most connections.
+    pub connections: usize,
+    /// Most connections of one user.
+    pub per_uid: usize,
+}
+
+impl Default for LocalLimits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            per_uid: 128,
+        }
+    }
+}
+
+/// The connections that are open, by user.
+#[derive(Clone, Default)]
+struct LocalPlaces(Arc<Mutex<HashMap<u32, OfOne>>>);
+
+/// The connections of one user.
+struct OfOne {
+    count: usize,
+    /// A8: files are read for one connection at a time.
+    reading: Arc<Semaphore>,
+}
+
+/// The place of one connection, until it is dropped.
+pub(super) struct LocalPlace {
+    places: LocalPlaces,
+    uid: u32,
+    reading: Arc<Semaphore>,
+}
+
+impl LocalPlaces {
+    fn taken(&self) -> MutexGuard<'_, HashMap<u32, OfOne>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, limits: LocalLimits, uid: u32) -> Option<LocalPlace> {
+        let mut taken = self.taken();
+        let counts = taken.values().map(|one| one.count);
+        let all = counts.fold(0, usize::saturating_add);
+        let own = taken.get(&uid).map_or(0, |one| one.count);
+        if all >= limits.connections || own >= limits.per_uid {
+            return None;
+        }
+        let own = taken.entry(uid).or_insert_with(|| OfOne {
+            count: 0,
+            reading: Arc::new(Semaphore::new(1)),
+        });
+        own.count = own.count.saturating_add(1);
+        Some(LocalPlace {
+            places: self.clone(),
+            uid,
+            reading: Arc::clone(&own.reading),
+        })
+    }
+}
+
+impl LocalPlace {
+    /// The place at which files are read for the user.
+    pub(super) fn reading(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.reading)
+    }
+}
+
+impl Drop for LocalPlace {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        if let Some(own) = taken.get_mut(&self.uid) {
+            own.count = own.count.saturating_sub(1);
+            if own.count == 0 {
+                taken.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// Accepts until `connections` is dropped, within the default limits.
+pub async fn accept(
+    listener: UnixListener,
+    connections: mpsc::Sender<io::Result<LocalConnection>>,
+) {
+    accept_within(LocalLimits::default(), listener, connections).await;
+}
+
+/// Accepts until `connections` is dropped.
+pub async fn accept_within(
+    limits: LocalLimits,
+    listener: UnixListener,
+    connections: mpsc::Sender<io::Result<LocalConnection>>,
+) {
+    let places = LocalPlaces::default();
+    let mut was_full = false;
+    loop {
+        let accepted = tokio::select! {
+            () = connections.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let mut connection = match accepted.and_then(|(stream, _)| LocalConnection::new(stream)) {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "local socket: accept failed");
+                tokio::time::sleep(RETRY_ACCEPT_AFTER).await;
+                continue;
+            }
+        };
+        let uid = connection.process().uid();
+        let place = places.take(limits, uid);
+        // One line for each time that it gets full: whoever fills it does not fill the log.
+        if place.is_none() && !was_full {
+            tracing::warn!(uid, "local socket: too many connections");
+        }
+        was_full = place.is_none();
+        if let Some(place) = place {
+            connection.hold(place);
+            drop(connections.send(Ok(connection)).await);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a7_one_user_leaves_places_for_others() {
+        let places = LocalPlaces::default();
+        let limits = LocalLimits {
+            connections: 5,
+            per_uid: 3,
+        };
+        let mut held: Vec<_> = (0..4).filter_map(|_| places.take(limits, 1)).collect();
+        assert_eq!(held.len(), 3);
+        held.extend((0..4).filter_map(|_| places.take(limits, 2)));
+        assert_eq!(held.len(), 5);
+        drop(held);
+        assert!(places.taken().is_empty());
+    }
+}
