@@ -6,6 +6,7 @@ mod activation;
 mod attendance;
 mod bad_certificates;
 mod bent_tokens;
+mod bounded;
 mod cli;
 mod clocks;
 mod delegation;
