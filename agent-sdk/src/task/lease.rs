@@ -13,6 +13,7 @@ pub struct Lease {
     password: SecretBytes,
     url: SecretBytes,
     expires_at_ms: i64,
+    ca: String,
 }
 
 impl fmt::Debug for Lease {
@@ -32,6 +33,7 @@ impl Lease {
             password: SecretBytes::new(lease.password.into_bytes()),
             url: SecretBytes::new(lease.url.into_bytes()),
             expires_at_ms: lease.expires_at_ms,
+            ca: lease.ca,
         }
     }
 
@@ -63,5 +65,12 @@ impl Lease {
     #[must_use]
     pub fn expires_at_ms(&self) -> i64 {
         self.expires_at_ms
+    }
+
+    /// Returns the PEM of the CAs that the other system's certificate may be of, or nothing if the
+    /// system has no TLS. Clients of PostgreSQL want the PEM in a file, named by `sslrootcert`.
+    #[must_use]
+    pub fn ca(&self) -> Option<&str> {
+        Some(self.ca.as_str()).filter(|pem| !pem.is_empty())
     }
 }

@@ -12,15 +12,15 @@ use sundew_proto::v1;
 use tokio::sync::Notify;
 
 use super::Leases;
-use super::engine::Engine;
-use super::engine_config::EngineConfig;
+use super::engine::{Engine, EngineConfig, UNREACHABLE};
+use super::trial::try_target;
 use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 
-/// How often a change is tried before it is refused because other brokers change the same engine.
-const REPLACE_ATTEMPTS: usize = 16;
+/// How often a change is tried again when another broker changed the same engine.
+const ATTEMPTS: usize = 16;
 
 /// An engine as the store has it.
 #[derive(Deserialize, Serialize)]
@@ -34,17 +34,19 @@ struct EngineDocument {
 pub(crate) struct RunningEngine {
     pub(super) config: EngineConfig,
     pub(super) driver: Arc<dyn Engine>,
-    /// The beginning of all names that Sundew makes at the target.
     pub(super) prefix: String,
     problem: Mutex<String>,
-    /// Notified when leases of the engine became due.
     pub(super) wake: Notify,
 }
 
 impl RunningEngine {
-    /// Notes why the target cannot be worked with; an empty text notes that it can.
     pub(super) fn set_problem(&self, problem: impl ToString) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.to_string();
+    }
+
+    /// Whether the target could not be reached lately.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.problem().starts_with(UNREACHABLE)
     }
 
     /// Why the target could not be worked with lately; empty if it could.
@@ -57,7 +59,7 @@ impl RunningEngine {
 }
 
 impl Leases {
-    /// Creates or replaces an engine. The target is tried first, unless the caller asks not to.
+    /// Creates or replaces an engine.
     pub(crate) async fn put_engine(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -71,7 +73,7 @@ impl Leases {
             return Err(Refusal::invalid("document", problems.join("; ")));
         }
         let name = config.name.clone();
-        for _ in 0..REPLACE_ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             let store = self.ledger.records.store();
             let before = store.document(DocumentKind::Engine, &name).await?;
             let (old, password) = self.replaced(&name, before.as_deref(), &given).await;
@@ -84,9 +86,9 @@ impl Leases {
                 }
                 Some(_) => "changed",
             };
-            // A target that does not work is better refused now than found by the first lease.
             if !request.unchecked {
-                try_target(&config, password.clone()).await?;
+                let prefix = LeaseRecord::prefix(self.ledger.root(), &name);
+                try_target(&config, password.clone(), &prefix).await?;
             }
             let sealed = self.secrets.seal(&format!("engine {name}"), &password)?;
             let document = EngineDocument {
@@ -116,8 +118,8 @@ impl Leases {
         Err(Refusal::Conflict("engine"))
     }
 
-    /// Answers the engine that a new one replaces, if it can still be opened, and the password of
-    /// the new one: the given password, or else the password of the old engine.
+    /// The engine that a new one replaces, if it can still be opened, and the password of the new
+    /// one: the one that was given, else the old one's.
     async fn replaced(
         &self,
         name: &str,
@@ -137,7 +139,7 @@ impl Leases {
         }
     }
 
-    /// Lists all engines, without their passwords.
+    /// All engines, without their passwords.
     pub(crate) async fn list_engines(
         self: Arc<Self>,
         _: Operator<Registrar>,
@@ -172,8 +174,8 @@ impl Leases {
         Ok(v1::ListEnginesResponse { engines })
     }
 
-    /// Removes an engine. P6: an engine with leases is not removed, since nobody would remove what
-    /// they stand for at its target.
+    /// Removes an engine. P6: not while there is something at its target that nobody would remove
+    /// then.
     pub(crate) async fn delete_engine(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -208,7 +210,6 @@ impl Leases {
                     .with("actor", operator.id()),
             )
             .await?;
-        // An engine that somebody put meanwhile is not the one that was asked about.
         if !self
             .ledger
             .records
@@ -223,8 +224,7 @@ impl Leases {
         Ok(v1::DeleteEngineResponse {})
     }
 
-    /// Reads all engines anew. An engine that cannot be used is shown in health, and the others
-    /// work.
+    /// Reads all engines anew.
     pub(crate) async fn reload_engines(&self) -> Result<(), Refusal> {
         let (mut fresh, mut unusable) = (HashMap::new(), Vec::new());
         for (name, bytes) in self
@@ -237,7 +237,7 @@ impl Leases {
             match self.running_engine(&name, &bytes).await {
                 Ok(engine) => drop(fresh.insert(name, Arc::new(engine))),
                 Err(error) => {
-                    // P6: the leases of this engine wait until it is put again.
+                    // The others work, and this one's leases wait for an engine that can be used.
                     tracing::error!(engine = name, %error, "engine cannot be used: put it again");
                     unusable.push(format!(
                         "engine {name} cannot be used, put it again: {error}"
@@ -251,7 +251,6 @@ impl Leases {
         Ok(())
     }
 
-    /// Reads all engines anew without keeping the caller waiting.
     pub(super) fn reload_engines_in_background(self: Arc<Self>) {
         tokio::spawn(async move {
             if let Err(error) = self.reload_engines().await {
@@ -260,7 +259,6 @@ impl Leases {
         });
     }
 
-    /// Makes an engine that can be used out of a stored one.
     async fn running_engine(&self, name: &str, bytes: &[u8]) -> Result<RunningEngine, Refusal> {
         let document = self.open_engine(name, bytes)?;
         let password = self.engine_password(name, &document).await?;
@@ -278,7 +276,6 @@ impl Leases {
         })
     }
 
-    /// Opens a stored engine; refuses one that was changed in the store.
     fn open_engine(&self, name: &str, bytes: &[u8]) -> Result<EngineDocument, Refusal> {
         self.ledger.records.open(
             "engine",
@@ -288,7 +285,6 @@ impl Leases {
         )
     }
 
-    /// Opens the password of a stored engine.
     async fn engine_password(
         &self,
         name: &str,
@@ -302,15 +298,4 @@ impl Leases {
             })?;
         self.secrets.open(&format!("engine {name}"), &sealed).await
     }
-}
-
-/// Refuses a configuration whose target does not work.
-async fn try_target(config: &EngineConfig, password: SecretBytes) -> Result<(), Refusal> {
-    let driver = config
-        .driver(password)
-        .map_err(|e| Refusal::invalid("document", e))?;
-    driver
-        .check()
-        .await
-        .map_err(|e| Refusal::invalid("document", format!("the target was tried: {e}")))
 }

@@ -1,6 +1,6 @@
 //! Making a credential for a task: intent, creation, confirmation (P6).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,19 +13,15 @@ use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::refusal::Refusal;
 
-/// Time after which a credential is removed whose making failed, in milliseconds: a target that was
-/// slow may have made it after all.
-const AFTER_FAILURE_MS: i64 = 2_000;
-
 impl Leases {
-    /// The engine and the role that the name of a secret means, if it names an engine.
+    /// The engine and role that a secret's name means, if it means one.
     pub(crate) fn engine_of(&self, secret: &str) -> Option<(Arc<RunningEngine>, String)> {
         let (name, role) = secret.rsplit_once('/')?;
         Some((self.engine(name)?, role.to_owned()))
     }
 
-    /// Makes a credential for a task, or answers the credential that the task has already. The
-    /// caller has made sure that the task may have it.
+    /// Makes a credential for a task, or answers with the one that it has. The caller has seen to
+    /// it that the task may have it.
     pub(crate) async fn lease(
         &self,
         task: &Arc<KnownTask>,
@@ -39,20 +35,14 @@ impl Leases {
             .get(role)
             .ok_or(Refusal::NotFound("role of an engine"))?;
         let id = LeaseRecord::id(self.ledger.root(), task.id, secret);
-        let name = &engine.config.name;
-        let mut record = match self.ledger.records.store().lease(name, id).await? {
-            Some(stored) => {
-                let record = self.open_lease(name, &stored)?;
-                // A lease that is due is on its way out, and a task does not get it again.
-                if record.is_being_removed(stored.due_ms, clock::now_ms()) {
-                    return Err(Refusal::Engine(record.problem));
-                }
-                record
-            }
-            None => intended(task, id, engine, role, granted),
-        };
+        // Whoever asks while the credential is being made gets the one that is made.
+        let making = self.making(id);
+        let _made_alone = making.lock().await;
+        let known = self.live_lease(&engine.config.name, id).await?;
+        let mut record = known.unwrap_or_else(|| intended(task, id, engine, role, granted));
         let password = self.lease_password(id);
-        if !record.confirmed {
+        // A target that lost its users, in a restart or a restore, gets this one again.
+        if !record.confirmed || !exists(engine, &record).await? {
             self.create(task, id, engine, granted, &mut record, &password)
                 .await?;
         }
@@ -64,7 +54,33 @@ impl Leases {
             password,
             url,
             expires_at_ms: record.expires_at_ms,
+            ca: engine.driver.ca().unwrap_or_default().to_owned(),
         })
+    }
+
+    /// The lock of a lease. It is there for as long as somebody has it.
+    fn making(&self, id: LeaseId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = making.get(&id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        making.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        making.insert(id, Arc::downgrade(&lock));
+        lock
+    }
+
+    /// The lease that there is, made or intended.
+    async fn live_lease(&self, engine: &str, id: LeaseId) -> Result<Option<LeaseRecord>, Refusal> {
+        let Some(stored) = self.ledger.records.store().lease(engine, id).await? else {
+            return Ok(None);
+        };
+        let record = self.open_lease(engine, &stored)?;
+        // Once it is due it is on its way out, and a task does not get the same again.
+        if record.is_being_removed(stored.due_ms, clock::now_ms()) {
+            return Err(Refusal::Engine(record.problem));
+        }
+        Ok(Some(record))
     }
 
     /// Writes the intent, makes the credential at the target, and confirms the lease.
@@ -89,12 +105,16 @@ impl Leases {
         };
         if let Err(error) = engine.driver.create(granted, &credential).await {
             engine.set_problem(&error);
-            record.problem = error.to_string();
-            let soon_ms = clock::now_ms().saturating_add(AFTER_FAILURE_MS);
-            store
-                .retry_lease(name, self.sealed_lease(id, record, soon_ms))
-                .await?;
-            return Err(Refusal::Engine(error.to_string()));
+            // Another broker may have made it at the same time, and may have handed it out: a lease
+            // that could not be made stays as it is until its task ends, or until it is asked for
+            // again. Nobody has the password of what a slow target may still make.
+            return match self.live_lease(name, id).await? {
+                Some(made) if made.confirmed => {
+                    *record = made;
+                    Ok(())
+                }
+                _ => Err(Refusal::Engine(error.to_string())),
+            };
         }
         engine.set_problem("");
         record.confirmed = true;
@@ -102,7 +122,6 @@ impl Leases {
         Ok(store.put_lease(name, task.id, confirmed).await?)
     }
 
-    /// Opens the record of a stored lease; refuses one that was changed in the store.
     pub(super) fn open_lease(
         &self,
         engine: &str,
@@ -116,7 +135,6 @@ impl Leases {
         )
     }
 
-    /// A lease as the store has it, due at `due_ms`, in milliseconds since the epoch.
     pub(super) fn sealed_lease(
         &self,
         id: LeaseId,
@@ -133,7 +151,6 @@ impl Leases {
         }
     }
 
-    /// The password of a lease. It is derived, so it is stored nowhere.
     fn lease_password(&self, id: LeaseId) -> SecretBytes {
         SecretBytes::new(
             URL_SAFE_NO_PAD
@@ -145,6 +162,15 @@ impl Leases {
                 .into_bytes(),
         )
     }
+}
+
+/// Whether the target still has what a lease is of.
+async fn exists(engine: &RunningEngine, record: &LeaseRecord) -> Result<bool, Refusal> {
+    let found = engine.driver.exists(&record.username).await;
+    found.map_err(|error| {
+        engine.set_problem(&error);
+        Refusal::Engine(error.to_string())
+    })
 }
 
 /// The record of a lease that is to be made.

@@ -1,25 +1,25 @@
-//! Leases: credentials that are made for one task in another system, and certainly removed there
-//! (P6).
+//! Secrets that are made for one task in another system, and certainly removed there (P6).
 //!
 //! Intent is written before creation, under the name that the credential will have (`grant.rs`).
-//! Engines create, remove and list credentials at the target (`engine.rs`); workers remove what is
-//! due (`worker.rs`). The password is derived, so it is stored nowhere.
+//! Creation, removal and listing at the target are the engines' business (`engine.rs`), due leases
+//! the workers' (`worker.rs`), and the proof that all of this works at a target comes before an
+//! engine is taken (`trial.rs`). The password is derived, so it is stored nowhere.
 
 mod engine;
-mod engine_config;
 mod engines;
 mod grant;
 mod postgres;
 mod redis_acl;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod worker;
 
 pub use postgres::removal as postgres_removal;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sundew_core::store::StoredLease;
 use sundew_core::{Changed, Event, KnownTask, LeaseId, LeaseRecord, Liveness, TaskId};
@@ -34,8 +34,8 @@ use crate::secret::Secrets;
 use crate::task_tree_index::TaskTreeIndex;
 pub(crate) use engines::RunningEngine;
 
-/// Leases that are made due by one call to the store.
-const DUE_TOGETHER: usize = 500;
+/// A lock for each lease that is being made.
+type Making = HashMap<LeaseId, Weak<tokio::sync::Mutex<()>>>;
 
 /// The room of leases.
 pub(crate) struct Leases {
@@ -46,17 +46,14 @@ pub(crate) struct Leases {
     tasks: Mutex<TaskTreeIndex<Watched>>,
     /// Notified when tasks may have died, and when engines changed.
     news: Notify,
-    /// Watched tasks that have ended, and whose leases are not due yet.
     ended: Mutex<Vec<TaskId>>,
-    /// All leases of all engines, and those of them that are due, as counted last.
     counts: Mutex<(u64, u64)>,
-    /// The engines that cannot be used at all, each with the reason.
+    /// What is wrong with engines that cannot be used at all.
     unusable: Mutex<Vec<String>>,
-    /// Whether a rule came that may have killed any task.
     look_at_all: AtomicBool,
+    making: Mutex<Making>,
 }
 
-/// A task with its leases, each by engine and name.
 struct Watched {
     task: Arc<KnownTask>,
     leases: Vec<(String, LeaseId)>,
@@ -75,10 +72,10 @@ impl Leases {
             counts: Mutex::default(),
             unusable: Mutex::default(),
             look_at_all: AtomicBool::new(false),
+            making: Mutex::default(),
         }
     }
 
-    /// The engine of this name, if it can be used.
     fn engine(&self, name: &str) -> Option<Arc<RunningEngine>> {
         self.engines
             .lock()
@@ -87,7 +84,7 @@ impl Leases {
             .cloned()
     }
 
-    /// All engines that can be used, by name.
+    /// All engines.
     pub(crate) fn engines(&self) -> Vec<(String, Arc<RunningEngine>)> {
         self.engines
             .lock()
@@ -97,13 +94,12 @@ impl Leases {
             .collect()
     }
 
-    /// Answers how many leases all engines had when they were counted last, and how many of them
-    /// were due.
+    /// How many leases there were lately over all engines, and how many of them were due.
     pub(crate) fn counts(&self) -> (u64, u64) {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The engines that do not work, each with the reason, for health.
+    /// What is wrong with targets, for health.
     pub(crate) fn problems(&self) -> Vec<String> {
         let problems = self
             .engines()
@@ -121,7 +117,6 @@ impl Leases {
             .collect()
     }
 
-    /// Remembers that a task has a lease.
     fn watch(&self, task: &Arc<KnownTask>, engine: &str, id: LeaseId) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = tasks.or_insert_with(task.id, &task.record().ancestors, || Watched {
@@ -135,7 +130,7 @@ impl Leases {
 }
 
 impl Leases {
-    /// Calls `look` with every lease of every engine.
+    /// Shows every lease of every engine to `look`.
     pub(crate) async fn each_lease(&self, mut look: impl FnMut(Lease)) -> Result<(), Refusal> {
         for (name, _) in self.engines() {
             for stored in self.stored_leases(&name).await? {
@@ -181,7 +176,7 @@ impl Leases {
         }
         let now_ms = clock::now_ms();
         for (engine, leases) in &due {
-            for some in leases.chunks(DUE_TOGETHER) {
+            for some in leases.chunks(500) {
                 self.ledger
                     .records
                     .store()
@@ -229,16 +224,14 @@ impl Subscriber for Leases {
     }
 }
 
-/// A lease with its record.
+/// A lease, and when it is due.
 pub(crate) struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) record: LeaseRecord,
-    /// When the lease is removed, in milliseconds since the epoch.
     pub(crate) due_ms: i64,
 }
 
 impl Lease {
-    /// The lease as a message.
     pub(crate) fn message(&self) -> v1::LeaseInfo {
         v1::LeaseInfo {
             lease_id: self.id.to_string(),

@@ -1,35 +1,27 @@
 //! PostgreSQL: a role per lease.
+//!
+//! P6: what a role has made goes with it, in every database of the server (`removal.rs`). Nothing is
+//! handed to another owner: even in powerless hands a trigger or a view runs with the rights of
+//! whoever touches it.
 
+mod connections;
+mod removal;
 mod statements;
 mod tls;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use sundew_core::SecretBytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::engine::{
-    Engine, EngineError, EngineFuture, NewCredential, Role, is_local, percent_encoded,
+    Engine, EngineError, EngineFuture, NewCredential, Removed, Role, Session, is_local,
+    percent_encoded,
 };
-use statements::creation;
+use connections::Connections;
 pub use statements::removal;
-use tls::Tls;
+use statements::{creation, lasting, literal, verifier};
 
-/// Longest time for a connection, and for everything about one role.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time-outs of a session at the server, in milliseconds: the server gives up before the caller
-/// does.
-const SESSION_TIMEOUTS: &str =
-    "-c statement_timeout=8000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000";
-
-/// The address of the database, and the role that Sundew uses there. The role needs CREATEROLE,
-/// everything that it grants, and the right to end sessions (`pg_signal_backend`).
+/// Where the database is, and the role that Sundew uses there. The role needs CREATEROLE, everything
+/// that it grants, and CONNECT on each database in which a lease may leave something.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PostgresTarget {
@@ -62,7 +54,7 @@ impl PostgresTarget {
             }
         }
         match &self.ca {
-            Some(pem) if roots(pem).is_none() => {
+            Some(pem) if tls::roots(pem).is_none() => {
                 problems.push("target.ca: holds no certificate in PEM".to_owned())
             }
             Some(_) => {}
@@ -76,185 +68,38 @@ impl PostgresTarget {
     }
 }
 
-/// The certificates of a PEM text; `None` if there is none, or one that is not a CA's.
-fn roots(pem: &str) -> Option<rustls::RootCertStore> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        roots.add(certificate.ok()?).ok()?;
-    }
-    (!roots.is_empty()).then_some(roots)
-}
-
 /// A database in which each lease is a role.
 pub(crate) struct Postgres {
     target: PostgresTarget,
-    config: Config,
-    tls: Option<Arc<ClientConfig>>,
-    /// Bounds the connections.
-    connection_permits: Semaphore,
-    /// Connections that nobody uses at the moment.
-    idle: Mutex<Vec<Client>>,
-}
-
-/// Sorts an error: one that the server will repeat, or one of a server that cannot be worked with
-/// now.
-fn failed(error: &tokio_postgres::Error) -> EngineError {
-    match error.as_db_error() {
-        // Class 53 is insufficient resources, 57 operator intervention, 08 connections (PostgreSQL,
-        // appendix A).
-        Some(refused)
-            if !["53", "57", "08"]
-                .iter()
-                .any(|class| refused.code().code().starts_with(class)) =>
-        {
-            EngineError::Refused(format!("{} ({})", refused.message(), refused.code().code()))
-        }
-        Some(refused) => EngineError::Unreachable(refused.message().to_owned()),
-        None => EngineError::Unreachable(error.to_string()),
-    }
+    connections: Connections,
 }
 
 impl Postgres {
     /// A target with at most `most` connections; makes none yet.
     pub(crate) fn new(
         target: PostgresTarget,
-        password: SecretBytes,
+        password: &SecretBytes,
         most: usize,
     ) -> Result<Self, EngineError> {
-        let mut config = Config::new();
-        config
-            .host(&target.host)
-            .port(target.port)
-            .dbname(&target.database)
-            .user(&target.username)
-            .password(password.expose());
-        config
-            .application_name("sundew")
-            .connect_timeout(CALL_TIMEOUT)
-            .options(SESSION_TIMEOUTS);
-        let tls = match &target.ca {
-            None => None,
-            Some(pem) => {
-                let roots = roots(pem).ok_or_else(|| {
-                    EngineError::Refused("target.ca holds no certificate".to_owned())
-                })?;
-                let provider = Arc::new(rustls::crypto::ring::default_provider());
-                let builder = ClientConfig::builder_with_provider(provider)
-                    .with_safe_default_protocol_versions();
-                // Never in the clear where there is a CA, whatever the server offers.
-                config.ssl_mode(tokio_postgres::config::SslMode::Require);
-                Some(Arc::new(
-                    builder
-                        .map_err(|e| EngineError::Refused(e.to_string()))?
-                        .with_root_certificates(roots)
-                        .with_no_client_auth(),
-                ))
-            }
-        };
+        let connections = Connections::new(&target, password, most)?;
         Ok(Self {
             target,
-            config,
-            tls,
-            connection_permits: Semaphore::new(most),
-            idle: Mutex::default(),
+            connections,
         })
     }
-
-    /// Makes a connection.
-    async fn connect(&self) -> Result<Client, EngineError> {
-        match &self.tls {
-            None => {
-                let (client, connection) =
-                    self.config.connect(NoTls).await.map_err(|e| failed(&e))?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-            Some(tls) => {
-                let (client, connection) = self
-                    .config
-                    .connect(Tls(Arc::clone(tls)))
-                    .await
-                    .map_err(|e| failed(&e))?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-        }
-    }
-
-    /// A connection of ours, idle or new, and the permit that bounds their number.
-    async fn client(&self) -> Result<(Client, SemaphorePermit<'_>), EngineError> {
-        let permit = self
-            .connection_permits
-            .acquire()
-            .await
-            .map_err(|_| EngineError::Unreachable("closed".to_owned()))?;
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .filter(|client| !client.is_closed());
-        match idle {
-            Some(client) => Ok((client, permit)),
-            None => Ok((
-                tokio::time::timeout(CALL_TIMEOUT, self.connect())
-                    .await
-                    .unwrap_or_else(|_| Err(late()))?,
-                permit,
-            )),
-        }
-    }
-
-    /// Runs statements. A connection on which something failed is not used again.
-    async fn batch(&self, statements: &str) -> Result<(), EngineError> {
-        let (client, _permit) = self.client().await?;
-        let done = tokio::time::timeout(CALL_TIMEOUT, client.batch_execute(statements)).await;
-        done.map_err(|_| late())?.map_err(|e| failed(&e))?;
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(client);
-        Ok(())
-    }
-
-    /// Runs a query. A connection on which something failed is not used again.
-    async fn query(
-        &self,
-        query: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, EngineError> {
-        let (client, _permit) = self.client().await?;
-        let done = tokio::time::timeout(CALL_TIMEOUT, client.query(query, parameters)).await;
-        let rows = done.map_err(|_| late())?.map_err(|e| failed(&e))?;
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(client);
-        Ok(rows)
-    }
-}
-
-fn late() -> EngineError {
-    EngineError::Unreachable("no answer in time".to_owned())
 }
 
 impl Engine for Postgres {
     fn check(&self) -> EngineFuture<'_, ()> {
         Box::pin(async {
-            let rows = self
-                .query(
-                    "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user",
-                    &[],
-                )
-                .await?;
-            let may = rows.first().is_some_and(|row| row.get(0));
-            if may {
-                Ok(())
-            } else {
-                Err(EngineError::Refused(
+            let query =
+                "SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolcreaterole)";
+            if self.connections.run(query).await?.is_empty() {
+                return Err(EngineError::Refused(
                     "the role that Sundew uses has not CREATEROLE".to_owned(),
-                ))
+                ));
             }
+            Ok(())
         })
     }
 
@@ -263,18 +108,78 @@ impl Engine for Postgres {
         role: &'a Role,
         credential: &'a NewCredential<'a>,
     ) -> EngineFuture<'a, ()> {
-        Box::pin(async move { self.batch(&creation(role, credential)).await })
+        Box::pin(async move {
+            let password = credential.password.clone();
+            let hashed = tokio::task::spawn_blocking(move || verifier(&password)).await;
+            let verifier = hashed.map_err(|error| EngineError::Refused(error.to_string()))?;
+            let NewCredential {
+                username,
+                expires_at_ms,
+                ..
+            } = *credential;
+            let statements = creation(role, username, &verifier, expires_at_ms);
+            self.connections.run(&statements).await.map(drop)
+        })
     }
 
-    fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, ()> {
-        Box::pin(async move { self.batch(&removal(username)).await })
+    fn exists<'a>(&'a self, username: &'a str) -> EngineFuture<'a, bool> {
+        Box::pin(async move {
+            let query = format!(
+                "SELECT FROM pg_roles WHERE rolname = {} AND rolcanlogin",
+                literal(username)
+            );
+            Ok(!self.connections.run(&query).await?.is_empty())
+        })
+    }
+
+    fn log_in<'a>(
+        &'a self,
+        username: &'a str,
+        password: &'a SecretBytes,
+    ) -> EngineFuture<'a, Session> {
+        Box::pin(async move {
+            let (client, ended) = self.connections.log_in(username, password).await?;
+            let session: Session = Box::pin(async move {
+                let _ = ended.await;
+                drop(client);
+            });
+            Ok(session)
+        })
+    }
+
+    fn examine<'a>(&'a self, role: &'a Role, username: &'a str) -> EngineFuture<'a, ()> {
+        Box::pin(async move {
+            let query = lasting(username, &role.acts_as);
+            let reasons = self.connections.run(&query).await?;
+            if reasons.is_empty() {
+                return Ok(());
+            }
+            let reasons: Vec<_> = reasons.into_iter().flatten().collect();
+            Err(EngineError::Refused(format!(
+                "what a lease does would outlive it, since {}",
+                reasons.join("; ")
+            )))
+        })
+    }
+
+    fn remove<'a>(&'a self, username: &'a str) -> EngineFuture<'a, Removed> {
+        Box::pin(removal::remove(&self.connections, username))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> EngineFuture<'a, Vec<String>> {
         Box::pin(async move {
-            let query = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)";
-            let rows = self.query(query, &[&prefix]).await?;
-            Ok(rows.iter().map(|row| row.get(0)).collect())
+            // Names of ours need no quotes. Others are not ours, whatever they begin with.
+            let query = format!(
+                "SELECT rolname FROM pg_roles WHERE starts_with(rolname, {}) AND rolname ~ '^[a-z0-9_]+$'",
+                literal(prefix)
+            );
+            Ok(self
+                .connections
+                .run(&query)
+                .await?
+                .into_iter()
+                .flatten()
+                .collect())
         })
     }
 
@@ -301,6 +206,10 @@ impl Engine for Postgres {
             ""
         };
         format!("postgresql://{username}:{password}@{host}:{port}/{database}{mode}")
+    }
+
+    fn ca(&self) -> Option<&str> {
+        self.target.ca.as_deref()
     }
 }
 

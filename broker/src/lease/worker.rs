@@ -1,8 +1,7 @@
-//! Workers, which try to remove due leases until it succeeds, and find credentials that no lease
-//! knows.
+//! Removing what is due, for ever until it succeeds, and finding what nobody knows of.
 //!
-//! Each engine has a worker of its own, so that a dead target holds up no leases of other targets.
-//! Leases are claimed for a time: when a broker dies, another broker takes over its claims.
+//! One worker per engine, so that a dead target holds up nobody else's leases. Leases are claimed
+//! with a time-out: when a broker dies, another one takes over what it had claimed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -13,7 +12,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_core::{LeaseId, LeaseRecord};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::engine::EngineError;
+use super::engine::{EngineError, Removed};
+use super::trial::is_on_trial;
 use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::journal;
@@ -68,7 +68,7 @@ impl Workers {
 }
 
 /// Removals under way at the target; each answers the lease and how it went.
-type Removals = JoinSet<(LeaseId, LeaseRecord, Result<(), EngineError>)>;
+type Removals = JoinSet<(LeaseId, LeaseRecord, Result<Removed, EngineError>)>;
 
 impl Leases {
     /// Ends the leases of dead tasks and keeps a worker for each engine, for as long as it is
@@ -174,6 +174,7 @@ impl Leases {
                 Ok(busy) => {
                     pause = None;
                     if !busy {
+                        look_whether_it_is_back(&engine).await;
                         let _ =
                             tokio::time::timeout(DUE_CHECK_INTERVAL, engine.wake.notified()).await;
                     }
@@ -216,8 +217,8 @@ impl Leases {
                 continue;
             };
             match result {
-                Ok(()) => {
-                    self.note_removed(id, &record);
+                Ok(removed) => {
+                    self.note_removed(id, &record, &removed);
                     gone.push(id);
                 }
                 Err(error) => {
@@ -265,16 +266,17 @@ impl Leases {
         Ok(count)
     }
 
-    /// Puts on the record that the credential of a lease is gone.
-    fn note_removed(&self, id: LeaseId, record: &LeaseRecord) {
-        let removed = journal::record("lease_removed")
+    /// Puts on the record that the credential of a lease is gone, and what went with it.
+    fn note_removed(&self, id: LeaseId, record: &LeaseRecord, removed: &Removed) {
+        let noted = journal::record("lease_removed")
             .with("lease", id)
             .with("task", record.task)
             .with("workload", &record.workload);
         self.ledger.journal.note(
-            removed
+            noted
                 .with("engine", &record.engine)
-                .with("username", &record.username),
+                .with("username", &record.username)
+                .with_some("dropped", removed.text()),
         );
     }
 
@@ -318,7 +320,8 @@ impl Leases {
             .await?)
     }
 
-    /// T58: removes credentials that the target has under our names and that no lease knows.
+    /// T58: removes what the target has under our names and no lease knows. Leases are read after
+    /// the list: intent comes before creation, so whatever was listed and is wanted has one.
     async fn sweep_orphans(&self, engine: &RunningEngine) -> Result<(), Refusal> {
         let unreachable = |error: EngineError| {
             engine.set_problem(&error);
@@ -329,12 +332,11 @@ impl Leases {
             .list(&engine.prefix)
             .await
             .map_err(unreachable)?;
+        engine.set_problem("");
         if listed.is_empty() {
             return Ok(());
         }
         let name = &engine.config.name;
-        // Leases are read after the list: intent comes before creation, so every credential that
-        // was listed and is wanted has a lease by now.
         let known: HashSet<_> = self
             .stored_leases(name)
             .await?
@@ -343,19 +345,22 @@ impl Leases {
             .collect();
         for orphan in listed
             .into_iter()
-            .filter(|username| !known.contains(username))
+            .filter(|name| !known.contains(name) && !is_on_trial(&engine.prefix, name))
         {
             tracing::warn!(
                 engine = name,
                 username = orphan,
                 "removing a credential that no lease knows"
             );
+            let removed = engine.driver.remove(&orphan).await;
+            let dropped = removed.as_ref().ok().and_then(Removed::text);
             self.ledger.journal.note(
                 journal::record("orphan_removed")
                     .with("engine", name)
-                    .with("username", &orphan),
+                    .with("username", &orphan)
+                    .with_some("dropped", dropped),
             );
-            if let Err(error) = engine.driver.remove(&orphan).await {
+            if let Err(error) = removed {
                 tracing::warn!(engine = name, username = orphan, %error, "it could not be removed yet");
                 engine.set_problem(&error);
             }
@@ -364,8 +369,16 @@ impl Leases {
     }
 }
 
-/// Most removals under way at a target. After a failure, there is one: it says whether the target
-/// is back.
+/// S11: a broker that could not reach the target, and has nothing to do there now, does not call the
+/// target unreachable for ever.
+async fn look_whether_it_is_back(engine: &RunningEngine) {
+    if engine.is_unreachable() && engine.driver.check().await.is_ok() {
+        engine.set_problem("");
+    }
+}
+
+/// Most removals under way at a target. After a failure, there is one: it says whether the target is
+/// back.
 fn most_removals(engine: &RunningEngine) -> usize {
     if engine.problem().is_empty() {
         engine

@@ -630,6 +630,9 @@ pub struct Lease {
     pub url: ::prost::alloc::string::String,
     #[prost(int64, tag = "5")]
     pub expires_at_ms: i64,
+    /// PEM of the CAs that the target's certificate may be of. Empty if the target has no TLS.
+    #[prost(string, tag = "6")]
+    pub ca: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DelegateRequest {

@@ -38,9 +38,17 @@ async fn a_database_over_tls_is_the_one_that_its_ca_vouches_for() {
             (json!(pem("CERTIFICATE", &ca.certificate)), json!(host));
         engine
     };
-    for (what, engine) in [
-        ("another CA", engine(&evil, "127.0.0.1")),
-        ("another name", engine(&ca, "localhost")),
+    for (what, engine, cause) in [
+        (
+            "another CA",
+            engine(&evil, "127.0.0.1"),
+            "invalid peer certificate: ",
+        ),
+        (
+            "another name",
+            engine(&ca, "localhost"),
+            "not valid for name",
+        ),
     ] {
         let refused = put_engine(&operator, &engine, PASSWORD)
             .await
@@ -49,6 +57,8 @@ async fn a_database_over_tls_is_the_one_that_its_ca_vouches_for() {
             refused.message().contains("the target was tried"),
             "{what}: {refused}"
         );
+        // S10: the cause reaches the operator.
+        assert!(refused.message().contains(cause), "{what}: {refused}");
     }
     put_engine(&operator, &engine(&ca, "127.0.0.1"), PASSWORD)
         .await
@@ -61,6 +71,15 @@ async fn a_database_over_tls_is_the_one_that_its_ca_vouches_for() {
         .await
         .expect("lease");
     assert!(works(&postgres, &made).await);
+    // S9: with the CA that comes with it, a client that demands verified TLS is content.
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &made.ca).expect("CA");
+    let connect = format!("{}&sslrootcert={}", made.url, file.display());
+    let psql = std::process::Command::new("psql")
+        .args([&connect, "-Atc", "SELECT id FROM things"])
+        .output()
+        .expect("psql");
+    assert_eq!(psql.stdout, b"7\n", "{psql:?}");
     let superuser = postgres.superuser().await;
     let statement = "SELECT count(*), count(*) FILTER (WHERE ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'admin'";
     let row = superuser.query_one(statement, &[]).await.expect("sessions");

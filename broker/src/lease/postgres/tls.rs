@@ -6,10 +6,35 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+
+use crate::lease::engine::EngineError;
+
+/// The certificates of a PEM text; `None` if there is none, or one that is not a CA's.
+pub(super) fn roots(pem: &str) -> Option<rustls::RootCertStore> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.ok()?).ok()?;
+    }
+    (!roots.is_empty()).then_some(roots)
+}
+
+/// A configuration that trusts the CAs of a PEM text and no others.
+pub(super) fn client_config(pem: &str) -> Result<Arc<ClientConfig>, EngineError> {
+    let roots = roots(pem)
+        .ok_or_else(|| EngineError::Refused("target.ca holds no certificate".to_owned()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(Arc::new(
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| EngineError::Refused(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    ))
+}
 
 /// Makes connections that verify the server by the roots of a configuration.
 #[derive(Clone)]
