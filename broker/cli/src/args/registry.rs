@@ -53,15 +53,18 @@ const ENGINE_EXAMPLE: &str = r#"Example:
   kind = "postgres"                   # or "redis"
   host = "db.example.org"
   database = "app"
-  username = "sundew"                 # PostgreSQL: CREATEROLE and pg_signal_backend; Redis: +acl +client
+  username = "sundew"                 # PostgreSQL: CREATEROLE; Redis: +acl +client
   ca = """-----BEGIN CERTIFICATE-----…"""
   [roles.readonly]                    # PostgreSQL: statements; Redis: ACL rules such as "~app:*", "+get"
   grants = ["GRANT SELECT ON ALL TABLES IN SCHEMA public TO {{name}}"]
-  max_ttl = "1h""#;
+  max_ttl = "1h"
+A lease of each role is made, used and removed before the engine is taken. What a
+PostgreSQL lease has made is dropped with it; with acts_as = ["app_owner"] in a role, its
+leases may be members of app_owner, and what they make as app_owner stays."#;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EngineCommand {
-    /// Create or replace an engine from a TOML or JSON file; the target is tried first.
+    /// Create or replace an engine from a TOML or JSON file; a lease of each role is tried first.
     #[command(after_help = ENGINE_EXAMPLE)]
     Put {
         /// The file, or - for standard input.
