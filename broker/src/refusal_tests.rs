@@ -24,6 +24,12 @@ const UNAUTHENTICATED: (Code, &str, &str) = (
 /// Stands in causes for everything that a caller must not hear.
 const CAUSE: &str = "the cause";
 
+const ENDING_PENDING: (Code, &str, &str) = (
+    Code::Unavailable,
+    "ENDING_PENDING",
+    "in force at this broker, and pending everywhere else",
+);
+
 /// One refusal of every variant, and the code, reason and text that the caller hears.
 fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
     use Refusal as R;
@@ -39,11 +45,7 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         (R::Denied(Denial::Scope), NOT_PERMITTED),
         (
             R::EndingPending(AppendError::Store(store())),
-            (
-                Code::Unavailable,
-                "ENDING_PENDING",
-                "in force at this broker, and pending everywhere else",
-            ),
+            ENDING_PENDING,
         ),
         (R::Engine(CAUSE.to_owned()), UNAVAILABLE),
         (R::EvidenceChanged(CAUSE.to_owned()), NOT_PERMITTED),

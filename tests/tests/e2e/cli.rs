@@ -143,11 +143,8 @@ async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
         )
     };
     let dry = apply(toml, &["--dry-run"]);
-    assert!(
-        dry.status.success() && text(&dry).contains("dry run"),
-        "{}",
-        text(&dry)
-    );
+    let said = text(&dry);
+    assert!(dry.status.success() && said.contains("dry run"), "{said}");
     let list = || {
         text(&run_as(
             &world,
