@@ -1,7 +1,7 @@
 //! The Sundew broker as a library: `sundew serve` and the tests start a [`serve::Server`] from a
 //! [`serve::config::Config`].
 //!
-//! Each folder is a room: a struct that owns its own state and takes the [`ledger`] and what else
+//! Each folder is a room: a struct that owns its own state and takes the `ledger` and what else
 //! it uses, by name. What every room uses stays at the door: the files beside this one.
 //! ARCHITECTURE.md draws which room may use which; `tests/tests/dependencies.rs` holds it.
 

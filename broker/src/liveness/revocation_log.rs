@@ -36,7 +36,7 @@ pub enum AppendError {
     Unconfirmed(&'static str),
 }
 
-/// Bounds of a [`RevocationLog`].
+/// Bounds of the view of the revocation log.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// How long a view may be asked after it was renewed.

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use sundew_proto::v1::{
-    DeleteSecretRequest, ListSecretsRequest, PutSecretRequest, RotateKeyringRequest,
-};
+use sundew_proto::v1::{DeleteSecretRequest, ListSecretsRequest, RotateKeyringRequest};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::until;
 use tonic::Code;
@@ -141,56 +139,6 @@ async fn rotating_the_keyring_loses_nothing_and_seals_anew() {
         .into_inner()
         .secrets;
     assert!(listed.iter().all(|s| s.version == 1) && listed.iter().any(|s| s.key_id == 3));
-}
-
-/// Idempotency of what creates.
-#[tokio::test]
-async fn writing_a_secret_twice_with_one_key_gives_one_version() {
-    let world = World::embedded();
-    let broker = world.broker().await;
-    let operator = world.operator(&broker);
-    let put = |value: &str, key: &str| PutSecretRequest {
-        name: "app/a".to_owned(),
-        value: value.as_bytes().to_vec(),
-        idempotency_key: key.to_owned(),
-    };
-    let mut versions = Vec::new();
-    for (value, key) in [("a", "k1"), ("a", "k1"), ("a", "k2"), ("b", "k3")] {
-        versions.push(
-            operator
-                .registry()
-                .put_secret(put(value, key))
-                .await
-                .expect("written")
-                .into_inner()
-                .version,
-        );
-    }
-    assert_eq!(versions, [1, 1, 2, 3]);
-    for bad in [
-        PutSecretRequest {
-            value: vec![],
-            ..put("a", "")
-        },
-        PutSecretRequest {
-            name: "*".to_owned(),
-            ..put("a", "")
-        },
-        PutSecretRequest {
-            value: vec![0; 300_000],
-            ..put("a", "")
-        },
-    ] {
-        assert_eq!(
-            operator
-                .registry()
-                .put_secret(bad)
-                .await
-                .expect_err("refused")
-                .code(),
-            Code::InvalidArgument
-        );
-    }
 }
 
 /// AC-63: two sealed values swapped in the store open nowhere.

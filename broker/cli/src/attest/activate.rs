@@ -112,5 +112,5 @@ fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content)
         .map(|one| one.map(|der| der.to_vec()))
         .collect();
-    all.map_err(|e| anyhow!("{}: {e:?}", path.display()))
+    all.map_err(|e| anyhow!("{}: {e}", path.display()))
 }

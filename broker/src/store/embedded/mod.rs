@@ -1,6 +1,6 @@
 //! The embedded store: one process, one file, everything in memory.
 //!
-//! Each change is an operation that is applied in memory and appended to a [`ChainLog`]; it is
+//! Each change is an operation that is applied in memory and appended to a `ChainLog`; it is
 //! acknowledged when durable. The file is compacted when it is opened and when it has outgrown what
 //! it describes. What lives only as long as tasks do is small and short-lived, so an append is all
 //! that a change costs; ARCHITECTURE.md has the comparison with a database.
