@@ -7,7 +7,8 @@ use serde_json::json;
 use sundew_proto::v1::attend_request::Request;
 use sundew_proto::v1::attend_response::Event;
 use sundew_proto::v1::{
-    AttendRequest, AttendStart, Binding, IntrospectRequest, MintTokenRequest, RotateBinding,
+    AttendRequest, AttendStart, BeginTaskRequest, Binding, IntrospectRequest, MintTokenRequest,
+    RotateBinding,
 };
 use sundew_tests::broker::World;
 use sundew_tests::now_ms;
@@ -252,4 +253,64 @@ async fn ac_26_t11_a_task_moves_to_the_svid_that_its_holder_names_and_to_no_othe
             Code::PermissionDenied
         );
     }
+}
+
+/// P8: bearer tokens need the registration's leave, and are marked.
+#[tokio::test]
+async fn bearer_tokens_need_leave_and_are_marked() {
+    let world = World::embedded();
+    let (broker, caller) = world.broker_and_agent().await;
+    let bearer = |request: BeginTaskRequest| BeginTaskRequest {
+        binding: Binding::Bearer.into(),
+        ..request
+    };
+    let request = caller
+        .request(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("request");
+    assert_eq!(
+        caller
+            .send(bearer(request))
+            .await
+            .expect_err("refused")
+            .code(),
+        Code::PermissionDenied
+    );
+    world
+        .register(
+            &broker,
+            "/agent",
+            json!({ "bindings": ["certificate", "bearer"] }),
+        )
+        .await;
+    let request = caller
+        .request(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("request");
+    let begun = caller.send(bearer(request)).await.expect("task");
+    assert_eq!(
+        begun.answer.token.clone().expect("token").binding(),
+        Binding::Bearer
+    );
+    let server = world.caller(&broker, "/introspector");
+    let request = IntrospectRequest {
+        token: begun.token,
+        ..IntrospectRequest::default()
+    };
+    assert_eq!(
+        server
+            .access()
+            .introspect(request)
+            .await
+            .expect("answer")
+            .into_inner()
+            .binding(),
+        Binding::Bearer
+    );
+    assert!(
+        broker
+            .journal()
+            .iter()
+            .any(|r| r.event == "task_begun" && r.field("token_binding") == Some("bearer"))
+    );
 }
