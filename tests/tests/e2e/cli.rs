@@ -145,15 +145,8 @@ async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
     let dry = apply(toml, &["--dry-run"]);
     let said = text(&dry);
     assert!(dry.status.success() && said.contains("dry run"), "{said}");
-    let list = || {
-        text(&run_as(
-            &world,
-            &broker,
-            "/operator",
-            &["workload", "list"],
-            "",
-        ))
-    };
+    let operator = |arguments: &[&str]| run_as(&world, &broker, "/operator", arguments, "");
+    let list = || text(&operator(&["workload", "list"]));
     assert!(!list().contains("/second"));
     let created = text(&apply(toml, &[]));
     assert!(
@@ -191,17 +184,8 @@ async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
         text(&back)
     );
     assert_bad_workloads_are_refused(|text| apply(text, &[]));
-    assert!(
-        run_as(
-            &world,
-            &broker,
-            "/operator",
-            &["workload", "delete", "spiffe://test.example/second"],
-            ""
-        )
-        .status
-        .success()
-    );
+    let deleted = operator(&["workload", "delete", "spiffe://test.example/second"]);
+    assert!(deleted.status.success());
     assert!(!list().contains("/second"));
     let refused = run_as(&world, &broker, "/agent", &["workload", "list"], "");
     assert!(
