@@ -20,7 +20,10 @@ if not epoch then
   epoch = ARGV[4]
   redis.call('HSET', KEYS[1], '=epoch', epoch)
 end
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+-- Written once, not with each heartbeat: a write costs a replica and the append-only file.
+if redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[3] then
+  redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+end
 local bounds = {}
 local stored = redis.call('HGETALL', KEYS[3])
 for i = 1, #stored, 2 do bounds[stored[i]] = tonumber(stored[i + 1]) end
