@@ -180,12 +180,6 @@ impl Ledger {
     pub(crate) fn retain_from_now_ms() -> i64 {
         clock::now_ms().saturating_add(RETAIN_AFTER_DEADLINE_MS)
     }
-
-    /// Returns the time until which a rule must be retained if its targets may not be known, in
-    /// milliseconds since the epoch. No task that the rule could cover lives longer.
-    pub(crate) fn retain_rule_until_ms(longest_task: sundew_core::Ttl) -> i64 {
-        Self::retain_from_now_ms().saturating_add(longest_task.as_ms())
-    }
 }
 
 /// Adds an entry of the log to a record, from which a broker that starts takes it back.

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use governor::{DefaultDirectRateLimiter, Quota};
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::Ttl;
 
 /// Limits on calls.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +16,6 @@ pub struct CallLimits {
     pub instruction_bytes: usize,
     /// Calls at a time that issue something; more are refused.
     pub issuing: usize,
-    /// Longest task that a registration may allow.
-    pub longest_task: Ttl,
     /// Longest purpose, in bytes.
     pub purpose_bytes: usize,
     /// Largest secret, in bytes.

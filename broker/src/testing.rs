@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sundew_attestation::TrustMaterial;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::Store;
-use sundew_core::{RootKey, Ttl};
+use sundew_core::{RootKey, SharedBounds, Ttl};
 use sundew_proto::v1;
 use tempfile::TempDir;
 
@@ -28,7 +28,7 @@ use crate::journal::{self, Journal, Record};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
 use crate::limits::CallLimits;
-use crate::liveness::{Bounds, LogFollower, RevocationLog};
+use crate::liveness::{LogFollower, RevocationLog, agree};
 use crate::material::Material;
 use crate::metrics::Metrics;
 use crate::peer::Trust;
@@ -59,6 +59,13 @@ pub(crate) use assert_refused;
 
 /// The trust domain of all tests.
 pub(crate) const DOMAIN: &str = "test.example";
+/// The bounds of a broker. A view is fresh for a day on the stopped clock.
+pub(crate) const BOUNDS: SharedBounds = SharedBounds {
+    freshness: Ttl::DAY,
+    max_clock_skew: Ttl::SECOND,
+    max_task_ttl: Ttl::DAY,
+    replicas: 0,
+};
 /// How long a view is fresh on the stopped clock.
 pub(crate) const FRESHNESS: Duration = Duration::from_secs(24 * 3600);
 /// Longest purpose and longest instruction, in bytes.
@@ -105,14 +112,13 @@ impl TestBroker {
         let store: Arc<dyn Store> = EmbeddedStore::open(&folder.path().join("store.log")).unwrap();
         let journal = Journal::open(&folder.path().join("journal"), |_| {}).unwrap();
         let journal = Arc::new(journal);
+        let agreement = agree(store.as_ref(), &root, &BOUNDS, true).await.unwrap();
         let log = Arc::new(RevocationLog::new(
             Arc::clone(&store),
             Arc::clone(&root),
             "broker-1".to_owned(),
-            Bounds {
-                freshness: FRESHNESS,
-                max_skew: Duration::from_secs(1),
-            },
+            agreement,
+            BOUNDS,
         ));
         let metrics = Arc::new(Metrics::default());
         let ledger = Ledger::new(
@@ -282,7 +288,6 @@ fn build_rooms(
         calls_per_second: NonZeroU32::MIN,
         instruction_bytes: MAX_TEXT,
         issuing: 1,
-        longest_task: Ttl::DAY,
         purpose_bytes: MAX_TEXT,
         secret_bytes: 1024,
     };
@@ -292,7 +297,6 @@ fn build_rooms(
     let responses = Arc::new(Responses::new(
         ledger.clone(),
         Arc::clone(&leases),
-        limits.longest_task,
         refusals.clone(),
     ));
     let material = Arc::new(Material::new(TrustMaterial::default()));
@@ -318,7 +322,6 @@ fn build_rooms(
         ledger.clone(),
         None,
         Arc::clone(&evidence),
-        limits.longest_task,
         Arc::clone(&responses),
     );
     let trust_items = TrustItems::new(

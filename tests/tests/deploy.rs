@@ -230,7 +230,7 @@ async fn documents_tasks_and_the_log_work(store: &RedisStore) {
     assert_eq!(store.due(now, 9).await.map(|d| d.len()), Ok(1));
     assert_eq!(store.tasks(None, 9).await.map(|d| d.len()), Ok(1));
     store
-        .append(EntryId([1; 16]), b"e", now, Position(0))
+        .append(EntryId([1; 16]), b"e", now, Position(0).into())
         .await
         .expect("append");
     store.await_log(Position(1), 5).await.expect("await");

@@ -7,6 +7,7 @@
 
 mod args;
 mod attest;
+mod bounds;
 mod client;
 mod csr;
 mod demo;
@@ -82,6 +83,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     let connect = &cli.connect;
     match cli.command {
         Command::Attest(command) => attest::attest(connect, output, command).await,
+        Command::Bounds(command) => bounds::bounds(connect, output, command).await,
         Command::Completion { shell } => Ok(print_completion(shell)),
         Command::Config(command) => serve::config(output, command),
         Command::Contain(command) => {

@@ -14,6 +14,7 @@
 //! audience      ─▶ denial
 //! audit                                             one entry of the audit record
 //! record        ─▶ id, position, scope, token_binding
+//! agreement     ─▶ record, ttl                      the bounds that all brokers share
 //! secret        ─▶ record                           secret bytes, and stored secrets
 //! credential    ─▶ id                               what the holder of a token has
 //! sealing       ─▶ secret                           root key, keyring
@@ -30,6 +31,7 @@
 //! client        ─▶ scope, secret, ttl               the part that the SDK uses
 //! ```
 
+mod agreement;
 mod audience;
 mod audit;
 pub mod client;
@@ -56,6 +58,7 @@ mod token_binding;
 mod ttl;
 mod view;
 
+pub use agreement::{Agreement, Beyond, SharedBounds};
 pub use audience::is_audience;
 pub use audit::Record;
 pub use credential::{Credential, TokenHash};

@@ -50,14 +50,19 @@ impl RevocationLog {
         let term = self.progress.term.load(Ordering::Acquire);
         self.hold_here(entries.iter().filter(|entry| Self::is_ending(&entry.event)));
         let position = match self.append_in_order(&entries).await {
-            Ok(position) => position,
+            Ok(position) => Some(position),
+            // The follower takes the other agreement at once, and appends what waits.
+            Err(StoreError::OtherAgreement) => {
+                self.hold(entries.clone());
+                None
+            }
             Err(error) => {
                 self.hold(entries);
                 return Err(error.into());
             }
         };
         let ids = entries.iter().map(|entry| entry.id).collect();
-        let committed = self.await_commit(ids, Some(position), term).await;
+        let committed = self.await_commit(ids, position, term).await;
         if committed.is_err() {
             // Some may have gone with a primary that was deposed.
             self.hold(entries);
@@ -68,16 +73,16 @@ impl RevocationLog {
     /// Appends endings without waiting for other brokers, and returns the position of the last.
     async fn append_in_order(&self, entries: &[LogEntry]) -> Result<Position, StoreError> {
         self.outbox.author(entries.iter().map(|entry| entry.id));
-        let floor = self.read().applied().0;
+        let after = self.append_after();
         let Some((last, before)) = entries.split_last() else {
-            return Ok(floor);
+            return Ok(after.floor);
         };
         if !before.is_empty() {
             let before: Vec<_> = before.iter().map(|entry| self.sealed(entry)).collect();
-            self.store.append_all(&before, floor).await?;
+            self.store.append_all(&before, after).await?;
         }
         let (id, bytes, until_ms) = self.sealed(last);
-        self.store.append(id, &bytes, until_ms, floor).await
+        self.store.append(id, &bytes, until_ms, after).await
     }
 
     /// Lets entries hold at this broker that are not in the log. Whoever asks for this appends them
@@ -163,8 +168,8 @@ impl RevocationLog {
     /// holds all the same at every broker that has applied it; it is only not promised.
     async fn is_committed_in_time(&self, commit: &mut Commit) -> bool {
         let mut acks = self.progress.acks.subscribe();
-        let longest = acks.borrow().longest_freshness.max(self.bounds.freshness);
-        let latest = clock::monotonic() + longest + self.bounds.freshness * COMMIT_WITHIN_BOUNDS;
+        let longest = acks.borrow().longest_freshness.max(self.freshness());
+        let latest = clock::monotonic() + longest + self.freshness() * COMMIT_WITHIN_BOUNDS;
         self.progress.waiting.fetch_add(1, Ordering::Relaxed);
         let committed = loop {
             let now = clock::monotonic();
@@ -207,7 +212,7 @@ impl RevocationLog {
             return Some(false);
         };
         if commit.bound.is_none() && ack.applied >= position {
-            commit.bound = Some(now + ack.longest_freshness.max(self.bounds.freshness));
+            commit.bound = Some(now + ack.longest_freshness.max(self.freshness()));
         }
         Some(is_committed(CommitState {
             position,

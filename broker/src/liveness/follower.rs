@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sundew_core::protocol::{Step, after_heartbeat, is_gap};
-use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
+use sundew_core::store::{Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{EntryId, Event, LogEntry, Position};
 
 use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, lock};
@@ -39,7 +39,8 @@ pub(crate) struct LogFollower {
     epoch: Mutex<Option<String>>,
     /// The longest freshness bound that was heard of. L6: brokers may have different bounds, and a
     /// broker that waits for the views of others to end must wait for the longest of them.
-    longest_freshness: Mutex<Duration>,
+    /// The time beside it is when it was heard of last.
+    longest_freshness: Mutex<(Duration, Instant)>,
     primary: Mutex<Primary>,
     store_clock: StoreClock,
 }
@@ -57,13 +58,13 @@ impl LogFollower {
     /// Returns a follower of this log. Endings of other brokers go to `sink` before this broker
     /// reports that it has applied them.
     pub(crate) fn new(log: Arc<RevocationLog>, sink: impl DurableSink + 'static) -> Self {
-        let log_freshness = log.bounds.freshness;
+        let longest_freshness = Mutex::new((log.freshness(), clock::monotonic()));
         Self {
             log,
             sink: Box::new(sink),
             subscribers: Vec::new(),
             epoch: Mutex::default(),
-            longest_freshness: Mutex::new(log_freshness),
+            longest_freshness,
             primary: Mutex::default(),
             store_clock: StoreClock::new(),
         }
@@ -86,11 +87,11 @@ impl LogFollower {
                     if log.set_degraded_reason(Some(error.to_string())).is_none() {
                         tracing::error!(%error, "revocation log cannot be followed");
                     }
-                    tokio::time::sleep(log.bounds.freshness / 20).await;
+                    tokio::time::sleep(log.freshness() / 20).await;
                     continue;
                 }
             }
-            let wait_ms = u64::try_from(log.bounds.freshness.as_millis() / 4).unwrap_or(1);
+            let wait_ms = u64::try_from(log.freshness().as_millis() / 4).unwrap_or(1);
             let news =
                 tail.get_or_insert_with(|| log.store.await_log(log.read().applied().0, wait_ms));
             let somebody_waits = log.progress.waiting.load(Ordering::Relaxed) > 0;
@@ -114,7 +115,13 @@ impl LogFollower {
             let sent = clock::monotonic();
             let (applied, last) = log.read().applied();
             let beat = self.heartbeat(applied, last).await?;
-            self.store_clock.check(beat.now_ms, log.bounds.max_skew)?;
+            let agreement = log.agreement();
+            let max_skew = agreement.bounds.max_clock_skew.to_std();
+            self.store_clock.check(beat.now_ms, max_skew)?;
+            if beat.agreement != agreement.version {
+                self.settle_agreement(beat.agreement).await?;
+                continue;
+            }
             self.notice_freshness(beat.longest_freshness_ms);
             self.notice_failover(&beat.primary, sent);
             let emptied = self.notice_emptied(&beat.epoch);
@@ -129,6 +136,10 @@ impl LogFollower {
             if self.append_pending().await? {
                 continue;
             }
+            // An ending needs no fresh view, and so none that this broker may have.
+            if let Some(beyond) = log.beyond() {
+                return Err(StoreError::Misconfigured(beyond.to_string()));
+            }
             // During a pause, others append again what only they know. A view that was read before
             // the pause was over may not have it, so it is not renewed.
             log.change_window(|window| {
@@ -137,7 +148,7 @@ impl LogFollower {
                     if !was_fresh || window.steady_from.is_none() {
                         window.steady_from = Some(sent);
                     }
-                    window.fresh_until = Some(sent + log.bounds.freshness);
+                    window.fresh_until = Some(sent + agreement.bounds.freshness.to_std());
                 }
             });
             let others = beat
@@ -159,23 +170,29 @@ impl LogFollower {
     /// Reports what this broker has applied.
     async fn heartbeat(&self, applied: Position, last: EntryId) -> Result<Heartbeat, StoreError> {
         let log = &self.log;
-        let freshness_ms = i64::try_from(log.bounds.freshness.as_millis()).unwrap_or(i64::MAX);
-        log.store
-            .heartbeat(&log.broker, (applied, last), freshness_ms)
-            .await
+        let report = Report {
+            broker: &log.broker,
+            applied: (applied, last),
+            freshness_ms: log.agreement().bounds.freshness.as_ms(),
+            about: &log.about(),
+        };
+        log.store.heartbeat(report).await
     }
 
-    /// Remembers the longest freshness bound of all brokers. The bound never gets shorter while
-    /// this broker runs, because a broker that is not heard of any more may only be cut off.
+    /// Remembers the longest freshness bound of all brokers. A longer bound counts until it was not
+    /// heard of for as long as it lasts, because a broker that is missing from a list that was lost
+    /// may have a fresh view for so long.
     fn notice_freshness(&self, longest_ms: i64) {
         let longest = Duration::from_millis(u64::try_from(longest_ms).unwrap_or(0));
         let mut known = lock(&self.longest_freshness);
-        *known = longest.max(*known);
+        if longest >= known.0 || clock::since(known.1) > known.0 * 2 {
+            *known = (longest, clock::monotonic());
+        }
     }
 
     /// Returns the longest freshness bound of all brokers.
     pub(super) fn longest_freshness(&self) -> Duration {
-        *lock(&self.longest_freshness)
+        lock(&self.longest_freshness).0
     }
 
     /// Notes the store's epoch. Returns whether the store was emptied since the last heartbeat.

@@ -9,8 +9,10 @@
 //! [`RevocationLog`] is what every room shares: it answers from the view and appends endings
 //! (`commit.rs`). [`LogFollower`] is the one loop that reads the log, renews the view and tells the
 //! rooms that subscribed (`follower.rs`); it also puts back what the store has lost (`repair.rs`).
+//! All brokers of a store have the same bounds (`agreement.rs`).
 //! Their decisions are `sundew_core::protocol`.
 
+mod agreement;
 mod commit;
 mod follower;
 mod outbox;
@@ -20,6 +22,6 @@ mod store_clock;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use agreement::{AgreementError, agree};
 pub(crate) use follower::{LogFollower, Subscriber};
-pub use revocation_log::Bounds;
 pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sundew_core::store::StoreError;
+use sundew_core::store::{AppendAfter, StoreError};
 use sundew_core::{EntryId, Event, LogEntry, Position};
 
 use super::follower::{ENTRIES_PER_READ, LogFollower};
@@ -106,12 +106,17 @@ impl LogFollower {
         let floor = RevocationLog::entry(Event::Floor, now_ms.saturating_add(RETAIN_AFTER_END_MS))
             .map_err(no_new_entry)?;
         again.push(floor);
-        let again: Vec<_> = again.iter().map(|entry| log.sealed(entry)).collect();
+        let standing = again.into_iter().map(|entry| log.standing(entry));
+        let again: Vec<_> = standing.map(|entry| log.sealed(&entry)).collect();
         tracing::warn!(
             entries = again.len(),
             "appending what the revocation log has lost"
         );
-        log.store.append_all(&again, stamped).await?;
+        let after = AppendAfter {
+            floor: stamped,
+            ..log.append_after()
+        };
+        log.store.append_all(&again, after).await?;
         log.write().rewind(position, last);
         Ok(())
     }
@@ -121,20 +126,19 @@ impl LogFollower {
     pub(super) async fn append_pending(&self) -> Result<bool, StoreError> {
         let log = &self.log;
         let (pending, now_ms) = (log.outbox.pending(), clock::now_ms());
-        let (missing, floor): (Vec<_>, _) = {
+        let missing: Vec<_> = {
             let view = log.read();
             // From the journal, most are in the log already.
             let missing = pending
                 .iter()
                 .filter(|entry| !view.is_in_log(&entry.id) && view.matters(entry, now_ms));
-            (
-                missing.map(|entry| log.sealed(entry)).collect(),
-                view.applied().0,
-            )
+            missing
+                .map(|entry| log.sealed(&log.standing(entry.clone())))
+                .collect()
         };
         if !missing.is_empty() {
             log.outbox.author(missing.iter().map(|(id, ..)| *id));
-            log.store.append_all(&missing, floor).await?;
+            log.store.append_all(&missing, log.append_after()).await?;
         }
         log.outbox.forget(&pending);
         Ok(!missing.is_empty())

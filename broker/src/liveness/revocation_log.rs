@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use sundew_core::store::{BoxFuture, Store, StoreError};
-use sundew_core::{EntryId, Event, LogEntry, Position, RootKey, View};
+use arc_swap::ArcSwap;
+use sundew_core::store::{AppendAfter, BoxFuture, Store, StoreError};
+use sundew_core::{Agreement, EntryId, Event, LogEntry, Position, RootKey, SharedBounds, View};
 use tokio::sync::watch;
 
 use super::outbox::Outbox;
@@ -36,15 +37,6 @@ pub enum AppendError {
     Unconfirmed(&'static str),
 }
 
-/// Bounds of the view of the revocation log.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// How long a view may be asked after it was renewed.
-    pub freshness: Duration,
-    /// How far this broker's clock may be from the store's.
-    pub max_skew: Duration,
-}
-
 /// A place that keeps the endings of other brokers. This broker reports that it has applied an
 /// ending only after the ending is durable there. So a broker that knows of an ending still knows
 /// of it after a restart, whatever the store has lost meanwhile.
@@ -58,7 +50,10 @@ pub(crate) struct RevocationLog {
     pub(super) store: Arc<dyn Store>,
     pub(super) root: Arc<RootKey>,
     pub(super) broker: String,
-    pub(super) bounds: Bounds,
+    /// The bounds that this broker's file allows.
+    pub(super) allowed: SharedBounds,
+    /// The agreement of all brokers, as this one has taken it.
+    pub(super) agreement: ArcSwap<Agreement>,
     view: RwLock<View>,
     window: RwLock<Window>,
     pub(super) outbox: Outbox,
@@ -116,19 +111,22 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RevocationLog {
-    /// Returns a log of which nothing was read yet. The view is stale until a
-    /// [`LogFollower`](super::LogFollower) runs and [`open_after`](Self::open_after) was called.
+    /// Returns a log of which nothing was read yet, for a broker with this agreement whose file
+    /// allows these bounds. The view is stale until a [`LogFollower`](super::LogFollower) runs and
+    /// [`open_after`](Self::open_after) was called.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         root: Arc<RootKey>,
         broker: String,
-        bounds: Bounds,
+        agreement: Agreement,
+        allowed: SharedBounds,
     ) -> Self {
         Self {
             store,
             root,
             broker,
-            bounds,
+            allowed,
+            agreement: ArcSwap::from_pointee(agreement),
             view: RwLock::default(),
             window: RwLock::default(),
             outbox: Outbox::default(),
@@ -247,6 +245,14 @@ impl RevocationLog {
             self.root.tag(&[b"log", &entry.id.0], entry.encode()),
             entry.log_retains_until_ms(),
         )
+    }
+
+    /// Returns the conditions of an append at this moment.
+    pub(super) fn append_after(&self) -> AppendAfter {
+        AppendAfter {
+            agreement: self.agreement.load().version,
+            floor: self.read().applied().0,
+        }
     }
 
     /// Lets the view be asked after a wait, if it is fresh by then. A broker that starts waits one

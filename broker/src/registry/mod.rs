@@ -1,6 +1,7 @@
 //! Registrations of workloads, by which platform teams say what a workload must prove and may ask
 //! for.
 
+mod bounds;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,7 @@ use sundew_attestation::json::{self, JsonError};
 use sundew_attestation::spiffe::TrustDomain;
 use sundew_attestation::{TrustMaterial, hex};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, Registration, Selector, Ttl, WorkloadRecord};
+use sundew_core::{Changed, Registration, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::clock;
@@ -37,25 +38,21 @@ pub(crate) struct Registry {
     /// The trust domain of the embedded CA, if this broker has one.
     ca_domain: Option<TrustDomain>,
     evidence: Arc<Evidence>,
-    longest_task: Ttl,
     responses: Arc<Responses>,
 }
 
 impl Registry {
-    /// A room that checks registrations against what `evidence` trusts; no registration may allow
-    /// tasks longer than `longest_task`.
+    /// A room that checks registrations against what `evidence` trusts.
     pub(crate) fn new(
         ledger: Ledger,
         ca_domain: Option<TrustDomain>,
         evidence: Arc<Evidence>,
-        longest_task: Ttl,
         responses: Arc<Responses>,
     ) -> Self {
         Self {
             ledger,
             ca_domain,
             evidence,
-            longest_task,
             responses,
         }
     }
@@ -117,10 +114,10 @@ impl Registry {
         if self.ca_domain.as_ref().is_some_and(is_for_brokers) {
             problems.push(format!("{id}: spiffe_id: `/sundew/…` is for brokers"));
         }
-        if registration.max_task_ttl > self.longest_task {
+        let longest = self.ledger.log.agreement().bounds.max_task_ttl;
+        if registration.max_task_ttl > longest {
             problems.push(format!(
-                "{id}: max_task_ttl: this broker allows at most {}",
-                self.longest_task
+                "{id}: max_task_ttl: the brokers of this store allow at most {longest}"
             ));
         }
         problems

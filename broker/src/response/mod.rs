@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{Effect, EntryId, Event, LogEntry, Position, Selector, Ttl};
+use sundew_core::{Effect, EntryId, Event, LogEntry, Position, Selector};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tonic::Status;
 
@@ -42,7 +42,6 @@ pub(crate) type Stream<T> = mpsc::Receiver<Result<T, Status>>;
 pub(crate) struct Responses {
     ledger: Ledger,
     leases: Arc<Leases>,
-    longest_task: Ttl,
     /// Notified when there is a clean-up to do.
     new_action: Notify,
     /// Actions that the store could not take yet.
@@ -52,17 +51,11 @@ pub(crate) struct Responses {
 }
 
 impl Responses {
-    /// A room that ends tasks of at most `longest_task`, and watches the leases go.
-    pub(crate) fn new(
-        ledger: Ledger,
-        leases: Arc<Leases>,
-        longest_task: Ttl,
-        refusals: RefusalRecorder,
-    ) -> Self {
+    /// A room that ends tasks, and watches the leases go.
+    pub(crate) fn new(ledger: Ledger, leases: Arc<Leases>, refusals: RefusalRecorder) -> Self {
         Self {
             ledger,
             leases,
-            longest_task,
             new_action: Notify::new(),
             unnoted: Mutex::default(),
             preview_permits: Arc::new(Semaphore::new(MAX_PREVIEWS)),
@@ -83,7 +76,7 @@ impl Responses {
                 selector: Box::new(selector.clone()),
                 effect: Effect::Revoke,
             },
-            Ledger::retain_rule_until_ms(self.longest_task),
+            self.ledger.log.rule_stands_until_ms(),
         )?;
         let action = Action::new(
             entry.id,

@@ -95,7 +95,7 @@ impl Responses {
     /// needed for that (L7, L20): the record only says whether the task lives longer than this
     /// broker lets tasks live.
     async fn event_for(&self, selector: &Selector, effect: Effect) -> (Event, i64) {
-        let until_ms = Ledger::retain_rule_until_ms(self.longest_task);
+        let until_ms = self.ledger.log.rule_stands_until_ms();
         if let (Some(task), Effect::Revoke) = (selector.only_task(), effect) {
             let record = async {
                 let is_fresh = self.ledger.log.view().is_ok();
@@ -105,7 +105,11 @@ impl Responses {
             let known = tokio::time::timeout(LOOK_AT_TASK, record).await;
             let until_ms = match known.ok().flatten() {
                 Some(task) => Ledger::retain_until_ms(&task).max(Ledger::retain_from_now_ms()),
-                None => until_ms,
+                // The file's own limit is the most on which brokers may agree later.
+                None => until_ms.max(
+                    Ledger::retain_from_now_ms()
+                        .saturating_add(self.ledger.log.allowed().max_task_ttl.as_ms()),
+                ),
             };
             let outcome = Outcome::Revoked;
             return (Event::Ended { task, outcome }, until_ms);
@@ -149,7 +153,7 @@ impl Responses {
             self.ledger
                 .end(
                     Event::Lifted(id),
-                    Ledger::retain_rule_until_ms(self.longest_task),
+                    self.ledger.log.rule_stands_until_ms(),
                     record,
                 )
                 .await?;

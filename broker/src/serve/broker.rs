@@ -133,7 +133,6 @@ impl Broker {
         let responses = Arc::new(Responses::new(
             ledger.clone(),
             Arc::clone(&leases),
-            limits.longest_task,
             refusals.clone(),
         ));
         let audience = config.issuers.first().map(|i| i.audience.clone());
@@ -173,7 +172,6 @@ impl Broker {
             ledger.clone(),
             ca.as_ref().map(|ca| ca.trust_domain().clone()),
             Arc::clone(&evidence),
-            limits.longest_task,
             Arc::clone(&responses),
         );
         let broker = Self {

@@ -13,7 +13,7 @@ use crate::ca::Ca;
 use crate::clock;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
-use crate::liveness::{LogFollower, RevocationLog};
+use crate::liveness::{LogFollower, RevocationLog, agree};
 use crate::metrics::Metrics;
 use crate::peer::files::{read_private, read_public};
 use crate::random::random_name;
@@ -50,10 +50,15 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
         ),
         Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
     };
+    let alone = matches!(config.store, StoreConfig::Embedded(_));
+    let agreement = agree(store.as_ref(), &root, &config.bounds, alone)
+        .await
+        .map_err(during("bounds"))?;
     let log = Arc::new(RevocationLog::new(
         Arc::clone(&store),
         Arc::clone(&root),
         random_name().map_err(during("broker name"))?,
+        agreement,
         config.bounds,
     ));
     log.restore(endings);

@@ -237,14 +237,13 @@ impl Tasks {
                 format!("must be at most {} bytes", self.limits.instruction_bytes),
             ));
         }
+        // Read before the position is noted: what is longer than before is stamped above every rule
+        // of the time before.
+        let longest = self.ledger.log.agreement().bounds.max_task_ttl;
         let task = TaskRequest {
             scopes: wire::scopes(&request.scopes)?,
             // L3: rules stand as long as the longest task, so no registration may allow a longer one.
-            ttl: Some(
-                wire::ttl(request.ttl_ms)?.map_or(self.limits.longest_task, |asked| {
-                    asked.min(self.limits.longest_task)
-                }),
-            ),
+            ttl: Some(wire::ttl(request.ttl_ms)?.map_or(longest, |asked| asked.min(longest))),
             binding: wire::binding(request.binding)?,
             audience: wire::audience(request.audience.clone())?,
         };

@@ -3212,6 +3212,69 @@ pub struct RotateKeyringResponse {
     #[prost(uint32, tag = "1")]
     pub key_id: u32,
 }
+/// Bounds that only mean something together, so all brokers of a store have the same ones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Bounds {
+    /// How long a broker answers after it last heard of all endings.
+    #[prost(int64, tag = "1")]
+    pub freshness_ms: i64,
+    /// How far a broker's clock may be from the store's.
+    #[prost(int64, tag = "2")]
+    pub max_clock_skew_ms: i64,
+    /// The longest task.
+    #[prost(int64, tag = "3")]
+    pub max_task_ttl_ms: i64,
+    /// The number of replicas of each primary of the store.
+    #[prost(uint32, tag = "4")]
+    pub replicas: u32,
+}
+/// A broker, as it last reported.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BrokerBounds {
+    #[prost(string, tag = "1")]
+    pub broker: ::prost::alloc::string::String,
+    /// What its file allows: at most these durations, and at most this number of replicas. Absent for
+    /// a broker of an older version, which knows no agreement.
+    #[prost(message, optional, tag = "2")]
+    pub allowed: ::core::option::Option<Bounds>,
+    /// The version of the agreement that the broker has taken.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowBoundsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShowBoundsResponse {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(message, optional, tag = "2")]
+    pub bounds: ::core::option::Option<Bounds>,
+    /// How long a task that is alive now may live. More than max_task_ttl_ms for a time after that was
+    /// shortened.
+    #[prost(int64, tag = "3")]
+    pub longest_alive_ms: i64,
+    #[prost(message, repeated, tag = "4")]
+    pub brokers: ::prost::alloc::vec::Vec<BrokerBounds>,
+}
+/// A field that is absent stays as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBoundsRequest {
+    #[prost(int64, optional, tag = "1")]
+    pub freshness_ms: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "2")]
+    pub max_clock_skew_ms: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "3")]
+    pub max_task_ttl_ms: ::core::option::Option<i64>,
+    #[prost(uint32, optional, tag = "4")]
+    pub replicas: ::core::option::Option<u32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBoundsResponse {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(message, optional, tag = "2")]
+    pub bounds: ::core::option::Option<Bounds>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateJoinTokenRequest {
     #[prost(string, tag = "1")]
@@ -3864,6 +3927,57 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "ExplainEvidence"));
             self.inner.unary(req, path, codec).await
         }
+        /// Shows the bounds on which the brokers of this store have agreed, and what the file of each
+        /// broker allows.
+        pub async fn show_bounds(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowBoundsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowBoundsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/ShowBounds",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "ShowBounds"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes the bounds for all brokers. A bound that the file of a broker does not allow is refused.
+        pub async fn set_bounds(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetBoundsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetBoundsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/SetBounds",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "SetBounds"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Creates a single-use join token with which a registered workload gets its first SVID.
         pub async fn create_join_token(
             &mut self,
@@ -4019,6 +4133,23 @@ pub mod registry_service_server {
             request: tonic::Request<super::ExplainEvidenceRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ExplainEvidenceResponse>,
+            tonic::Status,
+        >;
+        /// Shows the bounds on which the brokers of this store have agreed, and what the file of each
+        /// broker allows.
+        async fn show_bounds(
+            &self,
+            request: tonic::Request<super::ShowBoundsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowBoundsResponse>,
+            tonic::Status,
+        >;
+        /// Changes the bounds for all brokers. A bound that the file of a broker does not allow is refused.
+        async fn set_bounds(
+            &self,
+            request: tonic::Request<super::SetBoundsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetBoundsResponse>,
             tonic::Status,
         >;
         /// Creates a single-use join token with which a registered workload gets its first SVID.
@@ -4772,6 +4903,96 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainEvidenceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/ShowBounds" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowBoundsSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ShowBoundsRequest>
+                    for ShowBoundsSvc<T> {
+                        type Response = super::ShowBoundsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowBoundsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::show_bounds(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowBoundsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/SetBounds" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetBoundsSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::SetBoundsRequest>
+                    for SetBoundsSvc<T> {
+                        type Response = super::SetBoundsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetBoundsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::set_bounds(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetBoundsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -7,6 +7,7 @@ mod attendance;
 mod bad_certificates;
 mod bent_tokens;
 mod bounded;
+mod bounds;
 mod cli;
 mod clocks;
 mod delegation;

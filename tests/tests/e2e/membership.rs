@@ -13,7 +13,7 @@ use sundew_tests::until;
 use crate::replicas::agent;
 
 /// A broker beside Redis, and one that reaches it through a proxy and has these settings.
-async fn near_and_far(world: &World, change: (&str, &str)) -> (Broker, Proxy, Broker) {
+pub(crate) async fn near_and_far(world: &World, change: (&str, &str)) -> (Broker, Proxy, Broker) {
     let near = world.broker().await;
     let proxy = Proxy::start(world.redis.as_ref().expect("redis").port()).await;
     let far = world
@@ -23,7 +23,7 @@ async fn near_and_far(world: &World, change: (&str, &str)) -> (Broker, Proxy, Br
 }
 
 /// A task whose token is active at both brokers, from their memory.
-async fn known_at_both(world: &World, caller: &Caller, servers: &[Caller; 2]) -> Begun {
+pub(crate) async fn known_at_both(world: &World, caller: &Caller, servers: &[Caller; 2]) -> Begun {
     let begun = caller
         .begin(&world.issuer, "/agent", &["exec:git"])
         .await

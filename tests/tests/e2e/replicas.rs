@@ -333,3 +333,25 @@ async fn too_few_configured_replicas_are_refused() {
         broker.output()
     );
 }
+
+/// L3: a majority of fewer nodes than there are is none. A replica that comes while brokers run is
+/// noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_replicas_that_come_after_the_start_are_counted() {
+    let group = Sentinels::start(1);
+    let world = World::with_store(&group.url(), 1);
+    let broker = world.broker().await;
+    let operator = world.operator(&broker);
+    let port = group.nodes[0].port().to_string();
+    let mut more = Redis::with(&["--replicaof", "127.0.0.1", &port]);
+    until("the broker answers nothing", || async {
+        let asked = operator.active("no token", &[0; 32]).await;
+        asked.is_err() && broker.output().contains("set store.replicas")
+    })
+    .await;
+    more.kill();
+    until("the broker answers again", || async {
+        operator.active("no token", &[0; 32]).await.is_ok()
+    })
+    .await;
+}

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use sundew_core::store::{AppendAfter, StoreError};
 use sundew_core::{EntryId, Position};
 use sundew_tests::now_ms;
 
-use super::both;
+use super::{both, report};
 
 #[tokio::test]
 async fn the_log_is_ordered_chained_and_never_goes_back() {
@@ -13,16 +14,18 @@ async fn the_log_is_ordered_chained_and_never_goes_back() {
         let until = now_ms() + 60_000;
         let id = |n: u8| EntryId([n; 16]);
         assert_eq!(
-            store.append(id(1), b"one", until, Position(0)).await,
+            store.append(id(1), b"one", until, Position(0).into()).await,
             Ok(Position(1))
         );
         assert_eq!(
-            store.append(id(2), b"two", until, Position(0)).await,
+            store.append(id(2), b"two", until, Position(0).into()).await,
             Ok(Position(2))
         );
         // A broker that has seen more than the store remembers moves it on.
         assert_eq!(
-            store.append(id(3), b"three", until, Position(40)).await,
+            store
+                .append(id(3), b"three", until, Position(40).into())
+                .await,
             Ok(Position(41))
         );
         let log = store.read_log(Position(0), 10).await.expect("log");
@@ -45,7 +48,7 @@ async fn the_log_is_ordered_chained_and_never_goes_back() {
         );
         assert_eq!(store.read_log(Position(0), 2).await.map(|l| l.len()), Ok(2));
         let beat = store
-            .heartbeat("me", (Position(41), id(3)), 60_000)
+            .heartbeat(report((Position(41), id(3))))
             .await
             .expect("heartbeat");
         assert_eq!(beat.tip, (Position(41), id(3)));
@@ -68,7 +71,7 @@ async fn many_entries_are_appended_in_their_order() {
             })
             .collect();
         store
-            .append_all(&entries, Position(40))
+            .append_all(&entries, Position(40).into())
             .await
             .expect("appended");
         let log = store.read_log(Position(0), 1000).await.expect("log");
@@ -90,7 +93,12 @@ async fn waiting_for_the_log_ends_when_there_is_something_and_not_for_ever() {
         tokio::task::yield_now().await;
         let began = std::time::Instant::now();
         store
-            .append(EntryId([1; 16]), b"x", now_ms() + 60_000, Position(0))
+            .append(
+                EntryId([1; 16]),
+                b"x",
+                now_ms() + 60_000,
+                Position(0).into(),
+            )
             .await
             .expect("append");
         waiting.await.expect("task").expect("woken");
@@ -109,7 +117,7 @@ async fn trimming_drops_what_is_past_and_keeps_the_tip() {
         let now = now_ms();
         for (n, until) in [(1, now - 1), (2, now + 60_000), (3, now - 1), (4, now - 1)] {
             store
-                .append(EntryId([n; 16]), b"x", until, Position(0))
+                .append(EntryId([n; 16]), b"x", until, Position(0).into())
                 .await
                 .expect("append");
         }
@@ -134,9 +142,50 @@ async fn trimming_drops_what_is_past_and_keeps_the_tip() {
             "places that are named go, but never the tip"
         );
         assert_eq!(
-            store.append(EntryId([5; 16]), b"x", now, Position(0)).await,
+            store
+                .append(EntryId([5; 16]), b"x", now, Position(0).into())
+                .await,
             Ok(Position(5))
         );
+    })
+    .await;
+}
+
+/// L3, L6: whoever does not know the agreement appends nothing, and nobody replaces what they have
+/// not seen.
+#[tokio::test]
+async fn an_append_is_by_the_agreement_that_the_store_has() {
+    both(|store| async move {
+        let after = |agreement| AppendAfter {
+            agreement,
+            floor: Position(0),
+        };
+        let until = now_ms() + 60_000;
+        assert_eq!(store.agreement().await, Ok(None));
+        assert_eq!(store.replace_agreement(1, 2, b"two").await, Ok(false));
+        assert_eq!(store.replace_agreement(0, 7, b"seven").await, Ok(true));
+        assert_eq!(store.replace_agreement(0, 8, b"eight").await, Ok(false));
+        assert_eq!(store.agreement().await, Ok(Some(b"seven".to_vec())));
+        let id = |n: u8| EntryId([n; 16]);
+        for known in [0, 6, 8] {
+            assert_eq!(
+                store.append(id(1), b"x", until, after(known)).await,
+                Err(StoreError::OtherAgreement)
+            );
+            assert_eq!(
+                store
+                    .append_all(&[(id(1), b"x".to_vec(), until)], after(known))
+                    .await,
+                Err(StoreError::OtherAgreement)
+            );
+        }
+        assert_eq!(store.read_log(Position(0), 10).await, Ok(Vec::new()));
+        assert_eq!(
+            store.append(id(1), b"x", until, after(7)).await,
+            Ok(Position(1))
+        );
+        let beat = store.heartbeat(report((Position(1), id(1)))).await;
+        assert_eq!(beat.map(|beat| beat.agreement), Ok(7));
     })
     .await;
 }

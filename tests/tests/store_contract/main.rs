@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use sundew_broker::store::embedded::EmbeddedStore;
 use sundew_broker::store::redis::RedisStore;
-use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store, StoredToken};
+use sundew_core::store::{
+    Created, DocumentKind, NewTask, NewToken, Report, Reserved, Store, StoredToken,
+};
 use sundew_core::{EntryId, Position, TaskId, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::redis::{Redis, settings};
@@ -51,6 +53,16 @@ fn task<'a>(id: TaskId, record: &str, hash: &'a TokenHash) -> NewTask<'a> {
         record: record.as_bytes().to_vec(),
         retain_until_ms: now_ms() + 60_000,
         token: token(hash, "first", 60_000),
+    }
+}
+
+/// A report of the broker `me`.
+fn report(applied: (Position, EntryId)) -> Report<'static> {
+    Report {
+        broker: "me",
+        applied,
+        freshness_ms: 60_000,
+        about: "about me",
     }
 }
 
@@ -162,7 +174,7 @@ async fn the_embedded_store_keeps_everything_over_a_restart() {
     store.bind_task(A, b"b".to_vec()).await.expect("bind");
     assert_eq!(
         store
-            .append(EntryId([1; 16]), b"x", now + 60_000, Position(0))
+            .append(EntryId([1; 16]), b"x", now + 60_000, Position(0).into())
             .await,
         Ok(Position(1))
     );

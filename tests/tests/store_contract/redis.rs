@@ -10,7 +10,7 @@ use sundew_tests::now_ms;
 use sundew_tests::redis::{Redis, settings};
 use tokio::task::JoinHandle;
 
-use super::{A, hash, redis_store, task, token};
+use super::{A, hash, redis_store, report, task, token};
 
 /// P12: a long task does not hoard tokens that have expired.
 #[tokio::test]
@@ -42,13 +42,13 @@ async fn a_report_counts_only_for_the_log_that_it_is_about() {
     let id = |n: u8| EntryId([n; 16]);
     for n in 1..=3 {
         store
-            .append(id(n), b"x", now_ms() + 60_000, Position(0))
+            .append(id(n), b"x", now_ms() + 60_000, Position(0).into())
             .await
             .expect("append");
     }
     let reported = async |applied| {
         store
-            .heartbeat("me", applied, 60_000)
+            .heartbeat(report(applied))
             .await
             .expect("heartbeat")
             .peers[0]
@@ -116,7 +116,7 @@ async fn t67_flushing_the_scripts_fails_no_call() {
             .expect("flush");
         assert_eq!(
             store
-                .append(EntryId([n; 16]), b"x", now_ms() + 1000, Position(0))
+                .append(EntryId([n; 16]), b"x", now_ms() + 1000, Position(0).into())
                 .await,
             Ok(Position(u64::from(n)))
         );
@@ -138,12 +138,12 @@ async fn t66_a_full_redis_takes_endings_and_nothing_else() {
     ));
     assert_eq!(
         store
-            .append(EntryId([1; 16]), b"x", now_ms() + 1000, Position(0))
+            .append(EntryId([1; 16]), b"x", now_ms() + 1000, Position(0).into())
             .await,
         Ok(Position(1))
     );
     store
-        .heartbeat("me", (Position(1), EntryId([1; 16])), 60_000)
+        .heartbeat(report((Position(1), EntryId([1; 16]))))
         .await
         .expect("heartbeat");
 }
@@ -219,10 +219,7 @@ async fn nothing_is_answered(store: &RedisStore, reply: &str) {
     let now = now_ms();
     // One number is a good answer to some questions; a record, a list or a heartbeat it is not.
     assert!(
-        store
-            .heartbeat("me", Default::default(), 1000)
-            .await
-            .is_err(),
+        store.heartbeat(report(Default::default())).await.is_err(),
         "{reply:?}"
     );
     assert!(store.read_log(Position(0), 10).await.is_err(), "{reply:?}");
@@ -236,7 +233,7 @@ async fn nothing_is_answered(store: &RedisStore, reply: &str) {
         );
         assert!(
             store
-                .append(EntryId([1; 16]), b"x", now, Position(0))
+                .append(EntryId([1; 16]), b"x", now, Position(0).into())
                 .await
                 .is_err(),
             "{reply:?}"

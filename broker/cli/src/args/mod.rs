@@ -100,6 +100,10 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show and change the bounds on which all brokers of a store agree. Needs the role
+    /// `registrar`.
+    #[command(subcommand)]
+    Bounds(BoundsCommand),
     /// Work on configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -183,6 +187,30 @@ pub(crate) enum Command {
     /// The agent of the demo.
     #[command(hide = true)]
     ExampleAgent,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BoundsCommand {
+    /// Show the agreement, and what the file of each broker allows.
+    Show,
+    /// Change the agreement for all brokers, which take it while they run. What the file of a
+    /// broker does not allow is refused: its file comes first, then this, and a file that is to
+    /// allow less comes last.
+    #[command(group = clap::ArgGroup::new("bounds").required(true).multiple(true))]
+    Set {
+        /// How long a broker answers after it last heard of all endings.
+        #[arg(long, group = "bounds", value_name = "DURATION")]
+        freshness: Option<Ttl>,
+        /// How far a broker's clock may be from the store's.
+        #[arg(long, group = "bounds", value_name = "DURATION")]
+        max_clock_skew: Option<Ttl>,
+        /// The longest task.
+        #[arg(long, group = "bounds", value_name = "DURATION")]
+        max_task_ttl: Option<Ttl>,
+        /// The number of replicas of each primary.
+        #[arg(long, group = "bounds", value_name = "NUMBER")]
+        replicas: Option<u32>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

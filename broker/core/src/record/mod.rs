@@ -23,6 +23,9 @@ pub enum RecordError {
     /// The bytes of a task, a token or a grant have a field with an impossible value.
     #[error("record is not readable")]
     Malformed,
+    /// The record has a form that only a later version of Sundew knows.
+    #[error("record was written by a later version of Sundew: upgrade this broker")]
+    Version,
 }
 
 /// A task, as it was when it began.

@@ -15,11 +15,45 @@ pub struct StoredEntry {
     pub bytes: Vec<u8>,
 }
 
+/// The conditions of an append to the log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AppendAfter {
+    /// The version of the agreement that the caller knows; 0 if it knows none.
+    pub agreement: u64,
+    /// The position above which the entry must be.
+    pub floor: Position,
+}
+
+/// Above this position, in a store of which no agreement is known.
+impl From<Position> for AppendAfter {
+    fn from(floor: Position) -> Self {
+        Self {
+            agreement: 0,
+            floor,
+        }
+    }
+}
+
+/// The report of a broker with its heartbeat.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// The name of the broker.
+    pub broker: &'a str,
+    /// The position and the name of the last entry that the broker has applied.
+    pub applied: (Position, EntryId),
+    /// The freshness bound of the broker, in milliseconds.
+    pub freshness_ms: i64,
+    /// What the broker says of itself, for operators.
+    pub about: &'a str,
+}
+
 /// The answer of the store to a heartbeat.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Heartbeat {
     /// The wall clock of the store, in milliseconds since the epoch.
     pub now_ms: i64,
+    /// The version of the agreement that the store has; 0 if it has none.
+    pub agreement: u64,
     /// The name of this life of the store. Another name means that the store was emptied, or that
     /// it lost its list of brokers at least.
     pub epoch: String,

@@ -17,7 +17,7 @@ use crate::id::{LeaseId, TaskId};
 use crate::position::{EntryId, Position};
 
 pub use document::DocumentKind;
-pub use log::{Heartbeat, StoredEntry};
+pub use log::{AppendAfter, Heartbeat, Report, StoredEntry};
 pub use task::{
     Created, NewTask, NewToken, Reserved, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
 };
@@ -38,6 +38,9 @@ pub enum StoreError {
     /// The settings or permissions of the store do not let Sundew work.
     #[error("store is not usable: {0}")]
     Misconfigured(String),
+    /// The brokers have another agreement than the caller knows, so nothing was appended.
+    #[error("the brokers have another agreement on their bounds")]
+    OtherAgreement,
     /// The store cannot be reached, or did not answer in time.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
@@ -117,27 +120,42 @@ pub trait Store: Send + Sync {
     /// Returns at most `limit` of the tasks on the attendance list that are due.
     fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Vec<TaskId>>;
 
-    /// Appends an entry to the log at a position above `floor`, and returns the position once the
+    /// Returns the agreement of the brokers on their bounds, if they have one.
+    fn agreement(&self) -> BoxFuture<'_, Option<Vec<u8>>>;
+    /// Writes the agreement of this version if the store has the one of version `expected`, where 0
+    /// stands for none. Returns whether it did, once a majority of the data nodes has it.
+    fn replace_agreement<'a>(
+        &'a self,
+        expected: u64,
+        version: u64,
+        value: &'a [u8],
+    ) -> BoxFuture<'a, bool>;
+    /// Returns what each broker on the list reported of itself, by the name of the broker. A broker
+    /// of a version that says nothing has an empty text.
+    fn reports(&self) -> BoxFuture<'_, Vec<(String, String)>>;
+
+    /// Appends an entry to the log at a position above the floor, and returns the position once the
     /// entry is durable. The entry may be deleted from `retain_until_ms` on. An append may be
-    /// repeated: an entry whose name is in the log keeps its position.
+    /// repeated: an entry whose name is in the log keeps its position. If the agreement is another
+    /// one than the caller knows, nothing is appended ([`StoreError::OtherAgreement`]).
     fn append<'a>(
         &'a self,
         id: EntryId,
         entry: &'a [u8],
         retain_until_ms: i64,
-        floor: Position,
+        after: AppendAfter,
     ) -> BoxFuture<'a, Position>;
-    /// Appends entries that a store has lost, in this order and each above `floor`. If this fails,
+    /// Appends entries that a store has lost, in this order and each above the floor. If this fails,
     /// some of the entries may be in the log. Each entry comes with its name and with the time from
     /// which it may be deleted.
     fn append_all<'a>(
         &'a self,
         entries: &'a [(EntryId, Vec<u8>, i64)],
-        floor: Position,
+        after: AppendAfter,
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             for (id, entry, retain_until_ms) in entries {
-                self.append(*id, entry, *retain_until_ms, floor).await?;
+                self.append(*id, entry, *retain_until_ms, after).await?;
             }
             Ok(())
         })
@@ -149,19 +167,13 @@ pub trait Store: Send + Sync {
     /// Deletes the entries that may be deleted at `now_ms`, and the entries at these positions. The
     /// last entry of the log is never deleted.
     fn trim_log<'a>(&'a self, now_ms: i64, positions: &'a [Position]) -> BoxFuture<'a, ()>;
-    /// Reports the position and the name of the last entry that this broker has applied, and
-    /// returns the tip of the log with the reports of the other brokers. The freshness bound of this
-    /// broker, in milliseconds, goes with the report. A broker that has not reported for ten of
-    /// its own bounds is taken off the list, whichever broker notices.
+    /// Reports what this broker has applied, and returns the tip of the log with the reports of the
+    /// other brokers. A broker that has not reported for ten of its own freshness bounds is taken
+    /// off the list, whichever broker notices.
     ///
-    /// A report counts only if the log has this entry at this position. Otherwise the report is
-    /// about a log that was lost, and counts as nothing applied.
-    fn heartbeat<'a>(
-        &'a self,
-        broker: &'a str,
-        applied: (Position, EntryId),
-        freshness_ms: i64,
-    ) -> BoxFuture<'a, Heartbeat>;
+    /// A report counts only if the log has the entry that it names, at the position that it names.
+    /// Otherwise the report is about a log that was lost, and counts as nothing applied.
+    fn heartbeat<'a>(&'a self, report: Report<'a>) -> BoxFuture<'a, Heartbeat>;
     /// Takes this broker off the list of those that must have applied an ending.
     fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()>;
 

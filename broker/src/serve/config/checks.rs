@@ -6,25 +6,19 @@ use std::path::PathBuf;
 
 use sundew_attestation::kinds::oidc::Preset;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
+use sundew_core::SharedBounds;
 
-use super::file::{FileJournal, FileLimits, FileOperator, FileRevocation, FileTrust};
+use super::file::{FileJournal, FileLimits, FileOperator, FileTrust};
 use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
 
-/// Checks bounds of limits, and of the view of the revocation log.
-pub(super) fn limits(limits: &FileLimits, revocation: &FileRevocation, errors: &mut Vec<String>) {
+/// Checks limits, and the bounds that all brokers share.
+pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Vec<String>) {
+    errors.extend(bounds.problems().into_iter().map(str::to_owned));
     let mut check = |holds: bool, problem: &str| {
         if !holds {
             errors.push(problem.to_owned());
         }
     };
-    check(
-        (100..=60_000).contains(&revocation.freshness.as_ms()),
-        "revocation.freshness: must be between 100ms and 60s",
-    );
-    check(
-        revocation.max_clock_skew.as_ms() <= 10_000,
-        "revocation.max_clock_skew: must be at most 10s",
-    );
     check(
         (4096..=16 << 20).contains(&limits.message_bytes),
         "limits.message_bytes: must be between 4096 and 16777216",

@@ -11,7 +11,7 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
 use super::{
-    Bounds, CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen, ListenerLimits,
+    CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen, ListenerLimits,
     LocalLimits, MaterialConfig, Role,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
@@ -241,15 +241,6 @@ impl Default for FileRevocation {
     }
 }
 
-impl From<FileRevocation> for Bounds {
-    fn from(file: FileRevocation) -> Self {
-        Self {
-            freshness: file.freshness.to_std(),
-            max_skew: file.max_clock_skew.to_std(),
-        }
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileLimits {
@@ -306,7 +297,6 @@ impl From<&FileLimits> for CallLimits {
             purpose_bytes: file.purpose_bytes,
             instruction_bytes: file.instruction_bytes,
             secret_bytes: file.secret_bytes,
-            longest_task: file.max_task_ttl,
         }
     }
 }

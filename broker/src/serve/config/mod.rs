@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
-use sundew_core::Ttl;
+use sundew_core::{SharedBounds, Ttl};
 
 pub use crate::enrollment::local_process::LocalLimits;
 use crate::evidence::offline::TrustSources;
 pub use crate::limits::CallLimits;
-pub use crate::liveness::Bounds;
 pub use crate::material::{IssuerConfig, MaterialConfig};
 pub use crate::peer::ListenerLimits;
 pub use crate::role::Role;
@@ -50,7 +49,7 @@ pub struct Config {
     /// The journal.
     pub journal: JournalConfig,
     /// Freshness and skew.
-    pub bounds: Bounds,
+    pub bounds: SharedBounds,
     /// The roles of operators.
     pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
     /// OpenID issuers.
@@ -179,7 +178,16 @@ impl Config {
                 .map_err(|error| errors.push(error.to_string()))
                 .ok()
         });
-        checks::limits(&file.limits, &file.revocation, &mut errors);
+        let bounds = SharedBounds {
+            freshness: file.revocation.freshness,
+            max_clock_skew: file.revocation.max_clock_skew,
+            max_task_ttl: file.limits.max_task_ttl,
+            replicas: match &store {
+                Some(StoreConfig::Redis(redis)) => redis.replicas,
+                Some(StoreConfig::Embedded(_)) | None => 0,
+            },
+        };
+        checks::limits(&file.limits, &bounds, &mut errors);
         checks::journal(file.journal.as_ref(), &mut errors);
         checks::issuers(&file.issuers, &mut errors);
         checks::material(&file.material, &mut errors);
@@ -201,7 +209,7 @@ impl Config {
                     store,
                     root_key_file: keys.root_key_file,
                     journal: journal.into(),
-                    bounds: file.revocation.into(),
+                    bounds,
                     operators,
                     issuers: file.issuers,
                     material: file.material,

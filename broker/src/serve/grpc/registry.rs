@@ -27,6 +27,26 @@ impl RegistryService for Services {
             )
             .await
     }
+    async fn show_bounds(&self, request: Request<ShowBoundsRequest>) -> Answer<ShowBoundsResponse> {
+        self.gate
+            .serve_as(
+                "ShowBounds",
+                &self.broker.registry,
+                request,
+                Registry::show_bounds,
+            )
+            .await
+    }
+    async fn set_bounds(&self, request: Request<SetBoundsRequest>) -> Answer<SetBoundsResponse> {
+        self.gate
+            .serve_detached_as(
+                "SetBounds",
+                &self.broker.registry,
+                request,
+                Registry::set_bounds,
+            )
+            .await
+    }
     async fn list_workloads(
         &self,
         request: Request<ListWorkloadsRequest>,

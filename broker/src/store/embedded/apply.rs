@@ -30,6 +30,9 @@ impl State {
             }
             Kind::Release(release) => self.apply_release(release),
             Kind::Due(due) => self.set_due(task_id(&due.task), Some(due.due_ms)),
+            Kind::Agreement(agreement) => {
+                self.agreement = (agreement.version, agreement.value.clone());
+            }
             Kind::Entry(entry) => self.apply_entry(entry),
             Kind::Lease(lease) => self.apply_lease(lease),
             Kind::Had(had) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
+use sundew_core::store::{AppendAfter, Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{EntryId, Position};
 
 use super::operation::{self, kind::Kind};
@@ -21,11 +21,14 @@ impl EmbeddedStore {
         id: EntryId,
         entry: &[u8],
         until_ms: i64,
-        floor: Position,
+        after: AppendAfter,
     ) -> Result<Position, StoreError> {
         let (position, durable) = {
             let mut state = self.lock();
-            let position = Position(state.tip.0.max(floor).0.saturating_add(1));
+            if state.agreement.0 != after.agreement {
+                return Err(StoreError::OtherAgreement);
+            }
+            let position = Position(state.tip.0.max(after.floor).0.saturating_add(1));
             let change = operation::Entry {
                 position: position.0,
                 id: id.0.to_vec(),
@@ -72,15 +75,38 @@ impl EmbeddedStore {
         }
     }
 
-    pub(super) fn report(&self, broker: &str, applied: Position, freshness_ms: i64) -> Heartbeat {
+    pub(super) async fn write_agreement(
+        &self,
+        expected: u64,
+        version: u64,
+        value: &[u8],
+    ) -> Result<bool, StoreError> {
+        let durable = {
+            let mut state = self.lock();
+            if state.agreement.0 != expected {
+                return Ok(false);
+            }
+            let agreement = operation::Agreement {
+                version,
+                value: value.to_vec(),
+            };
+            self.commit(&mut state, Kind::Agreement(agreement))?
+        };
+        settled(durable).await?;
+        Ok(true)
+    }
+
+    pub(super) fn report(&self, report: Report<'_>) -> Heartbeat {
+        let state = self.lock();
         Heartbeat {
             now_ms: clock::now_ms(),
+            agreement: state.agreement.0,
             epoch: EPOCH.to_owned(),
             primary: String::new(),
-            longest_freshness_ms: freshness_ms,
+            longest_freshness_ms: report.freshness_ms,
             all_replicas_acked: true,
-            tip: self.lock().tip,
-            peers: vec![(broker.to_owned(), applied)],
+            tip: state.tip,
+            peers: vec![(report.broker.to_owned(), report.applied.0)],
         }
     }
 }

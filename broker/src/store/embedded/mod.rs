@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 use sundew_core::store::{
-    BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError,
-    StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+    AppendAfter, BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
+    Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 use tokio::sync::{Notify, oneshot};
@@ -239,9 +239,9 @@ impl Store for EmbeddedStore {
         id: EntryId,
         entry: &'a [u8],
         until_ms: i64,
-        floor: Position,
+        after: AppendAfter,
     ) -> BoxFuture<'a, Position> {
-        Box::pin(self.append_entry(id, entry, until_ms, floor))
+        Box::pin(self.append_entry(id, entry, until_ms, after))
     }
 
     fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>> {
@@ -260,13 +260,27 @@ impl Store for EmbeddedStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn heartbeat<'a>(
+    fn heartbeat<'a>(&'a self, report: Report<'a>) -> BoxFuture<'a, Heartbeat> {
+        Box::pin(ready(Ok(self.report(report))))
+    }
+
+    fn agreement(&self) -> BoxFuture<'_, Option<Vec<u8>>> {
+        let (version, value) = self.lock().agreement.clone();
+        Box::pin(ready(Ok((version > 0).then_some(value))))
+    }
+
+    fn replace_agreement<'a>(
         &'a self,
-        broker: &'a str,
-        applied: (Position, EntryId),
-        freshness_ms: i64,
-    ) -> BoxFuture<'a, Heartbeat> {
-        Box::pin(ready(Ok(self.report(broker, applied.0, freshness_ms))))
+        expected: u64,
+        version: u64,
+        value: &'a [u8],
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(self.write_agreement(expected, version, value))
+    }
+
+    /// A store of one broker, which needs nobody's report.
+    fn reports(&self) -> BoxFuture<'_, Vec<(String, String)>> {
+        Box::pin(ready(Ok(Vec::new())))
     }
 
     fn leases_had(&self, task: TaskId) -> BoxFuture<'_, u64> {

@@ -4,7 +4,10 @@
 /// A record of the file, which has one change.
 #[derive(Clone, prost::Message)]
 pub(super) struct Operation {
-    #[prost(oneof = "kind::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(
+        oneof = "kind::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+    )]
     pub(super) kind: Option<kind::Kind>,
 }
 
@@ -136,6 +139,15 @@ pub(super) struct Reaped {
     pub(super) task: Vec<u8>,
 }
 
+/// The agreement on bounds was written.
+#[derive(Clone, prost::Message)]
+pub(super) struct Agreement {
+    #[prost(uint64, tag = "1")]
+    pub(super) version: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) value: Vec<u8>,
+}
+
 pub(super) mod kind {
     /// A change to the state.
     #[derive(Clone, prost::Oneof)]
@@ -164,5 +176,7 @@ pub(super) mod kind {
         Reaped(super::Reaped),
         #[prost(message, tag = "12")]
         Had(super::Had),
+        #[prost(message, tag = "13")]
+        Agreement(super::Agreement),
     }
 }

@@ -3,7 +3,8 @@
 use sundew_core::TaskId;
 
 use super::operation::{
-    Binding, Document, Due, Entry, Had, Lease, NewTask, NewToken, Place, Used, kind::Kind,
+    Agreement, Binding, Document, Due, Entry, Had, Lease, NewTask, NewToken, Place, Used,
+    kind::Kind,
 };
 use super::state::{State, Task};
 
@@ -11,6 +12,10 @@ impl State {
     /// Returns operations that make this state out of nothing.
     pub(super) fn snapshot(&self) -> Vec<Kind> {
         let mut out = Vec::new();
+        let (version, value) = self.agreement.clone();
+        if version > 0 {
+            out.push(Kind::Agreement(Agreement { version, value }));
+        }
         self.snapshot_documents(&mut out);
         self.snapshot_lists(&mut out);
         // A token, a binding or a lease that a task has had is written after its task, because it

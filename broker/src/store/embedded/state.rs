@@ -8,6 +8,8 @@ use sundew_core::{EntryId, LeaseId, Position, TaskId};
 /// The state that the operations of the file add up to. Times are milliseconds since the epoch.
 #[derive(Default)]
 pub(super) struct State {
+    /// The agreement on bounds: its version, 0 for none, and its bytes.
+    pub(super) agreement: (u64, Vec<u8>),
     /// The documents, by the name of their kind and their own name.
     pub(super) documents: HashMap<(&'static str, String), Vec<u8>>,
     /// The single-use names that were taken, and until when they count as taken.

@@ -1,5 +1,7 @@
 #!lua flags=allow-oom
--- Appends an entry that names the one before it. A full Redis still takes endings. ARGV: id, entry, until, floor
+-- Appends an entry that names the one before it. A full Redis still takes endings. KEYS: log, agreement.
+-- ARGV: id, entry, until, floor, version of the agreement. Answers 0 if the agreement is another one.
+if (redis.call('HGET', KEYS[2], 'v') or '0') ~= ARGV[5] then return 0 end
 local position, previous = 0, ''
 local tip = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if tip then

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, and which primary this is.
+-- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, which primary this is, and how many
+-- replicas it has.
 -- With a report goes the reporter's own freshness bound: after ten of them a broker that does not report is taken off
 -- the list, by whoever notices. Answers the longest bound too.
--- A report counts only if this log has the entry that the broker applied last. KEYS: brokers, log, bounds. The epoch is kept with the list of brokers, so
--- that who has lost it notices.
--- ARGV: broker, applied, freshness bound (ms), epoch if there is none, last entry applied
+-- A report counts only if this log has the entry that the broker applied last. The epoch is kept with the list of
+-- brokers, so that who has lost it notices. KEYS: brokers, log, bounds, agreement, what brokers say of themselves.
+-- ARGV: broker, applied, freshness bound (ms), epoch if there is none, last entry applied, what the broker says of itself
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local applied = '0'
@@ -24,6 +25,9 @@ end
 if redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[3] then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
 end
+if redis.call('HGET', KEYS[5], ARGV[1]) ~= ARGV[6] then
+  redis.call('HSET', KEYS[5], ARGV[1], ARGV[6])
+end
 local bounds = {}
 local stored = redis.call('HGETALL', KEYS[3])
 for i = 1, #stored, 2 do bounds[stored[i]] = tonumber(stored[i + 1]) end
@@ -37,6 +41,7 @@ for i = 1, #all, 2 do
   elseif now - tonumber(at) > 10 * (bounds[all[i]] or tonumber(ARGV[3])) then
     redis.call('HDEL', KEYS[1], all[i])
     redis.call('HDEL', KEYS[3], all[i])
+    redis.call('HDEL', KEYS[5], all[i])
   else
     longest = math.max(longest, bounds[all[i]] or tonumber(ARGV[3]))
     peers[#peers + 1] = { all[i], tonumber(applied) }
@@ -50,5 +55,8 @@ if tip then
     if tip[2][i] == 'u' then id = tip[2][i + 1] end
   end
 end
-local primary = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
-return { now, epoch, position, id, peers, primary, longest }
+local replication = redis.call('INFO', 'replication')
+local primary = string.match(replication, 'master_replid:(%x+)') or ''
+local replicas = tonumber(string.match(replication, 'connected_slaves:(%d+)') or '0')
+local agreement = tonumber(redis.call('HGET', KEYS[4], 'v') or '0')
+return { now, epoch, position, id, peers, primary, longest, agreement, replicas }

@@ -10,10 +10,16 @@ pub(super) const LOG: &str = "sundew:{log}:stream";
 pub(super) const BROKERS: &str = "sundew:{log}:brokers";
 /// The freshness bound of each broker, in milliseconds.
 pub(super) const BOUNDS: &str = "sundew:{log}:bounds";
+/// The agreement of the brokers on their bounds: its version and its bytes.
+pub(super) const AGREEMENT: &str = "sundew:{log}:agreement";
+/// The hash of what brokers say of themselves.
+pub(super) const ABOUT: &str = "sundew:{log}:about";
 /// The hash that takes the place of [`BROKERS`] when a store is only tried.
 pub(super) const PROBED_BROKERS: &str = "sundew:{log}:probed-brokers";
 /// The hash that takes the place of [`BOUNDS`] when a store is only tried.
 pub(super) const PROBED_BOUNDS: &str = "sundew:{log}:probed-bounds";
+/// The hash that takes the place of [`ABOUT`] when a store is only tried.
+pub(super) const PROBED_ABOUT: &str = "sundew:{log}:probed-about";
 /// The attendance list: all tasks, by when they are due.
 pub(super) const DUE: &str = "sundew:due";
 

@@ -1,19 +1,22 @@
 //! The revocation log in Redis: one stream, beside the list of brokers that follow it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::redis::streams::{StreamId, StreamRangeReply};
 use ::redis::{Script, Value, cmd};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sundew_core::store::{Heartbeat, StoreError, StoredEntry};
+use sundew_core::store::{AppendAfter, Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{EntryId, Position};
 
 use super::call::Call;
 use super::keys::{
-    BOUNDS, BROKERS, LOG, PROBED_BOUNDS, PROBED_BROKERS, entry_id, nonsense, position_of,
+    ABOUT, AGREEMENT, BOUNDS, BROKERS, LOG, PROBED_ABOUT, PROBED_BOUNDS, PROBED_BROKERS, entry_id,
+    nonsense, position_of,
 };
 use super::primaries::Primaries;
+use super::requirements::check_replicas;
 use super::settings::RedisSettings;
 
 /// How many entries are appended in one round trip, when a log that was lost is repaired.
@@ -22,12 +25,24 @@ const APPENDED_TOGETHER: usize = 256;
 const ENTRIES_PER_TRIM: u64 = 2000;
 /// The most calls of `trim.lua` in one trimming.
 const MAX_TRIMS: usize = 20;
+/// The field of the list of brokers that is no broker; `heartbeat.lua` has the same name.
+const EPOCH: &str = "=epoch";
 /// The start of the range that a trimming looks at: the oldest entry.
 const OLDEST: &str = "-";
 
 /// The answer of `heartbeat.lua`: time, epoch, position and name of the last entry, reports of all
-/// brokers, primary, longest freshness bound.
-type Reported = (i64, String, u64, Vec<u8>, Vec<(String, u64)>, String, i64);
+/// brokers, primary, longest freshness bound, version of the agreement, number of replicas.
+type Reported = (
+    i64,
+    String,
+    u64,
+    Vec<u8>,
+    Vec<(String, u64)>,
+    String,
+    i64,
+    u64,
+    u32,
+);
 
 /// The revocation log. What is written to it must be on replicas before it counts.
 pub(super) struct Log {
@@ -35,6 +50,7 @@ pub(super) struct Log {
     primaries: Primaries,
     /// Blocking reads have connections of their own, so that they do not hold up the other calls.
     tail: Primaries,
+    agree: Script,
     append: Script,
     heartbeat: Script,
     trim: Script,
@@ -47,6 +63,7 @@ impl Log {
         Self {
             primaries: Primaries::new(Arc::clone(&settings)),
             tail: Primaries::new(Arc::clone(&settings)),
+            agree: Script::new(include_str!("agree.lua")),
             append: Script::new(include_str!("append.lua")),
             heartbeat: Script::new(include_str!("heartbeat.lua")),
             trim: Script::new(include_str!("trim.lua")),
@@ -60,35 +77,90 @@ impl Log {
         id: EntryId,
         entry: &[u8],
         until_ms: i64,
-        floor: Position,
+        after: AppendAfter,
     ) -> Result<Position, StoreError> {
-        let call = self.append_call(id, entry, until_ms, floor);
+        let call = self.append_call(id, entry, until_ms, after);
         // Replicas are not waited for here: an ending counts once a heartbeat after it was
         // acknowledged by a majority.
-        Ok(Position(self.primaries.call(&call, 0).await?))
+        match self.primaries.call(&call, 0).await? {
+            0 => Err(StoreError::OtherAgreement),
+            position => Ok(Position(position)),
+        }
     }
 
     pub(super) async fn append_all(
         &self,
         entries: &[(EntryId, Vec<u8>, i64)],
-        floor: Position,
+        after: AppendAfter,
     ) -> Result<(), StoreError> {
         for some in entries.chunks(APPENDED_TOGETHER) {
             let calls: Vec<_> = some
                 .iter()
-                .map(|(id, entry, until_ms)| self.append_call(*id, entry, *until_ms, floor))
+                .map(|(id, entry, until_ms)| self.append_call(*id, entry, *until_ms, after))
                 .collect();
-            self.primaries.call_all(&calls).await?;
+            if self.primaries.call_all::<u64>(&calls).await?.contains(&0) {
+                return Err(StoreError::OtherAgreement);
+            }
         }
         Ok(())
     }
 
-    fn append_call(&self, id: EntryId, entry: &[u8], until_ms: i64, floor: Position) -> Call<'_> {
-        Call::new(&self.append, &[LOG])
+    fn append_call(
+        &self,
+        id: EntryId,
+        entry: &[u8],
+        until_ms: i64,
+        after: AppendAfter,
+    ) -> Call<'_> {
+        Call::new(&self.append, &[LOG, AGREEMENT])
             .arg(&id.0[..])
             .arg(entry)
             .arg(until_ms)
-            .arg(floor.0)
+            .arg(after.floor.0)
+            .arg(after.agreement)
+    }
+
+    pub(super) async fn agreement(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut command = cmd("HGET");
+        command.arg(AGREEMENT).arg("d");
+        self.primaries.query(AGREEMENT, &command).await
+    }
+
+    pub(super) async fn replace_agreement(
+        &self,
+        expected: u64,
+        version: u64,
+        value: &[u8],
+    ) -> Result<bool, StoreError> {
+        let call = Call::new(&self.agree, &[AGREEMENT])
+            .arg(expected)
+            .arg(version)
+            .arg(value);
+        let replicas = self.settings.replicas;
+        let majority = sundew_core::protocol::replicas_for_majority(replicas);
+        let (replaced, _): (bool, _) = self
+            .primaries
+            .call_replicated(&call, majority, replicas)
+            .await?;
+        Ok(replaced)
+    }
+
+    pub(super) async fn reports(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let mut names = cmd("HKEYS");
+        names.arg(BROKERS);
+        let names: Vec<String> = self.primaries.query(BROKERS, &names).await?;
+        let mut about = cmd("HGETALL");
+        about.arg(ABOUT);
+        let mut about: HashMap<String, String> = self.primaries.query(ABOUT, &about).await?;
+        let report = |name: String| {
+            let text = about.remove(&name).unwrap_or_default();
+            (name, text)
+        };
+        Ok(names
+            .into_iter()
+            .filter(|name| name != EPOCH)
+            .map(report)
+            .collect())
     }
 
     pub(super) async fn read(
@@ -150,13 +222,8 @@ impl Log {
         Ok(())
     }
 
-    pub(super) async fn heartbeat(
-        &self,
-        broker: &str,
-        applied: (Position, EntryId),
-        freshness_ms: i64,
-    ) -> Result<Heartbeat, StoreError> {
-        self.report_in([BROKERS, LOG, BOUNDS], broker, applied, freshness_ms)
+    pub(super) async fn heartbeat(&self, report: Report<'_>) -> Result<Heartbeat, StoreError> {
+        self.report_in([BROKERS, LOG, BOUNDS, AGREEMENT, ABOUT], report)
             .await
     }
 
@@ -164,13 +231,17 @@ impl Log {
     /// L1: nobody may wait for a broker that only tries a store, and such a broker must take no
     /// other broker off the list.
     pub(super) async fn probe(&self, prober: &str) -> Result<Position, StoreError> {
-        let lists = [PROBED_BROKERS, LOG, PROBED_BOUNDS];
-        let reported = self
-            .report_in(lists, prober, Default::default(), 1000)
-            .await?;
-        for list in [PROBED_BROKERS, PROBED_BOUNDS] {
+        let lists = [PROBED_BROKERS, LOG, PROBED_BOUNDS, AGREEMENT, PROBED_ABOUT];
+        let report = Report {
+            broker: prober,
+            applied: Default::default(),
+            freshness_ms: 1000,
+            about: "",
+        };
+        let reported = self.report_in(lists, report).await?;
+        for list in [PROBED_BROKERS, PROBED_BOUNDS, PROBED_ABOUT] {
             let mut forget = cmd("HDEL");
-            forget.arg(list).arg(prober).arg("=epoch");
+            forget.arg(list).arg(prober).arg(EPOCH);
             self.primaries.query::<i64>(list, &forget).await?;
         }
         Ok(reported.tip.0)
@@ -178,10 +249,8 @@ impl Log {
 
     async fn report_in(
         &self,
-        lists: [&'static str; 3],
-        broker: &str,
-        applied: (Position, EntryId),
-        freshness_ms: i64,
+        lists: [&'static str; 5],
+        report: Report<'_>,
     ) -> Result<Heartbeat, StoreError> {
         // A store without an epoch gets this one; a broker that finds another epoch than before
         // knows by it that the store was emptied.
@@ -189,27 +258,31 @@ impl Log {
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut epoch)
             .map_err(|_| nonsense("no randomness"))?;
         let call = Call::new(&self.heartbeat, &lists)
-            .arg(broker)
-            .arg(applied.0.0)
-            .arg(freshness_ms)
+            .arg(report.broker)
+            .arg(report.applied.0.0)
+            .arg(report.freshness_ms)
             .arg(URL_SAFE_NO_PAD.encode(epoch))
-            .arg(&applied.1.0[..]);
+            .arg(&report.applied.1.0[..])
+            .arg(report.about);
         let replicas = self.settings.replicas;
         let majority = sundew_core::protocol::replicas_for_majority(replicas);
         let (reported, all_replicas_acked) = self
             .primaries
             .call_replicated(&call, majority, replicas)
             .await?;
-        let (now_ms, epoch, tip, tip_id, peers, primary, longest_freshness_ms): Reported = reported;
+        let (now_ms, epoch, tip, tip_id, peers, primary, longest_ms, agreement, attached): Reported =
+            reported;
+        check_replicas(attached, &self.settings)?;
         let peers = peers
             .into_iter()
             .map(|(id, position)| (id, Position(position)))
             .collect();
         Ok(Heartbeat {
             now_ms,
+            agreement,
             epoch,
             primary,
-            longest_freshness_ms,
+            longest_freshness_ms: longest_ms,
             all_replicas_acked,
             tip: (Position(tip), entry_id(&tip_id)?),
             peers,

@@ -25,14 +25,14 @@ use std::sync::Arc;
 
 use ::redis::cmd;
 use sundew_core::store::{
-    BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Reserved, Store, StoreError,
-    StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+    AppendAfter, BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
+    Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 
 use documents::Documents;
 use executor::Executor;
-use keys::{BOUNDS, BROKERS, documents_key};
+use keys::{ABOUT, BOUNDS, BROKERS, documents_key};
 use leases::Leases;
 use log::Log;
 use requirements::check_node;
@@ -95,7 +95,7 @@ impl RedisStore {
     }
 
     async fn leave_brokers(&self, broker: &str) -> Result<(), StoreError> {
-        for list in [BROKERS, BOUNDS] {
+        for list in [BROKERS, BOUNDS, ABOUT] {
             self.executor
                 .query::<i64>(cmd("HDEL").arg(list).arg(broker))
                 .await?;
@@ -211,17 +211,17 @@ impl Store for RedisStore {
         id: EntryId,
         entry: &'a [u8],
         until_ms: i64,
-        floor: Position,
+        after: AppendAfter,
     ) -> BoxFuture<'a, Position> {
-        Box::pin(self.log.append(id, entry, until_ms, floor))
+        Box::pin(self.log.append(id, entry, until_ms, after))
     }
 
     fn append_all<'a>(
         &'a self,
         entries: &'a [(EntryId, Vec<u8>, i64)],
-        floor: Position,
+        after: AppendAfter,
     ) -> BoxFuture<'a, ()> {
-        Box::pin(self.log.append_all(entries, floor))
+        Box::pin(self.log.append_all(entries, after))
     }
 
     fn read_log(&self, after: Position, limit: usize) -> BoxFuture<'_, Vec<StoredEntry>> {
@@ -236,13 +236,25 @@ impl Store for RedisStore {
         Box::pin(self.log.trim(now_ms, places))
     }
 
-    fn heartbeat<'a>(
+    fn heartbeat<'a>(&'a self, report: Report<'a>) -> BoxFuture<'a, Heartbeat> {
+        Box::pin(self.log.heartbeat(report))
+    }
+
+    fn agreement(&self) -> BoxFuture<'_, Option<Vec<u8>>> {
+        Box::pin(self.log.agreement())
+    }
+
+    fn replace_agreement<'a>(
         &'a self,
-        broker: &'a str,
-        applied: (Position, EntryId),
-        freshness_ms: i64,
-    ) -> BoxFuture<'a, Heartbeat> {
-        Box::pin(self.log.heartbeat(broker, applied, freshness_ms))
+        expected: u64,
+        version: u64,
+        value: &'a [u8],
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(self.log.replace_agreement(expected, version, value))
+    }
+
+    fn reports(&self) -> BoxFuture<'_, Vec<(String, String)>> {
+        Box::pin(self.log.reports())
     }
 
     fn put_lease<'a>(

@@ -154,18 +154,22 @@ impl Primaries {
     }
 
     /// Runs calls of one script on one slot, in this order, in one round trip. If it fails, some of
-    /// the calls may have run.
-    pub(super) async fn call_all(&self, calls: &[Call<'_>]) -> Result<(), StoreError> {
+    /// the calls may have run. Returns the answer of each.
+    pub(super) async fn call_all<T: FromRedisValue>(
+        &self,
+        calls: &[Call<'_>],
+    ) -> Result<Vec<T>, StoreError> {
         let Some(first) = calls.first() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let mut pipeline = ::redis::pipe();
         calls.iter().for_each(|call| {
             pipeline.add_command(call.command.clone());
         });
-        self.on_primary(&first.key, &pipeline, Some(first.script))
-            .await
-            .map(drop)
+        let answers = self
+            .on_primary(&first.key, &pipeline, Some(first.script))
+            .await?;
+        answers.into_iter().map(parsed).collect()
     }
 
     /// Sends a pipeline to the node that has the key and returns its answers. A redirection is

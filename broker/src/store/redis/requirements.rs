@@ -47,19 +47,24 @@ pub(super) fn check_node(info: &str, settings: &RedisSettings) -> Result<(), Sto
     let attached: u32 = field("connected_slaves")
         .and_then(|count| count.parse().ok())
         .unwrap_or(0);
-    // P4: a majority that is counted too small is none, and a deposed primary could go on renewing
-    // views.
-    if settings.url.fails_over() && attached > settings.replicas {
-        let reason = format!(
-            "this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few",
-            settings.replicas
-        );
-        return Err(StoreError::Misconfigured(reason));
-    }
+    check_replicas(attached, settings)?;
     if field("aof_enabled") == Some("0") {
         tracing::warn!(
             "Redis has no append-only file: a restart of Redis loses live tasks (endings are kept by the brokers); set `appendonly yes`"
         );
+    }
+    Ok(())
+}
+
+/// P4, L3: returns an error if a primary has more replicas attached than the settings count. A
+/// majority that is counted too small is none, and a deposed primary could go on renewing views.
+/// Replicas come also while brokers run, so that each heartbeat asks.
+pub(super) fn check_replicas(attached: u32, settings: &RedisSettings) -> Result<(), StoreError> {
+    if settings.url.fails_over() && attached > settings.replicas {
+        return Err(StoreError::Misconfigured(format!(
+            "this primary has {attached} replicas: set store.replicas to how many each primary has, {} is too few",
+            settings.replicas
+        )));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_broker::records::Records;
 use sundew_broker::store::redis::RedisStore;
-use sundew_core::store::Reserved;
+use sundew_core::store::{AppendAfter, Reserved};
 use sundew_core::{
     Credential, EntryId, Event, KnownTask, KnownToken, LogEntry, Position, RootKey, ScopeSet,
     TaskId, TaskRecord, TokenBinding, TokenRecord,
@@ -179,11 +179,16 @@ pub(crate) async fn append(writer: &Writer, n: u64, event: Event) {
         event,
         retain_until_ms: now_ms() + 3_600_000,
     };
+    // The brokers of this store have started once, and their agreement was never changed.
+    let after = AppendAfter {
+        agreement: 1,
+        floor: Position(0),
+    };
     let bytes = writer.root.tag(&[b"log", &entry.id.0], entry.encode());
     writer
         .records
         .store()
-        .append(entry.id, &bytes, entry.retain_until_ms, Position(0))
+        .append(entry.id, &bytes, entry.retain_until_ms, after)
         .await
         .expect("append");
 }
