@@ -354,6 +354,12 @@ fn units_and_manifests_name_what_there_is() {
             }
         }
     }
+    // L7: with a stale view a broker is not ready, and takes endings all the same.
+    let brokers = text("kubernetes/broker.yaml");
+    let for_responders = brokers.split("\n---\n").find(|document| {
+        document.contains("\nkind: Service\n") && document.contains("name: sundew-responders")
+    });
+    assert!(for_responders.is_some_and(|s| s.contains("\n  publishNotReadyAddresses: true\n")));
     let redis = text("kubernetes/redis.yaml") + &text("container/compose.yaml");
     assert_eq!(redis.matches("noeviction").count(), 2);
     let policy = text("kubernetes/network-policy.yaml");

@@ -108,6 +108,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => run::run(connect, command).await,
         Command::Secret(command) => secret::secret(connect, output, command).await,
         Command::Serve { config } => serve::serve(&config).await,
+        Command::Suspend(command) => {
+            respond::respond(connect, output, command, Effect::Suspend).await
+        }
         Command::Svid(command) => svid::svid(connect, output, command).await,
         Command::Task(command) => task::task(connect, output, command).await,
         Command::Token(command) => token::token(connect, output, command).await,

@@ -23,6 +23,10 @@ pub enum Effect {
     Quarantine,
     /// Everything that was decided before the rule's position is dead.
     Revoke,
+    /// What lives is suspended, and nothing new is issued until the rule is lifted. A suspended task
+    /// stays so after that, until its agent resumes it with fresh evidence. Tokens from before stay
+    /// dead.
+    Suspend,
 }
 
 impl Effect {
@@ -35,7 +39,16 @@ impl Effect {
     /// Returns whether the rule forbids new things until it is lifted.
     #[must_use]
     pub fn quarantines(self) -> bool {
-        matches!(self, Self::Quarantine | Self::Contain)
+        matches!(self, Self::Quarantine | Self::Contain | Self::Suspend)
+    }
+
+    /// Returns the effect that is left once the rule was lifted on the new things that it forbids.
+    #[must_use]
+    pub fn lifted(self) -> Option<Self> {
+        match self {
+            Self::Contain | Self::Revoke => Some(Self::Revoke),
+            Self::Quarantine | Self::Suspend => None,
+        }
     }
 
     /// Returns the word that records and the command line use for this effect.
@@ -45,6 +58,7 @@ impl Effect {
             Self::Contain => "contain",
             Self::Quarantine => "quarantine",
             Self::Revoke => "revoke",
+            Self::Suspend => "suspend",
         }
     }
 }

@@ -19,8 +19,9 @@ struct Rule {
     issued_before_ms: Option<i64>,
     /// Whether the rule kills subjects whatever their position, as a rule that names a token does.
     any_position: bool,
-    /// The part of the effect that is left; nothing is left of a quarantine that was lifted.
-    effect: Option<Effect>,
+    effect: Effect,
+    /// Whether new things may be issued again. What the rule killed or suspended stays so.
+    is_lifted: bool,
     position: Position,
 }
 
@@ -35,13 +36,13 @@ impl Rule {
     }
 
     fn kills(&self, subject: &Subject<'_>) -> bool {
-        self.effect.is_some_and(Effect::revokes)
+        self.effect.revokes()
             && (self.any_position || self.position > subject.position)
             && self.matches(subject)
     }
 
     fn quarantines(&self, subject: &Subject<'_>) -> bool {
-        self.effect.is_some_and(Effect::quarantines) && self.matches(subject)
+        self.effect.quarantines() && !self.is_lifted && self.matches(subject)
     }
 }
 
@@ -55,6 +56,8 @@ pub(crate) struct Rules {
     unindexed: Vec<EntryId>,
     /// The number of rules that quarantine.
     quarantines: usize,
+    /// The number of rules that suspend.
+    suspensions: usize,
     /// The number of the present state of the rules. A rule that is added, moved or forgotten gives
     /// a new number. A lift does not, since it kills nothing and revives nothing.
     generation: u64,
@@ -84,25 +87,28 @@ impl Rules {
         self.quarantines = self
             .quarantines
             .saturating_add(usize::from(effect.quarantines()));
+        self.suspensions = self
+            .suspensions
+            .saturating_add(usize::from(effect == Effect::Suspend));
         let rule = Rule {
             criteria,
             issued_before_ms: selector.issued_before_ms,
             any_position: selector.token.is_some(),
-            effect: Some(effect),
+            effect,
+            is_lifted: false,
             position,
         };
         self.rules.insert(id, rule);
     }
 
-    /// Lifts a quarantine. Everything that the rule killed stays dead.
+    /// Lifts a quarantine. Everything that the rule killed stays dead, and what it suspended stays
+    /// suspended.
     pub(crate) fn lift(&mut self, id: &EntryId) {
         if let Some(rule) = self.rules.get_mut(id)
-            && rule.effect.is_some_and(Effect::quarantines)
+            && rule.effect.quarantines()
+            && !rule.is_lifted
         {
-            rule.effect = rule
-                .effect
-                .filter(|effect| effect.revokes())
-                .map(|_| Effect::Revoke);
+            rule.is_lifted = true;
             self.quarantines = self.quarantines.saturating_sub(1);
         }
     }
@@ -128,6 +134,24 @@ impl Rules {
                 .any(found)
     }
 
+    /// Returns the last rule that suspends the subject, lifted or not, and where it stands.
+    pub(crate) fn suspended_by(&self, subject: &Subject<'_>) -> Option<(EntryId, Position)> {
+        if self.suspensions == 0 {
+            return None;
+        }
+        let indexed = subject
+            .attributes()
+            .filter_map(|attribute| self.index.get(attribute))
+            .flatten();
+        self.unindexed
+            .iter()
+            .chain(indexed)
+            .filter_map(|id| Some((*id, self.rules.get(id)?)))
+            .filter(|(_, rule)| rule.effect == Effect::Suspend && rule.matches(subject))
+            .map(|(id, rule)| (id, rule.position))
+            .max_by_key(|(_, position)| *position)
+    }
+
     /// Returns whether some rule kills the subject. The rule `without` is left out.
     pub(crate) fn is_killed(&self, subject: &Subject<'_>, without: Option<EntryId>) -> bool {
         self.any(subject, |id, rule| {
@@ -151,6 +175,11 @@ impl Rules {
         self.generation
     }
 
+    /// Returns whether there is any rule that suspends, so that most checks end at once.
+    pub(crate) fn any_suspension(&self) -> bool {
+        self.suspensions > 0
+    }
+
     /// Returns whether there is any quarantine, so that most checks end at once.
     pub(crate) fn any_quarantine(&self) -> bool {
         self.quarantines > 0
@@ -163,9 +192,14 @@ impl Rules {
 
     /// Returns the rules that have some effect left, with this effect.
     pub(crate) fn active_rules(&self) -> impl Iterator<Item = (&EntryId, Effect)> {
-        self.rules
-            .iter()
-            .filter_map(|(id, rule)| Some((id, rule.effect?)))
+        self.rules.iter().filter_map(|(id, rule)| {
+            let left = if rule.is_lifted {
+                rule.effect.lifted()?
+            } else {
+                rule.effect
+            };
+            Some((id, left))
+        })
     }
 
     /// Forgets the rules that `is_kept` rejects.
@@ -174,6 +208,8 @@ impl Rules {
         self.rules.retain(|id, _| is_kept(id));
         if self.rules.len() != before {
             self.advance_generation();
+            let suspends = |rule: &&Rule| rule.effect == Effect::Suspend;
+            self.suspensions = self.rules.values().filter(suspends).count();
             let rules = &self.rules;
             self.index.retain(|_, ids| {
                 ids.retain(|id| rules.contains_key(id));

@@ -121,6 +121,7 @@ pub(super) fn read_effect(value: i32) -> Result<Effect, Refusal> {
         Ok(v1::Effect::Unspecified | v1::Effect::Revoke) => Ok(Effect::Revoke),
         Ok(v1::Effect::Quarantine) => Ok(Effect::Quarantine),
         Ok(v1::Effect::Contain) => Ok(Effect::Contain),
+        Ok(v1::Effect::Suspend) => Ok(Effect::Suspend),
         Err(_) => Err(Refusal::invalid("effect", "unknown effect")),
     }
 }
@@ -131,6 +132,7 @@ pub(super) fn effect_message(effect: Effect) -> v1::Effect {
         Effect::Revoke => v1::Effect::Revoke,
         Effect::Quarantine => v1::Effect::Quarantine,
         Effect::Contain => v1::Effect::Contain,
+        Effect::Suspend => v1::Effect::Suspend,
     }
 }
 

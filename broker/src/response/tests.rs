@@ -1,5 +1,7 @@
 //! What responders do, over a store without a process.
 
+mod suspend;
+
 use std::sync::Arc;
 
 use serde_json::json;

@@ -134,6 +134,10 @@ impl Tasks {
             Err(other) => return Err(other),
             Ok(()) => false,
         };
+        // A responder's suspension is lifted by a responder.
+        if self.ledger.log.view()?.is_quarantined(&task) {
+            return Err(Refusal::Quarantined);
+        }
         let attested = self
             .attest_again(
                 &peer,

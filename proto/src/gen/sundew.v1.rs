@@ -5371,6 +5371,9 @@ pub enum Effect {
     Quarantine = 2,
     /// Both, in one append.
     Contain = 3,
+    /// What lives is suspended, and nothing new is issued until the rule is lifted. After that, agents
+    /// resume their tasks with fresh evidence. Tokens from before stay dead.
+    Suspend = 4,
 }
 impl Effect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5383,6 +5386,7 @@ impl Effect {
             Self::Revoke => "EFFECT_REVOKE",
             Self::Quarantine => "EFFECT_QUARANTINE",
             Self::Contain => "EFFECT_CONTAIN",
+            Self::Suspend => "EFFECT_SUSPEND",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5392,6 +5396,7 @@ impl Effect {
             "EFFECT_REVOKE" => Some(Self::Revoke),
             "EFFECT_QUARANTINE" => Some(Self::Quarantine),
             "EFFECT_CONTAIN" => Some(Self::Contain),
+            "EFFECT_SUSPEND" => Some(Self::Suspend),
             _ => None,
         }
     }

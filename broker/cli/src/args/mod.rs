@@ -143,7 +143,15 @@ pub(crate) enum Command {
         override_usage = "sundew contain --reason <TEXT> <SELECTOR>…\n       sundew contain --preview <SELECTOR>…"
     )]
     Contain(Respond),
-    /// End a quarantine; what died stays dead. Needs the role `responder`.
+    /// Suspend what a selector matches, and issue nothing new to it, until lifted. Tokens die at
+    /// once. After the lift, agents resume their tasks with fresh evidence. Needs the role
+    /// `responder`.
+    #[command(
+        after_help = EXIT_CODES,
+        override_usage = "sundew suspend --reason <TEXT> <SELECTOR>…\n       sundew suspend --preview <SELECTOR>…"
+    )]
+    Suspend(Respond),
+    /// End a quarantine or a suspension; what died stays dead. Needs the role `responder`.
     Lift {
         #[arg(value_name = "REVOCATION_ID")]
         revocation_id: String,

@@ -51,7 +51,7 @@ pub(crate) async fn respond(
 }
 
 /// Puts a response in force. With `wait`, stays until what the selector hit is counted and cleaned
-/// up; a quarantine kills nothing, so that there is nothing to wait for.
+/// up; a quarantine or a suspension ends nothing, so that there is nothing to wait for.
 pub(crate) async fn put_in_force(
     connect: &Connect,
     output: &Output,
@@ -82,7 +82,7 @@ pub(crate) async fn put_in_force(
         return Ok(pending::exit_code());
     }
     let line = format!("{id}: {}", meaning(&id, effect));
-    if !wait || effect == Effect::Quarantine {
+    if !wait || matches!(effect, Effect::Quarantine | Effect::Suspend) {
         let value = json!({
             "revocation_id": id, "position": answer.position,
             "effect": status::effect_label(effect), "pending": false,
@@ -103,6 +103,9 @@ fn meaning(revocation_id: &str, effect: Effect) -> String {
     match effect {
         Effect::Unspecified | Effect::Revoke => "dead everywhere from now on".to_owned(),
         Effect::Quarantine => format!("nothing new is issued, {lift}"),
+        Effect::Suspend => {
+            format!("suspended everywhere from now on, and nothing new is issued, {lift}")
+        }
         Effect::Contain => {
             format!("dead everywhere from now on, and nothing new is issued, {lift}")
         }

@@ -66,6 +66,7 @@ pub(super) fn effect_label(effect: Effect) -> &'static str {
         Effect::Unspecified | Effect::Revoke => "revoke",
         Effect::Quarantine => "quarantine",
         Effect::Contain => "contain",
+        Effect::Suspend => "suspend",
     }
 }
 

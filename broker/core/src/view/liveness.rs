@@ -127,7 +127,7 @@ impl View {
                 token.mark_checked_at(generation);
             }
         }
-        if self.is_suspended_since(task, token.position) {
+        if self.is_suspended_since(task, token.position) || self.is_token_suspended(token) {
             return Liveness::Dead(Cause::Suspended);
         }
         Liveness::Alive
@@ -148,7 +148,39 @@ impl View {
                 .is_some_and(|suspension| !suspension.over)
                 && !self.endings.contains_key(id)
         };
-        !self.suspensions.is_empty() && task.lineage().any(is_suspended)
+        (!self.suspensions.is_empty() && task.lineage().any(is_suspended))
+            || self.suspending_rule(task).is_some()
+    }
+
+    /// Returns the rule by which a task, or a task that it was delegated from, is suspended: it
+    /// stands above what was decided, and above the last resumption.
+    fn suspending_rule(&self, task: &KnownTask) -> Option<EntryId> {
+        if !self.rules.any_suspension() {
+            return None;
+        }
+        task.chain().find_map(|each| {
+            let (by, position) = self.rules.suspended_by(&each.subject())?;
+            let resumed = self
+                .suspensions
+                .get(&each.id)
+                .filter(|suspension| suspension.over)
+                .map_or(Position(0), |suspension| suspension.position);
+            let decided = self.counted(each.subject().position);
+            (position > decided.max(resumed) && !self.endings.contains_key(&each.id)).then_some(by)
+        })
+    }
+
+    /// Returns whether a rule suspends a token, or a task above it, that stands above the token.
+    fn is_token_suspended(&self, token: &KnownToken) -> bool {
+        let stamp = self.counted(token.position);
+        let is_later = |subject: Subject<'_>| {
+            self.rules
+                .suspended_by(&subject)
+                .is_some_and(|(_, position)| position > stamp)
+        };
+        self.rules.any_suspension()
+            && (is_later(token.subject())
+                || token.task().chain().any(|each| is_later(each.subject())))
     }
 
     /// Returns the entry by which a task is dead or suspended. There is none if the task lives, or
@@ -171,7 +203,10 @@ impl View {
                 .filter(|suspension| !suspension.over)
                 .map(|suspension| suspension.by)
         };
-        ended.or_else(killed).or_else(suspended)
+        ended
+            .or_else(killed)
+            .or_else(suspended)
+            .or_else(|| self.suspending_rule(task))
     }
 
     /// Returns the ending of the task, or else that of the nearest task that it was delegated from:

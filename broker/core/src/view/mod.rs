@@ -99,13 +99,11 @@ impl View {
             Event::Rule { selector, effect } => {
                 // AC-4A: what was lifted stays lifted, in whatever order the two entries come.
                 let is_lifted = self.lifted.contains_key(&entry.id);
-                let effect = if is_lifted && *effect == Effect::Contain {
-                    Effect::Revoke
-                } else {
-                    *effect
-                };
-                if !is_lifted || effect == Effect::Revoke {
-                    self.rules.insert(entry.id, selector, effect, position);
+                if !is_lifted || *effect != Effect::Quarantine {
+                    self.rules.insert(entry.id, selector, *effect, position);
+                }
+                if is_lifted {
+                    self.rules.lift(&entry.id);
                 }
             }
             // The position is kept, so that tokens from a broker that had not seen the suspension

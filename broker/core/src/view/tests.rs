@@ -1,3 +1,5 @@
+mod suspend;
+
 use std::sync::Arc;
 
 use super::*;

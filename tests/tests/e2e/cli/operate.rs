@@ -253,6 +253,36 @@ async fn a_responder_previews_contains_watches_and_lifts_from_the_command_line()
     }
 }
 
+/// L7: a responder who is not sure yet suspends, and takes only that back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l7_a_responder_suspends_and_lifts_from_the_command_line() {
+    let world = World::embedded();
+    let (broker, caller) = world.broker_and_agent().await;
+    let begun = caller
+        .begin(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("task");
+    let operator = |arguments: &[&str]| run_as(&world, &broker, "/operator", arguments, "");
+    let agent = ["--workload", "spiffe://test.example/agent"];
+    let suspended = operator(&["suspend", agent[0], agent[1], "--reason", "look at it"]);
+    let told = text(&suspended);
+    assert!(suspended.status.success(), "{told}");
+    assert!(told.contains("suspended everywhere from now on"), "{told}");
+    let id = told.split(':').next().expect("id").to_owned();
+    let listed = text(&operator(&["revoke", "list"]));
+    assert!(
+        listed.contains(&id) && listed.contains("suspend"),
+        "{listed}"
+    );
+    let lifted = operator(&["lift", &id, "--reason", "it was nothing"]);
+    assert!(lifted.status.success(), "{}", text(&lifted));
+    let server = world.operator(&broker);
+    let active = server.active(&begun.token, &caller.thumbprint()).await;
+    assert_eq!(active.ok(), Some(false), "the token stays dead");
+    let tasks = text(&operator(&["--json", "task", "list"]));
+    assert!(tasks.contains("\"state\":\"suspended\""), "{tasks}");
+}
+
 #[tokio::test]
 async fn the_doctor_names_the_broken_thing() {
     let world = World::embedded();
