@@ -99,11 +99,12 @@ impl Record {
         if *version != 1 {
             return None;
         }
-        let event = take(&mut rest)?;
+        let event = take(&mut rest)?.to_owned();
         let (count, mut rest) = rest.split_first_chunk::<4>()?;
         let mut fields: Vec<(Cow<'static, str>, String)> = Vec::new();
         for _ in 0..u32::from_be_bytes(*count) {
-            let field = (Cow::Owned(take(&mut rest)?), take(&mut rest)?);
+            let name = take(&mut rest)?.to_owned();
+            let field = (Cow::Owned(name), take(&mut rest)?.to_owned());
             // Another order, or a name twice, would be a second encoding of the same record.
             if fields.last().is_some_and(|(name, _)| *name >= field.0) {
                 return None;
@@ -118,6 +119,47 @@ impl Record {
     }
 }
 
+/// What [`glance`] finds in an encoded record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Glance<'a> {
+    /// The time of the event, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// The name of the event.
+    pub event: &'a str,
+    /// The value of the circumstance that was asked for.
+    pub value: Option<&'a str>,
+}
+
+/// Reads the bytes that [`Record::encode`] returns, and keeps only the event and the value of one
+/// circumstance, for whoever looks at many records. Returns `None` for any other bytes.
+#[must_use]
+pub fn glance<'a>(bytes: &'a [u8], name: &str) -> Option<Glance<'a>> {
+    let (version, rest) = bytes.split_first()?;
+    let (at_ms, mut rest) = rest.split_first_chunk::<8>()?;
+    if *version != 1 {
+        return None;
+    }
+    let event = take(&mut rest)?;
+    let (count, mut rest) = rest.split_first_chunk::<4>()?;
+    let mut value = None;
+    let mut last = None;
+    for _ in 0..u32::from_be_bytes(*count) {
+        let (found, its_value) = (take(&mut rest)?, take(&mut rest)?);
+        // Another order, or a name twice, would be a second encoding of the same record.
+        if last.replace(found).is_some_and(|last| last >= found) {
+            return None;
+        }
+        if found == name {
+            value = Some(its_value);
+        }
+    }
+    rest.is_empty().then_some(Glance {
+        at_ms: i64::from_be_bytes(*at_ms),
+        event,
+        value,
+    })
+}
+
 fn length(n: usize) -> [u8; 4] {
     u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes()
 }
@@ -127,11 +169,11 @@ fn put(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn take(rest: &mut &[u8]) -> Option<String> {
+fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     let (size, tail) = rest.split_first_chunk::<4>()?;
     let (text, tail) = tail.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
     *rest = tail;
-    String::from_utf8(text.to_vec()).ok()
+    std::str::from_utf8(text).ok()
 }
 
 #[cfg(test)]
@@ -155,9 +197,24 @@ mod tests {
 
         #[test]
         fn what_decodes_encodes_to_the_same_bytes(bytes: Vec<u8>) {
+            prop_assert_eq!(glance(&bytes, "").is_some(), Record::decode(&bytes).is_some());
             if let Some(record) = Record::decode(&bytes) {
                 prop_assert_eq!(record.encode(), bytes);
             }
+        }
+
+        #[test]
+        fn a_glance_sees_what_the_record_has(
+            at_ms: i64,
+            event in ".{0,9}",
+            fields in proptest::collection::btree_map("[a-c]", ".{0,9}", 0..4),
+        ) {
+            let empty = Record { at_ms, event, fields: vec![] };
+            let record = fields.iter().fold(empty, |r, (n, v)| r.with(n.clone(), v));
+            let bytes = record.encode();
+            let seen = glance(&bytes, "b").unwrap();
+            prop_assert_eq!((seen.at_ms, seen.event), (at_ms, record.event.as_str()));
+            prop_assert_eq!(seen.value, record.field("b"));
         }
     }
 }

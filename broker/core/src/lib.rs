@@ -60,7 +60,7 @@ mod view;
 
 pub use agreement::{Agreement, Beyond, SharedBounds};
 pub use audience::is_audience;
-pub use audit::Record;
+pub use audit::{Glance, Record, glance};
 pub use credential::{Credential, TokenHash};
 pub use delegation::{Grant, GrantRequest};
 pub use denial::Denial;
