@@ -35,6 +35,10 @@ pub(crate) struct Readings {
     pub(crate) journal_free: u64,
     /// The length of the journal, in bytes.
     pub(crate) journal_length: u64,
+    /// The number of segments of the journal.
+    pub(crate) journal_segments: usize,
+    /// Whether segments do not end, or do not go, as they should.
+    pub(crate) journal_upkeep_fails: bool,
     /// Whether every record can be written.
     pub(crate) journal_writable: bool,
     /// Credentials in other systems, and those of them that are due.
@@ -48,6 +52,8 @@ pub(crate) struct Readings {
 struct JournalMetrics {
     length: Gauge,
     free: Gauge,
+    segments: Gauge,
+    upkeep_fails: Gauge,
     writable: Gauge,
     refusals_counted: Counter,
 }
@@ -68,6 +74,16 @@ impl JournalMetrics {
             "journal_writable",
             "1 while every record can be written; 0 while nothing can be issued",
             Gauge::clone(&self.writable),
+        );
+        registry.register(
+            "journal_segments",
+            "Segments of the journal in its folder",
+            Gauge::clone(&self.segments),
+        );
+        registry.register(
+            "journal_upkeep_failing",
+            "1 while a segment cannot be ended that should be",
+            Gauge::clone(&self.upkeep_fails),
         );
         registry.register(
             "refusals_counted",
@@ -189,6 +205,12 @@ impl Metrics {
         self.fresh.set(i64::from(readings.view_fresh));
         self.journal.length.set(number(readings.journal_length));
         self.journal.free.set(number(readings.journal_free));
+        self.journal
+            .segments
+            .set(i64::try_from(readings.journal_segments).unwrap_or(i64::MAX));
+        self.journal
+            .upkeep_fails
+            .set(i64::from(readings.journal_upkeep_fails));
         self.journal
             .writable
             .set(i64::from(readings.journal_writable));

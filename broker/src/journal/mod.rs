@@ -1,14 +1,23 @@
 //! The journal: a record of every decision, durable before the decision takes effect (P10). The
-//! journal is a folder of segments, with one hash chain over all of them.
+//! journal is a folder of segments, with one hash chain over all of them. Segments end while the
+//! journal is written; each new one gets the endings that still matter from those before it, so that
+//! a start needs no others (O1).
 //!
 //! P9: nothing here takes a credential or a secret.
 
+mod carrying;
 mod cause;
+mod endings;
+mod opening;
 mod refusals;
+mod segments;
 mod share;
+mod upkeep;
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sundew_core::LogEntry;
@@ -16,15 +25,19 @@ pub use sundew_core::Record;
 use sundew_core::store::{BoxFuture, StoreError};
 
 use crate::clock;
-use crate::store::chain_log::{self, ChainHash, ChainLog, ChainLogError, DiskSpace, DiskState};
+use crate::store::chain_log::{ChainLog, ChainLogError, DiskSpace, DiskState};
 pub(crate) use cause::cause_text;
 pub(crate) use refusals::{RefusalCounts, RefusalKind};
+use segments::Segment;
+pub use segments::{Extent, read_all};
 use share::share_of;
+pub use upkeep::{SegmentRules, Upkeep};
+
+/// Resolves, to the record's memory, when a record is durable.
+type Durable = tokio::sync::oneshot::Receiver<Result<Vec<u8>, ChainLogError>>;
 
 /// How long a caller waits until its record is durable before it gives up (T75).
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
-/// The size of a segment, in bytes, after which the next start begins a new segment.
-const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// Why something could not be put on the record. What cannot be put on the record must not happen.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -38,7 +51,13 @@ pub enum JournalError {
         /// The segment.
         path: PathBuf,
     },
-    /// A segment is missing, or does not go on where the segment before it ended.
+    /// A segment is not there, and is needed.
+    #[error("{path}: segment is missing")]
+    Missing {
+        /// The segment.
+        path: PathBuf,
+    },
+    /// A segment does not go on where the segment before it ended, or is none of this journal.
     #[error("{path}: does not follow the segment before it")]
     Segments {
         /// The segment.
@@ -55,12 +74,44 @@ pub fn record(event: &str) -> Record {
     Record::new(event, clock::now_ms())
 }
 
+/// The settings of a journal that is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JournalSettings {
+    /// What is kept of the disk for endings and for operators' records, in bytes.
+    pub reserve: u64,
+}
+
 /// The writing end of the journal.
 pub struct Journal {
+    folder: PathBuf,
     log: ChainLog,
-    /// The length of the segments before the one that is written, in bytes.
-    before: u64,
+    segments: Mutex<Segments>,
     space: Arc<DiskSpace>,
+    /// Locked, so that no other broker writes this journal.
+    _lock: File,
+}
+
+/// The segments of a journal that is written.
+struct Segments {
+    /// Those before the current one that are in the journal's folder, the oldest first.
+    closed: VecDeque<Closed>,
+    /// The number of the one that is written.
+    current: u64,
+    /// When the current one began, in milliseconds since the epoch.
+    began_ms: i64,
+    /// The length of what was carried over into the current one, in bytes.
+    carried_bytes: u64,
+    /// How many segments before the current one have endings that are to be carried over.
+    sources: usize,
+    /// Why the upkeep cannot do what is due.
+    problem: Option<String>,
+}
+
+/// A segment that is not written any more.
+struct Closed {
+    segment: Segment,
+    /// Its length, in bytes.
+    bytes: u64,
 }
 
 /// What an operator may know of a journal.
@@ -72,75 +123,42 @@ pub(crate) struct JournalState {
     pub(crate) free: u64,
     /// Why not every record can be written.
     pub(crate) problem: Option<String>,
+    /// The number of segments in the journal's folder.
+    pub(crate) segments: usize,
+    /// Why segments do not end as they should.
+    pub(crate) upkeep_problem: Option<String>,
 }
 
 impl Journal {
-    /// Opens the journal in a folder, verifies the chain, and hands every record to `take`.
-    pub fn open(folder: &Path, take: impl FnMut(Record)) -> Result<Self, JournalError> {
-        Self::open_with_reserve(folder, 0, take)
-    }
-
-    /// Does what [`open`](Self::open) does for a journal that keeps so many bytes of its disk for
-    /// endings and for operators' records.
-    pub fn open_with_reserve(
-        folder: &Path,
-        reserve: u64,
-        mut take: impl FnMut(Record),
-    ) -> Result<Self, JournalError> {
-        std::fs::create_dir_all(folder).map_err(|e| ChainLogError::Io {
-            path: folder.to_owned(),
-            reason: e.to_string(),
-        })?;
-        // All segments but the last are only read. The last one is read by the log that goes on
-        // writing to it, unless it is full: then the log begins the next segment.
-        let mut segments = segments(folder)?;
-        let last = segments
-            .pop()
-            .unwrap_or_else(|| folder.join(segment_name(1)));
-        let mut hash = verify_all(&segments, &mut take)?;
-        let full = std::fs::metadata(&last).is_ok_and(|m| m.len() > SEGMENT_BYTES);
-        let current = if full {
-            hash = verify_one(&last, hash, &mut take)?;
-            chain_log::release_ahead(&last)?;
-            folder.join(segment_name(segments.len().saturating_add(2)))
-        } else {
-            if last.exists() {
-                let (follows, _) = chain_log::read(&last, |_| {})?;
-                if follows != hash.unwrap_or_default() {
-                    return Err(JournalError::Segments { path: last });
-                }
-            }
-            last
-        };
-        let space = Arc::new(DiskSpace::new(reserve));
-        let mut malformed = false;
-        let log = ChainLog::open_within(
-            &current,
-            hash.unwrap_or_default(),
-            Some(Arc::clone(&space)),
-            |payload| match Record::decode(payload) {
-                Some(record) => take(record),
-                None => malformed = true,
-            },
-        )?;
-        if malformed {
-            Err(JournalError::Malformed { path: current })
-        } else {
-            let before = bytes_of(folder)?.saturating_sub(space.state().file);
-            Ok(Self { log, before, space })
-        }
-    }
-
     /// Writes a record; once this answers, it is durable. A1: what may not use the reserve is
     /// refused when the disk has nothing else left.
     pub async fn write(&self, record: Record) -> Result<(), JournalError> {
-        let share = share_of(&record.event);
-        let durable = self.log.submit_to(share, record.encode())?;
+        let durable = self.submit(&record)?;
         match tokio::time::timeout(DURABLE_WITHIN, durable).await {
             Ok(Ok(result)) => Ok(result.map(drop)?),
             Ok(Err(_)) => Err(ChainLogError::Poisoned.into()),
             Err(_) => Err(JournalError::Timeout),
         }
+    }
+
+    /// Writes records that nothing may be left out of; once this answers, all of them are durable.
+    async fn write_all(&self, records: impl Iterator<Item = Record>) -> Result<(), JournalError> {
+        let submitted = records.map(|record| self.submit(&record));
+        let submitted: Vec<_> = submitted.collect::<Result<_, _>>()?;
+        let all_durable = async {
+            for durable in submitted {
+                durable.await.unwrap_or(Err(ChainLogError::Poisoned))?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(DURABLE_WITHIN, all_durable)
+            .await
+            .unwrap_or(Err(JournalError::Timeout))
+    }
+
+    fn submit(&self, record: &Record) -> Result<Durable, JournalError> {
+        let share = share_of(&record.event);
+        Ok(self.log.submit_to(share, record.encode())?)
     }
 
     /// Writes a record that nothing waits for: of refusals, where nothing takes effect. One that may
@@ -164,114 +182,78 @@ impl Journal {
             left,
             problem,
         } = self.space.state();
+        let segments = self.segments();
+        let closed = segments.closed.iter().map(|closed| closed.bytes);
         JournalState {
-            bytes: self.before.saturating_add(file),
+            bytes: closed.fold(file, u64::saturating_add),
             free: left,
             problem,
+            segments: segments.closed.len().saturating_add(1),
+            upkeep_problem: segments.problem.clone(),
         }
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the current segment and begins the next one, at `now_ms`, in milliseconds since the
+    /// epoch. On an error, the current segment goes on.
+    async fn roll(&self, now_ms: i64) -> Result<(), JournalError> {
+        let current = self.segments().current;
+        let segment = Segment::of(&self.folder, current);
+        let next = current.saturating_add(1);
+        self.log.roll(Segment::of(&self.folder, next).path).await?;
+        let bytes = std::fs::metadata(&segment.path).map_or(0, |segment| segment.len());
+        let mut segments = self.segments();
+        segments.closed.push_back(Closed {
+            segment,
+            bytes,
+        });
+        segments.current = next;
+        segments.began_ms = now_ms;
+        segments.carried_bytes = 0;
+        segments.sources = 1;
+        Ok(())
+    }
+
+    /// The segments whose endings are to be carried over, the oldest first, and the number of the
+    /// segment that gets them.
+    fn sources(&self) -> (Vec<Segment>, u64) {
+        let segments = self.segments();
+        let kept = segments.closed.len().saturating_sub(segments.sources);
+        let sources = segments.closed.iter().skip(kept);
+        let sources = sources.map(|closed| closed.segment.clone()).collect();
+        (sources, segments.current)
+    }
+
+    /// Notes that the current segment has every ending of those before it, in so many bytes.
+    fn carried_over(&self, bytes: u64) {
+        let mut segments = self.segments();
+        segments.sources = 0;
+        segments.carried_bytes = segments.carried_bytes.saturating_add(bytes);
     }
 }
 
 impl crate::liveness::DurableSink for Arc<Journal> {
     fn persist(&self, entries: Vec<LogEntry>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let mut records = entries.iter().map(|entry| {
+            let heard = entries.iter().map(|entry| {
                 record("ending_heard").with("entry", String::from_utf8_lossy(&entry.encode()))
             });
-            let last = records.next_back();
-            records.for_each(|record| self.note(record));
-            // The last one is durable only with those before it.
-            match last {
-                Some(last) => self.write(last).await.map_err(|e| {
-                    StoreError::Unavailable(format!("endings of other brokers cannot be kept: {e}"))
-                }),
-                None => Ok(()),
-            }
+            self.write_all(heard).await.map_err(|e| {
+                StoreError::Unavailable(format!("endings of other brokers cannot be kept: {e}"))
+            })
         })
     }
 }
 
-/// Reads and verifies a whole journal, and hands every record to `record`, the oldest first.
-/// Returns an error if the chain does not verify.
-pub fn read(folder: &Path, mut record: impl FnMut(Record)) -> Result<(), JournalError> {
-    verify_all(&segments(folder)?, &mut record).map(drop)
+/// Reads and verifies the journal in a folder as [`read_all`] does.
+pub fn read(folder: &Path, record: impl FnMut(Record)) -> Result<(), JournalError> {
+    read_all(&[folder.to_owned()], record).map(drop)
 }
 
-/// Verifies segments that follow each other from the first one. Returns the hash that the last of
-/// them ends at; `None` if there is no segment.
-fn verify_all(
-    segments: &[PathBuf],
-    record: &mut dyn FnMut(Record),
-) -> Result<Option<ChainHash>, JournalError> {
-    segments
-        .iter()
-        .try_fold(None, |hash, path| verify_one(path, hash, record))
-}
-
-/// Verifies a segment that must go on from the hash `expected`. Returns the hash that it ends at.
-fn verify_one(
-    path: &Path,
-    expected: Option<ChainHash>,
-    record: &mut dyn FnMut(Record),
-) -> Result<Option<ChainHash>, JournalError> {
-    let mut malformed = false;
-    let (follows, end) = chain_log::read(path, |payload| match Record::decode(payload) {
-        Some(found) => record(found),
-        None => malformed = true,
-    })?;
-    if follows != expected.unwrap_or_default() {
-        return Err(JournalError::Segments {
-            path: path.to_owned(),
-        });
-    }
-    if malformed {
-        Err(JournalError::Malformed {
-            path: path.to_owned(),
-        })
-    } else {
-        Ok(Some(end))
-    }
-}
-
-/// The length of all segments of a folder, in bytes.
-fn bytes_of(folder: &Path) -> Result<u64, JournalError> {
-    let lengths = segments(folder)?
-        .into_iter()
-        .map(|path| std::fs::metadata(path).map_or(0, |segment| segment.len()));
-    Ok(lengths.fold(0, u64::saturating_add))
-}
-
-fn segment_name(number: usize) -> String {
-    format!("{number:08}.journal")
-}
-
-/// Returns the paths of the segments in order, and an error if one of them is missing.
-fn segments(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
-    let fail = |e: std::io::Error| ChainLogError::Io {
-        path: folder.to_owned(),
-        reason: e.to_string(),
-    };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let name = entry
-            .map_err(fail)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        if name.ends_with(".journal") {
-            names.push(name);
-        }
-    }
-    names.sort();
-    for (index, name) in names.iter().enumerate() {
-        if *name != segment_name(index.saturating_add(1)) {
-            return Err(JournalError::Segments {
-                path: folder.join(name),
-            });
-        }
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
+#[cfg(test)]
+mod segment_tests;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::journal_watch::watch_journal;
 use super::sources;
 use super::start_error::{StartError, during};
+use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::Ledger;
 use crate::material::{self, issuers};
 use crate::peer::files::{read_bundle, read_identity};
@@ -110,11 +111,13 @@ fn start_identity(
     Ok(())
 }
 
-/// Starts the housekeeping: attendance, sweeps, leases, clean-ups, and what is to be forgotten.
+/// Starts the housekeeping: attendance, sweeps, leases, clean-ups, the journal's segments, and what
+/// is to be forgotten.
 pub(super) fn start_housekeeping(
     broker: &Broker,
     gate: &Arc<Gate>,
     ledger: &Ledger,
+    segments: SegmentRules,
     background: &mut JoinSet<()>,
 ) {
     let worker = ledger.log.broker().to_owned();
@@ -123,6 +126,8 @@ pub(super) fn start_housekeeping(
     background.spawn(Arc::clone(&broker.leases).keep_leases());
     background.spawn(Arc::clone(&broker.responses).clean_up(worker));
     background.spawn(watch_journal(Arc::clone(&ledger.journal), Arc::clone(gate)));
+    let upkeep = Upkeep::new(Arc::clone(&ledger.journal), segments);
+    background.spawn(upkeep.run(Arc::clone(&ledger.log)));
     background.spawn(keep_house(Arc::clone(gate), ledger.clone()));
     background.spawn(keep_sealed(Arc::clone(&broker.secrets)));
 }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_core::store::{Store, StoreError};
-use sundew_core::{LogEntry, RootKey, SecretBytes, still_matter};
+use sundew_core::{LogEntry, RootKey, SecretBytes};
 
 use super::config::{Config, Identity, RedisConfig, StoreConfig};
 use super::start_error::{StartError, during};
 use crate::ca::Ca;
-use crate::clock;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalSettings};
 use crate::ledger::Ledger;
 use crate::liveness::{LogFollower, RevocationLog, agree};
 use crate::metrics::Metrics;
@@ -71,24 +70,16 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     })
 }
 
-/// Opens the journal; answers it with the endings in it that still matter. A quarantine may be as
-/// old as the journal is.
+/// Opens the journal; answers it with the endings in it that still matter.
 fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
-    let now_ms = clock::now_ms();
+    let settings = JournalSettings {
+        reserve: config.journal.reserve,
+    };
     let mut endings = Vec::new();
-    let journal = Journal::open_with_reserve(
-        &config.journal.directory,
-        config.journal.reserve,
-        |record| {
-            let entry = record
-                .field("entry")
-                .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
-            // What is over is dropped at once, so that memory does not grow with the journal.
-            endings.extend(entry.filter(|entry| entry.log_retains_until_ms() > now_ms));
-        },
-    );
-    let journal = journal.map_err(during("journal"))?;
-    Ok((Arc::new(journal), still_matter(endings, now_ms)))
+    let journal = Journal::open_with(&config.journal.directory, settings, |ending| {
+        endings.push(ending);
+    });
+    Ok((Arc::new(journal.map_err(during("journal"))?), endings))
 }
 
 /// Opens the configured store once it can be worked with.

@@ -61,6 +61,7 @@ impl Health {
             ));
         }
         problems.extend(journal_line(&self.journal));
+        problems.extend(upkeep_line(&self.journal));
         problems.extend(self.leases.problems());
         problems
     }
@@ -82,6 +83,12 @@ pub(super) fn journal_line(journal: &Journal) -> Option<String> {
         "journal: {problem} ({} bytes written, room for {} bytes)",
         state.bytes, state.free
     ))
+}
+
+/// What keeps the journal's segments from ending, or from going, as they should.
+pub(super) fn upkeep_line(journal: &Journal) -> Option<String> {
+    let problem = journal.state().upkeep_problem?;
+    Some(format!("journal: upkeep: {problem}"))
 }
 
 /// Serves until `shutdown` resolves.
@@ -130,6 +137,8 @@ async fn metrics(State(current): State<CurrentHealth>) -> impl IntoResponse {
             endings_pending: health.log.pending(),
             journal_free: journal.free,
             journal_length: journal.bytes,
+            journal_segments: journal.segments,
+            journal_upkeep_fails: journal.upkeep_problem.is_some(),
             journal_writable: journal.problem.is_none(),
             leases: health.leases.counts(),
             view_fresh: health.log.view().is_ok(),

@@ -69,7 +69,8 @@ impl Server {
             StoreConfig::Embedded(_) => Duration::ZERO,
         });
         background.spawn(follower.run());
-        background::start_housekeeping(&broker, &gate, &ledger, background);
+        let segments = config.journal.segments.clone();
+        background::start_housekeeping(&broker, &gate, &ledger, segments, background);
 
         let addresses = listeners
             .serve_callers(&config, &ground, &broker, &gate, operations)

@@ -234,15 +234,15 @@ pub(crate) enum ConfigCommand {
 pub(crate) enum JournalCommand {
     /// Verify the chain and print every record.
     Show {
-        /// The journal's folder.
-        #[arg(value_name = "DIR")]
-        journal: PathBuf,
+        /// The journal's folder, and those with its archived segments.
+        #[arg(value_name = "DIR", required = true)]
+        folders: Vec<PathBuf>,
     },
-    /// Verify the chain.
+    /// Verify the chain, and say which segments at its beginning are not there.
     Verify {
-        /// The journal's folder.
-        #[arg(value_name = "DIR")]
-        journal: PathBuf,
+        /// The journal's folder, and those with its archived segments.
+        #[arg(value_name = "DIR", required = true)]
+        folders: Vec<PathBuf>,
     },
 }
 

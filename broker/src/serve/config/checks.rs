@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use sundew_attestation::kinds::oidc::Preset;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
-use sundew_core::SharedBounds;
+use sundew_core::{SharedBounds, Ttl};
 
 use super::file::{FileJournal, FileLimits, FileOperator, FileTrust};
 use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
@@ -54,11 +54,27 @@ pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Ve
     );
 }
 
-/// Checks bounds of the journal's reserve.
+/// Checks bounds of the journal's reserve, its segments, and what becomes of them.
 pub(super) fn journal(journal: Option<&FileJournal>, errors: &mut Vec<String>) {
-    if journal.is_some_and(|journal| !(64 << 10..=1 << 40).contains(&journal.reserve.0)) {
-        errors.push("journal.reserve: must be between 64KiB and 1024GiB".to_owned());
-    }
+    let Some(journal) = journal else { return };
+    let mut check = |holds: bool, problem: &str| {
+        if !holds {
+            errors.push(format!("journal.{problem}"));
+        }
+    };
+    let sizes = 64 << 10..=1 << 40;
+    check(
+        sizes.contains(&journal.reserve.0),
+        "reserve: must be between 64KiB and 1024GiB",
+    );
+    check(
+        sizes.contains(&journal.segment_size.0),
+        "segment_size: must be between 64KiB and 1024GiB",
+    );
+    check(
+        journal.segment_age >= Ttl::SECOND,
+        "segment_age: must be at least 1s",
+    );
 }
 
 /// Checks that every issuer is named once, and that its keys can be had safely.

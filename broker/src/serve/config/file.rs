@@ -11,8 +11,8 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
 use super::{
-    CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen, ListenerLimits,
-    LocalLimits, MaterialConfig, Role,
+    CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen,
+    ListenerLimits, LocalLimits, MaterialConfig, Role, SegmentRules,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
@@ -174,6 +174,10 @@ pub(super) struct FileJournal {
     pub(super) refusals_whole: u64,
     #[serde(default = "default_reserve")]
     pub(super) reserve: ByteSize,
+    #[serde(default = "default_segment_size")]
+    pub(super) segment_size: ByteSize,
+    #[serde(default = "default_segment_age")]
+    pub(super) segment_age: Ttl,
 }
 
 fn default_refusals_whole() -> u64 {
@@ -185,12 +189,25 @@ fn default_reserve() -> ByteSize {
     ByteSize(64 << 20)
 }
 
+fn default_segment_size() -> ByteSize {
+    // A start reads one or two segments of this size in well under a second.
+    ByteSize(64 << 20)
+}
+
+fn default_segment_age() -> Ttl {
+    Ttl::DAY
+}
+
 impl From<FileJournal> for JournalConfig {
     fn from(file: FileJournal) -> Self {
         Self {
             directory: file.directory,
             refusals_whole: file.refusals_whole,
             reserve: file.reserve.0,
+            segments: SegmentRules {
+                segment_bytes: file.segment_size.0,
+                segment_age: file.segment_age.to_std(),
+            },
         }
     }
 }

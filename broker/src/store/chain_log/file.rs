@@ -14,6 +14,8 @@ use super::{ChainHash, ChainLogError, io_error};
 
 /// The most memory that is kept for the next group, in bytes.
 const KEPT_BYTES: usize = 1 << 20;
+/// The extension of a file that is being written and is not a part of the log yet.
+pub(crate) const UNPUBLISHED: &str = "new";
 /// Room is allocated in multiples of so many bytes.
 const PAGE: u64 = 4096;
 
@@ -21,6 +23,8 @@ const PAGE: u64 = 4096;
 pub(super) struct LogFile {
     pub(super) path: PathBuf,
     file: File,
+    /// The hash that the file's chain goes on from.
+    follows: ChainHash,
     /// The hash of the last record.
     hash: ChainHash,
     /// The length of the file, in bytes.
@@ -69,6 +73,7 @@ impl LogFile {
             ahead: allocated_after(&file, scan.end),
             free: 0,
             file,
+            follows: scan.follows,
             hash: scan.hash,
             end: scan.end,
             allocates: false,
@@ -83,8 +88,15 @@ impl LogFile {
         follows: ChainHash,
         records: &[Vec<u8>],
     ) -> Result<Self, ChainLogError> {
+        let file = Self::begin(path, follows, records)?;
+        file.publish()?;
+        Ok(file)
+    }
+
+    /// Writes a file with these records under another name than its own; a file appears whole or not
+    /// at all.
+    fn begin(path: &Path, follows: ChainHash, records: &[Vec<u8>]) -> Result<Self, ChainLogError> {
         let fail = |e: &io::Error| io_error(path, e);
-        let fresh = path.with_extension("new");
         let mut bytes = Vec::from(MAGIC.as_slice());
         bytes.extend_from_slice(&follows);
         let mut hash = follows;
@@ -94,20 +106,15 @@ impl LogFile {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&fresh).map_err(|e| fail(&e))?;
+        let mut file = options.open(unpublished(path)).map_err(|e| fail(&e))?;
         lock(&file).map_err(|e| fail(&e))?;
         file.write_all(&bytes)
             .and_then(|()| file.sync_all())
             .map_err(|e| fail(&e))?;
-        std::fs::rename(&fresh, path).map_err(|e| fail(&e))?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)
-                .and_then(|d| d.sync_all())
-                .map_err(|e| fail(&e))?;
-        }
         Ok(Self {
             path: path.to_owned(),
             file,
+            follows,
             hash,
             end: u64::try_from(bytes.len()).unwrap_or_default(),
             ahead: 0,
@@ -116,6 +123,76 @@ impl LogFile {
             poisoned: false,
             bytes: Vec::new(),
         })
+    }
+
+    /// Gives a file that was begun its name.
+    fn publish(&self) -> Result<(), ChainLogError> {
+        std::fs::rename(unpublished(&self.path), &self.path)
+            .and_then(|()| sync_folder_of(&self.path))
+            .map_err(|e| io_error(&self.path, &e))
+    }
+
+    /// Begins the next file of the chain, and goes on there. A1: the next file has what is allocated
+    /// ahead before this one gives it back, and half of the reserve stays free meanwhile; where there
+    /// is no room for that, and on every other error, this file goes on.
+    pub(super) fn roll(
+        &mut self,
+        path: &Path,
+        space: Option<&DiskSpace>,
+    ) -> Result<(), ChainLogError> {
+        let fail = |e: &io::Error| io_error(path, e);
+        if self.poisoned {
+            return Err(ChainLogError::Poisoned);
+        }
+        if let Some(space) = space
+            && space.is_only_reserve(self.free_room().map_err(|e| fail(&e))?)
+        {
+            return Err(ChainLogError::OnlyReserve);
+        }
+        if path.try_exists().map_err(|e| fail(&e))? {
+            return Err(fail(&io::ErrorKind::AlreadyExists.into()));
+        }
+        // Another file may go on only from what is on the disk, also where nobody waited for it.
+        if let Err(e) = self.file.sync_data() {
+            self.poisoned = true;
+            return Err(io_error(&self.path, &e));
+        }
+        let next = match self.begin_next(path, space) {
+            Ok(next) => next,
+            Err(error) => {
+                let _ = std::fs::remove_file(unpublished(path));
+                return Err(error);
+            }
+        };
+        if let Err(error) = next.publish() {
+            // If it is there after all, this file must not go on: the next one follows what this one
+            // ends with now.
+            self.poisoned = path.try_exists().unwrap_or(true);
+            return Err(error);
+        }
+        let before = std::mem::replace(self, next);
+        if let Err(error) = before.file.set_len(before.end) {
+            tracing::warn!(%error, "what was allocated ahead could not be given back");
+        }
+        Ok(())
+    }
+
+    /// Writes the next file of the chain, with what is allocated ahead, and without its name.
+    fn begin_next(&self, path: &Path, space: Option<&DiskSpace>) -> Result<Self, ChainLogError> {
+        let mut next = Self::begin(path, self.hash, &[])?;
+        next.allocates = self.allocates;
+        if let Some(space) = space
+            && next.allocates
+        {
+            next.allocate(space.wanted_ahead())
+                .map_err(|e| io_error(path, &e))?;
+        }
+        Ok(next)
+    }
+
+    /// The hash that the file's chain goes on from.
+    pub(super) fn follows(&self) -> ChainHash {
+        self.follows
     }
 
     /// The length of the file, in bytes.
@@ -253,6 +330,29 @@ pub(crate) fn release_ahead(path: &Path) -> Result<(), ChainLogError> {
         .map_err(|e| fail(&e))?;
     let length = file.metadata().map_err(|e| fail(&e))?.len();
     file.set_len(length).map_err(|e| fail(&e))
+}
+
+/// The name of a file that is being written and is not a part of the log yet.
+fn unpublished(path: &Path) -> PathBuf {
+    path.with_extension(UNPUBLISHED)
+}
+
+/// Makes the names in the folder of a file durable.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Opens or creates a file that nothing is written to, and locks it for this process.
+pub(crate) fn open_lock(path: &Path) -> Result<File, ChainLogError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(|e| io_error(path, &e))?;
+    lock(&file).map_err(|e| io_error(path, &e))?;
+    Ok(file)
 }
 
 /// Locks a file for this process, or returns an error if another one has it.

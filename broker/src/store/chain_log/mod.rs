@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 
 pub(crate) use disk_space::{DiskShare, DiskSpace, DiskState};
 use file::LogFile;
-pub(crate) use file::release_ahead;
-pub(crate) use scan::read;
+pub(crate) use file::{UNPUBLISHED, open_lock, release_ahead};
+pub(crate) use scan::{lacks_header, read};
 use writer::{Append, Command, Done, write_groups};
 
 /// The largest record, in bytes.
@@ -75,6 +75,8 @@ pub enum ChainLogError {
 
 /// The writing end of a log. The file is written by a thread of its own.
 pub(crate) struct ChainLog {
+    /// The hash that the chain of the file that was opened goes on from.
+    follows: ChainHash,
     commands: Option<SyncSender<Command>>,
     writer: Option<thread::JoinHandle<()>>,
 }
@@ -112,14 +114,29 @@ impl ChainLog {
             file.allocates = true;
             file.look(space);
         }
+        let follows = file.follows();
         let (commands, receiver) = sync_channel(QUEUE);
         let writer = thread::Builder::new()
             .name("sundew-log".to_owned())
             .spawn(move || write_groups(file, &receiver, space.as_deref()));
         Ok(Self {
+            follows,
             commands: Some(commands),
             writer: Some(writer.map_err(|e| io_error(path, &e))?),
         })
+    }
+
+    /// The hash that the chain of the file that was opened goes on from.
+    pub(crate) fn follows(&self) -> ChainHash {
+        self.follows
+    }
+
+    /// Begins the next file of the chain: what is submitted later goes there. On an error, everything
+    /// goes on in the file that there is.
+    pub(crate) async fn roll(&self, path: PathBuf) -> Result<(), ChainLogError> {
+        let (done, rolled) = oneshot::channel();
+        self.command(Command::Roll(path, done))?;
+        rolled.await.unwrap_or(Err(ChainLogError::Poisoned))
     }
 
     /// Hands over a record. The receiver that is returned resolves, to the record's memory, when

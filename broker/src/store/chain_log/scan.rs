@@ -18,10 +18,18 @@ pub(crate) fn read(
     Ok((scan.follows, scan.hash))
 }
 
+/// Whether a file ends before its header does, so that there never was a record in it.
+pub(crate) fn lacks_header(path: &Path) -> Result<bool, ChainLogError> {
+    let length = std::fs::metadata(path)
+        .map_err(|e| io_error(path, &e))?
+        .len();
+    Ok(usize::try_from(length).is_ok_and(|length| length < HEADER))
+}
+
 /// The result of a scan of a file.
 pub(super) struct Scan {
     /// The hash that the file's chain goes on from.
-    follows: ChainHash,
+    pub(super) follows: ChainHash,
     /// The hash of the last good record.
     pub(super) hash: ChainHash,
     /// The offset after the last good record, in bytes.

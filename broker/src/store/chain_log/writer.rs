@@ -1,5 +1,6 @@
 //! The thread that writes a log, in groups of records with one sync each.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Append(Append),
     /// Replaces the whole file by these records, at once.
     Replace(Vec<Vec<u8>>),
+    /// Begins the next file of the chain, and goes on there.
+    Roll(PathBuf, oneshot::Sender<Result<(), ChainLogError>>),
 }
 
 /// A record that is to be appended.
@@ -92,6 +95,14 @@ pub(super) fn write_groups(
                     tracing::error!(error = %e, "log could not be compacted; going on with the long one")
                 }
             },
+            Command::Roll(path, done) => {
+                let rolled = file.roll(&path, space);
+                if let Some(space) = space {
+                    file.look(space);
+                    looked = (clock::monotonic(), file.end());
+                }
+                let _ = done.send(rolled);
+            }
         }
     }
 }
@@ -122,7 +133,7 @@ fn gather(first: Append, commands: &Receiver<Command>) -> (Vec<Append>, Option<C
                 size = size.saturating_add(next.payload.len());
                 group.push(next);
             }
-            Ok(replace @ Command::Replace(_)) => return (group, Some(replace)),
+            Ok(other @ (Command::Replace(_) | Command::Roll(..))) => return (group, Some(other)),
             Err(_) => break,
         }
     }
