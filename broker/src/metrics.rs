@@ -82,7 +82,7 @@ impl JournalMetrics {
         );
         registry.register(
             "journal_upkeep_failing",
-            "1 while a segment cannot be ended that should be",
+            "1 while a segment cannot be ended, archived or removed that should be",
             Gauge::clone(&self.upkeep_fails),
         );
         registry.register(

@@ -5,6 +5,7 @@
 //!
 //! P9: nothing here takes a credential or a secret.
 
+mod archive;
 mod carrying;
 mod cause;
 mod endings;
@@ -26,6 +27,7 @@ use sundew_core::store::{BoxFuture, StoreError};
 
 use crate::clock;
 use crate::store::chain_log::{ChainLog, ChainLogError, DiskSpace, DiskState};
+pub use archive::Archive;
 pub(crate) use cause::cause_text;
 pub(crate) use refusals::{RefusalCounts, RefusalKind};
 use segments::Segment;
@@ -42,6 +44,14 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 /// Why something could not be put on the record. What cannot be put on the record must not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
+    /// A segment is not to be kept in the journal's folder, and could not be brought elsewhere.
+    #[error("{path}: segment could not be archived: {cause}")]
+    Archive {
+        /// The segment.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
     /// The file cannot be read or written, or was altered.
     #[error(transparent)]
     Log(#[from] ChainLogError),
@@ -112,6 +122,8 @@ struct Closed {
     segment: Segment,
     /// Its length, in bytes.
     bytes: u64,
+    /// The time of its last record, in milliseconds since the epoch.
+    closed_ms: i64,
 }
 
 /// What an operator may know of a journal.
@@ -125,7 +137,7 @@ pub(crate) struct JournalState {
     pub(crate) problem: Option<String>,
     /// The number of segments in the journal's folder.
     pub(crate) segments: usize,
-    /// Why segments do not end as they should.
+    /// Why segments do not end, or do not go, as they should.
     pub(crate) upkeep_problem: Option<String>,
 }
 
@@ -209,6 +221,7 @@ impl Journal {
         segments.closed.push_back(Closed {
             segment,
             bytes,
+            closed_ms: now_ms,
         });
         segments.current = next;
         segments.began_ms = now_ms;
@@ -253,6 +266,8 @@ pub fn read(folder: &Path, record: impl FnMut(Record)) -> Result<(), JournalErro
     read_all(&[folder.to_owned()], record).map(drop)
 }
 
+#[cfg(test)]
+mod archive_tests;
 #[cfg(test)]
 mod segment_tests;
 #[cfg(test)]

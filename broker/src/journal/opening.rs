@@ -3,8 +3,10 @@
 //! O1: a start reads the newest segment, and the segments before it only as far as their endings
 //! were not carried over yet. Older segments may be gone; `sundew journal verify` reads them.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::UNIX_EPOCH;
 
 use sundew_core::LogEntry;
 
@@ -148,11 +150,18 @@ fn read_back(
     Ok(parts)
 }
 
-/// What is to be known of a segment that is not written any more.
+/// What is to be known of a segment that is not written any more. The time of its last record is
+/// that of its last change.
 fn closed(segment: Segment) -> Result<Closed, JournalError> {
-    let metadata = std::fs::metadata(&segment.path).map_err(|e| io_error(&segment.path, &e))?;
+    let metadata = File::open(&segment.path).and_then(|file| file.metadata());
+    let metadata = metadata.map_err(|e| io_error(&segment.path, &e))?;
+    let changed = metadata
+        .modified()
+        .map_err(|e| io_error(&segment.path, &e))?;
+    let since_epoch = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Closed {
         bytes: metadata.len(),
+        closed_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
         segment,
     })
 }

@@ -12,6 +12,9 @@ pub(super) fn rules() -> SegmentRules {
     SegmentRules {
         segment_bytes: 1 << 40,
         segment_age: Duration::from_secs(3600),
+        keep_for: None,
+        keep_bytes: None,
+        archive: None,
     }
 }
 

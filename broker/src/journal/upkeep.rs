@@ -1,14 +1,16 @@
-//! The upkeep of a journal while it is written: new segments begin, and endings are carried over
-//! (O1).
+//! The upkeep of a journal while it is written: new segments begin, endings are carried over, and
+//! what is not kept goes (O1).
 //!
-//! P7: what is over is judged by a clock that the store agrees with, which a fresh
+//! P7: what is over, and what is old, is judged by a clock that the store agrees with, which a fresh
 //! view says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Journal, JournalError, cause_text};
+use super::archive::{Archive, remove};
+use super::segments::Segment;
+use super::{Closed, Journal, JournalError, cause_text, record};
 use crate::clock;
 use crate::liveness::RevocationLog;
 use crate::store::chain_log::ChainLogError;
@@ -17,13 +19,20 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after something failed.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// When segments end.
+/// When segments end, and how long they are kept in the journal's folder.
 #[derive(Clone, Debug)]
 pub struct SegmentRules {
     /// The length at which a segment ends, in bytes. What was carried over into it is not counted.
     pub segment_bytes: u64,
     /// The age at which a segment ends that has any record of its own.
     pub segment_age: Duration,
+    /// How long a segment is kept after its last record.
+    pub keep_for: Option<Duration>,
+    /// The length of all segments, in bytes, above which the oldest ones go.
+    pub keep_bytes: Option<u64>,
+    /// Where segments go that are not kept. Without rules about what is kept, a segment goes there
+    /// as soon as it has ended; without an archive, what is not kept is removed.
+    pub archive: Option<Archive>,
 }
 
 /// The one who looks after a journal.
@@ -78,6 +87,9 @@ impl Upkeep {
             }
             self.carry_over(now_ms).await?;
         }
+        while let Some(segment) = self.next_to_go(now_ms) {
+            self.let_go(&segment).await?;
+        }
         Ok(())
     }
 
@@ -103,6 +115,53 @@ impl Upkeep {
         let is_old = u128::try_from(age_ms).unwrap_or(0) >= self.rules.segment_age.as_millis();
         let is_long = own >= self.rules.segment_bytes.max(segments.carried_bytes);
         segments.sources == 0 && (is_long || (is_old && own > EMPTY_BYTES))
+    }
+
+    /// The oldest segment, if it is not to be kept and not needed.
+    pub(super) fn next_to_go(&self, now_ms: i64) -> Option<Segment> {
+        let SegmentRules {
+            keep_for,
+            keep_bytes,
+            archive,
+            ..
+        } = &self.rules;
+        let bytes = self.journal.state().bytes;
+        let segments = self.journal.segments();
+        if segments.closed.len() <= segments.sources {
+            return None;
+        }
+        let Closed {
+            segment, closed_ms, ..
+        } = segments.closed.front()?;
+        let age_ms = u128::try_from(now_ms.saturating_sub(*closed_ms)).unwrap_or(0);
+        let is_old = keep_for.is_some_and(|keep| age_ms >= keep.as_millis());
+        let is_much = keep_bytes.is_some_and(|keep| bytes > keep);
+        let goes_at_once = keep_for.is_none() && keep_bytes.is_none() && archive.is_some();
+        (is_old || is_much || goes_at_once).then(|| segment.clone())
+    }
+
+    /// Archives the oldest segment, and removes it.
+    async fn let_go(&self, segment: &Segment) -> Result<(), JournalError> {
+        let fail = |cause| JournalError::Archive {
+            path: segment.path.clone(),
+            cause: cause_text(cause),
+        };
+        let gone = record("segment_gone").with("segment", segment.number);
+        let gone = match &self.rules.archive {
+            Some(archive) => {
+                archive.take(&segment.path).await.map_err(fail)?;
+                gone.with("to", archive)
+            }
+            None => gone,
+        };
+        let path = segment.path.clone();
+        tokio::task::spawn_blocking(move || remove(&path))
+            .await
+            .unwrap_or(Ok(()))
+            .map_err(fail)?;
+        self.journal.segments().closed.pop_front();
+        self.journal.note(gone);
+        Ok(())
     }
 }
 

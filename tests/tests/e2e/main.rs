@@ -19,6 +19,7 @@ mod hardware;
 mod hostile_leases;
 mod identity;
 mod journal_faults;
+mod journal_segments;
 mod jwt_svid;
 mod lag;
 mod lease_faults;

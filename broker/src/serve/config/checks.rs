@@ -75,6 +75,30 @@ pub(super) fn journal(journal: Option<&FileJournal>, errors: &mut Vec<String>) {
         journal.segment_age >= Ttl::SECOND,
         "segment_age: must be at least 1s",
     );
+    check(
+        journal
+            .keep_size
+            .is_none_or(|keep| keep.0 >= journal.segment_size.0),
+        "keep_size: must be at least journal.segment_size",
+    );
+    check(
+        journal.archive_to.is_none() || journal.archive_command.is_none(),
+        "archive_to: excludes journal.archive_command",
+    );
+    check(
+        journal
+            .archive_to
+            .as_ref()
+            .is_none_or(|folder| *folder != journal.directory),
+        "archive_to: must not be journal.directory",
+    );
+    check(
+        journal
+            .archive_command
+            .as_ref()
+            .is_none_or(|words| words.first().is_some_and(|program| !program.is_empty())),
+        "archive_command: must be a program and its arguments",
+    );
 }
 
 /// Checks that every issuer is named once, and that its keys can be had safely.

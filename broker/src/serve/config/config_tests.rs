@@ -38,3 +38,31 @@ fn redis_elsewhere_without_tls_is_refused() {
             .contains("TLS")
     );
 }
+
+#[test]
+fn o1_rules_about_segments_are_checked_by_key() {
+    let parse = |journal: &str| {
+        Config::parse(&format!(
+            "[listen]\nworkloads = \"127.0.0.1:1\"\n[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"a\"\n[store]\nurl = \"embedded:s\"\n[keys]\nroot_key_file = \"k\"\n[journal]\ndirectory = \"j\"\n{journal}\n"
+        ))
+    };
+    let rules = parse("").unwrap().journal.segments;
+    assert!(rules.keep_for.is_none() && rules.keep_bytes.is_none() && rules.archive.is_none());
+    let command = parse("keep_for = \"30d\"\narchive_command = [\"a\", \"b\"]").unwrap();
+    let words = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!(
+        command.journal.segments.archive,
+        Some(Archive::Command(words))
+    );
+    for (journal, problem) in [
+        ("segment_size = \"1KiB\"", "journal.segment_size"),
+        ("segment_age = \"10ms\"", "journal.segment_age"),
+        ("keep_size = \"1MiB\"", "journal.keep_size"),
+        ("archive_to = \"j\"", "journal.archive_to"),
+        ("archive_command = []", "journal.archive_command"),
+        ("archive_to = \"a\"\narchive_command = [\"b\"]", "excludes"),
+    ] {
+        let errors = parse(journal).unwrap_err().to_string();
+        assert!(errors.contains(problem), "{journal}: {errors}");
+    }
+}

@@ -11,7 +11,7 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::Ttl;
 
 use super::{
-    CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen,
+    Archive, CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen,
     ListenerLimits, LocalLimits, MaterialConfig, Role, SegmentRules,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
@@ -178,6 +178,10 @@ pub(super) struct FileJournal {
     pub(super) segment_size: ByteSize,
     #[serde(default = "default_segment_age")]
     pub(super) segment_age: Ttl,
+    pub(super) keep_for: Option<Ttl>,
+    pub(super) keep_size: Option<ByteSize>,
+    pub(super) archive_to: Option<PathBuf>,
+    pub(super) archive_command: Option<Vec<String>>,
 }
 
 fn default_refusals_whole() -> u64 {
@@ -200,6 +204,7 @@ fn default_segment_age() -> Ttl {
 
 impl From<FileJournal> for JournalConfig {
     fn from(file: FileJournal) -> Self {
+        let command = file.archive_command.map(Archive::Command);
         Self {
             directory: file.directory,
             refusals_whole: file.refusals_whole,
@@ -207,6 +212,9 @@ impl From<FileJournal> for JournalConfig {
             segments: SegmentRules {
                 segment_bytes: file.segment_size.0,
                 segment_age: file.segment_age.to_std(),
+                keep_for: file.keep_for.map(Ttl::to_std),
+                keep_bytes: file.keep_size.map(|size| size.0),
+                archive: file.archive_to.map(Archive::Folder).or(command),
             },
         }
     }

@@ -14,7 +14,7 @@ use sundew_core::{SharedBounds, Ttl};
 
 pub use crate::enrollment::local_process::LocalLimits;
 use crate::evidence::offline::TrustSources;
-pub use crate::journal::SegmentRules;
+pub use crate::journal::{Archive, SegmentRules};
 pub use crate::limits::CallLimits;
 pub use crate::material::{IssuerConfig, MaterialConfig};
 pub use crate::peer::ListenerLimits;
@@ -80,7 +80,7 @@ pub struct JournalConfig {
     pub refusals_whole: u64,
     /// What is kept of the disk for endings and for operators' records, in bytes.
     pub reserve: u64,
-    /// When segments end.
+    /// When segments end, and how long they are kept.
     pub segments: SegmentRules,
 }
 

@@ -338,7 +338,7 @@ fn unpublished(path: &Path) -> PathBuf {
 }
 
 /// Makes the names in the folder of a file durable.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use disk_space::{DiskShare, DiskSpace, DiskState};
 use file::LogFile;
-pub(crate) use file::{UNPUBLISHED, open_lock, release_ahead};
+pub(crate) use file::{UNPUBLISHED, open_lock, release_ahead, sync_folder_of};
 pub(crate) use scan::{lacks_header, read};
 use writer::{Append, Command, Done, write_groups};
 
