@@ -201,6 +201,9 @@ impl Refusal {
             | Self::UntrustedManufacturer(_) => {
                 Answer::new(Code::PermissionDenied, "NOT_PERMITTED", "not permitted")
             }
+            Self::Journal(JournalError::Budget) | Self::RateLimit => {
+                Answer::new(Code::ResourceExhausted, "RATE_LIMIT", "too many requests")
+            }
             Self::Append(_)
             | Self::Engine(_)
             | Self::Journal(_)
@@ -235,9 +238,6 @@ impl Refusal {
                 "OVERLOAD",
                 "too much is being issued now",
             ),
-            Self::RateLimit => {
-                Answer::new(Code::ResourceExhausted, "RATE_LIMIT", "too many requests")
-            }
             Self::Svid(_) | Self::Unauthenticated => Answer::new(
                 Code::Unauthenticated,
                 "UNAUTHENTICATED",

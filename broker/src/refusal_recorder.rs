@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Code, Status};
 
-use crate::journal::{self, Journal, RefusalCounts, RefusalKind, cause_text};
+use crate::journal::{self, Journal, JournalError, RefusalCounts, RefusalKind, cause_text};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::random::random_name;
@@ -139,6 +139,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Idempotency => "idempotency",
         Refusal::Internal(_) => "internal",
         Refusal::Invalid { .. } => "invalid",
+        Refusal::Journal(JournalError::Budget) => "journal_budget",
         Refusal::Journal(_) => "journal",
         Refusal::JoinToken => "join_token",
         Refusal::Overload => "overload",

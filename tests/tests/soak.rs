@@ -213,7 +213,12 @@ async fn fifty_agents_over_restarts_see_no_dead_token_alive_and_lose_nothing() {
         .and_then(|s| s.parse().ok())
         .unwrap_or(60);
     let mut world = World::redis();
-    let mut brokers = vec![world.broker().await, world.broker().await];
+    // All agents are one workload here.
+    let limits = "[limits]\njournal_per_minute = \"1GiB\"\njournal_burst = \"1GiB\"\n";
+    let mut brokers = vec![
+        world.broker_with(limits).await,
+        world.broker_with(limits).await,
+    ];
     world
         .register(
             &brokers[0],

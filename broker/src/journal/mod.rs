@@ -6,6 +6,7 @@
 //! P9: nothing here takes a credential or a secret.
 
 mod archive;
+mod budget;
 mod carrying;
 mod cause;
 mod endings;
@@ -26,8 +27,10 @@ pub use sundew_core::Record;
 use sundew_core::store::{BoxFuture, StoreError};
 
 use crate::clock;
-use crate::store::chain_log::{ChainLog, ChainLogError, DiskSpace, DiskState};
+use crate::store::chain_log::{ChainLog, ChainLogError, DiskShare, DiskSpace, DiskState};
 pub use archive::Archive;
+use budget::Budgets;
+pub use budget::RecordBudget;
 pub(crate) use cause::cause_text;
 pub(crate) use refusals::{RefusalCounts, RefusalKind};
 use segments::Segment;
@@ -52,6 +55,9 @@ pub enum JournalError {
         /// Why not.
         cause: String,
     },
+    /// The workload of the record has filled its part of the journal for now (A1).
+    #[error("rate limit: workload has used up its bytes of the journal")]
+    Budget,
     /// The file cannot be read or written, or was altered.
     #[error(transparent)]
     Log(#[from] ChainLogError),
@@ -89,10 +95,13 @@ pub fn record(event: &str) -> Record {
 pub struct JournalSettings {
     /// What is kept of the disk for endings and for operators' records, in bytes.
     pub reserve: u64,
+    /// What one workload may fill; nothing is counted without it.
+    pub budget: Option<RecordBudget>,
 }
 
 /// The writing end of the journal.
 pub struct Journal {
+    budgets: Budgets,
     folder: PathBuf,
     log: ChainLog,
     segments: Mutex<Segments>,
@@ -143,7 +152,7 @@ pub(crate) struct JournalState {
 
 impl Journal {
     /// Writes a record; once this answers, it is durable. A1: what may not use the reserve is
-    /// refused when the disk has nothing else left.
+    /// refused when the disk has nothing else left, or when its workload has used up its budget.
     pub async fn write(&self, record: Record) -> Result<(), JournalError> {
         let durable = self.submit(&record)?;
         match tokio::time::timeout(DURABLE_WITHIN, durable).await {
@@ -170,7 +179,11 @@ impl Journal {
 
     fn submit(&self, record: &Record) -> Result<Durable, JournalError> {
         let share = share_of(&record.event);
-        Ok(self.log.submit_to(share, record.encode())?)
+        let payload = record.encode();
+        if share == DiskShare::Unreserved {
+            self.budgets.charge(record, payload.len())?;
+        }
+        Ok(self.log.submit_to(share, payload)?)
     }
 
     /// Writes a record that nothing waits for: of refusals, where nothing takes effect. One that may

@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use sundew_core::LogEntry;
 
+use super::budget::Budgets;
 use super::endings::{SegmentEndings, joined};
 use super::segments::{self, Segment, missing};
 use super::{Closed, Journal, JournalError, JournalSettings, Segments};
@@ -28,7 +29,7 @@ fn io_error(path: &Path, error: &std::io::Error) -> JournalError {
 
 impl Journal {
     /// Opens the journal in a folder, and hands every ending in it that still matters to `ending`,
-    /// the oldest first. Nothing is kept for endings.
+    /// the oldest first. Nothing is kept for endings, and workloads have no budget.
     pub fn open(folder: &Path, ending: impl FnMut(LogEntry)) -> Result<Self, JournalError> {
         Self::open_with(folder, JournalSettings::default(), ending)
     }
@@ -66,6 +67,7 @@ impl Journal {
         joined(parts, now_ms).into_iter().for_each(ending);
         let closed = before.into_iter().map(closed).collect::<Result<_, _>>()?;
         Ok(Self {
+            budgets: Budgets::new(settings.budget),
             folder: folder.to_owned(),
             log,
             segments: Mutex::new(Segments {

@@ -295,6 +295,7 @@ async fn o1_a_full_disk_keeps_a_segment_from_ending_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let settings = JournalSettings {
         reserve: u64::MAX,
+        budget: None,
     };
     let journal = Journal::open_with(folder.path(), settings, |_| {}).unwrap();
     let journal = Arc::new(journal);
@@ -319,6 +320,7 @@ async fn o1_the_reserve_goes_with_the_journal_into_the_next_segment() {
     let folder = tempfile::tempdir().unwrap();
     let settings = JournalSettings {
         reserve: 4 << 20,
+        budget: None,
     };
     let journal = Journal::open_with(folder.path(), settings, |_| {}).unwrap();
     let allocated = |number| {
@@ -329,4 +331,35 @@ async fn o1_the_reserve_goes_with_the_journal_into_the_next_segment() {
     roll(&journal).await;
     assert!(allocated(2) >= 2 << 20);
     assert!(allocated(1) < 1 << 20, "{}", allocated(1));
+}
+
+#[tokio::test]
+async fn a1_a_workload_that_fills_the_journal_is_refused_and_ends_its_tasks_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = |bytes| std::num::NonZeroU32::new(bytes).unwrap();
+    let settings = JournalSettings {
+        reserve: 0,
+        budget: Some(RecordBudget {
+            per_minute: bytes(60),
+            burst: bytes(1 << 20),
+        }),
+    };
+    let journal = Journal::open_with(folder.path(), settings, |_| {}).unwrap();
+    let issue = |workload: &str| {
+        let record = record("task_begun").with("workload", workload);
+        journal.write(record.with("instruction", "i".repeat(60_000)))
+    };
+    for _ in 0..17 {
+        issue("a").await.unwrap();
+    }
+    assert!(matches!(issue("a").await, Err(JournalError::Budget)));
+    let end = || record("task_ended").with("workload", "a");
+    journal.write(end()).await.unwrap();
+    issue("b").await.unwrap();
+    journal.budgets.forget();
+    assert!(matches!(issue("a").await, Err(JournalError::Budget)));
+    let refusal = crate::refusal::Refusal::from(JournalError::Budget);
+    let status = refusal.status("");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(refusal.to_string().contains("used up its bytes"));
 }

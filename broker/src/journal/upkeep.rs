@@ -65,6 +65,7 @@ impl Upkeep {
         let mut failed: Option<Instant> = None;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
+            self.journal.budgets.forget();
             let is_early = failed.is_some_and(|at| clock::since(at) < RETRY_AFTER);
             if is_early || log.view().is_err() {
                 continue;

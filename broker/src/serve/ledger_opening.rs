@@ -74,6 +74,7 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
 fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
     let settings = JournalSettings {
         reserve: config.journal.reserve,
+        budget: Some(config.journal.budget),
     };
     let mut endings = Vec::new();
     let journal = Journal::open_with(&config.journal.directory, settings, |ending| {

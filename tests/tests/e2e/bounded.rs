@@ -142,6 +142,47 @@ async fn begin_until_refused(world: &World, caller: &Caller) -> (String, String)
     panic!("the disk took everything");
 }
 
+/// A1: a workload fills its part of the journal and no more, ends its tasks all the same, and keeps
+/// nobody else from anything.
+#[tokio::test]
+async fn a1_one_workload_cannot_fill_the_journal_with_long_instructions() {
+    let world = World::embedded();
+    let limits = "[limits]\njournal_per_minute = \"64KiB\"\njournal_burst = \"1MiB\"\n";
+    let broker = broker_with(&world, limits, &[]).await;
+    for path in ["/agent", "/other"] {
+        world
+            .register(&broker, path, json!({ "max_tasks": 1000 }))
+            .await;
+    }
+    let caller = world.caller(&broker, "/agent");
+    let mut first = None;
+    let refused = loop {
+        let request = caller.request(&world.issuer, "/agent", &["exec:git"]).await;
+        let mut request = request.expect("request");
+        request.instruction = "i".repeat(60_000);
+        match caller.send(request).await {
+            Ok(begun) => drop(first.get_or_insert(begun.task)),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let journal = length(&broker.folder().join("journal"));
+    assert!((900_000..1 << 20).contains(&journal), "{journal} bytes");
+    let reasons = broker.refusals("BeginTask");
+    let cause = "journal: rate limit: workload has used up its bytes of the journal";
+    assert_eq!(reasons, [cause]);
+    let task = first.expect("a task");
+    caller
+        .complete(&task)
+        .await
+        .expect("endings are not counted");
+    world
+        .caller(&broker, "/other")
+        .begin(&world.issuer, "/other", &["exec:git"])
+        .await
+        .expect("another workload");
+}
+
 /// A1: whatever is asked for, and whoever fills the disk, what ends something is written, nothing is
 /// issued, and operators hear why.
 #[tokio::test]

@@ -32,6 +32,15 @@ pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Ve
         "limits.instruction_bytes: must be less than limits.message_bytes",
     );
     check(
+        (64 << 10..1 << 32).contains(&limits.journal_per_minute.0),
+        "limits.journal_per_minute: must be between 64KiB and 4095MiB",
+    );
+    // The longest record fits: a few texts of 64 KiB each.
+    check(
+        (1 << 20..1 << 32).contains(&limits.journal_burst.0),
+        "limits.journal_burst: must be between 1MiB and 4095MiB",
+    );
+    check(
         (1..=100_000).contains(&limits.issuing),
         "limits.issuing: must be between 1 and 100000",
     );

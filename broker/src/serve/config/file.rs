@@ -12,7 +12,7 @@ use sundew_core::Ttl;
 
 use super::{
     Archive, CallLimits, ConfigError, Identity, IssuerConfig, JournalConfig, Listen,
-    ListenerLimits, LocalLimits, MaterialConfig, Role, SegmentRules,
+    ListenerLimits, LocalLimits, MaterialConfig, RecordBudget, Role, SegmentRules,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
@@ -202,8 +202,8 @@ fn default_segment_age() -> Ttl {
     Ttl::DAY
 }
 
-impl From<FileJournal> for JournalConfig {
-    fn from(file: FileJournal) -> Self {
+impl From<(FileJournal, &FileLimits)> for JournalConfig {
+    fn from((file, limits): (FileJournal, &FileLimits)) -> Self {
         let command = file.archive_command.map(Archive::Command);
         Self {
             directory: file.directory,
@@ -216,6 +216,10 @@ impl From<FileJournal> for JournalConfig {
                 keep_bytes: file.keep_size.map(|size| size.0),
                 archive: file.archive_to.map(Archive::Folder).or(command),
             },
+            budget: RecordBudget {
+                per_minute: limits.journal_per_minute.at_least_one(),
+                burst: limits.journal_burst.at_least_one(),
+            },
         }
     }
 }
@@ -224,6 +228,14 @@ impl From<FileJournal> for JournalConfig {
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct ByteSize(pub(super) u64);
+
+impl ByteSize {
+    /// The size as a number that is not 0, and at most 4 GiB.
+    fn at_least_one(self) -> NonZeroU32 {
+        let bytes = u32::try_from(self.0).unwrap_or(u32::MAX);
+        NonZeroU32::new(bytes).unwrap_or(NonZeroU32::MIN)
+    }
+}
 
 impl TryFrom<String> for ByteSize {
     type Error = &'static str;
@@ -271,6 +283,8 @@ impl Default for FileRevocation {
 pub(super) struct FileLimits {
     pub(super) calls_per_second: NonZeroU32,
     pub(super) issuing: usize,
+    pub(super) journal_per_minute: ByteSize,
+    pub(super) journal_burst: ByteSize,
     pub(super) purpose_bytes: usize,
     pub(super) instruction_bytes: usize,
     pub(super) secret_bytes: usize,
@@ -294,6 +308,8 @@ impl Default for FileLimits {
         Self {
             calls_per_second: NonZeroU32::MIN.saturating_add(999),
             issuing: 256,
+            journal_per_minute: ByteSize(4 << 20),
+            journal_burst: ByteSize(16 << 20),
             purpose_bytes: 1024,
             instruction_bytes: 64 << 10,
             secret_bytes: 256 << 10,

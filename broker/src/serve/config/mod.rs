@@ -14,7 +14,7 @@ use sundew_core::{SharedBounds, Ttl};
 
 pub use crate::enrollment::local_process::LocalLimits;
 use crate::evidence::offline::TrustSources;
-pub use crate::journal::{Archive, SegmentRules};
+pub use crate::journal::{Archive, RecordBudget, SegmentRules};
 pub use crate::limits::CallLimits;
 pub use crate::material::{IssuerConfig, MaterialConfig};
 pub use crate::peer::ListenerLimits;
@@ -82,6 +82,8 @@ pub struct JournalConfig {
     pub reserve: u64,
     /// When segments end, and how long they are kept.
     pub segments: SegmentRules,
+    /// What one workload may fill.
+    pub budget: RecordBudget,
 }
 
 /// Where to listen.
@@ -211,7 +213,7 @@ impl Config {
                     bundle_limit: limits.bundle_age.to_std(),
                     store,
                     root_key_file: keys.root_key_file,
-                    journal: journal.into(),
+                    journal: JournalConfig::from((journal, &limits)),
                     bounds,
                     operators,
                     issuers: file.issuers,
