@@ -2,12 +2,13 @@
 //! hundred thousand endings, ten thousand roles.
 //!
 //! `cargo build --release --bin sundew && cargo run --release -p sundew-tests --bin scale --
-//! [tokens|rules|start|leases]…`
+//! [tokens|rules|start|leases|journal]…`
 //!
 //! Tokens are written by the broker's own record writer straight into Redis, since minting a
 //! million of them over TLS says nothing more.
 
 mod introspecting;
+mod journal;
 mod leases;
 mod writer;
 
@@ -27,7 +28,7 @@ use writer::{Writer, append, fill};
 
 use crate::introspecting::{Introspecting, quantile, ratio};
 
-const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\n";
+const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\njournal_per_minute = \"4095MiB\"\njournal_burst = \"4095MiB\"\n";
 
 fn used_memory(world: &World) -> u64 {
     let text: String = redis::cmd("INFO")
@@ -397,5 +398,8 @@ async fn main() {
     }
     if wants("leases") {
         leases::run().await;
+    }
+    if wants("journal") {
+        journal::run().await;
     }
 }
