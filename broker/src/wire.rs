@@ -68,7 +68,7 @@ pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
     {
         return Err(Refusal::invalid(
             "audience",
-            "must be at most 8 names of at most 256 printable ASCII characters",
+            "must be at most 8 names of at most 256 printable ASCII characters without `*`",
         ));
     }
     Ok(list)

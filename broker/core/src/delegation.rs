@@ -48,7 +48,7 @@ pub struct Grant {
     pub delegate: SpiffeId,
     /// The scopes that such a task may use at most.
     pub scopes: ScopeSet,
-    /// The audiences that tokens of such a task may be meant for. An empty list sets no limit.
+    /// The ceiling of the audiences of such a task's tokens. An empty list sets no limit.
     pub audience: Vec<String>,
     /// The time at which the grant and all tasks under it end, in milliseconds since the epoch.
     pub expires_at_ms: i64,
@@ -100,7 +100,8 @@ impl Grant {
         {
             return Err(Denial::Scope);
         }
-        let audience = audience::narrow(&task.audience, request.audience)?;
+        let ceiling = audience::intersection(&task.audience, registration.audience_ceiling())?;
+        let audience = audience::narrow(&ceiling, request.audience)?;
         let expires_at_ms = request.ttl.map_or(task.deadline_ms, |ttl| {
             now_ms.saturating_add(ttl.as_ms()).min(task.deadline_ms)
         });

@@ -59,7 +59,7 @@ mod ttl;
 mod view;
 
 pub use agreement::{Agreement, Beyond, SharedBounds};
-pub use audience::is_audience;
+pub use audience::{allows_audiences, is_audience};
 pub use audit::{Glance, Record, glance};
 pub use credential::{Credential, TokenHash};
 pub use delegation::{Grant, GrantRequest};

@@ -95,7 +95,8 @@ impl Permit {
     pub fn audience(&self) -> &[String] {
         &self.audience
     }
-    /// Returns the audiences that tokens of the task may be meant for. An empty list sets no limit.
+    /// Returns the ceiling that a parent and its grant set for the audiences of the task's tokens. An
+    /// empty list sets no limit.
     #[must_use]
     pub fn task_audience(&self) -> &[String] {
         &self.task_audience
@@ -182,7 +183,9 @@ pub fn permit_task(
     if token_expires_at_ms <= now_ms {
         return Err(Denial::NoTime);
     }
-    let audience = audience::narrow(&task_audience, request.audience)?;
+    // L26: within what a parent and its grant allow, and within the workload's own registration.
+    let ceiling = audience::intersection(&task_audience, registration.audience_ceiling())?;
+    let audience = audience::of_token(&ceiling, request.audience)?;
     let binding = binding(registration, request.binding)?;
     Ok(Permit {
         scopes: request.scopes,
@@ -258,12 +261,13 @@ pub fn permit_token(
     if token_expires_at_ms <= now_ms {
         return Err(Denial::NoTime);
     }
+    let ceiling = audience::intersection(&task.audience, registration.audience_ceiling())?;
     Ok(Permit {
         scopes,
         deadline_ms: task.deadline_ms,
         token_expires_at_ms,
         binding: binding(registration, request.binding)?,
-        audience: audience::narrow(&task.audience, request.audience)?,
+        audience: audience::of_token(&ceiling, request.audience)?,
         task_audience: Vec::new(),
         depth_left: task.depth_left,
     })

@@ -8,7 +8,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use sundew_core::{Credential, KnownTask, KnownToken, Liveness, Scope, TokenBinding, TokenRecord};
+use sundew_core::{
+    Credential, KnownTask, KnownToken, Liveness, Scope, TokenBinding, TokenRecord, allows_audiences,
+};
 use sundew_proto::v1;
 
 use crate::clock;
@@ -109,9 +111,10 @@ impl Access {
 }
 
 impl Access {
-    /// Whether everybody in the token's chain is still registered for its scopes (L24), and whether
-    /// the trust domain of each of them is still trusted (L23). A token whose scopes were withdrawn in
-    /// part is dead as a whole: nobody knows which part its holder is about to use.
+    /// Whether everybody in the token's chain is still registered for its scopes (L24) and for its
+    /// audiences (L26), and whether the trust domain of each of them is still trusted (L23). A token
+    /// of which a part was withdrawn is dead as a whole: nobody knows which part its holder is about
+    /// to use.
     async fn is_still_granted(&self, token: &KnownToken) -> Result<bool, Refusal> {
         let trusted = self.trust.current();
         for task in token.task().chain() {
@@ -124,7 +127,10 @@ impl Access {
             };
             // The version under which the token was decided has granted it.
             let as_decided = task.id == token.task().id && workload.version == token.registration;
-            if !as_decided && !workload.registration.scopes.covers_all(&token.scopes) {
+            let registration = &workload.registration;
+            let granted = registration.scopes.covers_all(&token.scopes)
+                && allows_audiences(registration.audience_ceiling(), &token.audience);
+            if !as_decided && !granted {
                 return Ok(false);
             }
         }

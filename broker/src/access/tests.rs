@@ -227,6 +227,24 @@ async fn l24_a_scope_that_was_taken_away_is_not_active_any_more() {
 }
 
 #[tokio::test]
+async fn l26_an_audience_that_was_taken_away_is_not_active_any_more() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let mint = |audience: &str| v1::MintTokenRequest {
+        audience: vec![audience.to_owned()],
+        ..begun.mint()
+    };
+    let (a, b) = (mint("https://a.example/x"), mint("https://b.example/x"));
+    let a = broker.mint(a, &agent).await.unwrap();
+    let b = broker.mint(b, &agent).await.unwrap();
+    let narrower = json!({ "audiences": ["https://a.example/*"] });
+    broker.register("/agent", narrower).await;
+    assert!(broker.is_active(&a, &agent).await);
+    assert!(!broker.is_active(&b, &agent).await);
+    assert!(broker.is_active(&begun.token, &agent).await);
+}
+
+#[tokio::test]
 async fn l23_a_token_of_a_trust_domain_that_is_not_trusted_any_more_is_not_active() {
     let broker = TestBroker::start().await;
     let (agent, begun) = broker.agent_with_task().await;

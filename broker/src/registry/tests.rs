@@ -95,6 +95,7 @@ async fn every_problem_of_every_document_is_told_at_once_and_nothing_is_written(
         "max_tasks": 0,
         "max_delegation_depth": 9,
         "max_delegated_tasks": 0,
+        "audiences": [],
         "bindings": [],
         "jwt_svid_audiences": [""],
         "owner": " ",

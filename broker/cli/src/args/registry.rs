@@ -7,6 +7,9 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkloadCommand {
     /// Create or replace workloads from a TOML or JSON file; shows what changes.
+    ///
+    /// `scopes` and `audiences` are the most that a workload's tasks get: names, or names whose last
+    /// segment is `*`. A workload without `audiences` may have tokens for any service.
     Apply {
         /// The file, or - for standard input.
         #[arg(short, long, value_name = "FILE")]

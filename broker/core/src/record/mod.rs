@@ -41,8 +41,8 @@ pub struct TaskRecord {
     pub instruction: String,
     /// The scopes that the task may use.
     pub scopes: ScopeSet,
-    /// The audiences that the task's tokens may be meant for. If the list is not empty, each token
-    /// must name at least one of them; if it is empty, there is no limit.
+    /// The ceiling of the audiences of the task's tokens, from a parent and its grant: names, or
+    /// names whose last segment is `*`. An empty list sets no limit.
     pub audience: Vec<String>,
     /// The time at which the task began, in milliseconds since the epoch.
     pub created_at_ms: i64,

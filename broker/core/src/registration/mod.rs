@@ -32,6 +32,11 @@ pub struct Registration {
     pub cross_checks: Vec<CrossCheck>,
     /// The scopes that the tasks of the workload may use at most.
     pub scopes: ScopeSet,
+    /// The audiences for which the tasks of the workload may have tokens at most: names, or names
+    /// whose last segment is `*`. L26: without this list there is no limit, as for registrations of
+    /// the time before it; an empty list is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audiences: Option<Vec<String>>,
     /// The longest time that a task may last.
     #[serde(default = "default_task_ttl")]
     pub max_task_ttl: Ttl,
@@ -150,6 +155,12 @@ impl Registration {
             rules: &self.enrollment,
             cross_checks: &[],
         }
+    }
+
+    /// Returns the ceiling of the audiences. An empty list sets no limit.
+    #[must_use]
+    pub fn audience_ceiling(&self) -> &[String] {
+        self.audiences.as_deref().unwrap_or_default()
     }
 
     /// Returns the canonical JSON document of the registration, which is compared and shown.

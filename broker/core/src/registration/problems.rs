@@ -3,7 +3,7 @@
 use sundew_attestation::TrustMaterial;
 
 use super::Registration;
-use crate::audience::is_audience;
+use crate::audience::{is_audience, is_pattern};
 
 /// The deepest delegation that a registration may allow, in levels: every use of a task looks at
 /// all tasks that it was delegated from.
@@ -125,11 +125,20 @@ impl Problems<'_> {
             "bindings",
             "at least one binding must be allowed",
         );
+        let ceiling = registration.audiences.as_ref();
+        self.require(
+            ceiling.is_none_or(|list| {
+                (1..=64).contains(&list.len()) && list.iter().all(|pattern| is_pattern(pattern))
+            }),
+            "audiences",
+            "must be 1 to 64 names of at most 256 printable ASCII characters, in which `*` is only \
+             allowed as the whole last segment; without the list there is no limit",
+        );
         let audiences = &registration.jwt_svid_audiences;
         self.require(
             audiences.len() <= 64 && audiences.iter().all(|audience| is_audience(audience)),
             "jwt_svid_audiences",
-            "must be at most 64 names of at most 256 printable ASCII characters",
+            "must be at most 64 names of at most 256 printable ASCII characters without `*`",
         );
         self.require(
             !registration.owner.trim().is_empty() && registration.owner.len() <= 256,

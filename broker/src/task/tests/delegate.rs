@@ -111,6 +111,39 @@ async fn a_grant_is_within_its_task() {
 }
 
 #[tokio::test]
+async fn l26_the_audiences_of_a_child_are_those_of_both_registrations() {
+    let (broker, parent, begun, child) = parent_and_child().await;
+    let audiences = json!({ "max_delegation_depth": 1, "audiences": ["https://a/*", "b"] });
+    broker.register("/parent", audiences).await;
+    let outside = v1::DelegateRequest {
+        audience: vec!["c".to_owned()],
+        ..request(&begun)
+    };
+    let outside = delegate(&broker, &parent, outside).await;
+    assert_refused!(outside, Refusal::Denied(Denial::Audience));
+    let granted = delegate(&broker, &parent, request(&begun)).await.unwrap();
+    let own = json!({ "audiences": ["https://a/x", "c"] });
+    broker.register("/child", own).await;
+    for (audience, allowed) in [("https://a/x", true), ("https://a/y", false), ("c", false)] {
+        let request = v1::BeginTaskRequest {
+            audience: vec![audience.to_owned()],
+            grant: granted.grant.clone(),
+            ..child.request(&["exec:git"])
+        };
+        let below = broker.begin(request, &child).await;
+        match below {
+            Ok(below) if allowed => assert_eq!(below.token.audience, [audience]),
+            other => assert_refused!(other, Refusal::Denied(Denial::Audience)),
+        }
+    }
+    broker
+        .register("/child", json!({ "audiences": ["c"] }))
+        .await;
+    let nothing_in_common = begin_below(&broker, &child, &granted.grant, &["exec:git"]).await;
+    assert_refused!(nothing_in_common, Refusal::Denied(Denial::Audience));
+}
+
+#[tokio::test]
 async fn a_text_that_is_no_grant_of_this_broker_begins_no_task() {
     let (broker, _, _, child) = parent_and_child().await;
     let begun = begin_below(&broker, &child, "sdg_AAAA", &["exec:git"]).await;

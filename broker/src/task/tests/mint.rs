@@ -27,6 +27,41 @@ async fn another_token_is_active_beside_the_first_and_on_the_record() {
 }
 
 #[tokio::test]
+async fn l26_no_token_is_for_an_audience_that_the_registration_does_not_name() {
+    let broker = TestBroker::start().await;
+    let ceiling = json!({ "audiences": ["https://a.example/*", "a"] });
+    broker.register("/agent", ceiling).await;
+    let agent = broker.agent("/agent");
+    let for_b = v1::BeginTaskRequest {
+        audience: vec!["b".to_owned()],
+        ..agent.request(&["exec:git"])
+    };
+    let refused = broker.begin(for_b, &agent).await;
+    assert_refused!(refused, Refusal::Denied(Denial::Audience));
+    let begun = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    let begun = begun.unwrap();
+    assert_eq!(begun.token.audience, ["a"]);
+    let mint = |audience: &str| v1::MintTokenRequest {
+        audience: vec![audience.to_owned()],
+        ..begun.mint()
+    };
+    let within = broker.mint(mint("https://a.example/x"), &agent).await;
+    assert_eq!(within.unwrap().audience, ["https://a.example/x"]);
+    for outside in ["b", "https://a.example.evil/"] {
+        let token = broker.mint(mint(outside), &agent).await;
+        assert_refused!(token, Refusal::Denied(Denial::Audience));
+    }
+    let pattern = broker.mint(mint("https://a.example/*"), &agent).await;
+    assert_refused!(
+        pattern,
+        Refusal::Invalid {
+            field: "audience",
+            ..
+        }
+    );
+}
+
+#[tokio::test]
 async fn a_dead_task_mints_nothing() {
     let broker = TestBroker::start().await;
     let (agent, begun) = broker.agent_with_task().await;
