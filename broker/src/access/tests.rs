@@ -181,6 +181,17 @@ async fn a_token_dies_at_the_millisecond_of_its_expiry() {
 }
 
 #[tokio::test]
+async fn l8_what_has_expired_stays_expired_when_the_clock_is_set_back() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    clock::testing::advance_to(begun.token.expires_at_ms);
+    clock::testing::set_wall(-60_000);
+    assert!(!broker.is_active(&begun.token, &agent).await);
+    let before_it_expired = broker.mint(begun.mint(), &agent).await.unwrap();
+    assert!(before_it_expired.expires_at_ms > begun.token.expires_at_ms);
+}
+
+#[tokio::test]
 async fn an_agent_may_ask_about_its_own_tokens_as_the_one_who_presents_them() {
     let broker = TestBroker::start().await;
     let (agent, begun) = broker.agent_with_task().await;

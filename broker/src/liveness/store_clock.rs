@@ -14,14 +14,15 @@ pub(super) struct StoreClock(Mutex<(i64, Instant)>);
 impl StoreClock {
     /// Returns a check that takes the wall clock of this moment for right.
     pub(super) fn new() -> Self {
-        Self(Mutex::new((clock::now_ms(), clock::monotonic())))
+        Self(Mutex::new((clock::wall_ms(), clock::monotonic())))
     }
 
     /// Compares this machine's clock with the store's, which is `store_ms` in milliseconds since
     /// the epoch, and with its own past. Returns an error if this machine's clock is further off
-    /// than `max_skew`.
+    /// than `max_skew`. L8: until this is noticed, [`clock::now_ms`] gives nothing a longer life.
     pub(super) fn check(&self, store_ms: i64, max_skew: Duration) -> Result<(), StoreError> {
-        let skew = clock::now_ms().saturating_sub(store_ms).unsigned_abs();
+        let now_ms = clock::wall_ms();
+        let skew = now_ms.saturating_sub(store_ms).unsigned_abs();
         if u128::from(skew) > max_skew.as_millis() {
             return Err(StoreError::Misconfigured(format!(
                 "this machine's clock is {skew} ms away from the store's"
@@ -29,7 +30,6 @@ impl StoreClock {
         }
         // P5: a clock that goes back would give tokens a longer life than they have. One that goes
         // ahead only takes some.
-        let now_ms = clock::now_ms();
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed_ms = i64::try_from(clock::since(latest.1).as_millis()).unwrap_or(i64::MAX);
         let expected_ms = latest.0.saturating_add(passed_ms);
@@ -42,6 +42,7 @@ impl StoreClock {
         if back_ms <= 0 {
             *latest = (now_ms, clock::monotonic());
         }
+        clock::take_back_jump(now_ms.max(expected_ms), max_skew);
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Brokers that stand still, and clocks that jump: T49, T52, AC-83.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sundew_tests::broker::World;
+use sundew_tests::broker::{Broker, World};
 use sundew_tests::until;
 use tonic::Code;
 
@@ -48,29 +49,59 @@ async fn a_frozen_broker_delays_an_ending_by_the_bound_and_wakes_up_stale() {
     drop(broker);
 }
 
-/// T49, AC-80: the wall clock is moved by an hour while the broker runs: no token is good past its
-/// true life.
-#[tokio::test]
-async fn t49_a_clock_that_jumps_gives_no_token_a_longer_life() {
+/// A broker whose wall clock is moved by the seconds in a file, which is returned.
+async fn broker_with_a_clock(world: &World) -> (Broker, PathBuf) {
     let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
         .map(|d| format!("{d}/faketime/libfaketime.so.1"));
     let library = library
         .iter()
         .find(|p| std::path::Path::new(p).exists())
         .expect("libfaketime is not installed: run ./tests/run");
+    let offset = world.folder().join("faketime");
+    std::fs::write(&offset, "+0").expect("offset");
+    let mut broker = world.prepare("");
+    let mut command = std::process::Command::new(sundew_tests::sundew());
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &offset)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    broker.up_as(command);
+    broker.ready().await;
+    world.register(&broker, "/agent", json!({})).await;
+    (broker, offset)
+}
+
+/// L8: the window between the setting of the clock and the next heartbeat gives nothing.
+#[tokio::test]
+async fn l8_a_token_that_has_expired_stays_so_when_the_clock_is_set_back() {
+    let world = World::redis();
+    let (broker, offset) = broker_with_a_clock(&world).await;
+    let caller = world.caller(&broker, "/agent");
+    let mut request = caller
+        .request(&world.issuer, "/agent", &["exec:git"])
+        .await
+        .expect("request");
+    request.ttl_ms = 1500;
+    let begun = caller.send(request).await.expect("task");
+    until("the token has expired", || async {
+        matches!(caller.active(&begun.token, &[]).await, Ok(false))
+    })
+    .await;
+    std::fs::write(&offset, "-60").expect("offset");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        let answer = caller.active(&begun.token, &[]).await;
+        assert!(!matches!(answer, Ok(true)), "after {:?}", began.elapsed());
+    }
+}
+
+/// T49, AC-80: the wall clock is moved by an hour while the broker runs: no token is good past its
+/// true life.
+#[tokio::test]
+async fn t49_a_clock_that_jumps_gives_no_token_a_longer_life() {
     for world in World::both() {
-        let offset = world.folder().join("faketime");
-        std::fs::write(&offset, "+0").expect("offset");
-        let mut broker = world.prepare("");
-        let mut command = std::process::Command::new(sundew_tests::sundew());
-        command
-            .env("LD_PRELOAD", library)
-            .env("FAKETIME_TIMESTAMP_FILE", &offset)
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        broker.up_as(command);
-        broker.ready().await;
-        world.register(&broker, "/agent", json!({})).await;
+        let (broker, offset) = broker_with_a_clock(&world).await;
         let caller = world.caller(&broker, "/agent");
         let begun = caller
             .begin(&world.issuer, "/agent", &["exec:git"])
