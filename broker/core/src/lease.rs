@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 
 use crate::id::{LeaseId, TaskId};
+use crate::position::EntryId;
 use crate::record::RecordError;
 use crate::sealing::RootKey;
 
@@ -38,10 +39,14 @@ pub struct LeaseRecord {
 }
 
 impl LeaseRecord {
-    /// Returns the identifier of the one lease that a task has for a secret.
+    /// Returns the identifier of the one lease that a task has for a secret. L10: `interruptions`,
+    /// as the view has them, are part of it, so that a task that was resumed has another lease, with
+    /// another name and another password.
     #[must_use]
-    pub fn id(root: &RootKey, task: TaskId, secret: &str) -> LeaseId {
-        LeaseId::from_bytes(root.derive_name(&[b"lease", task.as_bytes(), secret.as_bytes()]))
+    pub fn id(root: &RootKey, task: TaskId, secret: &str, interruptions: &[EntryId]) -> LeaseId {
+        let mut parts: Vec<&[u8]> = vec![b"lease", task.as_bytes(), secret.as_bytes()];
+        parts.extend(interruptions.iter().map(|entry| entry.0.as_slice()));
+        LeaseId::from_bytes(root.derive_name(&parts))
     }
 
     /// Returns the text with which all names begin that this installation gives in an engine's
@@ -115,7 +120,7 @@ mod tests {
     #[test]
     fn names_are_derived_and_fit_everywhere() {
         let root = RootKey::new(&[7; 32]).unwrap();
-        let id = LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/b");
+        let id = LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/b", &[]);
         let prefix = LeaseRecord::prefix(&root, "db/a");
         let name = LeaseRecord::username(&prefix, id);
         assert!(
@@ -124,9 +129,9 @@ mod tests {
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         );
         assert_ne!(prefix, LeaseRecord::prefix(&root, "db/b"));
-        assert_ne!(
-            id,
-            LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/c")
-        );
+        for (secret, interruptions) in [("db/a/c", &[][..]), ("db/a/b", &[EntryId([1; 16])])] {
+            let other = LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), secret, interruptions);
+            assert_ne!(id, other);
+        }
     }
 }

@@ -20,12 +20,20 @@ impl Leases {
         Some((self.engine(name)?, role.to_owned()))
     }
 
-    /// Makes a credential for a task, or answers with the one that it has. The caller has seen to
-    /// it that the task may have it.
+    /// The name of the lease that a task has for a secret at this moment. Another suspension or
+    /// resumption gives it another name (L10).
+    pub(crate) fn lease_id(&self, task: &KnownTask, secret: &str) -> LeaseId {
+        let interruptions = self.ledger.log.latest_view().interruptions(task);
+        LeaseRecord::id(self.ledger.root(), task.id, secret, &interruptions)
+    }
+
+    /// Makes the credential of a lease for a task, or answers with the one that it has. The caller
+    /// has seen to it that the task may have it, and hands it out only if the lease has the same
+    /// name after that.
     pub(crate) async fn lease(
         &self,
         task: &Arc<KnownTask>,
-        secret: &str,
+        id: LeaseId,
         engine: &RunningEngine,
         role: &str,
     ) -> Result<v1::Lease, Refusal> {
@@ -34,7 +42,6 @@ impl Leases {
             .roles
             .get(role)
             .ok_or(Refusal::NotFound("role of an engine"))?;
-        let id = LeaseRecord::id(self.ledger.root(), task.id, secret);
         // Whoever asks while the credential is being made gets the one that is made.
         let making = self.making(id);
         let _made_alone = making.lock().await;
@@ -97,7 +104,7 @@ impl Leases {
         // P6: whatever happens from here on, somebody will remove it.
         let intent = self.sealed_lease(id, record, record.expires_at_ms);
         store.put_lease(name, task.id, intent).await?;
-        self.watch(task, name, id);
+        self.watch(task, id, record);
         let credential = NewCredential {
             username: &record.username,
             password,

@@ -46,7 +46,8 @@ pub(crate) struct Leases {
     tasks: Mutex<TaskTreeIndex<Watched>>,
     /// Notified when tasks may have died, and when engines changed.
     news: Notify,
-    ended: Mutex<Vec<TaskId>>,
+    /// Tasks that have ended, or were suspended or resumed, and whose leases were not looked at yet.
+    stopped: Mutex<Vec<TaskId>>,
     counts: Mutex<(u64, u64)>,
     /// What is wrong with engines that cannot be used at all.
     unusable: Mutex<Vec<String>>,
@@ -56,7 +57,14 @@ pub(crate) struct Leases {
 
 struct Watched {
     task: Arc<KnownTask>,
-    leases: Vec<(String, LeaseId)>,
+    leases: Vec<WatchedLease>,
+}
+
+struct WatchedLease {
+    id: LeaseId,
+    engine: String,
+    /// The name of the secret that the lease is for.
+    secret: String,
 }
 
 impl Leases {
@@ -68,7 +76,7 @@ impl Leases {
             engines: Mutex::default(),
             tasks: Mutex::default(),
             news: Notify::new(),
-            ended: Mutex::default(),
+            stopped: Mutex::default(),
             counts: Mutex::default(),
             unusable: Mutex::default(),
             look_at_all: AtomicBool::new(false),
@@ -117,14 +125,18 @@ impl Leases {
             .collect()
     }
 
-    fn watch(&self, task: &Arc<KnownTask>, engine: &str, id: LeaseId) {
+    fn watch(&self, task: &Arc<KnownTask>, id: LeaseId, record: &LeaseRecord) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = tasks.or_insert_with(task.id, &task.record().ancestors, || Watched {
             task: Arc::clone(task),
             leases: Vec::new(),
         });
-        if !watched.leases.iter().any(|(_, known)| *known == id) {
-            watched.leases.push((engine.to_owned(), id));
+        if !watched.leases.iter().any(|known| known.id == id) {
+            watched.leases.push(WatchedLease {
+                id,
+                engine: record.engine.clone(),
+                secret: format!("{}/{}", record.engine, record.role),
+            });
         }
     }
 }
@@ -157,20 +169,25 @@ impl Leases {
         }
     }
 
-    /// Makes the leases of these tasks due, if the tasks are dead.
+    /// Makes the leases of these tasks due, if the tasks are dead or suspended, or if the leases are
+    /// of a time before the last suspension (L10).
     async fn end_leases(&self, tasks: Vec<TaskId>) -> Result<(), Refusal> {
         let mut due: HashMap<String, Vec<LeaseId>> = HashMap::new();
-        let mut dead = Vec::new();
         {
             let view = self.ledger.log.view()?;
             let now_ms = clock::now_ms();
             let watched = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            for (id, watched) in tasks.iter().filter_map(|id| Some((id, watched.get(id)?))) {
-                if view.task_liveness(&watched.task, now_ms) != Liveness::Alive {
-                    dead.push(*id);
-                    watched.leases.iter().for_each(|(engine, lease)| {
-                        due.entry(engine.clone()).or_default().push(*lease)
-                    });
+            for watched in tasks.iter().filter_map(|id| watched.get(id)) {
+                let task = &watched.task;
+                let has_none =
+                    view.task_liveness(task, now_ms) != Liveness::Alive || view.is_suspended(task);
+                let interruptions = view.interruptions(task);
+                for lease in &watched.leases {
+                    let root = self.ledger.root();
+                    let now = LeaseRecord::id(root, task.id, &lease.secret, &interruptions);
+                    if has_none || now != lease.id {
+                        due.entry(lease.engine.clone()).or_default().push(lease.id);
+                    }
                 }
             }
         }
@@ -187,8 +204,16 @@ impl Leases {
                 engine.wake.notify_one();
             }
         }
+        let due: HashSet<_> = due.into_values().flatten().collect();
         let mut watched = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        dead.iter().for_each(|task| watched.remove(task));
+        for id in &tasks {
+            if let Some(task) = watched.get_mut(id) {
+                task.leases.retain(|lease| !due.contains(&lease.id));
+                if task.leases.is_empty() {
+                    watched.remove(id);
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -200,21 +225,17 @@ impl Subscriber for Leases {
                 self.reload_engines_in_background();
                 return;
             }
-            Event::Ended { task, .. } => {
+            Event::Ended { task, .. } | Event::Resumed(task) | Event::Suspended(task) => {
                 let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-                let before = ended.len();
-                ended.extend(tasks.ending_with(task).map(|(id, _)| *id));
-                if ended.len() == before {
+                let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+                let before = stopped.len();
+                stopped.extend(tasks.ending_with(task).map(|(id, _)| *id));
+                if stopped.len() == before {
                     return;
                 }
             }
             Event::Rule { .. } => self.look_at_all.store(true, Ordering::Release),
-            Event::Changed(_)
-            | Event::Floor
-            | Event::Lifted(_)
-            | Event::Resumed(_)
-            | Event::Suspended(_) => return,
+            Event::Changed(_) | Event::Floor | Event::Lifted(_) => return,
         }
         self.news.notify_one();
     }

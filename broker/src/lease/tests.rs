@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sundew_attestation::BindingPurpose;
 use sundew_proto::v1;
 
 use crate::clock;
@@ -218,4 +219,57 @@ async fn a_lease_that_is_on_its_way_out_is_not_given_again() {
         "{refusal}"
     );
     assert_eq!(engines(&broker).await[0].leases, 1);
+}
+
+async fn suspend(broker: &TestBroker, agent: &Agent, begun: &Begun) {
+    let request = v1::SuspendTaskRequest {
+        task_id: begun.id.clone(),
+    };
+    let tasks = Arc::clone(&broker.rooms.tasks);
+    tasks.suspend(agent.peer.clone(), request).await.unwrap();
+}
+
+async fn resume(broker: &TestBroker, agent: &Agent, begun: &Begun) {
+    let (nonce, evidence) = agent.proof(BindingPurpose::ResumeTask);
+    let request = v1::ResumeTaskRequest {
+        task_id: begun.id.clone(),
+        nonce,
+        evidence,
+        ..v1::ResumeTaskRequest::default()
+    };
+    let tasks = Arc::clone(&broker.rooms.tasks);
+    tasks.resume(agent.peer.clone(), request).await.unwrap();
+}
+
+#[tokio::test]
+async fn l10_a_suspension_ends_leases_and_a_resumed_task_has_others() {
+    let (broker, agent, begun) = with_engine().await;
+    let leases = Arc::clone(&broker.rooms.leases);
+    let mut seen = Vec::new();
+    for round in 1..=3_u64 {
+        read(&broker, &agent, &begun, "app/cache/reader").await;
+        let id = broker.journal("secret_read").pop().unwrap();
+        let id = id.field("lease").unwrap().to_owned();
+        assert!(!seen.contains(&id), "{id} was there before");
+        seen.push(id);
+        leases.end_leases_of_dead_tasks(true).await;
+        let due = engines(&broker).await[0].leases_due;
+        assert_eq!(due, round - 1, "the lease of a running task is not due");
+        suspend(&broker, &agent, &begun).await;
+        leases.end_leases_of_dead_tasks(false).await;
+        let listed = engines(&broker).await;
+        assert_eq!((listed[0].leases, listed[0].leases_due), (round, round));
+        resume(&broker, &agent, &begun).await;
+    }
+}
+
+#[tokio::test]
+async fn l10_a_lease_from_before_a_suspension_ends_though_the_task_was_resumed() {
+    let (broker, agent, begun) = with_engine().await;
+    read(&broker, &agent, &begun, "app/cache/reader").await;
+    suspend(&broker, &agent, &begun).await;
+    resume(&broker, &agent, &begun).await;
+    let leases = Arc::clone(&broker.rooms.leases);
+    leases.end_leases_of_dead_tasks(false).await;
+    assert_eq!(engines(&broker).await[0].leases_due, 1);
 }

@@ -94,11 +94,11 @@ impl Leases {
         }
     }
 
-    /// Makes the leases due of tasks that are known to have ended; with `every`, of all watched
-    /// tasks that are dead, since a rule may have killed any of them.
-    async fn end_leases_of_dead_tasks(&self, every: bool) {
+    /// Makes the leases due of tasks that have ended or were interrupted, as far as that is known;
+    /// with `every`, it looks at all watched tasks, since a rule may have killed any of them.
+    pub(super) async fn end_leases_of_dead_tasks(&self, every: bool) {
         let mut tasks =
-            std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+            std::mem::take(&mut *self.stopped.lock().unwrap_or_else(PoisonError::into_inner));
         if every {
             tasks = self
                 .tasks
@@ -112,7 +112,7 @@ impl Leases {
             && let Err(error) = self.end_leases(tasks.clone()).await
         {
             tracing::debug!(%error, "leases could not be made due yet");
-            self.ended
+            self.stopped
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .extend(tasks);
@@ -139,17 +139,17 @@ impl Leases {
     /// Watches every lease there is, and makes those due whose task is gone.
     async fn look_at_all_leases(&self) -> Result<(), Refusal> {
         let mut all = Vec::new();
-        self.each_lease(|lease| all.push((lease.id, lease.record.engine, lease.record.task)))
+        self.each_lease(|lease| all.push((lease.id, lease.record)))
             .await?;
-        for (id, engine, task) in all {
-            match self.ledger.records.look_at_task(task).await? {
-                Some(task) => self.watch(&task, &engine, id),
+        for (id, record) in all {
+            match self.ledger.records.look_at_task(record.task).await? {
+                Some(task) => self.watch(&task, id, &record),
                 // P6: intent without a task is as due as any.
                 None => {
                     self.ledger
                         .records
                         .store()
-                        .lease_due(&engine, &[id], clock::now_ms())
+                        .lease_due(&record.engine, &[id], clock::now_ms())
                         .await?
                 }
             }

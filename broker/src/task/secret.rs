@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sundew_attestation::BindingPurpose;
-use sundew_core::{Denial, LeaseRecord, Scope, SealError};
+use sundew_core::{Cause, Denial, Scope, SealError};
 use sundew_proto::v1;
 
 use super::Tasks;
@@ -111,13 +111,15 @@ impl Tasks {
             .with("workload", &task.workload)
             .with("secret", name)
             .with_some("evidence", evidence);
-        self.ledger
-            .journal
-            .write(record.with("lease", LeaseRecord::id(self.ledger.root(), task.id, name)))
-            .await?;
-        let lease = self.leases.lease(&task.known, name, engine, role).await?;
-        // If the task ended meanwhile, its lease is due, and nobody gets the credential.
+        let id = self.leases.lease_id(task, name);
+        self.ledger.journal.write(record.with("lease", id)).await?;
+        let lease = self.leases.lease(&task.known, id, engine, role).await?;
+        // If the task ended or was suspended meanwhile, also if it was resumed since, its lease is
+        // due, and nobody gets the credential.
         self.ledger.require_usable(task)?;
+        if id != self.leases.lease_id(task, name) {
+            return Err(Refusal::TaskDead(Cause::Suspended));
+        }
         Ok(v1::GetSecretResponse {
             value: lease.url.clone().into_bytes(),
             version: 1,

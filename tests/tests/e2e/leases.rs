@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sundew_proto::v1::{
     Effect, GetSecretRequest, Lease, ListLeasesRequest, ListLeasesResponse, PutEngineRequest,
-    Selector,
+    ResumeTaskRequest, Selector, SuspendTaskRequest,
 };
 use sundew_tests::broker::{Broker, World};
-use sundew_tests::calls::Caller;
+use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
@@ -295,4 +295,52 @@ async fn a_leases_password_is_in_no_log_and_no_store() {
             "{key}"
         );
     }
+}
+
+/// L10: a suspension ends what was leased, and the resumed task gets another name and password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l10_a_suspended_task_keeps_no_role_and_gets_another_when_it_is_resumed() {
+    let postgres = Postgres::start().await;
+    let world = World::redis();
+    let broker = world.broker().await;
+    let caller = agent(&world, &broker).await;
+    let operator = world.operator(&broker);
+    drop(
+        put_engine(&operator, &postgres.engine("db/app"), PASSWORD)
+            .await
+            .expect("engine"),
+    );
+    let begun = caller
+        .begin(&world.issuer, "/agent", SCOPES)
+        .await
+        .expect("task");
+    let before = lease(&caller, &begun.task, "db/app/readonly")
+        .await
+        .expect("lease");
+    assert!(works(&postgres, &before).await);
+    let suspend = SuspendTaskRequest {
+        task_id: begun.task.clone(),
+    };
+    caller
+        .agent()
+        .suspend_task(suspend)
+        .await
+        .expect("suspended");
+    gone(&postgres).await;
+    assert!(!works(&postgres, &before).await);
+    let resume = ResumeTaskRequest {
+        task_id: begun.task.clone(),
+        nonce: caller.nonce().await.expect("nonce"),
+        evidence: vec![oidc(world.issuer.token("/agent"))],
+        idempotency_key: String::new(),
+    };
+    caller.agent().resume_task(resume).await.expect("resumed");
+    let after = lease(&caller, &begun.task, "db/app/readonly")
+        .await
+        .expect("another lease");
+    assert!(works(&postgres, &after).await && !works(&postgres, &before).await);
+    assert_ne!(before.username, after.username);
+    assert_ne!(before.password, after.password);
+    drop(caller.complete(&begun.task).await.expect("completed"));
+    gone(&postgres).await;
 }

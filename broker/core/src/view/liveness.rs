@@ -183,6 +183,17 @@ impl View {
                 || token.task().chain().any(|each| is_later(each.subject())))
     }
 
+    /// Returns the names of the last suspension or resumption of a task, and of each task that it was
+    /// delegated from. The list is empty if there was none, and another one after each of them.
+    #[must_use]
+    pub fn interruptions(&self, task: &KnownTask) -> Vec<EntryId> {
+        if self.suspensions.is_empty() {
+            return Vec::new();
+        }
+        let last = |id: &TaskId| self.suspensions.get(id).map(|suspension| suspension.by);
+        task.lineage().filter_map(last).collect()
+    }
+
     /// Returns the entry by which a task is dead or suspended. There is none if the task lives, or
     /// if its time ran out.
     #[must_use]
