@@ -104,6 +104,9 @@ pub enum Refusal {
     /// The view of the revocation log is not fresh.
     #[error(transparent)]
     Stale(#[from] Stale),
+    /// The broker is being stopped, and others go on.
+    #[error("the broker was asked to stop")]
+    Stopping,
     /// The store did not do what it was asked for.
     #[error("store: {0}")]
     Store(#[from] StoreError),
@@ -232,6 +235,11 @@ impl Refusal {
                 Code::InvalidArgument,
                 "INVALID_ARGUMENT",
                 format!("{field}: {problem}"),
+            ),
+            Self::Stopping => Answer::new(
+                Code::Unavailable,
+                "STOPPING",
+                "this broker stops; go on at another",
             ),
             Self::Overload => Answer::new(
                 Code::ResourceExhausted,

@@ -150,6 +150,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Seal { .. } => "seal",
         Refusal::NotFound(_) => "not_found",
         Refusal::Stale(_) => "stale",
+        Refusal::Stopping => "stopping",
         Refusal::Store(_) => "store",
         Refusal::Svid(_) => "svid",
         Refusal::TaskDead(_) => "task_dead",

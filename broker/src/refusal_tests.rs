@@ -90,6 +90,14 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
             UNAVAILABLE,
         ),
         (R::Stale(Stale), UNAVAILABLE),
+        (
+            R::Stopping,
+            (
+                Code::Unavailable,
+                "STOPPING",
+                "this broker stops; go on at another",
+            ),
+        ),
         (R::Store(store()), UNAVAILABLE),
         (R::Svid(SvidError::Expired), UNAUTHENTICATED),
         (R::TaskDead(Cause::Revoked), NOT_PERMITTED),
@@ -136,6 +144,7 @@ fn number_of_variants() -> usize {
         | Refusal::Role(_)
         | Refusal::Seal { .. }
         | Refusal::Stale(_)
+        | Refusal::Stopping
         | Refusal::Store(_)
         | Refusal::Svid(_)
         | Refusal::TaskDead(_)
@@ -143,7 +152,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 30,
+        | Refusal::UntrustedManufacturer(_) => 31,
     };
     known(&Refusal::Binding)
 }

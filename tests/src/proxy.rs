@@ -2,7 +2,7 @@
 //! nothing is closed) and be slow.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// A running proxy.
 pub struct Proxy {
     port: u16,
+    target: Arc<AtomicU16>,
     cut: Arc<AtomicBool>,
     delay_ms: Arc<AtomicU64>,
 }
@@ -24,10 +25,13 @@ impl Proxy {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
+        let target = Arc::new(AtomicU16::new(target));
         let (state, delay) = (Arc::clone(&cut), Arc::clone(&delay_ms));
+        let towards = Arc::clone(&target);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (state, delay) = (Arc::clone(&state), Arc::clone(&delay));
+                let target = towards.load(Ordering::Relaxed);
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
                         return;
@@ -46,6 +50,7 @@ impl Proxy {
         });
         Self {
             port,
+            target,
             cut,
             delay_ms,
         }
@@ -54,6 +59,11 @@ impl Proxy {
     /// Returns the port on which the proxy listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads new connections to another port, as a load balancer does. Old ones stay where they are.
+    pub fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::Relaxed);
     }
 
     /// Lets nothing through, or everything again. Held bytes come through late, as on a

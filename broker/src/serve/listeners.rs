@@ -17,8 +17,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::server::NamedService as _;
 use tonic::transport::Server as Grpc;
 use tonic::transport::server::Router;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::broker::{Broker, Ground};
 use super::config::{Config, LocalLimits};
@@ -27,6 +30,7 @@ use super::grpc::{AnonymousEnrollment, Services};
 use super::handshake_recorder::HandshakeRecorder;
 use super::operations::{self, CurrentHealth};
 use super::start_error::{StartError, during};
+use super::stopping::Stopping;
 use crate::enrollment::local_process;
 use crate::enrollment::workload_api::WorkloadApi;
 use crate::enrollment::{Enrollment, OwnIdentities};
@@ -35,6 +39,13 @@ use crate::peer::{Clients, Connection};
 
 /// Longest time for open calls to end at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for open calls of local processes to end at shutdown.
+const LOCAL_DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+/// The services of which gRPC's health service tells.
+const HEALTHY: [&str; 2] = [
+    AgentServiceServer::<Services>::NAME,
+    AccessServiceServer::<Services>::NAME,
+];
 /// Largest message on the enrollment listener, in bytes.
 const ENROLLMENT_MESSAGE: usize = 256 << 10;
 /// Largest message on the Workload API's socket, in bytes.
@@ -78,22 +89,19 @@ impl Listeners {
         name: &'static str,
         serve: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        let stopping = self.stop.subscribe();
+        let stopping = self.stopping();
         self.serving.spawn(async move {
             match serve.await {
-                Ok(()) if *stopping.borrow() => tracing::debug!(listener = name, "stopped"),
+                Ok(()) if stopping.is_asked() => tracing::debug!(listener = name, "stopped"),
                 Ok(()) => tracing::error!(listener = name, "listener ended by itself"),
                 Err(error) => tracing::error!(listener = name, %error, "listener ended"),
             }
         });
     }
 
-    /// Resolves when the broker is asked to stop.
-    fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stopped = self.stop.subscribe();
-        async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        }
+    /// Says when the broker is asked to stop.
+    fn stopping(&self) -> Stopping {
+        Stopping::new(&self.stop)
     }
 
     /// Serves health and metrics; answers their address.
@@ -103,7 +111,7 @@ impl Listeners {
         health: CurrentHealth,
     ) -> Result<SocketAddr, StartError> {
         let (listener, address) = bind(address).await?;
-        let served = operations::serve(listener, health, self.stopping());
+        let served = operations::serve(listener, health, self.stopping().asked());
         self.spawn_listener("operations", served);
         Ok(address)
     }
@@ -125,10 +133,18 @@ impl Listeners {
                 (ground, gate),
             )
             .await?;
-        let services = Services::new(broker, gate);
-        let router = workload_services(config, services).await;
+        let stopping = self.stopping();
+        let services = Services::new(broker, gate, stopping.clone());
+        let (router, mut health) = workload_services(config, services).await;
         let served =
-            router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
+            router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping.asked());
+        // Whoever watches the health hears no more, and the stream ends.
+        self.background.spawn(async move {
+            stopping.asked().await;
+            for service in HEALTHY {
+                health.clear_service_status(service).await;
+            }
+        });
         self.spawn_listener("workloads", served);
 
         let mut enrollment = None;
@@ -141,7 +157,10 @@ impl Listeners {
                 .max_decoding_message_size(config.message_bytes.min(ENROLLMENT_MESSAGE));
             let served = bounded(config)
                 .add_service(service)
-                .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
+                .serve_with_incoming_shutdown(
+                    ReceiverStream::new(incoming),
+                    self.stopping().asked(),
+                );
             self.spawn_listener("enrollment", served);
         }
         if let Some(path) = &config.listen.workload_api {
@@ -197,8 +216,18 @@ impl Listeners {
         let served = Grpc::builder()
             .max_concurrent_streams(WORKLOAD_API_STREAMS)
             .add_service(service)
-            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping());
-        self.spawn_listener("workload_api", served);
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping().asked());
+        // Its streams of SVIDs and bundles never end by themselves (L18).
+        let stopping = self.stopping();
+        self.spawn_listener("workload_api", async move {
+            tokio::select! {
+                served = served => served,
+                () = async {
+                    stopping.asked().await;
+                    tokio::time::sleep(LOCAL_DRAIN_TIMEOUT).await;
+                } => Ok(()),
+            }
+        });
         Ok(())
     }
 
@@ -238,12 +267,15 @@ fn bounded(config: &Config) -> Grpc {
         .tcp_nodelay(true)
 }
 
-/// The services on the listener for workloads and operators.
-async fn workload_services(config: &Config, services: Services) -> Router {
+/// The services on the listener for workloads and operators, and what their health is told to.
+async fn workload_services(config: &Config, services: Services) -> (Router, HealthReporter) {
     let most = config.message_bytes;
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<AgentServiceServer<Services>>().await;
-    health.set_serving::<AccessServiceServer<Services>>().await;
+    for service in HEALTHY {
+        health
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
+    }
     let reflection = config.listen.reflection.then(|| {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(sundew_proto::DESCRIPTOR)
@@ -253,12 +285,13 @@ async fn workload_services(config: &Config, services: Services) -> Router {
         tracing::error!(%error, "reflection is off");
         None
     });
-    bounded(config)
+    let router = bounded(config)
         .add_service(health_service)
         .add_service(AgentServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(AccessServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(RegistryServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(ResponseServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(EnrollmentServiceServer::new(services).max_decoding_message_size(most))
-        .add_optional_service(reflection)
+        .add_optional_service(reflection);
+    (router, health)
 }

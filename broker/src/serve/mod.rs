@@ -17,6 +17,7 @@ mod operations;
 mod server;
 mod sources;
 mod start_error;
+mod stopping;
 
 pub use server::Server;
 pub use start_error::StartError;

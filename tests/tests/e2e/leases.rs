@@ -341,6 +341,6 @@ async fn l10_a_suspended_task_keeps_no_role_and_gets_another_when_it_is_resumed(
     assert!(works(&postgres, &after).await && !works(&postgres, &before).await);
     assert_ne!(before.username, after.username);
     assert_ne!(before.password, after.password);
-    drop(caller.complete(&begun.task).await.expect("completed"));
+    caller.complete(&begun.task).await.expect("completed");
     gone(&postgres).await;
 }

@@ -42,6 +42,7 @@ mod sdk_endurance;
 mod sdk_ways_out;
 mod secrets;
 mod sources;
+mod stopping;
 mod survival;
 mod tasks;
 mod tokens;

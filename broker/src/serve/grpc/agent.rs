@@ -2,16 +2,16 @@
 
 use sundew_proto::v1::agent_service_server::AgentService;
 use sundew_proto::v1::*;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Streaming};
 
 use super::Services;
 use crate::serve::gate::Answer;
+use crate::serve::stopping::{Stopping, UntilStopped};
 use crate::task::Tasks;
 
 #[tonic::async_trait]
 impl AgentService for Services {
-    type AttendStream = ReceiverStream<Result<AttendResponse, Status>>;
+    type AttendStream = UntilStopped<AttendResponse>;
 
     async fn challenge(&self, request: Request<ChallengeRequest>) -> Answer<ChallengeResponse> {
         self.gate
@@ -42,11 +42,13 @@ impl AgentService for Services {
         &self,
         request: Request<Streaming<AttendRequest>>,
     ) -> Answer<Self::AttendStream> {
-        let answer = self
-            .gate
-            .serve("Attend", &self.broker.tasks, request, Tasks::attend)
-            .await?;
-        Ok(answer.map(ReceiverStream::new))
+        let answer = tokio::select! {
+            answer = self
+                .gate
+                .serve("Attend", &self.broker.tasks, request, Tasks::attend) => answer?,
+            () = self.stopping.asked() => return Err(Stopping::status()),
+        };
+        Ok(answer.map(|answers| self.stopping.cut(answers)))
     }
     async fn suspend_task(
         &self,

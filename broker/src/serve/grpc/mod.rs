@@ -12,20 +12,23 @@ use std::sync::Arc;
 
 use super::broker::Broker;
 use super::gate::Gate;
+use super::stopping::Stopping;
 
 /// Serves agents, resource servers and operators: the workload listener.
 #[derive(Clone)]
 pub(super) struct Services {
     broker: Arc<Broker>,
     gate: Arc<Gate>,
+    stopping: Stopping,
 }
 
 impl Services {
-    /// The services of this broker, behind this gate.
-    pub(super) fn new(broker: &Arc<Broker>, gate: &Arc<Gate>) -> Self {
+    /// The services of this broker, behind this gate. Streams end when the broker is asked to stop.
+    pub(super) fn new(broker: &Arc<Broker>, gate: &Arc<Gate>, stopping: Stopping) -> Self {
         Self {
             broker: Arc::clone(broker),
             gate: Arc::clone(gate),
+            stopping,
         }
     }
 }

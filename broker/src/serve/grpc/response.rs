@@ -2,17 +2,17 @@
 
 use sundew_proto::v1::response_service_server::ResponseService;
 use sundew_proto::v1::*;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status};
+use tonic::Request;
 
 use super::Services;
 use crate::response::Responses;
 use crate::serve::gate::Answer;
+use crate::serve::stopping::UntilStopped;
 
 #[tonic::async_trait]
 impl ResponseService for Services {
-    type PreviewStream = ReceiverStream<Result<PreviewResponse, Status>>;
-    type WatchRevocationStream = ReceiverStream<Result<RevocationStatus, Status>>;
+    type PreviewStream = UntilStopped<PreviewResponse>;
+    type WatchRevocationStream = UntilStopped<RevocationStatus>;
 
     async fn preview(&self, request: Request<PreviewRequest>) -> Answer<Self::PreviewStream> {
         let answer = self
@@ -24,7 +24,7 @@ impl ResponseService for Services {
                 Responses::preview,
             )
             .await?;
-        Ok(answer.map(ReceiverStream::new))
+        Ok(answer.map(|answers| self.stopping.cut(answers)))
     }
     async fn revoke(&self, request: Request<RevokeRequest>) -> Answer<RevokeResponse> {
         self.gate
@@ -59,7 +59,7 @@ impl ResponseService for Services {
                 Responses::watch_revocation,
             )
             .await?;
-        Ok(answer.map(ReceiverStream::new))
+        Ok(answer.map(|answers| self.stopping.cut(answers)))
     }
     async fn list_leases(&self, request: Request<ListLeasesRequest>) -> Answer<ListLeasesResponse> {
         self.gate
