@@ -5,6 +5,7 @@ use std::time::Duration;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::connection::Connection;
 use crate::error::Error;
@@ -23,7 +24,15 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
-    )
+    ) || has_too_many_challenges(status)
+}
+
+/// Tells whether the connection's other calls have taken all of its challenges for the moment.
+fn has_too_many_challenges(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted
+        && status
+            .get_details_error_info()
+            .is_some_and(|info| info.reason == "CHALLENGE_LIMIT")
 }
 
 /// Makes a call up to six times while its failure is transient, with a pause of 50 ms that doubles
@@ -48,8 +57,10 @@ pub(crate) async fn repeated<T, F: Future<Output = Result<T, Status>>>(
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::collections::HashMap;
 
     use tokio::time::Instant;
+    use tonic_types::ErrorDetails;
 
     use super::*;
 
@@ -81,6 +92,15 @@ mod tests {
         let (made, took, answer) = calls(Code::Unavailable, 100).await;
         assert_eq!((made, took.as_millis()), (6, 1550));
         assert!(matches!(answer, Err(Error::Unavailable(_))));
+    }
+
+    #[test]
+    fn l17_a_challenge_is_asked_for_again_when_others_hold_all_of_them() {
+        let of = |reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, "sundew.dev", HashMap::new());
+            Status::with_error_details(Code::ResourceExhausted, "too many", details)
+        };
+        assert!(is_transient(&of("CHALLENGE_LIMIT")) && !is_transient(&of("TASK_LIMIT")));
     }
 
     #[tokio::test(start_paused = true)]

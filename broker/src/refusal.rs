@@ -38,6 +38,9 @@ pub enum Refusal {
     /// The nonce was not issued on this connection, was used before, or has expired.
     #[error("challenge is unknown, used or expired")]
     Challenge,
+    /// The connection has as many open challenges as it may have (L17).
+    #[error("too many challenges are open on the connection")]
+    ChallengeLimit,
     /// Other callers changed what this call was to change again and again, so that this change did
     /// not get in.
     #[error("{0} is being changed by others")]
@@ -235,6 +238,11 @@ impl Refusal {
                 Code::InvalidArgument,
                 "INVALID_ARGUMENT",
                 format!("{field}: {problem}"),
+            ),
+            Self::ChallengeLimit => Answer::new(
+                Code::ResourceExhausted,
+                "CHALLENGE_LIMIT",
+                "too many challenges wait for an answer",
             ),
             Self::Stopping => Answer::new(
                 Code::Unavailable,

@@ -129,6 +129,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Append(_) => "log",
         Refusal::Binding => "binding",
         Refusal::Challenge => "challenge",
+        Refusal::ChallengeLimit => "challenge_limit",
         Refusal::EvidenceChanged(_) => "evidence_changed",
         Refusal::Conflict(_) => "conflict",
         Refusal::Credential => "credential",

@@ -40,6 +40,10 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         (R::Appraisal(AppraisalError::Consumed), NOT_PERMITTED),
         (R::Binding, NOT_PERMITTED),
         (R::Challenge, NOT_PERMITTED),
+        (
+            R::ChallengeLimit,
+            limit("CHALLENGE_LIMIT", "too many challenges wait for an answer"),
+        ),
         (R::Conflict(CAUSE), CONFLICT),
         (R::Credential, NOT_PERMITTED),
         (R::Denied(Denial::Scope), NOT_PERMITTED),
@@ -126,6 +130,7 @@ fn number_of_variants() -> usize {
         | Refusal::Appraisal(_)
         | Refusal::Binding
         | Refusal::Challenge
+        | Refusal::ChallengeLimit
         | Refusal::Conflict(_)
         | Refusal::Credential
         | Refusal::Denied(_)
@@ -152,7 +157,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 31,
+        | Refusal::UntrustedManufacturer(_) => 32,
     };
     known(&Refusal::Binding)
 }

@@ -229,7 +229,8 @@ impl LogFollower {
             let Some(first) = batch.first() else {
                 return Ok(());
             };
-            if is_gap(applied, last, first.previous) {
+            if is_gap(applied, last, first.previous) && !self.is_only_trimmed(applied, last).await?
+            {
                 tracing::error!(
                     "the store lost entries of the revocation log; appending them again"
                 );
@@ -240,6 +241,24 @@ impl LogFollower {
                 self.apply(stored.position, entry);
             }
         }
+    }
+
+    /// Returns whether nothing is missing but entries whose time was over. L17: a broker that reads
+    /// the log for the first time finds such holes wherever it pauses, and what it has read last is
+    /// still there. To a broker that was running every hole is a loss: it may have missed what
+    /// changed (L4). What rooms read at the start may be older than what is missing.
+    async fn is_only_trimmed(&self, applied: Position, last: EntryId) -> Result<bool, StoreError> {
+        if lock(&self.epoch).is_some() {
+            return Ok(false);
+        }
+        let before = Position(applied.0.saturating_sub(1));
+        let here = self.log.store.read_log(before, 1).await?;
+        let is_there = |entry: &StoredEntry| entry.position == applied && entry.id == last;
+        let only_trimmed = here.first().is_some_and(is_there);
+        if only_trimmed {
+            self.tell_gap();
+        }
+        Ok(only_trimmed)
     }
 
     /// Applies an entry to the view, and then tells the rooms.

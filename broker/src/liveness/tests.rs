@@ -8,6 +8,7 @@ use sundew_core::{
 };
 use tempfile::TempDir;
 
+use super::follower::ENTRIES_PER_READ;
 use super::*;
 use crate::clock;
 use crate::clock::testing::StoppedClock;
@@ -354,4 +355,29 @@ async fn a_broker_under_an_agreement_beyond_its_file_appends_endings_and_answers
         test.log.store.read_log(Position(0), 9).await.unwrap().len(),
         1
     );
+
+#[tokio::test]
+async fn l17_a_start_with_a_long_and_trimmed_log_is_no_loss() {
+    let test = TestLog::new();
+    let (room, store) = (Arc::new(Forgetful::default()), Arc::clone(&test.log.store));
+    let mut follower = LogFollower::new(Arc::clone(&test.log), NoSink);
+    follower.subscribe(Arc::clone(&room));
+    let entries = ENTRIES_PER_READ + 3;
+    for number in 0..entries {
+        let (id, bytes, until_ms) = test.log.sealed(&ending(1));
+        // The first entry after the first read has had its time.
+        let until_ms = if number == ENTRIES_PER_READ {
+            1
+        } else {
+            until_ms
+        };
+        let appended = store.append(id, &bytes, until_ms, Position(0));
+        appended.await.unwrap();
+    }
+    store.trim_log(2, &[]).await.unwrap();
+    follower.cycle().await.unwrap();
+    let last = Position(u64::try_from(entries).unwrap());
+    assert_eq!(test.log.read().applied().0, last, "nothing was appended");
+    // What rooms read before may be older than the entry that is missing.
+    assert_eq!(room.0.load(Ordering::Relaxed), 1);
 }

@@ -14,6 +14,6 @@ pub(crate) mod trust;
 pub use accept::ListenerLimits;
 pub(crate) use accept::{AcceptObserver, Connection};
 pub(crate) use caller::{Caller, Peer};
-pub(crate) use channel::Channel;
+pub(crate) use channel::{Channel, new_nonce};
 pub(crate) use tls::{Clients, HandshakeError};
 pub(crate) use trust::Trust;

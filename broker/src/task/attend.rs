@@ -106,7 +106,7 @@ impl Tasks {
                     }
                 }
             }
-            match self.look_at_proof(peer, task, proof, told_suspended).await {
+            match self.look_at_proof(task, proof, told_suspended).await {
                 Ok(None) => {}
                 Ok(Some(wanted)) => drop(answers.send(Ok(told(Told::ProofWanted(wanted)))).await),
                 // Looked at again at the next turn.
@@ -165,7 +165,7 @@ impl Tasks {
                 "must be `ping`, `rotate` or `prove`",
             )),
             Some(Asked::Prove(prove)) => {
-                if self.prove(peer, task, prove).await? {
+                if self.prove(peer, task, proof, prove).await? {
                     proof.renew();
                     let _ = answers
                         .send(Ok(told(Told::Proven(v1::Proven {

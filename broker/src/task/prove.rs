@@ -5,7 +5,7 @@
 //! again. The time of the last proof is in a ticket that any broker can read and that an agent
 //! cannot make: closing a stream and opening another, here or elsewhere, gains nothing.
 
-use sundew_attestation::{Attested, BindingPurpose};
+use sundew_attestation::{Attested, BindingPurpose, Nonce};
 use sundew_core::{Event, Outcome};
 use sundew_proto::v1;
 
@@ -14,7 +14,7 @@ use crate::clock;
 use crate::evidence::attested_digests;
 use crate::journal;
 use crate::ledger::Ledger;
-use crate::peer::Peer;
+use crate::peer::{Peer, new_nonce};
 use crate::records::Task;
 use crate::refusal::Refusal;
 
@@ -25,6 +25,9 @@ const LEAD_MS: i64 = 30_000;
 pub(super) struct Proof {
     /// When the task was proven, in milliseconds since the epoch.
     at_ms: i64,
+    /// The challenge for the next proof, if the agent was asked for it and has not answered. L17: it
+    /// is the stream's own, so that no other challenge of the connection takes it away.
+    challenge: Option<Nonce>,
     /// Whether the agent was asked for the next proof.
     wanted: bool,
 }
@@ -34,8 +37,16 @@ impl Proof {
     pub(super) fn renew(&mut self) {
         *self = Self {
             at_ms: clock::now_ms(),
+            challenge: None,
             wanted: false,
         };
+    }
+
+    /// Takes the stream's challenge out if this nonce is it. P2: the challenge is gone, whatever
+    /// happens next.
+    fn consume(&mut self, nonce: &[u8]) -> bool {
+        let is_it = |own: &mut Nonce| subtle::ConstantTimeEq::ct_eq(own.as_slice(), nonce).into();
+        self.challenge.take_if(is_it).is_some()
     }
 }
 
@@ -54,6 +65,7 @@ impl Tasks {
         };
         Ok(Proof {
             at_ms,
+            challenge: None,
             wanted: false,
         })
     }
@@ -70,7 +82,6 @@ impl Tasks {
     /// evidence if the agent is to get one now.
     pub(super) async fn look_at_proof(
         &self,
-        peer: &Peer,
         task: &Task,
         proof: &mut Proof,
         suspended: bool,
@@ -93,9 +104,10 @@ impl Tasks {
             && !proof.wanted
             && !suspended
         {
-            proof.wanted = true;
+            let nonce = new_nonce()?;
+            (proof.challenge, proof.wanted) = (Some(nonce), true);
             return Ok(Some(v1::ProofWanted {
-                nonce: peer.channel().challenge()?.0.to_vec(),
+                nonce: nonce.to_vec(),
                 evidence_sets: super::begin::evidence_sets(&workload.registration),
                 audience: self.evidence.audience().to_owned(),
                 due_ms,
@@ -110,10 +122,12 @@ impl Tasks {
         &self,
         peer: &Peer,
         task: &Task,
+        proof: &mut Proof,
         prove: v1::Prove,
     ) -> Result<bool, Refusal> {
-        // P2: the nonce is gone from here on, whatever else is wrong.
-        let challenged = peer.channel().consume(&prove.nonce);
+        // P2: the nonce is gone from here on, whatever else is wrong. An agent that proves itself
+        // without being asked takes a challenge of the connection.
+        let challenged = proof.consume(&prove.nonce) || peer.channel().consume(&prove.nonce);
         self.ledger.require_usable(task)?;
         let result = if challenged {
             self.attest_again(
