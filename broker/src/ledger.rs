@@ -155,9 +155,15 @@ impl Ledger {
         }
     }
 
-    /// Takes an ended task off the list of its workload, and off the list of its parent if it was
-    /// delegated.
+    /// Leaves of an ended task what remains of it, and takes it off the list of its workload, and off
+    /// the list of its parent if it was delegated.
     pub(crate) async fn release(&self, task: &KnownTask) -> Result<(), Refusal> {
+        self.records.end_task(task).await?;
+        self.release_places(task).await
+    }
+
+    /// Takes a task that has ended, or that did not begin, off the lists.
+    pub(crate) async fn release_places(&self, task: &KnownTask) -> Result<(), Refusal> {
         self.release_from(task.workload.as_str(), task.id).await?;
         if let Some(parent) = task.record().ancestors.last() {
             self.release_from(&parent.to_string(), task.id).await?;

@@ -20,6 +20,8 @@ pub struct CallLimits {
     pub purpose_bytes: usize,
     /// Largest secret, in bytes.
     pub secret_bytes: usize,
+    /// Tokens of one task at a time (A2).
+    pub tokens_per_task: u32,
 }
 
 /// P12: one limiter for each workload, whatever number of connections it has. A connection looks

@@ -122,6 +122,9 @@ pub enum Refusal {
     /// The workload has as many tasks as it may have.
     #[error("workload is at its limit of tasks")]
     TaskLimit,
+    /// The task has as many tokens as it may have.
+    #[error("task is at its limit of tokens")]
+    TokenLimit,
     /// The caller presented no SVID.
     #[error("no SVID")]
     Unauthenticated,
@@ -263,6 +266,11 @@ impl Refusal {
                 Code::ResourceExhausted,
                 "TASK_LIMIT",
                 "too many tasks at a time",
+            ),
+            Self::TokenLimit => Answer::new(
+                Code::ResourceExhausted,
+                "TOKEN_LIMIT",
+                "too many tokens of one task at a time",
             ),
             Self::Unsupported(_) => Answer::new(
                 Code::Unimplemented,

@@ -155,6 +155,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Store(_) => "store",
         Refusal::Svid(_) => "svid",
         Refusal::TaskDead(_) => "task_dead",
+        Refusal::TokenLimit => "token_limit",
         Refusal::Unauthenticated => "unauthenticated",
         Refusal::Unregistered => "unregistered",
         Refusal::Unsupported(_) => "unsupported",

@@ -109,6 +109,10 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
             R::TaskLimit,
             limit("TASK_LIMIT", "too many tasks at a time"),
         ),
+        (
+            R::TokenLimit,
+            limit("TOKEN_LIMIT", "too many tokens of one task at a time"),
+        ),
         (R::Unauthenticated, UNAUTHENTICATED),
         (R::Unregistered, NOT_PERMITTED),
         (
@@ -154,10 +158,11 @@ fn number_of_variants() -> usize {
         | Refusal::Svid(_)
         | Refusal::TaskDead(_)
         | Refusal::TaskLimit
+        | Refusal::TokenLimit
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 32,
+        | Refusal::UntrustedManufacturer(_) => 33,
     };
     known(&Refusal::Binding)
 }

@@ -290,6 +290,7 @@ fn build_rooms(
         issuing: 1,
         purpose_bytes: MAX_TEXT,
         secret_bytes: 1024,
+        tokens_per_task: 8,
     };
     let refusals = RefusalRecorder::new(Arc::clone(&ledger.journal), Arc::clone(metrics));
     let secrets = Arc::new(Secrets::new(ledger.clone(), limits.secret_bytes).unwrap());

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use sundew_broker::serve::config::Config;
 use sundew_broker::store::redis::{RedisSettings, RedisStore};
-use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Reserved, Store, StoredLease};
+use sundew_core::store::{
+    Created, CreatedToken, DocumentKind, NewTask, NewToken, Reserved, Store, StoredLease,
+};
 use sundew_core::{EntryId, LeaseId, Position, SecretBytes, TaskId, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::pki::{Ca, leaf};
@@ -221,8 +223,8 @@ async fn documents_tasks_and_the_log_work(store: &RedisStore) {
         Ok(Created::New)
     );
     assert_eq!(
-        store.create_token(task, token()).await,
-        Ok(Some(Created::Existing(b"t".to_vec())))
+        store.create_token(task, token(), 9).await,
+        Ok(Some(CreatedToken::Existing(b"t".to_vec())))
     );
     store.bind_task(task, b"b".to_vec()).await.expect("bind");
     assert!(store.task(task).await.expect("task").is_some());

@@ -195,6 +195,12 @@ impl ScopeSet {
         self.0.iter()
     }
 
+    /// Returns a set of the first scope alone.
+    #[must_use]
+    pub fn first(&self) -> Self {
+        Self(Arc::new(self.0.iter().take(1).cloned().collect()))
+    }
+
     /// Returns the scopes as texts in ascending order.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {

@@ -15,19 +15,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
+use sundew_core::store::{Created, CreatedToken, DocumentKind, NewTask, NewToken, Store};
 use sundew_core::{
     Changed, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord, TokenHash,
     TokenId, TokenRecord, WorkloadRecord,
 };
 
+use crate::clock;
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
-use cache::{Cache, MAX_CACHED};
+use cache::{Cache, MAX_CACHED, TokenCache, bytes_of};
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so
 /// that an operator can look at it.
 const RETAIN_TASK_AFTER_DEADLINE_MS: i64 = 600_000;
+/// How long what remains of a task stays in the store after its end, in milliseconds, for calls that
+/// are repeated (A2). The journal has the rest for as long as it is kept.
+const RETAIN_TASK_AFTER_END_MS: i64 = 120_000;
 /// How long the record of a token stays in the store after the token expired, in milliseconds.
 const RETAIN_TOKEN_AFTER_EXPIRY_MS: i64 = 1000;
 
@@ -59,7 +63,7 @@ pub struct Records {
     store: Arc<dyn Store>,
     root: Arc<RootKey>,
     tasks: Cache<TaskId, Arc<Task>>,
-    tokens: Cache<TokenHash, Arc<KnownToken>>,
+    tokens: TokenCache,
     /// Registrations as they were read; `None` for a workload that is not registered.
     workloads: RwLock<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
     /// Counts changes of registrations, so that what was read before a change is not kept after it.
@@ -73,7 +77,7 @@ impl Records {
             store,
             root,
             tasks: Cache::new(),
-            tokens: Cache::new(),
+            tokens: TokenCache::new(),
             workloads: RwLock::default(),
             workloads_generation: AtomicU64::new(0),
         }
@@ -210,7 +214,7 @@ impl Records {
                     rotated_to: Vec::new(),
                 });
                 let token = Arc::new(token);
-                self.tasks.insert(id, Arc::clone(&task));
+                self.tasks.insert(id, Arc::clone(&task), bytes_of(&task));
                 self.tokens.insert(*hash, Arc::clone(&token));
                 Ok(CreatedTask::New(task, token))
             }
@@ -224,6 +228,23 @@ impl Records {
                 Ok(CreatedTask::Existing(existing))
             }
         }
+    }
+
+    /// A2: leaves of a task that has ended what remains of it, in the store for a while and not in
+    /// memory, and removes its tokens.
+    pub async fn end_task(&self, task: &KnownTask) -> Result<(), Refusal> {
+        let id = task.id;
+        self.forget_task(&id);
+        let remains = task.record().remains().encode();
+        let remains = self.root.tag(&[b"task", id.as_bytes()], remains);
+        let until_ms = clock::now_ms().saturating_add(RETAIN_TASK_AFTER_END_MS);
+        Ok(self.store.end_task(id, remains, until_ms).await?)
+    }
+
+    /// Forgets a task and its tokens.
+    fn forget_task(&self, id: &TaskId) {
+        self.tasks.remove(id);
+        self.tokens.remove(id);
     }
 
     /// Returns a token as the store takes it.
@@ -241,25 +262,28 @@ impl Records {
         }
     }
 
-    /// Writes a token. Returns the token that counts: an earlier call with this idempotency key may
-    /// have written it. Refuses if that was another request, or if the task does not exist.
+    /// Writes a token of a task, which may have `limit` of them. Returns the token that counts: an
+    /// earlier call with this idempotency key may have written it. Refuses if that was another
+    /// request, or if the task does not exist or is at its limit.
     pub async fn create_token(
         &self,
         token: KnownToken,
         hash: &TokenHash,
+        limit: u32,
     ) -> Result<Arc<KnownToken>, Refusal> {
         match self
             .store
-            .create_token(token.task().id, self.new_token(&token, hash))
+            .create_token(token.task().id, self.new_token(&token, hash), limit)
             .await?
         {
             None => Err(Refusal::NotFound("task")),
-            Some(Created::New) => {
+            Some(CreatedToken::Full) => Err(Refusal::TokenLimit),
+            Some(CreatedToken::New) => {
                 let token = Arc::new(token);
                 self.tokens.insert(*hash, Arc::clone(&token));
                 Ok(token)
             }
-            Some(Created::Existing(bytes)) => {
+            Some(CreatedToken::Existing(bytes)) => {
                 let existing = self.open_token(Arc::clone(token.task()), token.id(), &bytes)?;
                 if existing.request != token.request {
                     Err(Refusal::Idempotency)
@@ -294,7 +318,7 @@ impl Records {
         task: TaskId,
         hash: &TokenHash,
     ) -> Result<Option<Arc<KnownToken>>, Refusal> {
-        if let Some(known) = self.tokens.get(hash) {
+        if let Some(known) = self.tokens.get(&task, hash) {
             return Ok(Some(known));
         }
         let Some(stored) = self.store.token(task, hash).await? else {
@@ -339,7 +363,7 @@ impl Records {
             )?);
         }
         let task = Arc::new(Task { known, rotated_to });
-        self.tasks.insert(id, Arc::clone(&task));
+        self.tasks.insert(id, Arc::clone(&task), bytes_of(&task));
         Ok(Some(task))
     }
 
@@ -353,6 +377,21 @@ impl Records {
             Some(stored) => self.open_task(id, &stored.record).await,
             None => Ok(None),
         }
+    }
+
+    /// Returns a task whose record is there and whose ancestors are not all there any more, without
+    /// its ancestors. Such a task is dead; it is to be put on the record and taken off the lists.
+    pub async fn orphan(&self, id: TaskId) -> Result<Option<Arc<KnownTask>>, Refusal> {
+        let Some(stored) = self.store.task(id).await? else {
+            return Ok(None);
+        };
+        let record = self.open(
+            "task",
+            &[b"task", id.as_bytes()],
+            &stored.record,
+            |record| TaskRecord::decode(id, record),
+        )?;
+        Ok(Some(Arc::new(KnownTask::new(record, Vec::new()))))
     }
 
     /// Returns the task in a stored record, with all that it was delegated from. P4: the result is
@@ -401,8 +440,15 @@ impl Records {
 
 impl Subscriber for Records {
     fn on_event(self: Arc<Self>, event: &Event) {
-        if let Event::Changed(Changed::Workload(id)) = event {
-            self.forget_workload(id);
+        match event {
+            Event::Changed(Changed::Workload(id)) => self.forget_workload(id),
+            Event::Ended { task, .. } => self.forget_task(task),
+            Event::Changed(_)
+            | Event::Floor
+            | Event::Lifted(_)
+            | Event::Resumed(_)
+            | Event::Rule { .. }
+            | Event::Suspended(_) => {}
         }
     }
 

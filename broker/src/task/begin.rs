@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sundew_attestation::BindingPurpose;
 use sundew_core::store::Reserved;
 use sundew_core::{
-    Credential, Delegation, Denial, KnownTask, KnownToken, Registration, TaskRequest, permit_task,
+    Credential, Delegation, Denial, KnownTask, KnownToken, Liveness, Registration, TaskRequest,
+    permit_task,
 };
 use sundew_proto::v1;
 
@@ -160,13 +161,22 @@ impl Tasks {
     /// L15: gives the place of a task back that did not begin, unless an earlier call with the same
     /// key has begun it and it lives.
     async fn give_back(&self, place: &KnownTask) {
-        let lives = match self.ledger.records.task(place.id).await {
-            Ok(Some(task)) => self.ledger.require_usable(&task).is_ok(),
-            Ok(None) => false,
+        let released = match self.ledger.records.task(place.id).await {
+            Ok(Some(task)) => {
+                // A suspended task lives. Without a fresh view, nobody knows.
+                let lives = self.ledger.log.view().map_or(true, |view| {
+                    view.task_liveness(&task, clock::now_ms()) == Liveness::Alive
+                });
+                if lives {
+                    return;
+                }
+                self.ledger.release(&task).await
+            }
+            Ok(None) => self.ledger.release_places(place).await,
             // Nobody knows; the sweep looks at it when it is due.
-            Err(_) => true,
+            Err(_) => return,
         };
-        if !lives && let Err(error) = self.ledger.release(place).await {
+        if let Err(error) = released {
             tracing::debug!(%error, task = %place.id, "the place of a task that did not begin stays");
         }
     }

@@ -14,6 +14,9 @@ use crate::records::Task;
 use crate::refusal::Refusal;
 use crate::wire::{self, idempotency_key};
 
+/// The longest record of a token, in bytes (A2). Scopes that are those of the task take none.
+const MAX_TOKEN_RECORD: usize = 4096;
+
 /// The properties of a token that is to be minted.
 pub(super) struct TokenSpec {
     pub(super) request: TokenRequest,
@@ -97,6 +100,12 @@ impl Tasks {
             now_ms,
             &wanted.digest,
         );
+        if token.encode(task.record()).len() > MAX_TOKEN_RECORD {
+            return Err(Refusal::invalid(
+                "scopes",
+                "are too long for one token; ask for fewer, or for all scopes of the task",
+            ));
+        }
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
         // AC-4A: looked at before anything is written, and again before anything is answered.
         self.ledger.require_not_quarantined(&token)?;
@@ -110,7 +119,9 @@ impl Tasks {
             .with("token_expires_ms", token.expires_at_ms)
             .with("registration", &token.registration);
         self.ledger.journal.write(record).await?;
-        let token = self.ledger.records.create_token(token, &hash).await?;
+        let limit = self.limits.tokens_per_task;
+        let records = &self.ledger.records;
+        let token = records.create_token(token, &hash, limit).await?;
         self.ledger.require_usable(task)?;
         self.ledger.require_not_quarantined(&token)?;
         Ok(super::token_message(&token, &credential))

@@ -68,6 +68,8 @@ impl Tasks {
         match records.create_task(new.task, new.token, &hash).await? {
             CreatedTask::New(task, token) => Ok((task, token, new.credential)),
             CreatedTask::Existing(task) => {
+                // A task that has ended has no tokens any more.
+                self.ledger.require_usable(&task)?;
                 // The first token is bound to the certificate of the first call.
                 let credential = self.credential(task.record(), FIRST, &certificate);
                 let first = records.token(task.id, &credential.hash()).await?;

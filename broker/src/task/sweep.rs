@@ -95,9 +95,18 @@ impl Tasks {
     async fn verdict(&self, id: TaskId) -> Result<Option<(Arc<KnownTask>, Outcome)>, Refusal> {
         let store = self.ledger.records.store();
         let Some(task) = self.ledger.records.task(id).await? else {
-            // Reserved and never created, or kept no longer.
-            store.release_task("", id).await?;
-            return Ok(None);
+            let Some(orphan) = self.ledger.records.orphan(id).await? else {
+                // Reserved and never created, or kept no longer.
+                store.release_task("", id).await?;
+                return Ok(None);
+            };
+            // A2: what remained of a task above it is gone, so it is dead. How it ended is to be on
+            // the record.
+            let view = self.ledger.log.view()?;
+            return Ok(match view.task_liveness(&orphan, clock::now_ms()) {
+                Liveness::Dead(cause) => Some((orphan, cause.outcome())),
+                Liveness::Alive => Some((orphan, Outcome::Canceled)),
+            });
         };
         let now_ms = clock::now_ms();
         let liveness = self.ledger.log.view()?.task_liveness(&task, now_ms);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use sundew_broker::store::redis::RedisStore;
-use sundew_core::store::{Created, DocumentKind, Reserved, Store as _};
+use sundew_core::store::{Created, CreatedToken, DocumentKind, Reserved, Store as _};
 use sundew_core::{EntryId, Position, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::redis::{Redis, settings};
@@ -25,7 +25,11 @@ async fn tokens_that_have_expired_are_dropped_from_a_long_task() {
         let hash = TokenHash::from_bytes(std::array::from_fn(|i| n.to_le_bytes()[i % 2] ^ 0x55));
         assert!(
             store
-                .create_token(A, token(&hash, "x", if n == 7 { 60_000 } else { 1 }))
+                .create_token(
+                    A,
+                    token(&hash, "x", if n == 7 { 60_000 } else { 1 }),
+                    u32::MAX
+                )
                 .await
                 .is_ok()
         );
@@ -84,8 +88,8 @@ async fn t47_every_record_in_redis_has_an_end() {
         Ok(Created::New)
     );
     assert_eq!(
-        store.create_token(A, token(&hash(2), "x", 60_000)).await,
-        Ok(Some(Created::New))
+        store.create_token(A, token(&hash(2), "x", 60_000), 9).await,
+        Ok(Some(CreatedToken::New))
     );
     store.bind_task(A, b"b".to_vec()).await.expect("bind");
     assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(true));

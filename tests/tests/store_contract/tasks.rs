@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sundew_core::TaskId;
-use sundew_core::store::{Created, Reserved};
-use sundew_tests::now_ms;
+use sundew_core::store::{Created, CreatedToken, Reserved};
+use sundew_tests::{now_ms, until};
 
 use super::{A, B, both, first, hash, task, token};
 
@@ -101,17 +101,17 @@ async fn a_task_and_its_first_token_are_created_once() {
             "T35: a token is of one task"
         );
         assert_eq!(
-            store.create_token(B, token(&hash(3), "x", 1000)).await,
+            store.create_token(B, token(&hash(3), "x", 1000), 9).await,
             Ok(None),
             "no task, no token"
         );
         assert_eq!(
-            store.create_token(A, token(&hash(3), "x", 60_000)).await,
-            Ok(Some(Created::New))
+            store.create_token(A, token(&hash(3), "x", 60_000), 9).await,
+            Ok(Some(CreatedToken::New))
         );
         assert_eq!(
-            store.create_token(A, token(&hash(3), "y", 60_000)).await,
-            Ok(Some(Created::Existing(b"x".to_vec())))
+            store.create_token(A, token(&hash(3), "y", 60_000), 9).await,
+            Ok(Some(CreatedToken::Existing(b"x".to_vec())))
         );
     })
     .await;
@@ -148,8 +148,10 @@ async fn tokens_and_tasks_are_walked_through_and_reaped() {
         );
         for n in 2..=200 {
             assert_eq!(
-                store.create_token(A, token(&hash(n), "x", 60_000)).await,
-                Ok(Some(Created::New))
+                store
+                    .create_token(A, token(&hash(n), "x", 60_000), 200)
+                    .await,
+                Ok(Some(CreatedToken::New))
             );
         }
         let (mut seen, mut from) = (std::collections::BTreeMap::new(), 0);
@@ -218,6 +220,70 @@ async fn what_is_due_is_found_and_attendance_puts_nothing_on_the_list() {
         assert_eq!(store.due(now + 500, 10).await, Ok(vec![]));
         store.release_task("w", A).await.expect("release");
         assert_eq!(store.due(now + 10_000, 10).await, Ok(vec![]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a2_what_remains_of_a_task_takes_the_place_of_its_record_and_tokens() {
+    both(|store| async move {
+        let now = now_ms();
+        store
+            .end_task(B, b"nobody".to_vec(), now + 60_000)
+            .await
+            .expect("no task, no effect");
+        assert_eq!(store.task(B).await, Ok(None));
+        assert_eq!(
+            store.create_task(task(A, "one", &hash(1))).await,
+            Ok(Created::New)
+        );
+        store.bind_task(A, b"next".to_vec()).await.expect("bind");
+        // Again changes nothing, and keeps nothing for longer.
+        for until in [now + 200, now + 90_000] {
+            store
+                .end_task(A, b"remains".to_vec(), until)
+                .await
+                .expect("ended");
+        }
+        let found = store.task(A).await.expect("task").expect("there");
+        assert_eq!(
+            (found.record, found.bindings),
+            (b"remains".to_vec(), vec![b"next".to_vec()])
+        );
+        assert_eq!(store.token(A, &hash(1)).await, Ok(None));
+        until("nothing is left", || async {
+            store.trim_log(now_ms(), &[]).await.expect("trimmed");
+            store.task(A).await == Ok(None)
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a2_a_task_has_so_many_tokens_that_have_not_expired_and_no_more() {
+    both(|store| async move {
+        assert_eq!(
+            store.create_task(task(A, "one", &hash(1))).await,
+            Ok(Created::New)
+        );
+        let create = |n, keep| {
+            let store = Arc::clone(&store);
+            async move { store.create_token(A, token(&hash(n), "x", keep), 3).await }
+        };
+        assert_eq!(create(2, 100).await, Ok(Some(CreatedToken::New)));
+        assert_eq!(create(3, 60_000).await, Ok(Some(CreatedToken::New)));
+        assert_eq!(create(4, 60_000).await, Ok(Some(CreatedToken::Full)));
+        assert_eq!(
+            create(3, 60_000).await,
+            Ok(Some(CreatedToken::Existing(b"x".to_vec()))),
+            "a retry is not one more"
+        );
+        until("one has expired", || async {
+            create(4, 60_000).await == Ok(Some(CreatedToken::New))
+        })
+        .await;
+        assert_eq!(create(5, 60_000).await, Ok(Some(CreatedToken::Full)));
     })
     .await;
 }

@@ -70,6 +70,33 @@ pub struct TaskRecord {
     pub depth_left: u32,
 }
 
+/// The most bytes of scopes and claims that are kept of a task that has ended. By them, the clean-up
+/// after a rule finds the leases of the tasks that the rule killed.
+const KEPT_ATTRIBUTES: usize = 1024;
+
+impl TaskRecord {
+    /// Returns what is kept of the record once the task has ended: who may ask how it ended, and
+    /// what a repeated request is compared with. The journal has the rest (A2). The result takes
+    /// about 1.5 KiB at most.
+    #[must_use]
+    pub fn remains(&self) -> Self {
+        let mut remains = Self {
+            purpose: String::new(),
+            instruction: String::new(),
+            audience: Vec::new(),
+            evidence: Vec::new(),
+            ..self.clone()
+        };
+        let scopes: usize = self.scopes.iter().map(|scope| scope.as_str().len()).sum();
+        let claims: usize = self.claims.iter().map(String::len).sum();
+        if scopes.saturating_add(claims) > KEPT_ATTRIBUTES {
+            remains.claims = Vec::new();
+            remains.scopes = self.scopes.first();
+        }
+        remains
+    }
+}
+
 /// A token, as it was when it was minted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenRecord {

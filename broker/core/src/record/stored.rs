@@ -271,6 +271,33 @@ mod tests {
     }
 
     #[test]
+    fn a2_what_remains_of_a_task_is_small_whatever_it_was_begun_with() {
+        let long: Vec<_> = (0..64).map(|n| format!("tool:{n:0250}")).collect();
+        let task = TaskRecord {
+            purpose: "p".repeat(1024),
+            instruction: "i".repeat(64 << 10),
+            scopes: ScopeSet::parse(&long).unwrap(),
+            audience: vec!["a".repeat(256); 8],
+            evidence: vec!["e".repeat(70); 16],
+            claims: vec!["oidc.x=".to_owned() + &"c".repeat(16 << 10)],
+            ancestors: vec![TaskId::from_bytes([7; 16]); 8],
+            ..samples::task(1)
+        };
+        let remains = task.remains();
+        assert!(task.encode().len() > 90_000 && remains.encode().len() <= 1536);
+        assert_eq!(
+            TaskRecord::decode(task.id, &remains.encode()).unwrap(),
+            remains
+        );
+        let mut small = samples::task(1);
+        small.claims = vec!["oidc.sub=x".to_owned()];
+        assert_eq!(
+            (small.remains().claims, small.remains().scopes),
+            (small.claims, small.scopes)
+        );
+    }
+
+    #[test]
     fn a_token_that_shares_everything_with_its_task_is_small() {
         assert!(
             samples::token(1 << 20)

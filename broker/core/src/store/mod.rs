@@ -19,7 +19,8 @@ use crate::position::{EntryId, Position};
 pub use document::DocumentKind;
 pub use log::{AppendAfter, Heartbeat, Report, StoredEntry};
 pub use task::{
-    Created, NewTask, NewToken, Reserved, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+    Created, CreatedToken, NewTask, NewToken, Reserved, StoredLease, StoredTask, StoredToken,
+    TaskPage, TokenPage,
 };
 
 /// The future that an operation of a store returns.
@@ -90,17 +91,23 @@ pub trait Store: Send + Sync {
     fn task(&self, task: TaskId) -> BoxFuture<'_, Option<StoredTask>>;
     /// Adds a certificate that may act for the task.
     fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()>;
+    /// Replaces the record of a task that has ended by what remains of it, which may be deleted from
+    /// `retain_until_ms` on, or from when the record could be if that is earlier. Deletes the tokens
+    /// of the task. A task that does not exist stays away.
+    fn end_task(&self, task: TaskId, remains: Vec<u8>, retain_until_ms: i64) -> BoxFuture<'_, ()>;
     /// Takes a task off the lists once it has ended.
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()>;
     /// Returns at most `limit` of the tasks on the lists, of one workload or of all.
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>>;
 
-    /// Writes a token of an existing task. Returns `None` if the task does not exist.
+    /// Writes a token of an existing task, which may have `limit` tokens that are still kept. Returns
+    /// `None` if the task does not exist.
     fn create_token<'a>(
         &'a self,
         task: TaskId,
         token: NewToken<'a>,
-    ) -> BoxFuture<'a, Option<Created>>;
+        limit: u32,
+    ) -> BoxFuture<'a, Option<CreatedToken>>;
     /// Returns a token with its task, if both exist, in one round trip.
     fn token<'a>(&'a self, task: TaskId, hash: &'a TokenHash)
     -> BoxFuture<'a, Option<StoredToken>>;

@@ -13,6 +13,18 @@ pub enum Created {
     New,
 }
 
+/// The result of creating a token within a task.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum CreatedToken {
+    /// The token existed before, with this record.
+    Existing(Vec<u8>),
+    /// The task has as many tokens as it may have.
+    Full,
+    /// The token was created.
+    New,
+}
+
 /// The result of reserving a place among the tasks of a workload.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]

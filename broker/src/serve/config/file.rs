@@ -288,6 +288,7 @@ pub(super) struct FileLimits {
     pub(super) purpose_bytes: usize,
     pub(super) instruction_bytes: usize,
     pub(super) secret_bytes: usize,
+    pub(super) tokens_per_task: u32,
     pub(super) message_bytes: usize,
     pub(super) connections: usize,
     pub(super) connections_per_workload: usize,
@@ -313,6 +314,7 @@ impl Default for FileLimits {
             purpose_bytes: 1024,
             instruction_bytes: 64 << 10,
             secret_bytes: 256 << 10,
+            tokens_per_task: 256,
             message_bytes: 1 << 20,
             connections: 10_000,
             connections_per_workload: 2_500,
@@ -338,6 +340,7 @@ impl From<&FileLimits> for CallLimits {
             purpose_bytes: file.purpose_bytes,
             instruction_bytes: file.instruction_bytes,
             secret_bytes: file.secret_bytes,
+            tokens_per_task: file.tokens_per_task,
         }
     }
 }

@@ -42,7 +42,15 @@ impl State {
             }
             Kind::Reaped(reaped) => {
                 if let Some(task) = self.tasks.get_mut(&task_id(&reaped.task)) {
-                    task.tokens.clear();
+                    task.tokens = Default::default();
+                }
+            }
+            Kind::Ended(ended) => {
+                if let Some(task) = self.tasks.get_mut(&task_id(&ended.task)) {
+                    task.record.clone_from(&ended.remains);
+                    task.record.shrink_to_fit();
+                    task.retain_until_ms = task.retain_until_ms.min(ended.retain_until_ms);
+                    task.tokens = Default::default();
                 }
             }
         }

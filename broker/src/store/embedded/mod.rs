@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
+    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
     Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
@@ -190,6 +190,10 @@ impl Store for EmbeddedStore {
         Box::pin(self.write_binding(task, binding))
     }
 
+    fn end_task(&self, task: TaskId, remains: Vec<u8>, until_ms: i64) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.shrink_task(task, remains, until_ms) })
+    }
+
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()> {
         Box::pin(async move { self.release_place(workload, task) })
     }
@@ -202,8 +206,9 @@ impl Store for EmbeddedStore {
         &'a self,
         task: TaskId,
         token: NewToken<'a>,
-    ) -> BoxFuture<'a, Option<Created>> {
-        Box::pin(self.write_token(task, token))
+        limit: u32,
+    ) -> BoxFuture<'a, Option<CreatedToken>> {
+        Box::pin(self.write_token(task, token, limit))
     }
 
     fn token<'a>(

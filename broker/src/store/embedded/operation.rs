@@ -6,7 +6,7 @@
 pub(super) struct Operation {
     #[prost(
         oneof = "kind::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
     )]
     pub(super) kind: Option<kind::Kind>,
 }
@@ -148,6 +148,17 @@ pub(super) struct Agreement {
     pub(super) value: Vec<u8>,
 }
 
+/// A task has ended, and this remains of its record.
+#[derive(Clone, prost::Message)]
+pub(super) struct Ended {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) task: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) remains: Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub(super) retain_until_ms: i64,
+}
+
 pub(super) mod kind {
     /// A change to the state.
     #[derive(Clone, prost::Oneof)]
@@ -178,5 +189,7 @@ pub(super) mod kind {
         Had(super::Had),
         #[prost(message, tag = "13")]
         Agreement(super::Agreement),
+        #[prost(message, tag = "14")]
+        Ended(super::Ended),
     }
 }

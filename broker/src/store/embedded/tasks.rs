@@ -88,6 +88,24 @@ impl EmbeddedStore {
         settled(durable).await
     }
 
+    pub(super) fn shrink_task(
+        &self,
+        task: TaskId,
+        remains: Vec<u8>,
+        retain_until_ms: i64,
+    ) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        if !state.tasks.contains_key(&task) {
+            return Ok(());
+        }
+        let ended = operation::Ended {
+            task: task.as_bytes().to_vec(),
+            remains,
+            retain_until_ms,
+        };
+        self.commit_unwatched(&mut state, Kind::Ended(ended))
+    }
+
     pub(super) fn release_place(&self, workload: &str, task: TaskId) -> Result<(), StoreError> {
         let release = operation::Release {
             workload: workload.to_owned(),

@@ -1,29 +1,39 @@
 //! Tokens in the embedded store, each beside its task.
 
-use sundew_core::store::{Created, NewToken, StoreError, StoredToken, TokenPage};
+use sundew_core::store::{CreatedToken, NewToken, StoreError, StoredToken, TokenPage};
 use sundew_core::{TaskId, TokenHash, TokenId};
 
 use super::operation::{self, kind::Kind};
 use super::{EmbeddedStore, settled};
+use crate::clock;
 
 impl EmbeddedStore {
     pub(super) async fn write_token(
         &self,
         task: TaskId,
         token: NewToken<'_>,
-    ) -> Result<Option<Created>, StoreError> {
+        limit: u32,
+    ) -> Result<Option<CreatedToken>, StoreError> {
         let durable = {
             let mut state = self.lock();
-            let Some(found) = state.tasks.get(&task) else {
+            let Some(found) = state.tasks.get_mut(&task) else {
                 return Ok(None);
             };
             if let Some((record, _)) = found.tokens.get(token.hash.as_bytes()) {
-                return Ok(Some(Created::Existing(record.clone())));
+                return Ok(Some(CreatedToken::Existing(record.clone())));
+            }
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            if found.tokens.len() >= limit {
+                let now_ms = clock::now_ms();
+                found.tokens.retain(|_, (_, until)| *until > now_ms);
+                if found.tokens.len() >= limit {
+                    return Ok(Some(CreatedToken::Full));
+                }
             }
             self.commit(&mut state, Kind::Token(new_token(task, token)))?
         };
         settled(durable).await?;
-        Ok(Some(Created::New))
+        Ok(Some(CreatedToken::New))
     }
 
     pub(super) fn read_token(&self, task: TaskId, hash: &TokenHash) -> Option<StoredToken> {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use ::redis::cmd;
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
+    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
     Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
@@ -162,6 +162,10 @@ impl Store for RedisStore {
         Box::pin(self.tasks.bind(task, binding))
     }
 
+    fn end_task(&self, task: TaskId, remains: Vec<u8>, until_ms: i64) -> BoxFuture<'_, ()> {
+        Box::pin(self.tasks.end(task, remains, until_ms))
+    }
+
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()> {
         Box::pin(self.tasks.release(workload, task))
     }
@@ -174,8 +178,9 @@ impl Store for RedisStore {
         &'a self,
         task: TaskId,
         token: NewToken<'a>,
-    ) -> BoxFuture<'a, Option<Created>> {
-        Box::pin(self.tokens.create(task, token))
+        limit: u32,
+    ) -> BoxFuture<'a, Option<CreatedToken>> {
+        Box::pin(self.tokens.create(task, token, limit))
     }
 
     fn token<'a>(

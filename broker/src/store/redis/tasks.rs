@@ -22,6 +22,7 @@ pub(super) struct Tasks {
     executor: Arc<Executor>,
     reserve: Script,
     create: Script,
+    end: Script,
     attend: Script,
 }
 
@@ -31,6 +32,7 @@ impl Tasks {
             executor,
             reserve: Script::new(include_str!("reserve_task.lua")),
             create: Script::new(include_str!("create_task.lua")),
+            end: Script::new(include_str!("end_task.lua")),
             attend: Script::new(include_str!("attend.lua")),
         }
     }
@@ -87,6 +89,19 @@ impl Tasks {
         self.executor
             .add_to_task(task, &binding_key(task), &binding)
             .await
+    }
+
+    pub(super) async fn end(
+        &self,
+        task: TaskId,
+        remains: Vec<u8>,
+        retain_until_ms: i64,
+    ) -> Result<(), StoreError> {
+        let keys = [&*task_key(task), &tokens_key(task), &binding_key(task)];
+        let call = Call::new(&self.end, &keys)
+            .arg(remains.as_slice())
+            .arg(retain_until_ms);
+        self.executor.script::<i64>(&call).await.map(drop)
     }
 
     pub(super) async fn release(&self, workload: &str, task: TaskId) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::redis::{Script, Value, cmd};
-use sundew_core::store::{Created, NewToken, StoreError, StoredToken, TokenPage};
+use sundew_core::store::{CreatedToken, NewToken, StoreError, StoredToken, TokenPage};
 use sundew_core::{TaskId, TokenHash, TokenId};
 
 use super::Fields;
@@ -35,20 +35,25 @@ impl Tokens {
         &self,
         task: TaskId,
         token: NewToken<'_>,
-    ) -> Result<Option<Created>, StoreError> {
+        limit: u32,
+    ) -> Result<Option<CreatedToken>, StoreError> {
         let call = Call::new(&self.create, &[&task_key(task), &tokens_key(task)])
             .arg(&token.hash.token_id().as_bytes()[..])
             .arg(token_value(&token))
             .arg(token.retain_until_ms)
-            .arg(clock::now_ms());
+            .arg(clock::now_ms())
+            .arg(limit);
         #[expect(
             clippy::wildcard_enum_match_arm,
             reason = "replies of every other kind are nonsense"
         )]
         match self.executor.write(&call).await? {
             Value::Int(0) => Ok(None),
-            Value::Int(1) => Ok(Some(Created::New)),
-            Value::BulkString(existing) => Ok(Some(Created::Existing(token_record(&existing)?))),
+            Value::Int(1) => Ok(Some(CreatedToken::New)),
+            Value::Int(2) => Ok(Some(CreatedToken::Full)),
+            Value::BulkString(existing) => {
+                Ok(Some(CreatedToken::Existing(token_record(&existing)?)))
+            }
             _ => Err(nonsense(
                 "create_token answered neither a number nor a record",
             )),

@@ -10,7 +10,7 @@ use crate::testing::{Agent, Begun, TestBroker};
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Lets the broker sweep once, until nothing is due.
-async fn sweep(broker: &TestBroker) {
+pub(super) async fn sweep(broker: &TestBroker) {
     let sweeping = tokio::spawn(Arc::clone(&broker.rooms.tasks).sweep());
     tokio::task::yield_now().await;
     tokio::time::pause();

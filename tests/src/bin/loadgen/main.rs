@@ -24,7 +24,7 @@ use crate::operations::{
     CONNECTIONS, Fleet, IN_FLIGHT, begin, completes, handshakes, introspections, mints, noop, tasks,
 };
 
-const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\njournal_per_minute = \"4095MiB\"\njournal_burst = \"4095MiB\"\n";
+const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\ntokens_per_task = 100000000\njournal_per_minute = \"4095MiB\"\njournal_burst = \"4095MiB\"\n";
 
 /// A broker under load, and the fleet of connections to it.
 struct Bench {

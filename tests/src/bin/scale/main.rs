@@ -28,7 +28,7 @@ use writer::{Writer, append, fill};
 
 use crate::introspecting::{Introspecting, quantile, ratio};
 
-const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\njournal_per_minute = \"4095MiB\"\njournal_burst = \"4095MiB\"\n";
+const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\ntokens_per_task = 100000000\njournal_per_minute = \"4095MiB\"\njournal_burst = \"4095MiB\"\n";
 
 fn used_memory(world: &World) -> u64 {
     let text: String = redis::cmd("INFO")

@@ -121,7 +121,10 @@ async fn write_task(
                 .await
                 .expect("task");
         } else {
-            records.create_token(token, &hash).await.expect("token");
+            records
+                .create_token(token, &hash, u32::MAX)
+                .await
+                .expect("token");
         }
         first.get_or_insert(credential);
     }
