@@ -226,7 +226,7 @@ async fn documents_tasks_and_the_log_work(store: &RedisStore) {
         store.create_token(task, token(), 9).await,
         Ok(Some(CreatedToken::Existing(b"t".to_vec())))
     );
-    store.bind_task(task, b"b".to_vec()).await.expect("bind");
+    store.bind_task(task, b"b".to_vec(), 8).await.expect("bind");
     assert!(store.task(task).await.expect("task").is_some());
     store.attend(vec![(task, now)]).await.expect("attend");
     assert_eq!(store.due(now, 9).await.map(|d| d.len()), Ok(1));

@@ -13,6 +13,7 @@ use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_cha
 
 use super::channel::Channel;
 use super::trust::Trust;
+use crate::refusal::Refusal;
 
 /// The caller at the other end of a connection.
 #[derive(Clone)]
@@ -100,5 +101,14 @@ impl Peer {
         find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>,
     ) -> &DefaultDirectRateLimiter {
         self.limiter.get_or_init(find)
+    }
+
+    /// Counts another call of the peer's, in a stream that was let in as one. Refuses a peer above
+    /// its rate.
+    pub(crate) fn require_rate(&self) -> Result<(), Refusal> {
+        match self.limiter.get().map(|limiter| limiter.check()) {
+            Some(Err(_)) => Err(Refusal::RateLimit),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 }

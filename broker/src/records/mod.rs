@@ -35,6 +35,10 @@ const RETAIN_TASK_AFTER_END_MS: i64 = 120_000;
 /// How long the record of a token stays in the store after the token expired, in milliseconds.
 const RETAIN_TOKEN_AFTER_EXPIRY_MS: i64 = 1000;
 
+/// The certificates that a task was moved to and that may act for it beside the one that began it:
+/// the newest of them (A5). An SVID that was rotated so often ago has ended.
+const MAX_BINDINGS: usize = 8;
+
 /// A task with the certificates that may act for it.
 pub struct Task {
     /// The task's record, with the tasks that it was delegated from.
@@ -432,6 +436,7 @@ impl Records {
                 id,
                 self.root
                     .tag(&[b"binding", id.as_bytes()], certificate.to_vec()),
+                MAX_BINDINGS,
             )
             .await?;
         self.read_task(id).await.map(drop)

@@ -12,6 +12,7 @@ use v1::attend_response::Event as Told;
 
 use super::Tasks;
 use super::attendance::Attending;
+use super::pace::Pace;
 use super::prove::Proof;
 use crate::clock;
 use crate::journal;
@@ -79,6 +80,7 @@ impl Tasks {
     ) -> Result<(), Refusal> {
         let grace = Duration::from_millis(u64::try_from(task.grace_ms).unwrap_or(0));
         let mut heard = clock::monotonic();
+        let mut pace = Pace::new(heard);
         let mut told_suspended = false;
         loop {
             // Waited for before the look: an entry that comes between the two is not missed.
@@ -120,13 +122,16 @@ impl Tasks {
             if clock::since(heard) > grace {
                 return Ok(());
             }
+            let wait = pace.wait(clock::monotonic());
+            let look_again = DEADLINE_CHECK_INTERVAL.min(grace / 4);
             tokio::select! {
                 () = news => {}
-                () = tokio::time::sleep(DEADLINE_CHECK_INTERVAL.min(grace / 4)) => {}
+                () = tokio::time::sleep(if wait.is_zero() { look_again } else { wait }) => {}
                 () = answers.closed() => return Ok(()),
-                message = asked.message() => match message {
+                message = asked.message(), if wait.is_zero() => match message {
                     Ok(Some(message)) => {
                         heard = clock::monotonic();
+                        pace.count(heard);
                         self.hear(peer, task, proof, message, answers).await?;
                     }
                     Ok(None) | Err(_) => return Ok(()),
@@ -165,6 +170,8 @@ impl Tasks {
                 "must be `ping`, `rotate` or `prove`",
             )),
             Some(Asked::Prove(prove)) => {
+                // A5: what costs as much as a call counts as one.
+                peer.require_rate()?;
                 if self.prove(peer, task, proof, prove).await? {
                     proof.renew();
                     let _ = answers
@@ -176,6 +183,7 @@ impl Tasks {
                 Ok(())
             }
             Some(Asked::Rotate(rotate)) => {
+                peer.require_rate()?;
                 // AC-26: the holder of the old SVID says which one comes next; nobody else can.
                 let certificate: [u8; 32] = rotate
                     .certificate_sha256

@@ -8,6 +8,7 @@ mod ending;
 mod finish;
 mod mint;
 mod new_task;
+mod pace;
 mod prove;
 mod secret;
 mod sweep;

@@ -171,7 +171,7 @@ async fn the_embedded_store_keeps_everything_over_a_restart() {
         store.create_task(task(A, "one", &hash(1))).await,
         Ok(Created::New)
     );
-    store.bind_task(A, b"b".to_vec()).await.expect("bind");
+    store.bind_task(A, b"b".to_vec(), 8).await.expect("bind");
     assert_eq!(
         store
             .append(EntryId([1; 16]), b"x", now + 60_000, Position(0).into())

@@ -91,14 +91,14 @@ async fn t47_every_record_in_redis_has_an_end() {
         store.create_token(A, token(&hash(2), "x", 60_000), 9).await,
         Ok(Some(CreatedToken::New))
     );
-    store.bind_task(A, b"b".to_vec()).await.expect("bind");
+    store.bind_task(A, b"b".to_vec(), 8).await.expect("bind");
     assert_eq!(store.consume(&[1; 32], now + 60_000).await, Ok(true));
     let mut connection = redis.connection();
     let keys: Vec<String> = redis::cmd("KEYS")
         .arg("*")
         .query(&mut connection)
         .expect("keys");
-    assert_eq!(keys.len(), 6, "{keys:?}");
+    assert_eq!(keys.len(), 7, "{keys:?}");
     for key in keys.iter().filter(|key| *key != "sundew:due") {
         let ttl: i64 = redis::cmd("PTTL")
             .arg(key)

@@ -183,7 +183,7 @@ async fn tokens_and_tasks_are_walked_through_and_reaped() {
 async fn bindings_are_added_to_a_task_that_is_there() {
     both(|store| async move {
         store
-            .bind_task(A, b"nobody".to_vec())
+            .bind_task(A, b"nobody".to_vec(), 8)
             .await
             .expect("no task, no effect");
         assert_eq!(
@@ -191,13 +191,32 @@ async fn bindings_are_added_to_a_task_that_is_there() {
             Ok(Created::New)
         );
         for _ in 0..2 {
-            store.bind_task(A, b"next".to_vec()).await.expect("bind");
+            store.bind_task(A, b"next".to_vec(), 8).await.expect("bind");
         }
         let found = store.task(A).await.expect("task").expect("there");
         assert_eq!(
             (found.record, found.bindings),
             (b"one".to_vec(), vec![b"next".to_vec()])
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a5_the_newest_bindings_of_a_task_stay() {
+    both(|store| async move {
+        assert_eq!(
+            store.create_task(task(A, "one", &hash(1))).await,
+            Ok(Created::New)
+        );
+        for name in [b"1", b"2", b"3", b"1", b"4"] {
+            // The store orders by the time in milliseconds.
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            store.bind_task(A, name.to_vec(), 3).await.expect("bind");
+        }
+        let mut found = store.task(A).await.expect("task").expect("there").bindings;
+        found.sort();
+        assert_eq!(found, [b"1", b"3", b"4"]);
     })
     .await;
 }
@@ -237,7 +256,7 @@ async fn a2_what_remains_of_a_task_takes_the_place_of_its_record_and_tokens() {
             store.create_task(task(A, "one", &hash(1))).await,
             Ok(Created::New)
         );
-        store.bind_task(A, b"next".to_vec()).await.expect("bind");
+        store.bind_task(A, b"next".to_vec(), 8).await.expect("bind");
         // Again changes nothing, and keeps nothing for longer.
         for until in [now + 200, now + 90_000] {
             store

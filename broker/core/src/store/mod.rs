@@ -89,8 +89,9 @@ pub trait Store: Send + Sync {
     fn create_task<'a>(&'a self, task: NewTask<'a>) -> BoxFuture<'a, Created>;
     /// Returns a task, if it exists.
     fn task(&self, task: TaskId) -> BoxFuture<'_, Option<StoredTask>>;
-    /// Adds a certificate that may act for the task.
-    fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()>;
+    /// Adds a certificate that may act for the task. Of those that were added, the newest `limit`
+    /// stay.
+    fn bind_task(&self, task: TaskId, binding: Vec<u8>, limit: usize) -> BoxFuture<'_, ()>;
     /// Replaces the record of a task that has ended by what remains of it, which may be deleted from
     /// `retain_until_ms` on, or from when the record could be if that is earlier. Deletes the tokens
     /// of the task. A task that does not exist stays away.

@@ -22,10 +22,14 @@ impl State {
             Kind::Task(task) => self.apply_task(task),
             Kind::Token(token) => self.apply_token(token),
             Kind::Binding(binding) => {
-                if let Some(task) = self.tasks.get_mut(&task_id(&binding.task))
-                    && !task.bindings.contains(&binding.binding)
-                {
-                    task.bindings.push(binding.binding.clone());
+                if let Some(task) = self.tasks.get_mut(&task_id(&binding.task)) {
+                    let bindings = &mut task.bindings;
+                    bindings.retain(|known| *known != binding.binding);
+                    bindings.push(binding.binding.clone());
+                    let limit = usize::try_from(binding.limit).unwrap_or(usize::MAX);
+                    if limit > 0 && bindings.len() > limit {
+                        bindings.drain(..bindings.len() - limit);
+                    }
                 }
             }
             Kind::Release(release) => self.apply_release(release),

@@ -186,8 +186,8 @@ impl Store for EmbeddedStore {
         Box::pin(ready(Ok(self.read_task(task))))
     }
 
-    fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()> {
-        Box::pin(self.write_binding(task, binding))
+    fn bind_task(&self, task: TaskId, binding: Vec<u8>, limit: usize) -> BoxFuture<'_, ()> {
+        Box::pin(self.write_binding(task, binding, limit))
     }
 
     fn end_task(&self, task: TaskId, remains: Vec<u8>, until_ms: i64) -> BoxFuture<'_, ()> {

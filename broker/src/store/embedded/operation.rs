@@ -77,6 +77,9 @@ pub(super) struct Binding {
     pub(super) task: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) binding: Vec<u8>,
+    /// The number of the newest that stay; 0 if the operation is of a version without this limit.
+    #[prost(uint32, tag = "3")]
+    pub(super) limit: u32,
 }
 
 /// A task was taken off the lists.

@@ -97,6 +97,7 @@ fn snapshot_task(id: TaskId, task: &Task, out: &mut Vec<Kind>) {
         out.push(Kind::Binding(Binding {
             task: name.clone(),
             binding: binding.clone(),
+            limit: 0,
         }));
     }
     for lease in &task.leases {

@@ -73,6 +73,7 @@ impl EmbeddedStore {
         &self,
         task: TaskId,
         binding: Vec<u8>,
+        limit: usize,
     ) -> Result<(), StoreError> {
         let durable = {
             let mut state = self.lock();
@@ -82,6 +83,7 @@ impl EmbeddedStore {
             let binding = operation::Binding {
                 task: task.as_bytes().to_vec(),
                 binding,
+                limit: u32::try_from(limit).unwrap_or(u32::MAX),
             };
             self.commit(&mut state, Kind::Binding(binding))?
         };

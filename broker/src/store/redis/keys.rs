@@ -33,6 +33,11 @@ pub(super) fn binding_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:bindings")
 }
 
+/// The certificates that a task was moved to, by when.
+pub(super) fn binding_order_key(task: TaskId) -> String {
+    format!("sundew:{{{task}}}:binding_order")
+}
+
 /// The names of the leases that a task has had.
 pub(super) fn leases_key(task: TaskId) -> String {
     format!("sundew:{{{task}}}:leases")

@@ -158,8 +158,8 @@ impl Store for RedisStore {
         Box::pin(self.tasks.read(task))
     }
 
-    fn bind_task(&self, task: TaskId, binding: Vec<u8>) -> BoxFuture<'_, ()> {
-        Box::pin(self.tasks.bind(task, binding))
+    fn bind_task(&self, task: TaskId, binding: Vec<u8>, limit: usize) -> BoxFuture<'_, ()> {
+        Box::pin(self.tasks.bind(task, binding, limit))
     }
 
     fn end_task(&self, task: TaskId, remains: Vec<u8>, until_ms: i64) -> BoxFuture<'_, ()> {

@@ -8,7 +8,10 @@ use sundew_core::store::{Created, NewTask, Reserved, StoreError, StoredTask, Tas
 
 use super::call::Call;
 use super::executor::Executor;
-use super::keys::{DUE, binding_key, places_key, task_key, task_of, token_value, tokens_key};
+use super::keys::{
+    DUE, binding_key, binding_order_key, places_key, task_key, task_of, token_value, tokens_key,
+};
+use crate::clock;
 
 /// How many tasks one step of a scan asks for.
 const TASKS_PER_SCAN: usize = 200;
@@ -24,6 +27,7 @@ pub(super) struct Tasks {
     create: Script,
     end: Script,
     attend: Script,
+    bind: Script,
 }
 
 impl Tasks {
@@ -34,6 +38,7 @@ impl Tasks {
             create: Script::new(include_str!("create_task.lua")),
             end: Script::new(include_str!("end_task.lua")),
             attend: Script::new(include_str!("attend.lua")),
+            bind: Script::new(include_str!("bind_task.lua")),
         }
     }
 
@@ -85,10 +90,22 @@ impl Tasks {
         Ok(record.map(|record| StoredTask { record, bindings }))
     }
 
-    pub(super) async fn bind(&self, task: TaskId, binding: Vec<u8>) -> Result<(), StoreError> {
-        self.executor
-            .add_to_task(task, &binding_key(task), &binding)
-            .await
+    pub(super) async fn bind(
+        &self,
+        task: TaskId,
+        binding: Vec<u8>,
+        limit: usize,
+    ) -> Result<(), StoreError> {
+        let keys = [
+            &*task_key(task),
+            &binding_key(task),
+            &binding_order_key(task),
+        ];
+        let call = Call::new(&self.bind, &keys)
+            .arg(binding.as_slice())
+            .arg(clock::now_ms())
+            .arg(limit);
+        self.executor.script::<i64>(&call).await.map(drop)
     }
 
     pub(super) async fn end(
@@ -97,7 +114,8 @@ impl Tasks {
         remains: Vec<u8>,
         retain_until_ms: i64,
     ) -> Result<(), StoreError> {
-        let keys = [&*task_key(task), &tokens_key(task), &binding_key(task)];
+        let (bindings, order) = (binding_key(task), binding_order_key(task));
+        let keys = [&*task_key(task), &tokens_key(task), &bindings, &order];
         let call = Call::new(&self.end, &keys)
             .arg(remains.as_slice())
             .arg(retain_until_ms);
