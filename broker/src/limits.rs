@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use governor::{DefaultDirectRateLimiter, Quota};
 use sundew_attestation::spiffe::SpiffeId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Limits on calls.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,21 @@ pub struct CallLimits {
     pub secret_bytes: usize,
     /// Tokens of one task at a time (A2).
     pub tokens_per_task: u32,
+}
+
+/// P12: a place among the calls that issue something. It is held until the call has run to its end,
+/// or until it waits for somebody who has a queue of his own (A4).
+#[must_use]
+pub(crate) struct IssuingPlace {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl IssuingPlace {
+    /// Takes a place, if one is free.
+    pub(crate) fn take(places: &Arc<Semaphore>) -> Option<Self> {
+        let permit = Arc::clone(places).try_acquire_owned().ok()?;
+        Some(Self { _permit: permit })
+    }
 }
 
 /// P12: one limiter for each workload, whatever number of connections it has. A connection looks

@@ -116,6 +116,9 @@ pub enum Refusal {
     /// The caller's SVID is not valid any more.
     #[error("peer's SVID: {0}")]
     Svid(#[from] SvidError),
+    /// As many calls wait for the target of an engine as may.
+    #[error("too many calls wait for the target of the engine")]
+    TargetBusy,
     /// The task is dead or suspended.
     #[error("task is dead: {0}")]
     TaskDead(Cause),
@@ -261,6 +264,11 @@ impl Refusal {
                 Code::Unauthenticated,
                 "UNAUTHENTICATED",
                 "a valid SVID is required",
+            ),
+            Self::TargetBusy => Answer::new(
+                Code::ResourceExhausted,
+                "TARGET_BUSY",
+                "too many calls wait for this secret",
             ),
             Self::TaskLimit => Answer::new(
                 Code::ResourceExhausted,

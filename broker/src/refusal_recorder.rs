@@ -154,6 +154,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Stopping => "stopping",
         Refusal::Store(_) => "store",
         Refusal::Svid(_) => "svid",
+        Refusal::TargetBusy => "target_busy",
         Refusal::TaskDead(_) => "task_dead",
         Refusal::TokenLimit => "token_limit",
         Refusal::Unauthenticated => "unauthenticated",

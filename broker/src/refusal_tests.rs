@@ -104,6 +104,10 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         ),
         (R::Store(store()), UNAVAILABLE),
         (R::Svid(SvidError::Expired), UNAUTHENTICATED),
+        (
+            R::TargetBusy,
+            limit("TARGET_BUSY", "too many calls wait for this secret"),
+        ),
         (R::TaskDead(Cause::Revoked), NOT_PERMITTED),
         (
             R::TaskLimit,
@@ -156,13 +160,14 @@ fn number_of_variants() -> usize {
         | Refusal::Stopping
         | Refusal::Store(_)
         | Refusal::Svid(_)
+        | Refusal::TargetBusy
         | Refusal::TaskDead(_)
         | Refusal::TaskLimit
         | Refusal::TokenLimit
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 33,
+        | Refusal::UntrustedManufacturer(_) => 34,
     };
     known(&Refusal::Binding)
 }

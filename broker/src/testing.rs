@@ -20,6 +20,7 @@ use sundew_core::store::Store;
 use sundew_core::{RootKey, SharedBounds, Ttl};
 use sundew_proto::v1;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use crate::access::Access;
 use crate::clock;
@@ -27,7 +28,7 @@ use crate::evidence::{Evidence, TrustItems};
 use crate::journal::{self, Journal, Record};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::limits::CallLimits;
+use crate::limits::{CallLimits, IssuingPlace};
 use crate::liveness::{LogFollower, RevocationLog, agree};
 use crate::material::Material;
 use crate::metrics::Metrics;
@@ -251,6 +252,11 @@ impl TestBroker {
         let access = Arc::clone(&self.rooms.access);
         let answer = access.introspect(operator.peer, introspector, request);
         answer.await.unwrap().active
+    }
+
+    /// A place for a call that issues something.
+    pub(crate) fn place(&self) -> IssuingPlace {
+        IssuingPlace::take(&Arc::new(Semaphore::new(1))).unwrap()
     }
 
     /// Puts a rule in force; answers its name.

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::Leases;
 use super::engine::{Engine, EngineConfig, UNREACHABLE};
+use super::queue::TargetQueue;
 use super::trial::try_target;
 use crate::clock;
 use crate::journal;
@@ -36,6 +37,7 @@ pub(crate) struct RunningEngine {
     pub(super) driver: Arc<dyn Engine>,
     pub(super) prefix: String,
     problem: Mutex<String>,
+    pub(super) queue: Arc<TargetQueue>,
     pub(super) wake: Notify,
 }
 
@@ -272,6 +274,7 @@ impl Leases {
             driver,
             prefix,
             problem: Mutex::default(),
+            queue: Arc::default(),
             wake: Notify::new(),
         })
     }

@@ -1,6 +1,7 @@
 //! Making a credential for a task: intent, creation, confirmation (P6).
 
 use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +12,11 @@ use sundew_proto::v1;
 use super::engine::{NewCredential, Role};
 use super::{Leases, RunningEngine};
 use crate::clock;
+use crate::limits::IssuingPlace;
 use crate::refusal::Refusal;
+
+/// The longest time that a call waits for a target.
+const LEASE_WITHIN: Duration = Duration::from_secs(15);
 
 impl Leases {
     /// The engine and role that a secret's name means, if it means one.
@@ -29,19 +34,41 @@ impl Leases {
 
     /// Makes the credential of a lease for a task, or answers with the one that it has. The caller
     /// has seen to it that the task may have it, and hands it out only if the lease has the same
-    /// name after that.
+    /// name after that. `place` is given back before the target is waited for.
     pub(crate) async fn lease(
         &self,
         task: &Arc<KnownTask>,
         id: LeaseId,
         engine: &RunningEngine,
         role: &str,
+        place: IssuingPlace,
     ) -> Result<v1::Lease, Refusal> {
         let granted = engine
             .config
             .roles
             .get(role)
             .ok_or(Refusal::NotFound("role of an engine"))?;
+        // A4: from here on the call waits for the target, in a place of the target's own.
+        let waiting = engine.queue.take(&task.workload);
+        let _waiting = waiting.ok_or(Refusal::TargetBusy)?;
+        drop(place);
+        let made = self.make(task, id, engine, role, granted);
+        match tokio::time::timeout(LEASE_WITHIN, made).await {
+            Ok(made) => made,
+            // What was begun is made whole by the next call, and is removed with its task.
+            Err(_) => Err(Refusal::Engine("no answer in time".to_owned())),
+        }
+    }
+
+    /// Makes the credential of a lease, or finds the one that there is.
+    async fn make(
+        &self,
+        task: &Arc<KnownTask>,
+        id: LeaseId,
+        engine: &RunningEngine,
+        role: &str,
+        granted: &Role,
+    ) -> Result<v1::Lease, Refusal> {
         // Whoever asks while the credential is being made gets the one that is made.
         let making = self.making(id);
         let _made_alone = making.lock().await;

@@ -9,6 +9,7 @@ mod engine;
 mod engines;
 mod grant;
 mod postgres;
+mod queue;
 mod redis_acl;
 #[cfg(test)]
 mod tests;

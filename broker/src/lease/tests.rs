@@ -81,7 +81,9 @@ async fn read(broker: &TestBroker, agent: &Agent, begun: &Begun, name: &str) -> 
         ..v1::GetSecretRequest::default()
     };
     let tasks = Arc::clone(&broker.rooms.tasks);
-    let answer = tasks.secret(agent.peer.clone(), request).await;
+    let answer = tasks
+        .secret(agent.peer.clone(), request, broker.place())
+        .await;
     answer.err().unwrap()
 }
 

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::detached::Detached;
 use crate::clock;
-use crate::limits::Limiters;
+use crate::limits::{IssuingPlace, Limiters};
 use crate::peer::{Caller, Peer, Trust};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
@@ -121,17 +121,35 @@ impl Gate {
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
         A: Send + 'static,
     {
-        let permit = Arc::clone(&self.issue_permits).try_acquire_owned();
-        self.serve_detached(rpc, room, request, |room, peer, body| {
-            let work = permit
-                .ok()
-                .map(|permit| (permit, use_case(room, peer, body)));
+        self.serve_in_place(rpc, room, request, |room, peer, body, place| {
+            let work = use_case(room, peer, body);
             async move {
-                // The permit is held until the use case has run to its end, whether or not the
+                // The place is held until the use case has run to its end, whether or not the
                 // caller is still there.
-                let (_permit, work) = work.ok_or(Refusal::Overload)?;
+                let _place = place;
                 work.await
             }
+        })
+        .await
+    }
+
+    /// Serves a use case that issues something, like [`serve_issuing`](Self::serve_issuing), and
+    /// hands it its place, so that it can give the place back before it waits for somebody else (A4).
+    pub(super) async fn serve_in_place<R, Q, A, F>(
+        &self,
+        rpc: &'static str,
+        room: &Arc<R>,
+        request: Request<Q>,
+        use_case: impl FnOnce(Arc<R>, Arc<Peer>, Q, IssuingPlace) -> F,
+    ) -> Answer<A>
+    where
+        F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        A: Send + 'static,
+    {
+        let place = IssuingPlace::take(&self.issue_permits);
+        self.serve_detached(rpc, room, request, |room, peer, body| {
+            let work = place.map(|place| use_case(room, peer, body, place));
+            async move { work.ok_or(Refusal::Overload)?.await }
         })
         .await
     }

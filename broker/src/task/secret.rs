@@ -12,16 +12,19 @@ use super::Tasks;
 use crate::evidence::attested_digests;
 use crate::journal;
 use crate::lease::RunningEngine;
+use crate::limits::IssuingPlace;
 use crate::peer::Peer;
 use crate::records::Task;
 use crate::refusal::Refusal;
 
 impl Tasks {
-    /// Hands out a secret: one that is stored, or one that an engine makes for the task.
+    /// Hands out a secret: one that is stored, or one that an engine makes for the task. `place` is
+    /// held until the secret is handed out, or until an engine's target is waited for.
     pub(crate) async fn secret(
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: v1::GetSecretRequest,
+        place: IssuingPlace,
     ) -> Result<v1::GetSecretResponse, Refusal> {
         let scope = Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
         // P2: the nonce is gone from here on, whatever else is wrong.
@@ -69,7 +72,7 @@ impl Tasks {
         }
         if let Some((engine, role)) = made {
             return self
-                .made_secret(&task, &request.name, &engine, &role, evidence)
+                .made_secret(&task, &request.name, (&engine, &role), evidence, place)
                 .await;
         }
         let stored = stored.take().ok_or(Refusal::NotFound("secret"))?;
@@ -102,9 +105,9 @@ impl Tasks {
         &self,
         task: &Task,
         name: &str,
-        engine: &RunningEngine,
-        role: &str,
+        (engine, role): (&RunningEngine, &str),
         evidence: Option<String>,
+        place: IssuingPlace,
     ) -> Result<v1::GetSecretResponse, Refusal> {
         let record = journal::record("secret_read")
             .with("task", task.id)
@@ -113,7 +116,10 @@ impl Tasks {
             .with_some("evidence", evidence);
         let id = self.leases.lease_id(task, name);
         self.ledger.journal.write(record.with("lease", id)).await?;
-        let lease = self.leases.lease(&task.known, id, engine, role).await?;
+        let lease = self
+            .leases
+            .lease(&task.known, id, engine, role, place)
+            .await?;
         // If the task ended or was suspended meanwhile, also if it was resumed since, its lease is
         // due, and nobody gets the credential.
         self.ledger.require_usable(task)?;

@@ -1,11 +1,14 @@
 //! Leases when a target, a broker or the store fails: AC-61, T58, T59.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sundew_proto::v1::{GetSecretRequest, PutEngineRequest};
 use sundew_tests::broker::World;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::until;
+use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::leases::{SCOPES, agent, gone, lease, leases, put_engine};
 
@@ -199,4 +202,78 @@ async fn a_lease_is_taken_over_when_its_broker_dies() {
     })
     .await
     .expect("taken over");
+}
+
+/// A4: a target that accepts and never answers holds up those who ask it for something, for a while,
+/// and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_a_target_that_never_answers_holds_up_only_those_who_ask_it() {
+    let world = World::embedded();
+    let broker = world.broker_with("[limits]\nissuing = 8\n").await;
+    let caller = agent(&world, &broker).await;
+    world.register(&broker, "/other", json!({})).await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = silent.local_addr().expect("address").port();
+    let document = json!({
+        "name": "db/silent",
+        "target": { "kind": "redis", "host": "127.0.0.1", "port": port },
+        "roles": { "reader": { "grants": ["+get"] } },
+    });
+    let request = PutEngineRequest {
+        document: document.to_string(),
+        password: b"x".to_vec(),
+        unchecked: true,
+    };
+    let operator = world.operator(&broker);
+    let put = operator.registry().put_engine(request).await;
+    put.expect("engine");
+    let begun = caller
+        .begin(&world.issuer, "/agent", SCOPES)
+        .await
+        .expect("task");
+    let began = Instant::now();
+    let mut asking = JoinSet::new();
+    for _ in 0..100 {
+        let request = GetSecretRequest {
+            task_id: begun.task.clone(),
+            name: "db/silent/reader".to_owned(),
+            ..GetSecretRequest::default()
+        };
+        let mut client = caller.agent();
+        asking.spawn(async move { client.get_secret(request).await.expect_err("no answer") });
+    }
+    // The issuing places are free again as soon as a place at the target was taken.
+    let other = world.caller(&broker, "/other");
+    let mut tries = 0;
+    let task = loop {
+        let request = other.request(&world.issuer, "/other", &["exec:git"]);
+        match other.send(request.await.expect("request")).await {
+            Ok(task) => break task,
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+        }
+        tries += 1;
+        assert!(tries < 20, "the issuing places stay taken");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    other.mint(&task.task).await.expect("token");
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    let answers = asking.join_all().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+    let busy = |status: &&tonic::Status| status.code() == Code::ResourceExhausted;
+    assert!(answers.iter().filter(busy).count() >= 36);
+    let rest = answers.iter().filter(|status| !busy(status));
+    assert!(
+        rest.clone()
+            .all(|status| status.code() == Code::Unavailable)
+    );
+    assert!(rest.count() > 0);
+    drop(silent);
 }

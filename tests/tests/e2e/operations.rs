@@ -198,7 +198,9 @@ async fn health_and_metrics_tell_what_happens() {
 async fn ac_88_endings_and_introspection_are_served_under_ten_fold_load() {
     let world = World::redis();
     let broker = world
-        .broker_with("[limits]\nissuing = 8\ncalls_per_second = 100000\n")
+        .broker_with(
+            "[limits]\nissuing = 8\ncalls_per_second = 100000\ntokens_per_task = 1000000\n",
+        )
         .await;
     world
         .register(&broker, "/agent", json!({ "max_tasks": 10_000 }))

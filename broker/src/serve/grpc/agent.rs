@@ -30,7 +30,7 @@ impl AgentService for Services {
     }
     async fn get_secret(&self, request: Request<GetSecretRequest>) -> Answer<GetSecretResponse> {
         self.gate
-            .serve_issuing("GetSecret", &self.broker.tasks, request, Tasks::secret)
+            .serve_in_place("GetSecret", &self.broker.tasks, request, Tasks::secret)
             .await
     }
     async fn delegate(&self, request: Request<DelegateRequest>) -> Answer<DelegateResponse> {

@@ -29,7 +29,9 @@ async fn read(
     request: v1::GetSecretRequest,
 ) -> Result<v1::GetSecretResponse, Refusal> {
     let tasks = Arc::clone(&broker.rooms.tasks);
-    tasks.secret(agent.peer.clone(), request).await
+    tasks
+        .secret(agent.peer.clone(), request, broker.place())
+        .await
 }
 
 fn request(begun: &Begun, name: &str) -> v1::GetSecretRequest {
