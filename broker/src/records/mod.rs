@@ -47,6 +47,18 @@ pub struct Task {
     pub rotated_to: Vec<[u8; 32]>,
 }
 
+impl Task {
+    /// Refuses unless this task was begun by the request that would begin the other one: they have
+    /// one name, from one idempotency key.
+    pub fn require_request_of(&self, other: &KnownTask) -> Result<(), Refusal> {
+        if self.request == other.request && self.workload == other.workload {
+            Ok(())
+        } else {
+            Err(Refusal::Idempotency)
+        }
+    }
+}
+
 /// The task that there is after a call to create it.
 pub enum CreatedTask {
     /// An earlier call with this idempotency key created the task.
@@ -226,9 +238,7 @@ impl Records {
                 // Not from memory, which may have an older task of this name (L11).
                 let existing = self.read_task(id).await?;
                 let existing = existing.ok_or(Refusal::NotFound("task"))?;
-                if existing.request != task.request || existing.workload != task.workload {
-                    return Err(Refusal::Idempotency);
-                }
+                existing.require_request_of(&task)?;
                 Ok(CreatedTask::Existing(existing))
             }
         }
@@ -289,13 +299,23 @@ impl Records {
             }
             Some(CreatedToken::Existing(bytes)) => {
                 let existing = self.open_token(Arc::clone(token.task()), token.id(), &bytes)?;
-                if existing.request != token.request {
-                    Err(Refusal::Idempotency)
-                } else {
-                    Ok(Arc::new(existing))
-                }
+                require_same(&existing, &token)?;
+                Ok(Arc::new(existing))
             }
         }
+    }
+
+    /// Returns the token that an earlier call with the same idempotency key has minted, if it is in
+    /// memory. Refuses if that was another request, or if the token has expired.
+    pub fn minted_before(
+        &self,
+        token: &KnownToken,
+        hash: &TokenHash,
+    ) -> Result<Option<Arc<KnownToken>>, Refusal> {
+        let known = self.tokens.get(&token.task().id, hash);
+        known
+            .map(|known| require_same(&known, token).map(|()| known))
+            .transpose()
     }
 
     /// Returns the token in a stored record, and a refusal if the record's tag does not fit.
@@ -440,6 +460,15 @@ impl Records {
             )
             .await?;
         self.read_task(id).await.map(drop)
+    }
+}
+
+/// Refuses unless the token that exists is the one that was asked for, and is good still.
+fn require_same(existing: &KnownToken, asked: &KnownToken) -> Result<(), Refusal> {
+    if existing.request == asked.request && clock::now_ms() < existing.expires_at_ms {
+        Ok(())
+    } else {
+        Err(Refusal::Idempotency)
     }
 }
 

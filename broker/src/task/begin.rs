@@ -120,15 +120,18 @@ impl Tasks {
     ) -> Result<v1::BeginTaskResponse, Refusal> {
         // AC-4A: looked at before anything is written, and again before anything is answered.
         self.ledger.require_not_quarantined(&new.token)?;
-        self.reserve(
-            &new.task,
-            registration.max_tasks,
-            decision.parent,
-            decision.now_ms,
-        )
-        .await?;
+        // A key of a task that has ended begins none, and nothing goes on the record.
+        self.ledger.require_usable(&new.task)?;
+        let reserved = self
+            .reserve(
+                &new.task,
+                registration.max_tasks,
+                decision.parent,
+                decision.now_ms,
+            )
+            .await?;
         let place = Arc::clone(&new.task);
-        let created = self.create(new, decision).await;
+        let created = self.create(new, decision, reserved).await;
         if created.is_err() {
             self.give_back(&place).await;
         }
@@ -141,12 +144,20 @@ impl Tasks {
         })
     }
 
-    /// Puts a task with its first token on the record and into the store.
+    /// Puts a task with its first token on the record and into the store. Whoever held a place
+    /// before may have begun it: then nothing begins, and nothing goes on the record again.
     async fn create(
         &self,
         new: NewTask,
         decision: &Decision<'_>,
+        reserved: Reserved,
     ) -> Result<(Arc<Task>, Arc<KnownToken>, Credential), Refusal> {
+        if reserved == Reserved::Held
+            && let Some(existing) = self.ledger.records.read_task(new.task.id).await?
+        {
+            existing.require_request_of(&new.task)?;
+            return self.begun_before(existing, &new.token.certificate).await;
+        }
         // P10: the journal comes before the store, so whatever can be used is on the record.
         self.ledger
             .journal
@@ -182,14 +193,14 @@ impl Tasks {
     }
 
     /// Takes a place among the workload's tasks, and one among the tasks below the parent, if there
-    /// is a parent (P12).
+    /// is a parent (P12). Answers whether it had the former before.
     async fn reserve(
         &self,
         task: &KnownTask,
         limit: u32,
         above: Option<&DelegationParent>,
         now_ms: i64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Reserved, Refusal> {
         let due_ms = now_ms.saturating_add(task.grace_ms).min(task.deadline_ms);
         let store = self.ledger.records.store();
         if let Some(above) = above {
@@ -206,7 +217,7 @@ impl Tasks {
                 .await?
             {
                 Reserved::Full => return Err(Refusal::TaskLimit),
-                Reserved::Taken => {}
+                Reserved::Held | Reserved::Taken => {}
             }
         }
         match store
@@ -229,7 +240,7 @@ impl Tasks {
                 }
                 Err(Refusal::TaskLimit)
             }
-            Reserved::Taken => Ok(()),
+            reserved @ (Reserved::Held | Reserved::Taken) => Ok(reserved),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sundew_attestation::BindingPurpose;
+use sundew_attestation::{BindingPurpose, hex};
 use sundew_core::{Cause, Event, KnownTask, Liveness, Outcome, TaskId, TokenRequest};
 use sundew_proto::v1;
 
@@ -124,7 +124,7 @@ impl Tasks {
     ) -> Result<v1::ResumeTaskResponse, Refusal> {
         // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = peer.channel().consume(&request.nonce);
-        let key = format!("resume:{}", idempotency_key(request.idempotency_key)?);
+        let key = idempotency_key(request.idempotency_key)?;
         if !challenged {
             return Err(Refusal::Challenge);
         }
@@ -180,7 +180,7 @@ impl Tasks {
                 binding: None,
                 audience: Vec::new(),
             },
-            key,
+            key: self.resumption_key(&task, &key),
             digest: [0; 32],
         };
         let token = self
@@ -190,5 +190,14 @@ impl Tasks {
             token: Some(token),
             proof: self.proof_ticket(&task),
         })
+    }
+
+    /// The name of the token that a resumption gives: another one for each resumption, so that a key
+    /// that is used again gets no token of an earlier one, which is dead.
+    fn resumption_key(&self, task: &KnownTask, key: &str) -> String {
+        let view = self.ledger.log.latest_view();
+        let interruptions = view.interruptions(task);
+        let names: Vec<_> = interruptions.iter().map(|id| hex(&id.0)).collect();
+        format!("resume:{key}:{}", names.join(","))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sundew_core::{KnownToken, Position, TokenRequest, permit_token};
+use sundew_core::{KnownToken, Position, TokenBinding, TokenRequest, permit_token};
 use sundew_proto::v1;
 
 use super::Tasks;
@@ -82,6 +82,10 @@ impl Tasks {
             .workload(peer.id())
             .await?
             .ok_or(Refusal::Unregistered)?;
+        let longest = workload.registration.max_token_ttl;
+        let asked = wanted.request.ttl.map_or(longest, |ttl| ttl.min(longest));
+        let passed_ms = now_ms.saturating_sub(task.created_at_ms);
+        let part = passed_ms.div_euclid(asked.as_ms().max(1));
         let permit = permit_token(
             &workload.registration,
             peer.svid(),
@@ -89,7 +93,14 @@ impl Tasks {
             wanted.request,
             now_ms,
         )?;
-        let credential = self.credential(task.record(), &wanted.key, peer.svid().thumbprint());
+        // L11: a bearer token is derived from the part of the task's time in which it was minted, and
+        // lives past the end of that part. So a key that is used again after its token gives another
+        // one, and a copy of the old one stays dead in whoever's hands.
+        let name = match permit.binding() {
+            TokenBinding::Bearer => format!("{}@{part}", wanted.key),
+            TokenBinding::Certificate => wanted.key,
+        };
+        let credential = self.credential(task.record(), &name, peer.svid().thumbprint());
         let hash = credential.hash();
         let token = super::new_token(
             peer,
@@ -109,6 +120,12 @@ impl Tasks {
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
         // AC-4A: looked at before anything is written, and again before anything is answered.
         self.ledger.require_not_quarantined(&token)?;
+        if let Some(before) = self.ledger.records.minted_before(&token, &hash)? {
+            // It is on the record already.
+            self.ledger.require_usable(task)?;
+            self.ledger.require_not_quarantined(&before)?;
+            return Ok(super::token_message(&before, &credential));
+        }
         let record = journal::record(event)
             .with("task", token.task().id)
             .with("workload", peer.id())

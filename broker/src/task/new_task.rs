@@ -67,16 +67,30 @@ impl Tasks {
         let records = &self.ledger.records;
         match records.create_task(new.task, new.token, &hash).await? {
             CreatedTask::New(task, token) => Ok((task, token, new.credential)),
-            CreatedTask::Existing(task) => {
-                // A task that has ended has no tokens any more.
-                self.ledger.require_usable(&task)?;
-                // The first token is bound to the certificate of the first call.
-                let credential = self.credential(task.record(), FIRST, &certificate);
-                let first = records.token(task.id, &credential.hash()).await?;
-                let first = first.filter(|token| clock::now_ms() < token.expires_at_ms);
-                Ok((task, first.ok_or(Refusal::Idempotency)?, credential))
-            }
+            CreatedTask::Existing(task) => self.begun_before(task, &certificate).await,
         }
+    }
+
+    /// Answers a retry with what the first call got, if that is good still. The certificate is that
+    /// of the retry.
+    pub(super) async fn begun_before(
+        &self,
+        task: Arc<Task>,
+        certificate: &[u8; 32],
+    ) -> Result<(Arc<Task>, Arc<KnownToken>, Credential), Refusal> {
+        // A task that has ended has no tokens any more.
+        self.ledger.require_usable(&task)?;
+        // The first token is bound to the certificate of the first call.
+        let credential = self.credential(task.record(), FIRST, certificate);
+        let first = self
+            .ledger
+            .records
+            .token(task.id, &credential.hash())
+            .await?;
+        let first = first.filter(|token| clock::now_ms() < token.expires_at_ms);
+        let first = first.ok_or(Refusal::Idempotency)?;
+        self.ledger.require_not_quarantined(&first)?;
+        Ok((task, first, credential))
     }
 
     /// Makes the records of a task that is allowed to begin. `key` names the task among those of

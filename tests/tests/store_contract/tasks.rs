@@ -40,7 +40,7 @@ async fn a_workload_gets_as_many_places_as_it_may_have_and_no_more() {
             store
                 .reserve_task("spiffe://x/w", tasks[0], now + 60_000, now, 5, now)
                 .await,
-            Ok(Reserved::Taken),
+            Ok(Reserved::Held),
             "again is not once more"
         );
         assert_eq!(
@@ -55,7 +55,14 @@ async fn a_workload_gets_as_many_places_as_it_may_have_and_no_more() {
             .expect("release");
         assert_eq!(
             store
-                .reserve_task("spiffe://x/w", B, now + 60_000, now, 5, now)
+                .reserve_task(
+                    "spiffe://x/w",
+                    TaskId::from_bytes([77; 16]),
+                    now + 60_000,
+                    now,
+                    5,
+                    now
+                )
                 .await,
             Ok(Reserved::Taken)
         );

@@ -31,7 +31,9 @@ pub enum CreatedToken {
 pub enum Reserved {
     /// The workload has as many tasks as it may have.
     Full,
-    /// The place is reserved, now or from an earlier call.
+    /// The place was reserved by an earlier call.
+    Held,
+    /// The place is reserved now.
     Taken,
 }
 

@@ -24,7 +24,7 @@ impl EmbeddedStore {
         let mut state = self.lock();
         let places = state.places.entry(workload.to_owned()).or_default();
         if places.contains_key(&task) {
-            return Ok(Reserved::Taken);
+            return Ok(Reserved::Held);
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if places.len() >= limit {

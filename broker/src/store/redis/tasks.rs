@@ -9,7 +9,8 @@ use sundew_core::store::{Created, NewTask, Reserved, StoreError, StoredTask, Tas
 use super::call::Call;
 use super::executor::Executor;
 use super::keys::{
-    DUE, binding_key, binding_order_key, places_key, task_key, task_of, token_value, tokens_key,
+    DUE, binding_key, binding_order_key, nonsense, places_key, task_key, task_of, token_value,
+    tokens_key,
 };
 use crate::clock;
 
@@ -60,15 +61,16 @@ impl Tasks {
         due.arg(DUE).arg("NX").arg(due_ms).arg(&task.as_bytes()[..]);
         // On the attendance list before it can live: a task that nobody watches must not exist.
         let (reserved, due) = tokio::join!(
-            self.executor.script::<bool>(&place),
+            self.executor.script::<i64>(&place),
             self.executor.query::<i64>(&due)
         );
         due?;
-        Ok(if reserved? {
-            Reserved::Taken
-        } else {
-            Reserved::Full
-        })
+        match reserved? {
+            0 => Ok(Reserved::Full),
+            1 => Ok(Reserved::Taken),
+            2 => Ok(Reserved::Held),
+            _ => Err(nonsense("reserve_task answered another number")),
+        }
     }
 
     pub(super) async fn create(&self, task: NewTask<'_>) -> Result<Created, StoreError> {

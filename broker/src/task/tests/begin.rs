@@ -278,6 +278,9 @@ async fn a_key_that_was_used_for_another_request_is_refused() {
     broker.begin(request("one"), &agent).await.unwrap();
     let other = broker.begin(request("two"), &agent).await;
     assert_refused!(other, Refusal::Idempotency);
+    // What did not begin is not on the record as begun, and a retry did not begin again.
+    broker.begin(request("one"), &agent).await.unwrap();
+    assert_eq!(broker.journal("task_begun").len(), 1);
 }
 
 #[tokio::test]

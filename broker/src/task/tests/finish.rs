@@ -44,7 +44,7 @@ async fn resume(
         task_id: begun.id.clone(),
         nonce,
         evidence,
-        idempotency_key: String::new(),
+        idempotency_key: "resume".to_owned(),
     };
     let tasks = Arc::clone(&broker.rooms.tasks);
     let answer = tasks.resume(agent.peer.clone(), request).await?;
@@ -162,6 +162,25 @@ async fn resuming_gives_a_new_token_and_the_old_ones_stay_dead() {
     assert!(!broker.is_active(&begun.token, &agent).await);
     assert!(!broker.is_active(&minted, &agent).await);
     assert_eq!(broker.journal("task_resumed").len(), 1);
+}
+
+#[tokio::test]
+async fn each_resumption_gives_a_live_token_though_the_key_is_the_same() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let mut tokens: Vec<v1::Token> = Vec::new();
+    for _ in 0..3 {
+        suspend(&broker, &agent, &begun).await.unwrap();
+        let proof = agent.proof(BindingPurpose::ResumeTask);
+        let token = resume(&broker, &agent, &begun, proof).await.unwrap();
+        assert!(broker.is_active(&token, &agent).await);
+        // A retry gets the same.
+        let proof = agent.proof(BindingPurpose::ResumeTask);
+        let again = resume(&broker, &agent, &begun, proof).await.unwrap();
+        assert_eq!(again.token, token.token);
+        assert!(tokens.iter().all(|before| before.token != token.token));
+        tokens.push(token);
+    }
 }
 
 #[tokio::test]

@@ -245,6 +245,53 @@ async fn a_retry_with_the_same_key_gets_the_same_token_and_another_request_none(
     };
     let other = broker.mint(other, &agent).await;
     assert_refused!(other, Refusal::Idempotency);
+    assert_eq!(broker.journal("token_minted").len(), 1);
+}
+
+/// L11: whoever has a copy of an expired bearer token gains nothing when its key is used again.
+#[tokio::test]
+async fn l11_a_key_that_is_used_again_after_its_token_gives_another_token() {
+    let broker = TestBroker::start().await;
+    let either = json!({ "bindings": ["certificate", "bearer"] });
+    broker.register("/agent", either).await;
+    let agent = broker.agent("/agent");
+    let begun = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    let begun = begun.unwrap();
+    for ttl_ms in [2000, 7000, 0] {
+        let request = v1::MintTokenRequest {
+            idempotency_key: format!("once-{ttl_ms}"),
+            ttl_ms,
+            binding: v1::Binding::Bearer.into(),
+            ..begun.mint()
+        };
+        let first = broker.mint(request.clone(), &agent).await.unwrap();
+        let retried = broker.mint(request.clone(), &agent).await.unwrap();
+        assert_eq!(retried, first);
+        clock::testing::advance_to(first.expires_at_ms);
+        for _ in 0..2 {
+            // With its record, and when the record is gone.
+            let again = broker.mint(request.clone(), &agent).await.unwrap();
+            assert_ne!(again.token, first.token);
+            assert!(!broker.is_active(&first, &agent).await);
+            clock::testing::advance(Duration::from_millis(1001));
+            broker.ledger.log.forget().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn l11_a_retried_mint_is_never_answered_with_an_expired_token() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let request = v1::MintTokenRequest {
+        idempotency_key: "once".to_owned(),
+        ttl_ms: 2000,
+        ..begun.mint()
+    };
+    let first = broker.mint(request.clone(), &agent).await.unwrap();
+    clock::testing::advance_to(first.expires_at_ms);
+    let late = broker.mint(request, &agent).await;
+    assert_refused!(late, Refusal::Idempotency);
 }
 
 #[tokio::test]
