@@ -116,8 +116,11 @@ impl<K: Hash + Eq, V> Part<K, V> {
     }
 }
 
+/// Tokens of one task, the newest first.
+type Tokens = Arc<[(TokenHash, Arc<KnownToken>)]>;
+
 /// The tokens of tasks in memory, so that all tokens of a task go together when it ends.
-pub(super) struct TokenCache(Cache<TaskId, Arc<[(TokenHash, Arc<KnownToken>)]>>);
+pub(super) struct TokenCache(Cache<TaskId, Tokens>);
 
 impl TokenCache {
     /// The most tokens of one task in memory.
