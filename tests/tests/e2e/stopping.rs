@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use super::sdk::{agent_of, begin, folder, outcomes, settings};
 
 /// Agents, each with a connection of its own.
-const AGENTS: usize = 20;
-/// Tasks of each agent: a connection has 256 streams at most.
-const TASKS: usize = 50;
+const AGENTS: usize = 25;
+/// Tasks of each agent, which has evidence for ten attempts more.
+const TASKS: usize = 40;
 
 fn port(broker: &Broker) -> u16 {
     let address = broker.address();
