@@ -21,8 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
-    Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken,
+    Report, Reserved, Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken,
+    TaskPage, TokenPage,
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 use tokio::sync::{Notify, oneshot};

@@ -25,8 +25,9 @@ use std::sync::Arc;
 
 use ::redis::cmd;
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken, Report, Reserved,
-    Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage, TokenPage,
+    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken,
+    Report, Reserved, Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken,
+    TaskPage, TokenPage,
 };
 use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 
