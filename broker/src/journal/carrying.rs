@@ -4,6 +4,7 @@
 //! new segment gets records already. Until all of them are durable, the segments before are needed.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ impl Journal {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
+            carrying.source.clone_from(&source.path);
             chain_log::read(&source.path, |payload| carrying.take(payload))?;
             carrying.end_segment()?;
         }
@@ -41,6 +43,8 @@ impl Journal {
 struct Carrying<'a> {
     journal: &'a Journal,
     now_ms: i64,
+    /// The segment that is being read.
+    source: PathBuf,
     seen: HashSet<EntryId>,
     on_their_way: Vec<Durable>,
     count: u64,
@@ -58,6 +62,7 @@ impl<'a> Carrying<'a> {
         Self {
             journal,
             now_ms,
+            source: PathBuf::new(),
             seen: HashSet::new(),
             on_their_way: Vec::new(),
             count: 0,
@@ -74,7 +79,8 @@ impl<'a> Carrying<'a> {
             return;
         }
         let Some(seen) = look(payload) else {
-            self.failed = Some(ChainLogError::Poisoned.into());
+            let path = self.source.clone();
+            self.failed = Some(JournalError::Malformed { path });
             return;
         };
         let Some(text) = seen.entry else { return };

@@ -103,10 +103,18 @@ pub fn read_all(
                     record(found);
                 }
             };
-            let ends_at = verify(&segment.path, hash.or(segment.follows()), &mut take)?;
+            let ends_at = match verify(&segment.path, hash.or(segment.follows()), &mut take) {
+                Ok(ends_at) => ends_at,
+                // A broker has archived it meanwhile.
+                Err(_) if extent.last == 0 && !segment.path.exists() => continue,
+                Err(error) => return Err(error),
+            };
             if end.replace(ends_at).is_some_and(|end| end != ends_at) {
                 return Err(JournalError::Segments { path: segment.path });
             }
+        }
+        if end.is_none() {
+            continue;
         }
         hash = end;
         if extent.first == 0 {

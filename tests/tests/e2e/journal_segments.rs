@@ -8,21 +8,26 @@ use sundew_broker::journal::{Extent, read_all};
 use sundew_proto::v1::Effect;
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Begun, Caller};
+use sundew_tests::disk::Disk;
 use sundew_tests::selectors::of_workload;
 use sundew_tests::{sundew, until};
 use tonic::Code;
 
-/// A broker that is not started, with short segments that go to a folder.
-fn prepare(world: &World, archive: &Path) -> Broker {
+/// A broker that is not started, with short segments and these settings of its journal.
+fn prepare_with(world: &World, settings: &str) -> Broker {
     let broker = world.prepare("");
     let text = std::fs::read_to_string(broker.config_file()).expect("config");
-    let settings = format!(
-        "[journal]\nsegment_size = \"64KiB\"\nkeep_size = \"256KiB\"\narchive_to = \"{}\"",
-        archive.display()
-    );
+    let settings = format!("[journal]\nsegment_size = \"64KiB\"\n{settings}");
     let text = text.replace("[journal]", &settings);
     std::fs::write(broker.config_file(), text).expect("config");
     broker
+}
+
+/// A broker that is not started, with short segments that go to a folder.
+fn prepare(world: &World, archive: &Path) -> Broker {
+    let archive = archive.display();
+    let settings = format!("keep_size = \"256KiB\"\narchive_to = \"{archive}\"");
+    prepare_with(world, &settings)
 }
 
 /// Begins a task with an instruction of 30,000 bytes, if the broker answers.
@@ -172,4 +177,87 @@ async fn o1_a_broker_that_is_killed_while_segments_end_and_go_loses_nothing() {
     for begun in ended.iter().chain(&alive) {
         assert!(on_record.contains(&begun.task), "{}", begun.task);
     }
+}
+
+/// A segment that cannot be archived stays; health, metrics and the log say so, and the broker is
+/// ready all the same.
+#[tokio::test]
+async fn o1_an_archive_that_fails_is_an_alarm() {
+    let world = World::embedded();
+    let mut broker = prepare_with(&world, "archive_command = [\"false\"]");
+    broker.up();
+    broker.ready().await;
+    world.register(&broker, "/agent", json!({})).await;
+    let caller = world.caller(&broker, "/agent");
+    for _ in 0..3 {
+        begin(&world, &caller).await.expect("task");
+    }
+    until("health, metrics and the log say so", || async {
+        let (status, ready) = broker.http("/readyz").await.expect("answer");
+        let (_, metrics) = broker.http("/metrics").await.expect("answer");
+        let problem = "00000001.journal: segment could not be archived: archive_command: exit";
+        status == 200
+            && ready.contains(problem)
+            && metrics.contains("sundew_journal_upkeep_failing 1")
+            && broker.output().contains("\"alarm\":\"journal_upkeep\"")
+    })
+    .await;
+    assert!(segments(&broker.folder().join("journal")) >= 2);
+    begin(&world, &caller).await.expect("a task");
+}
+
+/// A1: segments end as long as the disk has room for the reserve of two, and when it has not, every
+/// ending is written all the same, also after a restart.
+#[tokio::test]
+async fn o1_on_a_full_disk_segments_go_on_and_everything_ends() {
+    let world = World::redis();
+    let disk = Disk::mount("8m");
+    let mut broker = world.prepare("");
+    let text = std::fs::read_to_string(broker.config_file()).expect("config");
+    let directory = format!(
+        "segment_size = \"64KiB\"\ndirectory = \"{}/journal\"\n#",
+        disk.path().display()
+    );
+    let text = text.replace("directory = \"", &directory);
+    let text = text.replace("reserve = \"1MiB\"", "reserve = \"2MiB\"");
+    std::fs::write(broker.config_file(), text).expect("config");
+    broker.up();
+    broker.ready().await;
+    let many = json!({ "max_tasks": 1000 });
+    world.register(&broker, "/agent", many).await;
+    let svid = world.ca.svid("/agent");
+    let caller = world.caller_with(&broker, svid.clone());
+    let journal = disk.path().join("journal");
+    let mut begun = Vec::new();
+    while segments(&journal) < 3 {
+        begun.push(begin(&world, &caller).await.expect("task"));
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    while let Some(task) = begin(&world, &caller).await {
+        begun.push(task);
+    }
+    // Another program takes the rest of the disk.
+    let _filler = disk.fill();
+    let before = segments(&journal);
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let (last, rest) = begun.split_last().expect("tasks");
+    for task in rest {
+        caller.complete(&task.task).await.expect("completed");
+    }
+    assert_eq!(segments(&journal), before, "there is no room for another");
+    broker.kill();
+    broker.up();
+    until("the broker answers endings", || async {
+        let caller = world.caller_with(&broker, svid.clone());
+        caller.complete(&last.task).await.is_ok()
+    })
+    .await;
+    let operator = world.operator(&broker);
+    until("the broker answers", || async {
+        let active = operator.active(&last.token, &caller.thumbprint()).await;
+        active.ok() == Some(false)
+    })
+    .await;
+    broker.kill();
+    read_all(&[journal], drop).expect("the chain holds");
 }
