@@ -549,6 +549,8 @@ pub struct BeginTaskRequest {
     pub evidence: ::prost::alloc::vec::Vec<Evidence>,
     #[prost(enumeration = "Binding", tag = "8")]
     pub binding: i32,
+    /// Audiences of the first token, within those of the registration and of the grant. Empty means all
+    /// that are named there, without those that end in `*`.
     #[prost(string, repeated, tag = "9")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// A grant from the owner of another task. The new task is opened below that one.
@@ -581,6 +583,7 @@ pub struct MintTokenRequest {
     pub ttl_ms: i64,
     #[prost(enumeration = "Binding", tag = "5")]
     pub binding: i32,
+    /// As in BeginTaskRequest.
     #[prost(string, repeated, tag = "6")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
