@@ -158,8 +158,9 @@ impl Ledger {
     /// Leaves of an ended task what remains of it, and takes it off the list of its workload, and off
     /// the list of its parent if it was delegated.
     pub(crate) async fn release(&self, task: &KnownTask) -> Result<(), Refusal> {
-        self.records.end_task(task).await?;
-        self.release_places(task).await
+        let (ended, released) =
+            tokio::join!(self.records.end_task(task), self.release_places(task));
+        ended.and(released)
     }
 
     /// Takes a task that has ended, or that did not begin, off the lists.
