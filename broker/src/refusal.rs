@@ -81,6 +81,18 @@ pub enum Refusal {
     /// The secret, task or workload that the request names does not exist.
     #[error("{0} does not exist")]
     NotFound(&'static str),
+    /// A document of the store is older than what this broker knows: somebody put it back (L22).
+    #[error(
+        "record of {what}: altered: the store has version {stored}, and version {known} is known"
+    )]
+    Outdated {
+        /// The kind of record.
+        what: &'static str,
+        /// The version in the store.
+        stored: u64,
+        /// The last version that is known.
+        known: u64,
+    },
     /// The broker is issuing as much as it does at a time.
     #[error("overload")]
     Overload,
@@ -204,6 +216,7 @@ impl Refusal {
             Self::Append(_)
             | Self::Engine(_)
             | Self::Journal(_)
+            | Self::Outdated { .. }
             | Self::Seal { .. }
             | Self::Stale(_)
             | Self::Store(_) => {

@@ -141,6 +141,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Invalid { .. } => "invalid",
         Refusal::Journal(_) => "journal",
         Refusal::JoinToken => "join_token",
+        Refusal::Outdated { .. } => "outdated",
         Refusal::Overload => "overload",
         Refusal::UntrustedManufacturer(_) => "manufacturer",
         Refusal::Quarantined => "quarantined",

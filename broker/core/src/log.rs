@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 
+use crate::document::DocumentVersion;
 use crate::id::TaskId;
 use crate::outcome::Outcome;
 use crate::position::EntryId;
@@ -103,9 +104,14 @@ pub struct LogEntry {
     /// The statement that the entry makes.
     pub event: Event,
     /// The time from which the entry may be deleted, in milliseconds since the epoch: no task or
-    /// token that the entry kills can be alive by then.
+    /// token that the entry kills can be alive by then. An entry with the version of a document is
+    /// kept longer: until another entry has a later version.
     #[serde(rename = "until_ms")]
     pub retain_until_ms: i64,
+    /// The version that a document has now, beside the event. A broker that does not know of
+    /// versions reads the event and nothing else (L22).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentVersion>,
 }
 
 /// The value of [`LogEntry::retain_until_ms`] for a rule that stands until it is lifted.
@@ -114,8 +120,12 @@ pub const FOR_EVER_MS: i64 = 1 << 52;
 impl LogEntry {
     /// Returns the time from which the log may drop the entry by itself, in milliseconds since the
     /// epoch. A lift is never dropped: without it, the quarantine that it lifted could come back.
+    /// Nor is the version of a document: without it, an older version could come back.
     #[must_use]
     pub fn log_retains_until_ms(&self) -> i64 {
+        if self.document.is_some() {
+            return FOR_EVER_MS;
+        }
         match self.event {
             Event::Lifted(_) => FOR_EVER_MS,
             Event::Changed(_)
@@ -153,6 +163,7 @@ mod tests {
             id: EntryId([1; 16]),
             event: Event::Suspended(TaskId::from_bytes([2; 16])),
             retain_until_ms: 7,
+            document: None,
         };
         let stored = concat!(
             r#"{"id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"#,
@@ -160,5 +171,18 @@ mod tests {
         );
         assert_eq!(String::from_utf8(entry.encode()).unwrap(), stored);
         assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), entry);
+        let versioned = LogEntry {
+            document: Some(DocumentVersion {
+                kind: crate::store::DocumentKind::Secret,
+                name: "app/db".to_owned(),
+                version: 3,
+                deleted: false,
+            }),
+            ..entry
+        };
+        let beside = r#""until_ms":7,"document":{"kind":"secret","name":"app/db","version":3}}"#;
+        let stored = stored.replace(r#""until_ms":7}"#, beside);
+        assert_eq!(String::from_utf8(versioned.encode()).unwrap(), stored);
+        assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), versioned);
     }
 }

@@ -24,15 +24,14 @@ async fn remove(
     broker: &TestBroker,
     name: &str,
     reason: &str,
-) -> Result<Vec<v1::TrustRevocation>, Refusal> {
+) -> Result<v1::RemoveTrustResponse, Refusal> {
     let request = v1::RemoveTrustRequest {
         kind: "reference".to_owned(),
         name: name.to_owned(),
         reason: reason.to_owned(),
     };
     let items = Arc::clone(&broker.rooms.trust_items);
-    let answer = items.remove_trust(broker.operator(), request).await?;
-    Ok(answer.revocations)
+    items.remove_trust(broker.operator(), request).await
 }
 
 async fn listed(broker: &TestBroker) -> Vec<String> {
@@ -114,8 +113,9 @@ async fn an_item_that_cannot_be_trusted_is_refused_when_it_is_added() {
 #[tokio::test]
 async fn what_is_not_there_is_not_removed_and_a_reason_is_needed() {
     let broker = TestBroker::start().await;
-    let missing = remove(&broker, "models/m-1", "test").await;
-    assert_refused!(missing, Refusal::NotFound("trusted item"));
+    let missing = remove(&broker, "models/m-1", "test").await.unwrap();
+    assert_eq!(missing.action, "absent");
+    assert!(broker.journal("trust_removed").is_empty());
     add(&broker, "reference", "models/m-1").await.unwrap();
     for reason in [" ", "x".repeat(1025).as_str()] {
         assert_refused!(
@@ -144,7 +144,8 @@ async fn a_task_begins_on_a_value_that_is_trusted_and_dies_when_it_is_withdrawn(
     let other = broker.agent("/agent").with_model("m-2");
     let kept = broker.begin(other.request(&["exec:git"]), &other).await;
 
-    let revocations = remove(&broker, "models/m-1", "withdrawn").await.unwrap();
+    let removed = remove(&broker, "models/m-1", "withdrawn").await;
+    let revocations = removed.unwrap().revocations;
     assert_eq!(revocations.len(), 1);
     assert_eq!(revocations[0].spiffe_id, agent.peer.id().as_str());
     assert!(!broker.is_active(&begun.token, &agent).await);

@@ -6,7 +6,8 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 17] = [
+const WITH_RESERVE: [&str; 18] = [
+    "document_changed",
     "ending_heard",
     "engine_deleted",
     "engine_written",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::{Duration, Instant};
 
 use sundew_core::store::{BoxFuture, Store, StoreError};
-use sundew_core::{EntryId, Event, LogEntry, Position, RootKey, View};
+use sundew_core::{DocumentVersion, EntryId, Event, LogEntry, Position, RootKey, View};
 use tokio::sync::watch;
 
 use super::outbox::Outbox;
@@ -236,7 +236,16 @@ impl RevocationLog {
             id: EntryId(id),
             event,
             retain_until_ms: until_ms,
+            document: None,
         })
+    }
+
+    /// Returns the entry that makes this statement about a document, if no later one is known.
+    pub(crate) fn announced(&self, statement: &DocumentVersion) -> Option<EntryId> {
+        let view = self.read();
+        view.document(statement.kind, &statement.name)
+            .filter(|(known, _)| *known == statement)
+            .map(|(_, by)| by)
     }
 
     /// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which

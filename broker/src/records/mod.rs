@@ -6,8 +6,10 @@
 //! P12: every cache is bounded.
 
 mod cache;
+mod documents;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -17,13 +19,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::{Created, DocumentKind, NewTask, NewToken, Store};
 use sundew_core::{
-    Changed, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord, TokenHash,
-    TokenId, TokenRecord, WorkloadRecord,
+    Changed, DocumentVersion, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord,
+    TokenHash, TokenId, TokenRecord, WorkloadRecord,
 };
 
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED};
+pub(crate) use documents::{Before, Document, DocumentPlace};
+use versions::Versions;
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so
 /// that an operator can look at it.
@@ -64,6 +68,9 @@ pub struct Records {
     workloads: RwLock<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
     /// Counts changes of registrations, so that what was read before a change is not kept after it.
     workloads_generation: AtomicU64,
+    versions: Versions,
+    /// The number of times that the store lost something.
+    gaps: AtomicU64,
 }
 
 impl Records {
@@ -76,6 +83,8 @@ impl Records {
             tokens: Cache::new(),
             workloads: RwLock::default(),
             workloads_generation: AtomicU64::new(0),
+            versions: Versions::default(),
+            gaps: AtomicU64::new(0),
         }
     }
 
@@ -115,6 +124,11 @@ impl Records {
         self.forget_workloads();
     }
 
+    /// Returns how often the store lost something, as far as this broker has noticed.
+    pub(crate) fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Acquire)
+    }
+
     /// Forgets all registrations.
     fn forget_workloads(&self) {
         self.workloads_generation.fetch_add(1, Ordering::AcqRel);
@@ -145,13 +159,11 @@ impl Records {
             return Ok(known.clone());
         }
         let generation = self.workloads_generation.load(Ordering::Acquire);
-        let bytes = self
-            .store
-            .document(DocumentKind::Workload, id.as_str())
-            .await?;
-        let record = bytes
-            .map(|bytes| self.open_workload(id.as_str(), &bytes).map(Arc::new))
-            .transpose()?;
+        let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
+        let record = match self.document(place).await? {
+            Some(document) => Some(Arc::new(document.decode(WorkloadRecord::decode)?)),
+            None => None,
+        };
         let mut known = self
             .workloads
             .write()
@@ -163,27 +175,6 @@ impl Records {
             known.insert(id.clone(), record.clone());
         }
         Ok(record)
-    }
-
-    /// Returns the registration in a document of this name, and a refusal if its tag does not fit.
-    pub fn open_workload(&self, name: &str, bytes: &[u8]) -> Result<WorkloadRecord, Refusal> {
-        self.open(
-            "workload",
-            &[b"workload", name.as_bytes()],
-            bytes,
-            WorkloadRecord::decode,
-        )
-    }
-
-    /// Returns a registration as a document for the store.
-    pub fn seal_workload(&self, record: &WorkloadRecord) -> Vec<u8> {
-        self.root.tag(
-            &[
-                b"workload",
-                record.registration.spiffe_id.as_str().as_bytes(),
-            ],
-            record.encode(),
-        )
     }
 
     /// Writes a task with its first token, unless an earlier call with this idempotency key has
@@ -400,6 +391,10 @@ impl Records {
 }
 
 impl Subscriber for Records {
+    fn on_document(self: Arc<Self>, statement: &DocumentVersion) {
+        self.learn(statement);
+    }
+
     fn on_event(self: Arc<Self>, event: &Event) {
         if let Event::Changed(Changed::Workload(id)) = event {
             self.forget_workload(id);
@@ -407,6 +402,7 @@ impl Subscriber for Records {
     }
 
     fn on_gap(self: Arc<Self>) {
+        self.gaps.fetch_add(1, Ordering::AcqRel);
         self.forget();
     }
 }

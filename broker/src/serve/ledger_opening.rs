@@ -1,11 +1,12 @@
 //! Opening the ledger: the root key, the store, the journal with its replay, and the log.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_core::store::{Store, StoreError};
-use sundew_core::{LogEntry, RootKey, SecretBytes, still_matter};
+use sundew_core::store::{DocumentKind, Store, StoreError};
+use sundew_core::{DocumentVersion, LogEntry, RootKey, SecretBytes, still_matter};
 
 use super::config::{Config, Identity, RedisConfig, StoreConfig};
 use super::start_error::{StartError, during};
@@ -56,12 +57,17 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
         random_name().map_err(during("broker name"))?,
         config.bounds,
     ));
+    let records = Records::new(Arc::clone(&store), root);
+    // L22: before anything is read, so that nothing older is taken.
+    for statement in endings.iter().filter_map(|entry| entry.document.as_ref()) {
+        records.learn(statement);
+    }
     log.restore(endings);
     let description = store.describe();
     Ok(Opened {
         ca,
         follower: LogFollower::new(Arc::clone(&log), Arc::clone(&journal)),
-        ledger: Ledger::new(Records::new(store, root), log, journal, metrics.endings()),
+        ledger: Ledger::new(records, log, journal, metrics.endings()),
         store: description,
     })
 }
@@ -71,6 +77,7 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
 fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartError> {
     let now_ms = clock::now_ms();
     let mut endings = Vec::new();
+    let mut versions = HashMap::new();
     let journal = Journal::open_with_reserve(
         &config.journal.directory,
         config.journal.reserve,
@@ -79,11 +86,33 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartE
                 .field("entry")
                 .and_then(|entry| LogEntry::decode(entry.as_bytes()).ok());
             // What is over is dropped at once, so that memory does not grow with the journal.
-            endings.extend(entry.filter(|entry| entry.log_retains_until_ms() > now_ms));
+            let Some(entry) = entry.filter(|entry| entry.log_retains_until_ms() > now_ms) else {
+                return;
+            };
+            match &entry.document {
+                Some(statement) => keep_newest(&mut versions, statement.clone(), entry),
+                None => endings.push(entry),
+            }
         },
     );
     let journal = journal.map_err(during("journal"))?;
+    endings.extend(versions.into_values());
     Ok((Arc::new(journal), still_matter(endings, now_ms)))
+}
+
+/// Keeps the last statement about a document, of those that a journal has.
+fn keep_newest(
+    versions: &mut HashMap<(DocumentKind, String), LogEntry>,
+    statement: DocumentVersion,
+    entry: LogEntry,
+) {
+    let place = (statement.kind, statement.name.clone());
+    let known = versions
+        .get(&place)
+        .and_then(|known| known.document.as_ref());
+    if known.is_none_or(|known| statement.supersedes(known)) {
+        versions.insert(place, entry);
+    }
 }
 
 /// Opens the configured store once it can be worked with.

@@ -3159,8 +3159,12 @@ pub struct DeleteWorkloadRequest {
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteWorkloadResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteWorkloadResponse {
+    /// "deleted", or "absent": there was none, and what was issued on it has ended all the same.
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct PutSecretRequest {
@@ -3200,8 +3204,12 @@ pub struct DeleteSecretRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteSecretResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSecretResponse {
+    /// "deleted", or "absent": there was none.
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RotateKeyringRequest {
     #[prost(string, tag = "1")]
@@ -3272,8 +3280,12 @@ pub struct DeleteEngineRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteEngineResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteEngineResponse {
+    /// "deleted", or "absent": there was none.
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddTrustRequest {
     /// "aws_iid", "nitro", "reference", "sev_snp", "tdx" or "tpm2_ak".
@@ -3333,6 +3345,9 @@ pub struct RemoveTrustResponse {
     /// those tasks.
     #[prost(message, repeated, tag = "1")]
     pub revocations: ::prost::alloc::vec::Vec<TrustRevocation>,
+    /// "deleted", or "absent": there was none.
+    #[prost(string, tag = "2")]
+    pub action: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TrustRevocation {

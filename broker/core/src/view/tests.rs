@@ -36,6 +36,7 @@ fn entry(n: u8, event: Event) -> LogEntry {
         id: EntryId([n; 16]),
         event,
         retain_until_ms: 1000,
+        document: None,
     }
 }
 
@@ -408,6 +409,7 @@ fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
                 id: EntryId(id),
                 event,
                 retain_until_ms: 1000,
+                document: None,
             },
         );
     }

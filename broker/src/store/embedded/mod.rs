@@ -38,6 +38,17 @@ pub struct EmbeddedStore {
     state: Mutex<State>,
     /// Notified after every append to the revocation log.
     appended: Notify,
+    /// What the store refuses, where a test wants to see what is left then.
+    #[cfg(test)]
+    pub(crate) refuses: Mutex<Option<Refused>>,
+}
+
+/// A sort of operation that the store of a test refuses.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Refused {
+    Documents,
+    Entries,
 }
 
 /// Resolves when an operation is durable.
@@ -67,6 +78,8 @@ impl EmbeddedStore {
             log,
             state: Mutex::new(state),
             appended: Notify::new(),
+            #[cfg(test)]
+            refuses: Mutex::default(),
         });
         store.compact(&mut store.lock());
         Ok(store)
@@ -79,6 +92,8 @@ impl EmbeddedStore {
     /// Applies and submits an operation under one lock, so that the file has the operations in the
     /// order in which they took effect. The result resolves when the operation is durable.
     fn commit(&self, state: &mut State, kind: Kind) -> Result<Durable, StoreError> {
+        #[cfg(test)]
+        self.refuse(&kind)?;
         Self::commit_by(state, kind, |payload| self.log.submit(payload))
     }
 
@@ -97,6 +112,21 @@ impl EmbeddedStore {
         let submitted = submit(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
         operation.kind.iter().for_each(|kind| state.apply(kind));
         Ok(submitted)
+    }
+
+    #[cfg(test)]
+    fn refuse(&self, kind: &Kind) -> Result<(), StoreError> {
+        let refuses = self.refuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_refused = match *refuses {
+            Some(Refused::Documents) => matches!(kind, Kind::Document(_)),
+            Some(Refused::Entries) => matches!(kind, Kind::Entry(_)),
+            None => false,
+        };
+        if is_refused {
+            Err(StoreError::Unavailable("refused by a test".to_owned()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Replaces the file by a snapshot of the state.

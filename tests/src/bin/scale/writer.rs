@@ -178,6 +178,7 @@ pub(crate) async fn append(writer: &Writer, n: u64, event: Event) {
         id: EntryId(id),
         event,
         retain_until_ms: now_ms() + 3_600_000,
+        document: None,
     };
     let bytes = writer.root.tag(&[b"log", &entry.id.0], entry.encode());
     writer
