@@ -3,8 +3,9 @@
 use sundew_core::store::{Created, NewToken, StoreError, StoredToken, TokenPage};
 use sundew_core::{TaskId, TokenHash, TokenId};
 
+use super::EmbeddedStore;
 use super::operation::{self, kind::Kind};
-use super::{EmbeddedStore, settled};
+use super::state::State;
 
 impl EmbeddedStore {
     pub(super) async fn write_token(
@@ -12,6 +13,7 @@ impl EmbeddedStore {
         task: TaskId,
         token: NewToken<'_>,
     ) -> Result<Option<Created>, StoreError> {
+        let hash = token.hash;
         let durable = {
             let mut state = self.lock();
             let Some(found) = state.tasks.get(&task) else {
@@ -22,7 +24,12 @@ impl EmbeddedStore {
             }
             self.commit(&mut state, Kind::Token(new_token(task, token)))?
         };
-        settled(durable).await?;
+        let undo = |state: &mut State| {
+            if let Some(task) = state.tasks.get_mut(&task) {
+                task.tokens.remove(hash.as_bytes());
+            }
+        };
+        self.settled_or(durable, undo).await?;
         Ok(Some(Created::New))
     }
 
