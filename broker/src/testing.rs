@@ -7,6 +7,7 @@
 //! of a chain makes, and only [`Operators::prove`] makes an [`Operator`].
 
 mod agent;
+pub(crate) mod documents;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;

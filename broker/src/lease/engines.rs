@@ -92,7 +92,10 @@ impl Leases {
                     let prefix = LeaseRecord::prefix(self.ledger.root(), &name);
                     try_target(&config, password.clone(), &prefix).await?;
                 }
-                let sealed = self.secrets.seal(&format!("engine {name}"), &password)?;
+                let sealed = self
+                    .secrets
+                    .seal(&format!("engine {name}"), &password)
+                    .await?;
                 let document = EngineDocument {
                     config: config.clone(),
                     password: STANDARD.encode(sealed),

@@ -6,139 +6,8 @@ use sundew_proto::v1;
 
 use super::*;
 use crate::store::embedded::Refused;
-use crate::testing::{DOMAIN, TestBroker};
-
-/// The name of the document of a family that the tests change.
-fn name(kind: DocumentKind) -> String {
-    match kind {
-        DocumentKind::Engine => "app/cache".to_owned(),
-        DocumentKind::Meta => "keyring".to_owned(),
-        DocumentKind::Response => "rev-".to_owned(),
-        DocumentKind::Secret => "app/db".to_owned(),
-        DocumentKind::Trust => "reference/models/m-1".to_owned(),
-        DocumentKind::Workload => format!("spiffe://{DOMAIN}/agent"),
-    }
-}
-
-/// Writes the document of a family, in its first or its second form. Returns `None` for a family
-/// that nobody announces: an action of a responder tells how far a clean-up is.
-async fn put(broker: &TestBroker, kind: DocumentKind, form: u8) -> Option<Result<(), Refusal>> {
-    let rooms = &broker.rooms;
-    let written = match kind {
-        DocumentKind::Engine => {
-            let grants = ["+get", "+set"][usize::from(form - 1)];
-            let document = json!({
-                "name": name(kind),
-                "target": { "kind": "redis", "host": "127.0.0.1", "port": 1 },
-                "roles": { "reader": { "grants": [grants, "~app:*"] } },
-            });
-            let password = if engine_is(broker, grants).await {
-                Vec::new()
-            } else {
-                b"hunter2".to_vec()
-            };
-            let request = v1::PutEngineRequest {
-                document: document.to_string(),
-                password,
-                unchecked: true,
-            };
-            let put = rooms.leases.clone().put_engine(broker.operator(), request);
-            put.await.map(drop)
-        }
-        DocumentKind::Meta => {
-            let request = v1::RotateKeyringRequest {
-                idempotency_key: form.to_string(),
-            };
-            let secrets = rooms.secrets.clone();
-            secrets
-                .rotate_keyring(broker.operator(), request)
-                .await
-                .map(drop)
-        }
-        DocumentKind::Response => return None,
-        DocumentKind::Secret => {
-            let request = v1::PutSecretRequest {
-                name: name(kind),
-                value: vec![form],
-                idempotency_key: form.to_string(),
-            };
-            let secrets = rooms.secrets.clone();
-            secrets
-                .put_secret(broker.operator(), request)
-                .await
-                .map(drop)
-        }
-        DocumentKind::Trust => {
-            let request = v1::AddTrustRequest {
-                kind: "reference".to_owned(),
-                name: "models/m-1".to_owned(),
-                content: vec![b'0' + form],
-            };
-            let items = rooms.trust_items.clone();
-            items.add_trust(broker.operator(), request).await.map(drop)
-        }
-        DocumentKind::Workload => {
-            let document = broker.registration("/agent", json!({ "max_tasks": form }));
-            let request = v1::ApplyWorkloadsRequest {
-                documents: vec![document.to_string()],
-                dry_run: false,
-            };
-            let registry = rooms.registry.clone();
-            registry
-                .apply_workloads(broker.operator(), request)
-                .await
-                .map(drop)
-        }
-    };
-    Some(written)
-}
-
-/// Whether the stored engine has this grant, so that putting it again changes nothing.
-async fn engine_is(broker: &TestBroker, grant: &str) -> bool {
-    let place = DocumentPlace::new(DocumentKind::Engine, "app/cache");
-    let document = broker.ledger.records.document(place).await.unwrap();
-    document.is_some_and(|document| {
-        String::from_utf8_lossy(document.body()).contains(&format!("\"{grant}\""))
-    })
-}
-
-/// Deletes the document of a family, if that can be done; answers what became of it.
-async fn delete(broker: &TestBroker, kind: DocumentKind) -> Option<Result<String, Refusal>> {
-    let rooms = &broker.rooms;
-    Some(match kind {
-        DocumentKind::Engine => {
-            let request = v1::DeleteEngineRequest { name: name(kind) };
-            let leases = rooms.leases.clone();
-            let deleted = leases.delete_engine(broker.operator(), request).await;
-            deleted.map(|answer| answer.action)
-        }
-        DocumentKind::Meta | DocumentKind::Response => return None,
-        DocumentKind::Secret => {
-            let request = v1::DeleteSecretRequest { name: name(kind) };
-            let secrets = rooms.secrets.clone();
-            let deleted = secrets.delete_secret(broker.operator(), request).await;
-            deleted.map(|answer| answer.action)
-        }
-        DocumentKind::Trust => {
-            let request = v1::RemoveTrustRequest {
-                kind: "reference".to_owned(),
-                name: "models/m-1".to_owned(),
-                reason: "test".to_owned(),
-            };
-            let items = rooms.trust_items.clone();
-            let removed = items.remove_trust(broker.operator(), request).await;
-            removed.map(|answer| answer.action)
-        }
-        DocumentKind::Workload => {
-            let request = v1::DeleteWorkloadRequest {
-                spiffe_id: name(kind),
-            };
-            let registry = rooms.registry.clone();
-            let deleted = registry.delete_workload(broker.operator(), request).await;
-            deleted.map(|answer| answer.action)
-        }
-    })
-}
+use crate::testing::TestBroker;
+use crate::testing::documents::{caught_up, delete, name, put, put_back, stored};
 
 fn refuse(broker: &TestBroker, what: Option<Refused>) {
     *broker.store.refuses.lock().unwrap() = what;
@@ -156,21 +25,6 @@ async fn in_log(broker: &TestBroker, kind: DocumentKind) -> Vec<DocumentVersion>
         .filter_map(|entry| entry.document)
         .filter(|statement| statement.kind == kind && statement.name == name(kind))
         .collect()
-}
-
-async fn stored(broker: &TestBroker, kind: DocumentKind) -> Option<Vec<u8>> {
-    let store = broker.ledger.records.store();
-    store.document(kind, &name(kind)).await.unwrap()
-}
-
-/// Waits until a broker has applied what the log has.
-async fn caught_up(broker: &TestBroker) {
-    let store = broker.ledger.records.store();
-    let log = store.read_log(Position(0), 1000).await.unwrap();
-    let last = log.last().unwrap().id;
-    while broker.ledger.log.view().unwrap().applied().1 != last {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// L5: a change of any family, whose broker died after it was written and before anybody heard.
@@ -277,11 +131,7 @@ async fn l5_deleting_a_registration_that_is_gone_ends_what_was_issued() {
     let broker = TestBroker::start().await;
     let (agent, begun) = broker.agent_with_task().await;
     let kind = DocumentKind::Workload;
-    let bytes = stored(&broker, kind).await.unwrap();
-    let store = broker.ledger.records.store();
-    let place = name(kind);
-    let gone = store.replace_document(kind, &place, Some(&bytes), None);
-    assert!(gone.await.unwrap());
+    put_back(&broker, kind, None).await;
     assert!(broker.is_active(&begun.token, &agent).await);
     assert_eq!(delete(&broker, kind).await.unwrap().unwrap(), "absent");
     assert!(!broker.is_active(&begun.token, &agent).await);

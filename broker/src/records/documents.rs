@@ -303,6 +303,15 @@ impl Records {
         })
     }
 
+    /// L22: returns a refusal if what somebody has in memory of a document is not the last version.
+    pub(crate) fn require_current(
+        &self,
+        place: DocumentPlace<'_>,
+        version: u64,
+    ) -> Result<(), Refusal> {
+        self.versions.require_current(place, version)
+    }
+
     /// Returns the names and versions of the documents of a family that should be in the store.
     pub(crate) fn expected_documents(&self, kind: DocumentKind) -> Vec<(String, u64)> {
         self.versions.expected(kind)

@@ -6,6 +6,8 @@
 //! P12: every cache is bounded.
 
 mod cache;
+#[cfg(test)]
+mod document_tests;
 mod documents;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,9 @@ const MAX_TOLD: usize = 8;
 /// The most problems that are remembered.
 const MAX_PROBLEMS: usize = 4096;
 
+/// What the keyring is called, which nobody can write again.
+const KEYRING: &str = "keyring";
+
 /// What is known of the last version of a document.
 #[derive(Clone, Copy)]
 pub(super) struct Known {
@@ -113,6 +116,22 @@ impl Versions {
         Ok(Verdict::Current)
     }
 
+    /// Refuses a version that is not the last one.
+    pub(super) fn require_current(
+        &self,
+        place: DocumentPlace<'_>,
+        version: u64,
+    ) -> Result<(), Refusal> {
+        match self.known(place) {
+            Some(known) if known.version > version => Err(Refusal::Outdated {
+                what: place.what(),
+                stored: version,
+                known: known.version,
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Returns the names of the documents of a family that should be there, with their versions.
     pub(super) fn expected(&self, kind: DocumentKind) -> Vec<(String, u64)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +177,12 @@ impl Versions {
             .iter()
             .take(MAX_TOLD)
             .map(|((what, name), problem)| {
-                format!("{what} {name}: altered: {problem}: write it again, or remove it")
+                let remedy = if *what == KEYRING {
+                    "bring it back from a backup"
+                } else {
+                    "write it again, or remove it"
+                };
+                format!("{what} {name}: altered: {problem}: {remedy}")
             })
             .collect();
         let more = problems.len().saturating_sub(lines.len());

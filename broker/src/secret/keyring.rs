@@ -60,6 +60,19 @@ impl Secrets {
         Err(Refusal::Conflict("keyring"))
     }
 
+    /// Returns the keyring, read anew if another broker has rotated it. L22: an older one that
+    /// somebody put back into the store is refused.
+    pub(super) async fn current_keyring(&self) -> Result<Arc<VersionedKeyring>, Refusal> {
+        let place = DocumentPlace::new(DocumentKind::Meta, KEYRING);
+        let keyring = self.keyring.load_full();
+        let records = &self.ledger.records;
+        if records.require_current(place, keyring.version).is_ok() {
+            return Ok(keyring);
+        }
+        self.reload_keyring().await?;
+        Ok(self.keyring.load_full())
+    }
+
     fn unwrap_keyring(&self, document: &Document) -> Result<Keyring, Refusal> {
         Keyring::unwrap(self.ledger.root(), document.body()).map_err(unusable)
     }
@@ -107,7 +120,9 @@ impl Secrets {
                     what: "secret",
                     cause: SealError::Opening,
                 })?;
-                record.sealed = self.seal_text(&name, &self.open(&name, &sealed).await?)?;
+                record.sealed = self
+                    .seal_text(&name, &self.open(&name, &sealed).await?)
+                    .await?;
                 // The value is the same, so nobody has to hear of it.
                 let place = DocumentPlace::new(DocumentKind::Secret, &name);
                 let body = record.encode();

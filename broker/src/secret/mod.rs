@@ -89,7 +89,7 @@ impl Secrets {
                     let body = SecretRecord {
                         version,
                         updated_at_ms: clock::now_ms(),
-                        sealed: self.seal_text(&request.name, &value)?,
+                        sealed: self.seal_text(&request.name, &value).await?,
                         request: written_by.clone(),
                     };
                     (version, Change::Write(body.encode(), record))
@@ -104,9 +104,9 @@ impl Secrets {
     }
 
     /// Seals a value under the active key, with its name as associated data (P8).
-    pub(crate) fn seal(&self, name: &str, value: &SecretBytes) -> Result<Vec<u8>, Refusal> {
-        self.keyring
-            .load()
+    pub(crate) async fn seal(&self, name: &str, value: &SecretBytes) -> Result<Vec<u8>, Refusal> {
+        self.current_keyring()
+            .await?
             .keyring
             .seal(name, value.expose())
             .map_err(|cause| Refusal::Seal {
@@ -116,8 +116,8 @@ impl Secrets {
     }
 
     /// Seals a value, in base64.
-    fn seal_text(&self, name: &str, value: &SecretBytes) -> Result<String, Refusal> {
-        Ok(STANDARD.encode(self.seal(name, value)?))
+    async fn seal_text(&self, name: &str, value: &SecretBytes) -> Result<String, Refusal> {
+        Ok(STANDARD.encode(self.seal(name, value).await?))
     }
 
     /// Lists names and versions of secrets, never values.
@@ -170,7 +170,7 @@ impl Secrets {
 
     /// Opens a value that was sealed under a name. P8: the value opens under no other name.
     pub(crate) async fn open(&self, name: &str, sealed: &[u8]) -> Result<SecretBytes, Refusal> {
-        let opened = self.keyring.load().keyring.open(name, sealed);
+        let opened = self.current_keyring().await?.keyring.open(name, sealed);
         let opened = match opened {
             // Another broker may have rotated the keyring just now.
             Err(SealError::UnknownKey(_)) => {

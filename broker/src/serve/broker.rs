@@ -18,6 +18,7 @@ use crate::liveness::LogFollower;
 use crate::material::{Material, issuers};
 use crate::metrics::Metrics;
 use crate::peer::Trust;
+use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::registry::Registry;
 use crate::response::Responses;
@@ -193,10 +194,11 @@ impl Broker {
 
     /// Reads the parts of the store that rooms keep in memory.
     pub(super) async fn load(&self) -> Result<(), StartError> {
-        self.secrets
-            .reload_keyring()
-            .await
-            .map_err(during("keyring"))?;
+        match self.secrets.reload_keyring().await {
+            // L22: no secret is opened or sealed, and health says why.
+            Err(error @ Refusal::Outdated { .. }) => tracing::error!(%error, "keyring"),
+            read => read.map_err(during("keyring"))?,
+        }
         self.leases
             .reload_engines()
             .await
