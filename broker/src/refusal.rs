@@ -11,7 +11,7 @@ use std::time::Duration;
 use sundew_attestation::AppraisalError;
 use sundew_attestation::spiffe::SvidError;
 use sundew_core::store::StoreError;
-use sundew_core::{Cause, Denial, SealError};
+use sundew_core::{Cause, Denial, SealError, version_text};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -83,7 +83,9 @@ pub enum Refusal {
     NotFound(&'static str),
     /// A document of the store is older than what this broker knows: somebody put it back (L22).
     #[error(
-        "record of {what}: altered: the store has version {stored}, and version {known} is known"
+        "record of {what}: altered: the store has version {}, and version {} is known",
+        version_text(*stored),
+        version_text(*known)
     )]
     Outdated {
         /// The kind of record.

@@ -113,9 +113,14 @@ impl TestBroker {
 
     /// Another broker over the store of this one, with a journal and a view of its own.
     pub(crate) async fn beside(&self) -> Self {
+        self.over_store(Arc::clone(&self.store)).await
+    }
+
+    /// A broker over another store, for the same agents.
+    pub(crate) async fn over_store(&self, store: Arc<EmbeddedStore>) -> Self {
         let parts = (Arc::clone(&self.ca), Arc::clone(&self.manifest));
         let folder = tempfile::tempdir().unwrap();
-        Self::over(Arc::clone(&self.store), folder, parts, None).await
+        Self::over(store, folder, parts, None).await
     }
 
     /// Stops this broker where it stands, as a crash does: nothing that it holds is appended.

@@ -62,7 +62,7 @@ pub use audit::Record;
 pub use credential::{Credential, TokenHash};
 pub use delegation::{Grant, GrantRequest};
 pub use denial::Denial;
-pub use document::DocumentVersion;
+pub use document::{DocumentVersion, first_version_of_epoch, version_text};
 pub use id::{IdParseError, LeaseId, TaskId, TokenId};
 pub use lease::LeaseRecord;
 pub use log::{Changed, Effect, Event, FOR_EVER_MS, LogEntry};

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 
-use crate::document::DocumentVersion;
+use crate::document::{DocumentKind, DocumentVersion};
 use crate::id::TaskId;
 use crate::outcome::Outcome;
 use crate::position::EntryId;
@@ -80,6 +80,22 @@ pub enum Event {
     },
     /// A task was suspended: its tokens are dead, and no new ones are minted.
     Suspended(TaskId),
+}
+
+impl Event {
+    /// Returns the event beside a statement about a document: what brokers read anew, if they keep
+    /// documents of this family in memory.
+    #[must_use]
+    pub fn beside(statement: &DocumentVersion) -> Self {
+        match statement.kind {
+            DocumentKind::Engine => Self::Changed(Changed::Engines),
+            DocumentKind::Meta => Self::Changed(Changed::Keyring),
+            DocumentKind::Trust => Self::Changed(Changed::Trust),
+            DocumentKind::Workload => SpiffeId::parse(&statement.name)
+                .map_or(Self::Floor, |id| Self::Changed(Changed::Workload(id))),
+            DocumentKind::Response | DocumentKind::Secret => Self::Floor,
+        }
+    }
 }
 
 /// The things that brokers keep in memory and read again when an entry says that they changed.
@@ -177,6 +193,7 @@ mod tests {
                 name: "app/db".to_owned(),
                 version: 3,
                 deleted: false,
+                content_of: None,
             }),
             ..entry
         };

@@ -4,9 +4,7 @@
 //! retry makes every step happen again, also where the document is as it should be already, and
 //! what ends something comes first. L22: each change has a version, which every broker hears of.
 
-use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, DocumentVersion, Event};
+use sundew_core::{DocumentVersion, Event};
 
 use super::{Ledger, RETAIN_CHANGE_MS, with_entry};
 use crate::clock;
@@ -130,7 +128,7 @@ impl Ledger {
             return Ok(());
         }
         let until_ms = clock::now_ms().saturating_add(RETAIN_CHANGE_MS);
-        let mut entry = RevocationLog::entry(event_for(statement), until_ms)?;
+        let mut entry = RevocationLog::entry(Event::beside(statement), until_ms)?;
         entry.document = Some(statement.clone());
         let record = journal::record("document_changed")
             .with("kind", statement.kind.as_str())
@@ -139,19 +137,6 @@ impl Ledger {
         self.journal.write(with_entry(record, &entry)).await?;
         self.log.append(entry).await?;
         Ok(())
-    }
-}
-
-/// The event that tells brokers what to read anew.
-fn event_for(statement: &DocumentVersion) -> Event {
-    match statement.kind {
-        DocumentKind::Engine => Event::Changed(Changed::Engines),
-        DocumentKind::Meta => Event::Changed(Changed::Keyring),
-        DocumentKind::Trust => Event::Changed(Changed::Trust),
-        DocumentKind::Workload => SpiffeId::parse(&statement.name)
-            .map_or(Event::Floor, |id| Event::Changed(Changed::Workload(id))),
-        // Nobody keeps one in memory.
-        DocumentKind::Response | DocumentKind::Secret => Event::Floor,
     }
 }
 

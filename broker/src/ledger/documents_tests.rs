@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use sundew_core::Position;
+use sundew_core::store::DocumentKind;
 use sundew_proto::v1;
 
 use super::*;

@@ -22,4 +22,4 @@ mod tests;
 
 pub(crate) use follower::{LogFollower, Subscriber};
 pub use revocation_log::Bounds;
-pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale};
+pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale, sealed_entry};

@@ -115,6 +115,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which the
+/// log keeps it, in milliseconds since the epoch.
+pub(crate) fn sealed_entry(root: &RootKey, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
+    (
+        entry.id,
+        root.tag(&[b"log", &entry.id.0], entry.encode()),
+        entry.log_retains_until_ms(),
+    )
+}
+
 impl RevocationLog {
     /// Returns a log of which nothing was read yet. The view is stale until a
     /// [`LogFollower`](super::LogFollower) runs and [`open_after`](Self::open_after) was called.
@@ -244,18 +254,14 @@ impl RevocationLog {
     pub(crate) fn announced(&self, statement: &DocumentVersion) -> Option<EntryId> {
         let view = self.read();
         view.document(statement.kind, &statement.name)
-            .filter(|(known, _)| *known == statement)
+            .filter(|(known, _)| known.says_the_same(statement))
             .map(|(_, by)| by)
     }
 
     /// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which
     /// the log keeps it, in milliseconds since the epoch.
     pub(super) fn sealed(&self, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
-        (
-            entry.id,
-            self.root.tag(&[b"log", &entry.id.0], entry.encode()),
-            entry.log_retains_until_ms(),
-        )
+        sealed_entry(&self.root, entry)
     }
 
     /// Lets the view be asked after a wait, if it is fresh by then. A broker that starts waits one

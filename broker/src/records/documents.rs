@@ -21,6 +21,9 @@ const VERSIONED: [DocumentKind; 4] = [
     DocumentKind::Workload,
 ];
 
+/// The name of the keyring, among the keys and counters of the broker.
+pub(crate) const KEYRING: &str = "keyring";
+
 /// The place of a document: its family, and its name there.
 #[derive(Clone, Copy)]
 pub(crate) struct DocumentPlace<'a> {
@@ -34,6 +37,11 @@ impl<'a> DocumentPlace<'a> {
     /// The place of this name in a family.
     pub(crate) fn new(kind: DocumentKind, name: &'a str) -> Self {
         Self { kind, name }
+    }
+
+    /// Whether a document has versions: of the broker's own keys and counters, the keyring has.
+    pub(crate) fn is_versioned(kind: DocumentKind, name: &str) -> bool {
+        VERSIONED.contains(&kind) || (kind == DocumentKind::Meta && name == KEYRING)
     }
 
     /// What refusals and health call a document of this family.
@@ -55,6 +63,7 @@ impl<'a> DocumentPlace<'a> {
             name: self.name.to_owned(),
             version,
             deleted,
+            content_of: None,
         }
     }
 }
@@ -369,7 +378,11 @@ impl Records {
     }
 
     /// Opens the bytes of the store, whatever their version is.
-    fn open_document(&self, place: DocumentPlace<'_>, stored: &[u8]) -> Result<Document, Refusal> {
+    pub(crate) fn open_document(
+        &self,
+        place: DocumentPlace<'_>,
+        stored: &[u8],
+    ) -> Result<Document, Refusal> {
         let what = place.what();
         let split = |record: &[u8]| {
             let (version, body) = record.split_first_chunk()?;

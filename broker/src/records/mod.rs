@@ -28,7 +28,7 @@ use sundew_core::{
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED};
-pub(crate) use documents::{Before, Document, DocumentPlace};
+pub(crate) use documents::{Before, Document, DocumentPlace, KEYRING};
 use versions::Versions;
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so

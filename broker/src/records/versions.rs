@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use sundew_core::DocumentVersion;
 use sundew_core::store::DocumentKind;
+use sundew_core::{DocumentVersion, version_text};
 
-use super::documents::DocumentPlace;
+use super::documents::{DocumentPlace, KEYRING};
 use crate::clock;
 use crate::refusal::Refusal;
 
@@ -23,9 +23,6 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(10);
 const MAX_TOLD: usize = 8;
 /// The most problems that are remembered.
 const MAX_PROBLEMS: usize = 4096;
-
-/// What the keyring is called, which nobody can write again.
-const KEYRING: &str = "keyring";
 
 /// What is known of the last version of a document.
 #[derive(Clone, Copy)]
@@ -71,8 +68,9 @@ impl Versions {
             deleted: known.deleted,
             ..statement.clone()
         });
-        let is_news =
-            before.is_none_or(|before| before != *statement && statement.supersedes(&before));
+        let is_news = before.is_none_or(|before| {
+            !statement.says_the_same(&before) && statement.supersedes(&before)
+        });
         if is_news {
             let learned = Known {
                 version: statement.version,
@@ -99,9 +97,10 @@ impl Versions {
                 if version < known.version || (version == known.version && known.deleted) =>
             {
                 let known = known.version;
+                let (found, last) = (version_text(version), version_text(known));
                 self.note(
                     place,
-                    format!("the store has version {version}, and version {known} is known"),
+                    format!("the store has version {found}, and version {last} is known"),
                 );
                 return Err(Refusal::Outdated {
                     what: place.what(),

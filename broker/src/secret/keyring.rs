@@ -12,13 +12,10 @@ use super::{REPLACE_ATTEMPTS, Secrets};
 use crate::journal;
 use crate::ledger::Change;
 use crate::liveness::Subscriber;
-use crate::records::{Document, DocumentPlace};
+use crate::records::{Document, DocumentPlace, KEYRING};
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 use crate::wire::idempotency_key;
-
-/// The name of the keyring in the store.
-const KEYRING: &str = "keyring";
 
 impl Secrets {
     /// Adds a key to the keyring and makes it the active key. Older records still open, and are

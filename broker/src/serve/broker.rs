@@ -6,6 +6,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::config::Config;
 use super::gate::Gate;
+use super::restore_recorder::RestoreRecorder;
 use super::start_error::{StartError, during};
 use crate::access::Access;
 use crate::ca::Ca;
@@ -217,5 +218,7 @@ impl Broker {
         follower.subscribe(Arc::clone(&self.secrets));
         follower.subscribe(Arc::clone(&self.leases));
         follower.subscribe(Arc::clone(self.tasks.attendance()));
+        let journal = Arc::clone(&ground.ledger.journal);
+        follower.subscribe(Arc::new(RestoreRecorder(journal)));
     }
 }

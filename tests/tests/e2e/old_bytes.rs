@@ -1,9 +1,12 @@
 //! Old bytes in Redis: documents that somebody puts back, and a whole Redis of yesterday (L21, L22).
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::json;
 use sundew_proto::v1::{DeleteWorkloadRequest, RemoveTrustRequest, RotateKeyringRequest};
 use sundew_tests::broker::{Broker, World};
-use sundew_tests::until;
+use sundew_tests::{sundew, until};
 use tonic::Code;
 
 /// Every document that Redis has, by key and name.
@@ -190,4 +193,124 @@ async fn l21_a_redis_of_yesterday_is_noticed_by_brokers_that_start() {
     broker.up();
     broker.ready().await;
     assert_old_bytes_count_for_nothing(&world, &broker).await;
+}
+
+/// Runs a command on the store of a broker; answers whether it succeeded, and what it printed.
+fn on_store(broker: &Broker, words: &[&str], file: &Path) -> (bool, String) {
+    let output = Command::new(sundew())
+        .args(words)
+        .arg("--config")
+        .arg(broker.config_file())
+        .arg(file)
+        .output()
+        .expect("run");
+    (output.status.success(), crate::cli::text(&output))
+}
+
+/// L21: a backup of a store whose brokers run. Filling lets nothing fall; a new epoch does, and
+/// tells each of them. Nothing that ended comes back.
+#[tokio::test]
+async fn l21_a_backup_brings_content_back_only_in_a_new_epoch_and_tells_it() {
+    let world = World::redis();
+    let (one, two) = (world.broker().await, world.broker().await);
+    write_first(&world, &one).await;
+    let agent = world.caller(&two, "/agent");
+    let ended = agent.begin(&world.issuer, "/agent", &["exec:git"]).await;
+    let ended = ended.expect("task");
+    let file = world.folder().join("backup");
+    let (made, text) = on_store(&one, &["backup"], &file);
+    assert!(made, "{text}");
+    let mode = std::fs::metadata(&file).expect("file").permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o600
+    );
+    agent.complete(&ended.task).await.expect("completed");
+    take_away(&world, &one).await;
+    let (filled, text) = on_store(&one, &["restore"], &file);
+    assert!(filled && text.contains("stays as it is"), "{text}");
+    assert!(
+        !text.contains("written") && !text.contains("falls"),
+        "{text}"
+    );
+    let refused = agent.begin(&world.issuer, "/agent", &["exec:git"]).await;
+    assert!(refused.is_err(), "what was taken away stays away");
+    let (checked, text) = on_store(&one, &["restore", "--check", "--new-epoch"], &file);
+    assert!(
+        checked && text.contains("falls back to the backup"),
+        "{text}"
+    );
+    let refused = agent.begin(&world.issuer, "/agent", &["exec:git"]).await;
+    assert!(refused.is_err(), "it was only checked");
+    let (fell, text) = on_store(&one, &["restore", "--new-epoch"], &file);
+    assert!(fell && text.contains("falls back to the backup"), "{text}");
+    until("the registration of the backup counts", || async {
+        let begun = agent.begin(&world.issuer, "/agent", &["exec:git"]).await;
+        begun.is_ok()
+    })
+    .await;
+    for broker in [&one, &two] {
+        until("it is on the record", || async {
+            let journal = broker.journal();
+            let restored = journal
+                .iter()
+                .filter(|record| record.event == "document_restored");
+            restored
+                .filter_map(|record| record.field("name"))
+                .any(|name| name == "app/key")
+        })
+        .await;
+        let server = world.operator(broker);
+        let active = server.active(&ended.token, &agent.thumbprint()).await;
+        assert_eq!(active.ok(), Some(false), "what ended stays ended");
+    }
+    let begun = agent
+        .begin(&world.issuer, "/agent", &["secret:app/*"])
+        .await;
+    let begun = begun.expect("task");
+    let secret = agent.secret(&begun.task, "app/key").await;
+    assert_eq!(
+        secret.as_deref().ok(),
+        Some("old"),
+        "sealed under a key that is there"
+    );
+}
+
+/// L21: a store that is gone is filled before a broker starts, for both stores.
+#[tokio::test]
+async fn l21_a_lost_store_is_filled_from_a_backup() {
+    for mut world in World::both() {
+        let mut broker = world.broker().await;
+        write_first(&world, &broker).await;
+        let file = world.folder().join("backup");
+        let is_embedded = world.redis.is_none();
+        if is_embedded {
+            let (made, text) = on_store(&broker, &["backup"], &file);
+            assert!(!made && text.contains("in use"), "{text}");
+        }
+        broker.kill();
+        let (made, text) = on_store(&broker, &["backup"], &file);
+        assert!(made, "{text}");
+        let backup = world
+            .redis
+            .as_ref()
+            .map(|_| tempfile::tempdir().expect("folder"));
+        match (&mut world.redis, backup) {
+            (Some(redis), Some(nothing)) => redis.restore(&nothing),
+            _ => std::fs::remove_file(broker.folder().join("store.log")).expect("removed"),
+        }
+        let (filled, text) = on_store(&broker, &["restore"], &file);
+        assert!(filled && text.contains("written"), "{text}");
+        broker.up();
+        broker.ready().await;
+        let agent = world.caller(&broker, "/agent");
+        let begun = agent
+            .begin(&world.issuer, "/agent", &["secret:app/*"])
+            .await;
+        let begun = begun.expect("the registration is back");
+        let secret = agent.secret(&begun.task, "app/key").await;
+        assert_eq!(secret.as_deref().ok(), Some("old"));
+        let (_, ready) = broker.http("/readyz").await.expect("health");
+        assert!(!ready.contains("altered"), "{ready}");
+    }
 }

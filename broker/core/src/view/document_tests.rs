@@ -15,6 +15,7 @@ fn version(n: u8, version: u64, deleted: bool, until_ms: i64) -> LogEntry {
             name: "reference/a".to_owned(),
             version,
             deleted,
+            content_of: None,
         }),
     }
 }
