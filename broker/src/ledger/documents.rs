@@ -118,6 +118,17 @@ impl Ledger {
         Err(Refusal::Conflict(place.what()))
     }
 
+    /// L21: looks at every document of the store, for what is wrong with it. L5: tells every broker
+    /// of changes that nobody has announced, because whoever wrote them died and has not come back.
+    pub(crate) async fn look_at_documents(&self) -> Result<(), Refusal> {
+        for statement in self.records.look_at_documents().await? {
+            if statement.version > 0 && self.log.announced(&statement).is_none() {
+                self.announce(&statement).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// L5, L22: tells every broker the version of a document, and returns when all of them have
     /// heard of it. If the log has the statement already, only waits for that.
     async fn announce(&self, statement: &DocumentVersion) -> Result<(), Refusal> {
@@ -134,8 +145,11 @@ impl Ledger {
             .with("kind", statement.kind.as_str())
             .with("name", &statement.name)
             .with("version", statement.version);
-        self.journal.write(with_entry(record, &entry)).await?;
-        self.log.append(entry).await?;
+        // From the journal, a broker that starts takes back what the log has lost.
+        let written = self.journal.write(with_entry(record, &entry));
+        let (written, appended) = tokio::join!(written, self.log.append(entry));
+        written?;
+        appended?;
         Ok(())
     }
 }

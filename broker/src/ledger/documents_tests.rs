@@ -62,6 +62,30 @@ async fn l5_a_retry_tells_every_broker_of_a_change_that_was_written_before() {
     }
 }
 
+/// L5: a change of any family, whose broker died before anybody heard, and that nobody repeats.
+#[tokio::test]
+async fn l5_a_change_that_nobody_announced_is_announced_by_whoever_finds_it() {
+    for kind in DocumentKind::ALL {
+        let one = TestBroker::start().await;
+        let Some(first) = put(&one, kind, 1).await else {
+            continue;
+        };
+        first.unwrap();
+        let version = in_log(&one, kind).await.last().unwrap().version;
+        refuse(&one, Some(Refused::Entries));
+        assert!(put(&one, kind, 2).await.unwrap().is_err());
+        one.die();
+        refuse(&one, None);
+        let two = one.beside().await;
+        two.ledger.look_at_documents().await.unwrap();
+        let last = in_log(&two, kind).await.pop().unwrap();
+        assert_eq!(last.version, version + 1, "{kind:?}");
+        let length = in_log(&two, kind).await.len();
+        two.ledger.look_at_documents().await.unwrap();
+        assert_eq!(in_log(&two, kind).await.len(), length, "{kind:?}: once");
+    }
+}
+
 /// L5: a deletion of any family that was broken off, by a log that takes nothing or by documents
 /// that cannot be changed.
 #[tokio::test]

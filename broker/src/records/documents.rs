@@ -327,14 +327,19 @@ impl Records {
     }
 
     /// L21: reads every document, so that operators hear of those that are older than what this
-    /// broker knows, and of those that are missing.
-    pub(crate) async fn look_at_documents(&self) -> Result<(), Refusal> {
+    /// broker knows, and of those that are missing. Returns the versions of the others, which every
+    /// broker should have heard of.
+    pub(crate) async fn look_at_documents(&self) -> Result<Vec<DocumentVersion>, Refusal> {
+        let mut found = Vec::new();
         for kind in VERSIONED {
             let mut expected = self.versions.expected(kind);
             let stored = self.store.documents(kind).await?;
             for (name, bytes) in &stored {
+                let place = DocumentPlace::new(kind, name);
                 // What is wrong with it is noted where it is opened.
-                let _ = self.open_current(DocumentPlace::new(kind, name), bytes);
+                if let Ok(Some(document)) = self.open_current(place, bytes) {
+                    found.push(place.with_version(document.version, false));
+                }
             }
             expected.retain(|(name, _)| !stored.iter().any(|(stored, _)| stored == name));
             for (name, _) in expected {
@@ -349,7 +354,11 @@ impl Records {
                 }
             }
         }
-        Ok(())
+        let keyring = DocumentPlace::new(DocumentKind::Meta, KEYRING);
+        if let Ok(Some(document)) = self.document(keyring).await {
+            found.push(keyring.with_version(document.version, false));
+        }
+        Ok(found)
     }
 
     /// Returns what is wrong with documents of the store, for operators, one line each.

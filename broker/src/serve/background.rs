@@ -145,7 +145,8 @@ async fn keep_house(gate: Arc<Gate>, ledger: Ledger) {
 }
 
 /// L21: looks at all documents after a start, after the store lost something, and now and then, so
-/// that operators hear of what somebody put back before anybody asks for it.
+/// that operators hear of what somebody put back before anybody asks for it. L5: and so that
+/// brokers hear of changes whose broker died before it announced them.
 async fn look_at_documents(ledger: Ledger) {
     let mut looked = None;
     loop {
@@ -154,7 +155,7 @@ async fn look_at_documents(ledger: Ledger) {
             looked.is_none_or(|(at, seen)| seen != gaps || clock::since(at) >= DOCUMENTS_INTERVAL);
         // What others know is known once the view is fresh.
         if is_due && ledger.log.view().is_ok() {
-            match ledger.records.look_at_documents().await {
+            match ledger.look_at_documents().await {
                 Ok(()) => looked = Some((clock::monotonic(), gaps)),
                 Err(error) => tracing::debug!(%error, "documents"),
             }
