@@ -80,7 +80,7 @@ impl Ledger {
         };
         self.announce(&statement).await?;
         // Somebody may have withdrawn the document who had not seen this version.
-        Ok((!self.records.is_superseded(&statement)).then_some(answer))
+        Ok((!self.records.is_withdrawn_unseen(&statement)).then_some(answer))
     }
 
     /// P4, L5: withdraws a document, and ends what rests on it. Returns whether there was one, and

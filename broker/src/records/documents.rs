@@ -231,17 +231,23 @@ impl Records {
     }
 
     /// Puts a document back that the store has lost, with the version that it had, unless somebody
-    /// else came first. Refuses one of which a later version is known.
+    /// else came first. Refuses one of which a later version is known. Version 0 stands for a
+    /// document that is new: it gets the next version.
     pub(crate) async fn put_back_document(
         &self,
         place: DocumentPlace<'_>,
         version: u64,
         body: &[u8],
     ) -> Result<(), Refusal> {
-        self.versions.judge(place, version)?;
-        self.replace_bytes(place, None, version, body)
-            .await
-            .map(drop)
+        let version = if version == 0 {
+            let known = self.versions.known(place);
+            known.map_or(1, |known| known.version.saturating_add(1))
+        } else {
+            self.require_current(place, version)?;
+            version
+        };
+        let written = self.replace_bytes(place, None, version, body);
+        written.await.map(drop)
     }
 
     async fn replace_bytes(
@@ -304,12 +310,12 @@ impl Records {
         }
     }
 
-    /// Returns whether somebody withdrew a document of this version, or wrote a later one.
-    pub(crate) fn is_superseded(&self, statement: &DocumentVersion) -> bool {
+    /// Returns whether somebody who had not seen this version of a document withdrew the document
+    /// with the same version, so that it does not count.
+    pub(crate) fn is_withdrawn_unseen(&self, statement: &DocumentVersion) -> bool {
         let place = DocumentPlace::new(statement.kind, &statement.name);
-        self.versions.known(place).is_some_and(|known| {
-            known.version > statement.version || known.deleted != statement.deleted
-        })
+        let known = self.versions.known(place);
+        known.is_some_and(|known| known.deleted && known.version == statement.version)
     }
 
     /// L22: returns a refusal if what somebody has in memory of a document is not the last version.

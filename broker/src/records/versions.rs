@@ -177,7 +177,7 @@ impl Versions {
             .take(MAX_TOLD)
             .map(|((what, name), problem)| {
                 let remedy = if *what == KEYRING {
-                    "bring it back from a backup"
+                    "rotate it at a broker that ran before, or restore a backup"
                 } else {
                     "write it again, or remove it"
                 };

@@ -34,11 +34,14 @@ impl Secrets {
         let place = DocumentPlace::new(DocumentKind::Meta, KEYRING);
         for _ in 0..REPLACE_ATTEMPTS {
             let before = self.ledger.before_change(place).await?;
-            let document = before.document.as_ref();
-            let document = document.ok_or(Refusal::NotFound("keyring"))?;
-            let current = self.unwrap_keyring(document)?;
+            let (current, is_stored) = match &before.document {
+                Some(document) => (Arc::new(self.versioned(document)?), true),
+                // L22: the one in the store is old, or gone. This broker's has more.
+                None => (self.keyring.load_full(), false),
+            };
+            let current = &current.keyring;
             // A retry of the request that made the present key gets its answer.
-            let (key_id, change) = if current.request() == tag {
+            let (key_id, change) = if is_stored && current.request() == tag {
                 (current.active_key_id(), Change::Keep)
             } else {
                 let next = current.rotated(&tag).map_err(unusable)?;
@@ -70,8 +73,12 @@ impl Secrets {
         Ok(self.keyring.load_full())
     }
 
-    fn unwrap_keyring(&self, document: &Document) -> Result<Keyring, Refusal> {
-        Keyring::unwrap(self.ledger.root(), document.body()).map_err(unusable)
+    fn versioned(&self, document: &Document) -> Result<VersionedKeyring, Refusal> {
+        let keyring = Keyring::unwrap(self.ledger.root(), document.body()).map_err(unusable)?;
+        Ok(VersionedKeyring {
+            keyring,
+            version: document.version(),
+        })
     }
 
     /// Reads the keyring from the store; puts this broker's there if the store has none.
@@ -80,10 +87,7 @@ impl Secrets {
         let records = &self.ledger.records;
         loop {
             if let Some(document) = records.document(place).await? {
-                self.keyring.store(Arc::new(VersionedKeyring {
-                    keyring: self.unwrap_keyring(&document)?,
-                    version: document.version(),
-                }));
+                self.keyring.store(Arc::new(self.versioned(&document)?));
                 return Ok(());
             }
             // At the first start, that is the keyring that was generated just now; in a store that
@@ -143,7 +147,7 @@ impl Subscriber for Secrets {
     }
 }
 
-/// A keyring, and the version of the document that it was read from.
+/// A keyring, and the version of the document that it was read from; 0 if it was just generated.
 pub(super) struct VersionedKeyring {
     pub(super) keyring: Keyring,
     pub(super) version: u64,

@@ -45,7 +45,7 @@ impl Secrets {
             ledger,
             keyring: ArcSwap::from_pointee(VersionedKeyring {
                 keyring: Keyring::generate()?,
-                version: 1,
+                version: 0,
             }),
             max_bytes,
         })

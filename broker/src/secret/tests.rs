@@ -219,3 +219,32 @@ async fn l22_a_keyring_that_was_put_back_is_used_for_nothing() {
         }
     );
 }
+
+/// L22: whoever writes the store can take the keyring away, and that makes no broker useless.
+#[tokio::test]
+async fn l22_a_keyring_that_is_lost_for_good_is_replaced_by_a_rotation() {
+    let one = TestBroker::start().await;
+    let kind = DocumentKind::Meta;
+    put_form(&one, kind, 1).await.unwrap().unwrap();
+    // It only has what it made itself, before it read in the log that there was another one.
+    put_back(&one, kind, None).await;
+    one.die();
+    let two = one.beside().await;
+    caught_up(&two).await;
+    let secrets = two.rooms.secrets.clone();
+    let put = secrets.put_secret(two.operator(), request("app/db", b"y", ""));
+    assert_refused!(
+        put.await,
+        Refusal::Outdated {
+            what: "keyring",
+            ..
+        }
+    );
+    put_form(&two, kind, 2).await.unwrap().unwrap();
+    two.put_secret("app/db", "y").await;
+    let three = two.beside().await;
+    caught_up(&three).await;
+    let record = three.rooms.secrets.read("app/db").await.unwrap().unwrap();
+    let sealed = STANDARD.decode(record.sealed).unwrap();
+    three.rooms.secrets.open("app/db", &sealed).await.unwrap();
+}
