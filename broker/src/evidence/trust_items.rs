@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{TrustItem, TrustKind};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Selector, WorkloadRecord};
+use sundew_core::{SealError, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use super::Evidence;
@@ -211,6 +211,7 @@ impl TrustItems {
     async fn end_what_rests_on(
         &self,
         item: &TrustItem,
+        reach: Reach,
         actor: &SpiffeId,
         reason: &str,
     ) -> Result<Vec<v1::TrustRevocation>, Refusal> {
@@ -226,7 +227,10 @@ impl TrustItems {
             // the item.
             let (workload, claims) = match record {
                 Ok(WorkloadRecord { registration, .. }) => {
-                    let claims = registration.policy().affected_claims(item);
+                    let mut claims = registration.policy().affected_claims(item);
+                    if reach == Reach::Kind && !claims.is_empty() {
+                        claims = vec![None];
+                    }
                     (registration.spiffe_id, claims)
                 }
                 Err(_) => match SpiffeId::parse(&name) {
@@ -251,6 +255,15 @@ impl TrustItems {
     }
 }
 
+/// What is ended with an item.
+#[derive(Clone, Copy, PartialEq)]
+enum Reach {
+    /// Tasks that were begun on the item.
+    Item,
+    /// Tasks of every workload that may have been begun on an item of this kind.
+    Kind,
+}
+
 /// Everything that was begun on an item.
 struct BegunOn<'a> {
     items: &'a TrustItems,
@@ -264,14 +277,33 @@ impl Dependents for BegunOn<'_> {
     type Ended = Vec<v1::TrustRevocation>;
     async fn end(&self, before: &Before) -> Result<Self::Ended, Refusal> {
         // Only the item says what rests on it. Once it is gone, everything of it has ended.
-        let document = before.document.as_ref().or(before.withdrawn.as_ref());
-        let Some(document) = document else {
+        if !before.is_expected() {
             return Ok(Vec::new());
+        }
+        let parse = |content: &[u8]| TrustItem::parse(self.kind, self.name, content).ok();
+        let stored = before.document.as_ref().or(before.leftover.as_ref());
+        let stored = stored.and_then(|document| parse(document.body()));
+        let trusted = self.items.material.snapshot();
+        let trusted = trusted
+            .items()
+            .find(|item| item.kind() == self.kind && item.name() == self.name);
+        let (item, reach) = match (stored, trusted) {
+            (Some(item), _) if before.has_last_content() => (Arc::new(item), Reach::Item),
+            (_, Some(item)) => (Arc::clone(item), Reach::Item),
+            // L22: tasks were begun on something newer than what somebody has put back, or on
+            // something that is gone, and this does not say on what.
+            (stored, None) => {
+                let item = stored.or_else(|| parse(b"lost")).ok_or(Refusal::Seal {
+                    what: "trust",
+                    cause: SealError::Opening,
+                })?;
+                (Arc::new(item), Reach::Kind)
+            }
         };
-        let parse = |content| TrustItem::parse(self.kind, self.name, content);
-        let item = document.decode(parse)?;
-        let ended = self.items.end_what_rests_on(&item, self.actor, self.reason);
-        ended.await
+        let rules = self
+            .items
+            .end_what_rests_on(&item, reach, self.actor, self.reason);
+        rules.await
     }
 }
 

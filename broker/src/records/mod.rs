@@ -6,6 +6,7 @@
 //! P12: every cache is bounded.
 
 mod cache;
+mod changes;
 #[cfg(test)]
 mod document_tests;
 mod documents;
@@ -28,7 +29,8 @@ use sundew_core::{
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED};
-pub(crate) use documents::{Before, Document, DocumentPlace, KEYRING};
+pub(crate) use changes::Before;
+pub(crate) use documents::{Document, DocumentPlace, KEYRING};
 use versions::Versions;
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so
