@@ -1,11 +1,12 @@
 //! The state that every room shares: the typed records, the revocation log, and the journal.
 
+mod documents;
+
 use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 use sundew_core::{
-    Cause, Changed, EntryId, Event, KnownTask, KnownToken, Liveness, LogEntry, Position, RootKey,
-    TaskId,
+    Cause, EntryId, Event, KnownTask, KnownToken, Liveness, LogEntry, Position, RootKey, TaskId,
 };
 use tokio::task::JoinSet;
 
@@ -14,10 +15,12 @@ use crate::journal::{Journal, Record};
 use crate::liveness::RevocationLog;
 use crate::records::Records;
 use crate::refusal::Refusal;
+pub(crate) use documents::{Change, Dependents, NoDependents};
 
 /// How long an ending stays in the log after the deadline of its task, in milliseconds.
 const RETAIN_AFTER_DEADLINE_MS: i64 = 60_000;
-/// How long an entry that tells brokers to read something anew stays in the log, in milliseconds.
+/// How long an entry that tells brokers to read something anew stays in the log after a later one
+/// about the same document, in milliseconds.
 const RETAIN_CHANGE_MS: i64 = 60_000;
 
 /// The three things that a use case writes to, and the steps that need more than one of them. A
@@ -124,16 +127,6 @@ impl Ledger {
     /// position.
     pub(crate) async fn confirm(&self, id: EntryId) -> Result<Position, Refusal> {
         self.log.confirm(id).await.map_err(Refusal::EndingPending)
-    }
-
-    /// Tells every broker to read something anew, and returns when all of them have heard it.
-    pub(crate) async fn announce(&self, what: Changed) -> Result<(), Refusal> {
-        let entry = RevocationLog::entry(
-            Event::Changed(what),
-            clock::now_ms().saturating_add(RETAIN_CHANGE_MS),
-        )?;
-        self.log.append(entry).await?;
-        Ok(())
     }
 
     /// P4, P5, P7: returns a refusal unless the task is alive and not suspended at this moment.

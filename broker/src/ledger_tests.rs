@@ -96,10 +96,10 @@ async fn an_ending_that_the_store_does_not_take_holds_here() {
 }
 
 #[tokio::test]
-async fn whoever_announces_a_change_is_answered_when_the_change_was_heard() {
+async fn whoever_changes_a_document_is_answered_when_the_change_was_heard() {
     let broker = TestBroker::start().await;
     let before = in_log(&broker.ledger).await.len();
-    broker.ledger.announce(Changed::Trust).await.unwrap();
+    broker.put_secret("app/db", "value").await;
     let (_, applied) = broker.ledger.log.view().unwrap().applied();
     let entries = in_log(&broker.ledger).await;
     assert_eq!(

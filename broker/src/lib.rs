@@ -24,6 +24,7 @@ mod wire;
 
 // Rooms.
 mod access;
+pub mod backup;
 pub mod ca;
 pub mod enrollment;
 pub mod evidence;

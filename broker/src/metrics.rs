@@ -29,6 +29,9 @@ pub(crate) enum HandshakeResult {
 
 /// What is read when somebody asks for the metrics.
 pub(crate) struct Readings {
+    /// Documents of the store that are older than what is known, that are missing, or that do not
+    /// open.
+    pub(crate) documents_altered: usize,
     /// Endings that hold here and that the store has not taken.
     pub(crate) endings_pending: usize,
     /// The room that is left for the journal, in bytes.
@@ -103,6 +106,7 @@ pub(crate) struct Metrics {
     fresh: Gauge,
     leases: Gauge,
     leases_due: Gauge,
+    documents_altered: Gauge,
     journal: JournalMetrics,
 }
 
@@ -117,6 +121,12 @@ impl Default for Metrics {
             Gauge::default(),
         );
         let (leases, leases_due) = (Gauge::default(), Gauge::default());
+        let documents_altered = Gauge::default();
+        registry.register(
+            "documents_altered",
+            "Documents of the store that are old, missing or edited",
+            Gauge::clone(&documents_altered),
+        );
         registry.register(
             "leases",
             "Credentials in other systems that are not removed yet",
@@ -164,6 +174,7 @@ impl Default for Metrics {
             fresh: metrics.4,
             leases,
             leases_due,
+            documents_altered,
         }
     }
 }
@@ -200,6 +211,8 @@ impl Metrics {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.leases.set(number(readings.leases.0));
         self.leases_due.set(number(readings.leases.1));
+        self.documents_altered
+            .set(i64::try_from(readings.documents_altered).unwrap_or(i64::MAX));
         self.pending
             .set(i64::try_from(readings.endings_pending).unwrap_or(i64::MAX));
         self.fresh.set(i64::from(readings.view_fresh));

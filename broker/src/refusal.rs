@@ -11,7 +11,7 @@ use std::time::Duration;
 use sundew_attestation::AppraisalError;
 use sundew_attestation::spiffe::SvidError;
 use sundew_core::store::StoreError;
-use sundew_core::{Cause, Denial, SealError};
+use sundew_core::{Cause, Denial, SealError, version_text};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -84,6 +84,20 @@ pub enum Refusal {
     /// The secret, task or workload that the request names does not exist.
     #[error("{0} does not exist")]
     NotFound(&'static str),
+    /// A document of the store is older than what this broker knows: somebody put it back (L22).
+    #[error(
+        "record of {what}: altered: the store has version {}, and version {} is known",
+        version_text(*stored),
+        version_text(*known)
+    )]
+    Outdated {
+        /// The kind of record.
+        what: &'static str,
+        /// The version in the store.
+        stored: u64,
+        /// The last version that is known.
+        known: u64,
+    },
     /// The broker is issuing as much as it does at a time.
     #[error("overload")]
     Overload,
@@ -219,6 +233,7 @@ impl Refusal {
             Self::Append(_)
             | Self::Engine(_)
             | Self::Journal(_)
+            | Self::Outdated { .. }
             | Self::Seal { .. }
             | Self::Stale(_)
             | Self::Store(_) => {

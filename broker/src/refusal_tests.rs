@@ -80,6 +80,14 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         ),
         (R::NotFound(CAUSE), NOT_PERMITTED),
         (
+            R::Outdated {
+                what: CAUSE,
+                stored: 1,
+                known: 2,
+            },
+            UNAVAILABLE,
+        ),
+        (
             R::Overload,
             limit("OVERLOAD", "too much is being issued now"),
         ),
@@ -151,6 +159,7 @@ fn number_of_variants() -> usize {
         | Refusal::JoinToken
         | Refusal::Journal(_)
         | Refusal::NotFound(_)
+        | Refusal::Outdated { .. }
         | Refusal::Overload
         | Refusal::Quarantined
         | Refusal::RateLimit
@@ -167,7 +176,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 34,
+        | Refusal::UntrustedManufacturer(_) => 35,
     };
     known(&Refusal::Binding)
 }

@@ -7,6 +7,7 @@
 //! of a chain makes, and only [`Operators::prove`] makes an [`Operator`].
 
 mod agent;
+pub(crate) mod documents;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -21,6 +22,7 @@ use sundew_core::{RootKey, SharedBounds, Ttl};
 use sundew_proto::v1;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::access::Access;
 use crate::clock;
@@ -89,10 +91,13 @@ pub(crate) struct TestBroker {
     pub(crate) ledger: Ledger,
     pub(crate) operators: Operators,
     pub(crate) rooms: Rooms,
-    ca: TestCa,
-    _clock: clock::testing::StoppedClock,
+    pub(crate) store: Arc<EmbeddedStore>,
+    ca: Arc<TestCa>,
+    /// Absent in a broker beside another one, whose clocks are the same.
+    _clock: Option<clock::testing::StoppedClock>,
     folder: TempDir,
-    manifest: Manifest,
+    follower: JoinHandle<()>,
+    manifest: Arc<Manifest>,
     pub(crate) trust: Arc<Trust>,
 }
 
@@ -109,13 +114,41 @@ impl TestBroker {
     pub(crate) async fn start() -> Self {
         let stopped = clock::testing::stop();
         let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&folder.path().join("store.log")).unwrap();
+        let parts = (Arc::new(TestCa::new()), Arc::new(Manifest::new()));
+        Self::over(store, folder, parts, Some(stopped)).await
+    }
+
+    /// Another broker over the store of this one, with a journal and a view of its own.
+    pub(crate) async fn beside(&self) -> Self {
+        self.over_store(Arc::clone(&self.store)).await
+    }
+
+    /// A broker over another store, for the same agents.
+    pub(crate) async fn over_store(&self, store: Arc<EmbeddedStore>) -> Self {
+        let parts = (Arc::clone(&self.ca), Arc::clone(&self.manifest));
+        let folder = tempfile::tempdir().unwrap();
+        Self::over(store, folder, parts, None).await
+    }
+
+    /// Stops this broker where it stands, as a crash does: nothing that it holds is appended.
+    pub(crate) fn die(&self) {
+        self.follower.abort();
+    }
+
+    async fn over(
+        store: Arc<EmbeddedStore>,
+        folder: TempDir,
+        (ca, manifest): (Arc<TestCa>, Arc<Manifest>),
+        stopped: Option<clock::testing::StoppedClock>,
+    ) -> Self {
         let root = Arc::new(RootKey::new(&[0x7a; 32]).unwrap());
-        let store: Arc<dyn Store> = EmbeddedStore::open(&folder.path().join("store.log")).unwrap();
         let journal = Journal::open(&folder.path().join("journal"), |_| {}).unwrap();
         let journal = Arc::new(journal);
         let agreement = agree(store.as_ref(), &root, &BOUNDS, true).await.unwrap();
+        let shared: Arc<dyn Store> = store.clone();
         let log = Arc::new(RevocationLog::new(
-            Arc::clone(&store),
+            Arc::clone(&shared),
             Arc::clone(&root),
             "broker-1".to_owned(),
             agreement,
@@ -123,29 +156,29 @@ impl TestBroker {
         ));
         let metrics = Arc::new(Metrics::default());
         let ledger = Ledger::new(
-            Records::new(store, root),
+            Records::new(shared, root),
             Arc::clone(&log),
             Arc::clone(&journal),
             metrics.endings(),
         );
         let mut follower = LogFollower::new(Arc::clone(&log), journal);
-        let ca = TestCa::new();
         let trust = Arc::new(Trust::default());
         trust.publish(ca.bundle());
         let rooms = build_rooms(&ledger, &metrics, &trust, &mut follower);
         rooms.secrets.reload_keyring().await.unwrap();
         log.open_after(Duration::ZERO);
-        tokio::spawn(follower.run());
         let operator = SpiffeId::parse(&format!("spiffe://{DOMAIN}/operator")).unwrap();
         let every_role = BTreeSet::from([Role::Introspector, Role::Registrar, Role::Responder]);
         let broker = Self {
             ledger,
             operators: Operators::new(BTreeMap::from([(operator, every_role)])),
             rooms,
+            store,
             ca,
             _clock: stopped,
             folder,
-            manifest: Manifest::new(),
+            follower: tokio::spawn(follower.run()),
+            manifest,
             trust,
         };
         broker.fresh().await;

@@ -11,6 +11,12 @@ use crate::refusal::Refusal;
 /// Most audiences of a token.
 const MAX_AUDIENCES: usize = 8;
 
+/// The word for a deletion: of something that was there, or of something that was not, so that only
+/// what rested on it was ended.
+pub(crate) fn deletion(existed: bool) -> &'static str {
+    if existed { "deleted" } else { "absent" }
+}
+
 /// Reads an idempotency key: 1 to 128 printable ASCII characters. For an empty one, answers a key
 /// that nobody else has.
 pub(crate) fn idempotency_key(given: String) -> Result<String, Refusal> {

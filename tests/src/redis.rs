@@ -122,6 +122,28 @@ impl Redis {
         }
     }
 
+    /// Copies what the server has on disk at this moment into a folder: a backup.
+    pub fn back_up(&self) -> TempDir {
+        let backup = tempfile::tempdir().expect("folder");
+        copy(self.folder(), backup.path());
+        backup
+    }
+
+    /// Kills the server, puts a backup in the place of its data, and starts it again.
+    pub fn restore(&mut self, backup: &TempDir) {
+        self.kill();
+        for entry in std::fs::read_dir(self.folder()).expect("folder") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).expect("removed");
+            } else {
+                std::fs::remove_file(path).expect("removed");
+            }
+        }
+        copy(backup.path(), self.folder());
+        self.up();
+    }
+
     /// Returns a plain connection, for looking and breaking.
     pub fn connection(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).expect("url");
@@ -132,6 +154,20 @@ impl Redis {
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Copies everything in a folder into another one.
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("folder") {
+        let entry = entry.expect("entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir_all(&target).expect("folder");
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("copied");
         }
     }
 }

@@ -15,7 +15,7 @@ use sundew_proto::v1::{DeleteEngineRequest, EngineInfo, ListEnginesRequest, PutE
 use crate::args::{Connect, EngineCommand};
 use crate::client::{registry, status_error};
 use crate::input::read_text;
-use crate::output::{Output, escape, table};
+use crate::output::{Output, deletion, escape, table};
 
 pub(crate) async fn engine(
     connect: &Connect,
@@ -76,13 +76,15 @@ async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
 }
 
 async fn delete(connect: &Connect, output: &Output, name: String) -> Result<ExitCode> {
-    registry(connect)
+    let action = registry(connect)
         .await?
         .delete_engine(DeleteEngineRequest { name: name.clone() })
         .await
-        .map_err(status_error)?;
-    output.result(&json!({ "deleted": name }), || {
-        vec![format!("{name} deleted")]
+        .map_err(status_error)?
+        .into_inner()
+        .action;
+    output.result(&json!({ "deleted": name, "action": action }), || {
+        vec![format!("{name} {}", deletion(&action))]
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@
 
 mod args;
 mod attest;
+mod backup;
 mod bounds;
 mod client;
 mod csr;
@@ -83,6 +84,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     let connect = &cli.connect;
     match cli.command {
         Command::Attest(command) => attest::attest(connect, output, command).await,
+        Command::Backup { config, file } => backup::backup(output, &config, &file).await,
         Command::Bounds(command) => bounds::bounds(connect, output, command).await,
         Command::Completion { shell } => Ok(print_completion(shell)),
         Command::Config(command) => serve::config(output, command),
@@ -104,6 +106,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Quarantine(command) => {
             respond::respond(connect, output, command, Effect::Quarantine).await
         }
+        Command::Restore(command) => backup::restore(output, command).await,
         Command::Revoke(command) => respond::revoke(connect, output, command).await,
         Command::Run(command) => run::run(connect, command).await,
         Command::Secret(command) => secret::secret(connect, output, command).await,

@@ -51,6 +51,15 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     lines
 }
 
+/// Returns what a broker's word for a deletion means to people.
+pub(crate) fn deletion(action: &str) -> &'static str {
+    if action == "absent" {
+        "was not there"
+    } else {
+        "deleted"
+    }
+}
+
 /// Returns text that others wrote in a form that cannot move the cursor or forge a line.
 ///
 /// After `longest` characters the text is cut, and an ellipsis stands for the rest. A character

@@ -13,7 +13,7 @@ use crate::args::{Connect, KeyringCommand, SecretCommand};
 use crate::client::{registry, status_error};
 use crate::engine::engine;
 use crate::input::{read_file, read_stdin};
-use crate::output::{Output, table};
+use crate::output::{Output, deletion, table};
 use crate::timestamp::format_timestamp;
 
 pub(crate) async fn secret(
@@ -85,13 +85,15 @@ async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
 }
 
 async fn delete(connect: &Connect, output: &Output, name: String) -> Result<ExitCode> {
-    registry(connect)
+    let action = registry(connect)
         .await?
         .delete_secret(DeleteSecretRequest { name: name.clone() })
         .await
-        .map_err(status_error)?;
-    output.result(&json!({ "deleted": name }), || {
-        vec![format!("{name} deleted")]
+        .map_err(status_error)?
+        .into_inner()
+        .action;
+    output.result(&json!({ "deleted": name, "action": action }), || {
+        vec![format!("{name} {}", deletion(&action))]
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use sundew_sdk::Ttl;
 use crate::args::{Connect, TrustCommand};
 use crate::client::{registry, status_error};
 use crate::input::read_bytes;
-use crate::output::{Output, escape, success_if, table};
+use crate::output::{Output, deletion, escape, success_if, table};
 use crate::timestamp::{format_timestamp, now_ms};
 
 pub(crate) async fn trust(
@@ -172,13 +172,14 @@ fn removal_json(kind: &str, name: &str, answer: &RemoveTrustResponse) -> Value {
         .iter()
         .map(|r| json!({ "spiffe_id": r.spiffe_id, "revocation_id": r.revocation_id }))
         .collect();
-    json!({ "kind": kind, "name": name, "revocations": revocations })
+    json!({ "kind": kind, "name": name, "action": answer.action, "revocations": revocations })
 }
 
 fn removal_lines(kind: &str, name: &str, answer: &RemoveTrustResponse) -> Vec<String> {
     let mut lines = vec![format!(
-        "{kind} {} is trusted no more; no new task rests on it",
-        escape(name, 256)
+        "{kind} {} {}: it is trusted no more, and no new task rests on it",
+        escape(name, 256),
+        deletion(&answer.action)
     )];
     lines.extend(answer.revocations.iter().map(|r| {
         format!(

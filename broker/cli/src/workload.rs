@@ -13,7 +13,7 @@ use sundew_proto::v1::{
 use crate::args::{Connect, WorkloadCommand};
 use crate::client::{registry, status_error};
 use crate::input::read_text;
-use crate::output::{Output, table};
+use crate::output::{Output, deletion, table};
 
 pub(crate) async fn workload(
     connect: &Connect,
@@ -91,16 +91,19 @@ async fn show(connect: &Connect, output: &Output, spiffe_id: String) -> Result<E
 }
 
 async fn delete(connect: &Connect, output: &Output, spiffe_id: String) -> Result<ExitCode> {
-    registry(connect)
+    let action = registry(connect)
         .await?
         .delete_workload(DeleteWorkloadRequest {
             spiffe_id: spiffe_id.clone(),
         })
         .await
-        .map_err(status_error)?;
-    output.result(&json!({ "deleted": spiffe_id }), || {
+        .map_err(status_error)?
+        .into_inner()
+        .action;
+    output.result(&json!({ "deleted": spiffe_id, "action": action }), || {
         vec![format!(
-            "{spiffe_id} deleted; everything issued to it is dead"
+            "{spiffe_id} {}; everything issued to it is dead",
+            deletion(&action)
         )]
     });
     Ok(ExitCode::SUCCESS)

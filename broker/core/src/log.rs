@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::SpiffeId;
 
+use crate::document::{DocumentKind, DocumentVersion};
 use crate::id::TaskId;
 use crate::outcome::Outcome;
 use crate::position::EntryId;
@@ -95,6 +96,22 @@ pub enum Event {
     Suspended(TaskId),
 }
 
+impl Event {
+    /// Returns the event beside a statement about a document: what brokers read anew, if they keep
+    /// documents of this family in memory.
+    #[must_use]
+    pub fn beside(statement: &DocumentVersion) -> Self {
+        match statement.kind {
+            DocumentKind::Engine => Self::Changed(Changed::Engines),
+            DocumentKind::Meta => Self::Changed(Changed::Keyring),
+            DocumentKind::Trust => Self::Changed(Changed::Trust),
+            DocumentKind::Workload => SpiffeId::parse(&statement.name)
+                .map_or(Self::Floor, |id| Self::Changed(Changed::Workload(id))),
+            DocumentKind::Response | DocumentKind::Secret => Self::Floor,
+        }
+    }
+}
+
 /// The things that brokers keep in memory and read again when an entry says that they changed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,9 +134,14 @@ pub struct LogEntry {
     /// The statement that the entry makes.
     pub event: Event,
     /// The time from which the entry may be deleted, in milliseconds since the epoch: no task or
-    /// token that the entry kills can be alive by then.
+    /// token that the entry kills can be alive by then. An entry with the version of a document is
+    /// kept longer: until another entry has a later version.
     #[serde(rename = "until_ms")]
     pub retain_until_ms: i64,
+    /// The version that a document has now, beside the event. A broker that does not know of
+    /// versions reads the event and nothing else (L22).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentVersion>,
 }
 
 /// The value of [`LogEntry::retain_until_ms`] for a rule that stands until it is lifted.
@@ -128,8 +150,12 @@ pub const FOR_EVER_MS: i64 = 1 << 52;
 impl LogEntry {
     /// Returns the time from which the log may drop the entry by itself, in milliseconds since the
     /// epoch. A lift is never dropped: without it, the quarantine that it lifted could come back.
+    /// Nor is the version of a document: without it, an older version could come back.
     #[must_use]
     pub fn log_retains_until_ms(&self) -> i64 {
+        if self.document.is_some() {
+            return FOR_EVER_MS;
+        }
         match self.event {
             Event::Lifted(_) => FOR_EVER_MS,
             Event::Changed(_)
@@ -167,6 +193,7 @@ mod tests {
             id: EntryId([1; 16]),
             event: Event::Suspended(TaskId::from_bytes([2; 16])),
             retain_until_ms: 7,
+            document: None,
         };
         let stored = concat!(
             r#"{"id":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"#,
@@ -174,5 +201,19 @@ mod tests {
         );
         assert_eq!(String::from_utf8(entry.encode()).unwrap(), stored);
         assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), entry);
+        let versioned = LogEntry {
+            document: Some(DocumentVersion {
+                kind: crate::store::DocumentKind::Secret,
+                name: "app/db".to_owned(),
+                version: 3,
+                deleted: false,
+                content_of: None,
+            }),
+            ..entry
+        };
+        let beside = r#""until_ms":7,"document":{"kind":"secret","name":"app/db","version":3}}"#;
+        let stored = stored.replace(r#""until_ms":7}"#, beside);
+        assert_eq!(String::from_utf8(versioned.encode()).unwrap(), stored);
+        assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), versioned);
     }
 }

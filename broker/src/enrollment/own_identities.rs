@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sundew_attestation::spiffe::{SpiffeId, TrustBundle};
-use sundew_core::Registration;
 use sundew_core::store::DocumentKind;
+use sundew_core::{Registration, WorkloadRecord};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1;
 
@@ -92,22 +92,13 @@ impl Enrollment {
     async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
         let ca = self.own_ca()?;
         let mut candidates = Vec::new();
-        for (name, bytes) in self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Workload)
-            .await?
-        {
+        let records = &self.ledger.records;
+        for (_, document) in records.readable_documents(DocumentKind::Workload).await? {
             let Registration {
                 spiffe_id: id,
                 mut local,
                 ..
-            } = self
-                .ledger
-                .records
-                .open_workload(&name, &bytes)?
-                .registration;
+            } = document.decode(WorkloadRecord::decode)?.registration;
             local.retain(|selector| selector.node.as_ref() == node);
             if id.trust_domain() == ca.trust_domain() && !local.is_empty() {
                 candidates.push(Candidate { id, local });

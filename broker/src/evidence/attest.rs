@@ -10,7 +10,7 @@ use sundew_attestation::{
     TrustItem, TrustKind, TrustMaterial, Voucher, appraise,
 };
 use sundew_core::store::DocumentKind;
-use sundew_core::{SealError, TaskId, WorkloadRecord};
+use sundew_core::{TaskId, WorkloadRecord};
 use sundew_proto::v1;
 
 use super::attempts::{Attempt, finding_message, policy};
@@ -216,20 +216,26 @@ impl Evidence {
     /// Answers what verifiers trust now, read anew if the log says that it changed.
     pub(crate) async fn trusted(&self) -> Result<Arc<TrustMaterial>, Refusal> {
         if let Some(change) = self.material.unread() {
+            let records = &self.ledger.records;
             let mut items = Vec::new();
-            for (name, bytes) in self
-                .ledger
-                .records
-                .store()
-                .documents(DocumentKind::Trust)
-                .await?
-            {
-                let content = self.ledger.records.open(
-                    "trust",
-                    &[b"trust", name.as_bytes()],
-                    &bytes,
-                    |content| Ok::<_, SealError>(content.to_vec()),
-                )?;
+            let documents = records.documents(DocumentKind::Trust).await?;
+            for (name, known) in records.expected_documents(DocumentKind::Trust) {
+                if takes_back(&name) && !documents.iter().any(|(stored, _)| *stored == name) {
+                    return Err(Refusal::Outdated {
+                        what: "trust",
+                        stored: 0,
+                        known,
+                    });
+                }
+            }
+            for (name, document) in documents {
+                let content = match document {
+                    Ok(document) => document.body().to_vec(),
+                    // What takes something back must not be missing; anything else that was
+                    // altered is not trusted, and health says so.
+                    Err(altered) if takes_back(&name) => return Err(altered),
+                    Err(_) => continue,
+                };
                 let parsed = name
                     .split_once('/')
                     .and_then(|(kind, name)| Some((TrustKind::parse(kind)?, name)));
@@ -246,4 +252,11 @@ impl Evidence {
         }
         Ok(self.material.snapshot())
     }
+}
+
+/// Whether an item of this name says what is not to be trusted any more, so that nothing may be
+/// decided without it.
+fn takes_back(name: &str) -> bool {
+    name.strip_prefix(TrustKind::Crl.as_str())
+        .is_some_and(|rest| rest.starts_with('/'))
 }

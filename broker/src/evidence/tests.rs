@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 use sundew_attestation::AppraisalError;
+use sundew_core::store::DocumentKind;
 use sundew_proto::v1;
 
+use crate::liveness::Subscriber as _;
 use crate::refusal::Refusal;
+use crate::testing::documents::{put, put_back, stored};
 use crate::testing::{TestBroker, assert_refused};
 
 async fn add(broker: &TestBroker, kind: &str, name: &str) -> Result<String, Refusal> {
@@ -24,15 +27,14 @@ async fn remove(
     broker: &TestBroker,
     name: &str,
     reason: &str,
-) -> Result<Vec<v1::TrustRevocation>, Refusal> {
+) -> Result<v1::RemoveTrustResponse, Refusal> {
     let request = v1::RemoveTrustRequest {
         kind: "reference".to_owned(),
         name: name.to_owned(),
         reason: reason.to_owned(),
     };
     let items = Arc::clone(&broker.rooms.trust_items);
-    let answer = items.remove_trust(broker.operator(), request).await?;
-    Ok(answer.revocations)
+    items.remove_trust(broker.operator(), request).await
 }
 
 async fn listed(broker: &TestBroker) -> Vec<String> {
@@ -114,8 +116,9 @@ async fn an_item_that_cannot_be_trusted_is_refused_when_it_is_added() {
 #[tokio::test]
 async fn what_is_not_there_is_not_removed_and_a_reason_is_needed() {
     let broker = TestBroker::start().await;
-    let missing = remove(&broker, "models/m-1", "test").await;
-    assert_refused!(missing, Refusal::NotFound("trusted item"));
+    let missing = remove(&broker, "models/m-1", "test").await.unwrap();
+    assert_eq!(missing.action, "absent");
+    assert!(broker.journal("trust_removed").is_empty());
     add(&broker, "reference", "models/m-1").await.unwrap();
     for reason in [" ", "x".repeat(1025).as_str()] {
         assert_refused!(
@@ -144,11 +147,48 @@ async fn a_task_begins_on_a_value_that_is_trusted_and_dies_when_it_is_withdrawn(
     let other = broker.agent("/agent").with_model("m-2");
     let kept = broker.begin(other.request(&["exec:git"]), &other).await;
 
-    let revocations = remove(&broker, "models/m-1", "withdrawn").await.unwrap();
+    let removed = remove(&broker, "models/m-1", "withdrawn").await;
+    let revocations = removed.unwrap().revocations;
     assert_eq!(revocations.len(), 1);
     assert_eq!(revocations[0].spiffe_id, agent.peer.id().as_str());
     assert!(!broker.is_active(&begun.token, &agent).await);
     assert!(broker.is_active(&kept.unwrap().token, &other).await);
     let late = broker.begin(agent.request(&["exec:git"]), &agent).await;
     assert_refused!(late, Refusal::Appraisal(AppraisalError::Claim { .. }));
+}
+
+/// L22: whoever withdraws an item that somebody has put an older one in place of ends everything
+/// that may rest on it.
+#[tokio::test]
+async fn l22_withdrawing_an_item_that_was_put_back_ends_what_rests_on_the_newer_one() {
+    let broker = TestBroker::start().await;
+    register_by_reference(&broker).await;
+    let kind = DocumentKind::Trust;
+    put(&broker, kind, 1).await.unwrap().unwrap();
+    let old = stored(&broker, kind).await.unwrap();
+    put(&broker, kind, 2).await.unwrap().unwrap();
+    let agent = broker.agent("/agent");
+    let begun = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    let begun = begun.unwrap();
+    put_back(&broker, kind, Some(&old)).await;
+    let removed = remove(&broker, "models/m-1", "test").await.unwrap();
+    assert_eq!(removed.action, "deleted");
+    assert!(!broker.is_active(&begun.token, &agent).await);
+}
+
+/// L22: nor does it help to take the item away before it is withdrawn.
+#[tokio::test]
+async fn l22_withdrawing_an_item_that_is_gone_ends_what_rests_on_it() {
+    let broker = TestBroker::start().await;
+    register_by_reference(&broker).await;
+    let kind = DocumentKind::Trust;
+    put(&broker, kind, 1).await.unwrap().unwrap();
+    let agent = broker.agent("/agent");
+    let begun = broker.begin(agent.request(&["exec:git"]), &agent).await;
+    let begun = begun.unwrap();
+    put_back(&broker, kind, None).await;
+    Arc::clone(&broker.ledger.records).on_gap();
+    let removed = remove(&broker, "models/m-1", "test").await.unwrap();
+    assert_eq!(removed.action, "absent");
+    assert!(!broker.is_active(&begun.token, &agent).await);
 }

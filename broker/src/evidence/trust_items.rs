@@ -5,17 +5,19 @@ use std::sync::Arc;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{TrustItem, TrustKind};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, Selector};
+use sundew_core::{SealError, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use super::Evidence;
 use crate::journal::{self, Record};
-use crate::ledger::Ledger;
+use crate::ledger::{Change, Dependents, Ledger};
 use crate::material::{Material, MaterialConfig};
 use crate::peer::Trust;
+use crate::records::{Before, DocumentPlace};
 use crate::refusal::Refusal;
 use crate::response::Responses;
 use crate::role::{Operator, Registrar};
+use crate::wire::deletion;
 
 /// Most items that may have been added.
 const MAX_ADDED: usize = 4096;
@@ -91,53 +93,32 @@ impl TrustItems {
             ));
         }
         let name = document_name(item);
-        let before = self
-            .ledger
-            .records
-            .store()
-            .document(DocumentKind::Trust, &name)
-            .await?;
-        let after = self
-            .ledger
-            .root()
-            .tag(&[b"trust", name.as_bytes()], content);
-        let action = match &before {
-            Some(before) if *before == after => return Ok("unchanged"),
+        let place = DocumentPlace::new(DocumentKind::Trust, &name);
+        let before = self.ledger.before_change(place).await?;
+        let action = match &before.document {
+            Some(document) if document.body() == content => "unchanged",
             Some(_) => "changed",
             None => "created",
         };
-        if before.is_none()
-            && self
-                .ledger
-                .records
-                .store()
-                .documents(DocumentKind::Trust)
-                .await?
-                .len()
-                >= MAX_ADDED
-        {
-            return Err(Refusal::invalid(
-                "name",
-                format!("there are {MAX_ADDED} items already: remove some that are not needed"),
-            ));
+        if !before.is_stored() {
+            let store = self.ledger.records.store();
+            if store.documents(DocumentKind::Trust).await?.len() >= MAX_ADDED {
+                return Err(Refusal::invalid(
+                    "name",
+                    format!("there are {MAX_ADDED} items already: remove some that are not needed"),
+                ));
+            }
         }
-        // P10: on the record before any verifier trusts the item.
-        self.ledger
-            .journal
-            .write(record.with("action", action))
-            .await?;
-        if !self
-            .ledger
-            .records
-            .store()
-            .replace_document(DocumentKind::Trust, &name, before.as_deref(), Some(&after))
-            .await?
-        {
-            return Err(Refusal::Conflict("trusted item"));
-        }
+        let change = if action == "unchanged" {
+            Change::Keep
+        } else {
+            // P10: on the record before any verifier trusts the item.
+            Change::Write(content, record.with("action", action))
+        };
+        let put = self.ledger.put_document(place, &before, change, action);
+        let put = put.await;
         self.material.changed();
-        self.ledger.announce(Changed::Trust).await?;
-        Ok(action)
+        put?.ok_or(Refusal::Conflict("trusted item"))
     }
 
     /// Lists everything that is trusted at this broker, with the source of each item.
@@ -202,45 +183,26 @@ impl TrustItems {
                 "it comes from this broker's configuration: take it out there, and revoke what rests on it",
             ));
         }
-        let trust = self.evidence.trusted().await?;
-        let item = trust
-            .items()
-            .find(|item| item.kind() == kind && item.name() == request.name)
-            .ok_or(Refusal::NotFound("trusted item"))?;
-        let name = document_name(item);
-        let before = self
-            .ledger
-            .records
-            .store()
-            .document(DocumentKind::Trust, &name)
-            .await?
-            .ok_or(Refusal::NotFound("trusted item"))?;
+        let name = format!("{}/{}", kind.as_str(), request.name);
+        let place = DocumentPlace::new(DocumentKind::Trust, &name);
         let record = journal::record("trust_removed")
             .with("kind", kind.as_str())
-            .with("name", item.name())
-            .with("digest", item.digest());
-        self.ledger
-            .journal
-            .write(record.with("actor", operator.id()).with("reason", reason))
-            .await?;
-        // These rules come before the withdrawal, so that a broker that dies in between leaves an
-        // item that can be withdrawn again, and no task that nothing ends. They come once more
-        // after it: whoever has seen the last rules in the log has seen the withdrawal before them,
-        // so no task is begun on the item after its rule.
-        self.end_what_rests_on(item, operator.id(), reason).await?;
-        if !self
-            .ledger
-            .records
-            .store()
-            .replace_document(DocumentKind::Trust, &name, Some(&before), None)
-            .await?
-        {
-            return Err(Refusal::NotFound("trusted item"));
-        }
+            .with("name", &request.name)
+            .with("actor", operator.id())
+            .with("reason", reason);
+        let begun = BegunOn {
+            items: &self,
+            kind,
+            name: &request.name,
+            actor: operator.id(),
+            reason,
+        };
+        let withdrawn = self.ledger.withdraw_document(place, record, &begun).await;
         self.material.changed();
-        self.ledger.announce(Changed::Trust).await?;
+        let (existed, revocations) = withdrawn?;
         Ok(v1::RemoveTrustResponse {
-            revocations: self.end_what_rests_on(item, operator.id(), reason).await?,
+            revocations,
+            action: deletion(existed).to_owned(),
         })
     }
 
@@ -249,42 +211,99 @@ impl TrustItems {
     async fn end_what_rests_on(
         &self,
         item: &TrustItem,
+        reach: Reach,
         actor: &SpiffeId,
         reason: &str,
     ) -> Result<Vec<v1::TrustRevocation>, Refusal> {
         let mut revocations = Vec::new();
-        for (name, bytes) in self
+        let documents = self
             .ledger
             .records
-            .store()
             .documents(DocumentKind::Workload)
-            .await?
-        {
-            let registration = self
-                .ledger
-                .records
-                .open_workload(&name, &bytes)?
-                .registration;
-            for claim in registration.policy().affected_claims(item) {
+            .await?;
+        for (name, document) in documents {
+            let record = document.and_then(|document| document.decode(WorkloadRecord::decode));
+            // What a registration that cannot be read wants is not known, so all of it may rest on
+            // the item.
+            let (workload, claims) = match record {
+                Ok(WorkloadRecord { registration, .. }) => {
+                    let mut claims = registration.policy().affected_claims(item);
+                    if reach == Reach::Kind && !claims.is_empty() {
+                        claims = vec![None];
+                    }
+                    (registration.spiffe_id, claims)
+                }
+                Err(_) => match SpiffeId::parse(&name) {
+                    Ok(workload) => (workload, vec![None]),
+                    Err(_) => continue,
+                },
+            };
+            for claim in claims {
                 let selector = Selector {
                     claims: claim.into_iter().collect(),
-                    ..Selector::workload(registration.spiffe_id.clone())
+                    ..Selector::workload(workload.clone())
                 };
-                let id = self
-                    .responses
-                    .revoke_for(
-                        selector,
-                        actor,
-                        &format!("{} withdrawn: {reason}", document_name(item)),
-                    )
-                    .await?;
+                let reason = format!("{} withdrawn: {reason}", document_name(item));
+                let id = self.responses.revoke_for(selector, actor, &reason).await?;
                 revocations.push(v1::TrustRevocation {
-                    spiffe_id: registration.spiffe_id.to_string(),
+                    spiffe_id: workload.to_string(),
                     revocation_id: id,
                 });
             }
         }
         Ok(revocations)
+    }
+}
+
+/// What is ended with an item.
+#[derive(Clone, Copy, PartialEq)]
+enum Reach {
+    /// Tasks that were begun on the item.
+    Item,
+    /// Tasks of every workload that may have been begun on an item of this kind.
+    Kind,
+}
+
+/// Everything that was begun on an item.
+struct BegunOn<'a> {
+    items: &'a TrustItems,
+    kind: TrustKind,
+    name: &'a str,
+    actor: &'a SpiffeId,
+    reason: &'a str,
+}
+
+impl Dependents for BegunOn<'_> {
+    type Ended = Vec<v1::TrustRevocation>;
+    async fn end(&self, before: &Before) -> Result<Self::Ended, Refusal> {
+        // Only the item says what rests on it. Once it is gone, everything of it has ended.
+        if !before.is_expected() {
+            return Ok(Vec::new());
+        }
+        let parse = |content: &[u8]| TrustItem::parse(self.kind, self.name, content).ok();
+        let stored = before.document.as_ref().or(before.leftover.as_ref());
+        let stored = stored.and_then(|document| parse(document.body()));
+        let trusted = self.items.material.snapshot();
+        let trusted = trusted
+            .items()
+            .find(|item| item.kind() == self.kind && item.name() == self.name);
+        let (item, reach) = match (stored, trusted) {
+            (Some(item), _) if before.has_last_content() => (Arc::new(item), Reach::Item),
+            (_, Some(item)) => (Arc::clone(item), Reach::Item),
+            // L22: tasks were begun on something newer than what somebody has put back, or on
+            // something that is gone, and this does not say on what.
+            (stored, None) => {
+                let item = stored.or_else(|| parse(b"lost")).ok_or(Refusal::Seal {
+                    what: "trust",
+                    cause: SealError::Opening,
+                })?;
+                (Arc::new(item), Reach::Kind)
+            }
+        };
+        let rules = self
+            .items
+            .end_what_rests_on(&item, reach, self.actor, self.reason);
+        rules.await
     }
 }
 

@@ -47,6 +47,7 @@ fn entry(number: u8, event: Event, retain_until_ms: i64) -> LogEntry {
         id: EntryId([number; 16]),
         event,
         retain_until_ms,
+        document: None,
     }
 }
 

@@ -6,8 +6,10 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 18] = [
+const WITH_RESERVE: [&str; 20] = [
     "bounds_set",
+    "document_changed",
+    "document_restored",
     "ending_heard",
     "engine_deleted",
     "engine_written",

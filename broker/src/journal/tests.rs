@@ -103,6 +103,7 @@ async fn endings_of_other_brokers_are_durable_when_persist_returns() {
         id: EntryId([number; 16]),
         event: Event::Floor,
         retain_until_ms: 1,
+        document: None,
     };
     journal.persist(Vec::new()).await.unwrap();
     journal

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, LeaseRecord, SealError, SecretBytes};
+use sundew_core::{LeaseRecord, SealError, SecretBytes};
 use sundew_proto::v1;
 use tokio::sync::Notify;
 
@@ -17,8 +17,11 @@ use super::queue::TargetQueue;
 use super::trial::try_target;
 use crate::clock;
 use crate::journal;
+use crate::ledger::{Change, NoDependents};
+use crate::records::{Document, DocumentPlace};
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
+use crate::wire::deletion;
 
 /// How often a change is tried again when another broker changed the same engine.
 const ATTEMPTS: usize = 16;
@@ -75,43 +78,39 @@ impl Leases {
             return Err(Refusal::invalid("document", problems.join("; ")));
         }
         let name = config.name.clone();
+        let place = DocumentPlace::new(DocumentKind::Engine, &name);
         for _ in 0..ATTEMPTS {
-            let store = self.ledger.records.store();
-            let before = store.document(DocumentKind::Engine, &name).await?;
-            let (old, password) = self.replaced(&name, before.as_deref(), &given).await;
+            let before = self.ledger.before_change(place).await?;
+            let (old, password) = self.replaced(before.document.as_ref(), &given).await;
             let action = match &old {
                 None => "created",
-                Some(old) if given.expose().is_empty() && old.config == config => {
-                    return Ok(v1::PutEngineResponse {
-                        action: "unchanged".to_owned(),
-                    });
-                }
+                Some(old) if given.expose().is_empty() && old.config == config => "unchanged",
                 Some(_) => "changed",
             };
-            if !request.unchecked {
-                let prefix = LeaseRecord::prefix(self.ledger.root(), &name);
-                try_target(&config, password.clone(), &prefix).await?;
-            }
-            let sealed = self.secrets.seal(&format!("engine {name}"), &password)?;
-            let document = EngineDocument {
-                config: config.clone(),
-                password: STANDARD.encode(sealed),
+            let change = if action == "unchanged" {
+                Change::Keep
+            } else {
+                if !request.unchecked {
+                    let prefix = LeaseRecord::prefix(self.ledger.root(), &name);
+                    try_target(&config, password.clone(), &prefix).await?;
+                }
+                let sealed = self
+                    .secrets
+                    .seal(&format!("engine {name}"), &password)
+                    .await?;
+                let document = EngineDocument {
+                    config: config.clone(),
+                    password: STANDARD.encode(sealed),
+                };
+                let record = journal::record("engine_written")
+                    .with("engine", &name)
+                    .with("actor", operator.id())
+                    .with("action", action);
+                Change::Write(serde_json::to_vec(&document).unwrap_or_default(), record)
             };
-            let record = journal::record("engine_written")
-                .with("engine", &name)
-                .with("actor", operator.id())
-                .with("action", action);
-            self.ledger.journal.write(record).await?;
-            let bytes = self.ledger.root().tag(
-                &[b"engine", name.as_bytes()],
-                serde_json::to_vec(&document).unwrap_or_default(),
-            );
-            if store
-                .replace_document(DocumentKind::Engine, &name, before.as_deref(), Some(&bytes))
-                .await?
-            {
+            let put = self.ledger.put_document(place, &before, change, action);
+            if let Some(action) = put.await? {
                 self.reload_engines().await?;
-                self.ledger.announce(Changed::Engines).await?;
                 return Ok(v1::PutEngineResponse {
                     action: action.to_owned(),
                 });
@@ -124,18 +123,17 @@ impl Leases {
     /// one: the one that was given, else the old one's.
     async fn replaced(
         &self,
-        name: &str,
-        before: Option<&[u8]>,
+        before: Option<&Document>,
         given: &SecretBytes,
     ) -> (Option<EngineDocument>, SecretBytes) {
         // An engine that does not open any more is replaced like one that is not there.
-        let Some(old) = before.and_then(|bytes| self.open_engine(name, bytes).ok()) else {
+        let Some(old) = before.and_then(|before| open_engine(before).ok()) else {
             return (None, given.clone());
         };
         if !given.expose().is_empty() {
             return (Some(old), given.clone());
         }
-        match self.engine_password(name, &old).await {
+        match self.engine_password(&old).await {
             Ok(kept) => (Some(old), kept),
             Err(_) => (None, given.clone()),
         }
@@ -148,14 +146,9 @@ impl Leases {
         _: v1::ListEnginesRequest,
     ) -> Result<v1::ListEnginesResponse, Refusal> {
         let mut engines = Vec::new();
-        for (name, bytes) in self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Engine)
-            .await?
-        {
-            let document = self.open_engine(&name, &bytes)?;
+        let records = &self.ledger.records;
+        for (name, document) in records.readable_documents(DocumentKind::Engine).await? {
+            let document = open_engine(&document)?;
             let (leases, leases_due) = self
                 .ledger
                 .records
@@ -183,19 +176,8 @@ impl Leases {
         operator: Operator<Registrar>,
         request: v1::DeleteEngineRequest,
     ) -> Result<v1::DeleteEngineResponse, Refusal> {
-        let before = self
-            .ledger
-            .records
-            .store()
-            .document(DocumentKind::Engine, &request.name)
-            .await?
-            .ok_or(Refusal::NotFound("engine"))?;
-        let (leases, _) = self
-            .ledger
-            .records
-            .store()
-            .lease_counts(&request.name, clock::now_ms())
-            .await?;
+        let store = self.ledger.records.store();
+        let (leases, _) = store.lease_counts(&request.name, clock::now_ms()).await?;
         if leases > 0 {
             return Err(Refusal::invalid(
                 "name",
@@ -204,39 +186,29 @@ impl Leases {
                 ),
             ));
         }
-        self.ledger
-            .journal
-            .write(
-                journal::record("engine_deleted")
-                    .with("engine", &request.name)
-                    .with("actor", operator.id()),
-            )
-            .await?;
-        if !self
-            .ledger
-            .records
-            .store()
-            .replace_document(DocumentKind::Engine, &request.name, Some(&before), None)
-            .await?
-        {
-            return Err(Refusal::NotFound("engine"));
-        }
+        let record = journal::record("engine_deleted")
+            .with("engine", &request.name)
+            .with("actor", operator.id());
+        let place = DocumentPlace::new(DocumentKind::Engine, &request.name);
+        // Nothing rests on an engine that has no leases.
+        let withdrawn = self.ledger.withdraw_document(place, record, &NoDependents);
+        let (existed, ()) = withdrawn.await?;
         self.reload_engines().await?;
-        self.ledger.announce(Changed::Engines).await?;
-        Ok(v1::DeleteEngineResponse {})
+        Ok(v1::DeleteEngineResponse {
+            action: deletion(existed).to_owned(),
+        })
     }
 
     /// Reads all engines anew.
     pub(crate) async fn reload_engines(&self) -> Result<(), Refusal> {
         let (mut fresh, mut unusable) = (HashMap::new(), Vec::new());
-        for (name, bytes) in self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Engine)
-            .await?
-        {
-            match self.running_engine(&name, &bytes).await {
+        let documents = self.ledger.records.documents(DocumentKind::Engine).await?;
+        for (name, document) in documents {
+            let engine = match document {
+                Ok(document) => self.running_engine(&name, &document).await,
+                Err(error) => Err(error),
+            };
+            match engine {
                 Ok(engine) => drop(fresh.insert(name, Arc::new(engine))),
                 Err(error) => {
                     // The others work, and this one's leases wait for an engine that can be used.
@@ -261,9 +233,13 @@ impl Leases {
         });
     }
 
-    async fn running_engine(&self, name: &str, bytes: &[u8]) -> Result<RunningEngine, Refusal> {
-        let document = self.open_engine(name, bytes)?;
-        let password = self.engine_password(name, &document).await?;
+    async fn running_engine(
+        &self,
+        name: &str,
+        document: &Document,
+    ) -> Result<RunningEngine, Refusal> {
+        let document = open_engine(document)?;
+        let password = self.engine_password(&document).await?;
         let prefix = LeaseRecord::prefix(self.ledger.root(), name);
         let driver = document
             .config
@@ -279,26 +255,18 @@ impl Leases {
         })
     }
 
-    fn open_engine(&self, name: &str, bytes: &[u8]) -> Result<EngineDocument, Refusal> {
-        self.ledger.records.open(
-            "engine",
-            &[b"engine", name.as_bytes()],
-            bytes,
-            serde_json::from_slice,
-        )
-    }
-
-    async fn engine_password(
-        &self,
-        name: &str,
-        document: &EngineDocument,
-    ) -> Result<SecretBytes, Refusal> {
+    async fn engine_password(&self, document: &EngineDocument) -> Result<SecretBytes, Refusal> {
         let sealed = STANDARD
             .decode(&document.password)
             .map_err(|_| Refusal::Seal {
                 what: "engine",
                 cause: SealError::Opening,
             })?;
-        self.secrets.open(&format!("engine {name}"), &sealed).await
+        let name = format!("engine {}", document.config.name);
+        self.secrets.open(&name, &sealed).await
     }
+}
+
+fn open_engine(document: &Document) -> Result<EngineDocument, Refusal> {
+    document.decode(serde_json::from_slice)
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_core::store::{Store, StoreError};
-use sundew_core::{Agreement, Event, FOR_EVER_MS, LogEntry, RootKey, SharedBounds};
+use sundew_core::store::{AppendAfter, Store, StoreError};
+use sundew_core::{Agreement, Event, FOR_EVER_MS, LogEntry, Position, RootKey, SharedBounds};
 
 use super::follower::LogFollower;
 use super::revocation_log::RevocationLog;
@@ -56,6 +56,16 @@ async fn read(store: &dyn Store, root: &RootKey) -> Result<Option<Agreement>, St
     let agreement = Agreement::decode(record)
         .map_err(|error| StoreError::Misconfigured(format!("agreement on bounds: {error}")))?;
     Ok(Some(agreement))
+}
+
+/// Returns the conditions of an append above `floor`, for a command that works on a store itself.
+pub(crate) async fn append_after(
+    store: &dyn Store,
+    root: &RootKey,
+    floor: Position,
+) -> Result<AppendAfter, StoreError> {
+    let agreement = read(store, root).await?.map_or(0, |agreed| agreed.version);
+    Ok(AppendAfter { agreement, floor })
 }
 
 /// Writes an agreement in the place of the one of version `expected`.

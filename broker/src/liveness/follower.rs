@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sundew_core::protocol::{Step, after_heartbeat, is_gap};
 use sundew_core::store::{Heartbeat, Report, StoreError, StoredEntry};
-use sundew_core::{EntryId, Event, LogEntry, Position};
+use sundew_core::{DocumentVersion, EntryId, Event, LogEntry, Position};
 
 use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, lock};
 use super::store_clock::StoreClock;
@@ -21,6 +21,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// A room that hears every entry of the log, in the order of the log. Its methods must return
 /// quickly, because the loop that calls them also renews the view.
 pub(crate) trait Subscriber: Send + Sync {
+    /// Hears which version of a document an entry states, before the entry's event (L22).
+    fn on_document(self: Arc<Self>, _statement: &DocumentVersion) {}
     /// Hears an entry that was applied to the view.
     fn on_event(self: Arc<Self>, event: &Event);
     /// Hears that the log has a gap: the store was emptied or lost something, or this broker was
@@ -263,9 +265,12 @@ impl LogFollower {
 
     /// Applies an entry to the view, and then tells the rooms.
     pub(super) fn apply(&self, position: Position, entry: LogEntry) {
-        let event = entry.event.clone();
+        let (event, document) = (entry.event.clone(), entry.document.clone());
         self.log.write().apply(position, entry);
         for subscriber in &self.subscribers {
+            if let Some(statement) = &document {
+                Arc::clone(subscriber).on_document(statement);
+            }
             Arc::clone(subscriber).on_event(&event);
         }
     }
@@ -280,7 +285,9 @@ impl LogFollower {
         let entries: Vec<_> = batch.into_iter().map(open).collect::<Result<_, _>>()?;
         let foreign: Vec<LogEntry> = {
             let view = self.log.read();
-            let ends = |entry: &&LogEntry| !matches!(entry.event, Event::Changed(_) | Event::Floor);
+            let ends = |entry: &&LogEntry| {
+                entry.document.is_some() || !matches!(entry.event, Event::Changed(_) | Event::Floor)
+            };
             entries
                 .iter()
                 .map(|(_, entry)| entry)

@@ -22,6 +22,6 @@ mod store_clock;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use agreement::{AgreementError, agree};
+pub(crate) use agreement::{AgreementError, agree, append_after};
 pub(crate) use follower::{LogFollower, Subscriber};
-pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale};
+pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale, sealed_entry};

@@ -99,6 +99,7 @@ mod tests {
             id: EntryId([number; 16]),
             event: Event::Floor,
             retain_until_ms: 1,
+            document: None,
         }
     }
 

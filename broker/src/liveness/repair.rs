@@ -79,8 +79,10 @@ impl LogFollower {
             for (stored, entry) in self.take_in(batch).await? {
                 known.insert(stored.id);
                 // A rule kills what is stamped below it. This one is new here and stands below
-                // stamps that this broker has given, so it is repeated above them.
-                if stored.position <= stamped && !log.read().knows(&stored.id) {
+                // stamps that this broker has given, so it is repeated above them. The version of a
+                // document means the same wherever it stands.
+                let is_below = stored.position <= stamped && entry.document.is_none();
+                if is_below && !log.read().knows(&stored.id) {
                     repeat.push(entry.clone());
                 }
                 self.apply(stored.position, entry);

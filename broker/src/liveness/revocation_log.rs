@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use sundew_core::store::{AppendAfter, BoxFuture, Store, StoreError};
-use sundew_core::{Agreement, EntryId, Event, LogEntry, Position, RootKey, SharedBounds, View};
+use sundew_core::{
+    Agreement, DocumentVersion, EntryId, Event, LogEntry, Position, RootKey, SharedBounds, View,
+};
 use tokio::sync::watch;
 
 use super::outbox::Outbox;
@@ -108,6 +110,16 @@ pub(super) struct HeartbeatAck {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which the
+/// log keeps it, in milliseconds since the epoch.
+pub(crate) fn sealed_entry(root: &RootKey, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
+    (
+        entry.id,
+        root.tag(&[b"log", &entry.id.0], entry.encode()),
+        entry.log_retains_until_ms(),
+    )
 }
 
 impl RevocationLog {
@@ -234,17 +246,22 @@ impl RevocationLog {
             id: EntryId(id),
             event,
             retain_until_ms: until_ms,
+            document: None,
         })
+    }
+
+    /// Returns the entry that makes this statement about a document, if no later one is known.
+    pub(crate) fn announced(&self, statement: &DocumentVersion) -> Option<EntryId> {
+        let view = self.read();
+        view.document(statement.kind, &statement.name)
+            .filter(|(known, _)| known.says_the_same(statement))
+            .map(|(_, by)| by)
     }
 
     /// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which
     /// the log keeps it, in milliseconds since the epoch.
     pub(super) fn sealed(&self, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
-        (
-            entry.id,
-            self.root.tag(&[b"log", &entry.id.0], entry.encode()),
-            entry.log_retains_until_ms(),
-        )
+        sealed_entry(&self.root, entry)
     }
 
     /// Returns the conditions of an append at this moment.

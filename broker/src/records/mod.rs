@@ -6,9 +6,14 @@
 //! P12: every cache is bounded.
 
 mod cache;
+mod changes;
+#[cfg(test)]
+mod document_tests;
+mod documents;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod versions;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -18,14 +23,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::{Created, DocumentKind, NewTask, Store};
 use sundew_core::{
-    Changed, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord, TokenHash,
-    WorkloadRecord,
+    Changed, DocumentVersion, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord,
+    TokenHash, WorkloadRecord,
 };
 
 use crate::clock;
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED, TokenCache, bytes_of};
+pub(crate) use changes::Before;
+pub(crate) use documents::{Document, DocumentPlace, KEYRING};
+use versions::Versions;
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so
 /// that an operator can look at it.
@@ -83,6 +91,9 @@ pub struct Records {
     workloads: RwLock<HashMap<SpiffeId, Option<Arc<WorkloadRecord>>>>,
     /// Counts changes of registrations, so that what was read before a change is not kept after it.
     workloads_generation: AtomicU64,
+    versions: Versions,
+    /// The number of times that the store lost something.
+    gaps: AtomicU64,
 }
 
 impl Records {
@@ -95,6 +106,8 @@ impl Records {
             tokens: TokenCache::new(),
             workloads: RwLock::default(),
             workloads_generation: AtomicU64::new(0),
+            versions: Versions::default(),
+            gaps: AtomicU64::new(0),
         }
     }
 
@@ -134,6 +147,11 @@ impl Records {
         self.forget_workloads();
     }
 
+    /// Returns how often the store lost something, as far as this broker has noticed.
+    pub(crate) fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Acquire)
+    }
+
     /// Forgets all registrations.
     fn forget_workloads(&self) {
         self.workloads_generation.fetch_add(1, Ordering::AcqRel);
@@ -164,13 +182,11 @@ impl Records {
             return Ok(known.clone());
         }
         let generation = self.workloads_generation.load(Ordering::Acquire);
-        let bytes = self
-            .store
-            .document(DocumentKind::Workload, id.as_str())
-            .await?;
-        let record = bytes
-            .map(|bytes| self.open_workload(id.as_str(), &bytes).map(Arc::new))
-            .transpose()?;
+        let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
+        let record = match self.document(place).await? {
+            Some(document) => Some(Arc::new(document.decode(WorkloadRecord::decode)?)),
+            None => None,
+        };
         let mut known = self
             .workloads
             .write()
@@ -182,27 +198,6 @@ impl Records {
             known.insert(id.clone(), record.clone());
         }
         Ok(record)
-    }
-
-    /// Returns the registration in a document of this name, and a refusal if its tag does not fit.
-    pub fn open_workload(&self, name: &str, bytes: &[u8]) -> Result<WorkloadRecord, Refusal> {
-        self.open(
-            "workload",
-            &[b"workload", name.as_bytes()],
-            bytes,
-            WorkloadRecord::decode,
-        )
-    }
-
-    /// Returns a registration as a document for the store.
-    pub fn seal_workload(&self, record: &WorkloadRecord) -> Vec<u8> {
-        self.root.tag(
-            &[
-                b"workload",
-                record.registration.spiffe_id.as_str().as_bytes(),
-            ],
-            record.encode(),
-        )
     }
 
     /// Writes a task with its first token, unless an earlier call with this idempotency key has
@@ -364,6 +359,10 @@ impl Records {
 }
 
 impl Subscriber for Records {
+    fn on_document(self: Arc<Self>, statement: &DocumentVersion) {
+        self.learn(statement);
+    }
+
     fn on_event(self: Arc<Self>, event: &Event) {
         match event {
             Event::Changed(Changed::Workload(id)) => self.forget_workload(id),
@@ -378,6 +377,7 @@ impl Subscriber for Records {
     }
 
     fn on_gap(self: Arc<Self>) {
+        self.gaps.fetch_add(1, Ordering::AcqRel);
         self.forget();
     }
 }

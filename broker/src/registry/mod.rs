@@ -9,20 +9,21 @@ use std::sync::Arc;
 
 use ring::digest;
 use sundew_attestation::json::{self, JsonError};
-use sundew_attestation::spiffe::TrustDomain;
+use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_attestation::{TrustMaterial, hex};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Changed, Registration, Selector, WorkloadRecord};
+use sundew_core::{Registration, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::clock;
 use crate::evidence::Evidence;
 use crate::journal;
-use crate::ledger::Ledger;
+use crate::ledger::{Change, Dependents, Ledger};
+use crate::records::{Before, DocumentPlace};
 use crate::refusal::Refusal;
 use crate::response::Responses;
 use crate::role::{Operator, Registrar};
-use crate::wire::spiffe_id;
+use crate::wire::{deletion, spiffe_id};
 
 /// Most registrations in one request.
 const MAX_APPLIED: usize = 1000;
@@ -133,58 +134,47 @@ impl Registry {
     ) -> Result<v1::WorkloadChange, Refusal> {
         let id = registration.spiffe_id.clone();
         let version = version_of(&registration);
-        let store = self.ledger.records.store();
+        let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
         // The version is compared by content, so a repeated request changes nothing.
         for _ in 0..REPLACE_ATTEMPTS {
-            let before = store.document(DocumentKind::Workload, id.as_str()).await?;
-            let old = before
-                .as_ref()
-                .map(|bytes| self.ledger.records.open_workload(id.as_str(), bytes))
-                .transpose()?;
+            let before = self.ledger.before_change(place).await?;
+            let old = before.document.as_ref();
+            let old = old.and_then(|old| old.decode(WorkloadRecord::decode).ok());
             let diff = registration.diff_from(old.as_ref().map(|o| &o.registration));
             let action = match &old {
                 None => "created",
                 Some(old) if old.version == version => "unchanged",
                 Some(_) => "changed",
             };
-            let change = v1::WorkloadChange {
+            let answer = v1::WorkloadChange {
                 spiffe_id: id.to_string(),
                 action: action.to_owned(),
                 diff,
                 version: version.clone(),
             };
-            if dry_run || action == "unchanged" {
-                return Ok(change);
+            if dry_run {
+                return Ok(answer);
             }
-            let record = journal::record("workload_applied")
-                .with("workload", &id)
-                .with("actor", operator.id())
-                .with("action", action);
-            self.ledger
-                .journal
-                .write(
-                    record
-                        .with("version", &version)
-                        .with("diff", change.diff.join("\n")),
-                )
-                .await?;
-            let record = WorkloadRecord {
-                registration: registration.clone(),
-                version: version.clone(),
-                applied_at_ms: clock::now_ms(),
-                applied_by: operator.id().to_string(),
+            let change = if action == "unchanged" {
+                Change::Keep
+            } else {
+                let record = journal::record("workload_applied")
+                    .with("workload", &id)
+                    .with("actor", operator.id())
+                    .with("action", action)
+                    .with("version", &version)
+                    .with("diff", answer.diff.join("\n"));
+                let body = WorkloadRecord {
+                    registration: registration.clone(),
+                    version: version.clone(),
+                    applied_at_ms: clock::now_ms(),
+                    applied_by: operator.id().to_string(),
+                };
+                Change::Write(body.encode(), record)
             };
-            if store
-                .replace_document(
-                    DocumentKind::Workload,
-                    id.as_str(),
-                    before.as_deref(),
-                    Some(&self.ledger.records.seal_workload(&record)),
-                )
-                .await?
-            {
-                self.ledger.announce(Changed::Workload(id.clone())).await?;
-                return Ok(change);
+            let put = self.ledger.put_document(place, &before, change, answer);
+            if let Some(answer) = put.await? {
+                return Ok(answer);
             }
         }
         Err(Refusal::Conflict("registration"))
@@ -196,19 +186,12 @@ impl Registry {
         _: Operator<Registrar>,
         _: v1::ListWorkloadsRequest,
     ) -> Result<v1::ListWorkloadsResponse, Refusal> {
-        let documents = self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Workload)
-            .await?;
+        let records = &self.ledger.records;
+        let documents = records.readable_documents(DocumentKind::Workload).await?;
         let workloads = documents
             .iter()
-            .map(|(name, bytes)| {
-                Ok(workload_message(
-                    &self.ledger.records.open_workload(name, bytes)?,
-                ))
-            })
+            .map(|(_, document)| document.decode(WorkloadRecord::decode))
+            .map(|record| Ok(workload_message(&record?)))
             .collect::<Result<_, Refusal>>()?;
         Ok(v1::ListWorkloadsResponse { workloads })
     }
@@ -220,51 +203,54 @@ impl Registry {
         request: v1::ShowWorkloadRequest,
     ) -> Result<v1::ShowWorkloadResponse, Refusal> {
         let id = spiffe_id(&request.spiffe_id)?;
-        let bytes = self
-            .ledger
-            .records
-            .store()
-            .document(DocumentKind::Workload, id.as_str())
-            .await?
-            .ok_or(Refusal::NotFound("workload"))?;
+        let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
+        let document = self.ledger.records.document(place).await?;
+        let document = document.ok_or(Refusal::NotFound("workload"))?;
         Ok(v1::ShowWorkloadResponse {
-            workload: Some(workload_message(
-                &self.ledger.records.open_workload(id.as_str(), &bytes)?,
-            )),
+            workload: Some(workload_message(&document.decode(WorkloadRecord::decode)?)),
         })
     }
 
-    /// Removes a registration, and revokes everything that was issued to the workload.
+    /// Removes a registration, and revokes everything that was issued to the workload. L5: what was
+    /// issued is revoked too if there is no registration any more.
     pub(crate) async fn delete_workload(
         self: Arc<Self>,
         operator: Operator<Registrar>,
         request: v1::DeleteWorkloadRequest,
     ) -> Result<v1::DeleteWorkloadResponse, Refusal> {
         let id = spiffe_id(&request.spiffe_id)?;
-        let store = self.ledger.records.store();
-        let before = store
-            .document(DocumentKind::Workload, id.as_str())
-            .await?
-            .ok_or(Refusal::NotFound("workload"))?;
         let record = journal::record("workload_deleted")
             .with("workload", &id)
             .with("actor", operator.id());
-        self.ledger.journal.write(record).await?;
-        if !store
-            .replace_document(DocumentKind::Workload, id.as_str(), Some(&before), None)
-            .await?
-        {
-            return Err(Refusal::NotFound("workload"));
-        }
-        self.ledger.announce(Changed::Workload(id.clone())).await?;
-        self.responses
-            .revoke_for(
-                Selector::workload(id),
-                operator.id(),
-                "registration deleted",
-            )
-            .await?;
-        Ok(v1::DeleteWorkloadResponse {})
+        let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
+        let issued = IssuedTo {
+            actor: operator.id(),
+            responses: &self.responses,
+            workload: &id,
+        };
+        let withdrawn = self.ledger.withdraw_document(place, record, &issued);
+        let (existed, ()) = withdrawn.await?;
+        Ok(v1::DeleteWorkloadResponse {
+            action: deletion(existed).to_owned(),
+        })
+    }
+}
+
+/// Everything that was issued to a workload.
+struct IssuedTo<'a> {
+    actor: &'a SpiffeId,
+    responses: &'a Responses,
+    workload: &'a SpiffeId,
+}
+
+impl Dependents for IssuedTo<'_> {
+    type Ended = ();
+    async fn end(&self, _: &Before) -> Result<(), Refusal> {
+        let selector = Selector::workload(self.workload.clone());
+        let revoked = self
+            .responses
+            .revoke_for(selector, self.actor, "registration deleted");
+        revoked.await.map(drop)
     }
 }
 

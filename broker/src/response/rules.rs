@@ -66,6 +66,7 @@ impl Responses {
                     id,
                     event,
                     retain_until_ms: until_ms,
+                    document: None,
                 };
                 self.put_in_force(entry, &selector, &action).await
             }

@@ -10,13 +10,12 @@ use sundew_proto::v1;
 
 use super::{REPLACE_ATTEMPTS, Secrets};
 use crate::journal;
+use crate::ledger::Change;
 use crate::liveness::Subscriber;
+use crate::records::{Document, DocumentPlace, KEYRING};
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 use crate::wire::idempotency_key;
-
-/// The name of the keyring in the store.
-const KEYRING: &str = "keyring";
 
 impl Secrets {
     /// Adds a key to the keyring and makes it the active key. Older records still open, and are
@@ -26,87 +25,77 @@ impl Secrets {
         operator: Operator<Registrar>,
         request: v1::RotateKeyringRequest,
     ) -> Result<v1::RotateKeyringResponse, Refusal> {
-        let unusable = |cause| Refusal::Seal {
-            what: "keyring",
-            cause,
-        };
         let key = idempotency_key(request.idempotency_key)?;
         let tag = URL_SAFE_NO_PAD.encode(self.ledger.root().derive(&[
             b"rotate-keyring",
             operator.id().as_str().as_bytes(),
             key.as_bytes(),
         ]));
+        let place = DocumentPlace::new(DocumentKind::Meta, KEYRING);
         for _ in 0..REPLACE_ATTEMPTS {
-            let before = self
-                .ledger
-                .records
-                .store()
-                .document(DocumentKind::Meta, KEYRING)
-                .await?
-                .ok_or(Refusal::NotFound("keyring"))?;
-            let current = Keyring::unwrap(self.ledger.root(), &before).map_err(unusable)?;
+            let before = self.ledger.before_change(place).await?;
+            let (current, is_stored) = match &before.document {
+                Some(document) => (Arc::new(self.versioned(document)?), true),
+                // L22: the one in the store is old, or gone. This broker's has more.
+                None => (self.keyring.load_full(), false),
+            };
+            let current = &current.keyring;
             // A retry of the request that made the present key gets its answer.
-            if current.request() == tag {
-                return Ok(v1::RotateKeyringResponse {
-                    key_id: current.active_key_id(),
-                });
-            }
-            let next = current.rotated(&tag).map_err(unusable)?;
-            let key_id = next.active_key_id();
-            self.ledger
-                .journal
-                .write(
-                    journal::record("keyring_rotated")
-                        .with("actor", operator.id())
-                        .with("key_id", key_id),
-                )
-                .await?;
-            let sealed = next.wrap(self.ledger.root()).map_err(unusable)?;
-            if self
-                .ledger
-                .records
-                .store()
-                .replace_document(DocumentKind::Meta, KEYRING, Some(&before), Some(&sealed))
-                .await?
-            {
+            let (key_id, change) = if is_stored && current.request() == tag {
+                (current.active_key_id(), Change::Keep)
+            } else {
+                let next = current.rotated(&tag).map_err(unusable)?;
+                let record = journal::record("keyring_rotated")
+                    .with("actor", operator.id())
+                    .with("key_id", next.active_key_id());
+                let sealed = next.wrap(self.ledger.root()).map_err(unusable)?;
+                (next.active_key_id(), Change::Write(sealed, record))
+            };
+            let put = self.ledger.put_document(place, &before, change, key_id);
+            if let Some(key_id) = put.await? {
                 self.reload_keyring().await?;
-                self.ledger.announce(Changed::Keyring).await?;
                 return Ok(v1::RotateKeyringResponse { key_id });
             }
         }
         Err(Refusal::Conflict("keyring"))
     }
 
+    /// Returns the keyring, read anew if another broker has rotated it. L22: an older one that
+    /// somebody put back into the store is refused.
+    pub(super) async fn current_keyring(&self) -> Result<Arc<VersionedKeyring>, Refusal> {
+        let place = DocumentPlace::new(DocumentKind::Meta, KEYRING);
+        let keyring = self.keyring.load_full();
+        let records = &self.ledger.records;
+        if records.require_current(place, keyring.version).is_ok() {
+            return Ok(keyring);
+        }
+        self.reload_keyring().await?;
+        Ok(self.keyring.load_full())
+    }
+
+    fn versioned(&self, document: &Document) -> Result<VersionedKeyring, Refusal> {
+        let keyring = Keyring::unwrap(self.ledger.root(), document.body()).map_err(unusable)?;
+        Ok(VersionedKeyring {
+            keyring,
+            version: document.version(),
+        })
+    }
+
     /// Reads the keyring from the store; puts this broker's there if the store has none.
     pub(crate) async fn reload_keyring(&self) -> Result<(), Refusal> {
-        let unusable = |cause| Refusal::Seal {
-            what: "keyring",
-            cause,
-        };
+        let place = DocumentPlace::new(DocumentKind::Meta, KEYRING);
+        let records = &self.ledger.records;
         loop {
-            if let Some(sealed) = self
-                .ledger
-                .records
-                .store()
-                .document(DocumentKind::Meta, KEYRING)
-                .await?
-            {
-                self.keyring.store(Arc::new(
-                    Keyring::unwrap(self.ledger.root(), &sealed).map_err(unusable)?,
-                ));
+            if let Some(document) = records.document(place).await? {
+                self.keyring.store(Arc::new(self.versioned(&document)?));
                 return Ok(());
             }
             // At the first start, that is the keyring that was generated just now; in a store that
             // was emptied, the keyring that other brokers still use.
-            let own = self
-                .keyring
-                .load()
-                .wrap(self.ledger.root())
-                .map_err(unusable)?;
-            self.ledger
-                .records
-                .store()
-                .replace_document(DocumentKind::Meta, KEYRING, None, Some(&own))
+            let own = self.keyring.load();
+            let sealed = own.keyring.wrap(self.ledger.root()).map_err(unusable)?;
+            records
+                .put_back_document(place, own.version, &sealed)
                 .await?;
         }
     }
@@ -122,25 +111,24 @@ impl Secrets {
 
     /// Seals anew the secrets that an older key sealed; answers how many.
     pub(crate) async fn reseal(&self) -> Result<usize, Refusal> {
-        let active = self.keyring.load().active_key_id();
+        let active = self.keyring.load().keyring.active_key_id();
+        let records = &self.ledger.records;
         let mut count = 0_usize;
-        for (name, before) in self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Secret)
-            .await?
-        {
-            let mut record = self.record_of(&name, &before)?;
+        for (name, document) in records.readable_documents(DocumentKind::Secret).await? {
+            let mut record = document.decode(SecretRecord::decode)?;
             if key_of(&record)? < active {
                 let sealed = STANDARD.decode(&record.sealed).map_err(|_| Refusal::Seal {
                     what: "secret",
                     cause: SealError::Opening,
                 })?;
-                record.sealed = self.seal_text(&name, &self.open(&name, &sealed).await?)?;
-                count = count.saturating_add(usize::from(
-                    self.replace(&name, Some(&before), &record).await?,
-                ));
+                record.sealed = self
+                    .seal_text(&name, &self.open(&name, &sealed).await?)
+                    .await?;
+                // The value is the same, so nobody has to hear of it.
+                let place = DocumentPlace::new(DocumentKind::Secret, &name);
+                let body = record.encode();
+                let rewritten = records.rewrite_document(place, &document, &body);
+                count = count.saturating_add(usize::from(rewritten.await?));
             }
         }
         Ok(count)
@@ -156,6 +144,19 @@ impl Subscriber for Secrets {
 
     fn on_gap(self: Arc<Self>) {
         self.reload_keyring_in_background();
+    }
+}
+
+/// A keyring, and the version of the document that it was read from; 0 if it was just generated.
+pub(super) struct VersionedKeyring {
+    pub(super) keyring: Keyring,
+    pub(super) version: u64,
+}
+
+fn unusable(cause: SealError) -> Refusal {
+    Refusal::Seal {
+        what: "keyring",
+        cause,
     }
 }
 

@@ -18,11 +18,12 @@ use sundew_proto::v1;
 
 use crate::clock;
 use crate::journal;
-use crate::ledger::Ledger;
+use crate::ledger::{Change, Ledger, NoDependents};
+use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
-use crate::wire::idempotency_key;
-use keyring::key_of;
+use crate::wire::{deletion, idempotency_key};
+use keyring::{VersionedKeyring, key_of};
 
 /// How often a change is tried before it is refused because other brokers change the same secret or
 /// the keyring.
@@ -31,7 +32,7 @@ const REPLACE_ATTEMPTS: usize = 8;
 /// The room of stored secrets.
 pub(crate) struct Secrets {
     ledger: Ledger,
-    keyring: ArcSwap<Keyring>,
+    keyring: ArcSwap<VersionedKeyring>,
     /// Largest secret, in bytes.
     max_bytes: usize,
 }
@@ -42,7 +43,10 @@ impl Secrets {
     pub(crate) fn new(ledger: Ledger, max_bytes: usize) -> Result<Self, SealError> {
         Ok(Self {
             ledger,
-            keyring: ArcSwap::from_pointee(Keyring::generate()?),
+            keyring: ArcSwap::from_pointee(VersionedKeyring {
+                keyring: Keyring::generate()?,
+                version: 0,
+            }),
             max_bytes,
         })
     }
@@ -68,39 +72,31 @@ impl Secrets {
             key.as_bytes(),
             value.expose(),
         ]));
+        let place = DocumentPlace::new(DocumentKind::Secret, &request.name);
         for _ in 0..REPLACE_ATTEMPTS {
-            let before = self
-                .ledger
-                .records
-                .store()
-                .document(DocumentKind::Secret, &request.name)
-                .await?;
-            let old = before
-                .as_ref()
-                .map(|bytes| self.record_of(&request.name, bytes))
-                .transpose()?;
+            let before = self.ledger.before_change(place).await?;
+            let old = before.document.as_ref();
+            let old = old.and_then(|old| old.decode(SecretRecord::decode).ok());
             // A retry of the request that wrote the present version gets its answer.
-            if let Some(old) = old.as_ref().filter(|old| old.request == written_by) {
-                return Ok(v1::PutSecretResponse {
-                    version: old.version,
-                });
-            }
-            let version = old.map_or(1, |old| old.version.saturating_add(1));
-            let record = journal::record("secret_written")
-                .with("secret", &request.name)
-                .with("actor", operator.id())
-                .with("version", version);
-            self.ledger.journal.write(record).await?;
-            let record = SecretRecord {
-                version,
-                updated_at_ms: clock::now_ms(),
-                sealed: self.seal_text(&request.name, &value)?,
-                request: written_by.clone(),
+            let (version, change) = match old {
+                Some(old) if old.request == written_by => (old.version, Change::Keep),
+                old => {
+                    let version = old.map_or(1, |old| old.version.saturating_add(1));
+                    let record = journal::record("secret_written")
+                        .with("secret", &request.name)
+                        .with("actor", operator.id())
+                        .with("version", version);
+                    let body = SecretRecord {
+                        version,
+                        updated_at_ms: clock::now_ms(),
+                        sealed: self.seal_text(&request.name, &value).await?,
+                        request: written_by.clone(),
+                    };
+                    (version, Change::Write(body.encode(), record))
+                }
             };
-            if self
-                .replace(&request.name, before.as_deref(), &record)
-                .await?
-            {
+            let put = self.ledger.put_document(place, &before, change, version);
+            if let Some(version) = put.await? {
                 return Ok(v1::PutSecretResponse { version });
             }
         }
@@ -108,9 +104,10 @@ impl Secrets {
     }
 
     /// Seals a value under the active key, with its name as associated data (P8).
-    pub(crate) fn seal(&self, name: &str, value: &SecretBytes) -> Result<Vec<u8>, Refusal> {
-        self.keyring
-            .load()
+    pub(crate) async fn seal(&self, name: &str, value: &SecretBytes) -> Result<Vec<u8>, Refusal> {
+        self.current_keyring()
+            .await?
+            .keyring
             .seal(name, value.expose())
             .map_err(|cause| Refusal::Seal {
                 what: "secret",
@@ -119,27 +116,8 @@ impl Secrets {
     }
 
     /// Seals a value, in base64.
-    fn seal_text(&self, name: &str, value: &SecretBytes) -> Result<String, Refusal> {
-        Ok(STANDARD.encode(self.seal(name, value)?))
-    }
-
-    /// Writes a secret if the store still has `before`; says whether it did.
-    async fn replace(
-        &self,
-        name: &str,
-        before: Option<&[u8]>,
-        record: &SecretRecord,
-    ) -> Result<bool, Refusal> {
-        let bytes = self
-            .ledger
-            .root()
-            .tag(&[b"secret", name.as_bytes()], record.encode());
-        Ok(self
-            .ledger
-            .records
-            .store()
-            .replace_document(DocumentKind::Secret, name, before, Some(&bytes))
-            .await?)
+    async fn seal_text(&self, name: &str, value: &SecretBytes) -> Result<String, Refusal> {
+        Ok(STANDARD.encode(self.seal(name, value).await?))
     }
 
     /// Lists names and versions of secrets, never values.
@@ -149,14 +127,9 @@ impl Secrets {
         _: v1::ListSecretsRequest,
     ) -> Result<v1::ListSecretsResponse, Refusal> {
         let mut secrets = Vec::new();
-        for (name, bytes) in self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Secret)
-            .await?
-        {
-            let record = self.record_of(&name, &bytes)?;
+        let records = &self.ledger.records;
+        for (name, document) in records.readable_documents(DocumentKind::Secret).await? {
+            let record = document.decode(SecretRecord::decode)?;
             secrets.push(v1::SecretInfo {
                 key_id: key_of(&record)?,
                 version: record.version,
@@ -174,66 +147,35 @@ impl Secrets {
         request: v1::DeleteSecretRequest,
     ) -> Result<v1::DeleteSecretResponse, Refusal> {
         Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
-        let before = self
-            .ledger
-            .records
-            .store()
-            .document(DocumentKind::Secret, &request.name)
-            .await?
-            .ok_or(Refusal::NotFound("secret"))?;
-        self.ledger
-            .journal
-            .write(
-                journal::record("secret_deleted")
-                    .with("secret", &request.name)
-                    .with("actor", operator.id()),
-            )
-            .await?;
-        if self
-            .ledger
-            .records
-            .store()
-            .replace_document(DocumentKind::Secret, &request.name, Some(&before), None)
-            .await?
-        {
-            Ok(v1::DeleteSecretResponse {})
-        } else {
-            Err(Refusal::NotFound("secret"))
-        }
+        let record = journal::record("secret_deleted")
+            .with("secret", &request.name)
+            .with("actor", operator.id());
+        let place = DocumentPlace::new(DocumentKind::Secret, &request.name);
+        // What was handed out cannot be taken back from here.
+        let withdrawn = self.ledger.withdraw_document(place, record, &NoDependents);
+        let (existed, ()) = withdrawn.await?;
+        Ok(v1::DeleteSecretResponse {
+            action: deletion(existed).to_owned(),
+        })
     }
 
     /// Reads the record of a secret, if there is one of this name.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<SecretRecord>, Refusal> {
-        let Some(bytes) = self
-            .ledger
-            .records
-            .store()
-            .document(DocumentKind::Secret, name)
-            .await?
-        else {
-            return Ok(None);
-        };
-        self.record_of(name, &bytes).map(Some)
-    }
-
-    /// Opens a stored record; refuses one that was changed in the store.
-    fn record_of(&self, name: &str, bytes: &[u8]) -> Result<SecretRecord, Refusal> {
-        self.ledger.records.open(
-            "secret",
-            &[b"secret", name.as_bytes()],
-            bytes,
-            SecretRecord::decode,
-        )
+        let place = DocumentPlace::new(DocumentKind::Secret, name);
+        let document = self.ledger.records.document(place).await?;
+        document
+            .map(|document| document.decode(SecretRecord::decode))
+            .transpose()
     }
 
     /// Opens a value that was sealed under a name. P8: the value opens under no other name.
     pub(crate) async fn open(&self, name: &str, sealed: &[u8]) -> Result<SecretBytes, Refusal> {
-        let opened = self.keyring.load().open(name, sealed);
+        let opened = self.current_keyring().await?.keyring.open(name, sealed);
         let opened = match opened {
             // Another broker may have rotated the keyring just now.
             Err(SealError::UnknownKey(_)) => {
                 self.reload_keyring().await?;
-                self.keyring.load().open(name, sealed)
+                self.keyring.load().keyring.open(name, sealed)
             }
             other => other,
         };

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sundew_core::SealError;
 use sundew_core::store::DocumentKind;
+use sundew_core::{SealError, SecretBytes};
 use sundew_proto::v1;
 
 use super::Secrets;
 use crate::refusal::Refusal;
+use crate::testing::documents::{caught_up, put as put_form, put_back, stored};
 use crate::testing::{TestBroker, assert_refused};
 
 async fn put(broker: &TestBroker, request: v1::PutSecretRequest) -> Result<u64, Refusal> {
@@ -103,9 +104,9 @@ async fn a_deleted_secret_is_gone_and_is_not_deleted_again() {
         };
         Arc::clone(&broker.rooms.secrets).delete_secret(broker.operator(), request)
     };
-    delete().await.unwrap();
+    assert_eq!(delete().await.unwrap().action, "deleted");
     assert!(listed(&broker).await.is_empty());
-    assert_refused!(delete().await, Refusal::NotFound("secret"));
+    assert_eq!(delete().await.unwrap().action, "absent");
     assert_eq!(broker.journal("secret_deleted").len(), 1);
 }
 
@@ -184,4 +185,66 @@ async fn another_broker_opens_what_was_sealed_after_a_rotation_it_has_not_heard_
     rotate(&broker, "").await;
     broker.put_secret("app/db", "one").await;
     assert_eq!(value(&other, "app/db").await.unwrap(), b"one");
+}
+
+/// L22: a keyring from before a rotation seals and opens nothing, also at a broker that began with
+/// it.
+#[tokio::test]
+async fn l22_a_keyring_that_was_put_back_is_used_for_nothing() {
+    let one = TestBroker::start().await;
+    one.put_secret("app/db", "x").await;
+    let kind = DocumentKind::Meta;
+    let old = stored(&one, kind).await.unwrap();
+    put_form(&one, kind, 1).await.unwrap().unwrap();
+    put_back(&one, kind, Some(&old)).await;
+    let two = one.beside().await;
+    caught_up(&two).await;
+    let secrets = two.rooms.secrets.clone();
+    let put = secrets.put_secret(two.operator(), request("app/db", b"y", ""));
+    assert_refused!(
+        put.await,
+        Refusal::Outdated {
+            what: "keyring",
+            ..
+        }
+    );
+    let value = SecretBytes::new(vec![1]);
+    let sealed = one.rooms.secrets.seal("app/db", &value).await.unwrap();
+    let opened = two.rooms.secrets.open("app/db", &sealed).await;
+    assert_refused!(
+        opened,
+        Refusal::Outdated {
+            what: "keyring",
+            ..
+        }
+    );
+}
+
+/// L22: whoever writes the store can take the keyring away, and that makes no broker useless.
+#[tokio::test]
+async fn l22_a_keyring_that_is_lost_for_good_is_replaced_by_a_rotation() {
+    let one = TestBroker::start().await;
+    let kind = DocumentKind::Meta;
+    put_form(&one, kind, 1).await.unwrap().unwrap();
+    // It only has what it made itself, before it read in the log that there was another one.
+    put_back(&one, kind, None).await;
+    one.die();
+    let two = one.beside().await;
+    caught_up(&two).await;
+    let secrets = two.rooms.secrets.clone();
+    let put = secrets.put_secret(two.operator(), request("app/db", b"y", ""));
+    assert_refused!(
+        put.await,
+        Refusal::Outdated {
+            what: "keyring",
+            ..
+        }
+    );
+    put_form(&two, kind, 2).await.unwrap().unwrap();
+    two.put_secret("app/db", "y").await;
+    let three = two.beside().await;
+    caught_up(&three).await;
+    let record = three.rooms.secrets.read("app/db").await.unwrap().unwrap();
+    let sealed = STANDARD.decode(record.sealed).unwrap();
+    three.rooms.secrets.open("app/db", &sealed).await.unwrap();
 }

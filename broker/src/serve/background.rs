@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::journal_watch::watch_journal;
 use super::sources;
 use super::start_error::{StartError, during};
+use crate::clock;
 use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::Ledger;
 use crate::material::{self, issuers};
@@ -20,6 +21,10 @@ use crate::secret::Secrets;
 
 /// How often limiters and entries of the log are looked at that may be forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often all documents are looked at, whether or not anything happened.
+const DOCUMENTS_INTERVAL: Duration = Duration::from_secs(300);
+/// How often it is looked whether the store lost something, so that its documents are looked at.
+const GAP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether secrets are to be sealed anew.
 const RESEAL_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -130,6 +135,7 @@ pub(super) fn start_housekeeping(
     background.spawn(upkeep.run(Arc::clone(&ledger.log)));
     background.spawn(keep_house(Arc::clone(gate), ledger.clone()));
     background.spawn(keep_sealed(Arc::clone(&broker.secrets)));
+    background.spawn(look_at_documents(ledger.clone()));
 }
 
 /// Forgets limiters and entries of the log that nobody needs any more.
@@ -140,6 +146,26 @@ async fn keep_house(gate: Arc<Gate>, ledger: Ledger) {
         if let Err(error) = ledger.log.forget().await {
             tracing::debug!(%error, "housekeeping");
         }
+    }
+}
+
+/// L21: looks at all documents after a start, after the store lost something, and now and then, so
+/// that operators hear of what somebody put back before anybody asks for it. L5: and so that
+/// brokers hear of changes whose broker died before it announced them.
+async fn look_at_documents(ledger: Ledger) {
+    let mut looked = None;
+    loop {
+        let gaps = ledger.records.gaps();
+        let is_due =
+            looked.is_none_or(|(at, seen)| seen != gaps || clock::since(at) >= DOCUMENTS_INTERVAL);
+        // What others know is known once the view is fresh.
+        if is_due && ledger.log.view().is_ok() {
+            match ledger.look_at_documents().await {
+                Ok(()) => looked = Some((clock::monotonic(), gaps)),
+                Err(error) => tracing::debug!(%error, "documents"),
+            }
+        }
+        tokio::time::sleep(GAP_INTERVAL).await;
     }
 }
 

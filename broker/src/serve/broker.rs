@@ -6,6 +6,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::config::Config;
 use super::gate::Gate;
+use super::restore_recorder::RestoreRecorder;
 use super::start_error::{StartError, during};
 use crate::access::Access;
 use crate::ca::Ca;
@@ -18,6 +19,7 @@ use crate::liveness::LogFollower;
 use crate::material::{Material, issuers};
 use crate::metrics::Metrics;
 use crate::peer::Trust;
+use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::registry::Registry;
 use crate::response::Responses;
@@ -191,10 +193,11 @@ impl Broker {
 
     /// Reads the parts of the store that rooms keep in memory.
     pub(super) async fn load(&self) -> Result<(), StartError> {
-        self.secrets
-            .reload_keyring()
-            .await
-            .map_err(during("keyring"))?;
+        match self.secrets.reload_keyring().await {
+            // L22: no secret is opened or sealed, and health says why.
+            Err(error @ Refusal::Outdated { .. }) => tracing::error!(%error, "keyring"),
+            read => read.map_err(during("keyring"))?,
+        }
         self.leases
             .reload_engines()
             .await
@@ -213,5 +216,7 @@ impl Broker {
         follower.subscribe(Arc::clone(&self.secrets));
         follower.subscribe(Arc::clone(&self.leases));
         follower.subscribe(Arc::clone(self.tasks.attendance()));
+        let journal = Arc::clone(&ground.ledger.journal);
+        follower.subscribe(Arc::new(RestoreRecorder(journal)));
     }
 }

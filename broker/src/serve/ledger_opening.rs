@@ -34,8 +34,7 @@ pub(super) struct Opened {
 
 /// Opens the store, the journal and the log. Waits for a store that is not there yet.
 pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Opened, StartError> {
-    let root = read_private(&config.root_key_file).map_err(during("keys.root_key_file"))?;
-    let root = Arc::new(RootKey::parse(&root).map_err(during("keys.root_key_file"))?);
+    let root = read_root_key(config)?;
     let store = open_store(&config.store).await?;
     let (journal, endings) = open_journal(config)?;
     let ca = match &config.identity {
@@ -60,14 +59,38 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
         agreement,
         config.bounds,
     ));
+    let records = Records::new(Arc::clone(&store), root);
+    // L22: before anything is read, so that nothing older is taken.
+    for statement in endings.iter().filter_map(|entry| entry.document.as_ref()) {
+        records.learn(statement);
+    }
     log.restore(endings);
     let description = store.describe();
     Ok(Opened {
         ca,
         follower: LogFollower::new(Arc::clone(&log), Arc::clone(&journal)),
-        ledger: Ledger::new(Records::new(store, root), log, journal, metrics.endings()),
+        ledger: Ledger::new(records, log, journal, metrics.endings()),
         store: description,
     })
+}
+
+fn read_root_key(config: &Config) -> Result<Arc<RootKey>, StartError> {
+    let root = read_private(&config.root_key_file).map_err(during("keys.root_key_file"))?;
+    let root = RootKey::parse(&root).map_err(during("keys.root_key_file"))?;
+    Ok(Arc::new(root))
+}
+
+/// Opens the store of a broker's configuration, and reads its root key, for a command that works on
+/// the store itself. A broker with an embedded store must not run meanwhile.
+///
+/// # Errors
+///
+/// [`StartError`] if the key cannot be read, or the store cannot be worked with now.
+pub async fn open_store_of(config: &Config) -> Result<(Arc<dyn Store>, Arc<RootKey>), StartError> {
+    let root = read_root_key(config)?;
+    let store = make_store(&config.store)?;
+    store.check().await.map_err(during("store"))?;
+    Ok((store, root))
 }
 
 /// Opens the journal; answers it with the endings in it that still matter.
@@ -83,12 +106,16 @@ fn open_journal(config: &Config) -> Result<(Arc<Journal>, Vec<LogEntry>), StartE
     Ok((Arc::new(journal.map_err(during("journal"))?), endings))
 }
 
-/// Opens the configured store once it can be worked with.
-async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
-    let store: Arc<dyn Store> = match config {
+fn make_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
+    Ok(match config {
         StoreConfig::Embedded(path) => EmbeddedStore::open(path).map_err(during("store"))?,
         StoreConfig::Redis(redis) => RedisStore::new(redis_settings(redis)?),
-    };
+    })
+}
+
+/// Opens the configured store once it can be worked with.
+async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
+    let store = make_store(config)?;
     loop {
         match store.check().await {
             Ok(()) => return Ok(store),

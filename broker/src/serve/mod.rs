@@ -14,10 +14,12 @@ mod journal_watch;
 mod ledger_opening;
 mod listeners;
 mod operations;
+mod restore_recorder;
 mod server;
 mod sources;
 mod start_error;
 mod stopping;
 
+pub use ledger_opening::open_store_of;
 pub use server::Server;
 pub use start_error::StartError;

@@ -16,6 +16,7 @@ use crate::lease::Leases;
 use crate::liveness::RevocationLog;
 use crate::metrics::{Metrics, Readings};
 use crate::peer::Trust;
+use crate::records::Records;
 
 /// The rooms that health and metrics are read from; `None` until the broker has started.
 pub(super) type CurrentHealth = watch::Receiver<Option<Health>>;
@@ -27,6 +28,7 @@ pub(super) struct Health {
     leases: Arc<Leases>,
     log: Arc<RevocationLog>,
     metrics: Arc<Metrics>,
+    records: Arc<Records>,
     trust: Arc<Trust>,
 }
 
@@ -38,6 +40,7 @@ impl Health {
             leases: Arc::clone(&broker.leases),
             log: Arc::clone(&ground.ledger.log),
             metrics: Arc::clone(&ground.metrics),
+            records: Arc::clone(&ground.ledger.records),
             trust: Arc::clone(&ground.trust),
         }
     }
@@ -63,6 +66,7 @@ impl Health {
         problems.extend(journal_line(&self.journal));
         problems.extend(upkeep_line(&self.journal));
         problems.extend(self.leases.problems());
+        problems.extend(self.records.document_problems());
         problems
     }
 
@@ -134,6 +138,7 @@ async fn metrics(State(current): State<CurrentHealth>) -> impl IntoResponse {
     let text = health.map(|health| {
         let journal = health.journal.state();
         health.metrics.render(&Readings {
+            documents_altered: health.records.altered_documents(),
             endings_pending: health.log.pending(),
             journal_free: journal.free,
             journal_length: journal.bytes,

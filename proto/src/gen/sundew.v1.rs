@@ -3162,8 +3162,12 @@ pub struct DeleteWorkloadRequest {
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteWorkloadResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteWorkloadResponse {
+    /// "deleted", or "absent": there was none, and what was issued on it has ended all the same.
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct PutSecretRequest {
@@ -3203,8 +3207,12 @@ pub struct DeleteSecretRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteSecretResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSecretResponse {
+    /// "deleted", or "absent": there was none.
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RotateKeyringRequest {
     #[prost(string, tag = "1")]
@@ -3338,8 +3346,12 @@ pub struct DeleteEngineRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteEngineResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteEngineResponse {
+    /// "deleted", or "absent": there was none.
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddTrustRequest {
     /// "aws_iid", "nitro", "reference", "sev_snp", "tdx" or "tpm2_ak".
@@ -3399,6 +3411,9 @@ pub struct RemoveTrustResponse {
     /// those tasks.
     #[prost(message, repeated, tag = "1")]
     pub revocations: ::prost::alloc::vec::Vec<TrustRevocation>,
+    /// "deleted", or "absent": there was none.
+    #[prost(string, tag = "2")]
+    pub action: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TrustRevocation {

@@ -29,6 +29,7 @@ mod manifest;
 mod membership;
 mod new_hosts;
 mod node;
+mod old_bytes;
 mod operations;
 mod pending_endings;
 mod profiles;

@@ -380,8 +380,9 @@ async fn ac_0a_withdrawing_a_key_ends_the_tasks_that_rest_on_it() {
             .registry()
             .remove_trust(request)
             .await
-            .expect_err("twice")
-            .code(),
-        Code::PermissionDenied
+            .expect("twice")
+            .into_inner()
+            .action,
+        "absent"
     );
 }

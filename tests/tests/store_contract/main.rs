@@ -1,5 +1,6 @@
 //! The contract of a store, which both stores keep.
 
+mod full_disk;
 mod leases;
 mod log;
 mod redis;

@@ -76,6 +76,23 @@ pub(crate) struct Connect {
     pub(crate) endpoint_socket: Option<String>,
 }
 
+/// How to bring a backup back.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The configuration of a broker.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Write nothing; only tell what would become of each document.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Let the content of the backup count, also where something newer is known: registrations,
+    /// secrets, engines and trusted items fall back to it, and each one is told.
+    #[arg(long)]
+    pub(crate) new_epoch: bool,
+    /// The backup.
+    pub(crate) file: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the whole story in one process: an attested agent gets a token and a secret, and both
@@ -100,6 +117,17 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Write everything in a broker's store that outlives tasks into one file. Needs the broker's
+    /// configuration and its root key, and no broker.
+    Backup {
+        /// The configuration of a broker.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The file to write.
+        file: PathBuf,
+    },
+    /// Bring a backup back, and tell what becomes of each document. Nothing that ended comes back.
+    Restore(Restore),
     /// Show and change the bounds on which all brokers of a store agree. Needs the role
     /// `registrar`.
     #[command(subcommand)]

@@ -5,7 +5,6 @@
 //! nothing: records are immutable and tagged, and the view decides liveness. P7: an operation that
 //! may not have happened is an error.
 
-mod document;
 mod log;
 mod task;
 
@@ -16,7 +15,7 @@ use crate::credential::TokenHash;
 use crate::id::{LeaseId, TaskId};
 use crate::position::{EntryId, Position};
 
-pub use document::DocumentKind;
+pub use crate::document::DocumentKind;
 pub use log::{AppendAfter, Heartbeat, Report, StoredEntry};
 pub use task::{
     Created, CreatedToken, NewTask, NewToken, Reserved, StoredLease, StoredTask, StoredToken,

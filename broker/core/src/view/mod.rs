@@ -5,6 +5,8 @@
 //! a rule kills what was decided before the rule's position. The view is pure: it reads no clock
 //! and does no I/O. Whether a view is fresh enough to be asked is decided by its owner (P5, P7).
 
+#[cfg(test)]
+mod document_tests;
 mod liveness;
 mod quarantine;
 mod retention;
@@ -13,6 +15,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
+use crate::document::{DocumentKind, DocumentVersion};
 use crate::id::TaskId;
 use crate::log::{Effect, Event, LogEntry};
 use crate::outcome::Outcome;
@@ -49,6 +52,17 @@ struct Suspension {
     over: bool,
 }
 
+/// The last statement about a document.
+struct Newest {
+    statement: DocumentVersion,
+    /// The entry that made the statement.
+    by: EntryId,
+    retain_until_ms: i64,
+}
+
+/// The last statements about documents, by family and name.
+type Documents = HashMap<(DocumentKind, String), Newest>;
+
 /// The endings, suspensions and rules of the log up to a position.
 #[derive(Default)]
 pub struct View {
@@ -60,6 +74,8 @@ pub struct View {
     /// The quarantines that were lifted, with the time from which each may be forgotten. Never
     /// forgotten: see `retention.rs`.
     lifted: HashMap<EntryId, i64>,
+    /// The last version that the log has of each document, and the entry that says so.
+    documents: Documents,
     /// Every entry that may still matter, so that an entry that the store lost can be appended
     /// again.
     entries: HashMap<EntryId, KnownEntry>,
@@ -110,6 +126,7 @@ impl View {
             // stay dead after the task is resumed.
             Event::Suspended(task) => self.suspend(*task, position, &entry, false),
         }
+        retention::note_version(&mut self.documents, &entry);
         let known = KnownEntry {
             position,
             entry,
@@ -178,6 +195,15 @@ impl View {
     #[must_use]
     pub fn is_in_log(&self, id: &EntryId) -> bool {
         self.entry(id).is_some()
+    }
+
+    /// Returns the last statement about a document that the view has, be it from the log or held,
+    /// and the entry that made it.
+    #[must_use]
+    pub fn document(&self, kind: DocumentKind, name: &str) -> Option<(&DocumentVersion, EntryId)> {
+        self.documents
+            .get(&(kind, name.to_owned()))
+            .map(|newest| (&newest.statement, newest.by))
     }
 
     /// Returns the position up to which the log was applied, and the name of the entry there.

@@ -38,6 +38,7 @@ fn entry(n: u8, event: Event) -> LogEntry {
         id: EntryId([n; 16]),
         event,
         retain_until_ms: 1000,
+        document: None,
     }
 }
 
@@ -410,6 +411,7 @@ fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
                 id: EntryId(id),
                 event,
                 retain_until_ms: 1000,
+                document: None,
             },
         );
     }

@@ -1,8 +1,12 @@
 //! Documents and single-use names in the embedded store.
+//!
+//! L19: a document is in memory once it is in the file. Whoever reads an old one that is about to be
+//! replaced reads what a restart would read. So documents are written one after the other.
 
 use sundew_core::store::{DocumentKind, StoreError};
 
 use super::operation::{self, kind::Kind};
+use super::state::State;
 use super::{EmbeddedStore, settled};
 use crate::clock;
 
@@ -33,20 +37,17 @@ impl EmbeddedStore {
         expected: Option<&[u8]>,
         value: Option<&[u8]>,
     ) -> Result<bool, StoreError> {
-        let durable = {
-            let mut state = self.lock();
-            let found = state.documents.get(&(kind.as_str(), name.to_owned()));
-            if found.map(Vec::as_slice) != expected {
-                return Ok(false);
-            }
-            let change = operation::Document {
-                kind: kind.as_str().to_owned(),
-                name: name.to_owned(),
-                value: value.map(<[u8]>::to_vec),
-            };
-            self.commit(&mut state, Kind::Document(change))?
-        };
-        settled(durable).await?;
+        let _turn = self.document_turn.lock().await;
+        if self.read_document(kind, name).as_deref() != expected {
+            return Ok(false);
+        }
+        let change = Kind::Document(operation::Document {
+            kind: kind.as_str().to_owned(),
+            name: name.to_owned(),
+            value: value.map(<[u8]>::to_vec),
+        });
+        settled(self.submit(&change)?).await?;
+        self.lock().apply(&change);
         Ok(true)
     }
 
@@ -66,7 +67,10 @@ impl EmbeddedStore {
             };
             self.commit(&mut state, Kind::Used(used))?
         };
-        settled(durable).await?;
+        let undo = |state: &mut State| {
+            state.used.remove(name);
+        };
+        self.settled_or(durable, undo).await?;
         Ok(true)
     }
 }

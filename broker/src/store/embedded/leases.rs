@@ -3,8 +3,9 @@
 use sundew_core::store::{StoreError, StoredLease};
 use sundew_core::{LeaseId, TaskId};
 
+use super::EmbeddedStore;
 use super::operation::{self, kind::Kind};
-use super::{EmbeddedStore, settled};
+use super::state::State;
 
 impl EmbeddedStore {
     pub(super) async fn write_lease(
@@ -13,29 +14,29 @@ impl EmbeddedStore {
         task: TaskId,
         lease: StoredLease,
     ) -> Result<(), StoreError> {
-        let durable = {
+        let id = lease.id;
+        let (before, durable) = {
             let mut state = self.lock();
-            let earlier = state
-                .leases
-                .get(engine)
-                .and_then(|leases| leases.get(&lease.id))
-                .map_or(i64::MAX, |(_, due_ms)| *due_ms);
+            let leases = state.leases.get(engine);
+            let before = leases.and_then(|leases| leases.get(&id)).cloned();
+            let earlier = before.as_ref().map_or(i64::MAX, |(_, due_ms)| *due_ms);
             let had = operation::Had {
                 task: task.as_bytes().to_vec(),
                 lease: lease.id.as_bytes().to_vec(),
             };
             self.commit_unwatched(&mut state, Kind::Had(had))?;
-            self.commit(
-                &mut state,
-                change(
-                    engine,
-                    lease.id,
-                    Some(lease.record),
-                    lease.due_ms.min(earlier),
-                ),
-            )?
+            let due_ms = lease.due_ms.min(earlier);
+            let change = change(engine, id, Some(lease.record), due_ms);
+            (before, self.commit(&mut state, change)?)
         };
-        settled(durable).await
+        let undo = |state: &mut State| {
+            let leases = state.leases.entry(engine.to_owned()).or_default();
+            match before {
+                Some(before) => drop(leases.insert(id, before)),
+                None => drop(leases.remove(&id)),
+            }
+        };
+        self.settled_or(durable, undo).await
     }
 
     /// Returns how many leases a task has had.

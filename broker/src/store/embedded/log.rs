@@ -70,7 +70,10 @@ impl EmbeddedStore {
             .entries
             .retain(|(entry, _)| entry.position == tip || !places.contains(&entry.position));
         let live = state.purge(now_ms);
-        if state.operations > live.saturating_mul(2).saturating_add(SLACK_OPERATIONS) {
+        if state.operations > live.saturating_mul(2).saturating_add(SLACK_OPERATIONS)
+            // A document that is being written is in the file and not in the state.
+            && let Ok(_turn) = self.document_turn.try_lock()
+        {
             self.compact(&mut state);
         }
     }

@@ -1,7 +1,9 @@
 //! The embedded store: one process, one file, everything in memory.
 //!
 //! Each change is an operation that is applied in memory and appended to a `ChainLog`; it is
-//! acknowledged when durable. The file is compacted when it is opened and when it has outgrown what
+//! acknowledged when durable. L19: one that could not be made durable is taken out of memory again,
+//! so that a retry finds what a restart would find. An entry of the revocation log stays: an ending
+//! holds whether or not it is durable, and the journal has it too. The file is compacted when it is opened and when it has outgrown what
 //! it describes. What lives only as long as tasks do is small and short-lived, so an append is all
 //! that a change costs; ARCHITECTURE.md has the comparison with a database.
 
@@ -37,8 +39,21 @@ use state::State;
 pub struct EmbeddedStore {
     log: ChainLog,
     state: Mutex<State>,
+    /// Held by whoever writes a document. Meanwhile the file may have one more than the memory.
+    document_turn: tokio::sync::Mutex<()>,
     /// Notified after every append to the revocation log.
     appended: Notify,
+    /// What the store refuses, where a test wants to see what is left then.
+    #[cfg(test)]
+    pub(crate) refuses: Mutex<Option<Refused>>,
+}
+
+/// A sort of operation that the store of a test refuses.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Refused {
+    Documents,
+    Entries,
 }
 
 /// Resolves when an operation is durable.
@@ -67,7 +82,10 @@ impl EmbeddedStore {
         let store = Arc::new(Self {
             log,
             state: Mutex::new(state),
+            document_turn: tokio::sync::Mutex::default(),
             appended: Notify::new(),
+            #[cfg(test)]
+            refuses: Mutex::default(),
         });
         store.compact(&mut store.lock());
         Ok(store)
@@ -77,27 +95,57 @@ impl EmbeddedStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Submits an operation that is not applied yet. The result resolves when it is durable.
+    fn submit(&self, kind: &Kind) -> Result<Durable, StoreError> {
+        #[cfg(test)]
+        self.refuse(kind)?;
+        let submitted = self.log.submit(encoded(kind));
+        submitted.map_err(|e| log_error(&e))
+    }
+
     /// Applies and submits an operation under one lock, so that the file has the operations in the
     /// order in which they took effect. The result resolves when the operation is durable.
     fn commit(&self, state: &mut State, kind: Kind) -> Result<Durable, StoreError> {
-        Self::commit_by(state, kind, |payload| self.log.submit(payload))
+        let submitted = self.submit(&kind)?;
+        state.apply(&kind);
+        Ok(submitted)
     }
 
     /// Applies and submits an operation like [`commit`](Self::commit). Nobody waits for it: it
-    /// becomes durable with the next operation that somebody waits for.
+    /// becomes durable with the next operation that somebody waits for. If it does not, a restart
+    /// does it once more, and that changes nothing that anybody was told.
     fn commit_unwatched(&self, state: &mut State, kind: Kind) -> Result<(), StoreError> {
-        Self::commit_by(state, kind, |payload| self.log.submit_unwatched(payload))
+        let submitted = self.log.submit_unwatched(encoded(&kind));
+        submitted.map_err(|e| log_error(&e))?;
+        state.apply(&kind);
+        Ok(())
     }
 
-    fn commit_by<T>(
-        state: &mut State,
-        kind: Kind,
-        submit: impl FnOnce(Vec<u8>) -> Result<T, ChainLogError>,
-    ) -> Result<T, StoreError> {
-        let operation = Operation { kind: Some(kind) };
-        let submitted = submit(operation.encode_to_vec()).map_err(|e| log_error(&e))?;
-        operation.kind.iter().for_each(|kind| state.apply(kind));
-        Ok(submitted)
+    /// Waits until an operation is durable. If it cannot be made durable, `undo` takes it out of
+    /// memory again.
+    async fn settled_or(
+        &self,
+        durable: Durable,
+        undo: impl FnOnce(&mut State),
+    ) -> Result<(), StoreError> {
+        settled(durable)
+            .await
+            .inspect_err(|_| undo(&mut self.lock()))
+    }
+
+    #[cfg(test)]
+    fn refuse(&self, kind: &Kind) -> Result<(), StoreError> {
+        let refuses = self.refuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_refused = match *refuses {
+            Some(Refused::Documents) => matches!(kind, Kind::Document(_)),
+            Some(Refused::Entries) => matches!(kind, Kind::Entry(_)),
+            None => false,
+        };
+        if is_refused {
+            Err(StoreError::Unavailable("refused by a test".to_owned()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Replaces the file by a snapshot of the state.
@@ -105,13 +153,20 @@ impl EmbeddedStore {
         let records = state
             .snapshot()
             .into_iter()
-            .map(|kind| Operation { kind: Some(kind) }.encode_to_vec())
+            .map(|kind| encoded(&kind))
             .collect::<Vec<_>>();
         state.operations = records.len();
         if let Err(e) = self.log.replace(records) {
             tracing::warn!(error = %e, "embedded store could not be compacted");
         }
     }
+}
+
+/// Returns an operation as the file has it.
+fn encoded(kind: &Kind) -> Vec<u8> {
+    let mut out = Vec::with_capacity(kind.encoded_len());
+    kind.encode(&mut out);
+    out
 }
 
 /// Waits until an operation is durable.

@@ -4,9 +4,10 @@
 use sundew_core::TaskId;
 use sundew_core::store::{Created, NewTask, Reserved, StoreError, StoredTask, TaskPage};
 
+use super::EmbeddedStore;
 use super::operation::{self, kind::Kind};
+use super::state::State;
 use super::tokens::new_token;
-use super::{EmbeddedStore, settled};
 
 /// The number of tasks in one page of a scan.
 const TASKS_PER_PAGE: usize = 512;
@@ -45,6 +46,7 @@ impl EmbeddedStore {
     }
 
     pub(super) async fn write_task(&self, task: NewTask<'_>) -> Result<Created, StoreError> {
+        let id = task.id;
         let durable = {
             let mut state = self.lock();
             if let Some(found) = state.tasks.get(&task.id) {
@@ -58,7 +60,8 @@ impl EmbeddedStore {
             };
             self.commit(&mut state, Kind::Task(change))?
         };
-        settled(durable).await?;
+        self.settled_or(durable, |state| drop(state.tasks.remove(&id)))
+            .await?;
         Ok(Created::New)
     }
 
@@ -77,17 +80,23 @@ impl EmbeddedStore {
     ) -> Result<(), StoreError> {
         let durable = {
             let mut state = self.lock();
-            if !state.tasks.contains_key(&task) {
-                return Ok(());
+            match state.tasks.get(&task) {
+                Some(known) if !known.bindings.contains(&binding) => {}
+                Some(_) | None => return Ok(()),
             }
             let binding = operation::Binding {
                 task: task.as_bytes().to_vec(),
-                binding,
+                binding: binding.clone(),
                 limit: u32::try_from(limit).unwrap_or(u32::MAX),
             };
             self.commit(&mut state, Kind::Binding(binding))?
         };
-        settled(durable).await
+        let undo = |state: &mut State| {
+            if let Some(task) = state.tasks.get_mut(&task) {
+                task.bindings.retain(|known| *known != binding);
+            }
+        };
+        self.settled_or(durable, undo).await
     }
 
     pub(super) fn shrink_task(

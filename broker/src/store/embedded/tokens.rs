@@ -3,8 +3,9 @@
 use sundew_core::store::{CreatedToken, NewToken, StoreError, StoredToken, TokenPage};
 use sundew_core::{TaskId, TokenHash, TokenId};
 
+use super::EmbeddedStore;
 use super::operation::{self, kind::Kind};
-use super::{EmbeddedStore, settled};
+use super::state::State;
 use crate::clock;
 
 impl EmbeddedStore {
@@ -14,6 +15,7 @@ impl EmbeddedStore {
         token: NewToken<'_>,
         limit: u32,
     ) -> Result<Option<CreatedToken>, StoreError> {
+        let hash = token.hash;
         let durable = {
             let mut state = self.lock();
             let Some(found) = state.tasks.get_mut(&task) else {
@@ -32,7 +34,12 @@ impl EmbeddedStore {
             }
             self.commit(&mut state, Kind::Token(new_token(task, token)))?
         };
-        settled(durable).await?;
+        let undo = |state: &mut State| {
+            if let Some(task) = state.tasks.get_mut(&task) {
+                task.tokens.remove(hash.as_bytes());
+            }
+        };
+        self.settled_or(durable, undo).await?;
         Ok(Some(CreatedToken::New))
     }
 

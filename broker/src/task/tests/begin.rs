@@ -10,6 +10,7 @@ use sundew_core::{Credential, Denial, TaskId, Ttl, WorkloadRecord};
 use sundew_proto::v1;
 
 use crate::clock;
+use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::testing::{Agent, FRESHNESS, MAX_TEXT, TestBroker, assert_refused};
 
@@ -362,15 +363,11 @@ async fn l3_no_task_lives_longer_than_this_broker_allows_whatever_its_registrati
         applied_by: String::new(),
     };
     let records = &broker.ledger.records;
-    let (kind, name) = (DocumentKind::Workload, agent.peer.id().as_str());
-    let before = records.store().document(kind, name).await.unwrap();
-    let after = records.seal_workload(&record);
-    records
-        .store()
-        .replace_document(kind, name, before.as_deref(), Some(&after))
-        .await
-        .unwrap();
-    records.forget_workload(agent.peer.id());
+    let place = DocumentPlace::new(DocumentKind::Workload, agent.peer.id().as_str());
+    let before = records.before_change(place).await.unwrap();
+    let body = record.encode();
+    let written = records.write_document(place, &before, &body);
+    assert!(written.await.unwrap().is_some());
     for ttl_ms in [0, 7 * 86_400_000] {
         let request = v1::BeginTaskRequest {
             ttl_ms,

@@ -33,6 +33,7 @@ fn records(n: u64, at_ms: i64) -> [Record; 5] {
             outcome: Outcome::Completed,
         },
         retain_until_ms: at_ms + KEPT_MS,
+        document: None,
     };
     let record = |event: &str| {
         Record::new(event, at_ms)

@@ -181,6 +181,7 @@ pub(crate) async fn append(writer: &Writer, n: u64, event: Event) {
         id: EntryId(id),
         event,
         retain_until_ms: now_ms() + 3_600_000,
+        document: None,
     };
     // The brokers of this store have started once, and their agreement was never changed.
     let after = AppendAfter {
