@@ -37,7 +37,7 @@ impl<K, V> Default for Part<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V: Clone> Cache<K, V> {
+impl<K: Hash + Eq, V> Cache<K, V> {
     const PARTS: usize = 16;
 
     /// Returns an empty cache for at most [`MAX_CACHED`] records and [`MAX_CACHED_BYTES`] bytes.
@@ -71,7 +71,10 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     }
 
     /// Returns the record of this key, if the record is in memory.
-    pub(super) fn get(&self, key: &K) -> Option<V> {
+    pub(super) fn get(&self, key: &K) -> Option<V>
+    where
+        V: Clone,
+    {
         let part = self.read(key)?;
         part.records.get(key).map(|(value, _)| value.clone())
     }
@@ -108,24 +111,26 @@ impl<K: Hash + Eq, V> Part<K, V> {
         }
     }
 
-    /// Empties the part if another record of this size would be too much.
-    fn make_room(&mut self, bytes: usize, most: usize, most_bytes: usize) {
-        if self.records.len() >= most || self.bytes.saturating_add(bytes) > most_bytes {
+    /// Empties the part if another record of this size would be too much. Returns whether it did.
+    fn make_room(&mut self, bytes: usize, most: usize, most_bytes: usize) -> bool {
+        let full = self.records.len() >= most || self.bytes.saturating_add(bytes) > most_bytes;
+        if full {
             *self = Self::default();
         }
+        full
     }
 }
 
-/// Tokens of one task, the newest first.
-type Tokens = Arc<[(TokenHash, Arc<KnownToken>)]>;
+/// The tokens of one task in memory.
+#[derive(Default)]
+struct TaskTokens {
+    by_hash: HashMap<TokenHash, Arc<KnownToken>>,
+}
 
 /// The tokens of tasks in memory, so that all tokens of a task go together when it ends.
-pub(super) struct TokenCache(Cache<TaskId, Tokens>);
+pub(super) struct TokenCache(Cache<TaskId, TaskTokens>);
 
 impl TokenCache {
-    /// The most tokens of one task in memory.
-    const OF_ONE_TASK: usize = 64;
-
     pub(super) fn new() -> Self {
         Self(Cache::new())
     }
@@ -134,30 +139,28 @@ impl TokenCache {
     pub(super) fn get(&self, task: &TaskId, hash: &TokenHash) -> Option<Arc<KnownToken>> {
         let part = self.0.read(task)?;
         let (tokens, _) = part.records.get(task)?;
-        let (_, token) = tokens.iter().find(|(own, _)| own == hash)?;
-        Some(Arc::clone(token))
+        tokens.by_hash.get(hash).cloned()
     }
 
-    /// Puts a token into memory. When there are many of one task, the oldest gives way.
+    /// Puts a token into memory.
     pub(super) fn insert(&self, hash: TokenHash, token: Arc<KnownToken>) {
         let task = token.task().id;
-        let known = self.0.get(&task).unwrap_or_default();
-        let others = known.iter().filter(|(own, _)| *own != hash).cloned();
-        let newest: Vec<_> = std::iter::once((hash, token))
-            .chain(others)
-            .take(Self::OF_ONE_TASK)
-            .collect();
-        let (own, task_bytes) = (
-            newest
-                .iter()
-                .map(|(_, token)| bytes_of_token(token))
-                .sum::<usize>(),
-            newest
-                .first()
-                .map_or(0, |(_, token)| bytes_of(token.task())),
-        );
-        self.0
-            .insert(task, newest.into(), own.saturating_add(task_bytes));
+        let Some(mut part) = self.0.write(&task) else {
+            return;
+        };
+        let of_task = bytes_of(token.task());
+        let mut bytes = bytes_of_token(&token);
+        if !part.records.contains_key(&task) {
+            bytes = bytes.saturating_add(of_task);
+        }
+        if part.make_room(bytes, self.0.part_size, self.0.part_bytes) {
+            bytes = bytes_of_token(&token).saturating_add(of_task);
+        }
+        let (tokens, kept) = part.records.entry(task).or_default();
+        if tokens.by_hash.insert(hash, token).is_none() {
+            *kept = kept.saturating_add(bytes);
+            part.bytes = part.bytes.saturating_add(bytes);
+        }
     }
 
     /// Removes the tokens of a task from memory.
