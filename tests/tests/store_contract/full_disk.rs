@@ -61,10 +61,10 @@ async fn write_more(store: &dyn Store) -> usize {
             .is_err(),
         store.create_task(task(B, &text, &hash)).await.is_err(),
         store
-            .create_token(A, token(&hash, &text, 60_000))
+            .create_token(A, token(&hash, &text, 60_000), 256)
             .await
             .is_err(),
-        store.bind_task(A, large.clone()).await.is_err(),
+        store.bind_task(A, large.clone(), 8).await.is_err(),
         store
             .put_lease(ENGINE, A, lease(1, &large, 10))
             .await
