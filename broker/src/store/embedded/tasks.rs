@@ -78,21 +78,24 @@ impl EmbeddedStore {
         binding: Vec<u8>,
         limit: usize,
     ) -> Result<(), StoreError> {
-        let durable = {
+        let (durable, was_known) = {
             let mut state = self.lock();
-            match state.tasks.get(&task) {
-                Some(known) if !known.bindings.contains(&binding) => {}
-                Some(_) | None => return Ok(()),
-            }
+            let Some(known) = state.tasks.get(&task) else {
+                return Ok(());
+            };
+            let was_known = known.bindings.contains(&binding);
+            // One that is known already becomes the newest.
             let binding = operation::Binding {
                 task: task.as_bytes().to_vec(),
                 binding: binding.clone(),
                 limit: u32::try_from(limit).unwrap_or(u32::MAX),
             };
-            self.commit(&mut state, Kind::Binding(binding))?
+            (self.commit(&mut state, Kind::Binding(binding))?, was_known)
         };
         let undo = |state: &mut State| {
-            if let Some(task) = state.tasks.get_mut(&task) {
+            if let Some(task) = state.tasks.get_mut(&task)
+                && !was_known
+            {
                 task.bindings.retain(|known| *known != binding);
             }
         };
