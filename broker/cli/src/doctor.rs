@@ -6,10 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
-use sundew_proto::v1::{ChallengeRequest, ChallengeResponse};
+use sundew_proto::v1::registry_service_client::RegistryServiceClient;
+use sundew_proto::v1::response_service_client::ResponseServiceClient;
+use sundew_proto::v1::{ChallengeRequest, ChallengeResponse, ListRulesRequest, ShowBoundsRequest};
 use sundew_sdk::{Connection, IdentitySource, handshake};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tonic::transport::Channel;
 
 use crate::args::Connect;
 use crate::client::{broker_id, settings, status_error};
@@ -121,13 +124,23 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
     checks.pass(format!("mutual TLS 1.3 with {expected}"));
 
     checks.begin("registration");
-    let connection = Connection::open(&broker, expected, identity)?;
-    let challenge = AgentServiceClient::new(connection.channel())
+    let channel = Connection::open(&broker, expected, identity)?.channel();
+    let challenge = AgentServiceClient::new(channel.clone())
         .challenge(ChallengeRequest {})
         .await
-        .map_err(status_error)
-        .context("is this SPIFFE ID registered? Operators are not and need not be")?
-        .into_inner();
+        .map_err(status_error);
+    let challenge = match challenge {
+        Ok(challenge) => challenge.into_inner(),
+        Err(refused) => {
+            // An operator is not registered, and shows no evidence.
+            let roles = roles(channel).await;
+            if roles.is_empty() {
+                return Err(refused.context("is this SPIFFE ID registered, or an operator's?"));
+            }
+            checks.pass(format!("an operator, who is a {}", roles.join(" and a ")));
+            return Ok(());
+        }
+    };
     let wanted = wanted(&challenge);
     checks.pass(format!("registered; evidence wanted: {wanted}"));
 
@@ -139,6 +152,21 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
     check_evidence(&challenge, &sundew_sdk::kinds(&settings)?)?;
     checks.pass("everything wanted can be collected".to_owned());
     Ok(())
+}
+
+/// Returns the roles of this SPIFFE ID, of those that look at something.
+async fn roles(channel: Channel) -> Vec<&'static str> {
+    let mut registry = RegistryServiceClient::new(channel.clone());
+    let mut response = ResponseServiceClient::new(channel);
+    let bounds = registry.show_bounds(ShowBoundsRequest {}).await;
+    let rules = response.list_rules(ListRulesRequest {}).await;
+    [
+        bounds.is_ok().then_some("registrar"),
+        rules.is_ok().then_some("responder"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Returns the sets of kinds of evidence of which the broker wants one.

@@ -295,6 +295,12 @@ async fn the_doctor_names_the_broken_thing() {
         "{}",
         text(&fine)
     );
+    let operator = doctor("/responder");
+    assert!(
+        operator.status.success() && text(&operator).contains("an operator, who is a responder"),
+        "{}",
+        text(&operator)
+    );
     let stranger = doctor("/stranger");
     assert!(
         !stranger.status.success() && text(&stranger).contains("FAIL registration"),
