@@ -38,7 +38,7 @@ async fn broker_with(world: &World, more: &str, changes: &[(&str, &str)]) -> Bro
 }
 
 /// Sends eight bytes of garbage instead of a handshake, and waits until the broker hangs up.
-fn garbage(address: &str) {
+pub(crate) fn garbage(address: &str) {
     let mut socket = TcpStream::connect(address).expect("connect");
     socket.write_all(b"garbage!").expect("garbage");
     let _ = socket.read_to_end(&mut Vec::new());
@@ -276,7 +276,7 @@ async fn a3_silent_connections_delay_nobody() {
 }
 
 /// Opens HTTP/2 connections of a workload, as many as are let in; they stay open.
-async fn hold(
+pub(crate) async fn hold(
     world: &World,
     broker: &Broker,
     path: &str,

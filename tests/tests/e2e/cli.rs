@@ -30,7 +30,7 @@ pub(crate) fn run_as(
     sundew_tests::process::run(command, input)
 }
 
-pub(super) fn command_as(world: &World, broker: &Broker, path: &str) -> Command {
+pub(crate) fn command_as(world: &World, broker: &Broker, path: &str) -> Command {
     let folder = world
         .folder()
         .join(format!("svid{}", path.replace('/', "-")));

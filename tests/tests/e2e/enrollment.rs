@@ -298,7 +298,10 @@ pub(crate) async fn with_own_ca() -> (World, Broker, u16) {
     );
     let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace(
         "[identity]",
-        &format!("enrollment = \"127.0.0.1:{port}\"\n[identity]"),
+        &format!(
+            "enrollment = \"127.0.0.1:{port}\"\nworkload_api = \"{}/api.sock\"\n[identity]",
+            world.folder().display()
+        ),
     );
     std::fs::write(broker.config_file(), config).expect("config");
     broker.up();

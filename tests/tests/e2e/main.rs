@@ -2,6 +2,7 @@
 //! carries its case's number.
 
 mod abuse;
+mod abuse_together;
 mod activation;
 mod attendance;
 mod bad_certificates;
@@ -31,6 +32,7 @@ mod new_hosts;
 mod node;
 mod old_bytes;
 mod operations;
+mod operations_guide;
 mod pending_endings;
 mod profiles;
 mod prove;
@@ -49,3 +51,4 @@ mod tasks;
 mod tokens;
 mod tpm2;
 mod tpm_enrollment;
+mod upgrade;
