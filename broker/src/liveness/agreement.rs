@@ -115,6 +115,13 @@ impl RevocationLog {
         self.agreement.load().bounds.freshness.to_std()
     }
 
+    /// L6: returns how long a view of any broker may be fresh by the agreement that this broker has
+    /// taken: longer than its own, for a time after a shorter bound was agreed on.
+    pub(crate) fn longest_freshness(&self) -> Duration {
+        let agreement = self.agreement.load();
+        agreement.longest_freshness(clock::now_ms()).to_std()
+    }
+
     /// Returns the bounds that this broker's file allows.
     pub(crate) fn allowed(&self) -> &SharedBounds {
         &self.allowed

@@ -272,6 +272,41 @@ async fn l6_a_view_that_was_renewed_under_another_bound_is_not_asked() {
     assert!(test.is_stale(), "the new bound has passed");
 }
 
+/// A broker that was cut off before the change has a view of the former bound.
+#[tokio::test]
+async fn l6_views_of_the_former_bound_are_waited_for_after_a_shorter_one() {
+    let test = TestLog::new().await;
+    let follower = open_follower(&test.log);
+    let shorter = SharedBounds {
+        freshness: Ttl::SECOND,
+        ..BOUNDS
+    };
+    test.log.change_agreement(shorter).await.unwrap();
+    follower.cycle().await.unwrap();
+    assert_eq!(follower.longest_freshness(), FRESHNESS);
+    clock::testing::advance(FRESHNESS + Duration::from_secs(60));
+    assert_eq!(follower.longest_freshness(), Duration::from_secs(1));
+}
+
+/// A failover may make a node the primary that has not heard of the longer bound.
+#[tokio::test]
+async fn l6_a_longer_bound_counts_once_every_node_has_heard_of_it() {
+    let test = TestLog::new().await;
+    let second = SharedBounds {
+        freshness: Ttl::SECOND,
+        ..BOUNDS
+    };
+    test.log.change_agreement(second).await.unwrap();
+    let follower = open_follower(&test.log);
+    follower.cycle().await.unwrap();
+    test.log.change_agreement(BOUNDS).await.unwrap();
+    let longer = test.log.agreement().changed(BOUNDS, clock::now_ms());
+    follower.settle_agreement(longer.version).await.unwrap();
+    assert_eq!(follower.renewed_for(false), Duration::from_secs(1));
+    assert_eq!(follower.renewed_for(true), FRESHNESS);
+    assert_eq!(follower.renewed_for(false), FRESHNESS, "it has heard");
+}
+
 /// An ending is taken also by a broker that has not heard of the agreement yet.
 #[tokio::test]
 async fn l3_an_ending_that_meets_another_agreement_is_appended_under_it() {

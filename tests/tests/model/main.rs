@@ -4,7 +4,9 @@
 //! The last tests take one precaution away each, and the model must find what goes wrong: a checker
 //! that cannot fail proves nothing.
 
+mod explore;
 mod heartbeat;
+mod membership;
 mod protocol;
 mod state;
 
