@@ -45,6 +45,14 @@ pub fn is_gap(applied: Position, last: EntryId, previous: EntryId) -> bool {
     applied > Position(0) && previous != last
 }
 
+/// Returns whether entries that were trimmed stood before the first entry that a broker reads, which
+/// names `previous` as the one before it. Nothing is lost by that. But the broker may have read
+/// documents while the log was empty, and those entries may have said that they changed (L4).
+#[must_use]
+pub fn is_beginning_missing(applied: Position, previous: EntryId) -> bool {
+    applied == Position(0) && previous != EntryId::default()
+}
+
 /// Returns how many of a primary's replicas must acknowledge a write so that a majority of the data
 /// nodes, the primary included, has it.
 ///

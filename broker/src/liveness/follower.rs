@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sundew_core::protocol::{Step, after_heartbeat, is_gap};
+use sundew_core::protocol::{Step, after_heartbeat, is_beginning_missing, is_gap};
 use sundew_core::store::{Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{EntryId, Event, LogEntry, Position};
 
@@ -244,6 +244,9 @@ impl LogFollower {
                 );
                 self.reappend_lost().await?;
                 continue;
+            }
+            if is_beginning_missing(applied, first.previous) {
+                self.tell_gap();
             }
             for (stored, entry) in self.take_in(batch).await? {
                 self.apply(stored.position, entry);
