@@ -4,6 +4,7 @@
 //! The last tests take one precaution away each, and the model must find what goes wrong: a checker
 //! that cannot fail proves nothing.
 
+mod attendance;
 mod caches;
 mod explore;
 mod heartbeat;
