@@ -32,6 +32,9 @@ const FORMAT: u32 = 1;
 /// How much longer a former bound counts than it holds, in milliseconds: for clocks that differ, and
 /// for brokers that have not heard of the change.
 const FORMER_SLACK_MS: i64 = 60_000;
+/// How long a rule stands after everything that it may kill is over, in milliseconds: for brokers
+/// whose clocks differ.
+const RULE_SLACK_MS: i64 = 60_000;
 
 /// The bounds, as a configuration names them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
@@ -167,6 +170,25 @@ impl Agreement {
         former.map_or(self.bounds.max_task_ttl, |former| {
             former.max_task_ttl.max(self.bounds.max_task_ttl)
         })
+    }
+
+    /// L3: returns the time until which a rule must stand that is made at `now_ms`, if its targets may
+    /// not be known, in milliseconds since the epoch. No task that the rule could cover lives
+    /// longer, also if brokers have agreed on longer tasks meanwhile that the file of the rule's
+    /// broker, which has `allowed`, allows.
+    #[must_use]
+    pub fn rule_stands_until_ms(&self, allowed: &SharedBounds, now_ms: i64) -> i64 {
+        let longest = self.longest_alive(now_ms).max(allowed.max_task_ttl);
+        now_ms
+            .saturating_add(longest.as_ms())
+            .saturating_add(RULE_SLACK_MS)
+    }
+
+    /// Returns whether a task may be alive at `now_ms` that lives longer than `allowed`, which the
+    /// file of a broker has. A rule of that broker may then stand too briefly.
+    #[must_use]
+    pub fn outlives(&self, allowed: &SharedBounds, now_ms: i64) -> bool {
+        self.longest_alive(now_ms) > allowed.max_task_ttl
     }
 
     /// Returns how long a view may still be fresh at `now_ms` that was renewed at that moment at the

@@ -127,6 +127,17 @@ impl LogEntry {
         }
     }
 
+    /// L3: returns the entry as it is appended after it has waited. A rule or an ending stands until
+    /// `until_ms` at least, which is what a rule of this moment would do: brokers may have agreed on
+    /// longer tasks since the entry was made.
+    #[must_use]
+    pub fn standing_until(mut self, until_ms: i64) -> Self {
+        if matches!(self.event, Event::Ended { .. } | Event::Rule { .. }) {
+            self.retain_until_ms = self.retain_until_ms.max(until_ms);
+        }
+        self
+    }
+
     /// Returns the bytes that the log keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

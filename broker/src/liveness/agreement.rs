@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_core::store::{Store, StoreError};
-use sundew_core::{Agreement, Event, FOR_EVER_MS, LogEntry, RootKey, SharedBounds};
+use sundew_core::{Agreement, RootKey, SharedBounds};
 
 use super::follower::LogFollower;
 use super::revocation_log::RevocationLog;
@@ -13,10 +13,6 @@ use crate::clock;
 
 /// The place under which the agreement is tagged.
 const PLACE: &[u8] = b"agreement";
-/// How long a rule stands after everything that it may kill is over, in milliseconds: for brokers
-/// whose clocks differ.
-const RULE_SLACK_MS: i64 = 60_000;
-
 /// Why a broker cannot take the agreement of its store, or change it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AgreementError {
@@ -122,28 +118,11 @@ impl RevocationLog {
         agreement.longest_freshness(clock::now_ms()).to_std()
     }
 
-    /// Returns the bounds that this broker's file allows.
-    pub(crate) fn allowed(&self) -> &SharedBounds {
-        &self.allowed
-    }
-
     /// Returns the time until which a rule of this moment must stand if its targets may not be
     /// known, in milliseconds since the epoch. No task that the rule could cover lives longer.
     pub(crate) fn rule_stands_until_ms(&self) -> i64 {
-        let now_ms = clock::now_ms();
-        now_ms
-            .saturating_add(self.agreement.load().longest_alive(now_ms).as_ms())
-            .saturating_add(RULE_SLACK_MS)
-    }
-
-    /// L3: returns a rule that has waited as one that stands long enough from now on. Others may
-    /// have agreed on longer tasks meanwhile.
-    pub(super) fn standing(&self, mut entry: LogEntry) -> LogEntry {
-        let is_rule = matches!(entry.event, Event::Rule { .. });
-        if is_rule && entry.retain_until_ms < FOR_EVER_MS {
-            entry.retain_until_ms = entry.retain_until_ms.max(self.rule_stands_until_ms());
-        }
-        entry
+        let agreement = self.agreement.load();
+        agreement.rule_stands_until_ms(&self.allowed, clock::now_ms())
     }
 
     /// Returns why this broker may not answer under the agreement that it has taken, if so.

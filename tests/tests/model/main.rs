@@ -10,6 +10,7 @@ mod explore;
 mod heartbeat;
 mod membership;
 mod protocol;
+mod rules;
 mod state;
 
 use protocol::Protocol;
