@@ -127,13 +127,16 @@ impl LogEntry {
         }
     }
 
-    /// L3: returns the entry as it is appended after it has waited. A rule or an ending stands until
-    /// `until_ms` at least, which is what a rule of this moment would do: brokers may have agreed on
-    /// longer tasks since the entry was made.
+    /// L3: returns the entry as it is appended after it has waited. An ending, a rule or a lift stands
+    /// until `until_ms` at least, which is what a rule of this moment would do: brokers may have
+    /// agreed on longer tasks since the entry was made.
     #[must_use]
     pub fn standing_until(mut self, until_ms: i64) -> Self {
-        if matches!(self.event, Event::Ended { .. } | Event::Rule { .. }) {
-            self.retain_until_ms = self.retain_until_ms.max(until_ms);
+        match self.event {
+            Event::Ended { .. } | Event::Lifted(_) | Event::Rule { .. } => {
+                self.retain_until_ms = self.retain_until_ms.max(until_ms);
+            }
+            Event::Changed(_) | Event::Floor | Event::Resumed(_) | Event::Suspended(_) => {}
         }
         self
     }

@@ -6,17 +6,17 @@
 //! The first broker runs: it sends a heartbeat in every tick, and one after a failover. The second
 //! one does what it likes.
 
+mod state;
+
 use stateright::{Model, Property};
-use sundew_core::protocol::{CommitState, Step, after_heartbeat, is_committed};
-use sundew_core::{Agreement, EntryId, Position, SharedBounds, Ttl};
+use sundew_core::protocol::{Step, after_heartbeat};
+use sundew_core::{Agreement, SharedBounds, Ttl};
 
 use crate::explore::{breaks, holds};
+use state::{Action, Broker, FORGOTTEN_AFTER, Node, Report, State, Waiting, position};
 
 /// A tick in milliseconds: the agreement lets a former bound count for a tick longer than it holds.
 const TICK_MS: i64 = 60_000;
-/// After how many of its own bounds a broker that does not report is taken off the list. The real
-/// number is 10; a smaller one is more of a danger.
-const FORGOTTEN_AFTER: u8 = 2;
 /// The most ticks since the change that are told apart.
 const LONG_AGO: u8 = 8;
 
@@ -45,127 +45,6 @@ struct Membership {
     probes: u8,
     restarts: u8,
     without: Without,
-}
-
-/// What a node of the store knows of a broker.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Report {
-    age: u8,
-    bound: u8,
-    applied: bool,
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Node {
-    ended: bool,
-    list: [Option<Report>; 2],
-    version: u8,
-    epoch: u8,
-}
-
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-struct Broker {
-    version: u8,
-    /// The ending is in the journal and the view.
-    knows: bool,
-    /// The ending was read from the log.
-    applied: bool,
-    fresh: u8,
-    closed: u8,
-    doubt: u8,
-    primary: Option<u8>,
-    epoch: Option<u8>,
-    /// The longest bound of which every node has heard from this broker.
-    heard_everywhere: u8,
-}
-
-/// The ending that waits, at the first broker.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Waiting {
-    bound: Option<u8>,
-    /// The last heartbeat: whether every node has it, and what the other broker has applied.
-    ack: Option<(bool, Option<bool>)>,
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct State {
-    primary: Node,
-    behind: Node,
-    brokers: [Broker; 2],
-    waiting: Option<Waiting>,
-    acknowledged: bool,
-    /// Ticks since the agreement was changed.
-    since_change: u8,
-    beaten: bool,
-    changes: u8,
-    failovers: u8,
-    deletions: u8,
-    probes: u8,
-    restarts: u8,
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-enum Action {
-    /// A heartbeat that so many acknowledge: nobody, the node that is never behind, or everybody.
-    Beat(usize, u8),
-    Change,
-    Delete,
-    End,
-    Failover,
-    Probe,
-    Restart(usize),
-    Tick,
-}
-
-fn position(is_there: bool) -> (Position, EntryId) {
-    let n = u8::from(is_there);
-    (Position(n.into()), EntryId([n; 16]))
-}
-
-impl Node {
-    /// Takes a report and forgets who has not reported for long; returns the longest bound.
-    fn report(&mut self, b: usize, report: Report, by_own: Option<u8>) -> u8 {
-        self.list[b] = Some(report);
-        for entry in &mut self.list {
-            if entry
-                .as_ref()
-                .is_some_and(|e| e.age > FORGOTTEN_AFTER * by_own.unwrap_or(e.bound))
-            {
-                *entry = None;
-            }
-        }
-        self.list
-            .iter()
-            .flatten()
-            .map(|e| e.bound)
-            .max()
-            .unwrap_or(0)
-    }
-}
-
-impl State {
-    /// The first broker looks whether the ending that waits may be answered.
-    fn commit(&mut self) {
-        let Some(Waiting {
-            bound,
-            ack: Some((everywhere, other)),
-        }) = self.waiting
-        else {
-            return;
-        };
-        let broker = &self.brokers[0];
-        let peers: Vec<_> = other.iter().map(|applied| position(*applied).0).collect();
-        if is_committed(CommitState {
-            position: position(true).0,
-            majority_position: position(broker.applied).0,
-            all_replicas_acked: everywhere,
-            peers: &peers,
-            bound_passed: bound == Some(0),
-            peers_in_doubt: broker.doubt > 0,
-        }) {
-            (self.waiting, self.acknowledged) = (None, true);
-        }
-    }
 }
 
 impl Membership {
@@ -209,7 +88,7 @@ impl Membership {
     }
 
     /// One cycle of broker `b`.
-    fn beat(&self, state: &mut State, b: usize, acknowledged_by: u8) {
+    fn beat(&self, state: &mut State, b: usize, everywhere: bool) {
         for _ in 0..5 {
             let since_change = state.since_change;
             let broker = &mut state.brokers[b];
@@ -223,11 +102,8 @@ impl Membership {
             };
             let by_own = (self.without == Without::LongestBound).then_some(own);
             let longest = state.primary.report(b, report, by_own);
-            let everywhere = acknowledged_by == 2;
             if everywhere {
                 state.behind = state.primary.clone();
-            } else if acknowledged_by == 0 {
-                return;
             }
             if state.primary.version > broker.version {
                 (broker.version, broker.fresh) = (state.primary.version, 0);
@@ -370,9 +246,11 @@ impl Model for Membership {
         if state.acknowledged && state.brokers[1].knows {
             return;
         }
-        let least = if self.failovers > 0 { 1 } else { 2 };
-        for by in least..=2 {
-            actions.extend([Action::Beat(0, by), Action::Beat(1, by)]);
+        for b in 0..2 {
+            actions.push(Action::Beat(b, true));
+            if self.failovers > 0 {
+                actions.push(Action::Beat(b, false));
+            }
         }
         if !state.brokers[0].knows && state.brokers[0].version == state.primary.version {
             actions.push(Action::End);
@@ -403,7 +281,7 @@ impl Model for Membership {
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         match action {
-            Action::Beat(b, acknowledged_by) => self.beat(&mut state, b, acknowledged_by),
+            Action::Beat(b, everywhere) => self.beat(&mut state, b, everywhere),
             Action::Change => {
                 state.changes += 1;
                 state.primary.version = 1;
