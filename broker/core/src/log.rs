@@ -175,4 +175,24 @@ mod tests {
         assert_eq!(String::from_utf8(entry.encode()).unwrap(), stored);
         assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), entry);
     }
+
+    /// L3: what takes authority away, and what says how long that matters, must not be over before the
+    /// tasks of now.
+    #[test]
+    fn an_entry_that_has_waited_stands_for_the_time_of_its_append() {
+        let task = TaskId::from_bytes([2; 16]);
+        let outcome = Outcome::Revoked;
+        let until_ms = |event, made_ms| {
+            let entry = LogEntry {
+                id: EntryId([1; 16]),
+                event,
+                retain_until_ms: made_ms,
+            };
+            entry.standing_until(100).retain_until_ms
+        };
+        assert_eq!(until_ms(Event::Ended { task, outcome }, 7), 100);
+        assert_eq!(until_ms(Event::Lifted(EntryId([3; 16])), 7), 100);
+        assert_eq!(until_ms(Event::Ended { task, outcome }, 200), 200);
+        assert_eq!(until_ms(Event::Floor, 7), 7);
+    }
 }
