@@ -16,6 +16,9 @@
 //!   new bound and everything in the log before that heartbeat was applied.
 //! - Where the longest task gets shorter, rules are retained for the former one until nothing that
 //!   was begun under the former one can be alive.
+//! - Where freshness gets shorter, views of others are waited for by the former bound until no such
+//!   view can be fresh. Where it gets longer, a view is renewed by the former bound until every node
+//!   of the store has heard of the new one from that broker.
 
 use std::fmt;
 
@@ -26,9 +29,12 @@ use crate::ttl::Ttl;
 
 /// The form of the stored agreement. A broker that meets a later form says so.
 const FORMAT: u32 = 1;
-/// How much longer the former longest task counts than such a task can live, in milliseconds: for
-/// clocks that differ, and for brokers that have not heard of the change.
+/// How much longer a former bound counts than it holds, in milliseconds: for clocks that differ, and
+/// for brokers that have not heard of the change.
 const FORMER_SLACK_MS: i64 = 60_000;
+/// How long a rule stands after everything that it may kill is over, in milliseconds: for brokers
+/// whose clocks differ.
+const RULE_SLACK_MS: i64 = 60_000;
 
 /// The bounds, as a configuration names them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
@@ -72,6 +78,13 @@ struct Former {
     until_ms: i64,
 }
 
+/// The freshness of a time before, which counts until `until_ms`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+struct FormerFreshness {
+    freshness: Ttl,
+    until_ms: i64,
+}
+
 /// The agreement of all brokers of a store. A version replaces all lower ones.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Agreement {
@@ -82,6 +95,8 @@ pub struct Agreement {
     pub bounds: SharedBounds,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     former: Option<Former>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former_freshness: Option<FormerFreshness>,
 }
 
 /// A bound of the agreement that goes further than the file of a broker allows.
@@ -118,6 +133,7 @@ impl Agreement {
             version: 1,
             bounds,
             former: None,
+            former_freshness: None,
         }
     }
 
@@ -125,16 +141,23 @@ impl Agreement {
     #[must_use]
     pub fn changed(&self, bounds: SharedBounds, now_ms: i64) -> Self {
         let longest = self.longest_alive(now_ms);
-        let until_ms = now_ms
-            .saturating_add(longest.as_ms())
-            .saturating_add(FORMER_SLACK_MS);
+        let freshness = self.longest_freshness(now_ms);
+        let until_ms = |bound: Ttl| {
+            now_ms
+                .saturating_add(bound.as_ms())
+                .saturating_add(FORMER_SLACK_MS)
+        };
         Self {
             format: FORMAT,
             version: self.version.saturating_add(1),
             bounds,
             former: (longest > bounds.max_task_ttl).then_some(Former {
                 max_task_ttl: longest,
-                until_ms,
+                until_ms: until_ms(longest),
+            }),
+            former_freshness: (freshness > bounds.freshness).then_some(FormerFreshness {
+                freshness,
+                until_ms: until_ms(freshness),
             }),
         }
     }
@@ -147,6 +170,38 @@ impl Agreement {
         former.map_or(self.bounds.max_task_ttl, |former| {
             former.max_task_ttl.max(self.bounds.max_task_ttl)
         })
+    }
+
+    /// L3: returns the time until which a rule must stand that is made at `now_ms`, if its targets may
+    /// not be known, in milliseconds since the epoch. No task that the rule could cover lives
+    /// longer, also if brokers have agreed on longer tasks meanwhile that the file of the rule's
+    /// broker, which has `allowed`, allows.
+    #[must_use]
+    pub fn rule_stands_until_ms(&self, allowed: &SharedBounds, now_ms: i64) -> i64 {
+        let longest = self.longest_alive(now_ms).max(allowed.max_task_ttl);
+        now_ms
+            .saturating_add(longest.as_ms())
+            .saturating_add(RULE_SLACK_MS)
+    }
+
+    /// Returns whether a task may be alive at `now_ms` that lives longer than `allowed`, which the
+    /// file of a broker has. A rule of that broker may then stand too briefly.
+    #[must_use]
+    pub fn outlives(&self, allowed: &SharedBounds, now_ms: i64) -> bool {
+        self.longest_alive(now_ms) > allowed.max_task_ttl
+    }
+
+    /// Returns how long a view may still be fresh at `now_ms` that was renewed at that moment at the
+    /// latest: after a shorter bound, a broker that has not heard of the change may have a view that
+    /// was renewed under the former one.
+    #[must_use]
+    pub fn longest_freshness(&self, now_ms: i64) -> Ttl {
+        let former = self.former_freshness;
+        former
+            .filter(|former| now_ms < former.until_ms)
+            .map_or(self.bounds.freshness, |former| {
+                former.freshness.max(self.bounds.freshness)
+            })
     }
 
     /// Returns the bounds that go further than `allowed`, which the file of a broker has.
@@ -232,6 +287,20 @@ mod tests {
             after.longest_alive(1_000_000 + 1_860_000),
             Ttl::parse("2s").unwrap()
         );
+    }
+
+    /// L6: a broker that starts has never heard of the view that was renewed under the former bound.
+    #[test]
+    fn views_of_the_former_freshness_are_waited_for_until_none_can_be_fresh() {
+        let before = Agreement::first(bounds("20s", "8h", 0));
+        let after = before.changed(bounds("1s", "8h", 0), 1_000_000);
+        let (short, long) = (Ttl::SECOND, Ttl::parse("20s").unwrap());
+        assert_eq!(after.longest_freshness(1_000_000 + 79_999), long);
+        assert_eq!(after.longest_freshness(1_000_000 + 80_000), short);
+        let again = after.changed(bounds("2s", "8h", 0), 1_010_000);
+        assert_eq!(again.longest_freshness(1_020_000), long);
+        let longer = after.changed(bounds("30s", "8h", 0), 1_010_000);
+        assert_eq!(longer.longest_freshness(1_020_000), Ttl::HALF_MINUTE);
     }
 
     #[test]

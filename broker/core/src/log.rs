@@ -167,6 +167,20 @@ impl LogEntry {
         }
     }
 
+    /// L3: returns the entry as it is appended after it has waited. An ending, a rule or a lift stands
+    /// until `until_ms` at least, which is what a rule of this moment would do: brokers may have
+    /// agreed on longer tasks since the entry was made.
+    #[must_use]
+    pub fn standing_until(mut self, until_ms: i64) -> Self {
+        match self.event {
+            Event::Ended { .. } | Event::Lifted(_) | Event::Rule { .. } => {
+                self.retain_until_ms = self.retain_until_ms.max(until_ms);
+            }
+            Event::Changed(_) | Event::Floor | Event::Resumed(_) | Event::Suspended(_) => {}
+        }
+        self
+    }
+
     /// Returns the bytes that the log keeps.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -215,5 +229,25 @@ mod tests {
         let stored = stored.replace(r#""until_ms":7}"#, beside);
         assert_eq!(String::from_utf8(versioned.encode()).unwrap(), stored);
         assert_eq!(LogEntry::decode(stored.as_bytes()).unwrap(), versioned);
+    }
+
+    /// L3: what takes authority away, and what says how long that matters, must not be over before the
+    /// tasks of now.
+    #[test]
+    fn an_entry_that_has_waited_stands_for_the_time_of_its_append() {
+        let task = TaskId::from_bytes([2; 16]);
+        let outcome = Outcome::Revoked;
+        let until_ms = |event, made_ms| {
+            let entry = LogEntry {
+                id: EntryId([1; 16]),
+                event,
+                retain_until_ms: made_ms,
+            };
+            entry.standing_until(100).retain_until_ms
+        };
+        assert_eq!(until_ms(Event::Ended { task, outcome }, 7), 100);
+        assert_eq!(until_ms(Event::Lifted(EntryId([3; 16])), 7), 100);
+        assert_eq!(until_ms(Event::Ended { task, outcome }, 200), 200);
+        assert_eq!(until_ms(Event::Floor, 7), 7);
     }
 }

@@ -4,6 +4,8 @@
 //! All of them are pure functions. The broker calls them as it runs, and the model
 //! (`tests/tests/model`) calls the very same ones while it explores every order of events.
 
+use std::time::Duration;
+
 use crate::position::{EntryId, Position};
 
 /// The step that a broker takes after a heartbeat.
@@ -43,6 +45,14 @@ pub fn after_heartbeat(
 #[must_use]
 pub fn is_gap(applied: Position, last: EntryId, previous: EntryId) -> bool {
     applied > Position(0) && previous != last
+}
+
+/// Returns whether entries that were trimmed stood before the first entry that a broker reads, which
+/// names `previous` as the one before it. Nothing is lost by that. But the broker may have read
+/// documents while the log was empty, and those entries may have said that they changed (L4).
+#[must_use]
+pub fn is_beginning_missing(applied: Position, previous: EntryId) -> bool {
+    applied == Position(0) && previous != EntryId::default()
 }
 
 /// Returns how many of a primary's replicas must acknowledge a write so that a majority of the data
@@ -92,6 +102,26 @@ pub fn is_committed(state: CommitState<'_>) -> bool {
     let all_applied = state.peers.iter().all(|applied| *applied >= state.position);
     (all_applied && !state.peers_in_doubt)
         || (state.bound_passed && (all_applied || state.all_replicas_acked))
+}
+
+/// Returns whether the store must get a report that a task is attended. The last report is
+/// `since_report` old, as far as the store has it; `None` if the store has none.
+#[must_use]
+pub fn is_report_due(since_report: Option<Duration>, grace: Duration) -> bool {
+    since_report.is_none_or(|since| since >= grace / 3)
+}
+
+/// Returns whether a task that is alive, and that is due because nobody has reported it for its
+/// grace, is abandoned.
+///
+/// L12: time in which attendance could not be told counts for nobody. After an outage of the store,
+/// other brokers need time to tell theirs; after a restart, agents need time to come back. So the
+/// broker must have been able to read and write the store for the whole grace, `steady_for`: its
+/// view was fresh, and its sweeps succeeded. A view may stay fresh over an outage that is longer
+/// than a short grace.
+#[must_use]
+pub fn is_abandoned(attended_here: bool, steady_for: Duration, grace: Duration) -> bool {
+    !attended_here && steady_for >= grace
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_core::store::{AppendAfter, Store, StoreError};
-use sundew_core::{Agreement, Event, FOR_EVER_MS, LogEntry, Position, RootKey, SharedBounds};
+use sundew_core::{Agreement, Position, RootKey, SharedBounds};
 
 use super::follower::LogFollower;
 use super::revocation_log::RevocationLog;
@@ -13,10 +13,6 @@ use crate::clock;
 
 /// The place under which the agreement is tagged.
 const PLACE: &[u8] = b"agreement";
-/// How long a rule stands after everything that it may kill is over, in milliseconds: for brokers
-/// whose clocks differ.
-const RULE_SLACK_MS: i64 = 60_000;
-
 /// Why a broker cannot take the agreement of its store, or change it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AgreementError {
@@ -125,28 +121,18 @@ impl RevocationLog {
         self.agreement.load().bounds.freshness.to_std()
     }
 
-    /// Returns the bounds that this broker's file allows.
-    pub(crate) fn allowed(&self) -> &SharedBounds {
-        &self.allowed
+    /// L6: returns how long a view of any broker may be fresh by the agreement that this broker has
+    /// taken: longer than its own, for a time after a shorter bound was agreed on.
+    pub(crate) fn longest_freshness(&self) -> Duration {
+        let agreement = self.agreement.load();
+        agreement.longest_freshness(clock::now_ms()).to_std()
     }
 
     /// Returns the time until which a rule of this moment must stand if its targets may not be
     /// known, in milliseconds since the epoch. No task that the rule could cover lives longer.
     pub(crate) fn rule_stands_until_ms(&self) -> i64 {
-        let now_ms = clock::now_ms();
-        now_ms
-            .saturating_add(self.agreement.load().longest_alive(now_ms).as_ms())
-            .saturating_add(RULE_SLACK_MS)
-    }
-
-    /// L3: returns a rule that has waited as one that stands long enough from now on. Others may
-    /// have agreed on longer tasks meanwhile.
-    pub(super) fn standing(&self, mut entry: LogEntry) -> LogEntry {
-        let is_rule = matches!(entry.event, Event::Rule { .. });
-        if is_rule && entry.retain_until_ms < FOR_EVER_MS {
-            entry.retain_until_ms = entry.retain_until_ms.max(self.rule_stands_until_ms());
-        }
-        entry
+        let agreement = self.agreement.load();
+        agreement.rule_stands_until_ms(&self.allowed, clock::now_ms())
     }
 
     /// Returns why this broker may not answer under the agreement that it has taken, if so.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sundew_core::protocol::{Step, after_heartbeat, is_gap};
+use sundew_core::protocol::{Step, after_heartbeat, is_beginning_missing, is_gap};
 use sundew_core::store::{Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{DocumentVersion, EntryId, Event, LogEntry, Position};
 
@@ -39,10 +39,13 @@ pub(crate) struct LogFollower {
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// The store's epoch, which changes when the store was emptied.
     epoch: Mutex<Option<String>>,
-    /// The longest freshness bound that was heard of. L6: brokers may have different bounds, and a
-    /// broker that waits for the views of others to end must wait for the longest of them.
-    /// The time beside it is when it was heard of last.
-    longest_freshness: Mutex<(Duration, Instant)>,
+    /// The longest freshness bound in the last heartbeat. L6: brokers may have different bounds while
+    /// the agreement changes, and a broker that waits for the views of others to end must wait for
+    /// the longest of them.
+    heard_freshness: Mutex<Duration>,
+    /// The bound by which this broker renews its view: the agreed one, or a shorter one as long as
+    /// some node of the store has not heard of the agreed one.
+    own_freshness: Mutex<Duration>,
     primary: Mutex<Primary>,
     store_clock: StoreClock,
 }
@@ -60,13 +63,14 @@ impl LogFollower {
     /// Returns a follower of this log. Endings of other brokers go to `sink` before this broker
     /// reports that it has applied them.
     pub(crate) fn new(log: Arc<RevocationLog>, sink: impl DurableSink + 'static) -> Self {
-        let longest_freshness = Mutex::new((log.freshness(), clock::monotonic()));
+        let freshness = log.freshness();
         Self {
             log,
             sink: Box::new(sink),
             subscribers: Vec::new(),
             epoch: Mutex::default(),
-            longest_freshness,
+            heard_freshness: Mutex::new(freshness),
+            own_freshness: Mutex::new(freshness),
             primary: Mutex::default(),
             store_clock: StoreClock::new(),
         }
@@ -93,7 +97,8 @@ impl LogFollower {
                     continue;
                 }
             }
-            let wait_ms = u64::try_from(log.freshness().as_millis() / 4).unwrap_or(1);
+            let own = *lock(&self.own_freshness);
+            let wait_ms = u64::try_from(own.as_millis() / 4).unwrap_or(1);
             let news =
                 tail.get_or_insert_with(|| log.store.await_log(log.read().applied().0, wait_ms));
             let somebody_waits = log.progress.waiting.load(Ordering::Relaxed) > 0;
@@ -124,7 +129,8 @@ impl LogFollower {
                 self.settle_agreement(beat.agreement).await?;
                 continue;
             }
-            self.notice_freshness(beat.longest_freshness_ms);
+            let heard_ms = u64::try_from(beat.longest_freshness_ms).unwrap_or(0);
+            *lock(&self.heard_freshness) = Duration::from_millis(heard_ms);
             self.notice_failover(&beat.primary, sent);
             let emptied = self.notice_emptied(&beat.epoch);
             match after_heartbeat(applied, last, beat.tip, emptied) {
@@ -142,6 +148,7 @@ impl LogFollower {
             if let Some(beyond) = log.beyond() {
                 return Err(StoreError::Misconfigured(beyond.to_string()));
             }
+            let freshness = self.renewed_for(beat.all_replicas_acked);
             // During a pause, others append again what only they know. A view that was read before
             // the pause was over may not have it, so it is not renewed.
             log.change_window(|window| {
@@ -150,7 +157,7 @@ impl LogFollower {
                     if !was_fresh || window.steady_from.is_none() {
                         window.steady_from = Some(sent);
                     }
-                    window.fresh_until = Some(sent + agreement.bounds.freshness.to_std());
+                    window.fresh_until = Some(sent + freshness);
                 }
             });
             let others = beat
@@ -181,20 +188,22 @@ impl LogFollower {
         log.store.heartbeat(report).await
     }
 
-    /// Remembers the longest freshness bound of all brokers. A longer bound counts until it was not
-    /// heard of for as long as it lasts, because a broker that is missing from a list that was lost
-    /// may have a fresh view for so long.
-    fn notice_freshness(&self, longest_ms: i64) {
-        let longest = Duration::from_millis(u64::try_from(longest_ms).unwrap_or(0));
-        let mut known = lock(&self.longest_freshness);
-        if longest >= known.0 || clock::since(known.1) > known.0 * 2 {
-            *known = (longest, clock::monotonic());
+    /// L6: returns for how long a heartbeat renews the view that was acknowledged by every node of
+    /// the store, or not. A longer bound counts only once every node has heard of it from this
+    /// broker. After a failover to a node that has not, others would wait too briefly.
+    pub(super) fn renewed_for(&self, by_every_node: bool) -> Duration {
+        let agreed = self.log.freshness();
+        let mut own = lock(&self.own_freshness);
+        if by_every_node || agreed < *own {
+            *own = agreed;
         }
+        *own
     }
 
-    /// Returns the longest freshness bound of all brokers.
+    /// Returns the longest freshness bound that a broker may have: by the agreement, or by what was
+    /// heard of others.
     pub(super) fn longest_freshness(&self) -> Duration {
-        lock(&self.longest_freshness).0
+        (*lock(&self.heard_freshness)).max(self.log.longest_freshness())
     }
 
     /// Notes the store's epoch. Returns whether the store was emptied since the last heartbeat.
@@ -238,6 +247,9 @@ impl LogFollower {
                 );
                 self.reappend_lost().await?;
                 continue;
+            }
+            if is_beginning_missing(applied, first.previous) {
+                self.tell_gap();
             }
             for (stored, entry) in self.take_in(batch).await? {
                 self.apply(stored.position, entry);

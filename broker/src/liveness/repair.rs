@@ -108,7 +108,10 @@ impl LogFollower {
         let floor = RevocationLog::entry(Event::Floor, now_ms.saturating_add(RETAIN_AFTER_END_MS))
             .map_err(no_new_entry)?;
         again.push(floor);
-        let standing = again.into_iter().map(|entry| log.standing(entry));
+        let until_ms = log.rule_stands_until_ms();
+        let standing = again
+            .into_iter()
+            .map(|entry| entry.standing_until(until_ms));
         let again: Vec<_> = standing.map(|entry| log.sealed(&entry)).collect();
         tracing::warn!(
             entries = again.len(),
@@ -128,14 +131,20 @@ impl LogFollower {
     pub(super) async fn append_pending(&self) -> Result<bool, StoreError> {
         let log = &self.log;
         let (pending, now_ms) = (log.outbox.pending(), clock::now_ms());
+        let until_ms = log.rule_stands_until_ms();
+        // L3: what was made for shorter tasks than may live now is not over when it says so.
+        let outlives = log.agreement().outlives(&log.allowed, now_ms);
         let missing: Vec<_> = {
             let view = log.read();
+            let matters = |entry: &LogEntry| {
+                view.matters(entry, now_ms) || (outlives && entry.retain_until_ms <= now_ms)
+            };
             // From the journal, most are in the log already.
             let missing = pending
                 .iter()
-                .filter(|entry| !view.is_in_log(&entry.id) && view.matters(entry, now_ms));
+                .filter(|entry| !view.is_in_log(&entry.id) && matters(entry));
             missing
-                .map(|entry| log.sealed(&log.standing(entry.clone())))
+                .map(|entry| log.sealed(&entry.clone().standing_until(until_ms)))
                 .collect()
         };
         if !missing.is_empty() {

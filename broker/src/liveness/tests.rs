@@ -184,29 +184,56 @@ impl Subscriber for Forgetful {
     }
 }
 
+/// Appends an entry with a retention that is not that of its kind.
+async fn append_until(log: &RevocationLog, entry: LogEntry, retain_until_ms: i64) {
+    let (id, bytes, _) = log.sealed(&entry);
+    log.store
+        .append(id, &bytes, retain_until_ms, log.append_after())
+        .await
+        .unwrap();
+}
+
+const LONG: i64 = i64::MAX >> 12;
+
+/// Lets something change, which leaves the log after its time, and something else come.
+async fn change_and_trim(log: &RevocationLog) {
+    append_until(log, ending(2), 1).await;
+    append_until(log, ending(3), LONG).await;
+    log.store.trim_log(2, &[]).await.unwrap();
+}
+
 #[tokio::test]
 async fn l4_a_broker_that_missed_entries_for_good_tells_every_room_to_forget() {
     let test = TestLog::new().await;
-    let (room, store) = (Arc::new(Forgetful::default()), Arc::clone(&test.log.store));
+    let room = Arc::new(Forgetful::default());
     let mut follower = LogFollower::new(Arc::clone(&test.log), NoSink);
     follower.subscribe(Arc::clone(&room));
-    let append = async |entry: LogEntry, retain_until_ms| {
-        let (id, bytes, _) = test.log.sealed(&entry);
-        store
-            .append(id, &bytes, retain_until_ms, test.log.append_after())
-            .await
-            .unwrap();
-    };
-    append(ending(1), i64::MAX >> 12).await;
+    append_until(&test.log, ending(1), LONG).await;
     follower.cycle().await.unwrap();
     assert_eq!(room.0.load(Ordering::Relaxed), 0);
-    // While this broker is away: something changed, which leaves the log after its time, and
-    // something else comes.
-    append(ending(2), 1).await;
-    append(ending(3), i64::MAX >> 12).await;
-    store.trim_log(2, &[]).await.unwrap();
+    change_and_trim(&test.log).await;
     follower.cycle().await.unwrap();
     assert!(room.0.load(Ordering::Relaxed) > 0);
+}
+
+/// A broker may have read documents before the log had its first entry.
+#[tokio::test]
+async fn l4_a_broker_whose_log_was_empty_before_it_was_away_tells_every_room_to_forget() {
+    let test = TestLog::new().await;
+    let room = Arc::new(Forgetful::default());
+    let mut follower = open_follower(&test.log);
+    follower.subscribe(Arc::clone(&room));
+    follower.cycle().await.unwrap();
+    change_and_trim(&test.log).await;
+    follower.cycle().await.unwrap();
+    assert!(room.0.load(Ordering::Relaxed) > 0);
+    assert!(!test.is_stale(), "and nothing is lost by that");
+}
+
+/// A follower of this log that nobody runs, and whose view may be asked once it was renewed.
+fn open_follower(log: &Arc<RevocationLog>) -> LogFollower {
+    log.open_after(Duration::ZERO);
+    LogFollower::new(Arc::clone(log), NoSink)
 }
 
 #[tokio::test]

@@ -106,11 +106,7 @@ impl Responses {
             let known = tokio::time::timeout(LOOK_AT_TASK, record).await;
             let until_ms = match known.ok().flatten() {
                 Some(task) => Ledger::retain_until_ms(&task).max(Ledger::retain_from_now_ms()),
-                // The file's own limit is the most on which brokers may agree later.
-                None => until_ms.max(
-                    Ledger::retain_from_now_ms()
-                        .saturating_add(self.ledger.log.allowed().max_task_ttl.as_ms()),
-                ),
+                None => until_ms,
             };
             let outcome = Outcome::Revoked;
             return (Event::Ended { task, outcome }, until_ms);

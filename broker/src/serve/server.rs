@@ -65,7 +65,7 @@ impl Server {
         background::start_sources(&config, &ground, &look_now, background)?;
         // A broker that shares its store waits for endings that only others know.
         ledger.log.open_after(match config.store {
-            StoreConfig::Redis(_) => ledger.log.agreement().bounds.freshness.to_std(),
+            StoreConfig::Redis(_) => ledger.log.longest_freshness(),
             StoreConfig::Embedded(_) => Duration::ZERO,
         });
         background.spawn(follower.run());

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sundew_core::protocol::is_report_due;
 use sundew_core::{Event, TaskId};
 use tokio::sync::Notify;
 
@@ -84,8 +85,8 @@ impl Attendance {
     pub(super) fn due_reports(&self, now_ms: i64) -> Vec<(TaskId, i64)> {
         let mut due = Vec::new();
         for (task, entry) in self.lock().iter() {
-            let third = Duration::from_millis(u64::try_from(entry.grace_ms / 3).unwrap_or(0));
-            if entry.reported_at.is_none_or(|at| clock::since(at) >= third) {
+            let grace = Duration::from_millis(u64::try_from(entry.grace_ms).unwrap_or(0));
+            if is_report_due(entry.reported_at.map(clock::since), grace) {
                 due.push((
                     *task,
                     now_ms.saturating_add(entry.grace_ms).min(entry.deadline_ms),

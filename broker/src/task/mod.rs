@@ -32,10 +32,12 @@ use crate::refusal_recorder::RefusalRecorder;
 use crate::secret::Secrets;
 use crate::wire::binding_message;
 use attendance::Attendance;
+use sweep::Answered;
 
 /// The room of tasks.
 pub(crate) struct Tasks {
     ledger: Ledger,
+    answered: Answered,
     attendance: Arc<Attendance>,
     evidence: Arc<Evidence>,
     leases: Arc<Leases>,
@@ -66,6 +68,7 @@ impl Tasks {
         } = uses;
         Self {
             ledger,
+            answered: Answered::new(),
             attendance: Arc::default(),
             evidence,
             leases,

@@ -4,9 +4,10 @@
 //! Every broker sweeps the store's list of due tasks. When two brokers end one task, the task has
 //! one outcome: the first in the log.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use sundew_core::protocol::is_abandoned;
 use sundew_core::{Cause, KnownTask, Liveness, Outcome, TaskId};
 
 use super::{Tasks, ending};
@@ -18,6 +19,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// How often it is looked whether reports on attended tasks are due: somewhat less than a third of
 /// the shortest grace, which is one second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
+/// A store that takes longer than this to answer may have been away: somewhat less than two thirds of
+/// the shortest grace, which is how long a report may be late.
+const SLOW: Duration = Duration::from_millis(500);
 /// Most tasks that one sweep ends.
 const MAX_SWEPT: usize = 256;
 /// Time after which a task that a rule killed is looked at again, in milliseconds.
@@ -29,6 +33,35 @@ enum Swept {
     AllThatCanBe,
     /// More may be due than one sweep looks at.
     Full,
+}
+
+/// For how long the store has answered this broker's sweeps. L12: an outage that is shorter than the
+/// freshness bound does not show in the view, and may be longer than a grace.
+pub(super) struct Answered(Mutex<Option<Instant>>);
+
+impl Answered {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Some(clock::monotonic())))
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the store has not answered.
+    fn none(&self) {
+        *self.since() = None;
+    }
+
+    /// Notes that the store has answered a sweep that asked it at `asked`, and returns for how long
+    /// it has answered. A store that took long may have been away.
+    fn one(&self, asked: Instant) -> Duration {
+        let mut since = self.since();
+        if clock::since(asked) > SLOW {
+            *since = None;
+        }
+        clock::since(*since.get_or_insert_with(clock::monotonic))
+    }
 }
 
 impl Tasks {
@@ -56,7 +89,10 @@ impl Tasks {
             match self.sweep_once().await {
                 Ok(Swept::Full) => continue,
                 Ok(Swept::AllThatCanBe) => {}
-                Err(error) => tracing::debug!(%error, "sweep"),
+                Err(error) => {
+                    self.answered.none();
+                    tracing::debug!(%error, "sweep");
+                }
             }
             tokio::time::sleep(SWEEP_INTERVAL).await;
         }
@@ -66,10 +102,12 @@ impl Tasks {
     /// for the other brokers once (L16).
     async fn sweep_once(&self) -> Result<Swept, Refusal> {
         let store = self.ledger.records.store();
+        let asked = clock::monotonic();
         let due = store.due(clock::now_ms(), MAX_SWEPT).await?;
+        let answers_for = self.answered.one(asked);
         let (mut ending, mut put_off) = (Vec::new(), 0_usize);
         for id in &due {
-            match self.verdict(*id).await {
+            match self.verdict(*id, answers_for).await {
                 Ok(verdict) => ending.extend(verdict),
                 Err(error) => {
                     put_off = put_off.saturating_add(1);
@@ -80,6 +118,7 @@ impl Tasks {
         let tasks = ending.len();
         if let Err(error) = ending::end_many(&self.ledger, ending).await {
             put_off = put_off.saturating_add(tasks);
+            self.answered.none();
             tracing::warn!(tasks, %error, "tasks that are due could not be ended yet");
         }
         // What could not be ended would be found again at once.
@@ -90,9 +129,13 @@ impl Tasks {
         })
     }
 
-    /// What a task that is due must end as; nothing if it lives on or has ended. Puts off when it is
-    /// looked at again, or takes it off the lists.
-    async fn verdict(&self, id: TaskId) -> Result<Option<(Arc<KnownTask>, Outcome)>, Refusal> {
+    /// What a task that is due must end as, if the store has answered for `answers_for`; nothing if it
+    /// lives on or has ended. Puts off when it is looked at again, or takes it off the lists.
+    async fn verdict(
+        &self,
+        id: TaskId,
+        answers_for: Duration,
+    ) -> Result<Option<(Arc<KnownTask>, Outcome)>, Refusal> {
         let store = self.ledger.records.store();
         let Some(task) = self.ledger.records.task(id).await? else {
             let Some(orphan) = self.ledger.records.orphan(id).await? else {
@@ -127,12 +170,9 @@ impl Tasks {
             }
             Liveness::Dead(cause) => cause.outcome(),
             Liveness::Alive => {
-                // L12: time in which attendance could not be told counts for nobody. After an outage
-                // of the store, other brokers need time to tell theirs; after a restart, agents
-                // need time to come back.
-                let steady_ms = i64::try_from(self.ledger.log.steady_for().as_millis());
-                let just_back = steady_ms.unwrap_or(i64::MAX) < task.grace_ms;
-                if just_back || self.attendance.is_attended(&id) {
+                let grace = Duration::from_millis(u64::try_from(task.grace_ms).unwrap_or(0));
+                let steady_for = self.ledger.log.steady_for().min(answers_for);
+                if !is_abandoned(self.attendance.is_attended(&id), steady_for, grace) {
                     look_again_after(task.grace_ms).await?;
                     return Ok(None);
                 }
@@ -140,5 +180,28 @@ impl Tasks {
             }
         };
         Ok(Some((Arc::clone(&task.known), outcome)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The view may be fresh for longer than an outage, and a grace may be shorter.
+    #[test]
+    fn l12_a_store_that_was_away_has_answered_only_since_then() {
+        let _stopped = clock::testing::stop();
+        let answered = Answered::new();
+        let second = Duration::from_secs(1);
+        clock::testing::advance(second);
+        assert_eq!(answered.one(clock::monotonic()), second);
+        answered.none();
+        assert_eq!(answered.one(clock::monotonic()), Duration::ZERO);
+        clock::testing::advance(second);
+        let asked = clock::monotonic();
+        clock::testing::advance(SLOW);
+        assert_eq!(answered.one(asked), second + SLOW);
+        clock::testing::advance(Duration::from_millis(1));
+        assert_eq!(answered.one(asked), Duration::ZERO, "it took too long");
     }
 }

@@ -3,9 +3,21 @@
 //!
 //! The last tests take one precaution away each, and the model must find what goes wrong: a checker
 //! that cannot fail proves nothing.
+//!
+//! Beside this model, which has several nodes of the store, stand small ones of a file or folder
+//! each, with runs of their own: who is waited for (`membership`), how long rules and quarantines
+//! stand (`rules`, `retention`), what brokers keep in memory (`caches`), endings that the store
+//! cannot take (`pending`), and tasks that nobody ends (`attendance`).
 
+mod attendance;
+mod caches;
+mod explore;
 mod heartbeat;
+mod membership;
+mod pending;
 mod protocol;
+mod retention;
+mod rules;
 mod state;
 
 use protocol::Protocol;
