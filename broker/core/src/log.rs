@@ -242,6 +242,7 @@ mod tests {
                 id: EntryId([1; 16]),
                 event,
                 retain_until_ms: made_ms,
+                document: None,
             };
             entry.standing_until(100).retain_until_ms
         };
