@@ -1,16 +1,19 @@
 //! Rotations of the CA's keys, at brokers over one store whose clocks stand still.
 
+use std::sync::Arc;
+
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use sundew_attestation::spiffe::{
     BundleSet, JwtSvid, SpiffeId, SvidError, TrustDomain, validate_chain,
 };
-use sundew_core::Ttl;
 use sundew_core::store::{DocumentKind, Store as _};
+use sundew_core::{RootKey, Ttl};
 use sundew_proto::v1;
 
 use super::Ca;
 use super::keys::Key as _;
+use crate::backup::{Backup, RestoreMode, restore};
 use crate::clock;
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
@@ -310,6 +313,35 @@ async fn l22_the_document_of_before_does_not_bring_a_dropped_root_back() {
     drop_old(&broker, &ca, false).await;
     let again = Ca::open(&broker.ledger, domain(), Ttl::HOUR).await.unwrap();
     judged(&again, &svid(&ca).0).unwrap();
+}
+
+/// L21: keys only come: a backup from before a rotation brings no dropped root back, and brokers
+/// follow the epoch that it begins.
+#[tokio::test]
+async fn l21_a_backup_from_before_a_rotation_keeps_the_newer_root() {
+    let broker = TestBroker::start().await;
+    let ca = ca(&broker).await;
+    let old = svid(&ca).0;
+    let store = Arc::clone(broker.ledger.records.store());
+    let backup = Backup::take(&*store, clock::now_ms()).await.unwrap();
+    rotate(&broker, &ca, false, "r").await.unwrap();
+    drop_old(&broker, &ca, false).await;
+    let new = svid(&ca).0;
+    let root = Arc::new(RootKey::new(&[0x7a; 32]).unwrap());
+    for mode in [RestoreMode::Fill, RestoreMode::NewEpoch] {
+        let restored = restore(&store, &root, &backup, mode, clock::now_ms()).await;
+        drop(restored.unwrap());
+        caught_up(&broker).await;
+        ca.refresh().await.unwrap();
+        let again = Ca::open(&broker.ledger, domain(), Ttl::HOUR).await.unwrap();
+        for by in [&ca, &again] {
+            judged(by, &new).unwrap();
+            assert!(judged(by, &old).is_err());
+        }
+    }
+    assert!(broker.ledger.records.document_problems().is_empty());
+    rotate(&broker, &ca, false, "s").await.unwrap();
+    assert_eq!(states(&roots(&broker, &ca)), ["active", "next"]);
 }
 
 /// The keys of a version that knew no rotation are read, and rotate.
