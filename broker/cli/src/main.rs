@@ -9,6 +9,7 @@ mod args;
 mod attest;
 mod backup;
 mod bounds;
+mod ca;
 mod client;
 mod csr;
 mod demo;
@@ -86,6 +87,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Attest(command) => attest::attest(connect, output, command).await,
         Command::Backup { config, file } => backup::backup(output, &config, &file).await,
         Command::Bounds(command) => bounds::bounds(connect, output, command).await,
+        Command::Ca(command) => ca::ca(connect, output, command).await,
         Command::Completion { shell } => Ok(print_completion(shell)),
         Command::Config(command) => serve::config(output, command),
         Command::Contain(command) => {

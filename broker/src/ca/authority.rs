@@ -9,15 +9,18 @@ use rcgen::{
     SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
-use serde::{Deserialize, Serialize};
 use sundew_attestation::jws::JwsError;
-use sundew_attestation::spiffe::{BundleError, SpiffeId, TrustBundle, TrustDomain};
-use sundew_core::store::{DocumentKind, Store, StoreError};
-use sundew_core::{RootKey, SealError, SecretBytes, Ttl};
-use zeroize::Zeroize as _;
+use sundew_attestation::spiffe::{BundleError, JwtBundle, SpiffeId, TrustBundle, TrustDomain};
+use sundew_core::{SealError, SecretBytes, Ttl};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::jwt_authority::{IssuedJwt, JwtAuthority};
+use super::keys::{Key, Keys};
+use super::schedule::StoredKey;
 use crate::clock;
+use crate::ledger::Ledger;
+use crate::records::CaKeys;
+use crate::refusal::Refusal;
 
 /// How far back a certificate's validity begins, for clocks that differ, in milliseconds.
 const BACKDATE_MS: i64 = 30_000;
@@ -33,6 +36,9 @@ pub enum CaError {
     /// A CSR that is none, or whose key is not taken.
     #[error("not a certificate request with a P-256, P-384 or Ed25519 key")]
     Csr,
+    /// The document with the CA's keys could not be read or written.
+    #[error("{0}")]
+    Document(Box<Refusal>),
     /// The CA's own JWT key is not usable.
     #[error("JWT key: {0}")]
     Jwt(#[from] JwsError),
@@ -42,18 +48,78 @@ pub enum CaError {
     /// The CA's key does not open: another root key?
     #[error("CA key: {0}")]
     Seal(#[from] SealError),
-    /// The store failed.
-    #[error("store: {0}")]
-    Store(#[from] StoreError),
+}
+
+impl From<Refusal> for CaError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Document(Box::new(refusal))
+    }
+}
+
+impl From<CaError> for Refusal {
+    fn from(error: CaError) -> Self {
+        match error {
+            CaError::Csr => Self::invalid("csr", error),
+            CaError::Document(refusal) => *refusal,
+            CaError::Seal(cause) => Self::Seal {
+                what: "CA key",
+                cause,
+            },
+            CaError::Certificate(_) | CaError::Jwt(_) | CaError::Own(_) => {
+                tracing::error!(%error, "the embedded CA could not issue");
+                Self::Seal {
+                    what: "SVID",
+                    cause: SealError::Opening,
+                }
+            }
+        }
+    }
 }
 
 /// The CA of a trust domain, with its keys.
 pub struct Ca {
-    trust_domain: TrustDomain,
+    pub(super) ledger: Ledger,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) roots: Keys<RootAuthority>,
+    pub(super) jwt: Keys<JwtAuthority>,
+    pub(super) ttl: Ttl,
+}
+
+/// A root with its key.
+pub(super) struct RootAuthority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
-    jwt: JwtAuthority,
-    ttl: Ttl,
+    /// When the root certificate ends, in milliseconds since the epoch.
+    not_after_ms: i64,
+}
+
+impl Key for RootAuthority {
+    const KIND: CaKeys = CaKeys::Roots;
+
+    fn create(trust_domain: &TrustDomain) -> Result<StoredKey, CaError> {
+        create(trust_domain)
+    }
+
+    fn load(stored: &StoredKey) -> Result<Self, CaError> {
+        let certificate = CertificateDer::from(stored.certificate.clone());
+        let key = KeyPair::try_from(stored.key.as_slice())?;
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).map_err(|_| SealError::Opening)?;
+        let not_after_s = parsed.validity().not_after.timestamp();
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_der(&certificate, key)?,
+            not_after_ms: not_after_s.saturating_mul(1000),
+            certificate,
+        })
+    }
+
+    fn id(&self) -> String {
+        sundew_attestation::hex(&sundew_attestation::spiffe::thumbprint(&self.certificate))
+    }
+
+    fn not_after_ms(&self) -> i64 {
+        self.not_after_ms
+    }
 }
 
 /// An X.509-SVID with what belongs to it.
@@ -66,48 +132,18 @@ pub struct IssuedSvid {
     pub not_after_ms: i64,
 }
 
-/// The CA as the store has it, sealed.
-#[derive(Deserialize, Serialize)]
-struct Stored {
-    /// DER.
-    certificate: Vec<u8>,
-    /// PKCS#8 DER.
-    key: Vec<u8>,
-}
-
-impl Drop for Stored {
-    fn drop(&mut self) {
-        self.key.zeroize();
-    }
-}
-
 impl Ca {
     /// Opens the trust domain's CA, or makes it if there is none.
-    pub async fn open(
-        store: &dyn Store,
-        root: &RootKey,
+    pub(crate) async fn open(
+        ledger: &Ledger,
         trust_domain: TrustDomain,
         ttl: Ttl,
     ) -> Result<Self, CaError> {
-        let text = sealed(store, root, &format!("ca/{trust_domain}"), || {
-            create(&trust_domain)
-        })
-        .await?;
-        let stored: Stored =
-            serde_json::from_slice(text.expose()).map_err(|_| SealError::Opening)?;
-        let jwt = sealed(store, root, &format!("jwt/{trust_domain}"), || {
-            Ok(JwtAuthority::create()?)
-        })
-        .await?;
-        let jwt = JwtAuthority::load(jwt.expose())?;
-        let key = KeyPair::try_from(stored.key.as_slice())?;
-        let certificate = CertificateDer::from(stored.certificate.clone());
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self {
+            ledger: ledger.clone(),
+            roots: Keys::open(ledger, &trust_domain).await?,
+            jwt: Keys::open(ledger, &trust_domain).await?,
             trust_domain,
-            certificate,
-            issuer,
-            jwt,
             ttl,
         })
     }
@@ -124,18 +160,24 @@ impl Ca {
         self.ttl
     }
 
-    /// The trust bundle that verifies SVIDs of the CA.
+    /// The trust bundle that verifies SVIDs of the CA now: also with a root that does not sign yet,
+    /// and with the one before, for as long as something lives that it signed.
     pub fn bundle(&self) -> Result<TrustBundle, CaError> {
-        let jwt = Some(self.jwt.bundle()?);
-        Ok(
-            TrustBundle::from_der(self.trust_domain.clone(), [self.certificate.as_ref()])?
-                .with_jwt(jwt),
-        )
+        let now_ms = clock::now_ms();
+        let roots = trusted_roots(&self.roots, now_ms);
+        let keys = self.jwt.current();
+        let jwt = JwtBundle::new(keys.trusted(now_ms).map(JwtAuthority::jwk).collect())?;
+        let roots = roots.iter().map(AsRef::as_ref);
+        Ok(TrustBundle::from_der(self.trust_domain.clone(), roots)?.with_jwt(Some(jwt)))
     }
 
     /// Issues a JWT-SVID for this audience.
     pub fn issue_jwt(&self, id: &SpiffeId, audience: &[String]) -> Result<IssuedJwt, CaError> {
-        Ok(self.jwt.issue(id, audience, clock::now_ms(), self.ttl)?)
+        let now_ms = clock::now_ms();
+        let keys = self.jwt.current();
+        let (key, ends_ms) = keys.signer(now_ms)?;
+        let ends_ms = ends_ms.min(now_ms.saturating_add(self.ttl.as_ms()));
+        Ok(key.issue(id, audience, now_ms, ends_ms)?)
     }
 
     /// Reads the key of a CSR (PKCS#10, DER); answers its SubjectPublicKeyInfo, in DER. The
@@ -163,8 +205,12 @@ impl Ca {
 
     fn issue(&self, id: &SpiffeId, key: &impl PublicKeyData) -> Result<IssuedSvid, CaError> {
         let now_ms = clock::now_ms();
+        let keys = self.roots.current();
+        let (root, ends_ms) = keys.signer(now_ms)?;
+        // Nothing outlives the trust in the root that signed it.
         let not_after_ms = now_ms
             .saturating_add(self.ttl.as_ms())
+            .min(ends_ms)
             .div_euclid(1000)
             .saturating_mul(1000);
         let mut params = CertificateParams::default();
@@ -183,43 +229,24 @@ impl Ca {
             not_after_ms,
         )?;
         params.serial_number = Some(serial()?);
-        let certificate = params.signed_by(key, &self.issuer)?;
+        let certificate = params.signed_by(key, &root.issuer)?;
         Ok(IssuedSvid {
             chain: vec![certificate.der().clone()],
-            bundle: vec![self.certificate.clone()],
+            bundle: trusted_roots(&self.roots, now_ms),
             not_after_ms,
         })
     }
 }
 
-/// Opens the secret that the store has under a name. If there is none, puts a new one there; if
-/// another broker is quicker, its secret counts.
-async fn sealed(
-    store: &dyn Store,
-    root: &RootKey,
-    name: &str,
-    create: impl Fn() -> Result<SecretBytes, CaError>,
-) -> Result<SecretBytes, CaError> {
-    loop {
-        if let Some(sealed) = store.document(DocumentKind::Meta, name).await? {
-            return Ok(root.unwrap(name, &sealed)?);
-        }
-        if store
-            .replace_document(
-                DocumentKind::Meta,
-                name,
-                None,
-                Some(&root.wrap(name, create()?.expose())?),
-            )
-            .await?
-        {
-            tracing::info!(name, "key of the embedded CA created");
-        }
-    }
+/// The roots that are trusted at a time, the newest last.
+fn trusted_roots(roots: &Keys<RootAuthority>, now_ms: i64) -> Vec<CertificateDer<'static>> {
+    let current = roots.current();
+    let certificates = current.trusted(now_ms).map(|root| root.certificate.clone());
+    certificates.collect()
 }
 
-/// Makes a CA for a trust domain; answers its [`Stored`] form as JSON.
-fn create(trust_domain: &TrustDomain) -> Result<SecretBytes, CaError> {
+/// Makes a root for a trust domain.
+fn create(trust_domain: &TrustDomain) -> Result<StoredKey, CaError> {
     let key = KeyPair::generate()?;
     let now_ms = clock::now_ms();
     let mut params = CertificateParams::default();
@@ -234,12 +261,9 @@ fn create(trust_domain: &TrustDomain) -> Result<SecretBytes, CaError> {
     )?;
     params.serial_number = Some(serial()?);
     let certificate = params.self_signed(&key)?;
-    let stored = Stored {
-        certificate: certificate.der().to_vec(),
-        key: key.serialize_der(),
-    };
-    Ok(SecretBytes::new(
-        serde_json::to_vec(&stored).map_err(|_| SealError::Opening)?,
+    Ok(StoredKey::first(
+        certificate.der().to_vec(),
+        key.serialize_der(),
     ))
 }
 

@@ -5,13 +5,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use serde_json::json;
-use sundew_attestation::jws::JwsError;
-use sundew_attestation::spiffe::{JwtBundle, SpiffeId};
-use sundew_core::{SealError, SecretBytes, Ttl};
+use serde_json::{Value, json};
+use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
+use sundew_core::SealError;
+
+use super::CaError;
+use super::keys::Key;
+use super::schedule::StoredKey;
+use crate::records::CaKeys;
 
 /// Longest life of a JWT-SVID, in milliseconds: a JWT-SVID cannot be taken back.
-const MAX_LIFE_MS: i64 = 300_000;
+pub(super) const MAX_LIFE_MS: i64 = 300_000;
 
 /// A signing key with its key ID.
 pub(super) struct JwtAuthority {
@@ -30,20 +34,20 @@ pub struct IssuedJwt {
     pub expires_at_ms: i64,
 }
 
-impl JwtAuthority {
-    /// Makes a new key, in PKCS#8 DER.
-    pub(super) fn create() -> Result<SecretBytes, SealError> {
+impl Key for JwtAuthority {
+    const KIND: CaKeys = CaKeys::Jwt;
+
+    fn create(_: &TrustDomain) -> Result<StoredKey, CaError> {
         let key =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
                 .map_err(|_| SealError::Random)?;
-        Ok(SecretBytes::new(key.as_ref().to_vec()))
+        Ok(StoredKey::first(Vec::new(), key.as_ref().to_vec()))
     }
 
-    /// Loads a key, in PKCS#8 DER.
-    pub(super) fn load(pkcs8: &[u8]) -> Result<Self, SealError> {
+    fn load(stored: &StoredKey) -> Result<Self, CaError> {
         let key = EcdsaKeyPair::from_pkcs8(
             &ECDSA_P256_SHA256_FIXED_SIGNING,
-            pkcs8,
+            &stored.key,
             &SystemRandom::new(),
         )
         .map_err(|_| SealError::Opening)?;
@@ -53,21 +57,30 @@ impl JwtAuthority {
         Ok(Self { key, kid })
     }
 
-    /// The bundle that verifies tokens of this key.
-    pub(super) fn bundle(&self) -> Result<JwtBundle, JwsError> {
-        let (x, y) = coordinates(&self.key);
-        JwtBundle::new(vec![
-            json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "alg": "ES256", "use": "jwt-svid" }),
-        ])
+    fn id(&self) -> String {
+        self.kid.clone()
     }
 
-    /// Issues a JWT-SVID that lives as long as an X.509-SVID would, and five minutes at most.
+    fn not_after_ms(&self) -> i64 {
+        i64::MAX
+    }
+}
+
+impl JwtAuthority {
+    /// The JWK that verifies tokens of this key (RFC 7517).
+    pub(super) fn jwk(&self) -> Value {
+        let (x, y) = coordinates(&self.key);
+        json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "alg": "ES256", "use": "jwt-svid" })
+    }
+
+    /// Issues a JWT-SVID that lives until `ends_ms`, in milliseconds since the epoch, and five
+    /// minutes at most.
     pub(super) fn issue(
         &self,
         id: &SpiffeId,
         audience: &[String],
         now_ms: i64,
-        ttl: Ttl,
+        ends_ms: i64,
     ) -> Result<IssuedJwt, SealError> {
         let random = SystemRandom::new();
         let mut jti = [0; 16];
@@ -75,7 +88,8 @@ impl JwtAuthority {
         let jti = URL_SAFE_NO_PAD.encode(jti);
         let now_s = now_ms.div_euclid(1000);
         let exp = now_ms
-            .saturating_add(ttl.as_ms().min(MAX_LIFE_MS))
+            .saturating_add(MAX_LIFE_MS)
+            .min(ends_ms)
             .div_euclid(1000);
         let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" });
         let claims =

@@ -2,5 +2,11 @@
 
 mod authority;
 mod jwt_authority;
+mod keys;
+mod rotation;
+mod schedule;
+#[cfg(test)]
+mod tests;
 
 pub use authority::{Ca, CaError, IssuedSvid};
+pub(crate) use rotation::Moment;

@@ -4,6 +4,7 @@
 //! P1: only registered workloads get an SVID, and a join token is good once, for a short time, for
 //! one SPIFFE ID.
 
+mod ca_keys;
 mod executable;
 mod grpc_c_authority;
 mod join_token;
@@ -18,11 +19,10 @@ use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::SealError;
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
-use crate::ca::{Ca, CaError, IssuedSvid};
+use crate::ca::{Ca, IssuedSvid};
 use crate::evidence::{Evidence, Presentation, attested_digests};
 use crate::journal;
 use crate::ledger::Ledger;
@@ -128,7 +128,7 @@ impl Enrollment {
             .map_err(|_| Refusal::Overload)?;
         // A9: what is wrong with the request itself is told before anything that depends on who is
         // registered.
-        let public_key = Ca::public_key_of(&request.csr).map_err(ca_refusal)?;
+        let public_key = Ca::public_key_of(&request.csr)?;
         let workload = self
             .ledger
             .records
@@ -172,7 +172,7 @@ impl Enrollment {
     ) -> Result<v1::Svid, Refusal> {
         let ca = self.own_ca()?;
         self.registered_here(id, ca).await?;
-        let svid = ca.issue_for_csr(id, csr).map_err(ca_refusal)?;
+        let svid = ca.issue_for_csr(id, csr)?;
         self.record_svid(id, &svid, grounds).await?;
         Ok(v1::Svid {
             spiffe_id: id.to_string(),
@@ -213,24 +213,5 @@ impl Enrollment {
             .journal
             .write(record.with("certificate_sha256", sundew_attestation::hex(&thumbprint)))
             .await?)
-    }
-}
-
-/// The refusal for an error of the CA.
-pub(crate) fn ca_refusal(error: CaError) -> Refusal {
-    match error {
-        CaError::Csr => Refusal::invalid("csr", error),
-        CaError::Store(error) => error.into(),
-        CaError::Seal(cause) => Refusal::Seal {
-            what: "CA key",
-            cause,
-        },
-        CaError::Certificate(_) | CaError::Jwt(_) | CaError::Own(_) => {
-            tracing::error!(%error, "the embedded CA could not issue");
-            Refusal::Seal {
-                what: "SVID",
-                cause: SealError::Opening,
-            }
-        }
     }
 }

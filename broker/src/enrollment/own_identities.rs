@@ -8,9 +8,9 @@ use sundew_core::{Registration, WorkloadRecord};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1;
 
+use super::Enrollment;
 use super::local_process::LocalProcess;
 use super::workload_api::{Answer, Bundles, Candidate, Identities};
-use super::{Enrollment, ca_refusal};
 use crate::clock;
 use crate::evidence::node;
 use crate::journal::{self, RefusalKind};
@@ -110,7 +110,7 @@ impl Enrollment {
     /// Issues an SVID with its key for a process on the broker's own machine; answers when the SVID
     /// ends, in milliseconds since the epoch.
     async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
-        let (svid, key) = self.own_ca()?.issue_with_key(id).map_err(ca_refusal)?;
+        let (svid, key) = self.own_ca()?.issue_with_key(id)?;
         self.record_svid(id, &svid, "local process").await?;
         let concatenated = |list: &[rustls_pki_types::CertificateDer<'static>]| {
             list.iter().flat_map(|c| c.to_vec()).collect()
@@ -252,7 +252,7 @@ impl Enrollment {
         };
         // Looked at before anything is signed, and again before the token is answered.
         not_quarantined()?;
-        let issued = ca.issue_jwt(id, audience).map_err(ca_refusal)?;
+        let issued = ca.issue_jwt(id, audience)?;
         let record = journal::record("jwt_svid_issued")
             .with("workload", id)
             .with("audience", audience.join(" "))

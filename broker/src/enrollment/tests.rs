@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use sundew_attestation::spiffe::{BundleSet, TrustDomain, validate_chain};
-use sundew_core::{RootKey, Ttl};
+use sundew_core::Ttl;
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -18,10 +18,18 @@ use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::testing::{DOMAIN, TestBroker, assert_refused};
 
-/// A broker that has `/agent` registered, and its room of enrollment.
-async fn broker_with(ca: Option<Arc<Ca>>, places: usize) -> (TestBroker, Arc<Enrollment>) {
+/// A broker that has `/agent` registered, and its room of enrollment, with the CA of a domain.
+async fn broker_with(domain: Option<&str>, places: usize) -> (TestBroker, Arc<Enrollment>) {
     let broker = TestBroker::start().await;
     broker.register("/agent", json!({})).await;
+    let ca = match domain {
+        Some(domain) => {
+            let domain = TrustDomain::parse(domain).unwrap();
+            let ca = Ca::open(&broker.ledger, domain, Ttl::HOUR).await;
+            Some(Arc::new(ca.unwrap()))
+        }
+        None => None,
+    };
     let enrollment = Enrollment::new(
         broker.ledger.clone(),
         ca,
@@ -37,18 +45,8 @@ async fn broker_with(ca: Option<Arc<Ca>>, places: usize) -> (TestBroker, Arc<Enr
     (broker, Arc::new(enrollment))
 }
 
-async fn ca_of(domain: &str) -> Arc<Ca> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.log");
-    let store = crate::store::embedded::EmbeddedStore::open(&path).unwrap();
-    let root = RootKey::new(&[0x7a; 32]).unwrap();
-    let domain = TrustDomain::parse(domain).unwrap();
-    let ca = Ca::open(store.as_ref(), &root, domain, Ttl::HOUR).await;
-    Arc::new(ca.unwrap())
-}
-
 async fn enrolling() -> (TestBroker, Arc<Enrollment>) {
-    broker_with(Some(ca_of(DOMAIN).await), 1).await
+    broker_with(Some(DOMAIN), 1).await
 }
 
 fn csr() -> Vec<u8> {
@@ -218,7 +216,7 @@ async fn enrolling_by_evidence_needs_a_challenge_a_registration_and_a_place() {
     assert!(broker.journal("svid_issued").is_empty());
     drop(broker);
 
-    let (_broker, full) = broker_with(Some(ca_of(DOMAIN).await), 0).await;
+    let (_broker, full) = broker_with(Some(DOMAIN), 0).await;
     let nonce = full.enroll_challenge(&channel).unwrap().nonce;
     let crowded = enroll(&full, &channel, request("/agent", nonce)).await;
     assert_refused!(crowded, Refusal::Overload);
@@ -226,7 +224,7 @@ async fn enrolling_by_evidence_needs_a_challenge_a_registration_and_a_place() {
 
 #[tokio::test]
 async fn a_ca_issues_nothing_outside_of_its_trust_domain() {
-    let (broker, enrollment) = broker_with(Some(ca_of("other.example").await), 1).await;
+    let (broker, enrollment) = broker_with(Some("other.example"), 1).await;
     let renew = v1::RenewRequest { csr: csr() };
     let peer = broker.agent("/agent").peer;
     let renewed = enrollment.renew(peer, renew).await;

@@ -6,8 +6,12 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 20] = [
+const WITH_RESERVE: [&str; 24] = [
     "bounds_set",
+    "ca_keys_dropped",
+    "ca_keys_put_back",
+    "ca_keys_retired",
+    "ca_rotated",
     "document_changed",
     "document_restored",
     "ending_heard",

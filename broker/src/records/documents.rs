@@ -24,6 +24,47 @@ const VERSIONED: [DocumentKind; 4] = [
 /// The name of the keyring, among the keys and counters of the broker.
 pub(crate) const KEYRING: &str = "keyring";
 
+/// The two kinds of keys that an embedded CA has. The keys of a kind are one document, among the
+/// keys and counters of the broker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum CaKeys {
+    /// Roots, which sign X.509-SVIDs.
+    Roots,
+    /// Keys that sign JWT-SVIDs.
+    Jwt,
+}
+
+impl CaKeys {
+    const ALL: [Self; 2] = [Self::Jwt, Self::Roots];
+    /// What refusals and health call such a document.
+    pub(crate) const WHAT: &'static str = "CA keys";
+
+    /// What operators and the record call the kind.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Roots => "root",
+        }
+    }
+
+    /// The name of the document of a trust domain.
+    pub(crate) fn name(self, trust_domain: &str) -> String {
+        format!("{}{trust_domain}", self.prefix())
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt/",
+            Self::Roots => "ca/",
+        }
+    }
+
+    /// Whether a document of the broker's own has keys of a CA.
+    fn are_in(name: &str) -> bool {
+        Self::ALL.iter().any(|keys| name.starts_with(keys.prefix()))
+    }
+}
+
 /// The place of a document: its family, and its name there.
 #[derive(Clone, Copy)]
 pub(crate) struct DocumentPlace<'a> {
@@ -39,15 +80,17 @@ impl<'a> DocumentPlace<'a> {
         Self { kind, name }
     }
 
-    /// Whether a document has versions: of the broker's own keys and counters, the keyring has.
+    /// Whether a document has versions: of the broker's own, keys have, and counters have not.
     pub(crate) fn is_versioned(kind: DocumentKind, name: &str) -> bool {
-        VERSIONED.contains(&kind) || (kind == DocumentKind::Meta && name == KEYRING)
+        VERSIONED.contains(&kind)
+            || (kind == DocumentKind::Meta && (name == KEYRING || CaKeys::are_in(name)))
     }
 
     /// What refusals and health call a document of this family.
     pub(crate) fn what(self) -> &'static str {
         match self.kind {
             DocumentKind::Engine => "engine",
+            DocumentKind::Meta if CaKeys::are_in(self.name) => CaKeys::WHAT,
             DocumentKind::Meta => "keyring",
             DocumentKind::Response => "action",
             DocumentKind::Secret => "secret",
@@ -214,9 +257,12 @@ impl Records {
                 }
             }
         }
-        let keyring = DocumentPlace::new(DocumentKind::Meta, KEYRING);
-        if let Ok(Some(document)) = self.document(keyring).await {
-            found.push(keyring.with_version(document.version, false));
+        // Keys that this broker has read; who has those that are missing puts them back.
+        for (name, _) in self.versions.expected(DocumentKind::Meta) {
+            let keys = DocumentPlace::new(DocumentKind::Meta, &name);
+            if let Ok(Some(document)) = self.document(keys).await {
+                found.push(keys.with_version(document.version, false));
+            }
         }
         Ok(found)
     }
@@ -260,7 +306,7 @@ impl Records {
         let versioned = self.root.untag(&versioned_place(place), stored);
         let opened = match versioned.ok().and_then(split) {
             Some(opened) => Ok(opened),
-            // The keyring is sealed whole under the root key; whoever opens it knows.
+            // Keys are sealed whole under the root key; whoever opens them knows.
             None if place.kind == DocumentKind::Meta => Ok((0, stored.to_vec())),
             None => {
                 let place = [place.kind.as_str().as_bytes(), place.name.as_bytes()];

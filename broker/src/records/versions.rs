@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sundew_core::store::DocumentKind;
 use sundew_core::{DocumentVersion, version_text};
 
-use super::documents::{DocumentPlace, KEYRING};
+use super::documents::{CaKeys, DocumentPlace, KEYRING};
 use crate::clock;
 use crate::refusal::Refusal;
 
@@ -176,7 +176,7 @@ impl Versions {
             .iter()
             .take(MAX_TOLD)
             .map(|((what, name), problem)| {
-                let remedy = if *what == KEYRING {
+                let remedy = if [KEYRING, CaKeys::WHAT].contains(what) {
                     "rotate it at a broker that ran before, or restore a backup"
                 } else {
                     "write it again, or remove it"

@@ -10,6 +10,7 @@ use super::broker::{Broker, Ground};
 use super::config::{Config, Identity};
 use super::gate::Gate;
 use super::journal_watch::watch_journal;
+use super::own_issue::OwnIssue;
 use super::sources;
 use super::start_error::{StartError, during};
 use crate::clock;
@@ -94,23 +95,11 @@ fn start_identity(
                 config.bundle_limit,
             ));
         }
-        Identity::EmbeddedCa { svid_ttl, .. } => {
-            let (trust, ca) = (Arc::clone(trust), ground.ca.clone());
-            let half = svid_ttl.to_std() / 2;
-            let issue = move || {
-                ca.as_ref()
-                    .map_or(Ok(()), |ca| sources::issue_own(&trust, ca))
-            };
-            issue().map_err(during("embedded CA"))?;
-            // At half of its life there is time to try again if issuing fails.
-            background.spawn(async move {
-                loop {
-                    tokio::time::sleep(half).await;
-                    if let Err(error) = issue() {
-                        tracing::error!(error = error.to_string(), "own SVID could not be renewed");
-                    }
-                }
-            });
+        Identity::EmbeddedCa { .. } => {
+            if let Some(ca) = &ground.ca {
+                let issued = OwnIssue::new(trust, ca).map_err(during("embedded CA"))?;
+                background.spawn(issued.follow());
+            }
         }
     }
     Ok(())

@@ -37,17 +37,6 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     let root = read_root_key(config)?;
     let store = open_store(&config.store).await?;
     let (journal, endings) = open_journal(config)?;
-    let ca = match &config.identity {
-        Identity::EmbeddedCa {
-            trust_domain,
-            svid_ttl,
-        } => Some(
-            Ca::open(store.as_ref(), &root, trust_domain.clone(), *svid_ttl)
-                .await
-                .map_err(during("embedded CA"))?,
-        ),
-        Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
-    };
     let alone = matches!(config.store, StoreConfig::Embedded(_));
     let agreement = agree(store.as_ref(), &root, &config.bounds, alone)
         .await
@@ -66,10 +55,23 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     }
     log.restore(endings);
     let description = store.describe();
+    let follower = LogFollower::new(Arc::clone(&log), Arc::clone(&journal));
+    let ledger = Ledger::new(records, log, journal, metrics.endings());
+    let ca = match &config.identity {
+        Identity::EmbeddedCa {
+            trust_domain,
+            svid_ttl,
+        } => Some(
+            Ca::open(&ledger, trust_domain.clone(), *svid_ttl)
+                .await
+                .map_err(during("embedded CA"))?,
+        ),
+        Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
+    };
     Ok(Opened {
         ca,
-        follower: LogFollower::new(Arc::clone(&log), Arc::clone(&journal)),
-        ledger: Ledger::new(records, log, journal, metrics.endings()),
+        follower,
+        ledger,
         store: description,
     })
 }

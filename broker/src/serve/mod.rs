@@ -14,6 +14,7 @@ mod journal_watch;
 mod ledger_opening;
 mod listeners;
 mod operations;
+mod own_issue;
 mod restore_recorder;
 mod server;
 mod sources;

@@ -1,5 +1,4 @@
-//! Sources of bundles and of the broker's own SVID: watched files, a SPIFFE Workload API, or the
-//! embedded CA.
+//! Sources of bundles and of the broker's own SVID: watched files, or a SPIFFE Workload API.
 //!
 //! A source that fails keeps the last good state until the bundle limit, then its trust domain is
 //! withdrawn (AC-09).
@@ -11,10 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_attestation::spiffe::{BundleError, IdError, SpiffeId, TrustBundle, TrustDomain};
+use sundew_attestation::spiffe::{BundleError, IdError, TrustBundle, TrustDomain};
 use tokio::sync::Notify;
 
-use crate::ca::{Ca, CaError};
 use crate::clock;
 use crate::peer::Trust;
 use crate::peer::files::{certified, read_bundle, read_identity};
@@ -61,23 +59,6 @@ enum WorkloadApiError {
     /// A trust domain has no valid name.
     #[error("{0}")]
     TrustDomain(IdError),
-}
-
-/// Why the embedded CA did not issue the broker's own SVID.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum IssueError {
-    /// The CA cannot issue.
-    #[error("{0}")]
-    Ca(CaError),
-    /// The trust domain gives no valid ID.
-    #[error("{0}")]
-    Id(IdError),
-    /// The private key is none that is known.
-    #[error("{0}")]
-    Key(&'static str),
-    /// The certificate and its key do not fit.
-    #[error("{0}")]
-    Pair(rustls::Error),
 }
 
 /// Keeps the bundles of files up to date, for as long as it is polled.
@@ -224,16 +205,5 @@ fn take_from(trust: &Trust, source: &spiffe::X509Source) -> Result<(), WorkloadA
         let bundle = TrustBundle::from_der(domain, roots).map_err(WorkloadApiError::Bundle)?;
         trust.publish(bundle);
     }
-    Ok(())
-}
-
-/// Issues the broker's own SVID, and publishes the CA's bundle.
-pub(super) fn issue_own(trust: &Trust, ca: &Ca) -> Result<(), IssueError> {
-    let id = SpiffeId::parse(&format!("{}/sundew/broker", ca.trust_domain().id()))
-        .map_err(IssueError::Id)?;
-    let (svid, key) = ca.issue_with_key(&id).map_err(IssueError::Ca)?;
-    let key = PrivateKeyDer::try_from(key.expose().to_vec()).map_err(IssueError::Key)?;
-    trust.set_identity(certified(svid.chain, key).map_err(IssueError::Pair)?);
-    trust.publish(ca.bundle().map_err(IssueError::Ca)?);
     Ok(())
 }

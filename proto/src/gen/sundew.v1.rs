@@ -3286,6 +3286,65 @@ pub struct SetBoundsResponse {
     #[prost(message, optional, tag = "2")]
     pub bounds: ::core::option::Option<Bounds>,
 }
+/// A key of the embedded CA.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CaKey {
+    /// SHA-256 of the root certificate; for a key that signs JWT-SVIDs, its key ID.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// "next", "active", "former" or "retired"
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub active_from_ms: i64,
+    /// When the key ceases to be trusted. 0 if no other key follows.
+    #[prost(int64, tag = "4")]
+    pub retires_at_ms: i64,
+    /// When the root certificate ends. 0 for a key that signs JWT-SVIDs.
+    #[prost(int64, tag = "5")]
+    pub not_after_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowCaRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShowCaResponse {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// The oldest comes first.
+    #[prost(message, repeated, tag = "2")]
+    pub roots: ::prost::alloc::vec::Vec<CaKey>,
+    #[prost(message, repeated, tag = "3")]
+    pub jwt_keys: ::prost::alloc::vec::Vec<CaKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateCaRequest {
+    /// Set to rotate the key that signs JWT-SVIDs, and not the root.
+    #[prost(bool, tag = "1")]
+    pub jwt: bool,
+    /// How long the new key is in the bundles before it signs. 0 is the life of an SVID.
+    #[prost(int64, tag = "2")]
+    pub activate_after_ms: i64,
+    #[prost(string, tag = "3")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RotateCaResponse {
+    /// The oldest comes first.
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<CaKey>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropOldCaKeysRequest {
+    /// Set to drop keys that sign JWT-SVIDs, and not roots.
+    #[prost(bool, tag = "1")]
+    pub jwt: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DropOldCaKeysResponse {
+    /// The key that is left.
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<CaKey>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateJoinTokenRequest {
     #[prost(string, tag = "1")]
@@ -3996,6 +4055,79 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "SetBounds"));
             self.inner.unary(req, path, codec).await
         }
+        /// Shows the keys of the embedded CA, and when each of them signs and is trusted.
+        pub async fn show_ca(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowCaRequest>,
+        ) -> std::result::Result<tonic::Response<super::ShowCaResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/ShowCa",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "ShowCa"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Adds a key to the embedded CA, which is in all bundles at once, and signs after an overlap. The
+        /// key before it leaves the bundles when everything that it signed has ended.
+        pub async fn rotate_ca(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateCaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateCaResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/RotateCa",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "RotateCa"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Drops all keys but the newest at once. What they signed is refused from then on.
+        pub async fn drop_old_ca_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropOldCaKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DropOldCaKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/DropOldCaKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.RegistryService", "DropOldCaKeys"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Creates a single-use join token with which a registered workload gets its first SVID.
         pub async fn create_join_token(
             &mut self,
@@ -4168,6 +4300,28 @@ pub mod registry_service_server {
             request: tonic::Request<super::SetBoundsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SetBoundsResponse>,
+            tonic::Status,
+        >;
+        /// Shows the keys of the embedded CA, and when each of them signs and is trusted.
+        async fn show_ca(
+            &self,
+            request: tonic::Request<super::ShowCaRequest>,
+        ) -> std::result::Result<tonic::Response<super::ShowCaResponse>, tonic::Status>;
+        /// Adds a key to the embedded CA, which is in all bundles at once, and signs after an overlap. The
+        /// key before it leaves the bundles when everything that it signed has ended.
+        async fn rotate_ca(
+            &self,
+            request: tonic::Request<super::RotateCaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateCaResponse>,
+            tonic::Status,
+        >;
+        /// Drops all keys but the newest at once. What they signed is refused from then on.
+        async fn drop_old_ca_keys(
+            &self,
+            request: tonic::Request<super::DropOldCaKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DropOldCaKeysResponse>,
             tonic::Status,
         >;
         /// Creates a single-use join token with which a registered workload gets its first SVID.
@@ -5011,6 +5165,142 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetBoundsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/ShowCa" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowCaSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::ShowCaRequest>
+                    for ShowCaSvc<T> {
+                        type Response = super::ShowCaResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowCaRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::show_ca(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowCaSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/RotateCa" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateCaSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::RotateCaRequest>
+                    for RotateCaSvc<T> {
+                        type Response = super::RotateCaResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateCaRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::rotate_ca(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateCaSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/DropOldCaKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct DropOldCaKeysSvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::DropOldCaKeysRequest>
+                    for DropOldCaKeysSvc<T> {
+                        type Response = super::DropOldCaKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropOldCaKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::drop_old_ca_keys(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DropOldCaKeysSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -102,7 +102,7 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
 }
 
 /// Runs `sundew svid enroll` with a join token on standard input.
-fn enroll_with(token: &str, port: u16, bundle: &Path, out: &Path) -> Output {
+pub(crate) fn enroll_with(token: &str, port: u16, bundle: &Path, out: &Path) -> Output {
     let mut command = Command::new(sundew());
     command
         .args([
@@ -287,13 +287,19 @@ fn a_client_that_names_the_socket_as_the_authority_gets_an_identity() {
 /// test's CA.
 pub(crate) async fn with_own_ca() -> (World, Broker, u16) {
     let world = World::embedded();
+    let (broker, port) = own_ca_in(&world, "").await;
+    (world, broker, port)
+}
+
+/// Another such broker, with more in the section of its identity.
+pub(crate) async fn own_ca_in(world: &World, identity: &str) -> (Broker, u16) {
     let port = sundew_tests::free_port();
     let mut broker = world.prepare("");
     let text_of = std::fs::read_to_string(broker.config_file()).expect("config");
     let from = text_of.find("[identity]").expect("section");
     let to = text_of.find("[store]").expect("section");
     let own = format!(
-        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
+        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n{identity}\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
         world.folder().display()
     );
     let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace(
@@ -306,7 +312,7 @@ pub(crate) async fn with_own_ca() -> (World, Broker, u16) {
     std::fs::write(broker.config_file(), config).expect("config");
     broker.up();
     broker.ready().await;
-    (world, broker, port)
+    (broker, port)
 }
 
 async fn server_chain(

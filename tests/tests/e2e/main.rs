@@ -9,6 +9,7 @@ mod bad_certificates;
 mod bent_tokens;
 mod bounded;
 mod bounds;
+mod ca_rotation;
 mod cli;
 mod clocks;
 mod delegation;

@@ -14,7 +14,9 @@ pub(crate) use attest::{
     ActivateKey, AttestCommand, CollectEvidence, TrustCommand, VerifyEvidence,
 };
 use error::ArgumentError;
-pub(crate) use registry::{EngineCommand, KeyringCommand, SecretCommand, WorkloadCommand};
+pub(crate) use registry::{
+    CaCommand, EngineCommand, KeyringCommand, SecretCommand, WorkloadCommand,
+};
 pub(crate) use respond::{LeaseCommand, Respond, Revoke, RevokeCommand, Select};
 pub(crate) use run::{Run, TokenWay};
 pub(crate) use svid::{EnrollSvid, SvidCommand};
@@ -132,6 +134,9 @@ pub(crate) enum Command {
     /// `registrar`.
     #[command(subcommand)]
     Bounds(BoundsCommand),
+    /// Show and rotate the keys of the embedded CA. Needs the role `registrar`.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Work on configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use sundew_sdk::Ttl;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkloadCommand {
@@ -47,6 +48,32 @@ pub(crate) enum SecretCommand {
 pub(crate) enum KeyringCommand {
     /// Add a new key; stored secrets are sealed anew in the background.
     Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Show the roots and the keys that sign JWT-SVIDs: which sign, and until when each is trusted.
+    Status,
+    /// Add a root. It is in all bundles at once, signs after an overlap, and the root before it
+    /// leaves the bundles when everything that it signed has ended.
+    Rotate {
+        /// Rotate the key that signs JWT-SVIDs, and not the root.
+        #[arg(long)]
+        jwt: bool,
+        /// How long the new key is in the bundles before it signs; the life of an SVID by default,
+        /// since whoever renews an SVID gets the bundle with it.
+        #[arg(long, value_name = "DURATION")]
+        activate_after: Option<Ttl>,
+    },
+    /// Trust nothing but the newest root from now on; every SVID of another root is refused.
+    DropOld {
+        /// Say that it is meant: whoever has an SVID of an old root has to get a new one.
+        #[arg(long, required = true)]
+        now: bool,
+        /// Drop keys that sign JWT-SVIDs, and not roots.
+        #[arg(long)]
+        jwt: bool,
+    },
 }
 
 const ENGINE_EXAMPLE: &str = r#"Example:

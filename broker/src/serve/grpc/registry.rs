@@ -217,6 +217,27 @@ impl RegistryService for Services {
             )
             .await
     }
+    async fn show_ca(&self, request: Request<ShowCaRequest>) -> Answer<ShowCaResponse> {
+        let room = &self.broker.enrollment;
+        self.gate
+            .serve_as("ShowCa", room, request, Enrollment::show_ca)
+            .await
+    }
+    async fn rotate_ca(&self, request: Request<RotateCaRequest>) -> Answer<RotateCaResponse> {
+        let room = &self.broker.enrollment;
+        self.gate
+            .serve_detached_as("RotateCa", room, request, Enrollment::rotate_ca)
+            .await
+    }
+    async fn drop_old_ca_keys(
+        &self,
+        request: Request<DropOldCaKeysRequest>,
+    ) -> Answer<DropOldCaKeysResponse> {
+        let room = &self.broker.enrollment;
+        self.gate
+            .serve_detached_as("DropOldCaKeys", room, request, Enrollment::drop_old_ca_keys)
+            .await
+    }
     async fn create_join_token(
         &self,
         request: Request<CreateJoinTokenRequest>,
