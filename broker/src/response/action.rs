@@ -167,6 +167,7 @@ impl Responses {
             };
             let Some(action) = next else { return Ok(()) };
             self.write_action(&action, None).await?;
+            self.backlog.add(action.entry);
             self.unnoted
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

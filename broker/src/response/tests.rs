@@ -1,5 +1,6 @@
 //! What responders do, over a store without a process.
 
+mod cleanup;
 mod suspend;
 
 use std::sync::Arc;

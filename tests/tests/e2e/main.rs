@@ -18,6 +18,7 @@ mod evidence;
 mod hardware;
 mod hostile_leases;
 mod identity;
+mod idle;
 mod journal_faults;
 mod journal_segments;
 mod jwt_svid;
