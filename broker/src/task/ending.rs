@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::refusal::Refusal;
 
 /// The most endings that wait together for one acknowledgement.
-const ENDED_TOGETHER: usize = 1024;
+const ENDED_TOGETHER: usize = 4096;
 /// The most ended tasks that are taken off the lists at a time.
 const RELEASED_TOGETHER: usize = 64;
 

@@ -46,6 +46,7 @@ mod secrets;
 mod sources;
 mod stopping;
 mod survival;
+mod sweeping;
 mod tasks;
 mod tokens;
 mod tpm2;
