@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
 use sundew_core::{Effect, EntryId, Selector};
 use sundew_proto::v1;
-use tokio::task::JoinSet;
 
 use super::{Responses, selector};
 use crate::clock;
@@ -87,19 +86,6 @@ impl Action {
     /// The name of the revocation, as callers see it.
     pub(super) fn name(&self) -> String {
         super::name(&self.entry)
-    }
-
-    /// Waits for one of these reaps; says whether there was one.
-    pub(super) async fn reaped(
-        &mut self,
-        reaps: &mut JoinSet<Result<(), Refusal>>,
-    ) -> Result<bool, Refusal> {
-        let Some(reaped) = reaps.join_next().await else {
-            return Ok(false);
-        };
-        reaped.map_err(|_| Refusal::Internal("a clean-up panicked"))??;
-        self.reaped_tasks = self.reaped_tasks.saturating_add(1).min(self.tasks);
-        Ok(true)
     }
 
     /// The action as a message.

@@ -8,12 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_core::{EntryId, KnownTask};
-use tokio::task::JoinSet;
+use sundew_core::EntryId;
 
 use super::Responses;
 use super::action::Action;
-use super::survey::{Match, Survey, SurveyQuery};
+use super::survey::{Survey, SurveyQuery};
 use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
@@ -22,8 +21,6 @@ use crate::refusal::Refusal;
 const CLAIM_MS: i64 = 5_000;
 /// How often actions are looked for that another broker left.
 const ACTION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Tasks reaped at a time: few, since calls are answered meanwhile.
-const REAPED_TOGETHER: usize = 4;
 
 impl Responses {
     /// Works on actions, for as long as it is polled.
@@ -159,8 +156,8 @@ impl Responses {
         };
         let mut survey = Survey::new(self, query).await?;
         while let Some(matches) = survey.next().await? {
-            let mut reaps = JoinSet::new();
-            for Match { task, .. } in matches {
+            let tasks: Vec<_> = matches.into_iter().map(|found| found.task).collect();
+            for task in &tasks {
                 let record = journal::record("task_ended")
                     .with("task", task.id)
                     .with("workload", &task.workload)
@@ -168,25 +165,16 @@ impl Responses {
                     .with("actor", &action.actor)
                     .with("by", action.name());
                 self.ledger.journal.note(record);
-                reaps.spawn(Arc::clone(self).reap(task));
-                if reaps.len() >= REAPED_TOGETHER {
-                    action.reaped(&mut reaps).await?;
-                }
             }
-            while action.reaped(&mut reaps).await? {}
+            self.ledger.release_all(&tasks).await?;
+            let reaped = u64::try_from(tasks.len()).unwrap_or(u64::MAX);
+            action.reaped_tasks = action.reaped_tasks.saturating_add(reaped).min(action.tasks);
             if !self.still_at(action, bytes).await? {
                 return Ok(false);
             }
         }
         (action.reaped, action.reaped_tasks) = (true, action.tasks);
         self.progress(action, bytes).await
-    }
-
-    /// Removes a dead task's tokens, and then takes it off the lists: a clean-up that begins again
-    /// looks there for what is left.
-    async fn reap(self: Arc<Self>, task: Arc<KnownTask>) -> Result<(), Refusal> {
-        self.ledger.records.store().reap_tokens(task.id).await?;
-        self.ledger.release(&task).await
     }
 
     /// Renews the claim on the action when half of it is over; answers whether the action is still

@@ -1,4 +1,4 @@
-//! Sweeping many tasks at once (L16).
+//! Ending many tasks at once, and cleaning up after it (L16).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +16,18 @@ use sundew_core::{
 use sundew_tests::broker::World;
 use sundew_tests::now_ms;
 use sundew_tests::pki::DOMAIN;
+use sundew_tests::process::cpu_time;
 use sundew_tests::redis::settings;
+use sundew_tests::selectors::of_workload;
 
 /// Tasks that are due at the same moment.
 const TASKS: u64 = 4000;
 /// How long all of them may take. While another broker stood still, 256 of them ended in each of its
 /// freshness bounds, which is 3 s here: 47 s for all.
 const WITHIN: Duration = Duration::from_secs(20);
+/// The most commands that the clean-up after a revocation takes for each task with one token: it reads
+/// the task twice and its tokens once, and leaves what remains of the task.
+const MAX_COMMANDS: u64 = 14;
 /// The list of due tasks.
 const DUE: &str = "sundew:due";
 
@@ -74,6 +79,25 @@ async fn write_task(records: &Records, root: &RootKey, number: u64, deadline_ms:
     assert!(created.is_ok(), "a task is written");
 }
 
+/// Writes tasks with a token each that are over at `deadline_ms`.
+async fn write_tasks(world: &World, tasks: u64, deadline_ms: i64) {
+    let url = world.redis.as_ref().expect("redis").url();
+    let root = Arc::new(RootKey::new(&[0x7a; 32]).expect("key"));
+    let store = RedisStore::new(settings(&url, Duration::from_secs(5)));
+    let records = Arc::new(Records::new(store, Arc::clone(&root)));
+    let writers = (0..16).map(|first| {
+        let (records, root) = (Arc::clone(&records), Arc::clone(&root));
+        tokio::spawn(async move {
+            for number in (first..tasks).step_by(16) {
+                write_task(&records, &root, number, deadline_ms).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.expect("written");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l16_thousands_of_tasks_end_together_while_another_broker_stands_still() {
     let world = World::redis();
@@ -81,21 +105,8 @@ async fn l16_thousands_of_tasks_end_together_while_another_broker_stands_still()
     let slow = ("freshness = \"400ms\"", "freshness = \"3s\"");
     let sweeping = world.broker_by_with(&redis.url(), slow).await;
     let frozen = world.broker_by_with(&redis.url(), slow).await;
-    let root = Arc::new(RootKey::new(&[0x7a; 32]).expect("key"));
-    let store = RedisStore::new(settings(&redis.url(), Duration::from_secs(5)));
-    let records = Arc::new(Records::new(store, Arc::clone(&root)));
     let due_ms = now_ms() + 15_000;
-    let writers = (0..16).map(|first| {
-        let (records, root) = (Arc::clone(&records), Arc::clone(&root));
-        tokio::spawn(async move {
-            for number in (first..TASKS).step_by(16) {
-                write_task(&records, &root, number, due_ms).await;
-            }
-        })
-    });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.expect("written");
-    }
+    write_tasks(&world, TASKS, due_ms).await;
     let until_due = u64::try_from(due_ms - now_ms()).expect("written before they are due");
     frozen.signal(Signal::STOP);
     tokio::time::sleep(Duration::from_millis(until_due)).await;
@@ -113,4 +124,38 @@ async fn l16_thousands_of_tasks_end_together_while_another_broker_stands_still()
     let journal = sweeping.journal();
     let ended = journal.iter().filter(|r| r.event == "task_ended").count();
     assert_eq!(u64::try_from(ended), Ok(TASKS));
+}
+
+/// The number of commands that a Redis has run for clients and in scripts.
+fn commands(world: &World) -> u64 {
+    let mut connection = world.redis.as_ref().expect("redis").connection();
+    let info: redis::InfoDict = redis::cmd("INFO")
+        .arg("stats")
+        .query(&mut connection)
+        .expect("info");
+    info.get("total_commands_processed").expect("commands")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_up_takes_a_bounded_number_of_commands_for_each_task() {
+    let world = World::redis();
+    let broker = world.broker().await;
+    write_tasks(&world, TASKS, now_ms() + 600_000).await;
+    let operator = world.operator(&broker);
+    let (before, began) = (commands(&world), Instant::now());
+    let cpu = cpu_time(broker.pid());
+    let answer = operator
+        .revoke(of_workload("/swept"))
+        .await
+        .expect("revoked");
+    let cleaned = operator.cleaned_up(&answer.revocation_id).await;
+    let cleaned = cleaned.expect("cleaned up");
+    assert_eq!((cleaned.tasks, cleaned.reaped_tasks), (TASKS, TASKS));
+    let spent = commands(&world) - before;
+    println!(
+        "{TASKS} tasks cleaned up in {:?}, {:?} of CPU, {spent} commands",
+        began.elapsed(),
+        cpu_time(broker.pid()) - cpu
+    );
+    assert!(spent <= TASKS * MAX_COMMANDS, "{spent} commands");
 }

@@ -288,10 +288,6 @@ impl Store for EmbeddedStore {
         Box::pin(ready(Ok(self.scan_due_list(from))))
     }
 
-    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
-        Box::pin(async move { self.remove_tokens(task) })
-    }
-
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.set_due_times(due) })
     }
