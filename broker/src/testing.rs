@@ -374,6 +374,7 @@ fn build_rooms(
     follower.subscribe(material);
     follower.subscribe(Arc::clone(&secrets));
     follower.subscribe(Arc::clone(&leases));
+    follower.subscribe(Arc::clone(&responses));
     follower.subscribe(Arc::clone(tasks.attendance()));
     Rooms {
         access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),

@@ -23,8 +23,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 pub(crate) trait Subscriber: Send + Sync {
     /// Hears which version of a document an entry states, before the entry's event (L22).
     fn on_document(self: Arc<Self>, _statement: &DocumentVersion) {}
+    /// Hears the name of an entry that was applied to the view, before the entry's event.
+    fn on_entry(self: Arc<Self>, _id: EntryId, _event: &Event) {}
     /// Hears an entry that was applied to the view.
-    fn on_event(self: Arc<Self>, event: &Event);
+    fn on_event(self: Arc<Self>, _event: &Event) {}
     /// Hears that the log has a gap: the store was emptied or lost something, or this broker was
     /// away for so long that the log was trimmed. Entries that said what changed may be missing, so
     /// everything that was read from the store is out of date (L4).
@@ -277,12 +279,13 @@ impl LogFollower {
 
     /// Applies an entry to the view, and then tells the rooms.
     pub(super) fn apply(&self, position: Position, entry: LogEntry) {
-        let (event, document) = (entry.event.clone(), entry.document.clone());
+        let (id, event, document) = (entry.id, entry.event.clone(), entry.document.clone());
         self.log.write().apply(position, entry);
         for subscriber in &self.subscribers {
             if let Some(statement) = &document {
                 Arc::clone(subscriber).on_document(statement);
             }
+            Arc::clone(subscriber).on_entry(id, &event);
             Arc::clone(subscriber).on_event(&event);
         }
     }

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
 use sundew_core::{Effect, EntryId, Selector};
 use sundew_proto::v1;
-use tokio::task::JoinSet;
 
 use super::{Responses, selector};
 use crate::clock;
@@ -89,19 +88,6 @@ impl Action {
         super::name(&self.entry)
     }
 
-    /// Waits for one of these reaps; says whether there was one.
-    pub(super) async fn reaped(
-        &mut self,
-        reaps: &mut JoinSet<Result<(), Refusal>>,
-    ) -> Result<bool, Refusal> {
-        let Some(reaped) = reaps.join_next().await else {
-            return Ok(false);
-        };
-        reaped.map_err(|_| Refusal::Internal("a clean-up panicked"))??;
-        self.reaped_tasks = self.reaped_tasks.saturating_add(1).min(self.tasks);
-        Ok(true)
-    }
-
     /// The action as a message.
     pub(super) fn status(&self) -> v1::RevocationStatus {
         v1::RevocationStatus {
@@ -167,6 +153,7 @@ impl Responses {
             };
             let Some(action) = next else { return Ok(()) };
             self.write_action(&action, None).await?;
+            self.backlog.add(action.entry);
             self.unnoted
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

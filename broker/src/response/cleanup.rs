@@ -5,17 +5,14 @@
 //! it was when its broker dies: an action is a document that one broker works on at a time (T55).
 //! Counting comes before reaping, so that a count that was broken off can begin again and be right.
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sundew_core::store::DocumentKind;
-use sundew_core::{EntryId, Event, KnownTask, LogEntry, Selector};
-use tokio::task::JoinSet;
+use sundew_core::EntryId;
 
 use super::Responses;
 use super::action::Action;
-use super::survey::{Match, Survey, SurveyQuery};
+use super::survey::{Survey, SurveyQuery};
 use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
@@ -24,109 +21,56 @@ use crate::refusal::Refusal;
 const CLAIM_MS: i64 = 5_000;
 /// How often actions are looked for that another broker left.
 const ACTION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Rules without an action that are taken up at a time.
-const ADOPTED_TOGETHER: usize = 100;
-/// How often rules are looked for that have no action.
-const ADOPT_INTERVAL: Duration = Duration::from_secs(60);
-/// Tasks reaped at a time: few, since calls are answered meanwhile.
-const REAPED_TOGETHER: usize = 4;
-/// Actions are kept this long after everything is done, in milliseconds.
-const RETAIN_ACTION_MS: i64 = 24 * 3_600_000;
 
 impl Responses {
     /// Works on actions, for as long as it is polled.
     pub(crate) async fn clean_up(self: Arc<Self>, worker: String) {
-        let mut adopted: Option<Instant> = None;
         loop {
-            let adopt = adopted.is_none_or(|at| clock::since(at) >= ADOPT_INTERVAL);
-            match self.clean_up_once(&worker, adopt).await {
-                Ok(()) if adopt => adopted = Some(clock::monotonic()),
-                Ok(()) => {}
-                Err(error) => tracing::debug!(%error, "clean-up"),
+            if let Err(error) = self.clean_up_once(&worker).await {
+                tracing::debug!(%error, "clean-up");
             }
             let _ = tokio::time::timeout(ACTION_CHECK_INTERVAL, self.new_action.notified()).await;
         }
     }
 
-    /// Takes every action that is free as far as it can go now; with `adopt`, makes actions for
-    /// rules that have none.
-    async fn clean_up_once(self: &Arc<Self>, worker: &str, adopt: bool) -> Result<(), Refusal> {
+    /// Takes every action that is free as far as it can go now. A6: reads only those that may not be
+    /// done.
+    pub(super) async fn clean_up_once(self: &Arc<Self>, worker: &str) -> Result<(), Refusal> {
         self.note_pending().await?;
-        let now_ms = clock::now_ms();
-        let mut known = HashSet::new();
-        for (name, bytes) in self
-            .ledger
-            .records
-            .store()
-            .documents(DocumentKind::Response)
-            .await?
-        {
-            let mut action = self.open_action(&name, &bytes)?;
-            known.insert(action.entry);
-            let stands = action.effect.quarantines() && !action.lifted;
-            if action.done && !stands && action.at_ms.saturating_add(RETAIN_ACTION_MS) < now_ms {
-                self.ledger
-                    .records
-                    .store()
-                    .replace_document(DocumentKind::Response, &name, Some(&bytes), None)
-                    .await?;
+        self.search_actions().await?;
+        for id in self.backlog.due() {
+            if let Err(error) = self.look_at(id, worker).await {
+                tracing::debug!(%error, "clean-up");
+                self.backlog.rest(id);
             }
-            // An action whose entry is not in this broker's view yet has killed nothing that this
-            // broker could count.
-            if action.done
-                || (action.worker_until_ms > now_ms && action.worker != worker)
-                || !self.ledger.log.view()?.is_in_log(&action.entry)
-            {
-                continue;
-            }
-            (action.worker, action.worker_until_ms) =
-                (worker.to_owned(), now_ms.saturating_add(CLAIM_MS));
-            if let Some(bytes) = self.write_action(&action, Some(&bytes)).await? {
-                self.work_on(action, bytes).await?;
-            }
-        }
-        if adopt {
-            self.adopt(&known).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Makes actions for rules that have none: the broker that appended the rule died, or could not
-    /// reach the store, just then.
-    async fn adopt(&self, known: &HashSet<EntryId>) -> Result<(), Refusal> {
-        let orphans: Vec<_> = {
-            let view = self.ledger.log.view()?;
-            let standing = view.active_rules();
-            let orphans = standing
-                .into_iter()
-                .filter(|(_, entry, effect)| effect.revokes() && !known.contains(&entry.id));
-            let rule = |(_, entry, effect): (_, &LogEntry, _)| match &entry.event {
-                // One-token rules need no clean-up and may be many.
-                Event::Rule { selector, .. } if selector.token.is_none() => {
-                    Some((entry.id, Selector::clone(selector), effect))
-                }
-                Event::Rule { .. }
-                | Event::Ended { .. }
-                | Event::Lifted(_)
-                | Event::Suspended(_)
-                | Event::Resumed(_)
-                | Event::Changed(_)
-                | Event::Floor => None,
-            };
-            orphans.filter_map(rule).take(ADOPTED_TOGETHER).collect()
-        };
-        for (id, selector, effect) in orphans {
-            let action = Action::new(
-                id,
-                selector,
-                effect,
-                String::new(),
-                "the journal of the broker that was asked has the reason".to_owned(),
-            );
-            self.write_action(&action, None).await?;
         }
         Ok(())
+    }
+
+    /// Takes the action that follows an entry as far as it can go now, unless another broker does.
+    async fn look_at(self: &Arc<Self>, id: EntryId, worker: &str) -> Result<(), Refusal> {
+        let Some((mut action, bytes)) = self.action(&super::name(&id)).await? else {
+            return self.adopt(id).await;
+        };
+        if action.done {
+            self.backlog.remove(id);
+            return Ok(());
+        }
+        self.backlog.rest(id);
+        let now_ms = clock::now_ms();
+        // An action whose entry is not in this broker's view yet has killed nothing that this
+        // broker could count.
+        if (action.worker_until_ms > now_ms && action.worker != worker)
+            || !self.ledger.log.view()?.is_in_log(&action.entry)
+        {
+            return Ok(());
+        }
+        (action.worker, action.worker_until_ms) =
+            (worker.to_owned(), now_ms.saturating_add(CLAIM_MS));
+        match self.write_action(&action, Some(&bytes)).await? {
+            Some(bytes) => self.work_on(action, bytes).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes an action as far as it can go now. Another broker may take it over at any step.
@@ -164,7 +108,10 @@ impl Responses {
                 "revocation is cleaned up"
             );
         }
-        self.progress(&mut action, &mut bytes).await.map(drop)
+        if self.progress(&mut action, &mut bytes).await? && action.done {
+            self.backlog.remove(action.entry);
+        }
+        Ok(())
     }
 
     /// Counts what the action's entry killed; answers whether the action is still this broker's.
@@ -209,8 +156,8 @@ impl Responses {
         };
         let mut survey = Survey::new(self, query).await?;
         while let Some(matches) = survey.next().await? {
-            let mut reaps = JoinSet::new();
-            for Match { task, .. } in matches {
+            let tasks: Vec<_> = matches.into_iter().map(|found| found.task).collect();
+            for task in &tasks {
                 let record = journal::record("task_ended")
                     .with("task", task.id)
                     .with("workload", &task.workload)
@@ -218,25 +165,16 @@ impl Responses {
                     .with("actor", &action.actor)
                     .with("by", action.name());
                 self.ledger.journal.note(record);
-                reaps.spawn(Arc::clone(self).reap(task));
-                if reaps.len() >= REAPED_TOGETHER {
-                    action.reaped(&mut reaps).await?;
-                }
             }
-            while action.reaped(&mut reaps).await? {}
+            self.ledger.release_all(&tasks).await?;
+            let reaped = u64::try_from(tasks.len()).unwrap_or(u64::MAX);
+            action.reaped_tasks = action.reaped_tasks.saturating_add(reaped).min(action.tasks);
             if !self.still_at(action, bytes).await? {
                 return Ok(false);
             }
         }
         (action.reaped, action.reaped_tasks) = (true, action.tasks);
         self.progress(action, bytes).await
-    }
-
-    /// Removes a dead task's tokens, and then takes it off the lists: a clean-up that begins again
-    /// looks there for what is left.
-    async fn reap(self: Arc<Self>, task: Arc<KnownTask>) -> Result<(), Refusal> {
-        self.ledger.records.store().reap_tokens(task.id).await?;
-        self.ledger.release(&task).await
     }
 
     /// Renews the claim on the action when half of it is over; answers whether the action is still

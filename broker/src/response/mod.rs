@@ -5,6 +5,7 @@
 //! task, so no rule can lock one out.
 
 mod action;
+mod backlog;
 mod cleanup;
 mod list;
 mod preview;
@@ -25,10 +26,11 @@ use tonic::Status;
 use crate::journal;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::liveness::RevocationLog;
+use crate::liveness::{RevocationLog, Subscriber};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use action::Action;
+use backlog::Backlog;
 
 /// How often a preview and a watch send how far they are.
 const TELL_INTERVAL: Duration = Duration::from_millis(250);
@@ -42,6 +44,8 @@ pub(crate) type Stream<T> = mpsc::Receiver<Result<T, Status>>;
 pub(crate) struct Responses {
     ledger: Ledger,
     leases: Arc<Leases>,
+    /// The clean-ups that may not be done yet.
+    backlog: Backlog,
     /// Notified when there is a clean-up to do.
     new_action: Notify,
     /// Actions that the store could not take yet.
@@ -56,6 +60,7 @@ impl Responses {
         Self {
             ledger,
             leases,
+            backlog: Backlog::default(),
             new_action: Notify::new(),
             unnoted: Mutex::default(),
             preview_permits: Arc::new(Semaphore::new(MAX_PREVIEWS)),
@@ -117,6 +122,12 @@ impl Responses {
         }
         self.new_action.notify_one();
         ended
+    }
+}
+
+impl Subscriber for Responses {
+    fn on_entry(self: Arc<Self>, id: EntryId, event: &Event) {
+        self.backlog.hear(id, event);
     }
 }
 

@@ -187,14 +187,19 @@ impl Responses {
             .active_rules()
             .into_iter()
             .filter_map(|(position, entry, effect)| {
-                rule_message(entry, effect, position, is_pending.contains(&entry.id))
+                let until_ms = view.matters_until_ms(entry);
+                let pending = is_pending.contains(&entry.id);
+                rule_message(entry, (effect, until_ms), position, pending)
             })
             .collect();
         let ended = pending
             .iter()
             .filter(|entry| matches!(entry.event, Event::Ended { .. }))
             .take(MAX_PENDING_LISTED)
-            .filter_map(|entry| rule_message(entry, Effect::Revoke, Position(0), true));
+            .filter_map(|entry| {
+                let effect = (Effect::Revoke, entry.retain_until_ms);
+                rule_message(entry, effect, Position(0), true)
+            });
         rules.extend(ended);
         Ok(v1::ListRulesResponse {
             rules,
@@ -205,9 +210,11 @@ impl Responses {
 }
 
 /// Returns an entry of the log as responders see it, and `None` for one that is no ending of theirs.
+/// C6: `until_ms` is when the entry is forgotten, which for a quarantine that was lifted is known
+/// from its lift, in milliseconds since the epoch.
 fn rule_message(
     entry: &LogEntry,
-    effect: Effect,
+    (effect, until_ms): (Effect, i64),
     position: Position,
     pending: bool,
 ) -> Option<v1::Rule> {
@@ -231,7 +238,7 @@ fn rule_message(
         until_ms: if effect.quarantines() {
             0
         } else {
-            entry.retain_until_ms.min(FOR_EVER_MS)
+            until_ms.min(FOR_EVER_MS)
         },
         pending,
     })

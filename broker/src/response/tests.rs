@@ -1,5 +1,6 @@
 //! What responders do, over a store without a process.
 
+mod cleanup;
 mod suspend;
 
 use std::sync::Arc;
@@ -311,6 +312,19 @@ async fn a_quarantine_stands_until_it_is_lifted() {
     assert!(rules(&broker).await.is_empty());
     assert!(status(&broker, &id).await.unwrap().lifted);
     assert!(broker.mint(begun.mint(), &agent).await.is_ok());
+}
+
+#[tokio::test]
+async fn c6_a_containment_that_was_lifted_is_listed_with_the_time_at_which_it_is_forgotten() {
+    let (broker, ..) = two_tasks().await;
+    let selector = of_workload("/agent");
+    let id = broker.respond(selector, v1::Effect::Contain).await;
+    assert_eq!(rules(&broker).await[0].until_ms, 0);
+    lift(&broker, &id, "over").await.unwrap();
+    let left = rules(&broker).await;
+    assert_eq!(left[0].effect(), v1::Effect::Revoke);
+    let stands_until_ms = broker.ledger.log.rule_stands_until_ms();
+    assert_eq!(left[0].until_ms, stands_until_ms);
 }
 
 #[tokio::test]

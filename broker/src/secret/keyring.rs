@@ -1,6 +1,7 @@
 //! The keyring: rotation, and sealing values anew that an older key sealed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -16,6 +17,14 @@ use crate::records::{Document, DocumentPlace, KEYRING};
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 use crate::wire::idempotency_key;
+
+/// How long after a look at all secrets the next one comes, if there is to be one.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// The longest time between two looks at secrets that cannot be sealed anew.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// The number of looks that must find nothing. A broker that had not heard of a rotation yet may
+/// seal something under the former key while the first look is under way.
+const LOOKS_WITHOUT_A_FIND: u32 = 2;
 
 impl Secrets {
     /// Adds a key to the keyring and makes it the active key. Older records still open, and are
@@ -106,32 +115,72 @@ impl Secrets {
             if let Err(error) = self.reload_keyring().await {
                 tracing::error!(%error, "keyring could not be read anew");
             }
+            self.look_at_seals.notify_one();
         });
     }
 
-    /// Seals anew the secrets that an older key sealed; answers how many.
+    /// Seals anew what an older key sealed, for as long as it is polled. A6: looks at all secrets
+    /// at the start, when the keyring changed, when the store lost something, and until there is
+    /// nothing left; at no other time.
+    pub(crate) async fn keep_sealed(self: Arc<Self>) {
+        loop {
+            let (mut looks, mut pause) = (LOOKS_WITHOUT_A_FIND, LOOK_AGAIN_AFTER);
+            while looks > 0 {
+                match self.reseal().await {
+                    Ok(0) => looks = looks.saturating_sub(1),
+                    Ok(count) => {
+                        tracing::info!(count, "secrets sealed anew under the active key");
+                        (looks, pause) = (LOOKS_WITHOUT_A_FIND, LOOK_AGAIN_AFTER);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "secrets could not be sealed anew");
+                        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                    }
+                }
+                tokio::time::sleep(pause).await;
+            }
+            self.look_at_seals.notified().await;
+        }
+    }
+
+    /// Seals anew the secrets that an older key sealed; answers how many. One that cannot be sealed
+    /// anew does not keep the others from it, and makes the whole an error.
     pub(crate) async fn reseal(&self) -> Result<usize, Refusal> {
         let active = self.keyring.load().keyring.active_key_id();
         let records = &self.ledger.records;
-        let mut count = 0_usize;
+        let (mut count, mut failed) = (0_usize, None);
         for (name, document) in records.readable_documents(DocumentKind::Secret).await? {
-            let mut record = document.decode(SecretRecord::decode)?;
-            if key_of(&record)? < active {
-                let sealed = STANDARD.decode(&record.sealed).map_err(|_| Refusal::Seal {
-                    what: "secret",
-                    cause: SealError::Opening,
-                })?;
-                record.sealed = self
-                    .seal_text(&name, &self.open(&name, &sealed).await?)
-                    .await?;
-                // The value is the same, so nobody has to hear of it.
-                let place = DocumentPlace::new(DocumentKind::Secret, &name);
-                let body = record.encode();
-                let rewritten = records.rewrite_document(place, &document, &body);
-                count = count.saturating_add(usize::from(rewritten.await?));
+            match self.reseal_one(active, &name, &document).await {
+                Ok(is_rewritten) => count = count.saturating_add(usize::from(is_rewritten)),
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(count)
+        failed.map_or(Ok(count), Err)
+    }
+
+    /// Seals a secret anew if an older key than `active` sealed it; answers whether it did.
+    async fn reseal_one(
+        &self,
+        active: u32,
+        name: &str,
+        document: &Document,
+    ) -> Result<bool, Refusal> {
+        let mut record = document.decode(SecretRecord::decode)?;
+        if key_of(&record)? >= active {
+            return Ok(false);
+        }
+        let sealed = STANDARD.decode(&record.sealed).map_err(|_| Refusal::Seal {
+            what: "secret",
+            cause: SealError::Opening,
+        })?;
+        let value = self.open(name, &sealed).await?;
+        record.sealed = self.seal_text(name, &value).await?;
+        // The value is the same, so nobody has to hear of it.
+        let place = DocumentPlace::new(DocumentKind::Secret, name);
+        let records = &self.ledger.records;
+        records
+            .rewrite_document(place, document, &record.encode())
+            .await
     }
 }
 

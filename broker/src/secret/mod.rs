@@ -15,6 +15,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sundew_core::store::DocumentKind;
 use sundew_core::{Keyring, Scope, SealError, SecretBytes, SecretRecord};
 use sundew_proto::v1;
+use tokio::sync::Notify;
 
 use crate::clock;
 use crate::journal;
@@ -33,6 +34,8 @@ const REPLACE_ATTEMPTS: usize = 8;
 pub(crate) struct Secrets {
     ledger: Ledger,
     keyring: ArcSwap<VersionedKeyring>,
+    /// Notified when secrets may be there that an older key sealed.
+    look_at_seals: Notify,
     /// Largest secret, in bytes.
     max_bytes: usize,
 }
@@ -47,6 +50,7 @@ impl Secrets {
                 keyring: Keyring::generate()?,
                 version: 0,
             }),
+            look_at_seals: Notify::new(),
             max_bytes,
         })
     }

@@ -1,6 +1,8 @@
 //! Stored secrets and their keyring over a store without a process.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,6 +11,7 @@ use sundew_core::{SealError, SecretBytes};
 use sundew_proto::v1;
 
 use super::Secrets;
+use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use crate::testing::documents::{caught_up, put as put_form, put_back, stored};
 use crate::testing::{TestBroker, assert_refused};
@@ -166,6 +169,43 @@ async fn after_a_rotation_old_secrets_open_and_are_sealed_anew() {
     assert_eq!(value(secrets, "app/db").await.unwrap(), b"one");
     assert_eq!(listed(&broker).await[0].version, 1);
     assert_eq!(secrets.reseal().await.unwrap(), 0);
+}
+
+/// Lets an hour pass for what waits; answers how many documents were read in it.
+async fn read_in_an_hour(broker: &TestBroker) -> usize {
+    let count = || broker.store.documents_read.load(Ordering::Relaxed);
+    let before = count();
+    for _ in 0..120 {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(30)).await;
+        tokio::time::resume();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    count() - before
+}
+
+#[tokio::test]
+async fn a6_secrets_are_read_at_the_start_and_after_a_rotation_and_at_no_other_time() {
+    let broker = TestBroker::start().await;
+    for number in 0..10 {
+        broker.put_secret(&format!("app/{number}"), "x").await;
+    }
+    let keeping = tokio::spawn(Arc::clone(&broker.rooms.secrets).keep_sealed());
+    assert_eq!(read_in_an_hour(&broker).await, 20);
+    assert_eq!(read_in_an_hour(&broker).await, 0);
+    let key_id = rotate(&broker, "").await;
+    while listed(&broker).await.iter().any(|s| s.key_id != key_id) {
+        tokio::task::yield_now().await;
+    }
+    assert!(read_in_an_hour(&broker).await > 0);
+    assert_eq!(read_in_an_hour(&broker).await, 0);
+    // What an older key sealed may be in a store that lost something.
+    Subscriber::on_gap(Arc::clone(&broker.rooms.secrets));
+    assert!(read_in_an_hour(&broker).await >= 20);
+    assert_eq!(read_in_an_hour(&broker).await, 0);
+    keeping.abort();
 }
 
 #[tokio::test]

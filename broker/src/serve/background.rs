@@ -18,7 +18,6 @@ use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::Ledger;
 use crate::material::{self, issuers};
 use crate::peer::files::{read_bundle, read_identity};
-use crate::secret::Secrets;
 
 /// How often limiters and entries of the log are looked at that may be forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,8 +25,6 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 const DOCUMENTS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often it is looked whether the store lost something, so that its documents are looked at.
 const GAP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether secrets are to be sealed anew.
-const RESEAL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Follows the files, sockets and URLs of the configuration.
 pub(super) fn start_sources(
@@ -123,7 +120,7 @@ pub(super) fn start_housekeeping(
     let upkeep = Upkeep::new(Arc::clone(&ledger.journal), segments);
     background.spawn(upkeep.run(Arc::clone(&ledger.log)));
     background.spawn(keep_house(Arc::clone(gate), ledger.clone()));
-    background.spawn(keep_sealed(Arc::clone(&broker.secrets)));
+    background.spawn(Arc::clone(&broker.secrets).keep_sealed());
     background.spawn(look_at_documents(ledger.clone()));
 }
 
@@ -155,17 +152,5 @@ async fn look_at_documents(ledger: Ledger) {
             }
         }
         tokio::time::sleep(GAP_INTERVAL).await;
-    }
-}
-
-/// Seals secrets anew after a rotation of the keyring.
-async fn keep_sealed(secrets: Arc<Secrets>) {
-    loop {
-        match secrets.reseal().await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "secrets sealed anew under the active key"),
-            Err(error) => tracing::warn!(%error, "secrets could not be sealed anew"),
-        }
-        tokio::time::sleep(RESEAL_INTERVAL).await;
     }
 }

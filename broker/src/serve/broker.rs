@@ -215,6 +215,7 @@ impl Broker {
         follower.subscribe(Arc::clone(&ground.material));
         follower.subscribe(Arc::clone(&self.secrets));
         follower.subscribe(Arc::clone(&self.leases));
+        follower.subscribe(Arc::clone(&self.responses));
         follower.subscribe(Arc::clone(self.tasks.attendance()));
         let journal = Arc::clone(&ground.ledger.journal);
         follower.subscribe(Arc::new(RestoreRecorder(journal)));

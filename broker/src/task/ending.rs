@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use sundew_core::{Event, KnownTask, Outcome};
-use tokio::task::JoinSet;
 
 use crate::journal::{self, Record};
 use crate::ledger::Ledger;
 use crate::refusal::Refusal;
 
 /// The most endings that wait together for one acknowledgement.
-const ENDED_TOGETHER: usize = 1024;
+const ENDED_TOGETHER: usize = 4096;
 /// The most ended tasks that are taken off the lists at a time.
 const RELEASED_TOGETHER: usize = 64;
 
@@ -58,19 +57,12 @@ pub(super) async fn end_many(
                 .collect()
         };
         ledger.end_all(endings).await?;
-        let mut releases = JoinSet::new();
-        for (task, _) in some {
-            if releases.len() >= RELEASED_TOGETHER {
-                let _ = releases.join_next().await;
+        for released in some.chunks(RELEASED_TOGETHER) {
+            let released: Vec<_> = released.iter().map(|(task, _)| Arc::clone(task)).collect();
+            if let Err(error) = ledger.release_all(&released).await {
+                tracing::debug!(%error, "ended tasks stay on the lists until their deadline");
             }
-            let (ledger, task) = (ledger.clone(), Arc::clone(task));
-            releases.spawn(async move {
-                if let Err(error) = ledger.release(&task).await {
-                    tracing::debug!(%error, "an ended task stays on the lists until its deadline");
-                }
-            });
         }
-        drop(releases.join_all().await);
     }
     Ok(())
 }

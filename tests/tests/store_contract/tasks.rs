@@ -125,7 +125,7 @@ async fn a_task_and_its_first_token_are_created_once() {
 }
 
 #[tokio::test]
-async fn tokens_and_tasks_are_walked_through_and_reaped() {
+async fn tokens_and_tasks_are_walked_through_and_tokens_go_with_their_task() {
     both(|store| async move {
         let now = now_ms();
         let tasks: Vec<TaskId> = (0..1500_u16)
@@ -174,14 +174,17 @@ async fn tokens_and_tasks_are_walked_through_and_reaped() {
             (seen.len(), seen.get(&hash(1).token_id())),
             (200, Some(&b"first".to_vec()))
         );
-        assert_eq!(store.reap_tokens(A).await, Ok(200));
-        assert_eq!(store.reap_tokens(A).await, Ok(0));
-        assert_eq!(store.token(A, &hash(1)).await, Ok(None));
-        assert!(
-            store.task(A).await.expect("task").is_some(),
-            "the task's record stays"
-        );
-        assert_eq!(store.reap_tokens(B).await, Ok(0));
+        for _ in 0..2 {
+            let ended = store.end_task(A, b"remains".to_vec(), now + 60_000);
+            assert_eq!(ended.await, Ok(()));
+            assert_eq!(store.token(A, &hash(1)).await, Ok(None));
+            let page = store.tokens(A, 0).await.expect("page");
+            assert_eq!((page.tokens.len(), page.next), (0, 0));
+            assert!(
+                store.task(A).await.expect("task").is_some(),
+                "what remains of the task stays"
+            );
+        }
     })
     .await;
 }

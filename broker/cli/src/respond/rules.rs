@@ -27,7 +27,7 @@ pub(super) async fn list(connect: &Connect, output: &Output) -> Result<ExitCode>
     let value: Vec<_> = rules.iter().map(rule_json).collect();
     output.result(&value, || {
         table(
-            &["REVOCATION", "EFFECT", "STANDS UNTIL", "SELECTOR"],
+            &["REVOCATION", "EFFECT", "UNTIL", "SELECTOR"],
             &rules.iter().map(rule_row).collect::<Vec<_>>(),
         )
     });
@@ -71,7 +71,7 @@ fn rule_row(rule: &Rule) -> Vec<String> {
         .map(|(name, value)| format!("{name}={}", escape(&value, 120)))
         .collect();
     let mut until = if rule.until_ms == 0 {
-        "lifted".to_owned()
+        "until lifted".to_owned()
     } else {
         format_timestamp(rule.until_ms)
     };
@@ -93,11 +93,11 @@ mod tests {
     use super::{notes, rule_row};
 
     #[test]
-    fn a_row_has_the_criteria_of_the_rule_and_when_it_ends() {
+    fn c6_a_row_has_the_criteria_of_the_rule_and_until_when_it_stands() {
         let mut rule = Rule {
             revocation_id: "rev-1".to_owned(),
             effect: Effect::Contain.into(),
-            until_ms: 4_503_599_627_370_496,
+            until_ms: 1_700_000_000_000,
             selector: Some(Selector {
                 trust_domain: "a.test".to_owned(),
                 scope: "b:c".to_owned(),
@@ -105,11 +105,14 @@ mod tests {
             }),
             ..Rule::default()
         };
-        let until = "144683-05-23T16:29:30Z";
+        let until = "2023-11-14T22:13:20Z";
         let criteria = "trust-domain=a.test scope=b:c";
         assert_eq!(rule_row(&rule), ["rev-1", "contain", until, criteria]);
         rule.until_ms = 0;
-        assert_eq!(rule_row(&rule), ["rev-1", "contain", "lifted", criteria]);
+        assert_eq!(
+            rule_row(&rule),
+            ["rev-1", "contain", "until lifted", criteria]
+        );
     }
 
     #[test]
@@ -120,7 +123,7 @@ mod tests {
             pending: true,
             ..Rule::default()
         };
-        let until = "lifted (pending: here only)";
+        let until = "until lifted (pending: here only)";
         assert_eq!(rule_row(&rule), ["rev-1", "quarantine", until, ""]);
         let answer = ListRulesResponse {
             rules: vec![rule],

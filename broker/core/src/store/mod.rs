@@ -97,6 +97,16 @@ pub trait Store: Send + Sync {
     fn end_task(&self, task: TaskId, remains: Vec<u8>, retain_until_ms: i64) -> BoxFuture<'_, ()>;
     /// Takes a task off the lists once it has ended.
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()>;
+    /// Takes tasks of one workload off the lists, as [`release_task`](Self::release_task) does with
+    /// one.
+    fn release_tasks<'a>(&'a self, workload: &'a str, tasks: &'a [TaskId]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for task in tasks {
+                self.release_task(workload, *task).await?;
+            }
+            Ok(())
+        })
+    }
     /// Returns at most `limit` of the tasks on the lists, of one workload or of all.
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>>;
 
@@ -117,9 +127,6 @@ pub trait Store: Send + Sync {
     /// Returns a page of the attendance list. `from` is 0 or the cursor of an earlier page. A task
     /// that is on the list from the first page to the last is on at least one page.
     fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage>;
-    /// Deletes the tokens of a dead task, but not the record of the task. Returns the number of
-    /// tokens that were deleted.
-    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64>;
 
     /// Sets the times at which tasks on the attendance list are due next. A task that is not on the
     /// list is not put on it.

@@ -115,6 +115,13 @@ impl View {
     /// document until a later one is there.
     #[must_use]
     pub fn matters(&self, entry: &LogEntry, now_ms: i64) -> bool {
-        matters_until_ms(entry, &self.lifted, &self.documents) > now_ms
+        self.matters_until_ms(entry) > now_ms
+    }
+
+    /// Returns the time from which an entry of the view does not matter any more, in milliseconds
+    /// since the epoch, as far as that is known.
+    #[must_use]
+    pub fn matters_until_ms(&self, entry: &LogEntry) -> i64 {
+        matters_until_ms(entry, &self.lifted, &self.documents)
     }
 }

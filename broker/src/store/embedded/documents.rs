@@ -12,6 +12,8 @@ use crate::clock;
 
 impl EmbeddedStore {
     pub(super) fn read_document(&self, kind: DocumentKind, name: &str) -> Option<Vec<u8>> {
+        #[cfg(test)]
+        self.count_read(1);
         self.lock()
             .documents
             .get(&(kind.as_str(), name.to_owned()))
@@ -27,7 +29,15 @@ impl EmbeddedStore {
             .map(|((_, name), value)| (name.clone(), value.clone()))
             .collect();
         found.sort();
+        #[cfg(test)]
+        self.count_read(found.len());
         found
+    }
+
+    #[cfg(test)]
+    fn count_read(&self, count: usize) {
+        let ordering = std::sync::atomic::Ordering::Relaxed;
+        self.documents_read.fetch_add(count, ordering);
     }
 
     pub(super) async fn write_document(

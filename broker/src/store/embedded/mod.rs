@@ -46,6 +46,9 @@ pub struct EmbeddedStore {
     /// What the store refuses, where a test wants to see what is left then.
     #[cfg(test)]
     pub(crate) refuses: Mutex<Option<Refused>>,
+    /// The number of documents that were read, where a test counts them.
+    #[cfg(test)]
+    pub(crate) documents_read: std::sync::atomic::AtomicUsize,
 }
 
 /// A sort of operation that the store of a test refuses.
@@ -86,6 +89,8 @@ impl EmbeddedStore {
             appended: Notify::new(),
             #[cfg(test)]
             refuses: Mutex::default(),
+            #[cfg(test)]
+            documents_read: std::sync::atomic::AtomicUsize::default(),
         });
         store.compact(&mut store.lock());
         Ok(store)
@@ -281,10 +286,6 @@ impl Store for EmbeddedStore {
 
     fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage> {
         Box::pin(ready(Ok(self.scan_due_list(from))))
-    }
-
-    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
-        Box::pin(async move { self.remove_tokens(task) })
     }
 
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {

@@ -135,7 +135,8 @@ pub(super) struct Had {
     pub(super) lease: Vec<u8>,
 }
 
-/// The tokens of a task were removed.
+/// The tokens of a task were removed. Files of earlier versions have this operation; now a task's
+/// tokens go when it ends.
 #[derive(Clone, prost::Message)]
 pub(super) struct Reaped {
     #[prost(bytes = "vec", tag = "1")]

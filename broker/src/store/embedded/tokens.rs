@@ -68,18 +68,6 @@ impl EmbeddedStore {
             next: 0,
         }
     }
-
-    pub(super) fn remove_tokens(&self, task: TaskId) -> Result<u64, StoreError> {
-        let mut state = self.lock();
-        let count = state.tasks.get(&task).map_or(0, |task| task.tokens.len());
-        if count > 0 {
-            let reaped = operation::Reaped {
-                task: task.as_bytes().to_vec(),
-            };
-            self.commit_unwatched(&mut state, Kind::Reaped(reaped))?;
-        }
-        Ok(u64::try_from(count).unwrap_or(u64::MAX))
-    }
 }
 
 /// Returns the operation that writes a token.

@@ -168,7 +168,11 @@ impl Store for RedisStore {
     }
 
     fn release_task<'a>(&'a self, workload: &'a str, task: TaskId) -> BoxFuture<'a, ()> {
-        Box::pin(self.tasks.release(workload, task))
+        Box::pin(async move { self.tasks.release(workload, &[task]).await })
+    }
+
+    fn release_tasks<'a>(&'a self, workload: &'a str, tasks: &'a [TaskId]) -> BoxFuture<'a, ()> {
+        Box::pin(self.tasks.release(workload, tasks))
     }
 
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>> {
@@ -198,10 +202,6 @@ impl Store for RedisStore {
 
     fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage> {
         Box::pin(self.tasks.scan(from))
-    }
-
-    fn reap_tokens(&self, task: TaskId) -> BoxFuture<'_, u64> {
-        Box::pin(self.tokens.reap(task))
     }
 
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {

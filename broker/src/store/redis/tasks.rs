@@ -124,10 +124,17 @@ impl Tasks {
         self.executor.script::<i64>(&call).await.map(drop)
     }
 
-    pub(super) async fn release(&self, workload: &str, task: TaskId) -> Result<(), StoreError> {
+    pub(super) async fn release(&self, workload: &str, tasks: &[TaskId]) -> Result<(), StoreError> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
         let (mut places, mut due) = (cmd("ZREM"), cmd("ZREM"));
-        places.arg(places_key(workload)).arg(&task.as_bytes()[..]);
-        due.arg(DUE).arg(&task.as_bytes()[..]);
+        places.arg(places_key(workload));
+        due.arg(DUE);
+        for task in tasks {
+            places.arg(&task.as_bytes()[..]);
+            due.arg(&task.as_bytes()[..]);
+        }
         let (places, due) = tokio::join!(
             self.executor.query::<i64>(&places),
             self.executor.query::<i64>(&due)

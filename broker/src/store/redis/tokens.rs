@@ -19,7 +19,6 @@ const TOKENS_PER_SCAN: usize = 500;
 pub(super) struct Tokens {
     executor: Arc<Executor>,
     create: Script,
-    reap: Script,
 }
 
 impl Tokens {
@@ -27,7 +26,6 @@ impl Tokens {
         Self {
             executor,
             create: Script::new(include_str!("create_token.lua")),
-            reap: Script::new(include_str!("reap_tokens.lua")),
         }
     }
 
@@ -101,11 +99,5 @@ impl Tokens {
                 .collect::<Result<_, StoreError>>()?,
             next,
         })
-    }
-
-    pub(super) async fn reap(&self, task: TaskId) -> Result<u64, StoreError> {
-        self.executor
-            .script(&Call::new(&self.reap, &[&tokens_key(task)]))
-            .await
     }
 }

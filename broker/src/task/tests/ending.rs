@@ -39,7 +39,7 @@ async fn l16_many_tasks_end_together_and_each_is_on_the_record_once() {
     let id = TaskId::parse(&begun.id).unwrap();
     let one = broker.ledger.records.task(id).await.unwrap().unwrap();
     // More than are ended in one group.
-    let tasks: Vec<_> = (0_u64..2000)
+    let tasks: Vec<_> = (0_u64..5000)
         .map(|n| {
             let mut record = one.record().clone();
             record.id = TaskId::from_bytes(broker.ledger.root().derive_name(&[&n.to_be_bytes()]));
