@@ -21,13 +21,15 @@ use serde_json::json;
 use sundew_proto::v1::{Effect, PutEngineRequest, Selector};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::Caller;
+use sundew_tests::clock::Clock;
+use sundew_tests::disk::Disk;
 use sundew_tests::pki::DOMAIN;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::replicated::Sentinels;
 use tokio::task::JoinHandle;
 
 use crate::agents::{Agent, Random, Shared, recheck};
-use crate::injector::{Injector, Targets};
+use crate::injector::{DISK, Injector, Targets};
 
 const AGENTS: usize = 24;
 
@@ -63,6 +65,10 @@ fn number(name: &str, default: u64) -> u64 {
 /// Everything that runs, and the injector of faults.
 struct Suite {
     brokers: Vec<Broker>,
+    /// The clock of the first broker.
+    clock: Clock,
+    /// The disk with the journal of the second one.
+    disk: Disk,
     operators: Vec<Caller>,
     shared: Arc<Shared>,
     injector: Injector,
@@ -80,7 +86,21 @@ impl Suite {
         let postgres = Postgres::start().await;
         let group = Sentinels::start(2);
         let world = World::with_store(&group.url(), 2);
-        let brokers = vec![world.broker().await, world.broker().await];
+        let disk = Disk::mount(DISK);
+        let mut brokers = vec![
+            world.prepare(""),
+            world.prepare_with_journal_on(&disk, "1MiB"),
+        ];
+        let clock = brokers[0].own_clock();
+        for broker in &mut brokers {
+            // Otherwise a failover may lose the newest tasks.
+            let file = std::fs::read_to_string(broker.config_file()).expect("config");
+            let replicated = "replicas = 2\ndurability = \"replicated\"";
+            let file = file.replace("replicas = 2", replicated);
+            std::fs::write(broker.config_file(), file).expect("config");
+            broker.up();
+            broker.ready().await;
+        }
         assert!(prepare(&world, &brokers[0], &postgres).await);
         let operators: Vec<Caller> = brokers
             .iter()
@@ -94,6 +114,8 @@ impl Suite {
             group,
             postgres,
             brokers,
+            clock,
+            disk,
             operators,
             shared,
             injector,
@@ -129,9 +151,11 @@ impl Suite {
             tokio::spawn(recheck(shared, servers, self.seed + 77 + n))
         }));
         while began.elapsed() < length {
-            tokio::time::sleep(self.injector.random.between(400, 2500)).await;
+            tokio::time::sleep(self.injector.random.between(200, 1200)).await;
             let mut targets = Targets {
                 brokers: &mut self.brokers,
+                clock: &self.clock,
+                disk: &self.disk,
                 group: &mut self.group,
                 operators: &self.operators,
                 postgres: &mut self.postgres,
