@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::calls::Caller;
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::issuer::{AUDIENCE, ISSUER, TestIssuer};
 use crate::pki::{Ca, DOMAIN, Svid, write_private};
 use crate::process;
@@ -198,12 +200,30 @@ jwks_file = "{files}/jwks.json"
         std::fs::write(&file, config).expect("config");
         Broker {
             child: None,
+            clock: None,
+            journal: own.path().join("journal"),
             own,
             file,
             port,
             operations,
             output: Arc::default(),
         }
+    }
+
+    /// Returns a broker that is configured and not started, with its journal on this disk and a
+    /// reserve for the journal of this size.
+    pub fn prepare_with_journal_on(&self, disk: &Disk, reserve: &str) -> Broker {
+        let mut broker = self.prepare("");
+        let own = std::mem::replace(&mut broker.journal, disk.path().join("journal"));
+        let text = std::fs::read_to_string(&broker.file).expect("config");
+        let text = text
+            .replace(
+                &own.display().to_string(),
+                &broker.journal.display().to_string(),
+            )
+            .replace("reserve = \"1MiB\"", &format!("reserve = \"{reserve}\""));
+        std::fs::write(&broker.file, text).expect("config");
+        broker
     }
 
     /// Returns a caller with a new SVID of `/path` from the test CA.
@@ -255,6 +275,8 @@ jwks_file = "{files}/jwks.json"
 /// A broker's process.
 pub struct Broker {
     child: Option<Child>,
+    clock: Option<Clock>,
+    journal: PathBuf,
     own: TempDir,
     file: PathBuf,
     port: u16,
@@ -283,10 +305,16 @@ impl Broker {
         self.own.path()
     }
 
+    /// Gives the process a clock of its own from its next start on, and returns it.
+    pub fn own_clock(&mut self) -> Clock {
+        let clock = Clock::in_folder(self.folder());
+        self.clock.insert(clock).clone()
+    }
+
     /// Starts the process.
     pub fn up(&mut self) {
-        let command = Command::new(crate::sundew());
-        self.up_as(command);
+        let plain = || Command::new(crate::sundew());
+        self.up_as(self.clock.as_ref().map_or_else(plain, Clock::command));
     }
 
     /// Starts the process by another command that takes the rest of the command line, such as
@@ -407,10 +435,8 @@ impl Broker {
     /// Returns the journal so far, after it was verified.
     pub fn journal(&self) -> Vec<sundew_broker::journal::Record> {
         let mut records = Vec::new();
-        sundew_broker::journal::read(&self.own.path().join("journal"), |record| {
-            records.push(record)
-        })
-        .expect("journal verifies");
+        sundew_broker::journal::read(&self.journal, |record| records.push(record))
+            .expect("journal verifies");
         records
     }
 

@@ -27,6 +27,23 @@ impl Disk {
         self.0.path()
     }
 
+    /// Lets nothing more fit, without writing, until the disk is resized again.
+    pub fn close(&self) {
+        let stat = rustix::fs::statvfs(self.path()).expect("statvfs");
+        let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
+        self.resize(&used.to_string());
+    }
+
+    /// Gives the disk another size, such as `1g`.
+    pub fn resize(&self, size: &str) {
+        let resized = Command::new("mount")
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(self.path())
+            .status()
+            .expect("mount");
+        assert!(resized.success(), "the disk was not resized to {size}");
+    }
+
     /// Writes until nothing more fits; removing the file that is returned makes room again.
     pub fn fill(&self) -> PathBuf {
         let filler = self.path().join("filler");

@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod calls;
+pub mod clock;
 pub mod dev;
 pub mod disk;
 pub mod hardware;

@@ -1,10 +1,10 @@
 //! Brokers that stand still, and clocks that jump: T49, T52, AC-83.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_tests::broker::{Broker, World};
+use sundew_tests::clock::Clock;
 use sundew_tests::until;
 use tonic::Code;
 
@@ -49,34 +49,21 @@ async fn a_frozen_broker_delays_an_ending_by_the_bound_and_wakes_up_stale() {
     drop(broker);
 }
 
-/// A broker whose wall clock is moved by the seconds in a file, which is returned.
-async fn broker_with_a_clock(world: &World) -> (Broker, PathBuf) {
-    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
-        .map(|d| format!("{d}/faketime/libfaketime.so.1"));
-    let library = library
-        .iter()
-        .find(|p| std::path::Path::new(p).exists())
-        .expect("libfaketime is not installed: run ./tests/run");
-    let offset = world.folder().join("faketime");
-    std::fs::write(&offset, "+0").expect("offset");
+/// A broker whose wall clock is moved by the clock that is returned.
+async fn broker_with_a_clock(world: &World) -> (Broker, Clock) {
     let mut broker = world.prepare("");
-    let mut command = std::process::Command::new(sundew_tests::sundew());
-    command
-        .env("LD_PRELOAD", library)
-        .env("FAKETIME_TIMESTAMP_FILE", &offset)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    broker.up_as(command);
+    let clock = broker.own_clock();
+    broker.up();
     broker.ready().await;
     world.register(&broker, "/agent", json!({})).await;
-    (broker, offset)
+    (broker, clock)
 }
 
 /// L8: the window between the setting of the clock and the next heartbeat gives nothing.
 #[tokio::test]
 async fn l8_a_token_that_has_expired_stays_so_when_the_clock_is_set_back() {
     let world = World::redis();
-    let (broker, offset) = broker_with_a_clock(&world).await;
+    let (broker, clock) = broker_with_a_clock(&world).await;
     let caller = world.caller(&broker, "/agent");
     let mut request = caller
         .request(&world.issuer, "/agent", &["exec:git"])
@@ -88,7 +75,7 @@ async fn l8_a_token_that_has_expired_stays_so_when_the_clock_is_set_back() {
         matches!(caller.active(&begun.token, &[]).await, Ok(false))
     })
     .await;
-    std::fs::write(&offset, "-60").expect("offset");
+    clock.set(-60);
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(2) {
         let answer = caller.active(&begun.token, &[]).await;
@@ -101,7 +88,7 @@ async fn l8_a_token_that_has_expired_stays_so_when_the_clock_is_set_back() {
 #[tokio::test]
 async fn t49_a_clock_that_jumps_gives_no_token_a_longer_life() {
     for world in World::both() {
-        let (broker, offset) = broker_with_a_clock(&world).await;
+        let (broker, clock) = broker_with_a_clock(&world).await;
         let caller = world.caller(&broker, "/agent");
         let begun = caller
             .begin(&world.issuer, "/agent", &["exec:git"])
@@ -109,7 +96,7 @@ async fn t49_a_clock_that_jumps_gives_no_token_a_longer_life() {
             .expect("task");
         assert_eq!(caller.active(&begun.token, &[]).await.ok(), Some(true));
         let not_active = || async { !matches!(caller.active(&begun.token, &[]).await, Ok(true)) };
-        std::fs::write(&offset, "-3600").expect("offset");
+        clock.set(-3600);
         until("an hour back: nothing is answered", || async {
             caller.active(&begun.token, &[]).await.is_err()
         })
@@ -117,7 +104,7 @@ async fn t49_a_clock_that_jumps_gives_no_token_a_longer_life() {
         for _ in 0..50 {
             assert!(not_active().await);
         }
-        std::fs::write(&offset, "+3600").expect("offset");
+        clock.set(3600);
         until("an hour ahead", not_active).await;
         for _ in 0..50 {
             assert!(not_active().await);

@@ -11,17 +11,8 @@ use tonic::Code;
 
 /// A broker whose journal is on this disk.
 async fn broker_with_journal_on(world: &World, disk: &Disk) -> Broker {
-    let mut broker = world.prepare("");
-    let text = std::fs::read_to_string(broker.config_file()).expect("config");
-    let at = text.find("[journal]").expect("section");
-    let line = text[at..].lines().nth(1).expect("directory").to_owned();
-    let text = text.replace(
-        &line,
-        &format!("directory = \"{}/journal\"", disk.path().display()),
-    );
     // The disk is smaller than the reserve of a real one.
-    let text = text.replace("reserve = \"1MiB\"", "reserve = \"128KiB\"");
-    std::fs::write(broker.config_file(), text).expect("config");
+    let mut broker = world.prepare_with_journal_on(disk, "128KiB");
     broker.up();
     broker.ready().await;
     broker

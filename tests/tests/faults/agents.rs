@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sundew_proto::v1::{BeginTaskRequest, Effect, GetSecretRequest, Selector};
 use sundew_tests::calls::{Begun, Caller, oidc};
+use sundew_tests::issuer::TestIssuer;
 use sundew_tests::selectors::{of_task, of_token};
 
 /// A generator that needs no crate: SplitMix64.
@@ -33,13 +34,28 @@ impl Random {
 pub(crate) struct History {
     /// Tokens whose ending was acknowledged, and who holds them.
     pub(crate) ended: Vec<(String, Vec<u8>)>,
+    /// What was done to the system so far, and when it was over.
+    pub(crate) faults: Vec<(&'static str, Instant)>,
     pub(crate) violations: Vec<String>,
 }
 
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) history: Mutex<History>,
+    /// Agents stop, and checkers.
     pub(crate) stop: AtomicBool,
+    /// All faults are over, and what is attended is judged.
+    pub(crate) quiet: AtomicBool,
+    /// The store is away: no ending can be acknowledged.
+    pub(crate) outage: AtomicBool,
+    /// How often the store was emptied, counted before it is.
+    pub(crate) emptied: AtomicUsize,
+    /// Tasks that the SDK has attended.
+    pub(crate) attended: AtomicUsize,
+    /// Attended tasks that were usable at the end.
+    pub(crate) usable: AtomicUsize,
+    /// The age of the oldest of these, in seconds.
+    pub(crate) oldest: AtomicUsize,
     pub(crate) calls: AtomicUsize,
     pub(crate) begun: AtomicUsize,
     pub(crate) endings: AtomicUsize,
@@ -73,6 +89,21 @@ impl Shared {
         );
     }
 
+    /// Puts a violation into the history, with the faults that came last.
+    pub(crate) fn violation(&self, what: String) {
+        let mut history = self.history.lock().expect("history");
+        let last: Vec<String> = history
+            .faults
+            .iter()
+            .rev()
+            .take(3)
+            .map(|(fault, over)| format!("{fault}, over for {:.1} s", over.elapsed().as_secs_f32()))
+            .collect();
+        history
+            .violations
+            .push(format!("{what} (before that: {})", last.join("; ")));
+    }
+
     /// Asks about a token that is dead.
     pub(crate) async fn check(
         &self,
@@ -85,11 +116,7 @@ impl Shared {
         if let Some(active) = self.count(&self.checks, server.active(token, presenter).await)
             && active
         {
-            self.history
-                .lock()
-                .expect("history")
-                .violations
-                .push(format!("broker {n}: active after {what}"));
+            self.violation(format!("broker {n}: active after {what}"));
         }
     }
 }
@@ -101,21 +128,17 @@ pub(crate) struct Agent {
     pub(crate) operators: Vec<Caller>,
     pub(crate) presenter: Vec<u8>,
     pub(crate) random: Random,
-    pub(crate) tokens: Vec<Vec<u8>>,
+    pub(crate) issuer: Arc<TestIssuer>,
 }
 
 impl Agent {
-    /// Begins and ends tasks until it is stopped or has no evidence left; returns itself.
-    pub(crate) async fn live(mut self) -> Self {
+    /// Begins and ends tasks until it is stopped.
+    pub(crate) async fn live(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let Some(token) = self.tokens.pop() else {
-                break;
-            };
-            if self.one_task(token).await.is_none() {
+            if self.one_task().await.is_none() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        self
     }
 
     fn broker(&mut self) -> (usize, Caller) {
@@ -124,7 +147,7 @@ impl Agent {
     }
 
     /// Begins a task, mints a few tokens in it and perhaps reads its secret; the task and its tokens.
-    async fn work(&mut self, evidence: Vec<u8>) -> Option<(Begun, Vec<String>)> {
+    async fn work(&mut self) -> Option<(Begun, Vec<String>)> {
         let (_, broker) = self.broker();
         let nonce = broker.nonce().await.ok()?;
         let scopes = vec!["exec:git".to_owned(), "secret:db/app/readonly".to_owned()];
@@ -132,7 +155,7 @@ impl Agent {
             nonce,
             purpose: "faults".to_owned(),
             scopes,
-            evidence: vec![oidc(evidence)],
+            evidence: vec![oidc(self.issuer.token("/agent"))],
             ..Default::default()
         };
         let begun: Begun = self
@@ -165,9 +188,10 @@ impl Agent {
     }
 
     /// Ends a task in one of three ways, again and again until it is acknowledged. Nothing is
-    /// returned if the task is gone, or if it cannot be ended within a minute, which is a violation.
+    /// returned if the task is gone, or if it cannot be ended within a minute in which the store was
+    /// there, which is a violation.
     async fn end(&mut self, how: u64, task: &str) -> Option<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let n = usize::try_from(self.random.below(2)).expect("two");
             let result = match how {
@@ -192,21 +216,20 @@ impl Agent {
                 Err(status) if status.code() == tonic::Code::PermissionDenied => return None,
                 Err(_) => drop(self.shared.unavailable.fetch_add(1, Ordering::Relaxed)),
             }
+            if self.shared.outage.load(Ordering::Relaxed) {
+                deadline = Instant::now() + Duration::from_secs(60);
+            }
             if Instant::now() > deadline {
                 self.shared
-                    .history
-                    .lock()
-                    .expect("history")
-                    .violations
-                    .push(format!("{task} could not be ended for 60 s"));
+                    .violation(format!("{task} could not be ended for 60 s"));
                 return None;
             }
             tokio::time::sleep(self.random.between(5, 60)).await;
         }
     }
 
-    async fn one_task(&mut self, evidence: Vec<u8>) -> Option<()> {
-        let (begun, tokens) = self.work(evidence).await?;
+    async fn one_task(&mut self) -> Option<()> {
+        let (begun, tokens) = self.work().await?;
         // Caches are warm when the end comes.
         for n in 0..2 {
             let _ = self.brokers[n].active(&begun.token, &[]).await;
