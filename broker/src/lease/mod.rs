@@ -27,7 +27,6 @@ use sundew_core::{Changed, Event, KnownTask, LeaseId, LeaseRecord, Liveness, Tas
 use sundew_proto::v1;
 use tokio::sync::Notify;
 
-use crate::clock;
 use crate::ledger::Ledger;
 use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
@@ -176,7 +175,7 @@ impl Leases {
         let mut due: HashMap<String, Vec<LeaseId>> = HashMap::new();
         {
             let view = self.ledger.log.view()?;
-            let now_ms = clock::now_ms();
+            let now_ms = self.ledger.log.ending_time_ms();
             let watched = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             for watched in tasks.iter().filter_map(|id| watched.get(id)) {
                 let task = &watched.task;
@@ -192,7 +191,7 @@ impl Leases {
                 }
             }
         }
-        let now_ms = clock::now_ms();
+        let now_ms = self.ledger.log.ending_time_ms();
         for (engine, leases) in &due {
             for some in leases.chunks(500) {
                 self.ledger

@@ -247,7 +247,8 @@ impl Leases {
         wanted: usize,
         removals: &mut Removals,
     ) -> Result<usize, Refusal> {
-        let (name, now_ms) = (&engine.config.name, clock::now_ms());
+        // What is removed does not come back when a clock does (L8).
+        let (name, now_ms) = (&engine.config.name, self.ledger.log.ending_time_ms());
         let claimed = self
             .ledger
             .records

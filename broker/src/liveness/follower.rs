@@ -1,6 +1,7 @@
 //! The loop that follows the revocation log: it reads, renews the view, and tells the rooms.
 
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,11 @@ pub(crate) struct LogFollower {
     /// some node of the store has not heard of the agreed one.
     own_freshness: Mutex<Duration>,
     primary: Mutex<Primary>,
+    /// The brokers that were on the list within the longest freshness bound, and when.
+    seen: Mutex<HashMap<String, Instant>>,
     store_clock: StoreClock,
+    /// Whether the log was repaired, and was not read since.
+    pub(super) unverified: AtomicBool,
 }
 
 /// The primary that answered the last heartbeat.
@@ -74,7 +79,9 @@ impl LogFollower {
             heard_freshness: Mutex::new(freshness),
             own_freshness: Mutex::new(freshness),
             primary: Mutex::default(),
+            seen: Mutex::default(),
             store_clock: StoreClock::new(),
+            unverified: AtomicBool::new(false),
         }
     }
 
@@ -127,6 +134,7 @@ impl LogFollower {
             let agreement = log.agreement();
             let max_skew = agreement.bounds.max_clock_skew.to_std();
             self.store_clock.check(beat.now_ms, max_skew)?;
+            log.confirmed_time.note(beat.now_ms, sent);
             if beat.agreement != agreement.version {
                 self.settle_agreement(beat.agreement).await?;
                 continue;
@@ -134,6 +142,7 @@ impl LogFollower {
             let heard_ms = u64::try_from(beat.longest_freshness_ms).unwrap_or(0);
             *lock(&self.heard_freshness) = Duration::from_millis(heard_ms);
             self.notice_failover(&beat.primary, sent);
+            self.notice_vanished(&beat.peers);
             let emptied = self.notice_emptied(&beat.epoch);
             match after_heartbeat(applied, last, beat.tip, emptied) {
                 Step::Reappend => {
@@ -142,6 +151,10 @@ impl LogFollower {
                 }
                 Step::ReadOn => continue,
                 Step::Renew => {}
+            }
+            if !self.is_repaired().await? {
+                self.reappend_lost().await?;
+                continue;
             }
             if self.append_pending().await? {
                 continue;
@@ -206,6 +219,26 @@ impl LogFollower {
     /// heard of others.
     pub(super) fn longest_freshness(&self) -> Duration {
         (*lock(&self.heard_freshness)).max(self.log.longest_freshness())
+    }
+
+    /// Notes the brokers on the list. P4: one that is missing, though it reported a moment ago, was not
+    /// forgotten by the rule, and may have a fresh view. It has left, or somebody took it off.
+    fn notice_vanished(&self, peers: &[(String, Position)]) {
+        let now = clock::monotonic();
+        let longest = self.longest_freshness();
+        let mut seen = lock(&self.seen);
+        for (peer, _) in peers {
+            seen.insert(peer.clone(), now);
+        }
+        let vanished = seen
+            .iter()
+            .filter(|(peer, _)| !peers.iter().any(|(listed, _)| listed == *peer))
+            .map(|(_, at)| *at + longest)
+            .max();
+        if let Some(until) = vanished {
+            self.doubt_peers_until(until);
+        }
+        seen.retain(|_, at| *at + longest > now);
     }
 
     /// Notes the store's epoch. Returns whether the store was emptied since the last heartbeat.

@@ -123,7 +123,35 @@ impl LogFollower {
         };
         log.store.append_all(&again, after).await?;
         log.write().rewind(position, last);
+        self.unverified.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Returns whether the log has everything that was appended again in a repair, by reading it from
+    /// its beginning. A store that was set back between the repair and the next heartbeat ends as it
+    /// ended before the repair, so its tip tells nothing.
+    pub(super) async fn is_repaired(&self) -> Result<bool, StoreError> {
+        let log = &self.log;
+        if !self.unverified.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let (mut known, mut position) = (HashSet::new(), Position(0));
+        loop {
+            let batch = log.store.read_log(position, ENTRIES_PER_READ).await?;
+            let Some(end) = batch.last() else { break };
+            position = end.position;
+            known.extend(batch.iter().map(|stored| stored.id));
+        }
+        let now_ms = clock::now_ms();
+        let is_lost = {
+            let view = log.read();
+            let missing = view.missing_from(&known);
+            missing
+                .iter()
+                .any(|entry| view.is_in_log(&entry.id) && view.matters(entry, now_ms))
+        };
+        self.unverified.store(is_lost, Ordering::Relaxed);
+        Ok(!is_lost)
     }
 
     /// Appends the endings that the store could not take before. Returns whether there were any.
@@ -134,24 +162,24 @@ impl LogFollower {
         let until_ms = log.rule_stands_until_ms();
         // L3: what was made for shorter tasks than may live now is not over when it says so.
         let outlives = log.agreement().outlives(&log.allowed, now_ms);
-        let missing: Vec<_> = {
+        let (missing, done): (Vec<_>, Vec<_>) = {
             let view = log.read();
             let matters = |entry: &LogEntry| {
                 view.matters(entry, now_ms) || (outlives && entry.retain_until_ms <= now_ms)
             };
-            // From the journal, most are in the log already.
-            let missing = pending
-                .iter()
-                .filter(|entry| !view.is_in_log(&entry.id) && matters(entry));
-            missing
-                .map(|entry| log.sealed(&entry.clone().standing_until(until_ms)))
-                .collect()
+            // From the journal, most are in the log already. What was appended waits until it was
+            // read back: a store that took it may have been set back since.
+            pending
+                .into_iter()
+                .partition(|entry| !view.is_in_log(&entry.id) && matters(entry))
         };
+        log.outbox.forget(&done);
+        let sealed = |entry: LogEntry| log.sealed(&entry.standing_until(until_ms));
+        let missing: Vec<_> = missing.into_iter().map(sealed).collect();
         if !missing.is_empty() {
             log.outbox.author(missing.iter().map(|(id, ..)| *id));
             log.store.append_all(&missing, log.append_after()).await?;
         }
-        log.outbox.forget(&pending);
         Ok(!missing.is_empty())
     }
 }

@@ -12,6 +12,7 @@ use sundew_core::{
 use tokio::sync::watch;
 
 use super::outbox::Outbox;
+use super::store_clock::ConfirmedTime;
 use crate::clock;
 
 /// How long entries are kept after nothing that they cover can be alive, in milliseconds, for
@@ -61,6 +62,7 @@ pub(crate) struct RevocationLog {
     pub(super) outbox: Outbox,
     pub(super) progress: Progress,
     degraded_reason: Mutex<Option<String>>,
+    pub(super) confirmed_time: ConfirmedTime,
 }
 
 /// How far endings are committed, for the callers that wait for that.
@@ -144,6 +146,7 @@ impl RevocationLog {
             outbox: Outbox::default(),
             progress: Progress::default(),
             degraded_reason: Mutex::default(),
+            confirmed_time: ConfirmedTime::default(),
         }
     }
 
@@ -212,6 +215,19 @@ impl RevocationLog {
         }
         let window = *self.window.read().unwrap_or_else(PoisonError::into_inner);
         window.steady_from.map_or(Duration::ZERO, clock::since)
+    }
+
+    /// Returns the time for whatever ends something for good because its time is over, in
+    /// milliseconds since the epoch. L8: it is this machine's time, and no later than the store's.
+    /// A wall clock that jumps ahead refuses what has expired by it until the jump is noticed, but
+    /// ends nothing: others would hear of that ending.
+    pub(crate) fn ending_time_ms(&self) -> i64 {
+        let now_ms = clock::now_ms();
+        let max_skew_ms = self.agreement.load().bounds.max_clock_skew.as_ms();
+        let latest = self.confirmed_time.latest_ms();
+        latest.map_or(now_ms, |latest| {
+            now_ms.min(latest.saturating_add(max_skew_ms))
+        })
     }
 
     /// Returns the number of endings that the store has not taken yet.

@@ -11,6 +11,28 @@ use crate::clock;
 /// time at which it was read.
 pub(super) struct StoreClock(Mutex<(i64, Instant)>);
 
+/// The last time that the store confirmed, in milliseconds since the epoch, and the monotonic time
+/// before which it did so.
+#[derive(Default)]
+pub(super) struct ConfirmedTime(Mutex<Option<(i64, Instant)>>);
+
+impl ConfirmedTime {
+    /// Notes what the store said in answer to something that was sent at `sent`.
+    pub(super) fn note(&self, store_ms: i64, sent: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((store_ms, sent));
+    }
+
+    /// Returns the latest time that it can be by the store's clock, in milliseconds since the epoch;
+    /// `None` before the store said anything.
+    pub(super) fn latest_ms(&self) -> Option<i64> {
+        let confirmed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.map(|(store_ms, sent)| {
+            let passed = i64::try_from(clock::since(sent).as_millis()).unwrap_or(i64::MAX);
+            store_ms.saturating_add(passed)
+        })
+    }
+}
+
 impl StoreClock {
     /// Returns a check that takes the wall clock of this moment for right.
     pub(super) fn new() -> Self {

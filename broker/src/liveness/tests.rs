@@ -261,3 +261,49 @@ async fn l17_a_start_with_a_long_and_trimmed_log_is_no_loss() {
     // What rooms read before may be older than the entry that is missing.
     assert_eq!(room.0.load(Ordering::Relaxed), 1);
 }
+
+/// A store that took an ending may be set back before anybody has read it.
+#[tokio::test]
+async fn l7_an_ending_is_pending_until_it_was_read_back() {
+    let test = TestLog::new().await;
+    let follower = open_follower(&test.log);
+    test.log.outbox.hold(ending(1));
+    assert_eq!(follower.append_pending().await, Ok(true));
+    assert_eq!(test.log.pending(), 1);
+    follower.cycle().await.unwrap();
+    assert_eq!(test.log.pending(), 0);
+}
+
+/// P4: the store was set back once more after a repair, to where it was before it.
+#[tokio::test]
+async fn a_repair_counts_once_the_log_was_read_and_has_everything() {
+    let test = TestLog::new().await;
+    let follower = open_follower(&test.log);
+    let (lost, kept) = (ending(1), ending(2));
+    for entry in [&lost, &kept] {
+        append_until(&test.log, entry.clone(), LONG).await;
+    }
+    follower.cycle().await.unwrap();
+    assert_eq!(follower.is_repaired().await, Ok(true));
+    test.log.store.trim_log(0, &[Position(1)]).await.unwrap();
+    follower.unverified.store(true, Ordering::Relaxed);
+    follower.cycle().await.unwrap();
+    let stored = test.log.store.read_log(Position(0), 9).await.unwrap();
+    assert!(stored.iter().any(|stored| stored.id == lost.id));
+    assert_eq!(follower.is_repaired().await, Ok(true));
+}
+
+/// L8: a wall clock that jumps ahead ends nothing for good before the jump is noticed.
+#[tokio::test]
+async fn l8_nothing_ends_by_a_time_that_the_store_has_not_confirmed() {
+    let test = TestLog::new().await;
+    assert_eq!(test.log.ending_time_ms(), clock::now_ms());
+    let confirmed_ms = clock::now_ms() - 45_000;
+    test.log
+        .confirmed_time
+        .note(confirmed_ms, clock::monotonic());
+    let skew_ms = BOUNDS.max_clock_skew.as_ms();
+    assert_eq!(test.log.ending_time_ms(), confirmed_ms + skew_ms);
+    clock::testing::advance(Duration::from_secs(10));
+    assert_eq!(test.log.ending_time_ms(), confirmed_ms + 10_000 + skew_ms);
+}

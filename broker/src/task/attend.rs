@@ -147,7 +147,9 @@ impl Tasks {
         let Ok(view) = self.ledger.log.view() else {
             return Ok(News::Unknown);
         };
-        Ok(match view.task_liveness(task, clock::now_ms()) {
+        // An agent that is told of an end stops for good.
+        let now_ms = self.ledger.log.ending_time_ms();
+        Ok(match view.task_liveness(task, now_ms) {
             Liveness::Dead(cause) => News::Ended(wire::outcome_message(cause.outcome())),
             Liveness::Alive if view.is_suspended(task) => News::Suspended,
             Liveness::Alive => News::Alive,

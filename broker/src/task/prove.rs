@@ -95,7 +95,8 @@ impl Tasks {
         let Some(every) = workload.registration.prove_every else {
             return Ok(None);
         };
-        let (now_ms, due_ms) = (clock::now_ms(), proof.at_ms.saturating_add(every.as_ms()));
+        let now_ms = self.ledger.log.ending_time_ms();
+        let due_ms = proof.at_ms.saturating_add(every.as_ms());
         if now_ms >= due_ms.saturating_add(every.as_ms()) {
             ending::end_task(&self.ledger, task, Outcome::Revoked, None).await?;
         } else if now_ms >= due_ms && !suspended {

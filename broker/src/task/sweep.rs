@@ -107,7 +107,9 @@ impl Tasks {
     async fn sweep_once(self: &Arc<Self>) -> Result<Swept, Refusal> {
         let store = self.ledger.records.store();
         let asked = clock::monotonic();
-        let due = store.due(clock::now_ms(), MAX_SWEPT).await?;
+        let due = store
+            .due(self.ledger.log.ending_time_ms(), MAX_SWEPT)
+            .await?;
         let answers_for = self.answered.one(asked);
         let (mut ending, mut put_off) = (Vec::new(), 0_usize);
         for some in due.chunks(LOOKED_AT_TOGETHER) {
@@ -157,12 +159,14 @@ impl Tasks {
             // A2: what remained of a task above it is gone, so it is dead. How it ended is to be on
             // the record.
             let view = self.ledger.log.view()?;
-            return Ok(match view.task_liveness(&orphan, clock::now_ms()) {
-                Liveness::Dead(cause) => Some((orphan, cause.outcome())),
-                Liveness::Alive => Some((orphan, Outcome::Canceled)),
-            });
+            return Ok(
+                match view.task_liveness(&orphan, self.ledger.log.ending_time_ms()) {
+                    Liveness::Dead(cause) => Some((orphan, cause.outcome())),
+                    Liveness::Alive => Some((orphan, Outcome::Canceled)),
+                },
+            );
         };
-        let now_ms = clock::now_ms();
+        let now_ms = self.ledger.log.ending_time_ms();
         let liveness = self.ledger.log.view()?.task_liveness(&task, now_ms);
         let look_again_after = |wait_ms: i64| {
             let due_ms = now_ms.saturating_add(wait_ms).min(task.deadline_ms);

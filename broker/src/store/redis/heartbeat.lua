@@ -32,7 +32,8 @@ redis.call('HSET', KEYS[1], ARGV[1], applied .. ' ' .. string.format('%.0f', now
 local bounds = {}
 local stored = redis.call('HGETALL', KEYS[3])
 for i = 1, #stored, 2 do
-  bounds[stored[i]] = tonumber(stored[i + 1])
+  -- No broker may have a longer bound than a minute, whatever stands here.
+  bounds[stored[i]] = math.min(tonumber(stored[i + 1]) or 60000, 60000)
   if stored[i] == ARGV[1] and stored[i + 1] ~= ARGV[3] then bounds[stored[i]] = nil end
 end
 if not bounds[ARGV[1]] then
@@ -50,7 +51,7 @@ for i = 1, #all, 2 do
   local applied, at = string.match(all[i + 1], '^(%d+) (%d+)$')
   if all[i] == '=epoch' then
     epoch = all[i + 1]
-  elseif now - tonumber(at) > 10 * (bounds[all[i]] or tonumber(ARGV[3])) then
+  elseif not at or math.abs(now - tonumber(at)) > 10 * (bounds[all[i]] or tonumber(ARGV[3])) then
     redis.call('HDEL', KEYS[1], all[i])
     redis.call('HDEL', KEYS[3], all[i])
     redis.call('HDEL', KEYS[5], all[i])
