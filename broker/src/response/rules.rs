@@ -128,15 +128,19 @@ impl Responses {
     ) -> Result<v1::LiftResponse, Refusal> {
         let reason = reason_of(request.reason)?;
         let id = entry_of(&request.revocation_id)?;
-        let known = self
-            .ledger
-            .log
-            .view()?
-            .active_rules()
-            .into_iter()
-            .any(|(_, entry, effect)| entry.id == id && effect.quarantines());
+        let (stands, was_lifted) = {
+            let view = self.ledger.log.view()?;
+            let stands = view
+                .active_rules()
+                .into_iter()
+                .any(|(_, entry, effect)| entry.id == id && effect.quarantines());
+            (stands, view.is_lifted(&id))
+        };
         let action = self.action(&request.revocation_id).await?;
-        if !known && !action.as_ref().is_some_and(|(action, _)| action.lifted) {
+        let is_marked = action.as_ref().is_some_and(|(action, _)| action.lifted);
+        // L5: a retry finds it lifted, and does every step again that may be missing.
+        let known = stands || (was_lifted && !is_marked);
+        if !known && !is_marked {
             return Err(Refusal::invalid(
                 "revocation_id",
                 "is no quarantine that stands: `sundew revoke list` shows those that do",

@@ -161,13 +161,7 @@ impl Injector {
         let id = answer.into_inner().revocation_id;
         tokio::time::sleep(self.random.between(200, 2000)).await;
         let deadline = Instant::now() + Duration::from_secs(20);
-        let mut unsure = false;
         while let Err(status) = operators[1 - broker].lift(&id).await {
-            // A lift that was answered with an error may hold.
-            if unsure && status.code() == tonic::Code::InvalidArgument {
-                break;
-            }
-            unsure |= status.code() == tonic::Code::Unavailable;
             if Instant::now() > deadline {
                 self.shared
                     .violation(format!("{id} could not be lifted: {status}"));

@@ -94,7 +94,15 @@ pub(crate) async fn put_in_force(
         // The response is in force already: people need not wait for the clean-up to read it.
         println!("{line}");
     }
-    show_status(connect, output, &id, true).await
+    match show_status(connect, output, &id, true).await {
+        // What was asked for is in force, whatever becomes of watching its clean-up.
+        Err(error) if !output.is_json() => {
+            eprintln!("sundew: the clean-up cannot be watched now: {error:#}");
+            eprintln!("sundew: `sundew revoke status {id} --watch` shows it later");
+            Ok(ExitCode::SUCCESS)
+        }
+        shown => shown,
+    }
 }
 
 /// Says what a response of this effect means from now on.

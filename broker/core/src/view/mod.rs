@@ -168,6 +168,12 @@ impl View {
         }
     }
 
+    /// Returns whether the view has a lift of this rule.
+    #[must_use]
+    pub fn is_lifted(&self, rule: &EntryId) -> bool {
+        self.lifted.contains_key(rule)
+    }
+
     /// Returns whether the view has an entry, be it from the log or held.
     #[must_use]
     pub fn knows(&self, id: &EntryId) -> bool {

@@ -58,3 +58,22 @@ async fn l7_a_responder_suspends_by_any_selector_and_the_agent_resumes_after_the
     let minted = broker.mint(begun.mint(), &agent).await.unwrap();
     assert!(broker.is_active(&minted, &agent).await);
 }
+
+/// L5: the first lift reached the log, and its mark did not reach the store.
+#[tokio::test]
+async fn l5_a_lift_that_was_not_marked_is_repeated() {
+    let (broker, _, _) = two_tasks().await;
+    let id = broker
+        .respond(of_workload("/agent"), v1::Effect::Quarantine)
+        .await;
+    lift(&broker, &id, "over").await.unwrap();
+    let responses = &broker.rooms.responses;
+    let (mut action, bytes) = responses.action(&id).await.unwrap().unwrap();
+    action.lifted = false;
+    let written = responses.write_action(&action, Some(&bytes)).await;
+    assert!(written.unwrap().is_some());
+    lift(&broker, &id, "over").await.unwrap();
+    let (action, _) = responses.action(&id).await.unwrap().unwrap();
+    assert!(action.lifted);
+    assert!(rules(&broker).await.is_empty());
+}

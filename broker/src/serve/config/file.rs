@@ -318,7 +318,7 @@ impl Default for FileLimits {
             message_bytes: 1 << 20,
             connections: 10_000,
             connections_per_workload: 2_500,
-            connections_per_remote: 2_500,
+            connections_per_remote: 5_000,
             operator_connections: 100,
             pending_handshakes: 1_024,
             handshakes: 64,
