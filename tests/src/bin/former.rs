@@ -60,7 +60,6 @@ async fn vector(former: &Path, folder: &Path) {
     operator.lift(&lifted).await.expect("lifted");
     let gone = sundew_proto::v1::DeleteWorkloadRequest {
         spiffe_id: "spiffe://test.example/gone".to_owned(),
-        ..Default::default()
     };
     operator
         .registry()

@@ -112,6 +112,7 @@ impl State {
             id: name(entry),
             event,
             retain_until_ms,
+            document: None,
         }
     }
 

@@ -109,6 +109,7 @@ fn rule(until: u8) -> LogEntry {
             effect: Effect::Revoke,
         },
         retain_until_ms: ms(until),
+        document: None,
     }
 }
 
