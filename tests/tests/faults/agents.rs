@@ -34,6 +34,8 @@ impl Random {
 pub(crate) struct History {
     /// Tokens whose ending was acknowledged, and who holds them.
     pub(crate) ended: Vec<(String, Vec<u8>)>,
+    /// The number of the fault that is under way.
+    pub(crate) under_way: u64,
     /// What was done to the system so far, and when it was over.
     pub(crate) faults: Vec<(&'static str, Instant)>,
     pub(crate) violations: Vec<String>,
@@ -92,6 +94,7 @@ impl Shared {
     /// Puts a violation into the history, with the faults that came last.
     pub(crate) fn violation(&self, what: String) {
         let mut history = self.history.lock().expect("history");
+        let under_way = history.under_way;
         let last: Vec<String> = history
             .faults
             .iter()
@@ -99,9 +102,10 @@ impl Shared {
             .take(3)
             .map(|(fault, over)| format!("{fault}, over for {:.1} s", over.elapsed().as_secs_f32()))
             .collect();
-        history
-            .violations
-            .push(format!("{what} (before that: {})", last.join("; ")));
+        history.violations.push(format!(
+            "{what} (during fault {under_way}; before that: {})",
+            last.join("; ")
+        ));
     }
 
     /// Asks about a token that is dead.

@@ -92,7 +92,9 @@ impl Injector {
         let node = usize::try_from(self.random.below(3)).expect("three");
         let (group, brokers) = (&mut *targets.group, &mut *targets.brokers);
         let primary = Some(group.primary()).filter(|primary| *primary < 3);
-        let name = match (self.draw(), primary) {
+        let drawn = self.draw();
+        self.shared.history.lock().expect("history").under_way = drawn;
+        let name = match (drawn, primary) {
             (which @ 0..=3, _) => self.of_brokers(which, brokers, broker).await,
             (which @ (4 | 5), Some(primary)) => self.of_the_primary(which, group, primary).await,
             (6, _) => {
