@@ -113,32 +113,11 @@ impl Rules {
         }
     }
 
-    /// Returns a rule that kills the subject, if there is one.
-    pub(crate) fn killed_by(&self, subject: &Subject<'_>) -> Option<EntryId> {
-        let kills = |id: &&EntryId| self.rules.get(*id).is_some_and(|rule| rule.kills(subject));
-        let indexed = subject
-            .attributes()
-            .filter_map(|attribute| self.index.get(attribute))
-            .flatten();
-        self.unindexed.iter().chain(indexed).find(kills).copied()
-    }
-
-    /// Returns whether some rule that may match the subject satisfies a condition.
-    fn any(&self, subject: &Subject<'_>, hit: impl Fn(&EntryId, &Rule) -> bool) -> bool {
-        let found = |id: &EntryId| self.rules.get(id).is_some_and(|rule| hit(id, rule));
-        self.unindexed.iter().any(found)
-            || subject
-                .attributes()
-                .filter_map(|attribute| self.index.get(attribute))
-                .flatten()
-                .any(found)
-    }
-
-    /// Returns the last rule that suspends the subject, lifted or not, and where it stands.
-    pub(crate) fn suspended_by(&self, subject: &Subject<'_>) -> Option<(EntryId, Position)> {
-        if self.suspensions == 0 {
-            return None;
-        }
+    /// Returns the rules that may match the subject.
+    fn candidates<'a>(
+        &'a self,
+        subject: &'a Subject<'_>,
+    ) -> impl Iterator<Item = (&'a EntryId, &'a Rule)> {
         let indexed = subject
             .attributes()
             .filter_map(|attribute| self.index.get(attribute))
@@ -146,22 +125,34 @@ impl Rules {
         self.unindexed
             .iter()
             .chain(indexed)
-            .filter_map(|id| Some((*id, self.rules.get(id)?)))
+            .filter_map(|id| Some((id, self.rules.get(id)?)))
+    }
+
+    /// Returns a rule that kills the subject, if there is one.
+    pub(crate) fn killed_by(&self, subject: &Subject<'_>) -> Option<EntryId> {
+        self.candidates(subject)
+            .find(|(_, rule)| rule.kills(subject))
+            .map(|(id, _)| *id)
+    }
+
+    /// Returns the last rule that suspends the subject, lifted or not, and where it stands.
+    pub(crate) fn suspended_by(&self, subject: &Subject<'_>) -> Option<(EntryId, Position)> {
+        self.candidates(subject)
             .filter(|(_, rule)| rule.effect == Effect::Suspend && rule.matches(subject))
-            .map(|(id, rule)| (id, rule.position))
+            .map(|(id, rule)| (*id, rule.position))
             .max_by_key(|(_, position)| *position)
     }
 
     /// Returns whether some rule kills the subject. The rule `without` is left out.
     pub(crate) fn is_killed(&self, subject: &Subject<'_>, without: Option<EntryId>) -> bool {
-        self.any(subject, |id, rule| {
-            Some(*id) != without && rule.kills(subject)
-        })
+        self.candidates(subject)
+            .any(|(id, rule)| Some(*id) != without && rule.kills(subject))
     }
 
     /// Returns whether some quarantine matches the subject.
     pub(crate) fn is_quarantined(&self, subject: &Subject<'_>) -> bool {
-        self.any(subject, |_, rule| rule.quarantines(subject))
+        self.candidates(subject)
+            .any(|(_, rule)| rule.quarantines(subject))
     }
 
     /// Makes every result that was remembered for an earlier generation worthless.
