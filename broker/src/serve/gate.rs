@@ -49,7 +49,7 @@ impl Gate {
             Ok(peer) => use_case(Arc::clone(room), peer, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
-        self.answer(rpc, peer.as_deref(), result)
+        self.answer(rpc, peer.as_deref(), None, result)
     }
 
     /// Serves a call of an operator. The use case gets the proof of the role that it asks for.
@@ -176,20 +176,16 @@ impl Gate {
         remote: Option<IpAddr>,
         result: Result<A, Refusal>,
     ) -> Answer<A> {
-        match result {
-            Ok(answer) => {
-                self.refusals.answered(rpc);
-                Ok(Response::new(answer))
-            }
-            Err(refusal) => Err(self.refusals.refuse_at(rpc, None, remote, &refusal)),
-        }
+        self.answer(rpc, None, remote, result)
     }
 
-    /// Turns the result of a use case into what the caller hears.
-    pub(super) fn answer<A>(
+    /// Turns the result of a use case into what the caller hears, of whom the SVID or at least the
+    /// address may be known.
+    fn answer<A>(
         &self,
         rpc: &'static str,
         peer: Option<&Peer>,
+        remote: Option<IpAddr>,
         result: Result<A, Refusal>,
     ) -> Answer<A> {
         match result {
@@ -197,7 +193,7 @@ impl Gate {
                 self.refusals.answered(rpc);
                 Ok(Response::new(answer))
             }
-            Err(refusal) => Err(self.refusals.refuse(rpc, peer, &refusal)),
+            Err(refusal) => Err(self.refusals.refuse_at(rpc, peer, remote, &refusal)),
         }
     }
 }
