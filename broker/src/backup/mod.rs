@@ -13,7 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sundew_core::store::{DocumentKind, Store, StoreError, StoredEntry};
-use sundew_core::{Position, RootKey, SealError};
+use sundew_core::{RootKey, SealError};
+
+use crate::liveness::each_entry;
 
 pub use restore::{Outcome, RestoreMode, Restored, restore};
 
@@ -21,8 +23,6 @@ pub use restore::{Outcome, RestoreMode, Restored, restore};
 const FORMAT: u32 = 1;
 /// The place of the tag.
 const PLACE: &[&[u8]] = &[b"backup"];
-/// The number of entries of the log that are read at a time.
-const ENTRIES_PER_READ: usize = 1000;
 
 /// Why a backup cannot be made or brought back.
 #[derive(Debug, thiserror::Error)]
@@ -154,13 +154,7 @@ impl Backup {
 
 /// Returns the whole log of a store.
 async fn read_log(store: &dyn Store) -> Result<Vec<StoredEntry>, StoreError> {
-    let mut log: Vec<StoredEntry> = Vec::new();
-    loop {
-        let after = log.last().map_or(Position(0), |entry| entry.position);
-        let page = store.read_log(after, ENTRIES_PER_READ).await?;
-        if page.is_empty() {
-            return Ok(log);
-        }
-        log.extend(page);
-    }
+    let mut log = Vec::new();
+    each_entry(store, |entry| log.push(entry)).await?;
+    Ok(log)
 }

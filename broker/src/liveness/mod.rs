@@ -24,4 +24,5 @@ mod tests;
 
 pub(crate) use agreement::{AgreementError, agree, append_after};
 pub(crate) use follower::{LogFollower, Subscriber};
+pub(crate) use repair::each_entry;
 pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale, sealed_entry};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sundew_core::store::{AppendAfter, StoreError};
+use sundew_core::store::{AppendAfter, Store, StoreError, StoredEntry};
 use sundew_core::{EntryId, Event, LogEntry, Position};
 
 use super::follower::{ENTRIES_PER_READ, LogFollower};
@@ -15,6 +15,22 @@ use crate::clock;
 /// Returns the error for an entry that could not be made.
 fn no_new_entry(error: AppendError) -> StoreError {
     StoreError::Unavailable(error.to_string())
+}
+
+/// Gives every entry of a store's log to `take`, in order.
+pub(crate) async fn each_entry(
+    store: &dyn Store,
+    mut take: impl FnMut(StoredEntry),
+) -> Result<(), StoreError> {
+    let mut position = Position(0);
+    loop {
+        let batch = store.read_log(position, ENTRIES_PER_READ).await?;
+        let Some(end) = batch.last() else {
+            return Ok(());
+        };
+        position = end.position;
+        batch.into_iter().for_each(&mut take);
+    }
 }
 
 impl LogFollower {
@@ -135,13 +151,11 @@ impl LogFollower {
         if !self.unverified.load(Ordering::Relaxed) {
             return Ok(true);
         }
-        let (mut known, mut position) = (HashSet::new(), Position(0));
-        loop {
-            let batch = log.store.read_log(position, ENTRIES_PER_READ).await?;
-            let Some(end) = batch.last() else { break };
-            position = end.position;
-            known.extend(batch.iter().map(|stored| stored.id));
-        }
+        let mut known = HashSet::new();
+        each_entry(log.store.as_ref(), |stored| {
+            known.insert(stored.id);
+        })
+        .await?;
         let now_ms = clock::now_ms();
         let is_lost = {
             let view = log.read();
