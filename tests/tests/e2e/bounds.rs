@@ -8,7 +8,7 @@ use sundew_tests::selectors::of_workload;
 use sundew_tests::{now_ms, until};
 
 use crate::cli::{run_as, text};
-use crate::membership::{known_at_both, near_and_far};
+use crate::membership::{is_ended_and_not_active, known_at_both, near_and_far};
 use crate::replicas::agent;
 
 /// Runs `sundew bounds` as a registrar, and returns whether it succeeded and what it printed.
@@ -141,16 +141,7 @@ async fn l6_a_change_of_the_bound_waits_for_a_broker_that_has_not_heard_of_it() 
         let (success, said) = bounds(&world, &near, &["set", "--freshness", freshness]);
         assert!(success, "{said}");
         let began = Instant::now();
-        loop {
-            let answered = caller.complete(&begun.task).await.is_ok();
-            let active = servers[1].active(&begun.token, &caller.thumbprint()).await;
-            assert!(
-                !(answered && active.ok() == Some(true)),
-                "answered, and active at a broker"
-            );
-            if answered {
-                break;
-            }
+        while !is_ended_and_not_active(&caller, &servers[1], &begun).await {
             assert!(began.elapsed() < Duration::from_secs(30), "never answered");
         }
         proxy.cut(false);

@@ -185,20 +185,28 @@ async fn s5_an_engine_proves_the_whole_life_of_a_lease_before_it_is_taken() {
     assert!(postgres.roles().await.is_empty(), "trials leave nothing");
 }
 
+/// The scopes of both engines.
+const BOTH_SCOPES: &[&str] = &["secret:cache/*", "secret:db/*"];
+
+/// Puts an engine for a Redis, and one for a PostgreSQL.
+async fn put_both_engines(operator: &Caller, target: &Redis, postgres: &Postgres) {
+    put_engine(operator, &cache(target), "")
+        .await
+        .expect("engine");
+    put_engine(operator, &postgres.engine("db/app"), PASSWORD)
+        .await
+        .expect("engine");
+}
+
 /// S6: the target closes connections that are idle, and the next lease does not notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s6_the_first_lease_after_a_closed_connection_works() {
     let (target, postgres) = (Redis::start(), Postgres::start().await);
     let world = World::embedded();
     let broker = world.broker().await;
-    let (caller, operator) = (patient(&world, &broker).await, world.operator(&broker));
-    put_engine(&operator, &cache(&target), "")
-        .await
-        .expect("engine");
-    put_engine(&operator, &postgres.engine("db/app"), PASSWORD)
-        .await
-        .expect("engine");
-    let scopes = &["secret:cache/*", "secret:db/*"];
+    let caller = patient(&world, &broker).await;
+    put_both_engines(&world.operator(&broker), &target, &postgres).await;
+    let scopes = BOTH_SCOPES;
     for round in 0..3 {
         let begun = caller.begin(&world.issuer, "/agent", scopes).await;
         let task = begun.expect("task").task;
@@ -260,14 +268,9 @@ async fn s8_what_a_target_has_forgotten_is_made_anew() {
     let (mut target, postgres) = (Redis::start(), Postgres::start().await);
     let world = World::embedded();
     let broker = world.broker().await;
-    let (caller, operator) = (patient(&world, &broker).await, world.operator(&broker));
-    put_engine(&operator, &cache(&target), "")
-        .await
-        .expect("engine");
-    put_engine(&operator, &postgres.engine("db/app"), PASSWORD)
-        .await
-        .expect("engine");
-    let scopes = &["secret:cache/*", "secret:db/*"];
+    let caller = patient(&world, &broker).await;
+    put_both_engines(&world.operator(&broker), &target, &postgres).await;
+    let scopes = BOTH_SCOPES;
     let begun = caller.begin(&world.issuer, "/agent", scopes).await;
     let task = begun.expect("task").task;
     for name in ["cache/main/reader", "db/app/readonly"] {
