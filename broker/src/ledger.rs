@@ -1,6 +1,7 @@
 //! The state that every room shares: the typed records, the revocation log, and the journal.
 
 mod documents;
+mod full_look;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::liveness::RevocationLog;
 use crate::records::Records;
 use crate::refusal::Refusal;
 pub(crate) use documents::{Change, Dependents, NoDependents};
+pub(crate) use full_look::FullLook;
 
 /// How long an ending stays in the log after the deadline of its task, in milliseconds.
 const RETAIN_AFTER_DEADLINE_MS: i64 = 60_000;

@@ -15,6 +15,7 @@ use sundew_core::{EntryId, Event, LogEntry, Outcome, Selector};
 use super::Responses;
 use super::action::Action;
 use crate::clock;
+use crate::ledger::FullLook;
 use crate::refusal::Refusal;
 
 /// How long a clean-up that cannot go on rests at least.
@@ -30,11 +31,19 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(1800);
 const RETAIN_ACTION_MS: i64 = 24 * 3_600_000;
 
 /// The clean-ups that may not be done yet, by the entries of the log that they follow.
-#[derive(Default)]
 pub(super) struct Backlog {
     open: Mutex<HashMap<EntryId, Open>>,
-    /// The last search through all actions, and the gaps of the log that were known then.
-    searched: Mutex<Option<(Instant, u64)>>,
+    /// The search through all actions.
+    search: FullLook,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            search: FullLook::new(SEARCH_INTERVAL),
+        }
+    }
 }
 
 /// A clean-up that may not be done yet.
@@ -115,23 +124,16 @@ impl Responses {
     /// Searches all actions, if that is due, for clean-ups of which this broker could not hear, and
     /// for actions that may be forgotten.
     pub(super) async fn search_actions(&self) -> Result<(), Refusal> {
-        let gaps = self.ledger.records.gaps();
-        let is_over = |searched: &Option<(Instant, u64)>| {
-            searched.is_none_or(|(at, seen)| seen != gaps || clock::since(at) >= SEARCH_INTERVAL)
-        };
-        let searched = &self.backlog.searched;
-        let is_due = is_over(&searched.lock().unwrap_or_else(PoisonError::into_inner));
-        // What others have put in force is known once the view is fresh.
-        if !is_due || self.ledger.log.view().is_err() {
+        let Some(gaps) = self.backlog.search.is_due(&self.ledger) else {
             return Ok(());
-        }
+        };
         let known = self.read_all_actions().await?;
         for (_, entry, effect) in self.ledger.log.view()?.active_rules() {
             if effect.revokes() && !known.contains(&entry.id) && adoptable(entry).is_some() {
                 self.backlog.add(entry.id);
             }
         }
-        *searched.lock().unwrap_or_else(PoisonError::into_inner) = Some((clock::monotonic(), gaps));
+        self.backlog.search.taken(gaps);
         Ok(())
     }
 

@@ -13,9 +13,8 @@ use super::journal_watch::watch_journal;
 use super::own_issue::OwnIssue;
 use super::sources;
 use super::start_error::{StartError, during};
-use crate::clock;
 use crate::journal::{SegmentRules, Upkeep};
-use crate::ledger::Ledger;
+use crate::ledger::{FullLook, Ledger};
 use crate::material::{self, issuers};
 use crate::peer::files::{read_bundle, read_identity};
 
@@ -139,15 +138,11 @@ async fn keep_house(gate: Arc<Gate>, ledger: Ledger) {
 /// that operators hear of what somebody put back before anybody asks for it. L5: and so that
 /// brokers hear of changes whose broker died before it announced them.
 async fn look_at_documents(ledger: Ledger) {
-    let mut looked = None;
+    let look = FullLook::new(DOCUMENTS_INTERVAL);
     loop {
-        let gaps = ledger.records.gaps();
-        let is_due =
-            looked.is_none_or(|(at, seen)| seen != gaps || clock::since(at) >= DOCUMENTS_INTERVAL);
-        // What others know is known once the view is fresh.
-        if is_due && ledger.log.view().is_ok() {
+        if let Some(gaps) = look.is_due(&ledger) {
             match ledger.look_at_documents().await {
-                Ok(()) => looked = Some((clock::monotonic(), gaps)),
+                Ok(()) => look.taken(gaps),
                 Err(error) => tracing::debug!(%error, "documents"),
             }
         }
