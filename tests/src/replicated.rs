@@ -114,6 +114,14 @@ impl Sentinels {
             .unwrap_or(usize::MAX)
     }
 
+    /// Has the Sentinels make another node the primary, though the present one lives.
+    pub fn fail_over(&self) {
+        let (_, port, _) = &self.sentinels[0];
+        wait("a failover is begun", || {
+            ask(*port, &["SENTINEL", "FAILOVER", "main"]).is_some()
+        });
+    }
+
     /// Waits until another node than this one is the primary.
     pub async fn failed_over(&self, from: usize) -> usize {
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -111,7 +111,7 @@ impl Tasks {
             .due(self.ledger.log.ending_time_ms(), MAX_SWEPT)
             .await?;
         let answers_for = self.answered.one(asked);
-        let (mut ending, mut put_off) = (Vec::new(), 0_usize);
+        let (mut ending, mut put_off) = (Vec::new(), Vec::new());
         for some in due.chunks(LOOKED_AT_TOGETHER) {
             let mut looks = JoinSet::new();
             for id in some.iter().copied() {
@@ -121,21 +121,23 @@ impl Tasks {
             for (id, verdict) in looks.join_all().await {
                 match verdict {
                     Ok(verdict) => ending.extend(verdict),
-                    Err(error) => {
-                        put_off = put_off.saturating_add(1);
-                        tracing::warn!(task = %id, %error, "a task that is due could not be ended yet");
-                    }
+                    Err(error) => put_off.push((id, error)),
                 }
             }
         }
+        let mut is_blocked = !put_off.is_empty();
+        if let Some((first, error)) = put_off.first() {
+            let tasks = put_off.len();
+            tracing::warn!(tasks, %first, %error, "tasks that are due could not be looked at yet");
+        }
         let tasks = ending.len();
         if let Err(error) = ending::end_many(&self.ledger, ending).await {
-            put_off = put_off.saturating_add(tasks);
+            is_blocked = true;
             self.answered.none();
             tracing::warn!(tasks, %error, "tasks that are due could not be ended yet");
         }
         // What could not be ended would be found again at once.
-        Ok(if due.len() == MAX_SWEPT && put_off == 0 {
+        Ok(if due.len() == MAX_SWEPT && !is_blocked {
             Swept::Full
         } else {
             Swept::AllThatCanBe

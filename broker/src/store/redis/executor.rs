@@ -8,6 +8,7 @@ use sundew_core::store::StoreError;
 
 use super::call::Call;
 use super::keys::task_key;
+use super::leader::Leader;
 use super::link::Link;
 use super::primaries::Primaries;
 use super::settings::{Durability, RedisSettings};
@@ -23,10 +24,11 @@ pub(super) struct Executor {
 
 impl Executor {
     /// Returns an executor that connects when it is first used.
-    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
+    pub(super) fn new(settings: Arc<RedisSettings>, leader: &Arc<Leader>) -> Self {
+        let leader = || Some(Arc::clone(leader));
         Self {
-            link: Link::new(Arc::clone(&settings), None),
-            durable: Primaries::new(Arc::clone(&settings)),
+            link: Link::new(Arc::clone(&settings), None, leader()),
+            durable: Primaries::new(Arc::clone(&settings), leader()),
             settings,
         }
     }
@@ -63,11 +65,18 @@ impl Executor {
     pub(super) async fn write<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
         match self.settings.durability {
             Durability::Primary => self.script(call).await,
-            Durability::Replicated => {
-                let needed = sundew_core::protocol::replicas_for_majority(self.settings.replicas);
-                self.durable.call(call, needed).await
-            }
+            Durability::Replicated => self.write_to_majority(call).await,
         }
+    }
+
+    /// Runs a script and returns its answer when a majority of the nodes has what it wrote, whatever
+    /// the store's [`Durability`].
+    pub(super) async fn write_to_majority<T: FromRedisValue>(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<T, StoreError> {
+        let needed = sundew_core::protocol::replicas_for_majority(self.settings.replicas);
+        self.durable.call(call, needed).await
     }
 
     /// Adds a member to a set that expires with the record of its task. Nothing is added if the

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::{Cmd, RedisError, RedisFuture, RedisResult, Value, cmd};
+use ::redis::{Cmd, ErrorKind, RedisError, RedisFuture, RedisResult, Value, cmd};
 use sundew_core::store::StoreError;
 
 use super::connect::{CONNECT_WITHIN, connect_by_sentinel, connect_to_cluster, connect_to_node};
 use super::errors::classify_error;
+use super::leader::Leader;
 use super::settings::RedisSettings;
 use super::url::{Form, Node};
 use crate::clock;
@@ -55,18 +56,28 @@ pub(super) struct Link {
     settings: Arc<RedisSettings>,
     /// A node of a Cluster to connect to, instead of what the URL says.
     node: Option<Node>,
-    current: Mutex<Option<Connection>>,
+    /// The primary to which the connection must lead; `None` if that is not asked for.
+    leader: Option<Arc<Leader>>,
+    /// The connection, and the term of the leader in which it was made.
+    current: Mutex<Option<(Connection, u64)>>,
     /// Held by the caller that connects; contains when the last attempt failed.
     connecting: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Link {
     /// Returns a link that connects when a connection is first asked for: to `node`, or to what the
-    /// URL of the settings names.
-    pub(super) fn new(settings: Arc<RedisSettings>, node: Option<Node>) -> Self {
+    /// URL of the settings names. It follows `leader`, if there is one. In a Cluster the keys say
+    /// which node has them.
+    pub(super) fn new(
+        settings: Arc<RedisSettings>,
+        node: Option<Node>,
+        leader: Option<Arc<Leader>>,
+    ) -> Self {
+        let is_cluster = matches!(settings.url.form, Form::Cluster);
         Self {
             settings,
             node,
+            leader: leader.filter(|_| !is_cluster),
             current: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(None),
         }
@@ -76,7 +87,13 @@ impl Link {
         self.current
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .as_ref()
+            .filter(|(_, made_in)| *made_in == self.term())
+            .map(|(connection, _)| connection.clone())
+    }
+
+    fn term(&self) -> u64 {
+        self.leader.as_ref().map_or(0, |leader| leader.term())
     }
 
     /// Returns the current connection, or a new one if there is none.
@@ -95,12 +112,13 @@ impl Link {
                 "connecting failed just now".to_owned(),
             ));
         }
+        let term = self.term();
         let result = tokio::time::timeout(CONNECT_WITHIN, self.connect()).await;
         match result {
             Ok(Ok(connection)) => {
                 *failed_at = None;
                 *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(connection.clone());
+                    Some((connection.clone(), term));
                 Ok(connection)
             }
             Ok(Err(e)) => {
@@ -116,7 +134,21 @@ impl Link {
         }
     }
 
+    /// Connects, to the leader if there is one.
     async fn connect(&self) -> RedisResult<Connection> {
+        let mut connection = self.connect_anywhere().await?;
+        if let Some(leader) = &self.leader
+            && !leader.is_at(&mut connection).await?
+        {
+            return Err(RedisError::from((
+                ErrorKind::Io,
+                "not the primary that acknowledges heartbeats",
+            )));
+        }
+        Ok(connection)
+    }
+
+    async fn connect_anywhere(&self) -> RedisResult<Connection> {
         let (settings, url) = (&self.settings, &self.settings.url);
         if let Some(node) = &self.node {
             return connect_to_node(settings, node.clone())

@@ -15,6 +15,7 @@ use super::keys::{
     ABOUT, AGREEMENT, BOUNDS, BROKERS, LOG, PROBED_ABOUT, PROBED_BOUNDS, PROBED_BROKERS, entry_id,
     nonsense, position_of,
 };
+use super::leader::Leader;
 use super::primaries::Primaries;
 use super::requirements::check_replicas;
 use super::settings::RedisSettings;
@@ -47,6 +48,8 @@ type Reported = (
 /// The revocation log. What is written to it must be on replicas before it counts.
 pub(super) struct Log {
     settings: Arc<RedisSettings>,
+    /// Is told by the heartbeats which primary it is.
+    leader: Arc<Leader>,
     primaries: Primaries,
     /// Blocking reads have connections of their own, so that they do not hold up the other calls.
     tail: Primaries,
@@ -59,10 +62,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
+    pub(super) fn new(settings: Arc<RedisSettings>, leader: Arc<Leader>) -> Self {
         Self {
-            primaries: Primaries::new(Arc::clone(&settings)),
-            tail: Primaries::new(Arc::clone(&settings)),
+            primaries: Primaries::new(Arc::clone(&settings), None),
+            tail: Primaries::new(Arc::clone(&settings), Some(Arc::clone(&leader))),
+            leader,
             agree: Script::new(include_str!("agree.lua")),
             append: Script::new(include_str!("append.lua")),
             heartbeat: Script::new(include_str!("heartbeat.lua")),
@@ -273,6 +277,7 @@ impl Log {
         let (now_ms, epoch, tip, tip_id, peers, primary, longest_ms, agreement, attached): Reported =
             reported;
         check_replicas(attached, &self.settings)?;
+        self.leader.acknowledged(&primary);
         let peers = peers
             .into_iter()
             .map(|(id, position)| (id, Position(position)))

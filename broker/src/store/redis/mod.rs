@@ -10,6 +10,7 @@ mod documents;
 mod errors;
 mod executor;
 mod keys;
+mod leader;
 mod leases;
 mod link;
 mod log;
@@ -64,11 +65,12 @@ impl RedisStore {
     #[must_use]
     pub fn new(settings: RedisSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
-        let executor = Arc::new(Executor::new(Arc::clone(&settings)));
+        let leader = Arc::default();
+        let executor = Arc::new(Executor::new(Arc::clone(&settings), &leader));
         Arc::new(Self {
             documents: Documents::new(Arc::clone(&executor)),
             leases: Leases::new(Arc::clone(&executor)),
-            log: Log::new(Arc::clone(&settings)),
+            log: Log::new(Arc::clone(&settings), leader),
             tasks: Tasks::new(Arc::clone(&executor)),
             tokens: Tokens::new(Arc::clone(&executor)),
             executor,

@@ -12,6 +12,7 @@ use ::redis::{Cmd, FromRedisValue, Pipeline, RedisError, Script, Value};
 use sundew_core::store::StoreError;
 
 use super::call::{Call, NOT_LOADED, load};
+use super::leader::Leader;
 use super::link::Link;
 use super::settings::RedisSettings;
 use super::slot::slot;
@@ -28,6 +29,7 @@ const ALL_REPLICAS_WITHIN_MS: u64 = 5;
 /// The connections to the primaries. In a Cluster, the primary of each slot is remembered.
 pub(super) struct Primaries {
     settings: Arc<RedisSettings>,
+    leader: Option<Arc<Leader>>,
     /// The link to each node of a Cluster. Where there is no Cluster, the only link has no node.
     links: Mutex<HashMap<Option<Node>, Arc<Link>>>,
     /// The node that was last seen to have each slot.
@@ -37,10 +39,12 @@ pub(super) struct Primaries {
 }
 
 impl Primaries {
-    /// Returns connections that are made when they are first used.
-    pub(super) fn new(settings: Arc<RedisSettings>) -> Self {
+    /// Returns connections that are made when they are first used. They follow `leader`, if there is
+    /// one.
+    pub(super) fn new(settings: Arc<RedisSettings>, leader: Option<Arc<Leader>>) -> Self {
         Self {
             settings,
+            leader,
             links: Mutex::default(),
             slots: Mutex::default(),
             next_node: AtomicUsize::new(0),
@@ -67,10 +71,11 @@ impl Primaries {
             known.or_else(|| nodes.get(next).cloned())
         };
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = |node| Link::new(Arc::clone(&self.settings), node, self.leader.clone());
         Arc::clone(
             links
                 .entry(node.clone())
-                .or_insert_with(|| Arc::new(Link::new(Arc::clone(&self.settings), node))),
+                .or_insert_with(|| Arc::new(new(node))),
         )
     }
 

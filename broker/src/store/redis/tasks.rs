@@ -28,6 +28,7 @@ pub(super) struct Tasks {
     create: Script,
     end: Script,
     attend: Script,
+    list_due: Script,
     bind: Script,
 }
 
@@ -39,6 +40,7 @@ impl Tasks {
             create: Script::new(include_str!("create_task.lua")),
             end: Script::new(include_str!("end_task.lua")),
             attend: Script::new(include_str!("attend.lua")),
+            list_due: Script::new(include_str!("list_due.lua")),
             bind: Script::new(include_str!("bind_task.lua")),
         }
     }
@@ -57,12 +59,13 @@ impl Tasks {
             .arg(deadline_ms)
             .arg(limit)
             .arg(now_ms);
-        let mut due = cmd("ZADD");
-        due.arg(DUE).arg("NX").arg(due_ms).arg(&task.as_bytes()[..]);
+        let due = Call::new(&self.list_due, &[DUE])
+            .arg(&task.as_bytes()[..])
+            .arg(due_ms);
         // On the attendance list before it can live: a task that nobody watches must not exist.
         let (reserved, due) = tokio::join!(
             self.executor.script::<i64>(&place),
-            self.executor.query::<i64>(&due)
+            self.executor.write::<i64>(&due)
         );
         due?;
         match reserved? {
@@ -178,7 +181,8 @@ impl Tasks {
             for (task, at) in some {
                 call = call.arg(*at).arg(&task.as_bytes()[..]);
             }
-            self.executor.script::<i64>(&call).await?;
+            // L12: a report that a failover takes back would be absence.
+            self.executor.write_to_majority::<i64>(&call).await?;
         }
         Ok(())
     }
