@@ -8,7 +8,7 @@ use sundew_core::client::{Binding, BindingPurpose, SpiffeId, public_key_of};
 use sundew_proto::v1::{ChallengeRequest, Evidence, EvidenceSet};
 use tonic::Status;
 
-use crate::call::{client, is_transient, repeated};
+use crate::call::{client, is_declined, is_transient, repeated};
 use crate::collect::{self, Collector, Context};
 use crate::connection::Connection;
 use crate::error::Error;
@@ -173,6 +173,22 @@ impl Agent {
         Ok(fresh)
     }
 
+    /// Returns another connection than this one, with the same SVID: a broker may be able to serve
+    /// nobody for a while, and only a new connection leads to another one. The agent itself leaves
+    /// this connection too.
+    pub(crate) fn elsewhere(&self, from: &Arc<Connection>) -> Result<Arc<Connection>, Error> {
+        let current = self.inner.connection.load_full();
+        let is_from = Arc::ptr_eq(&current, from);
+        if !is_from && current.identity().chain() == from.identity().chain() {
+            return Ok(current);
+        }
+        let fresh = Arc::new(self.separate_connection(Arc::clone(from.identity()))?);
+        if is_from {
+            self.inner.connection.store(Arc::clone(&fresh));
+        }
+        Ok(fresh)
+    }
+
     /// Returns a source of its own, which tells of each SVID that comes after this call.
     pub(crate) fn identities(&self) -> IdentitySource {
         self.inner.identities.clone()
@@ -232,6 +248,9 @@ impl Agent {
                         && (is_transient(&status) || challenged != connection.session()) =>
                 {
                     left -= 1;
+                    if is_declined(&status) {
+                        self.elsewhere(&connection)?;
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(status) => return Err(Error::of(&status)),

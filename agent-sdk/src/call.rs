@@ -27,6 +27,17 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     ) || has_too_many_challenges(status)
 }
 
+/// Tells whether a status is that of the way to the broker, which has the transport's error as its
+/// source.
+pub(crate) fn is_of_the_way(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+/// Tells whether a broker was reached, and cannot serve anybody for a while.
+pub(crate) fn is_declined(status: &Status) -> bool {
+    status.code() == Code::Unavailable && !is_of_the_way(status)
+}
+
 /// Tells whether the connection's other calls have taken all of its challenges for the moment.
 fn has_too_many_challenges(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted

@@ -290,6 +290,11 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Returns the port of the listener for workloads and operators.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Returns `host:port` of the listener for health and metrics.
     pub fn operations(&self) -> String {
         format!("127.0.0.1:{}", self.operations)

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use sundew_core::client::BindingPurpose;
 use sundew_proto::v1::attend_request::Request;
+use sundew_proto::v1::attend_response::Event;
 use sundew_proto::v1::{
     AttendPing, AttendRequest, AttendResponse, AttendStart, MintTokenRequest, ProofWanted, Prove,
     RotateBinding,
@@ -18,7 +19,7 @@ use tonic::Streaming;
 
 use super::{Shared, mint};
 use crate::agent::Agent;
-use crate::call::client;
+use crate::call::{client, is_declined};
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::identity::IdentitySource;
@@ -47,21 +48,35 @@ pub(super) async fn attend(agent: Agent, shared: Arc<Shared>) {
     }
 }
 
+impl Shared {
+    /// The first request of a stream.
+    fn start(&self) -> Request {
+        Request::Start(AttendStart {
+            task_id: self.id.clone(),
+            proof: self.proof.load().to_vec(),
+        })
+    }
+}
+
 /// Opens one stream and keeps it until its end.
 async fn stream(agent: &Agent, shared: &Arc<Shared>, attendance: &mut Attendance) -> StreamEnd {
     let connection = shared.connection.load_full();
     attendance.open(Arc::clone(connection.identity()), now());
     let (requests, queue) = mpsc::channel(QUEUE);
-    let start = Request::Start(AttendStart {
-        task_id: shared.id.clone(),
-        proof: shared.proof.load().to_vec(),
-    });
-    ask(&requests, start);
+    ask(&requests, shared.start());
     // P2: the broker binds a challenge to the connection on which it sends it.
     let before = connection.session();
     let mut answers = match client(&connection).attend(ReceiverStream::new(queue)).await {
         Ok(answers) => answers.into_inner(),
-        Err(status) => return StreamEnd::of_refusal(&status),
+        Err(status) => {
+            // The next stream may be led to a broker that can serve it.
+            if is_declined(&status)
+                && let Ok(other) = agent.elsewhere(&connection)
+            {
+                shared.connection.store(other);
+            }
+            return StreamEnd::of_refusal(&status);
+        }
     };
     let mut stream = OpenStream {
         agent,
@@ -93,22 +108,35 @@ async fn stream(agent: &Agent, shared: &Arc<Shared>, attendance: &mut Attendance
 async fn next(
     identities: &mut IdentitySource,
     answers: &mut Streaming<AttendResponse>,
-    moving: &mut JoinSet<()>,
+    moving: &mut JoinSet<Input>,
     ping_at: Instant,
 ) -> Input {
     tokio::select! {
         () = identities.changed() => Input::Svid(identities.current()),
         () = tokio::time::sleep_until(ping_at.into()) => Input::Silence,
-        Some(moved) = moving.join_next() => match moved {
-            Ok(()) => Input::Moved,
-            Err(_) => Input::NotMoved,
-        },
+        Some(moved) = moving.join_next() => moved.unwrap_or(Input::NotMoved),
         answer = answers.message() => match answer {
             Ok(Some(answer)) => Input::Heard(answer.event),
             Ok(None) => Input::Closed(None),
             Err(status) => Input::Closed(Some(status.code())),
         },
     }
+}
+
+/// Tells whether a broker takes a stream for the task on this connection.
+async fn is_accepted(connection: &Connection, shared: &Shared) -> bool {
+    let (requests, queue) = mpsc::channel(QUEUE);
+    ask(&requests, shared.start());
+    let Ok(answers) = client(connection).attend(ReceiverStream::new(queue)).await else {
+        return false;
+    };
+    let answer = answers.into_inner().message().await;
+    matches!(
+        answer,
+        Ok(Some(AttendResponse {
+            event: Some(Event::Accepted(_))
+        }))
+    )
 }
 
 /// Hands a request to a stream without waiting, and tells whether there was room for it.
@@ -128,8 +156,9 @@ struct OpenStream<'a> {
     /// connection itself may have been opened again since: a broker lets old streams go on.
     exporter: Option<[u8; 32]>,
     requests: mpsc::Sender<AttendRequest>,
-    /// A move to another SVID that is under way. It ends with the stream.
-    moving: JoinSet<()>,
+    /// Moves to another SVID or broker that are under way, each with what came of it. They end with
+    /// the stream.
+    moving: JoinSet<Input>,
 }
 
 impl OpenStream<'_> {
@@ -151,6 +180,7 @@ impl OpenStream<'_> {
                 let rotate = Request::Rotate(RotateBinding { certificate_sha256 });
                 return (!ask(&self.requests, rotate)).then_some(Input::PingFailed);
             }
+            Output::TryElsewhere => self.try_elsewhere(),
             Output::Suspend => drop(self.shared.suspended.send_replace(true)),
         }
         None
@@ -178,8 +208,28 @@ impl OpenStream<'_> {
                 Err(error) => tracing::warn!(%error, "no token for the new SVID yet; mint one"),
             }
             shared.connection.store(fresh);
+            Input::Moved
         });
         None
+    }
+
+    /// Begins to attend the task over another connection, beside the stream.
+    fn try_elsewhere(&mut self) {
+        let (agent, shared) = (self.agent.clone(), Arc::clone(self.shared));
+        let connection = Arc::clone(&self.connection);
+        self.moving.spawn(async move {
+            let Ok(other) = agent.elsewhere(&connection) else {
+                return Input::Stayed;
+            };
+            let accepted = tokio::time::timeout(shared.grace / 4, is_accepted(&other, &shared));
+            if accepted.await == Ok(true) {
+                shared.connection.store(other);
+                return Input::Moved;
+            }
+            // The next attempt is to lead elsewhere again.
+            let _ = agent.elsewhere(&other);
+            Input::Stayed
+        });
     }
 
     /// Answers the broker's wish for evidence beside the stream: collecting takes its time, and

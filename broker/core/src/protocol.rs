@@ -111,6 +111,13 @@ pub fn is_report_due(since_report: Option<Duration>, grace: Duration) -> bool {
     since_report.is_none_or(|since| since >= grace / 3)
 }
 
+/// Returns whether a task's agent should attend it at another broker, since this one could not report
+/// it for so long that there is just time for that (L12).
+#[must_use]
+pub fn is_unreported(since_report: Duration, grace: Duration) -> bool {
+    since_report > grace / 2
+}
+
 /// Returns whether a task that is alive, and that is due because nobody has reported it for its
 /// grace, is abandoned.
 ///

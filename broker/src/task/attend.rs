@@ -82,6 +82,7 @@ impl Tasks {
         let mut heard = clock::monotonic();
         let mut pace = Pace::new(heard);
         let mut told_suspended = false;
+        let mut told_unreported = heard;
         loop {
             // Waited for before the look: an entry that comes between the two is not missed.
             let news = attending.news.notified();
@@ -115,6 +116,12 @@ impl Tasks {
                 Err(error) => {
                     tracing::debug!(%error, task = %task.id, "evidence could not be asked for")
                 }
+            }
+            // L12: again and again, since the caller may be led back to this broker.
+            if attending.is_unreported() && clock::since(told_unreported) > grace / 4 {
+                told_unreported = clock::monotonic();
+                let unreported = Told::Unreported(v1::AttendUnreported {});
+                let _ = answers.send(Ok(told(unreported))).await;
             }
             // P7: a stream is looked at like a call. An agent that is silent for its grace is not
             // there (T81).

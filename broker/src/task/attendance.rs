@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sundew_core::protocol::is_report_due;
+use sundew_core::protocol::{is_report_due, is_unreported};
 use sundew_core::{Event, TaskId};
 use tokio::sync::Notify;
 
@@ -24,6 +24,7 @@ struct Attended {
     streams: usize,
     grace_ms: i64,
     deadline_ms: i64,
+    attended_from: Instant,
     /// When the store last got a report of the task.
     reported_at: Option<Instant>,
     news: Arc<Notify>,
@@ -35,6 +36,22 @@ pub(super) struct Attending {
     task: TaskId,
     /// Notified when the revocation log may have said something about the task.
     pub(super) news: Arc<Notify>,
+}
+
+impl Attended {
+    fn grace(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.grace_ms).unwrap_or(0))
+    }
+}
+
+impl Attending {
+    /// Says whether the store has had no report of the task for too long.
+    pub(super) fn is_unreported(&self) -> bool {
+        self.attendance.lock().get(&self.task).is_some_and(|entry| {
+            let last = entry.reported_at.unwrap_or(entry.attended_from);
+            is_unreported(clock::since(last), entry.grace())
+        })
+    }
 }
 
 impl Drop for Attending {
@@ -60,6 +77,7 @@ impl Attendance {
             streams: 0,
             grace_ms: task.grace_ms,
             deadline_ms: task.deadline_ms,
+            attended_from: clock::monotonic(),
             reported_at: None,
             news: Arc::default(),
         };
@@ -85,8 +103,7 @@ impl Attendance {
     pub(super) fn due_reports(&self, now_ms: i64) -> Vec<(TaskId, i64)> {
         let mut due = Vec::new();
         for (task, entry) in self.lock().iter() {
-            let grace = Duration::from_millis(u64::try_from(entry.grace_ms).unwrap_or(0));
-            if is_report_due(entry.reported_at.map(clock::since), grace) {
+            if is_report_due(entry.reported_at.map(clock::since), entry.grace()) {
                 due.push((
                     *task,
                     now_ms.saturating_add(entry.grace_ms).min(entry.deadline_ms),

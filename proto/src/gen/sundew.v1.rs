@@ -715,7 +715,7 @@ pub struct RotateBinding {
 pub struct AttendPing {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttendResponse {
-    #[prost(oneof = "attend_response::Event", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "attend_response::Event", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub event: ::core::option::Option<attend_response::Event>,
 }
 /// Nested message and enum types in `AttendResponse`.
@@ -734,8 +734,15 @@ pub mod attend_response {
         ProofWanted(super::ProofWanted),
         #[prost(message, tag = "6")]
         Proven(super::Proven),
+        #[prost(message, tag = "7")]
+        Unreported(super::AttendUnreported),
     }
 }
+/// This broker cannot tell the store that the task is attended; unless that changes, other brokers
+/// end the task. The caller should attend it over another connection too, which may lead to another
+/// broker, and keep this stream until the other one is accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttendUnreported {}
 /// The registration wants fresh evidence. A task that shows none is suspended at `due_ms`, and ended
 /// some time after.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -11,12 +11,13 @@ use serde_json::json;
 use sundew_attestation::kinds::manifest::{
     PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, pre_authentication_encoding,
 };
-use sundew_sdk::{Agent, ManifestCollector, Task, minutes};
+use sundew_sdk::{Agent, ManifestCollector, Settings, Task, minutes};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::pki::{Ca, DOMAIN};
+use sundew_tests::proxy::Proxy;
 use sundew_tests::until;
 
-use super::sdk::{begin, folder, outcomes, ready_with, settings};
+use super::sdk::{agent_of, begin, folder, outcomes, ready_with, settings};
 
 /// Fails if the task ends within this time, for the program or for the broker.
 async fn lives_for(time: Duration, task: &Task, broker: &Broker) {
@@ -34,6 +35,40 @@ async fn l13_a_task_that_was_attended_for_long_survives_a_crash_of_its_broker() 
     broker.restart().await;
     lives_for(Duration::from_millis(2500), &task, &broker).await;
     task.secret("app/key").await.expect("work goes on");
+    task.complete().await.expect("completed");
+}
+
+/// L12: a broker that is cut off from the store alone keeps its streams, and the others would abandon
+/// its tasks. A load balancer leads new connections to one of those.
+#[tokio::test]
+async fn l12_an_agent_moves_to_another_broker_when_its_own_is_cut_off() {
+    let world = World::redis();
+    let store = world.redis.as_ref().expect("redis").port();
+    let [to_store, balancer] = [Proxy::start(store).await, Proxy::start(0).await];
+    let near = world.broker().await;
+    let far = world
+        .broker_by(&format!("redis://127.0.0.1:{}", to_store.port()))
+        .await;
+    let grace = json!({ "attendance_grace": "2s" });
+    world.register(&near, "/agent", grace).await;
+    world.operator(&near).put_secret("app/key", "value").await;
+    let roots = std::slice::from_ref(&world.ca.certificate);
+    world.ca.svid("/agent").write(&folder(&world), roots);
+    balancer.lead_to(far.port());
+    let by_balancer = Settings {
+        broker: Some(format!("127.0.0.1:{}", balancer.port())),
+        ..settings(&world, &far)
+    };
+    let agent = agent_of(&world, by_balancer).await;
+    let task = begin(&agent).await;
+    to_store.cut(true);
+    // The first attempt to leave is led back.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    balancer.lead_to(near.port());
+    lives_for(Duration::from_secs(7), &task, &near).await;
+    task.secret("app/key").await.expect("work goes on");
+    let another = begin(&agent).await;
+    another.complete().await.expect("completed");
     task.complete().await.expect("completed");
 }
 

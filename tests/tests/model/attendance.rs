@@ -4,12 +4,12 @@
 //!
 //! A tick is a third of the task's grace. Whatever can be done within a tick, a broker does in it:
 //! it sends a heartbeat, reports what is attended, and sweeps; and an agent without a stream opens
-//! one.
+//! one, or moves to the other broker if its own could not report.
 
 use std::time::Duration;
 
 use stateright::{Model, Property};
-use sundew_core::protocol::{is_abandoned, is_report_due};
+use sundew_core::protocol::{is_abandoned, is_report_due, is_unreported};
 
 use crate::explore::{breaks, holds};
 
@@ -29,6 +29,8 @@ enum Without {
     SteadySweeps,
     /// A task is never abandoned just after an outage, however long ago the outage was.
     Abandonment,
+    /// An agent stays at a broker that cannot report.
+    Moves,
 }
 
 #[derive(Clone, Debug)]
@@ -37,8 +39,6 @@ struct Attendance {
     freshness: u8,
     /// How often something breaks: the store, a broker, or the link of a broker.
     breaks: u8,
-    /// Whether the broker that has the agent's stream may be cut off too. Its agent does not notice.
-    cut_off_with_stream: bool,
     without: Without,
 }
 
@@ -76,6 +76,8 @@ enum Action {
     Break(Option<usize>),
     Die,
     Mend(Option<usize>),
+    /// The agent moves from this broker to the other one.
+    Move(usize),
     Open(usize),
     Report(usize),
     Restart(usize),
@@ -108,11 +110,18 @@ impl State {
         self.brokers.iter().any(|broker| broker.stream.is_some())
     }
 
+    fn may_move(&self, b: usize) -> bool {
+        let since = self.brokers[b].stream.map(|since| TICK * since.into());
+        self.takes_streams(1 - b)
+            && since.is_some_and(|since| is_unreported(since, TICK * GRACE.into()))
+    }
+
     /// Whether nobody has left undone in this tick what he could do.
-    fn all_done(&self) -> bool {
+    fn all_done(&self, agents_move: bool) -> bool {
         let busy = |b: usize| {
             let broker = &self.brokers[b];
             self.reaches(b) && (!broker.beaten || !broker.swept || self.may_report(b))
+                || agents_move && self.may_move(b)
         };
         let homeless =
             !self.agent_died && !self.is_attended() && (0..2).any(|b| self.takes_streams(b));
@@ -132,7 +141,7 @@ impl Attendance {
             Without::Steadiness => GRACE,
             Without::SteadySweeps => broker.steady,
             Without::Abandonment => 0,
-            Without::Nothing => broker.steady.min(broker.sweeping),
+            Without::Nothing | Without::Moves => broker.steady.min(broker.sweeping),
         };
         if is_abandoned(
             broker.stream.is_some(),
@@ -193,6 +202,7 @@ impl Model for Attendance {
         if state.ended {
             return;
         }
+        let agents_move = self.without != Without::Moves;
         for b in 0..2 {
             let broker = &state.brokers[b];
             if state.reaches(b) && !broker.beaten {
@@ -207,13 +217,14 @@ impl Model for Attendance {
             if !state.agent_died && !state.is_attended() && state.takes_streams(b) {
                 actions.push(Action::Open(b));
             }
+            if agents_move && state.may_move(b) {
+                actions.push(Action::Move(b));
+            }
             if broker.cut_off {
                 actions.push(Action::Mend(Some(b)));
             } else if state.breaks < self.breaks {
                 actions.push(Action::Restart(b));
-                if broker.stream.is_none() || self.cut_off_with_stream {
-                    actions.push(Action::Break(Some(b)));
-                }
+                actions.push(Action::Break(Some(b)));
             }
         }
         if state.store_away {
@@ -224,7 +235,7 @@ impl Model for Attendance {
         if !state.agent_died {
             actions.push(Action::Die);
         }
-        if state.all_done() {
+        if state.all_done(agents_move) {
             actions.push(Action::Tick);
         }
     }
@@ -255,6 +266,10 @@ impl Model for Attendance {
                     Some(b) => state.brokers[b].cut_off = false,
                     None => state.store_away = false,
                 }
+            }
+            Action::Move(b) => {
+                state.brokers[b].stream = None;
+                state.brokers[1 - b].stream = Some(1);
             }
             Action::Open(b) => state.brokers[b].stream = Some(1),
             Action::Report(b) => {
@@ -303,7 +318,6 @@ impl Model for Attendance {
 const ALL: Attendance = Attendance {
     freshness: 2,
     breaks: 2,
-    cut_off_with_stream: false,
     without: Without::Nothing,
 };
 
@@ -338,12 +352,11 @@ fn the_model_finds_l12_tasks_that_are_abandoned_though_the_view_stayed_fresh() {
     });
 }
 
-/// The limit: a broker that is cut off alone keeps its streams, and other brokers abandon its tasks.
 #[test]
-fn the_model_finds_l12_tasks_of_a_broker_that_is_cut_off_alone() {
+fn the_model_finds_l12_tasks_whose_agents_stay_at_a_broker_that_is_cut_off_alone() {
     breaks(Attendance {
         breaks: 1,
-        cut_off_with_stream: true,
+        without: Without::Moves,
         ..ALL
     });
 }

@@ -9,6 +9,7 @@ use sundew_proto::v1::ProofWanted;
 use sundew_proto::v1::attend_response::Event;
 use tonic::{Code, Status};
 
+use crate::call::is_of_the_way;
 use crate::ended::Ended;
 use crate::identity::Identity;
 
@@ -30,6 +31,8 @@ pub(super) enum Input {
     PingFailed,
     /// Nothing else happened until [`Attendance::ping_at`].
     Silence,
+    /// No other broker has taken the task.
+    Stayed,
     /// The agent's SVID, once after a stream was opened and at each change.
     Svid(Arc<Identity>),
     /// Evidence was asked for, and cannot be bound to the stream's connection: it is not known
@@ -54,6 +57,9 @@ pub(super) enum Output {
     Rotate([u8; 32]),
     /// Tell the program that the task is suspended.
     Suspend,
+    /// Attend the task over another connection, without keeping the stream waiting, and report
+    /// [`Input::Moved`] or [`Input::Stayed`].
+    TryElsewhere,
 }
 
 /// How a stream came to its end.
@@ -63,8 +69,8 @@ pub(super) enum StreamEnd {
     Declined,
     /// The stream could not be opened, or broke.
     Disconnected,
-    /// The task was moved to a new SVID, whose connection has no stream yet.
-    Rotated,
+    /// The task was moved to another connection, which has no stream yet.
+    Moved,
     /// The task has ended.
     TaskEnded(Ended),
 }
@@ -78,8 +84,7 @@ impl StreamEnd {
         ) {
             return Self::TaskEnded(Ended::Lost);
         }
-        // A status of the way to the broker has the transport's error as its source.
-        if std::error::Error::source(status).is_some() {
+        if is_of_the_way(status) {
             Self::Disconnected
         } else {
             Self::Declined
@@ -116,6 +121,8 @@ pub(super) struct Attendance {
     /// The SHA-256 of the certificate that was announced on this stream, until the broker answers.
     announced: Option<[u8; 32]>,
     ping_at: Instant,
+    /// Whether it is being tried to attend the task elsewhere.
+    trying_elsewhere: bool,
 }
 
 impl Attendance {
@@ -137,6 +144,7 @@ impl Attendance {
             bound,
             announced: None,
             ping_at: now + grace / 3,
+            trying_elsewhere: false,
         }
     }
 
@@ -146,6 +154,7 @@ impl Attendance {
         self.bound = bound;
         self.announced = None;
         self.accepted = None;
+        self.trying_elsewhere = false;
         self.ping_at = now + self.grace / 3;
     }
 
@@ -174,7 +183,11 @@ impl Attendance {
                 self.accepted.get_or_insert(now);
                 self.on_event(event)
             }
-            Input::Moved => ControlFlow::Break(StreamEnd::Rotated),
+            Input::Moved => ControlFlow::Break(StreamEnd::Moved),
+            Input::Stayed => {
+                self.trying_elsewhere = false;
+                ControlFlow::Continue(None)
+            }
             Input::Silence => {
                 self.ping_at = now + self.grace / 3;
                 ControlFlow::Continue(Some(Output::Ping))
@@ -202,7 +215,7 @@ impl Attendance {
                     return Next::Finish(Ended::Lost);
                 }
             }
-            StreamEnd::Rotated => {
+            StreamEnd::Moved => {
                 self.pause = FIRST_PAUSE;
                 return Next::Open;
             }
@@ -230,6 +243,10 @@ impl Attendance {
             Some(Event::Proven(proven)) => Some(Output::KeepProof(proven.proof)),
             Some(Event::Rotated(_)) => self.on_rotated(),
             Some(Event::Suspended(_)) => Some(Output::Suspend),
+            Some(Event::Unreported(_)) => {
+                let is_trying = std::mem::replace(&mut self.trying_elsewhere, true);
+                (!is_trying).then_some(Output::TryElsewhere)
+            }
             Some(Event::Accepted(_)) | None => None,
         })
     }

@@ -1,6 +1,8 @@
 //! Each decision of attending, without a runtime.
 
-use sundew_proto::v1::{AttendAccepted, BindingRotated, Outcome, Proven, TaskEnded, TaskSuspended};
+use sundew_proto::v1::{
+    AttendAccepted, AttendUnreported, BindingRotated, Outcome, Proven, TaskEnded, TaskSuspended,
+};
 
 use super::*;
 use crate::testing::identity;
@@ -74,7 +76,7 @@ fn a_rotated_binding_moves_the_task_and_then_ends_the_stream() {
     assert_eq!(attendance.step(rotated(), now), moved);
     assert_eq!(
         attendance.step(Input::Moved, now),
-        ControlFlow::Break(StreamEnd::Rotated)
+        ControlFlow::Break(StreamEnd::Moved)
     );
 }
 
@@ -110,6 +112,23 @@ fn a_move_that_failed_is_tried_again_on_another_stream() {
     assert_eq!(attendance.after(end, now), Next::OpenAfter(FIRST_PAUSE));
     attendance.open(bound, now);
     assert_eq!(attendance.step(svid(&next), now), announced);
+}
+
+/// L12: the broker says it again and again.
+#[test]
+fn l12_a_task_that_is_not_reported_is_tried_elsewhere_one_attempt_after_another() {
+    let (mut attendance, bound, now) = attendance();
+    let unreported = || Input::Heard(Some(Event::Unreported(AttendUnreported {})));
+    let tried = output(Output::TryElsewhere);
+    assert_eq!(attendance.step(unreported(), now), tried);
+    assert_eq!(attendance.step(unreported(), now), NO_OUTPUT);
+    assert_eq!(attendance.step(Input::Stayed, now), NO_OUTPUT);
+    assert_eq!(attendance.step(unreported(), now), tried);
+    attendance.open(bound, now);
+    assert_eq!(attendance.step(unreported(), now), tried);
+    let moved = ControlFlow::Break(StreamEnd::Moved);
+    assert_eq!(attendance.step(Input::Moved, now), moved);
+    assert_eq!(attendance.after(StreamEnd::Moved, now), Next::Open);
 }
 
 #[test]
@@ -209,7 +228,7 @@ fn the_pause_doubles_up_to_a_quarter_of_the_grace_and_starts_anew_after_a_rotati
     }
     let doubled = [50, 100, 200, 400, 800, 1600, 3200, 6400, 7500, 7500];
     assert_eq!(pauses, doubled);
-    assert_eq!(attendance.after(StreamEnd::Rotated, now), Next::Open);
+    assert_eq!(attendance.after(StreamEnd::Moved, now), Next::Open);
     assert_eq!(
         attendance.after(StreamEnd::Disconnected, now),
         Next::OpenAfter(FIRST_PAUSE)
