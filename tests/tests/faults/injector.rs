@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sundew_proto::v1::{Effect, RevokeRequest, SetBoundsRequest};
+use sundew_proto::v1::{Effect, RevokeRequest, RotateKeyringRequest, SetBoundsRequest};
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::clock::Clock;
@@ -17,10 +17,9 @@ use sundew_tests::process;
 use sundew_tests::redis::Redis;
 use sundew_tests::replicated::Sentinels;
 use sundew_tests::selectors::of_workload;
-use tokio::net::TcpStream;
 
 use crate::agents::{Random, Shared};
-use crate::attended;
+use crate::{attended, crowds};
 
 fn command(node: &Redis, words: &[&str]) {
     let Ok(client) = redis::Client::open(node.url()) else {
@@ -49,14 +48,10 @@ pub(crate) struct Targets<'a> {
 }
 
 /// The faults. All are done, in a random order, before one is done again.
-const DECK: std::ops::Range<u64> = 0..24;
+const DECK: std::ops::Range<u64> = 0..25;
 
 /// The size of the disk of a journal.
 pub(crate) const DISK: &str = "4g";
-/// How many callers without a certificate there are in a flood.
-const FLOODERS: usize = 48;
-/// How many connections one of them holds open.
-const HELD: usize = 32;
 
 pub(crate) struct Injector {
     pub(crate) random: Random,
@@ -128,6 +123,7 @@ impl Injector {
                 targets.disk.resize(DISK);
                 "journal's disk full"
             }
+            (24, _) => self.resealed(brokers, targets.operators, broker).await,
             _ => return,
         };
         *self.faults.entry(name).or_default() += 1;
@@ -177,14 +173,36 @@ impl Injector {
     /// Lets callers without a certificate open as many connections as they can, to both listeners:
     /// some say nothing, some call.
     async fn flood(&mut self, broker: &Broker) -> &'static str {
-        let until = Instant::now() + self.random.between(500, 3000);
-        let flooders: Vec<_> = (0..FLOODERS)
-            .map(|n| tokio::spawn(flooder(n, broker.address(), broker.operations(), until)))
-            .collect();
-        for flooder in flooders {
-            flooder.await.expect("flooder");
-        }
+        crowds::flood(broker, self.random.between(500, 3000)).await;
         "flood of anonymous callers"
+    }
+
+    /// Has everything sealed anew at one broker, and kills it meanwhile. There are 300 secrets; or
+    /// 10,000, where outages are long.
+    async fn resealed(
+        &mut self,
+        brokers: &mut [Broker],
+        operators: &[Caller],
+        broker: usize,
+    ) -> &'static str {
+        let is_long = self.longest > Duration::from_secs(60);
+        let secrets = if is_long { 10_000 } else { 300 };
+        crowds::write_secrets(&operators[1 - broker], secrets).await;
+        let operator = operators[broker].clone();
+        let rotation = tokio::spawn(async move {
+            let rotate = RotateKeyringRequest::default();
+            operator.registry().rotate_keyring(rotate).await.is_ok()
+        });
+        tokio::time::sleep(self.random.between(0, 1000)).await;
+        brokers[broker].kill();
+        brokers[broker].up();
+        let _ = tokio::time::timeout(Duration::from_secs(25), brokers[broker].ready()).await;
+        let _ = rotation.await;
+        let rotate = RotateKeyringRequest::default();
+        match operators[broker].registry().rotate_keyring(rotate).await {
+            Ok(_) => "secrets sealed anew",
+            Err(_) => "secrets not sealed anew",
+        }
     }
 
     /// Sets the clock of a broker for a while, forwards or back, and then right.
@@ -351,22 +369,4 @@ fn other_freshness(file: &Path) {
         false => (settings[1], settings[0]),
     };
     std::fs::write(file, text.replace(from, to)).expect("config");
-}
-
-/// Opens connections until the time is over, one after another or many at once.
-async fn flooder(n: usize, workloads: String, operations: String, until: Instant) {
-    let mut held = Vec::new();
-    while Instant::now() < until {
-        match n % 3 {
-            0 => drop(Caller::new(workloads.clone(), None).nonce().await),
-            which => {
-                let address = if which == 1 { &workloads } else { &operations };
-                held.extend(TcpStream::connect(address).await.ok());
-                if held.len() > HELD {
-                    held.clear();
-                }
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }

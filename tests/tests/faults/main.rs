@@ -10,6 +10,7 @@
 
 mod agents;
 mod attended;
+mod crowds;
 mod injector;
 
 use std::collections::HashMap;
