@@ -1,4 +1,5 @@
-//! Limits that are the same for every workload, and the rate at which each one may call (P12).
+//! Limits that are the same for every workload: how often each one may call, and how many of its
+//! calls may be open (P12).
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -17,6 +18,8 @@ pub struct CallLimits {
     pub instruction_bytes: usize,
     /// Calls at a time that issue something; more are refused.
     pub issuing: usize,
+    /// Open calls of one workload, streams among them; more are refused.
+    pub open_calls: usize,
     /// Longest purpose, in bytes.
     pub purpose_bytes: usize,
     /// Largest secret, in bytes.
@@ -40,11 +43,35 @@ impl IssuingPlace {
     }
 }
 
-/// P12: one limiter for each workload, whatever number of connections it has. A connection looks
-/// its limiter up once.
+/// Of how many places for open calls there is one more for endings.
+const PLACES_FOR_AN_ENDING: usize = 16;
+
+/// P12: what one workload may do, whatever number of connections it has.
+pub(crate) struct WorkloadLimiter {
+    rate: DefaultDirectRateLimiter,
+    open_calls: Arc<Semaphore>,
+    /// Places for what takes authority away, when the others are taken.
+    endings: Arc<Semaphore>,
+}
+
+impl WorkloadLimiter {
+    /// Counts another call. Says whether the workload is within its rate.
+    pub(crate) fn is_within_rate(&self) -> bool {
+        self.rate.check().is_ok()
+    }
+
+    /// Takes a place for a call that is open, if one is free.
+    pub(crate) fn open_call(&self, is_ending: bool) -> Option<OwnedSemaphorePermit> {
+        let free = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
+        free(&self.open_calls).or_else(|| is_ending.then(|| free(&self.endings))?)
+    }
+}
+
+/// The limiter of each workload. A connection looks its limiter up once.
 pub(crate) struct Limiters {
     quota: Quota,
-    known: Mutex<HashMap<SpiffeId, Arc<DefaultDirectRateLimiter>>>,
+    open_calls: usize,
+    known: Mutex<HashMap<SpiffeId, Arc<WorkloadLimiter>>>,
 }
 
 impl Limiters {
@@ -54,18 +81,23 @@ impl Limiters {
             NonZeroU32::saturating_mul(limits.calls_per_second, NonZeroU32::MIN.saturating_add(1));
         Self {
             quota: Quota::per_second(limits.calls_per_second).allow_burst(burst),
+            open_calls: limits.open_calls,
             known: Mutex::default(),
         }
     }
 
     /// The limiter of a workload; a new one has a full bucket.
-    pub(crate) fn of(&self, id: &SpiffeId) -> Arc<DefaultDirectRateLimiter> {
+    pub(crate) fn of(&self, id: &SpiffeId) -> Arc<WorkloadLimiter> {
+        let new = || {
+            let endings = self.open_calls.div_ceil(PLACES_FOR_AN_ENDING);
+            Arc::new(WorkloadLimiter {
+                rate: DefaultDirectRateLimiter::direct(self.quota),
+                open_calls: Arc::new(Semaphore::new(self.open_calls)),
+                endings: Arc::new(Semaphore::new(endings)),
+            })
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            known
-                .entry(id.clone())
-                .or_insert_with(|| Arc::new(DefaultDirectRateLimiter::direct(self.quota))),
-        )
+        Arc::clone(known.entry(id.clone()).or_insert_with(new))
     }
 
     /// Forgets the limiters that no connection holds. A workload that comes back after that begins

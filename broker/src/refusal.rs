@@ -41,6 +41,9 @@ pub enum Refusal {
     /// The connection has as many open challenges as it may have (L17).
     #[error("too many challenges are open on the connection")]
     ChallengeLimit,
+    /// The workload has as many open calls as it may have.
+    #[error("the workload has too many open calls")]
+    OpenCalls,
     /// Other callers changed what this call was to change again and again, so that this change did
     /// not get in.
     #[error("{0} is being changed by others")]
@@ -264,6 +267,11 @@ impl Refusal {
                 Code::ResourceExhausted,
                 "CHALLENGE_LIMIT",
                 "too many challenges wait for an answer",
+            ),
+            Self::OpenCalls => Answer::new(
+                Code::ResourceExhausted,
+                "OPEN_CALLS",
+                "too many calls of this workload are open",
             ),
             Self::Stopping => Answer::new(
                 Code::Unavailable,

@@ -143,6 +143,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Journal(JournalError::Budget) => "journal_budget",
         Refusal::Journal(_) => "journal",
         Refusal::JoinToken => "join_token",
+        Refusal::OpenCalls => "open_calls",
         Refusal::Outdated { .. } => "outdated",
         Refusal::Overload => "overload",
         Refusal::UntrustedManufacturer(_) => "manufacturer",

@@ -327,6 +327,7 @@ fn build_rooms(
         calls_per_second: NonZeroU32::MIN,
         instruction_bytes: MAX_TEXT,
         issuing: 1,
+        open_calls: 16,
         purpose_bytes: MAX_TEXT,
         secret_bytes: 1024,
         tokens_per_task: 8,

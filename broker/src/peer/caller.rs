@@ -7,12 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use governor::DefaultDirectRateLimiter;
 use rustls_pki_types::CertificateDer;
 use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
 
 use super::channel::Channel;
 use super::trust::Trust;
+use crate::limits::WorkloadLimiter;
 use crate::refusal::Refusal;
 
 /// The caller at the other end of a connection.
@@ -32,7 +32,7 @@ pub(crate) struct Peer {
     remote: SocketAddr,
     /// The generation of the bundles under which the chain was verified last.
     trusted_in: AtomicU64,
-    limiter: OnceLock<Arc<DefaultDirectRateLimiter>>,
+    limiter: OnceLock<Arc<WorkloadLimiter>>,
 }
 
 impl Peer {
@@ -96,19 +96,16 @@ impl Peer {
     }
 
     /// The limiter of the peer's workload; `find` is called once for a connection.
-    pub(crate) fn limiter(
-        &self,
-        find: impl FnOnce() -> Arc<DefaultDirectRateLimiter>,
-    ) -> &DefaultDirectRateLimiter {
+    pub(crate) fn limiter(&self, find: impl FnOnce() -> Arc<WorkloadLimiter>) -> &WorkloadLimiter {
         self.limiter.get_or_init(find)
     }
 
     /// Counts another call of the peer's, in a stream that was let in as one. Refuses a peer above
     /// its rate.
     pub(crate) fn require_rate(&self) -> Result<(), Refusal> {
-        match self.limiter.get().map(|limiter| limiter.check()) {
-            Some(Err(_)) => Err(Refusal::RateLimit),
-            Some(Ok(())) | None => Ok(()),
+        match self.limiter.get() {
+            Some(limiter) if !limiter.is_within_rate() => Err(Refusal::RateLimit),
+            Some(_) | None => Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::detached::Detached;
 use crate::clock;
-use crate::limits::{IssuingPlace, Limiters};
+use crate::limits::{IssuingPlace, Limiters, WorkloadLimiter};
 use crate::peer::{Caller, Peer, Trust};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
@@ -159,14 +159,15 @@ impl Gate {
     fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
         let peer = peer.ok_or(Refusal::Unauthenticated)?;
         peer.check(&self.trust, clock::now_ms())?;
-        if peer
-            .limiter(|| self.limiters.of(peer.id()))
-            .check()
-            .is_err()
-        {
+        if !self.limiter(peer).is_within_rate() {
             return Err(Refusal::RateLimit);
         }
         Ok(Arc::clone(peer))
+    }
+
+    /// The limiter of the peer's workload.
+    pub(super) fn limiter<'a>(&self, peer: &'a Peer) -> &'a WorkloadLimiter {
+        peer.limiter(|| self.limiters.of(peer.id()))
     }
 
     /// Turns the result of a use case into what a caller without an SVID hears.

@@ -22,12 +22,14 @@ use tonic::transport::Server as Grpc;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity, Stack};
 
 use super::broker::{Broker, Ground};
 use super::config::{Config, LocalLimits};
 use super::gate::Gate;
 use super::grpc::{AnonymousEnrollment, Services};
 use super::handshake_recorder::HandshakeRecorder;
+use super::open_calls::OpenCalls;
 use super::operations::{self, CurrentHealth};
 use super::start_error::{StartError, during};
 use super::stopping::Stopping;
@@ -135,7 +137,7 @@ impl Listeners {
             .await?;
         let stopping = self.stopping();
         let services = Services::new(broker, gate, stopping.clone());
-        let (router, mut health) = workload_services(config, services).await;
+        let (router, mut health) = workload_services(config, services, OpenCalls::new(gate)).await;
         let served =
             router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping.asked());
         // Whoever watches the health hears no more, and the stream ends.
@@ -268,7 +270,11 @@ fn bounded(config: &Config) -> Grpc {
 }
 
 /// The services on the listener for workloads and operators, and what their health is told to.
-async fn workload_services(config: &Config, services: Services) -> (Router, HealthReporter) {
+async fn workload_services(
+    config: &Config,
+    services: Services,
+    open_calls: OpenCalls,
+) -> (Router<Stack<OpenCalls, Identity>>, HealthReporter) {
     let most = config.message_bytes;
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in HEALTHY {
@@ -286,6 +292,7 @@ async fn workload_services(config: &Config, services: Services) -> (Router, Heal
         None
     });
     let router = bounded(config)
+        .layer(open_calls)
         .add_service(health_service)
         .add_service(AgentServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(AccessServiceServer::new(services.clone()).max_decoding_message_size(most))

@@ -13,6 +13,7 @@ mod handshake_recorder;
 mod journal_watch;
 mod ledger_opening;
 mod listeners;
+mod open_calls;
 mod operations;
 mod own_issue;
 mod restore_recorder;

@@ -33,6 +33,7 @@ mod membership;
 mod new_hosts;
 mod node;
 mod old_bytes;
+mod open_calls;
 mod operations;
 mod operations_guide;
 mod pending_endings;

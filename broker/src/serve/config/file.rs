@@ -299,6 +299,7 @@ pub(super) struct FileLimits {
     pub(super) local_connections: usize,
     pub(super) local_connections_per_uid: usize,
     pub(super) streams: u32,
+    pub(super) streams_per_workload: usize,
     pub(super) connection_age: Ttl,
     pub(super) max_task_ttl: Ttl,
     pub(super) bundle_age: Ttl,
@@ -325,6 +326,7 @@ impl Default for FileLimits {
             local_connections: 512,
             local_connections_per_uid: 128,
             streams: 256,
+            streams_per_workload: 20_000,
             connection_age: Ttl::QUARTER_HOUR,
             max_task_ttl: Ttl::DAY,
             bundle_age: Ttl::HOUR,
@@ -337,6 +339,7 @@ impl From<&FileLimits> for CallLimits {
         Self {
             calls_per_second: file.calls_per_second,
             issuing: file.issuing,
+            open_calls: file.streams_per_workload,
             purpose_bytes: file.purpose_bytes,
             instruction_bytes: file.instruction_bytes,
             secret_bytes: file.secret_bytes,
