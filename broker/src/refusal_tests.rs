@@ -103,6 +103,10 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         ),
         (R::Stale(Stale), UNAVAILABLE),
         (
+            R::OpenCalls,
+            limit("OPEN_CALLS", "too many calls of this workload are open"),
+        ),
+        (
             R::Stopping,
             (
                 Code::Unavailable,
@@ -160,6 +164,7 @@ fn number_of_variants() -> usize {
         | Refusal::Journal(_)
         | Refusal::NotFound(_)
         | Refusal::Outdated { .. }
+        | Refusal::OpenCalls
         | Refusal::Overload
         | Refusal::Quarantined
         | Refusal::RateLimit
@@ -176,7 +181,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 35,
+        | Refusal::UntrustedManufacturer(_) => 36,
     };
     known(&Refusal::Binding)
 }
