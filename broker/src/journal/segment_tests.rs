@@ -87,6 +87,18 @@ fn remove_segment(folder: &Path, number: u64) {
     std::fs::remove_file(Segment::of(folder, number).path).unwrap();
 }
 
+/// Writes until the current segment is known to be longer than this. The writer tells its length once
+/// in a second, or after many bytes.
+async fn write_more_than(journal: &Journal, bytes: u64) {
+    loop {
+        journal.write(record("more")).await.unwrap();
+        if journal.space.state().file > bytes {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn o1_a_segment_ends_by_length_and_by_age_while_the_journal_is_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -101,7 +113,7 @@ async fn o1_a_segment_ends_by_length_and_by_age_while_the_journal_is_written() {
     };
     upkeep(1 << 20).look(began_ms + 3_600_001).await.unwrap();
     assert_eq!(segments_of(folder.path()), [1], "there is nothing in it");
-    journal.write(record("first")).await.unwrap();
+    write_more_than(&journal, upkeep::EMPTY_BYTES).await;
     upkeep(1 << 20).look(began_ms + 3_599_000).await.unwrap();
     assert_eq!(segments_of(folder.path()), [1]);
     upkeep(1 << 20).look(began_ms + 3_600_001).await.unwrap();
@@ -112,11 +124,7 @@ async fn o1_a_segment_ends_by_length_and_by_age_while_the_journal_is_written() {
         let long = record("second").with("text", "x".repeat(60_000));
         journal.write(long).await.unwrap();
     }
-    // The writer tells its length once in a second, or after many bytes.
-    while journal.space.state().file < 1 << 20 {
-        journal.write(record("third")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    write_more_than(&journal, (1 << 20) - 1).await;
     upkeep(1 << 20).look(began_ms + 3_700_000).await.unwrap();
     assert_eq!(segments_of(folder.path()), [1, 2, 3], "it is long");
     journal.write(record("fourth")).await.unwrap();

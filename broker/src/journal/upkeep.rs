@@ -167,4 +167,4 @@ impl Upkeep {
 }
 
 /// The length of a segment without a record, in bytes.
-const EMPTY_BYTES: u64 = 44;
+pub(super) const EMPTY_BYTES: u64 = 44;
