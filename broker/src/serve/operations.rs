@@ -65,6 +65,8 @@ impl Health {
         }
         problems.extend(journal_line(&self.journal));
         problems.extend(upkeep_line(&self.journal));
+        let of_store = self.records.store().problem();
+        problems.extend(of_store.map(|problem| format!("store: {problem}")));
         problems.extend(self.leases.problems());
         problems.extend(self.records.document_problems());
         problems

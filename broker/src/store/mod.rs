@@ -4,3 +4,4 @@
 pub(crate) mod chain_log;
 pub mod embedded;
 pub mod redis;
+mod refusing;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sundew_tests::broker::World;
 use sundew_tests::redis::Redis;
 use sundew_tests::selectors::of_workload;
@@ -361,4 +362,33 @@ async fn t55_a_clean_up_that_was_broken_off_goes_on_and_counts_right() {
         .query(&mut world.redis.as_ref().expect("redis").connection())
         .expect("keys");
     assert_eq!(left.len(), 1, "what is dead is gone from memory");
+}
+
+/// T64: a Redis without memory takes no task, and takes endings. The operator is told for as long.
+#[tokio::test]
+async fn t64_a_full_redis_takes_endings_and_the_operator_is_told() {
+    let world = World::redis();
+    let redis = world.redis.as_ref().expect("redis");
+    let broker = world.broker().await;
+    world.register(&broker, "/agent", json!({})).await;
+    let caller = world.caller(&broker, "/agent");
+    let begin = || caller.begin(&world.issuer, "/agent", &["exec:git"]);
+    let begun = begin().await.expect("task");
+    let limit = |bytes: &str| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory").arg(bytes);
+        set.exec(&mut redis.connection()).expect("limit");
+    };
+    let is_told = async || {
+        let (_, text) = broker.http("/readyz").await.expect("health");
+        text.contains("store: has taken no write")
+    };
+    limit("1");
+    let refused = begin().await.expect_err("full");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(is_told().await);
+    caller.complete(&begun.task).await.expect("completed");
+    limit("0");
+    begin().await.expect("task");
+    assert!(!is_told().await);
 }

@@ -51,6 +51,9 @@ pub enum StoreError {
 pub trait Store: Send + Sync {
     /// Returns the kind of the store, for logs and for the health report.
     fn describe(&self) -> String;
+
+    /// Returns what keeps the store from taking writes at this moment, for the operator.
+    fn problem(&self) -> Option<String>;
     /// Fails if the store cannot keep Sundew's promises.
     fn check(&self) -> BoxFuture<'_, ()>;
 

@@ -5,9 +5,9 @@
 
 use sundew_core::store::{DocumentKind, StoreError};
 
+use super::EmbeddedStore;
 use super::operation::{self, kind::Kind};
 use super::state::State;
-use super::{EmbeddedStore, settled};
 use crate::clock;
 
 impl EmbeddedStore {
@@ -56,7 +56,7 @@ impl EmbeddedStore {
             name: name.to_owned(),
             value: value.map(<[u8]>::to_vec),
         });
-        settled(self.submit(&change)?).await?;
+        self.settled(self.submit(&change)?).await?;
         self.lock().apply(&change);
         Ok(true)
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sundew_core::store::{AppendAfter, Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{EntryId, Position};
 
+use super::EmbeddedStore;
 use super::operation::{self, kind::Kind};
-use super::{EmbeddedStore, settled};
 use crate::clock;
 
 /// How many operations the file may have, beyond twice as many as a snapshot needs, before it is
@@ -39,7 +39,7 @@ impl EmbeddedStore {
         };
         // The ending holds from now on, durable or not; it is acknowledged when durable.
         self.appended.notify_waiters();
-        settled(durable).await?;
+        self.settled(durable).await?;
         Ok(position)
     }
 
@@ -95,7 +95,7 @@ impl EmbeddedStore {
             };
             self.commit(&mut state, Kind::Agreement(agreement))?
         };
-        settled(durable).await?;
+        self.settled(durable).await?;
         Ok(true)
     }
 

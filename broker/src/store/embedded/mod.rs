@@ -32,6 +32,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
 use crate::store::chain_log::{ChainLog, ChainLogError};
+use crate::store::refusing::Refusing;
 use operation::{Operation, kind::Kind};
 use state::State;
 
@@ -41,6 +42,7 @@ pub struct EmbeddedStore {
     state: Mutex<State>,
     /// Held by whoever writes a document. Meanwhile the file may have one more than the memory.
     document_turn: tokio::sync::Mutex<()>,
+    refusing: Refusing,
     /// Notified after every append to the revocation log.
     appended: Notify,
     /// What the store refuses, where a test wants to see what is left then.
@@ -86,6 +88,7 @@ impl EmbeddedStore {
             log,
             state: Mutex::new(state),
             document_turn: tokio::sync::Mutex::default(),
+            refusing: Refusing::default(),
             appended: Notify::new(),
             #[cfg(test)]
             refuses: Mutex::default(),
@@ -133,9 +136,20 @@ impl EmbeddedStore {
         durable: Durable,
         undo: impl FnOnce(&mut State),
     ) -> Result<(), StoreError> {
-        settled(durable)
+        self.settled(durable)
             .await
             .inspect_err(|_| undo(&mut self.lock()))
+    }
+
+    /// Waits until an operation is durable.
+    async fn settled(&self, durable: Durable) -> Result<(), StoreError> {
+        let settled = durable.await.unwrap_or(Err(ChainLogError::Poisoned));
+        let settled = settled.map(drop).map_err(|e| log_error(&e));
+        match &settled {
+            Ok(()) => self.refusing.took(),
+            Err(error) => self.refusing.refused(error),
+        }
+        settled
     }
 
     #[cfg(test)]
@@ -174,15 +188,6 @@ fn encoded(kind: &Kind) -> Vec<u8> {
     out
 }
 
-/// Waits until an operation is durable.
-async fn settled(durable: Durable) -> Result<(), StoreError> {
-    durable
-        .await
-        .unwrap_or(Err(ChainLogError::Poisoned))
-        .map(drop)
-        .map_err(|e| log_error(&e))
-}
-
 fn log_error(error: &ChainLogError) -> StoreError {
     match error {
         ChainLogError::Altered { .. } => StoreError::Corrupt(error.to_string()),
@@ -195,6 +200,10 @@ fn log_error(error: &ChainLogError) -> StoreError {
 }
 
 impl Store for EmbeddedStore {
+    fn problem(&self) -> Option<String> {
+        self.refusing.text()
+    }
+
     fn describe(&self) -> String {
         "embedded".to_owned()
     }

@@ -12,6 +12,7 @@ use super::leader::Leader;
 use super::link::Link;
 use super::primaries::Primaries;
 use super::settings::{Durability, RedisSettings};
+use crate::store::refusing::Refusing;
 
 /// Runs what the parts of the store ask for, except the revocation log, which has connections of
 /// its own.
@@ -20,6 +21,7 @@ pub(super) struct Executor {
     link: Link,
     /// Runs the writes that must be on replicas before they count.
     durable: Primaries,
+    refusing: Refusing,
 }
 
 impl Executor {
@@ -29,8 +31,14 @@ impl Executor {
         Self {
             link: Link::new(Arc::clone(&settings), None, leader()),
             durable: Primaries::new(Arc::clone(&settings), leader()),
+            refusing: Refusing::default(),
             settings,
         }
+    }
+
+    /// Says that the server refuses writes for want of memory.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.refusing.text()
     }
 
     /// Returns the answer to `INFO` of each primary.
@@ -63,10 +71,17 @@ impl Executor {
     /// Runs a script that writes something that should not be lost. Returns its answer when the
     /// write counts, by the store's [`Durability`].
     pub(super) async fn write<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
-        match self.settings.durability {
+        let written = match self.settings.durability {
             Durability::Primary => self.script(call).await,
             Durability::Replicated => self.write_to_majority(call).await,
+        };
+        match &written {
+            Ok(_) => self.refusing.took(),
+            Err(error @ StoreError::Full(_)) => self.refusing.refused(error),
+            // A server that is away shows in the log.
+            Err(_) => {}
         }
+        written
     }
 
     /// Runs a script and returns its answer when a majority of the nodes has what it wrote, whatever

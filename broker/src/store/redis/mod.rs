@@ -112,6 +112,10 @@ impl Store for RedisStore {
         self.settings.url.describe()
     }
 
+    fn problem(&self) -> Option<String> {
+        self.executor.problem()
+    }
+
     fn check(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.check_servers())
     }
