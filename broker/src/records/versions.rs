@@ -5,6 +5,7 @@
 //! put back what was there before. The log says which version is the last; this is what a broker
 //! remembers of it, for as long as it runs. After a start, it comes from the journal and the log.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -151,7 +152,14 @@ impl Versions {
         let mut problems = self.problems();
         if problems.get(&key) != Some(&problem) && problems.len() < MAX_PROBLEMS {
             let (what, name) = &key;
-            tracing::error!(what, name, problem, "a document of the store was altered");
+            // An emptied store may lack ten thousand; the metric counts them.
+            match problems.len().cmp(&MAX_TOLD) {
+                Ordering::Less => {
+                    tracing::error!(what, name, problem, "a document of the store was altered");
+                }
+                Ordering::Equal => tracing::error!("more documents of the store were altered"),
+                Ordering::Greater => {}
+            }
             problems.insert(key, problem);
         }
     }

@@ -136,12 +136,13 @@ impl Responses {
     }
 
     /// Keeps an action until the store can take it. Beyond [`MAX_UNNOTED`] actions, whoever finds
-    /// the rule adopts it, without its reason.
-    pub(super) fn note_later(&self, action: Action) {
+    /// the rule adopts it, without its reason. Says whether it is the first that is kept.
+    pub(super) fn note_later(&self, action: Action) -> bool {
         let mut unnoted = self.unnoted.lock().unwrap_or_else(PoisonError::into_inner);
         if unnoted.len() < MAX_UNNOTED {
             unnoted.push(action);
         }
+        unnoted.len() == 1
     }
 
     /// Writes the actions that the store could not take before.

@@ -115,9 +115,9 @@ impl Responses {
             self.ledger.end_as(entry, record)
         );
         if let Err(error) = noted {
-            tracing::warn!(%error, "clean-up could not be noted yet");
-            if matches!(ended, Ok(_) | Err(Refusal::EndingPending(_))) {
-                self.note_later(action.clone());
+            let holds = matches!(ended, Ok(_) | Err(Refusal::EndingPending(_)));
+            if holds && self.note_later(action.clone()) {
+                tracing::warn!(%error, "clean-ups are noted once the store takes them");
             }
         }
         self.new_action.notify_one();

@@ -71,6 +71,7 @@ impl Answered {
 impl Tasks {
     /// Reports to the store which tasks are attended here, for as long as it is polled.
     pub(crate) async fn report_attendance(self: Arc<Self>) {
+        let mut is_failing = false;
         loop {
             tokio::time::sleep(REPORT_INTERVAL).await;
             let due = self.attendance.due_reports(clock::now_ms());
@@ -79,10 +80,17 @@ impl Tasks {
             }
             let tasks: Vec<_> = due.iter().map(|(task, _)| *task).collect();
             match self.ledger.records.store().attend(due).await {
-                Ok(()) => self.attendance.reported(tasks),
-                Err(error) => {
-                    tracing::warn!(%error, "attendance could not be told to the store");
+                Ok(()) => {
+                    self.attendance.reported(tasks);
+                    if std::mem::take(&mut is_failing) {
+                        tracing::info!("the store is told of attendance again");
+                    }
                 }
+                // Once for an outage, which may be long.
+                Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::warn!(%error, "attendance cannot be told to the store");
+                }
+                Err(_) => {}
             }
         }
     }

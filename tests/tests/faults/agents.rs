@@ -196,6 +196,8 @@ impl Agent {
     /// there, which is a violation.
     async fn end(&mut self, how: u64, task: &str) -> Option<()> {
         let mut deadline = Instant::now() + Duration::from_secs(60);
+        // Each attempt of a responder is a rule of its own, so that nobody hurries.
+        let mut longest_pause = 60;
         loop {
             let n = usize::try_from(self.random.below(2)).expect("two");
             let result = match how {
@@ -228,7 +230,8 @@ impl Agent {
                     .violation(format!("{task} could not be ended for 60 s"));
                 return None;
             }
-            tokio::time::sleep(self.random.between(5, 60)).await;
+            tokio::time::sleep(self.random.between(5, longest_pause)).await;
+            longest_pause = (longest_pause * 2).min(4000);
         }
     }
 
