@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
-use sundew_core::{LeaseRecord, SealError, SecretBytes};
+use sundew_core::{KeyFingerprint, LeaseRecord, SealError, SecretBytes};
 use sundew_proto::v1;
 use tokio::sync::Notify;
 
@@ -38,13 +38,21 @@ struct EngineDocument {
 pub(crate) struct RunningEngine {
     pub(super) config: EngineConfig,
     pub(super) driver: Arc<dyn Engine>,
-    pub(super) prefix: String,
+    /// What names at the target begin with, for each root key, that of the active one first.
+    pub(super) prefixes: Vec<(KeyFingerprint, String)>,
     problem: Mutex<String>,
     pub(super) queue: Arc<TargetQueue>,
     pub(super) wake: Notify,
 }
 
 impl RunningEngine {
+    /// What the names begin with that are given under a root key.
+    pub(super) fn prefix(&self, root_key: KeyFingerprint) -> &str {
+        let mut known = self.prefixes.iter();
+        let found = known.find(|(key, _)| *key == root_key);
+        found.map_or("", |(_, prefix)| prefix)
+    }
+
     pub(super) fn set_problem(&self, problem: impl ToString) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.to_string();
     }
@@ -91,7 +99,8 @@ impl Leases {
                 Change::Keep
             } else {
                 if !request.unchecked {
-                    let prefix = LeaseRecord::prefix(self.ledger.root(), &name);
+                    let root = self.ledger.root();
+                    let prefix = LeaseRecord::prefix((root, root.active()), &name);
                     try_target(&config, password.clone(), &prefix).await?;
                 }
                 let sealed = self
@@ -240,7 +249,9 @@ impl Leases {
     ) -> Result<RunningEngine, Refusal> {
         let document = open_engine(document)?;
         let password = self.engine_password(&document).await?;
-        let prefix = LeaseRecord::prefix(self.ledger.root(), name);
+        let root = self.ledger.root();
+        let prefix = |key| (key, LeaseRecord::prefix((root, key), name));
+        let prefixes = root.names().map(prefix).collect();
         let driver = document
             .config
             .driver(password)
@@ -248,7 +259,7 @@ impl Leases {
         Ok(RunningEngine {
             config: document.config,
             driver,
-            prefix,
+            prefixes,
             problem: Mutex::default(),
             queue: Arc::default(),
             wake: Notify::new(),

@@ -183,7 +183,7 @@ impl Leases {
                     view.task_liveness(task, now_ms) != Liveness::Alive || view.is_suspended(task);
                 let interruptions = view.interruptions(task);
                 for lease in &watched.leases {
-                    let root = self.ledger.root();
+                    let root = (self.ledger.root(), task.root_key());
                     let now = LeaseRecord::id(root, task.id, &lease.secret, &interruptions);
                     if has_none || now != lease.id {
                         due.entry(lease.engine.clone()).or_default().push(lease.id);

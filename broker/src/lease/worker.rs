@@ -9,7 +9,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use sundew_core::{LeaseId, LeaseRecord};
+use sundew_core::store::StoredLease;
+use sundew_core::{KeyFingerprint, LeaseId, LeaseRecord};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::engine::{EngineError, Removed};
@@ -328,25 +329,30 @@ impl Leases {
             engine.set_problem(&error);
             Refusal::Engine(error.to_string())
         };
-        let listed = engine
-            .driver
-            .list(&engine.prefix)
-            .await
-            .map_err(unreachable)?;
+        let mut listed = Vec::new();
+        for (_, prefix) in &engine.prefixes {
+            listed.extend(engine.driver.list(prefix).await.map_err(unreachable)?);
+        }
         engine.set_problem("");
         if listed.is_empty() {
             return Ok(());
         }
         let name = &engine.config.name;
-        let known: HashSet<_> = self
-            .stored_leases(name)
-            .await?
-            .iter()
-            .map(|lease| LeaseRecord::username(&engine.prefix, lease.id))
-            .collect();
+        let leases = self.stored_leases(name).await?;
+        // Under which root key a lease was made is in its record, and a record that does not open
+        // keeps its credential: the name under any of the keys is known.
+        let names = |(_, prefix): &(KeyFingerprint, String)| {
+            let name = |lease: &StoredLease| LeaseRecord::username(prefix, lease.id);
+            leases.iter().map(name).collect::<Vec<_>>()
+        };
+        let known: HashSet<_> = engine.prefixes.iter().flat_map(names).collect();
+        let is_tried = |name: &str| {
+            let mut prefixes = engine.prefixes.iter();
+            prefixes.any(|(_, prefix)| is_on_trial(prefix, name))
+        };
         for orphan in listed
             .into_iter()
-            .filter(|name| !known.contains(name) && !is_on_trial(&engine.prefix, name))
+            .filter(|name| !known.contains(name) && !is_tried(name))
         {
             tracing::warn!(
                 engine = name,

@@ -355,7 +355,8 @@ impl LogFollower {
     fn open(&self, stored: &StoredEntry) -> Result<LogEntry, StoreError> {
         let altered = || {
             StoreError::Corrupt(format!(
-                "entry {} of the revocation log was altered, or has another root key",
+                "entry {} of the revocation log was altered, or is under a root key that is in neither \
+                 keys.root_key_file nor keys.other_root_key_files",
                 stored.position.0
             ))
         };
