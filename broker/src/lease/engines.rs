@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +26,9 @@ use crate::wire::deletion;
 
 /// How often a change is tried again when another broker changed the same engine.
 const ATTEMPTS: usize = 16;
+
+/// The longest time for a list of the names at a target.
+const LISTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An engine as the store has it.
 #[derive(Deserialize, Serialize)]
@@ -51,6 +55,18 @@ impl RunningEngine {
         let mut known = self.prefixes.iter();
         let found = known.find(|(key, _)| *key == root_key);
         found.map_or("", |(_, prefix)| prefix)
+    }
+
+    /// The number of names at the target that were given under another root key than the active one.
+    pub(super) async fn names_under_other_keys(&self) -> Result<usize, String> {
+        let mut count = 0_usize;
+        for (_, prefix) in self.prefixes.iter().skip(1) {
+            let listed = tokio::time::timeout(LISTED_WITHIN, self.driver.list(prefix)).await;
+            let listed = listed.map_err(|_| "the target did not answer in time".to_owned())?;
+            let names = listed.map_err(|error| error.to_string())?;
+            count = count.saturating_add(names.len());
+        }
+        Ok(count)
     }
 
     pub(super) fn set_problem(&self, problem: impl ToString) {

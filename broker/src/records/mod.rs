@@ -13,6 +13,7 @@ mod documents;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod under_root_key;
 mod versions;
 
 use std::collections::HashMap;
