@@ -52,8 +52,8 @@ pub(crate) struct RunningEngine {
 impl RunningEngine {
     /// What the names begin with that are given under a root key.
     pub(super) fn prefix(&self, root_key: KeyFingerprint) -> &str {
-        let mut known = self.prefixes.iter();
-        let found = known.find(|(key, _)| *key == root_key);
+        let found = self.prefixes.iter().find(|(key, _)| *key == root_key);
+        let found = found.or_else(|| self.prefixes.first());
         found.map_or("", |(_, prefix)| prefix)
     }
 

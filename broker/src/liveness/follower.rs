@@ -163,6 +163,9 @@ impl LogFollower {
             if let Some(beyond) = log.beyond() {
                 return Err(StoreError::Misconfigured(beyond.to_string()));
             }
+            if let Some(unknown) = log.unknown_root_key() {
+                return Err(StoreError::Misconfigured(unknown));
+            }
             let freshness = self.renewed_for(beat.all_replicas_acked);
             // During a pause, others append again what only they know. A view that was read before
             // the pause was over may not have it, so it is not renewed.

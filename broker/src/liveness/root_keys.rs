@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 use sundew_core::RootKey;
-use sundew_core::store::Store;
+use sundew_core::store::{Store, StoreError};
 
 use super::agreement::{AgreementError, about_all, read_by};
+use super::revocation_log::{RevocationLog, lock};
 
 /// The names of the root keys that a broker has.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -75,6 +76,7 @@ pub(crate) async fn require_known_keys(
     let agreed = read_by(store, root).await?;
     let former = agreed.map_or_else(|| own.active.clone(), |(_, key)| key.to_string());
     let reports = about_all(store).await.map_err(AgreementError::from)?;
+    let mut lacking = None;
     for (broker, about) in reports {
         let keys = about.and_then(|about| about.root_keys);
         let keys = keys.unwrap_or_else(|| RootKeyNames {
@@ -86,9 +88,37 @@ pub(crate) async fn require_known_keys(
             return Err(RootKeyError::Unknown { broker, key });
         }
         if !keys.has(&own.active) {
-            let key = own.active;
-            return Err(RootKeyError::New { broker, key });
+            let key = own.active.clone();
+            lacking = Some(RootKeyError::New { broker, key });
         }
     }
-    Ok(())
+    lacking.map_or(Ok(()), Err)
+}
+
+impl RevocationLog {
+    /// Looks at what root keys the other brokers have. P7: a broker that could not read what another
+    /// one writes answers nothing, until it has that key or the other one is gone. Two that start
+    /// at the same moment see each other only here.
+    pub(crate) async fn look_at_root_keys(&self) -> Result<(), StoreError> {
+        let looked = require_known_keys(self.store.as_ref(), &self.root).await;
+        let problem = match looked {
+            Ok(()) => None,
+            Err(
+                error @ (RootKeyError::Unknown { .. }
+                | RootKeyError::Agreement(AgreementError::RootKey)),
+            ) => Some(error.to_string()),
+            Err(RootKeyError::Agreement(error)) => return Err(error.into()),
+            Err(error @ RootKeyError::New { .. }) => {
+                tracing::error!(%error, "another broker answers nothing");
+                None
+            }
+        };
+        *lock(&self.unknown_root_key) = problem;
+        Ok(())
+    }
+
+    /// Returns why this broker could not read what another one writes, if so.
+    pub(super) fn unknown_root_key(&self) -> Option<String> {
+        lock(&self.unknown_root_key).clone()
+    }
 }

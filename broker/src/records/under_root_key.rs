@@ -3,6 +3,8 @@
 //! L22: a document that is written anew says the same with the version that it has. A writer who
 //! comes first wins, and writes under the active key of its broker.
 
+use std::collections::BTreeSet;
+
 use sundew_core::store::{DocumentKind, StoredLease};
 use sundew_core::{SealError, TaskId};
 
@@ -20,6 +22,17 @@ pub(crate) struct OtherDocuments {
     pub(crate) names: Vec<String>,
     /// Under none of the keys.
     pub(crate) unreadable: Vec<String>,
+}
+
+/// The tasks on the lists that are not under the active root key.
+#[derive(Default)]
+pub(crate) struct OtherTasks {
+    /// Under another key.
+    pub(crate) found: BTreeSet<TaskId>,
+    /// The last of their deadlines, in milliseconds since the epoch.
+    pub(crate) until_ms: i64,
+    /// Under none of the keys.
+    pub(crate) unreadable: BTreeSet<TaskId>,
 }
 
 impl Records {
@@ -102,22 +115,25 @@ impl Records {
         opened.map_or(true, |(_, key)| key != self.root.active())
     }
 
-    /// Returns the tasks on the lists that began under another root key than the active one, each with
-    /// its deadline in milliseconds since the epoch. They end by then, and what belongs to them.
-    pub(crate) async fn other_tasks(&self) -> Result<Vec<(TaskId, i64)>, Refusal> {
-        let (mut found, mut from) = (Vec::new(), 0);
+    /// Returns the tasks on the lists that began under another root key than the active one. They end
+    /// by their deadlines, and what belongs to them.
+    pub(crate) async fn other_tasks(&self) -> Result<OtherTasks, Refusal> {
+        let (mut other, mut from) = (OtherTasks::default(), 0);
         loop {
             let page = self.store.scan_tasks(from).await?;
             for id in page.tasks {
-                let task = self.orphan(id).await?;
-                if let Some(task) = task.filter(|task| task.root_key() != self.root.active()) {
-                    found.push((id, task.deadline_ms));
+                match self.orphan(id).await {
+                    Ok(Some(task)) if task.root_key() != self.root.active() => {
+                        other.until_ms = other.until_ms.max(task.deadline_ms);
+                        other.found.insert(id);
+                    }
+                    Ok(_) => {}
+                    Err(Refusal::Seal { .. }) => drop(other.unreadable.insert(id)),
+                    Err(failed) => return Err(failed),
                 }
             }
             if page.next == 0 {
-                found.sort_unstable();
-                found.dedup();
-                return Ok(found);
+                return Ok(other);
             }
             from = page.next;
         }

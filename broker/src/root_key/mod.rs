@@ -8,8 +8,10 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sundew_core::TaskId;
 use sundew_core::store::DocumentKind;
 use sundew_proto::v1;
 
@@ -20,6 +22,8 @@ use crate::liveness::{OtherEntries, RootKeyNames};
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
 
+/// Why something cannot be written anew.
+const UNREADABLE: &str = "under none of the keys, or altered";
 /// The most examples that are told of a kind.
 const MAX_NAMES: usize = 8;
 
@@ -128,7 +132,7 @@ impl RootKeys {
             let name = |name: &String| format!("{} {name}", kind.as_str());
             let other = records.other_documents(kind, false).await?;
             let mut unreadable = of("document", other.unreadable.len());
-            unreadable.problem = "under none of the keys, or altered".to_owned();
+            unreadable.problem = UNREADABLE.to_owned();
             let documents = of("document", other.names.len());
             for (mut row, names) in [(documents, &other.names), (unreadable, &other.unreadable)] {
                 row.names = names.iter().take(MAX_NAMES).map(name).collect();
@@ -137,18 +141,19 @@ impl RootKeys {
         }
         left.extend(entries(&log.other_entries().await?));
         let tasks = records.other_tasks().await?;
+        let examples = |tasks: &BTreeSet<TaskId>| {
+            let names = tasks.iter().take(MAX_NAMES).map(TaskId::to_string);
+            names.collect()
+        };
         left.push(v1::UnderOtherRootKey {
-            until_ms: tasks
-                .iter()
-                .map(|(_, until_ms)| *until_ms)
-                .max()
-                .unwrap_or(0),
-            names: tasks
-                .iter()
-                .take(MAX_NAMES)
-                .map(|(id, _)| id.to_string())
-                .collect(),
-            ..of("task", tasks.len())
+            until_ms: tasks.until_ms,
+            names: examples(&tasks.found),
+            ..of("task", tasks.found.len())
+        });
+        left.push(v1::UnderOtherRootKey {
+            names: examples(&tasks.unreadable),
+            problem: UNREADABLE.to_owned(),
+            ..of("task", tasks.unreadable.len())
         });
         left.extend(
             self.leases
@@ -181,7 +186,7 @@ fn entries(other: &OtherEntries) -> [v1::UnderOtherRootKey; 3] {
     };
     let unreadable = v1::UnderOtherRootKey {
         count: other.unreadable,
-        problem: "under none of the keys, or altered".to_owned(),
+        problem: UNREADABLE.to_owned(),
         ..of("entry", 0)
     };
     [of("entry", other.standing.len()), passing, unreadable]

@@ -1,4 +1,4 @@
-//! A whole rotation of the root key over one store, each broker under the keys of its step (I13).
+//! A whole rotation of the root key over one store, each broker under the keys of its step (I10).
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ fn named(begun: &Begun) -> v1::MintTokenRequest {
 }
 
 #[tokio::test]
-async fn i13_a_retry_gets_the_same_task_and_token_whichever_key_is_active() {
+async fn i10_a_retry_gets_the_same_task_and_token_whichever_key_is_active() {
     let one = TestBroker::start().await;
     one.register("/agent", json!({})).await;
     let agent = one.agent("/agent");
@@ -121,7 +121,7 @@ async fn i13_a_retry_gets_the_same_task_and_token_whichever_key_is_active() {
 }
 
 #[tokio::test]
-async fn i13_a_key_of_a_task_that_ended_under_the_former_key_begins_no_other() {
+async fn i10_a_key_of_a_task_that_ended_under_the_former_key_begins_no_other() {
     let one = TestBroker::start().await;
     one.register("/agent", json!({})).await;
     let agent = one.agent("/agent");
@@ -139,7 +139,7 @@ async fn i13_a_key_of_a_task_that_ended_under_the_former_key_begins_no_other() {
 }
 
 #[tokio::test]
-async fn i13_after_the_rewrite_nothing_that_stays_needs_the_former_key() {
+async fn i10_after_the_rewrite_nothing_that_stays_needs_the_former_key() {
     let one = TestBroker::start().await;
     for kind in KINDS {
         put(&one, kind, 1).await.unwrap().unwrap();
@@ -265,7 +265,7 @@ async fn versions(broker: &TestBroker) -> Vec<(String, u64)> {
 }
 
 #[tokio::test]
-async fn i13_what_is_under_a_key_that_was_removed_is_refused_as_altered() {
+async fn i10_what_is_under_a_key_that_was_removed_is_refused_as_altered() {
     let one = TestBroker::start().await;
     put(&one, DocumentKind::Secret, 1).await.unwrap().unwrap();
     let old = stored(&one, DocumentKind::Secret).await.unwrap();
@@ -294,7 +294,7 @@ async fn i13_what_is_under_a_key_that_was_removed_is_refused_as_altered() {
 }
 
 #[tokio::test]
-async fn i13_a_retry_of_an_operator_is_known_under_either_key() {
+async fn i10_a_retry_of_an_operator_is_known_under_either_key() {
     let one = TestBroker::start().await;
     put(&one, DocumentKind::Secret, 1).await.unwrap().unwrap();
     put(&one, DocumentKind::Meta, 1).await.unwrap().unwrap();

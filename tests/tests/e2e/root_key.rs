@@ -1,4 +1,4 @@
-//! Rotations of the root key: what lives lives on, and the former key is of no use in the end (I13).
+//! Rotations of the root key: what lives lives on, and the former key is of no use in the end (I10).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::redis::Redis;
 use sundew_tests::selectors::of_workload;
-use sundew_tests::{sundew, until};
+use sundew_tests::{now_ms, sundew, until};
 
 use crate::cli::{run_as, text};
 use crate::enrollment::own_ca_in;
@@ -255,7 +255,7 @@ fn a_day_passes(redis: &Redis) {
 
 /// Two brokers of one Redis, one restarted after the other at each step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i13_a_task_lives_through_the_whole_rotation_at_both_brokers() {
+async fn i10_a_task_lives_through_the_whole_rotation_at_both_brokers() {
     let (world, target) = (World::redis(), Redis::start());
     let (mut one, mut two) = (world.broker().await, world.broker().await);
     let before = Before::begin(&world, &one, &target).await;
@@ -402,9 +402,72 @@ async fn i13_a_task_lives_through_the_whole_rotation_at_both_brokers() {
     assert_eq!((status, text.trim()), (200, "ready"));
 }
 
+/// A broker of an older version, which tells no keys, and one that slipped in with a key of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_a_broker_that_could_not_read_what_others_write_answers_nothing() {
+    let world = World::redis();
+    let broker = world.broker().await;
+    let (former, next) = (world.folder().join("root.key"), new_key(&world, "next.key"));
+    let mut connection = world.redis.as_ref().expect("redis").connection();
+    let mut set = |key: &str, value: String| {
+        let key = format!("sundew:{{log}}:{key}");
+        let done = redis::cmd("HSET")
+            .arg(key)
+            .arg("ghost")
+            .arg(value)
+            .query(&mut connection);
+        let (): () = done.expect("set");
+    };
+    // On the list for as long as the test needs it.
+    set("brokers", format!("0 {}", now_ms()));
+    set("bounds", "1500".to_owned());
+    let line = refused_start(&world, &next, &[&former]);
+    assert!(line.contains("does not have the root key"), "{line}");
+    let mut another = world.prepare("");
+    set_keys(&another, &former, &[&next]);
+    another.up();
+    another.ready().await;
+    another.kill();
+    let shown = status(&world, &broker, "status");
+    let names: Vec<_> = shown["brokers"]
+        .as_array()
+        .expect("brokers")
+        .iter()
+        .collect();
+    assert!(
+        names
+            .iter()
+            .any(|b| b["broker"] == "ghost" && b["active"] == ""),
+        "{shown}"
+    );
+
+    let keys = json!({ "active": "0123456789abcdef", "others": [] });
+    let about = json!({
+        "allowed": { "freshness": "400ms", "max_clock_skew": "500ms", "max_task_ttl": "24h", "replicas": 0 },
+        "root_keys": keys, "version": 1,
+    });
+    set("brokers", format!("0 {}", now_ms()));
+    set("about", about.to_string());
+    until("it answers nothing", || async {
+        let answer = broker.http("/readyz").await;
+        answer.is_some_and(|(code, text)| {
+            code == 503 && text.contains("broker ghost writes under the root key 0123456789abcdef")
+        })
+    })
+    .await;
+    set("brokers", "0 1".to_owned());
+    until("it is well again", || async {
+        broker
+            .http("/readyz")
+            .await
+            .is_some_and(|(code, _)| code == 200)
+    })
+    .await;
+}
+
 /// One broker with a store and a CA of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i13_the_embedded_store_and_the_embedded_ca_are_rotated() {
+async fn i10_the_embedded_store_and_the_embedded_ca_are_rotated() {
     let world = World::embedded();
     let (mut broker, _) = own_ca_in(&world, "").await;
     world.register(&broker, "/agent", json!({})).await;
@@ -461,7 +524,7 @@ async fn i13_the_embedded_store_and_the_embedded_ca_are_rotated() {
 
 /// Backups from before and after, brought back under either key, and into an empty store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i13_backups_of_both_keys_are_brought_back_under_the_new_one() {
+async fn i10_backups_of_both_keys_are_brought_back_under_the_new_one() {
     let world = World::embedded();
     let mut broker = world.broker().await;
     world.register(&broker, "/agent", json!({})).await;

@@ -152,7 +152,7 @@ async fn trimming_drops_what_is_past_and_keeps_the_tip() {
     .await;
 }
 
-/// I13: a version that was superseded, or an entry that was written anew, is under a former root key,
+/// I10: a version that was superseded, or an entry that was written anew, is under a former root key,
 /// and must not come back when that key is gone.
 #[tokio::test]
 async fn an_entry_that_was_dropped_before_its_time_stays_away_after_a_restart() {

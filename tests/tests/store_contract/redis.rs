@@ -38,7 +38,7 @@ async fn tokens_that_have_expired_are_dropped_from_a_long_task() {
     assert!(page < 600, "{page} of 2000 are still there");
 }
 
-/// I13: where no broker runs, nobody takes those off the list that have died, and no broker that
+/// I10: where no broker runs, nobody takes those off the list that have died, and no broker that
 /// starts may wait for them.
 #[tokio::test]
 async fn a_broker_that_died_reports_nothing_though_it_is_on_the_list() {
