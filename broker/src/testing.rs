@@ -46,7 +46,7 @@ use crate::secret::Secrets;
 use crate::store::embedded::EmbeddedStore;
 use crate::task::{Tasks, TasksUse};
 
-pub(crate) use agent::Agent;
+pub(crate) use agent::{Agent, Begun};
 use agent::{Manifest, TestCa};
 
 /// Fails unless a result is a refusal of this pattern.
@@ -101,13 +101,6 @@ pub(crate) struct TestBroker {
     follower: JoinHandle<()>,
     manifest: Arc<Manifest>,
     pub(crate) trust: Arc<Trust>,
-}
-
-/// A task that a test has begun.
-pub(crate) struct Begun {
-    pub(crate) id: String,
-    pub(crate) token: v1::Token,
-    pub(crate) task: v1::Task,
 }
 
 impl TestBroker {
@@ -400,15 +393,5 @@ fn build_rooms(
         secrets,
         tasks,
         trust_items: Arc::new(trust_items),
-    }
-}
-
-impl Begun {
-    /// A request for another token of the task that asks for nothing in particular.
-    pub(crate) fn mint(&self) -> v1::MintTokenRequest {
-        v1::MintTokenRequest {
-            task_id: self.id.clone(),
-            ..v1::MintTokenRequest::default()
-        }
     }
 }

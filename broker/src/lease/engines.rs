@@ -8,14 +8,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
-use sundew_core::{KeyFingerprint, LeaseRecord, SealError, SecretBytes};
+use sundew_core::{KeyFingerprint, LeaseId, LeaseRecord, SealError, SecretBytes};
 use sundew_proto::v1;
 use tokio::sync::Notify;
 
 use super::Leases;
 use super::engine::{Engine, EngineConfig, UNREACHABLE};
 use super::queue::TargetQueue;
-use super::trial::try_target;
+use super::trial::{is_on_trial, try_target};
 use crate::clock;
 use crate::journal;
 use crate::ledger::{Change, NoDependents};
@@ -55,6 +55,18 @@ impl RunningEngine {
         let found = self.prefixes.iter().find(|(key, _)| *key == root_key);
         let found = found.or_else(|| self.prefixes.first());
         found.map_or("", |(_, prefix)| prefix)
+    }
+
+    /// The names that a lease can have, under each root key.
+    pub(super) fn names(&self, id: LeaseId) -> impl Iterator<Item = String> {
+        let prefixes = self.prefixes.iter();
+        prefixes.map(move |(_, prefix)| LeaseRecord::username(prefix, id))
+    }
+
+    /// Whether a name at the target is one of a trial that may be under way.
+    pub(super) fn is_on_trial(&self, name: &str) -> bool {
+        let mut prefixes = self.prefixes.iter();
+        prefixes.any(|(_, prefix)| is_on_trial(prefix, name))
     }
 
     /// The number of names at the target that were given under another root key than the active one.

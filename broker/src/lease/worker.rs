@@ -9,12 +9,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use sundew_core::store::StoredLease;
-use sundew_core::{KeyFingerprint, LeaseId, LeaseRecord};
+use sundew_core::{LeaseId, LeaseRecord};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::engine::{EngineError, Removed};
-use super::trial::is_on_trial;
 use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::journal;
@@ -339,20 +337,14 @@ impl Leases {
         }
         let name = &engine.config.name;
         let leases = self.stored_leases(name).await?;
-        // Under which root key a lease was made is in its record, and a record that does not open
-        // keeps its credential: the name under any of the keys is known.
-        let names = |(_, prefix): &(KeyFingerprint, String)| {
-            let name = |lease: &StoredLease| LeaseRecord::username(prefix, lease.id);
-            leases.iter().map(name).collect::<Vec<_>>()
-        };
-        let known: HashSet<_> = engine.prefixes.iter().flat_map(names).collect();
-        let is_tried = |name: &str| {
-            let mut prefixes = engine.prefixes.iter();
-            prefixes.any(|(_, prefix)| is_on_trial(prefix, name))
-        };
+        // The name under any of the keys is known: which it is, only the lease's record tells.
+        let known: HashSet<_> = leases
+            .iter()
+            .flat_map(|lease| engine.names(lease.id))
+            .collect();
         for orphan in listed
             .into_iter()
-            .filter(|name| !known.contains(name) && !is_tried(name))
+            .filter(|name| !known.contains(name) && !engine.is_on_trial(name))
         {
             tracing::warn!(
                 engine = name,

@@ -49,20 +49,8 @@ impl RootKeys {
         let brokers = self.brokers().await?;
         let mut rewritten = 0;
         if !request.check {
-            for broker in brokers.iter().filter(|broker| broker.active != active) {
-                return Err(Refusal::invalid(
-                    "root_key",
-                    format!(
-                        "broker {} writes under {}, and this one under {active}: give all brokers \
-                         the same keys.root_key_file first",
-                        broker.broker,
-                        if broker.active.is_empty() {
-                            "a key that it does not tell, since it is of an older version"
-                        } else {
-                            &broker.active
-                        }
-                    ),
-                ));
+            if let Some(other) = brokers.iter().find(|keys| keys.active != active) {
+                return Err(differs(other, &active));
             }
             let record = journal::record("root_key_rewriting")
                 .with("actor", operator.id())
@@ -165,6 +153,23 @@ impl RootKeys {
         left.retain(|row| row.count > 0 || !row.problem.is_empty() && row.kind == AT_TARGET);
         Ok(left)
     }
+}
+
+/// The refusal while a broker writes under another key than this one.
+fn differs(other: &v1::BrokerRootKeys, active: &str) -> Refusal {
+    let key = if other.active.is_empty() {
+        "a key that it does not tell, since it is of an older version"
+    } else {
+        &other.active
+    };
+    let broker = &other.broker;
+    Refusal::invalid(
+        "root_key",
+        format!(
+            "broker {broker} writes under {key}, and this one under {active}: give all brokers the \
+             same keys.root_key_file first"
+        ),
+    )
 }
 
 /// What credentials at a target are called that may be there without a lease.

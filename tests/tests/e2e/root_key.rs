@@ -1,23 +1,21 @@
 //! Rotations of the root key: what lives lives on, and the former key is of no use in the end (I10).
 
+mod before;
+mod stores;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sundew_proto::v1::{
-    BeginTaskRequest, Effect, MintTokenRequest, RewriteUnderRootKeyRequest, ShowCaRequest, Token,
-};
 use sundew_tests::broker::{Broker, World};
-use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::redis::Redis;
-use sundew_tests::selectors::of_workload;
-use sundew_tests::{now_ms, sundew, until};
+use sundew_tests::{now_ms, process, sundew, until};
 
-use crate::cli::{run_as, text};
-use crate::enrollment::own_ca_in;
-use crate::leases::{lease, put_engine};
+use crate::cli::{command_as, run_as, text};
+use crate::leases::lease;
+use before::{Before, SCOPES, at, begin_named, names_at};
 
 fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(sundew());
@@ -93,143 +91,6 @@ fn kinds(status: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// The same SVID at another broker, as an agent has it that turns there.
-fn at(world: &World, broker: &Broker, caller: &Caller) -> Caller {
-    world.caller_with(broker, caller.svid.clone().expect("SVID"))
-}
-
-async fn begin_named(world: &World, caller: &Caller, key: &str) -> Begun {
-    let request = caller.request(&world.issuer, "/agent", SCOPES).await;
-    let request = BeginTaskRequest {
-        idempotency_key: key.to_owned(),
-        ..request.expect("challenge")
-    };
-    caller.send(request).await.expect("begun")
-}
-
-async fn mint_named(caller: &Caller, begun: &Begun) -> Token {
-    let request = MintTokenRequest {
-        task_id: begun.task.clone(),
-        idempotency_key: "the-token".to_owned(),
-        ..MintTokenRequest::default()
-    };
-    let minted = caller.agent().mint_token(request).await;
-    minted.expect("minted").into_inner().token.expect("token")
-}
-
-const SCOPES: &[&str] = &["secret:cache/*", "secret:app/*", "exec:git"];
-
-/// The names at a target that brokers gave.
-fn names_at(target: &Redis) -> BTreeSet<String> {
-    let users: Vec<String> = redis::cmd("ACL")
-        .arg("USERS")
-        .query(&mut target.connection())
-        .expect("users");
-    users
-        .into_iter()
-        .filter(|name| name.starts_with("sdw_"))
-        .collect()
-}
-
-/// Everything that was there before the rotation, as it must be after each step of it.
-struct Before {
-    agent: Caller,
-    begun: Begun,
-    minted: Token,
-    username: String,
-    password: String,
-    dead: Begun,
-}
-
-impl Before {
-    async fn begin(world: &World, broker: &Broker, target: &Redis) -> Self {
-        let operator = world.operator(broker);
-        let scopes = json!({ "scopes": SCOPES, "attendance_grace": "10m", "max_tasks": 100 });
-        world.register(broker, "/agent", scopes.clone()).await;
-        world.register(broker, "/dead", scopes.clone()).await;
-        world.register(broker, "/held", scopes).await;
-        operator.put_secret("app/key", "kept").await;
-        let engine = json!({
-            "name": "cache/main",
-            "target": { "kind": "redis", "host": "127.0.0.1", "port": target.port() },
-            "roles": { "reader": { "grants": ["+get", "~app:*"] } },
-        });
-        put_engine(&operator, &engine, "").await.expect("engine");
-        let agent = world.caller(broker, "/agent");
-        let begun = begin_named(world, &agent, "the-task").await;
-        let minted = mint_named(&agent, &begun).await;
-        let made = lease(&agent, &begun.task, "cache/main/reader")
-            .await
-            .expect("lease");
-        let other = world.caller(broker, "/dead");
-        let dead = other
-            .begin(&world.issuer, "/dead", SCOPES)
-            .await
-            .expect("begun");
-        operator
-            .revoke(of_workload("/dead"))
-            .await
-            .expect("revoked");
-        let held = operator.respond(of_workload("/held"), Effect::Quarantine);
-        held.await.expect("quarantine");
-        Self {
-            agent,
-            begun,
-            minted,
-            username: made.username,
-            password: made.password,
-            dead,
-        }
-    }
-
-    /// The task lives at this broker with all that it has, and retries find it.
-    async fn lives_at(&self, world: &World, broker: &Broker) {
-        let caller = at(world, broker, &self.agent);
-        let again = begin_named(world, &caller, "the-task").await;
-        assert_eq!(
-            (&again.task, &again.token),
-            (&self.begun.task, &self.begun.token)
-        );
-        assert_eq!(
-            mint_named(&caller, &self.begun).await.token,
-            self.minted.token
-        );
-        let operator = world.operator(broker);
-        for token in [&self.begun.token, &self.minted.token] {
-            assert!(
-                operator
-                    .active(token, &caller.thumbprint())
-                    .await
-                    .expect("answer")
-            );
-        }
-        let secret = caller.secret(&self.begun.task, "app/key").await;
-        assert_eq!(secret.expect("secret"), "kept");
-        let made = lease(&caller, &self.begun.task, "cache/main/reader")
-            .await
-            .expect("lease");
-        assert_eq!(
-            (&made.username, &made.password),
-            (&self.username, &self.password)
-        );
-    }
-
-    /// What was revoked stays so, and what was quarantined.
-    async fn stays_dead_at(&self, world: &World, broker: &Broker) {
-        let operator = world.operator(broker);
-        let thumbprint = world.caller(broker, "/dead").thumbprint();
-        let active = operator.active(&self.dead.token, &thumbprint).await;
-        assert!(!active.expect("answer"));
-        self.is_held_at(world, broker).await;
-    }
-
-    async fn is_held_at(&self, world: &World, broker: &Broker) {
-        let held = world.caller(broker, "/held");
-        let refused = held.begin(&world.issuer, "/held", SCOPES).await;
-        assert!(refused.is_err(), "the quarantine stands");
-    }
-}
-
 /// Takes out of the log what leaves it by itself within a day.
 fn a_day_passes(redis: &Redis) {
     let mut connection = redis.connection();
@@ -253,12 +114,29 @@ fn a_day_passes(redis: &Redis) {
     }
 }
 
+/// An agent that attends its task, and must not be away from it for longer than a few seconds.
+async fn attend(world: &World, broker: &Broker) -> Child {
+    let grace = json!({ "attendance_grace": "6s" });
+    world.register(broker, "/attended", grace).await;
+    let token = world.folder().join("attended-token");
+    std::fs::write(&token, world.issuer.token("/attended")).expect("token");
+    command_as(world, broker, "/attended")
+        .env("SUNDEW_OIDC_TOKEN_FILE", token)
+        .args([
+            "run", "--task", "t", "--scope", "exec:git", "--", "sleep", "600",
+        ])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("run")
+}
+
 /// Two brokers of one Redis, one restarted after the other at each step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i10_a_task_lives_through_the_whole_rotation_at_both_brokers() {
     let (world, target) = (World::redis(), Redis::start());
     let (mut one, mut two) = (world.broker().await, world.broker().await);
     let before = Before::begin(&world, &one, &target).await;
+    let mut attended = attend(&world, &one).await;
     let (former, next) = (world.folder().join("root.key"), new_key(&world, "next.key"));
     let again = run(&["root-key", "new", &next.display().to_string()]);
     assert!(!again.status.success(), "no key is overwritten");
@@ -364,6 +242,12 @@ async fn i10_a_task_lives_through_the_whole_rotation_at_both_brokers() {
     );
 
     // What was begun ends, and then the former key goes.
+    assert!(
+        attended.try_wait().expect("state").is_none(),
+        "it was attended all the time"
+    );
+    process::signal(attended.id(), Signal::TERM);
+    attended.wait().expect("ended");
     for task in [&before.begun.task, &late.task] {
         caller.complete(task).await.expect("completed");
     }
@@ -463,127 +347,4 @@ async fn i10_a_broker_that_could_not_read_what_others_write_answers_nothing() {
             .is_some_and(|(code, _)| code == 200)
     })
     .await;
-}
-
-/// One broker with a store and a CA of its own.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i10_the_embedded_store_and_the_embedded_ca_are_rotated() {
-    let world = World::embedded();
-    let (mut broker, _) = own_ca_in(&world, "").await;
-    world.register(&broker, "/agent", json!({})).await;
-    world.operator(&broker).put_secret("app/key", "kept").await;
-    let roots = async |broker: &Broker| {
-        let shown = world
-            .operator(broker)
-            .registry()
-            .show_ca(ShowCaRequest {})
-            .await;
-        let shown = shown.expect("shown").into_inner();
-        let ids = shown
-            .roots
-            .into_iter()
-            .chain(shown.jwt_keys)
-            .map(|key| key.id);
-        ids.collect::<Vec<_>>()
-    };
-    let ids = roots(&broker).await;
-    let (former, next) = (world.folder().join("root.key"), new_key(&world, "next.key"));
-    restart_with(&mut broker, &next, &[&former]).await;
-    let rewritten = async |broker: &Broker, check: bool| {
-        let request = RewriteUnderRootKeyRequest { check };
-        let operator = world.operator(broker);
-        let told = operator.registry().rewrite_under_root_key(request).await;
-        told.expect("told").into_inner()
-    };
-    assert!(rewritten(&broker, true).await.left.len() > 2);
-    let told = rewritten(&broker, false).await;
-    assert!(told.rewritten > 5 && told.left.is_empty(), "{told:?}");
-    restart_with(&mut broker, &next, &[]).await;
-    assert_eq!(roots(&broker).await, ids);
-    let caller = world.caller(&broker, "/agent");
-    let begun = caller
-        .begin(&world.issuer, "/agent", &["secret:app/key"])
-        .await;
-    let begun = begun.expect("begun");
-    assert_eq!(
-        caller.secret(&begun.task, "app/key").await.expect("secret"),
-        "kept"
-    );
-    // The former key opens nothing any more.
-    broker.signal(Signal::TERM);
-    broker.wait();
-    set_keys(&broker, &former, &[]);
-    broker.up();
-    assert!(!broker.wait().success());
-    assert!(
-        broker
-            .output()
-            .contains("keys.root_key_file: the store is under another root key")
-    );
-}
-
-/// Backups from before and after, brought back under either key, and into an empty store.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i10_backups_of_both_keys_are_brought_back_under_the_new_one() {
-    let world = World::embedded();
-    let mut broker = world.broker().await;
-    world.register(&broker, "/agent", json!({})).await;
-    let operator = world.operator(&broker);
-    operator.put_secret("app/key", "kept").await;
-    let held = operator.respond(of_workload("/held"), Effect::Quarantine);
-    held.await.expect("quarantine");
-    let config = broker.config_file().display().to_string();
-    let file = |name: &str| world.folder().join(name).display().to_string();
-    let did = |arguments: &[&str]| {
-        let output = run(&[arguments, &["--config", &config]].concat());
-        (output.status.success(), text(&output))
-    };
-    let stop = |broker: &mut Broker| {
-        broker.signal(Signal::TERM);
-        broker.wait();
-    };
-    stop(&mut broker);
-    assert!(did(&["backup", &file("former.backup")]).0);
-    let (former, next) = (world.folder().join("root.key"), new_key(&world, "next.key"));
-    set_keys(&broker, &next, &[&former]);
-    broker.up();
-    broker.ready().await;
-    status(&world, &broker, "rewrite");
-    stop(&mut broker);
-    assert!(did(&["backup", &file("next.backup")]).0);
-    for backup in ["former.backup", "next.backup"] {
-        let (success, said) = did(&["restore", "--check", &file(backup)]);
-        assert!(
-            success && !said.contains("does not open"),
-            "{backup}: {said}"
-        );
-    }
-
-    std::fs::remove_file(broker.folder().join("store.log")).expect("the store is lost");
-    let (success, said) = did(&["restore", &file("former.backup")]);
-    assert!(success && said.contains("written"), "{said}");
-    set_keys(&broker, &next, &[]);
-    let (success, said) = did(&["restore", "--check", &file("former.backup")]);
-    assert!(!success && said.contains("another key"), "{said}");
-    let (success, said) = did(&["restore", "--check", &file("next.backup")]);
-    assert!(success, "{said}");
-    broker.up();
-    broker.ready().await;
-    assert!(kinds(&status(&world, &broker, "status")).is_empty());
-    let caller = world.caller(&broker, "/agent");
-    let begun = caller
-        .begin(&world.issuer, "/agent", &["secret:app/key"])
-        .await;
-    let begun = begun.expect("begun");
-    assert_eq!(
-        caller.secret(&begun.task, "app/key").await.expect("secret"),
-        "kept"
-    );
-    world.register(&broker, "/held", json!({})).await;
-    let held = world.caller(&broker, "/held");
-    assert!(
-        held.begin(&world.issuer, "/held", &["exec:git"])
-            .await
-            .is_err()
-    );
 }
