@@ -293,6 +293,24 @@ async fn i10_what_is_under_a_key_that_was_removed_is_refused_as_altered() {
     assert_eq!(left(&rewrite(&three, true).await), [("document", 1)]);
 }
 
+/// The last entry of a log stays for as long as it is the last.
+#[tokio::test]
+async fn i10_the_last_entry_from_before_the_rotation_leaves_the_log_too() {
+    let one = TestBroker::start().await;
+    one.respond(selector("/agent"), v1::Effect::Revoke).await;
+    let two = one
+        .beside_under(next().accepting([former()]).unwrap())
+        .await;
+    caught_up(&two).await;
+    let told = rewrite(&two, false).await;
+    assert_eq!(left(&told), [("entry", 1)]);
+    let until_ms = told.left[0].until_ms;
+    clock::testing::advance(std::time::Duration::from_secs(26 * 3600));
+    assert!(until_ms < clock::now_ms(), "it says when");
+    two.ledger.log.forget().await.unwrap();
+    assert_eq!(left(&rewrite(&two, true).await), []);
+}
+
 #[tokio::test]
 async fn i10_a_retry_of_an_operator_is_known_under_either_key() {
     let one = TestBroker::start().await;
