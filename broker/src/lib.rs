@@ -35,6 +35,7 @@ mod material;
 mod peer;
 mod registry;
 mod response;
+mod root_key;
 mod secret;
 pub mod serve;
 pub mod store;

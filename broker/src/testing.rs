@@ -41,11 +41,12 @@ use crate::refusal_recorder::RefusalRecorder;
 use crate::registry::Registry;
 use crate::response::Responses;
 use crate::role::{Operator, Operators, Role, RoleType};
+use crate::root_key::RootKeys;
 use crate::secret::Secrets;
 use crate::store::embedded::EmbeddedStore;
 use crate::task::{Tasks, TasksUse};
 
-pub(crate) use agent::Agent;
+pub(crate) use agent::{Agent, Begun};
 use agent::{Manifest, TestCa};
 
 /// Fails unless a result is a refusal of this pattern.
@@ -81,6 +82,7 @@ pub(crate) struct Rooms {
     pub(crate) leases: Arc<Leases>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) responses: Arc<Responses>,
+    pub(crate) root_keys: Arc<RootKeys>,
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) trust_items: Arc<TrustItems>,
@@ -101,13 +103,6 @@ pub(crate) struct TestBroker {
     pub(crate) trust: Arc<Trust>,
 }
 
-/// A task that a test has begun.
-pub(crate) struct Begun {
-    pub(crate) id: String,
-    pub(crate) token: v1::Token,
-    pub(crate) task: v1::Task,
-}
-
 impl TestBroker {
     /// A broker with the operator `/operator`, who has every role, whose view is fresh. The clocks
     /// of the thread stand still for as long as the broker is there.
@@ -116,7 +111,7 @@ impl TestBroker {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(&folder.path().join("store.log")).unwrap();
         let parts = (Arc::new(TestCa::new()), Arc::new(Manifest::new()));
-        Self::over(store, folder, parts, Some(stopped)).await
+        Self::over((store, folder), parts, Self::root(), Some(stopped)).await
     }
 
     /// Another broker over the store of this one, with a journal and a view of its own.
@@ -124,11 +119,18 @@ impl TestBroker {
         self.over_store(Arc::clone(&self.store)).await
     }
 
+    /// Another broker over the store of this one, with other root keys.
+    pub(crate) async fn beside_under(&self, root: RootKey) -> Self {
+        let parts = (Arc::clone(&self.ca), Arc::clone(&self.manifest));
+        let place = (Arc::clone(&self.store), tempfile::tempdir().unwrap());
+        Self::over(place, parts, Arc::new(root), None).await
+    }
+
     /// A broker over another store, for the same agents.
     pub(crate) async fn over_store(&self, store: Arc<EmbeddedStore>) -> Self {
         let parts = (Arc::clone(&self.ca), Arc::clone(&self.manifest));
         let folder = tempfile::tempdir().unwrap();
-        Self::over(store, folder, parts, None).await
+        Self::over((store, folder), parts, Self::root(), None).await
     }
 
     /// Stops this broker where it stands, as a crash does: nothing that it holds is appended.
@@ -136,13 +138,17 @@ impl TestBroker {
         self.follower.abort();
     }
 
+    /// The root key of brokers that are not given another one.
+    fn root() -> Arc<RootKey> {
+        Arc::new(RootKey::new(&[0x7a; 32]).unwrap())
+    }
+
     async fn over(
-        store: Arc<EmbeddedStore>,
-        folder: TempDir,
+        (store, folder): (Arc<EmbeddedStore>, TempDir),
         (ca, manifest): (Arc<TestCa>, Arc<Manifest>),
+        root: Arc<RootKey>,
         stopped: Option<clock::testing::StoppedClock>,
     ) -> Self {
-        let root = Arc::new(RootKey::new(&[0x7a; 32]).unwrap());
         let journal = Journal::open(&folder.path().join("journal"), |_| {}).unwrap();
         let journal = Arc::new(journal);
         let agreement = agree(store.as_ref(), &root, &BOUNDS, true).await.unwrap();
@@ -377,24 +383,16 @@ fn build_rooms(
     follower.subscribe(Arc::clone(&leases));
     follower.subscribe(Arc::clone(&responses));
     follower.subscribe(Arc::clone(tasks.attendance()));
+    let root_keys = Arc::new(RootKeys::new(ledger.clone(), Arc::clone(&leases)));
     Rooms {
         access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
         evidence,
         leases,
         registry: Arc::new(registry),
         responses,
+        root_keys,
         secrets,
         tasks,
         trust_items: Arc::new(trust_items),
-    }
-}
-
-impl Begun {
-    /// A request for another token of the task that asks for nothing in particular.
-    pub(crate) fn mint(&self) -> v1::MintTokenRequest {
-        v1::MintTokenRequest {
-            task_id: self.id.clone(),
-            ..v1::MintTokenRequest::default()
-        }
     }
 }

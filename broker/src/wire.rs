@@ -1,7 +1,9 @@
 //! Fields of messages that several use cases read, and domain values as messages.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{KnownTask, Liveness, Outcome, ScopeSet, TokenBinding, Ttl, View};
+use sundew_core::{KnownTask, Liveness, Outcome, RootKey, ScopeSet, TokenBinding, Ttl, View};
 use sundew_proto::v1;
 
 use crate::clock;
@@ -30,6 +32,35 @@ pub(crate) fn idempotency_key(given: String) -> Result<String, Refusal> {
         ));
     }
     Ok(given)
+}
+
+/// The name of a request of an operator, derived from who asked and the idempotency key, by which a
+/// retry is known: under the active root key, and under the others, under which an earlier attempt
+/// may have been made.
+pub(crate) struct RequestNames {
+    name: String,
+    all: Vec<String>,
+}
+
+impl RequestNames {
+    /// The names of the request that these parts tell.
+    pub(crate) fn new(root: &RootKey, parts: &[&[u8]]) -> Self {
+        let encode = |name: &[u8; 32]| URL_SAFE_NO_PAD.encode(name);
+        Self {
+            name: encode(&root.derive(parts)),
+            all: root.derive_each(parts).iter().map(encode).collect(),
+        }
+    }
+
+    /// The name that the request is given.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether an earlier attempt has this name.
+    pub(crate) fn have(&self, name: &str) -> bool {
+        self.all.iter().any(|known| known == name)
+    }
 }
 
 /// Reads the field `spiffe_id`.

@@ -2,19 +2,18 @@
 //! `sundew dev`.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use sundew_broker::ca::Ca;
 use sundew_broker::serve::Server;
 use sundew_broker::serve::config::Config;
 use sundew_sdk::SpiffeId;
 
 use crate::args::Connect;
+use crate::root_key;
 use crate::svid_files::write_svid;
 
 /// A local broker and the folder with its state.
@@ -102,26 +101,13 @@ impl Local {
     }
 }
 
-/// Writes a random root key into a new file, in hexadecimal. A key that is there already stays,
-/// because it seals the secrets that are stored.
+/// Makes a root key. A key that is there already stays, because it seals the secrets that are
+/// stored.
 fn make_root_key(path: &Path) -> Result<()> {
-    let mut key = zeroize::Zeroizing::new([0_u8; 32]);
-    SystemRandom::new()
-        .fill(key.as_mut_slice())
-        .map_err(|_| anyhow!("no randomness"))?;
-    let text = zeroize::Zeroizing::new(hex::encode(key.as_slice()));
-    match fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-    {
-        Ok(mut file) => file
-            .write_all(text.as_bytes())
-            .with_context(|| path.display().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    if path.exists() {
+        return Ok(());
     }
+    root_key::write_new(path).map(drop)
 }
 
 fn config_text(folder: &Path, domain: &str, listen: SocketAddr) -> String {

@@ -25,6 +25,7 @@ mod node;
 mod output;
 mod pending;
 mod respond;
+mod root_key;
 mod run;
 mod secret;
 mod serve;
@@ -110,6 +111,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         }
         Command::Restore(command) => backup::restore(output, command).await,
         Command::Revoke(command) => respond::revoke(connect, output, command).await,
+        Command::RootKey(command) => root_key::root_key(connect, output, command).await,
         Command::Run(command) => run::run(connect, command).await,
         Command::Secret(command) => secret::secret(connect, output, command).await,
         Command::Serve { config } => serve::serve(&config).await,

@@ -15,7 +15,7 @@ use crate::id::TaskId;
 use crate::record::{RecordError, TaskRecord};
 use crate::registration::Registration;
 use crate::scope::ScopeSet;
-use crate::sealing::RootKey;
+use crate::sealing::{KeyFingerprint, RootKey};
 use crate::ttl::Ttl;
 
 /// The text before the encoded part of every grant.
@@ -118,9 +118,10 @@ impl Grant {
         })
     }
 
-    /// Returns the text that the delegate gets: `sdg_`, then base64url of the grant and its tag.
+    /// Returns the text that the delegate gets: `sdg_`, then base64url of the grant and its tag, under
+    /// the root key of the parent.
     #[must_use]
-    pub fn to_text(&self, root: &RootKey) -> String {
+    pub fn to_text(&self, root: &RootKey, key: KeyFingerprint) -> String {
         let stored = StoredGrant {
             parent: self.parent.as_bytes().to_vec(),
             delegate: self.delegate.to_string(),
@@ -131,7 +132,7 @@ impl Grant {
         };
         format!(
             "{GRANT_PREFIX}{}",
-            URL_SAFE_NO_PAD.encode(root.tag(&[b"grant"], stored.encode_to_vec()))
+            URL_SAFE_NO_PAD.encode(root.tag_under(key, &[b"grant"], stored.encode_to_vec()))
         )
     }
 
@@ -245,7 +246,7 @@ mod tests {
             let root = RootKey::new(&[7; 32]).unwrap();
             let (registration, task) = parent();
             let grant = Grant::permit(&registration, &task, request(&["exec:git"], 1), 10).unwrap();
-            let text = grant.to_text(&root);
+            let text = grant.to_text(&root, root.active());
             prop_assert_eq!(Grant::parse(&root, &text).unwrap(), grant);
             let mut bytes = text.into_bytes();
             let at = flip % bytes.len();

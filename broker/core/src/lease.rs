@@ -6,7 +6,7 @@ use sundew_attestation::spiffe::SpiffeId;
 use crate::id::{LeaseId, TaskId};
 use crate::position::EntryId;
 use crate::record::RecordError;
-use crate::sealing::RootKey;
+use crate::sealing::{KeyFingerprint, RootKey};
 
 /// A credential in another system. The record is written before the credential is made, and removed
 /// after the credential is gone.
@@ -39,22 +39,28 @@ pub struct LeaseRecord {
 }
 
 impl LeaseRecord {
-    /// Returns the identifier of the one lease that a task has for a secret. L10: `interruptions`,
-    /// as the view has them, are part of it, so that a task that was resumed has another lease, with
-    /// another name and another password.
+    /// Returns the identifier of the one lease that a task has for a secret, under the root key of
+    /// the task. L10: `interruptions`, as the view has them, are part of it, so that a task that was
+    /// resumed has another lease, with another name and another password.
     #[must_use]
-    pub fn id(root: &RootKey, task: TaskId, secret: &str, interruptions: &[EntryId]) -> LeaseId {
+    pub fn id(
+        (root, key): (&RootKey, KeyFingerprint),
+        task: TaskId,
+        secret: &str,
+        interruptions: &[EntryId],
+    ) -> LeaseId {
         let mut parts: Vec<&[u8]> = vec![b"lease", task.as_bytes(), secret.as_bytes()];
         parts.extend(interruptions.iter().map(|entry| entry.0.as_slice()));
-        LeaseId::from_bytes(root.derive_name(&parts))
+        LeaseId::from_bytes(root.derive_name_under(key, &parts))
     }
 
     /// Returns the text with which all names begin that this installation gives in an engine's
-    /// system. Names without it belong to others, and are not ours to remove.
+    /// system under one of its root keys. Names without any of them belong to others, and are not
+    /// ours to remove.
     #[must_use]
-    pub fn prefix(root: &RootKey, engine: &str) -> String {
-        let tag = LeaseId::from_bytes(root.derive_name(&[b"lease-prefix", engine.as_bytes()]))
-            .to_string();
+    pub fn prefix((root, key): (&RootKey, KeyFingerprint), engine: &str) -> String {
+        let parts: [&[u8]; 2] = [b"lease-prefix", engine.as_bytes()];
+        let tag = LeaseId::from_bytes(root.derive_name_under(key, &parts)).to_string();
         format!("sdw_{}_", tag.get(6..14).unwrap_or_default())
     }
 
@@ -119,19 +125,28 @@ mod tests {
 
     #[test]
     fn names_are_derived_and_fit_everywhere() {
-        let root = RootKey::new(&[7; 32]).unwrap();
-        let id = LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), "db/a/b", &[]);
-        let prefix = LeaseRecord::prefix(&root, "db/a");
+        let (former, next) = (RootKey::new(&[7; 32]), RootKey::new(&[8; 32]));
+        let (former, next) = (former.unwrap(), next.unwrap());
+        let key = former.active();
+        let root = (&former, key);
+        let id = LeaseRecord::id(root, TaskId::from_bytes([1; 16]), "db/a/b", &[]);
+        let prefix = LeaseRecord::prefix(root, "db/a");
         let name = LeaseRecord::username(&prefix, id);
         assert!(
             name.starts_with(&prefix)
                 && name.len() <= 63
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         );
-        assert_ne!(prefix, LeaseRecord::prefix(&root, "db/b"));
+        assert_ne!(prefix, LeaseRecord::prefix(root, "db/b"));
         for (secret, interruptions) in [("db/a/c", &[][..]), ("db/a/b", &[EntryId([1; 16])])] {
-            let other = LeaseRecord::id(&root, TaskId::from_bytes([1; 16]), secret, interruptions);
+            let other = LeaseRecord::id(root, TaskId::from_bytes([1; 16]), secret, interruptions);
             assert_ne!(id, other);
         }
+        // Another active key changes nothing of a task that began under this one.
+        let both = next.accepting([RootKey::new(&[7; 32]).unwrap()]).unwrap();
+        let again = LeaseRecord::id((&both, key), TaskId::from_bytes([1; 16]), "db/a/b", &[]);
+        assert_eq!(id, again);
+        assert_eq!(prefix, LeaseRecord::prefix((&both, key), "db/a"));
+        assert_ne!(prefix, LeaseRecord::prefix((&both, both.active()), "db/a"));
     }
 }

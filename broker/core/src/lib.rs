@@ -75,7 +75,7 @@ pub use position::{EntryId, Position};
 pub use record::{RecordError, TaskRecord, TokenRecord};
 pub use registration::{LocalSelector, Registration, RegistrationProblem, WorkloadRecord};
 pub use scope::{Scope, ScopeError, ScopeSet};
-pub use sealing::{Keyring, RootKey, SealError};
+pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};
 pub use secret::{SecretBytes, SecretRecord};
 pub use selector::{Attribute, Selector, SelectorError, Subject};
 pub use subject::{KnownTask, KnownToken};

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::{TaskId, TokenId};
 use crate::record::{TaskRecord, TokenRecord};
+use crate::sealing::KeyFingerprint;
 use crate::selector::{
     Attribute, Subject, audience_attributes, scope_attributes, workload_attributes,
 };
@@ -17,6 +18,8 @@ use crate::selector::{
 pub struct KnownTask {
     record: TaskRecord,
     ancestors: Vec<Arc<KnownTask>>,
+    /// The root key under which the task began. What belongs to the task is made under it.
+    root_key: KeyFingerprint,
     identity: Vec<Attribute>,
     scopes: Vec<Attribute>,
 }
@@ -41,9 +44,10 @@ fn serial_attribute(serial: &[u8]) -> Attribute {
 }
 
 impl KnownTask {
-    /// Makes a task from its record and from the tasks that it was delegated from, its parent last.
+    /// Makes a task from its record, from the tasks that it was delegated from, its parent last, and
+    /// from the name of the root key under which the record is.
     #[must_use]
-    pub fn new(record: TaskRecord, ancestors: Vec<Arc<Self>>) -> Self {
+    pub fn new(record: TaskRecord, ancestors: Vec<Arc<Self>>, root_key: KeyFingerprint) -> Self {
         let mut identity = vec![
             Attribute::Task(record.id),
             Attribute::Tree(record.id),
@@ -62,9 +66,17 @@ impl KnownTask {
         Self {
             record,
             ancestors,
+            root_key,
             identity,
             scopes,
         }
+    }
+
+    /// Returns the name of the root key under which the task began. What belongs to the task is made
+    /// under that key, whichever broker makes it.
+    #[must_use]
+    pub fn root_key(&self) -> KeyFingerprint {
+        self.root_key
     }
 
     /// Returns the record of the task.

@@ -191,7 +191,7 @@ impl Restore<'_> {
     /// Brings one document back.
     async fn document(&mut self, saved: &SavedDocument) -> Result<Restored, BackupError> {
         let place = DocumentPlace::new(saved.kind, &saved.name);
-        let bytes = decoded(&saved.bytes)?;
+        let saved_bytes = decoded(&saved.bytes)?;
         let stored = self.store.document(saved.kind, &saved.name).await?;
         let mut told = Restored {
             kind: saved.kind,
@@ -200,8 +200,22 @@ impl Restore<'_> {
             saved: 0,
             known: 0,
         };
+        // What is under a former root key is written under the active one.
+        let Some(bytes) = self.under_active(place, &saved_bytes) else {
+            return Ok(told);
+        };
+        let is_unchanged = stored
+            .as_ref()
+            .is_some_and(|stored| [&saved_bytes, &bytes].contains(&stored));
         if !DocumentPlace::is_versioned(saved.kind, &saved.name) {
-            told.outcome = self.unversioned(place, stored, bytes).await?;
+            told.outcome = match stored {
+                Some(_) if is_unchanged => Outcome::Unchanged,
+                Some(_) => Outcome::Kept,
+                None => {
+                    self.replace(place, None, &bytes).await?;
+                    Outcome::Written
+                }
+            };
             return Ok(told);
         }
         let Ok(document) = self.records.open_document(place, &bytes) else {
@@ -209,7 +223,8 @@ impl Restore<'_> {
         };
         let current = stored
             .as_deref()
-            .and_then(|stored| self.records.open_document(place, stored).ok());
+            .and_then(|stored| self.under_active(place, stored))
+            .and_then(|stored| self.records.open_document(place, &stored).ok());
         let current_version = current.as_ref().map_or(0, Document::version);
         let statement = self.known.get(&(saved.kind, saved.name.clone()));
         told.saved = document.version();
@@ -238,7 +253,7 @@ impl Restore<'_> {
             } else {
                 Outcome::Written
             }
-        } else if stored.as_deref() == Some(&*bytes) {
+        } else if is_unchanged {
             Outcome::Unchanged
         } else if is_newer || (is_keyring && current.is_some()) {
             Outcome::Kept
@@ -249,21 +264,10 @@ impl Restore<'_> {
         Ok(told)
     }
 
-    /// Brings a document back that has no versions, if the store lacks it.
-    async fn unversioned(
-        &self,
-        place: DocumentPlace<'_>,
-        stored: Option<Vec<u8>>,
-        bytes: Vec<u8>,
-    ) -> Result<Outcome, BackupError> {
-        match stored {
-            Some(stored) if stored == bytes => Ok(Outcome::Unchanged),
-            Some(_) => Ok(Outcome::Kept),
-            None => {
-                self.replace(place, None, &bytes).await?;
-                Ok(Outcome::Written)
-            }
-        }
+    /// Returns a document as it is under the active root key, if it is under one of the keys.
+    fn under_active(&self, place: DocumentPlace<'_>, bytes: &[u8]) -> Option<Vec<u8>> {
+        let rewritten = self.records.under_active(place, bytes).ok()?;
+        Some(rewritten.unwrap_or_else(|| bytes.to_vec()))
     }
 
     /// Tells what becomes of documents that are not in the backup.

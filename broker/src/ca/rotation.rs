@@ -1,8 +1,6 @@
 //! Rotations: what registrars see of the CA's keys, how they replace them, and what every broker
 //! does as time goes by (I10).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sundew_core::Ttl;
 use sundew_proto::v1;
 
@@ -13,7 +11,7 @@ use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
-use crate::wire::idempotency_key;
+use crate::wire::{RequestNames, idempotency_key};
 
 /// Everything on which the bundle and the broker's own SVID depend. Two moments that are equal need
 /// nothing new.
@@ -65,16 +63,19 @@ impl Ca {
                 .as_ms(),
         };
         let key = idempotency_key(request.idempotency_key)?;
-        let tag = URL_SAFE_NO_PAD.encode(self.ledger.root().derive(&[
-            b"rotate-ca",
-            operator.id().as_str().as_bytes(),
-            key.as_bytes(),
-        ]));
+        let names = RequestNames::new(
+            self.ledger.root(),
+            &[
+                b"rotate-ca",
+                operator.id().as_str().as_bytes(),
+                key.as_bytes(),
+            ],
+        );
         let keys = if request.jwt {
             let life_ms = ttl_ms.min(MAX_LIFE_MS);
-            rotate(self, &self.jwt, operator, (overlap_ms, life_ms), &tag).await?
+            rotate(self, &self.jwt, operator, (overlap_ms, life_ms), &names).await?
         } else {
-            rotate(self, &self.roots, operator, (overlap_ms, ttl_ms), &tag).await?
+            rotate(self, &self.roots, operator, (overlap_ms, ttl_ms), &names).await?
         };
         Ok(v1::RotateCaResponse { keys })
     }
@@ -106,11 +107,11 @@ async fn rotate<K: Key>(
     keys: &Keys<K>,
     operator: &Operator<Registrar>,
     times: (i64, i64),
-    tag: &str,
+    names: &RequestNames,
 ) -> Result<Vec<v1::CaKey>, Refusal> {
     let change = keys.change(&ca.ledger, |current| {
         // A retry of the request that brought the present keys about gets its answer.
-        if current.request() == tag {
+        if names.have(current.request()) {
             return Ok(None);
         }
         let now_ms = clock::now_ms();
@@ -125,7 +126,7 @@ async fn rotate<K: Key>(
         }
         let next = K::create(&ca.trust_domain)?;
         let id = K::load(&next)?.id();
-        let rotated = current.rotated(next, now_ms, times, tag);
+        let rotated = current.rotated(next, now_ms, times, names.name());
         let record = journal::record("ca_rotated")
             .with("actor", operator.id())
             .with("kind", K::KIND.as_str())

@@ -67,7 +67,8 @@ impl TpmKeys {
         let (key, endorsement, document) = self.endorsed(request.key).await?;
         let expires_at_ms = clock::now_ms().saturating_add(ANSWER_TIMEOUT_MS);
         let hidden = self.hidden(&document, expires_at_ms);
-        let credential = make_credential(endorsement.key(), key.name_bytes(), &hidden)
+        let hidden = hidden.first().ok_or(Refusal::Credential)?;
+        let credential = make_credential(endorsement.key(), key.name_bytes(), hidden)
             .map_err(|e| Refusal::invalid("key", e))?;
         Ok(v1::ChallengeTpmKeyResponse {
             credential: credential.blob,
@@ -93,12 +94,9 @@ impl TpmKeys {
         // The time is the caller's word until the credential is compared: it is part of the
         // content.
         let in_time = now_ms < until_ms && until_ms <= now_ms.saturating_add(ANSWER_TIMEOUT_MS);
-        if !in_time
-            || !bool::from(
-                self.hidden(&document, until_ms)
-                    .ct_eq(request.opened.as_slice()),
-            )
-        {
+        let opened = request.opened.as_slice();
+        let hidden = self.hidden(&document, until_ms);
+        if !in_time || !hidden.iter().any(|hidden| hidden.ct_eq(opened).into()) {
             return Err(Refusal::Credential);
         }
         let ek = endorsement.id();
@@ -157,10 +155,10 @@ impl TpmKeys {
         Ok((key, endorsement, document))
     }
 
-    /// The content of the credential for this document, which only the broker and the TPM know.
-    fn hidden(&self, document: &[u8], expires_at_ms: i64) -> [u8; 32] {
-        self.ledger
-            .root()
-            .derive(&[b"tpm credential", document, &expires_at_ms.to_be_bytes()])
+    /// The content of the credential for this document, which only brokers and the TPM know: under
+    /// each root key, the active one first.
+    fn hidden(&self, document: &[u8], expires_at_ms: i64) -> Vec<[u8; 32]> {
+        let parts: [&[u8]; 3] = [b"tpm credential", document, &expires_at_ms.to_be_bytes()];
+        self.ledger.root().derive_each(&parts)
     }
 }

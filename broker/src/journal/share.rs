@@ -6,7 +6,7 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 24] = [
+const WITH_RESERVE: [&str; 25] = [
     "bounds_set",
     "ca_keys_dropped",
     "ca_keys_put_back",
@@ -23,6 +23,7 @@ const WITH_RESERVE: [&str; 24] = [
     "orphan_removed",
     "revocation_pending",
     "revoked",
+    "root_key_rewriting",
     "secret_deleted",
     "secret_written",
     "task_ended",

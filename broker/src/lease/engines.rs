@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sundew_core::store::DocumentKind;
-use sundew_core::{LeaseRecord, SealError, SecretBytes};
+use sundew_core::{KeyFingerprint, LeaseId, LeaseRecord, SealError, SecretBytes};
 use sundew_proto::v1;
 use tokio::sync::Notify;
 
 use super::Leases;
 use super::engine::{Engine, EngineConfig, UNREACHABLE};
 use super::queue::TargetQueue;
-use super::trial::try_target;
+use super::trial::{is_on_trial, try_target};
 use crate::clock;
 use crate::journal;
 use crate::ledger::{Change, NoDependents};
@@ -25,6 +26,9 @@ use crate::wire::deletion;
 
 /// How often a change is tried again when another broker changed the same engine.
 const ATTEMPTS: usize = 16;
+
+/// The longest time for a list of the names at a target.
+const LISTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An engine as the store has it.
 #[derive(Deserialize, Serialize)]
@@ -38,13 +42,45 @@ struct EngineDocument {
 pub(crate) struct RunningEngine {
     pub(super) config: EngineConfig,
     pub(super) driver: Arc<dyn Engine>,
-    pub(super) prefix: String,
+    /// What names at the target begin with, for each root key, that of the active one first.
+    pub(super) prefixes: Vec<(KeyFingerprint, String)>,
     problem: Mutex<String>,
     pub(super) queue: Arc<TargetQueue>,
     pub(super) wake: Notify,
 }
 
 impl RunningEngine {
+    /// What the names begin with that are given under a root key.
+    pub(super) fn prefix(&self, root_key: KeyFingerprint) -> &str {
+        let found = self.prefixes.iter().find(|(key, _)| *key == root_key);
+        let found = found.or_else(|| self.prefixes.first());
+        found.map_or("", |(_, prefix)| prefix)
+    }
+
+    /// The names that a lease can have, under each root key.
+    pub(super) fn names(&self, id: LeaseId) -> impl Iterator<Item = String> {
+        let prefixes = self.prefixes.iter();
+        prefixes.map(move |(_, prefix)| LeaseRecord::username(prefix, id))
+    }
+
+    /// Whether a name at the target is one of a trial that may be under way.
+    pub(super) fn is_on_trial(&self, name: &str) -> bool {
+        let mut prefixes = self.prefixes.iter();
+        prefixes.any(|(_, prefix)| is_on_trial(prefix, name))
+    }
+
+    /// The number of names at the target that were given under another root key than the active one.
+    pub(super) async fn names_under_other_keys(&self) -> Result<usize, String> {
+        let mut count = 0_usize;
+        for (_, prefix) in self.prefixes.iter().skip(1) {
+            let listed = tokio::time::timeout(LISTED_WITHIN, self.driver.list(prefix)).await;
+            let listed = listed.map_err(|_| "the target did not answer in time".to_owned())?;
+            let names = listed.map_err(|error| error.to_string())?;
+            count = count.saturating_add(names.len());
+        }
+        Ok(count)
+    }
+
     pub(super) fn set_problem(&self, problem: impl ToString) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.to_string();
     }
@@ -91,7 +127,8 @@ impl Leases {
                 Change::Keep
             } else {
                 if !request.unchecked {
-                    let prefix = LeaseRecord::prefix(self.ledger.root(), &name);
+                    let root = self.ledger.root();
+                    let prefix = LeaseRecord::prefix((root, root.active()), &name);
                     try_target(&config, password.clone(), &prefix).await?;
                 }
                 let sealed = self
@@ -240,7 +277,9 @@ impl Leases {
     ) -> Result<RunningEngine, Refusal> {
         let document = open_engine(document)?;
         let password = self.engine_password(&document).await?;
-        let prefix = LeaseRecord::prefix(self.ledger.root(), name);
+        let root = self.ledger.root();
+        let prefix = |key| (key, LeaseRecord::prefix((root, key), name));
+        let prefixes = root.names().map(prefix).collect();
         let driver = document
             .config
             .driver(password)
@@ -248,7 +287,7 @@ impl Leases {
         Ok(RunningEngine {
             config: document.config,
             driver,
-            prefix,
+            prefixes,
             problem: Mutex::default(),
             queue: Arc::default(),
             wake: Notify::new(),

@@ -29,7 +29,8 @@ impl Leases {
     /// resumption gives it another name (L10).
     pub(crate) fn lease_id(&self, task: &KnownTask, secret: &str) -> LeaseId {
         let interruptions = self.ledger.log.latest_view().interruptions(task);
-        LeaseRecord::id(self.ledger.root(), task.id, secret, &interruptions)
+        let root = (self.ledger.root(), task.root_key());
+        LeaseRecord::id(root, task.id, secret, &interruptions)
     }
 
     /// Makes the credential of a lease for a task, or answers with the one that it has. The caller
@@ -74,7 +75,7 @@ impl Leases {
         let _made_alone = making.lock().await;
         let known = self.live_lease(&engine.config.name, id).await?;
         let mut record = known.unwrap_or_else(|| intended(task, id, engine, role, granted));
-        let password = self.lease_password(id);
+        let password = self.lease_password(task, id);
         // A target that lost its users, in a restart or a restore, gets this one again.
         if !record.confirmed || !exists(engine, &record).await? {
             self.create(task, id, engine, granted, &mut record, &password)
@@ -185,16 +186,10 @@ impl Leases {
         }
     }
 
-    fn lease_password(&self, id: LeaseId) -> SecretBytes {
-        SecretBytes::new(
-            URL_SAFE_NO_PAD
-                .encode(
-                    self.ledger
-                        .root()
-                        .derive(&[b"lease-password", id.as_bytes()]),
-                )
-                .into_bytes(),
-        )
+    fn lease_password(&self, task: &KnownTask, id: LeaseId) -> SecretBytes {
+        let parts: [&[u8]; 2] = [b"lease-password", id.as_bytes()];
+        let derived = self.ledger.root().derive_under(task.root_key(), &parts);
+        SecretBytes::new(URL_SAFE_NO_PAD.encode(derived).into_bytes())
     }
 }
 
@@ -221,7 +216,7 @@ fn intended(
         workload: task.workload.clone(),
         engine: engine.config.name.clone(),
         role: role.to_owned(),
-        username: LeaseRecord::username(&engine.prefix, id),
+        username: LeaseRecord::username(engine.prefix(task.root_key()), id),
         created_at_ms: now_ms,
         expires_at_ms: now_ms
             .saturating_add(granted.max_ttl.as_ms())

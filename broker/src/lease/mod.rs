@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use sundew_core::store::StoredLease;
+use sundew_core::store::{DocumentKind, StoredLease};
 use sundew_core::{Changed, Event, KnownTask, LeaseId, LeaseRecord, Liveness, TaskId};
 use sundew_proto::v1;
 use tokio::sync::Notify;
@@ -156,6 +156,27 @@ impl Leases {
         Ok(())
     }
 
+    /// What each engine has under another root key than the active one.
+    pub(crate) async fn under_other_keys(&self) -> Result<Vec<OtherLeases>, Refusal> {
+        let records = &self.ledger.records;
+        let mut found = Vec::new();
+        for (name, _) in records.store().documents(DocumentKind::Engine).await? {
+            let leases = self.stored_leases(&name).await?;
+            let is_other = |lease: &&StoredLease| records.is_other_lease(&name, lease);
+            let leases = leases.iter().filter(is_other).count();
+            let at_target = match self.engine(&name) {
+                Some(engine) => engine.names_under_other_keys().await,
+                None => Err("the engine cannot be used".to_owned()),
+            };
+            found.push(OtherLeases {
+                engine: name,
+                leases,
+                at_target,
+            });
+        }
+        Ok(found)
+    }
+
     /// All leases of an engine as they are stored, each once.
     async fn stored_leases(&self, engine: &str) -> Result<Vec<StoredLease>, Refusal> {
         let (mut all, mut seen, mut from) = (Vec::new(), HashSet::new(), 0);
@@ -183,7 +204,7 @@ impl Leases {
                     view.task_liveness(task, now_ms) != Liveness::Alive || view.is_suspended(task);
                 let interruptions = view.interruptions(task);
                 for lease in &watched.leases {
-                    let root = self.ledger.root();
+                    let root = (self.ledger.root(), task.root_key());
                     let now = LeaseRecord::id(root, task.id, &lease.secret, &interruptions);
                     if has_none || now != lease.id {
                         due.entry(lease.engine.clone()).or_default().push(lease.id);
@@ -243,6 +264,15 @@ impl Subscriber for Leases {
     fn on_gap(self: Arc<Self>) {
         self.reload_engines_in_background();
     }
+}
+
+/// What an engine has under another root key than the active one.
+pub(crate) struct OtherLeases {
+    pub(crate) engine: String,
+    /// The number of leases whose record is under another key.
+    pub(crate) leases: usize,
+    /// The number of names at the target that were given under another key, or why that is not known.
+    pub(crate) at_target: Result<usize, String>,
 }
 
 /// A lease, and when it is due.

@@ -13,7 +13,6 @@ use sundew_core::{LeaseId, LeaseRecord};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::engine::{EngineError, Removed};
-use super::trial::is_on_trial;
 use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::journal;
@@ -328,25 +327,24 @@ impl Leases {
             engine.set_problem(&error);
             Refusal::Engine(error.to_string())
         };
-        let listed = engine
-            .driver
-            .list(&engine.prefix)
-            .await
-            .map_err(unreachable)?;
+        let mut listed = Vec::new();
+        for (_, prefix) in &engine.prefixes {
+            listed.extend(engine.driver.list(prefix).await.map_err(unreachable)?);
+        }
         engine.set_problem("");
         if listed.is_empty() {
             return Ok(());
         }
         let name = &engine.config.name;
-        let known: HashSet<_> = self
-            .stored_leases(name)
-            .await?
+        let leases = self.stored_leases(name).await?;
+        // The name under any of the keys is known: which it is, only the lease's record tells.
+        let known: HashSet<_> = leases
             .iter()
-            .map(|lease| LeaseRecord::username(&engine.prefix, lease.id))
+            .flat_map(|lease| engine.names(lease.id))
             .collect();
         for orphan in listed
             .into_iter()
-            .filter(|name| !known.contains(name) && !is_on_trial(&engine.prefix, name))
+            .filter(|name| !known.contains(name) && !engine.is_on_trial(name))
         {
             tracing::warn!(
                 engine = name,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sundew_core::store::{AppendAfter, Store, StoreError};
-use sundew_core::{Agreement, Position, RootKey, SharedBounds};
+use sundew_core::{Agreement, KeyFingerprint, Position, RootKey, SharedBounds};
 
 use super::follower::LogFollower;
 use super::revocation_log::RevocationLog;
+use super::root_keys::RootKeyNames;
 use crate::clock;
 
 /// The place under which the agreement is tagged.
@@ -22,6 +23,12 @@ pub enum AgreementError {
     /// The agreement was changed by somebody else at the same time.
     #[error("the agreement was changed at the same time: look at `sundew bounds show`")]
     Raced,
+    /// The agreement is under none of this broker's root keys.
+    #[error(
+        "the store is under another root key: the agreement of its brokers opens neither under \
+         keys.root_key_file nor under keys.other_root_key_files, or it was altered"
+    )]
+    RootKey,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -39,19 +46,24 @@ impl AgreementError {
 
 /// Reads the agreement of a store. An agreement that was edited, or made under another root key, is
 /// an error.
-async fn read(store: &dyn Store, root: &RootKey) -> Result<Option<Agreement>, StoreError> {
+async fn read(store: &dyn Store, root: &RootKey) -> Result<Option<Agreement>, AgreementError> {
+    let read = read_by(store, root).await?;
+    Ok(read.map(|(agreement, _)| agreement))
+}
+
+/// Reads the agreement like [`read`], and which root key it is under.
+pub(super) async fn read_by(
+    store: &dyn Store,
+    root: &RootKey,
+) -> Result<Option<(Agreement, KeyFingerprint)>, AgreementError> {
     let Some(bytes) = store.agreement().await? else {
         return Ok(None);
     };
-    let altered = || {
-        StoreError::Corrupt(
-            "the agreement on bounds was altered, or has another root key".to_owned(),
-        )
-    };
-    let record = root.untag(&[PLACE], &bytes).map_err(|_| altered())?;
+    let opened = root.untag_by(&[PLACE], &bytes);
+    let (record, key) = opened.map_err(|_| AgreementError::RootKey)?;
     let agreement = Agreement::decode(record)
         .map_err(|error| StoreError::Misconfigured(format!("agreement on bounds: {error}")))?;
-    Ok(Some(agreement))
+    Ok(Some((agreement, key)))
 }
 
 /// Returns the conditions of an append above `floor`, for a command that works on a store itself.
@@ -65,7 +77,7 @@ pub(crate) async fn append_after(
 }
 
 /// Writes an agreement in the place of the one of version `expected`.
-async fn write(
+pub(super) async fn write(
     store: &dyn Store,
     root: &RootKey,
     expected: u64,
@@ -110,6 +122,18 @@ pub(crate) async fn agree(
     }
 }
 
+impl From<AgreementError> for StoreError {
+    fn from(error: AgreementError) -> Self {
+        match error {
+            AgreementError::Store(error) => error,
+            AgreementError::RootKey => Self::Corrupt(error.to_string()),
+            AgreementError::Beyond(_) | AgreementError::Raced => {
+                Self::Misconfigured(error.to_string())
+            }
+        }
+    }
+}
+
 impl RevocationLog {
     /// Returns the agreement that this broker has taken.
     pub(crate) fn agreement(&self) -> Arc<Agreement> {
@@ -140,15 +164,10 @@ impl RevocationLog {
         AgreementError::beyond(&self.agreement.load(), &self.allowed)
     }
 
-    /// Returns the bounds that each broker's file allows, of those brokers that are on the list and
-    /// say so, by the name of the broker, with the version that each has taken.
-    pub(crate) async fn allowed_by_all(&self) -> Result<Vec<(String, Option<About>)>, StoreError> {
-        let reports = self.store.reports().await?;
-        let about = |text: String| serde_json::from_str(&text).ok();
-        Ok(reports
-            .into_iter()
-            .map(|(broker, text)| (broker, about(text)))
-            .collect())
+    /// Returns what each broker on the list says of itself, if it is of a version that does, by the
+    /// name of the broker.
+    pub(crate) async fn about_all(&self) -> Result<Vec<(String, Option<About>)>, StoreError> {
+        about_all(self.store.as_ref()).await
     }
 
     /// Makes these bounds the agreement of all brokers, in the place of the version that this
@@ -176,9 +195,10 @@ impl RevocationLog {
     }
 
     /// Returns what this broker says of itself, for `sundew bounds show`.
-    pub(super) fn about(&self) -> String {
+    pub(crate) fn about(&self) -> String {
         let about = About {
             allowed: self.allowed,
+            root_keys: Some(RootKeyNames::of(&self.root)),
             version: self.agreement.load().version,
         };
         serde_json::to_string(&about).unwrap_or_default()
@@ -190,8 +210,20 @@ impl RevocationLog {
 pub(crate) struct About {
     /// The bounds that the broker's file allows.
     pub(crate) allowed: SharedBounds,
+    /// The root keys that the broker has; `None` of a version that tells none.
+    #[serde(default)]
+    pub(crate) root_keys: Option<RootKeyNames>,
     /// The version of the agreement that the broker has taken.
     pub(crate) version: u64,
+}
+
+/// Returns what [`RevocationLog::about_all`] does, of the brokers of a store.
+pub(super) async fn about_all(
+    store: &dyn Store,
+) -> Result<Vec<(String, Option<About>)>, StoreError> {
+    let about = |(broker, text): (String, String)| (broker, serde_json::from_str(&text).ok());
+    let reports = store.reports().await?;
+    Ok(reports.into_iter().map(about).collect())
 }
 
 impl LogFollower {

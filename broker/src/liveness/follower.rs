@@ -163,6 +163,9 @@ impl LogFollower {
             if let Some(beyond) = log.beyond() {
                 return Err(StoreError::Misconfigured(beyond.to_string()));
             }
+            if let Some(unknown) = log.unknown_root_key() {
+                return Err(StoreError::Misconfigured(unknown));
+            }
             let freshness = self.renewed_for(beat.all_replicas_acked);
             // During a pause, others append again what only they know. A view that was read before
             // the pause was over may not have it, so it is not renewed.
@@ -355,7 +358,8 @@ impl LogFollower {
     fn open(&self, stored: &StoredEntry) -> Result<LogEntry, StoreError> {
         let altered = || {
             StoreError::Corrupt(format!(
-                "entry {} of the revocation log was altered, or has another root key",
+                "entry {} of the revocation log was altered, or is under a root key that is in neither \
+                 keys.root_key_file nor keys.other_root_key_files",
                 stored.position.0
             ))
         };

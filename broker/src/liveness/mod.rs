@@ -18,6 +18,8 @@ mod follower;
 mod outbox;
 mod repair;
 mod revocation_log;
+mod rewriting;
+mod root_keys;
 mod store_clock;
 #[cfg(test)]
 mod tests;
@@ -26,3 +28,5 @@ pub(crate) use agreement::{AgreementError, agree, append_after};
 pub(crate) use follower::{LogFollower, Subscriber};
 pub(crate) use repair::each_entry;
 pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale, sealed_entry};
+pub(crate) use rewriting::OtherEntries;
+pub(crate) use root_keys::{RootKeyNames, require_known_keys};

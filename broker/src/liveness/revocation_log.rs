@@ -62,6 +62,8 @@ pub(crate) struct RevocationLog {
     pub(super) outbox: Outbox,
     pub(super) progress: Progress,
     degraded_reason: Mutex<Option<String>>,
+    /// Why this broker could not read what another one writes, if so.
+    pub(super) unknown_root_key: Mutex<Option<String>>,
     pub(super) confirmed_time: ConfirmedTime,
 }
 
@@ -146,6 +148,7 @@ impl RevocationLog {
             outbox: Outbox::default(),
             progress: Progress::default(),
             degraded_reason: Mutex::default(),
+            unknown_root_key: Mutex::default(),
             confirmed_time: ConfirmedTime::default(),
         }
     }

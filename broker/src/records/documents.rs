@@ -325,7 +325,7 @@ impl Records {
 }
 
 /// The parts over which the tag of a document goes.
-fn versioned_place<'a>(place: DocumentPlace<'a>) -> [&'a [u8]; 3] {
+pub(super) fn versioned_place<'a>(place: DocumentPlace<'a>) -> [&'a [u8]; 3] {
     [
         b"document",
         place.kind.as_str().as_bytes(),

@@ -13,6 +13,7 @@ mod documents;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod under_root_key;
 mod versions;
 
 use std::collections::HashMap;
@@ -23,8 +24,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::store::{Created, DocumentKind, NewTask, Store};
 use sundew_core::{
-    Changed, DocumentVersion, Event, KnownTask, KnownToken, RootKey, SealError, TaskId, TaskRecord,
-    TokenHash, WorkloadRecord,
+    Changed, DocumentVersion, Event, KeyFingerprint, KnownTask, KnownToken, RootKey, SealError,
+    TaskId, TaskRecord, TokenHash, WorkloadRecord,
 };
 
 use crate::clock;
@@ -97,7 +98,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Returns records in this store that are tagged under this root key.
+    /// Returns records in this store that are tagged under these root keys.
     pub fn new(store: Arc<dyn Store>, root: Arc<RootKey>) -> Self {
         Self {
             store,
@@ -116,7 +117,7 @@ impl Records {
         &self.store
     }
 
-    /// Returns the root key.
+    /// Returns the root keys.
     pub fn root(&self) -> &RootKey {
         &self.root
     }
@@ -130,14 +131,27 @@ impl Records {
         bytes: &'a [u8],
         decode: impl FnOnce(&'a [u8]) -> Result<T, E>,
     ) -> Result<T, Refusal> {
-        let record = self
+        self.open_by(what, parts, bytes, decode)
+            .map(|(record, _)| record)
+    }
+
+    /// Returns what [`open`](Self::open) does, and the name of the root key under which it is.
+    fn open_by<'a, T, E>(
+        &self,
+        what: &'static str,
+        parts: &[&[u8]],
+        bytes: &'a [u8],
+        decode: impl FnOnce(&'a [u8]) -> Result<T, E>,
+    ) -> Result<(T, KeyFingerprint), Refusal> {
+        let (record, key) = self
             .root
-            .untag(parts, bytes)
+            .untag_by(parts, bytes)
             .map_err(|cause| Refusal::Seal { what, cause })?;
-        decode(record).map_err(|_| Refusal::Seal {
+        let record = decode(record).map_err(|_| Refusal::Seal {
             what,
             cause: SealError::Opening,
-        })
+        })?;
+        Ok((record, key))
     }
 
     /// Forgets everything in memory, after the store was emptied or lost something.
@@ -211,7 +225,7 @@ impl Records {
         let id = task.id;
         let new = NewTask {
             id,
-            record: self.root.tag(&[b"task", id.as_bytes()], task.encode()),
+            record: self.of_task(&task, &[b"task", id.as_bytes()], task.encode()),
             retain_until_ms: task
                 .deadline_ms
                 .saturating_add(RETAIN_TASK_AFTER_DEADLINE_MS),
@@ -244,7 +258,7 @@ impl Records {
         let id = task.id;
         self.forget_task(&id);
         let remains = task.record().remains().encode();
-        let remains = self.root.tag(&[b"task", id.as_bytes()], remains);
+        let remains = self.of_task(task, &[b"task", id.as_bytes()], remains);
         let until_ms = clock::now_ms().saturating_add(RETAIN_TASK_AFTER_END_MS);
         Ok(self.store.end_task(id, remains, until_ms).await?)
     }
@@ -304,13 +318,13 @@ impl Records {
         let Some(stored) = self.store.task(id).await? else {
             return Ok(None);
         };
-        let record = self.open(
+        let (record, key) = self.open_by(
             "task",
             &[b"task", id.as_bytes()],
             &stored.record,
             |record| TaskRecord::decode(id, record),
         )?;
-        Ok(Some(Arc::new(KnownTask::new(record, Vec::new()))))
+        Ok(Some(Arc::new(KnownTask::new(record, Vec::new(), key))))
     }
 
     /// Returns the task in a stored record, with all that it was delegated from. P4: the result is
@@ -318,11 +332,11 @@ impl Records {
     /// alive.
     async fn open_task(&self, id: TaskId, bytes: &[u8]) -> Result<Option<Arc<KnownTask>>, Refusal> {
         let open = |id: TaskId, bytes: &[u8]| {
-            self.open("task", &[b"task", id.as_bytes()], bytes, |record| {
+            self.open_by("task", &[b"task", id.as_bytes()], bytes, |record| {
                 TaskRecord::decode(id, record)
             })
         };
-        let record = open(id, bytes)?;
+        let (record, key) = open(id, bytes)?;
         // From the root down, because a task that was delegated is known by those above it.
         let mut ancestors: Vec<Arc<KnownTask>> = Vec::with_capacity(record.ancestors.len());
         for ancestor in &record.ancestors {
@@ -332,29 +346,29 @@ impl Records {
                     let Some(stored) = self.store.task(*ancestor).await? else {
                         return Ok(None);
                     };
-                    Arc::new(KnownTask::new(
-                        open(*ancestor, &stored.record)?,
-                        ancestors.clone(),
-                    ))
+                    let (above, key) = open(*ancestor, &stored.record)?;
+                    Arc::new(KnownTask::new(above, ancestors.clone(), key))
                 }
             };
             ancestors.push(known);
         }
-        Ok(Some(Arc::new(KnownTask::new(record, ancestors))))
+        Ok(Some(Arc::new(KnownTask::new(record, ancestors, key))))
     }
 
     /// Lets another certificate act for a task, from now on and besides those that may already.
     /// `certificate` is the certificate's SHA-256.
-    pub async fn bind_task(&self, id: TaskId, certificate: [u8; 32]) -> Result<(), Refusal> {
-        self.store
-            .bind_task(
-                id,
-                self.root
-                    .tag(&[b"binding", id.as_bytes()], certificate.to_vec()),
-                MAX_BINDINGS,
-            )
-            .await?;
-        self.read_task(id).await.map(drop)
+    pub async fn bind_task(&self, task: &KnownTask, certificate: [u8; 32]) -> Result<(), Refusal> {
+        let place: [&[u8]; 2] = [b"binding", task.id.as_bytes()];
+        let binding = self.of_task(task, &place, certificate.to_vec());
+        let bound = self.store.bind_task(task.id, binding, MAX_BINDINGS);
+        bound.await?;
+        self.read_task(task.id).await.map(drop)
+    }
+
+    /// Tags something that belongs to a task under the root key of the task: it is of use for as
+    /// long as that key is accepted, and so is the task.
+    pub(super) fn of_task(&self, task: &KnownTask, place: &[&[u8]], record: Vec<u8>) -> Vec<u8> {
+        self.root.tag_under(task.root_key(), place, record)
     }
 }
 

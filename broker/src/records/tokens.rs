@@ -15,7 +15,8 @@ const RETAIN_TOKEN_AFTER_EXPIRY_MS: i64 = 1000;
 impl Records {
     /// Returns a token as the store takes it.
     pub(super) fn new_token<'a>(&self, token: &KnownToken, hash: &'a TokenHash) -> NewToken<'a> {
-        let record = self.root.tag(
+        let record = self.of_task(
+            token.task(),
             &[b"token", token.task().id.as_bytes(), token.id().as_bytes()],
             token.encode(token.task()),
         );

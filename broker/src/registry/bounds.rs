@@ -27,7 +27,7 @@ impl Registry {
     ) -> Result<v1::ShowBoundsResponse, Refusal> {
         let log = &self.ledger.log;
         let agreement = log.agreement();
-        let brokers = log.allowed_by_all().await?;
+        let brokers = log.about_all().await?;
         Ok(v1::ShowBoundsResponse {
             version: agreement.version,
             bounds: Some(message(&agreement.bounds)),
@@ -55,7 +55,7 @@ impl Registry {
         if bounds == before.bounds {
             return Ok(answer(&before));
         }
-        for (broker, about) in log.allowed_by_all().await? {
+        for (broker, about) in log.about_all().await? {
             let Some(about) = about else {
                 return Err(Refusal::invalid(
                     "bounds",
@@ -136,6 +136,7 @@ impl From<AgreementError> for Refusal {
     fn from(error: AgreementError) -> Self {
         match error {
             AgreementError::Store(error) => error.into(),
+            AgreementError::RootKey => sundew_core::store::StoreError::from(error).into(),
             AgreementError::Raced => Self::Conflict("agreement on bounds"),
             AgreementError::Beyond(text) => Self::invalid("bounds", text),
         }

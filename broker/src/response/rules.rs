@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{
     Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Position, Selector,
 };
@@ -41,11 +42,7 @@ impl Responses {
             .map(|credential| credential.task());
         let selector = selector::read(request.selector, clock::now_ms())?;
         let key = idempotency_key(request.idempotency_key)?;
-        let id = EntryId(self.ledger.root().derive_name(&[
-            b"revoke",
-            operator.id().as_str().as_bytes(),
-            key.as_bytes(),
-        ]));
+        let id = self.revocation_name(operator.id(), &key);
         let (event, until_ms) = self.event_for(&selector, effect).await;
         // A retry has the name of the first attempt, and only waits until that is in force. L7: what this broker knows may be old. At worst it puts a rule in force once more.
         let before = self
@@ -89,6 +86,19 @@ impl Responses {
             position,
             pending,
         })
+    }
+
+    /// Returns the name of the revocation that an operator asks for with this idempotency key: the
+    /// one that an earlier attempt has, under whichever root key, or a new one.
+    fn revocation_name(&self, operator: &SpiffeId, key: &str) -> EntryId {
+        let parts: [&[u8]; 3] = [b"revoke", operator.as_str().as_bytes(), key.as_bytes()];
+        let root = self.ledger.root();
+        let names = root.derive_name_each(&parts);
+        let view = self.ledger.log.latest_view();
+        let mut names = names.into_iter().map(EntryId);
+        names
+            .find(|name| view.known(name).is_some())
+            .unwrap_or_else(|| EntryId(root.derive_name(&parts)))
     }
 
     /// Returns the entry of the log that a selector and an effect ask for, and until when it is

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use sundew_core::store::DocumentKind;
 use sundew_core::{Changed, Event, Keyring, SealError, SecretRecord};
 use sundew_proto::v1;
@@ -16,7 +16,7 @@ use crate::liveness::Subscriber;
 use crate::records::{Document, DocumentPlace, KEYRING};
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
-use crate::wire::idempotency_key;
+use crate::wire::{RequestNames, idempotency_key};
 
 /// How long after a look at all secrets the next one comes, if there is to be one.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -35,11 +35,14 @@ impl Secrets {
         request: v1::RotateKeyringRequest,
     ) -> Result<v1::RotateKeyringResponse, Refusal> {
         let key = idempotency_key(request.idempotency_key)?;
-        let tag = URL_SAFE_NO_PAD.encode(self.ledger.root().derive(&[
-            b"rotate-keyring",
-            operator.id().as_str().as_bytes(),
-            key.as_bytes(),
-        ]));
+        let request = RequestNames::new(
+            self.ledger.root(),
+            &[
+                b"rotate-keyring",
+                operator.id().as_str().as_bytes(),
+                key.as_bytes(),
+            ],
+        );
         let place = DocumentPlace::new(DocumentKind::Meta, KEYRING);
         for _ in 0..REPLACE_ATTEMPTS {
             let before = self.ledger.before_change(place).await?;
@@ -50,10 +53,10 @@ impl Secrets {
             };
             let current = &current.keyring;
             // A retry of the request that made the present key gets its answer.
-            let (key_id, change) = if is_stored && current.request() == tag {
+            let (key_id, change) = if is_stored && request.have(current.request()) {
                 (current.active_key_id(), Change::Keep)
             } else {
-                let next = current.rotated(&tag).map_err(unusable)?;
+                let next = current.rotated(request.name()).map_err(unusable)?;
                 let record = journal::record("keyring_rotated")
                     .with("actor", operator.id())
                     .with("key_id", next.active_key_id());

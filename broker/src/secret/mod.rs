@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use sundew_core::store::DocumentKind;
 use sundew_core::{Keyring, Scope, SealError, SecretBytes, SecretRecord};
 use sundew_proto::v1;
@@ -23,7 +23,7 @@ use crate::ledger::{Change, Ledger, NoDependents};
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::role::{Operator, Registrar};
-use crate::wire::{deletion, idempotency_key};
+use crate::wire::{RequestNames, deletion, idempotency_key};
 use keyring::{VersionedKeyring, key_of};
 
 /// How often a change is tried before it is refused because other brokers change the same secret or
@@ -70,12 +70,15 @@ impl Secrets {
             ));
         }
         let key = idempotency_key(request.idempotency_key)?;
-        let written_by = URL_SAFE_NO_PAD.encode(self.ledger.root().derive(&[
-            b"put-secret",
-            operator.id().as_str().as_bytes(),
-            key.as_bytes(),
-            value.expose(),
-        ]));
+        let written_by = RequestNames::new(
+            self.ledger.root(),
+            &[
+                b"put-secret",
+                operator.id().as_str().as_bytes(),
+                key.as_bytes(),
+                value.expose(),
+            ],
+        );
         let place = DocumentPlace::new(DocumentKind::Secret, &request.name);
         for _ in 0..REPLACE_ATTEMPTS {
             let before = self.ledger.before_change(place).await?;
@@ -83,7 +86,7 @@ impl Secrets {
             let old = old.and_then(|old| old.decode(SecretRecord::decode).ok());
             // A retry of the request that wrote the present version gets its answer.
             let (version, change) = match old {
-                Some(old) if old.request == written_by => (old.version, Change::Keep),
+                Some(old) if written_by.have(&old.request) => (old.version, Change::Keep),
                 old => {
                     let version = old.map_or(1, |old| old.version.saturating_add(1));
                     let record = journal::record("secret_written")
@@ -94,7 +97,7 @@ impl Secrets {
                         version,
                         updated_at_ms: clock::now_ms(),
                         sealed: self.seal_text(&request.name, &value).await?,
-                        request: written_by.clone(),
+                        request: written_by.name().to_owned(),
                     };
                     (version, Change::Write(body.encode(), record))
                 }

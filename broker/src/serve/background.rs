@@ -128,8 +128,13 @@ async fn keep_house(gate: Arc<Gate>, ledger: Ledger) {
     loop {
         tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
         gate.limiters.forget();
-        if let Err(error) = ledger.log.forget().await {
-            tracing::debug!(%error, "housekeeping");
+        for done in [
+            ledger.log.forget().await,
+            ledger.log.look_at_root_keys().await,
+        ] {
+            if let Err(error) = done {
+                tracing::debug!(%error, "housekeeping");
+            }
         }
     }
 }

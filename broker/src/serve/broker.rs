@@ -24,6 +24,7 @@ use crate::refusal_recorder::RefusalRecorder;
 use crate::registry::Registry;
 use crate::response::Responses;
 use crate::role::Operators;
+use crate::root_key::RootKeys;
 use crate::secret::Secrets;
 use crate::task::{Tasks, TasksUse};
 
@@ -38,6 +39,7 @@ pub(super) struct Broker {
     pub(super) leases: Arc<Leases>,
     pub(super) registry: Arc<Registry>,
     pub(super) responses: Arc<Responses>,
+    pub(super) root_keys: Arc<RootKeys>,
     pub(super) secrets: Arc<Secrets>,
     pub(super) tasks: Arc<Tasks>,
     pub(super) tpm_keys: Arc<TpmKeys>,
@@ -176,6 +178,7 @@ impl Broker {
             Arc::clone(&evidence),
             Arc::clone(&responses),
         );
+        let root_keys = Arc::new(RootKeys::new(ledger.clone(), Arc::clone(&leases)));
         let broker = Self {
             access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
             enrollment: Arc::new(enrollment),
@@ -183,6 +186,7 @@ impl Broker {
             leases,
             registry: Arc::new(registry),
             responses,
+            root_keys,
             secrets,
             tasks,
             tpm_keys: Arc::new(tpm_keys),

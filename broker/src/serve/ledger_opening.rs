@@ -1,4 +1,4 @@
-//! Opening the ledger: the root key, the store, the journal with its replay, and the log.
+//! Opening the ledger: the root keys, the store, the journal with its replay, and the log.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::start_error::{StartError, during};
 use crate::ca::Ca;
 use crate::journal::{Journal, JournalSettings};
 use crate::ledger::Ledger;
-use crate::liveness::{LogFollower, RevocationLog, agree};
+use crate::liveness::{AgreementError, LogFollower, RevocationLog, agree, require_known_keys};
 use crate::metrics::Metrics;
 use crate::peer::files::{read_private, read_public};
 use crate::random::random_name;
@@ -20,6 +20,10 @@ use crate::records::Records;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{RedisSettings, RedisStore};
 
+/// The key of the configuration that names the active root key.
+const ACTIVE_KEY: &str = "keys.root_key_file";
+/// The key of the configuration that names root keys beside the active one.
+const OTHER_KEYS: &str = "keys.other_root_key_files";
 /// Pause between two attempts to open a store that is not there yet.
 const RETRY_STORE_AFTER: Duration = Duration::from_millis(500);
 
@@ -34,13 +38,18 @@ pub(super) struct Opened {
 
 /// Opens the store, the journal and the log. Waits for a store that is not there yet.
 pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Opened, StartError> {
-    let root = read_root_key(config)?;
+    let root = read_root_keys(config)?;
     let store = open_store(&config.store).await?;
     let (journal, endings) = open_journal(config)?;
     let alone = matches!(config.store, StoreConfig::Embedded(_));
-    let agreement = agree(store.as_ref(), &root, &config.bounds, alone)
-        .await
-        .map_err(during("bounds"))?;
+    let agreement = agree(store.as_ref(), &root, &config.bounds, alone).await;
+    let agreement = agreement.map_err(|error| {
+        let is_other_key = matches!(error, AgreementError::RootKey);
+        let part = if is_other_key { ACTIVE_KEY } else { "bounds" };
+        during(part)(error)
+    })?;
+    let known = require_known_keys(store.as_ref(), &root).await;
+    known.map_err(during(ACTIVE_KEY))?;
     let log = Arc::new(RevocationLog::new(
         Arc::clone(&store),
         Arc::clone(&root),
@@ -76,20 +85,28 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     })
 }
 
-fn read_root_key(config: &Config) -> Result<Arc<RootKey>, StartError> {
-    let root = read_private(&config.root_key_file).map_err(during("keys.root_key_file"))?;
-    let root = RootKey::parse(&root).map_err(during("keys.root_key_file"))?;
+fn read_root_keys(config: &Config) -> Result<Arc<RootKey>, StartError> {
+    let read = |path: &PathBuf, key: &str| {
+        let bytes = read_private(path).map_err(during(key))?;
+        RootKey::parse(&bytes).map_err(during(key))
+    };
+    let active = read(&config.root_key_file, ACTIVE_KEY)?;
+    let others = config.other_root_key_files.iter();
+    let others: Vec<_> = others
+        .map(|path| read(path, OTHER_KEYS))
+        .collect::<Result<_, _>>()?;
+    let root = active.accepting(others).map_err(during(OTHER_KEYS))?;
     Ok(Arc::new(root))
 }
 
-/// Opens the store of a broker's configuration, and reads its root key, for a command that works on
+/// Opens the store of a broker's configuration, and reads its root keys, for a command that works on
 /// the store itself. A broker with an embedded store must not run meanwhile.
 ///
 /// # Errors
 ///
-/// [`StartError`] if the key cannot be read, or the store cannot be worked with now.
+/// [`StartError`] if a key cannot be read, or the store cannot be worked with now.
 pub async fn open_store_of(config: &Config) -> Result<(Arc<dyn Store>, Arc<RootKey>), StartError> {
-    let root = read_root_key(config)?;
+    let root = read_root_keys(config)?;
     let store = make_store(&config.store)?;
     store.check().await.map_err(during("store"))?;
     Ok((store, root))

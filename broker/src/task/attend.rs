@@ -207,7 +207,7 @@ impl Tasks {
                     .journal
                     .write(record.with("certificate_sha256", sundew_attestation::hex(&certificate)))
                     .await?;
-                self.ledger.records.bind_task(task.id, certificate).await?;
+                self.ledger.records.bind_task(task, certificate).await?;
                 let _ = answers
                     .send(Ok(told(Told::Rotated(v1::BindingRotated {
                         certificate_sha256: rotate.certificate_sha256,

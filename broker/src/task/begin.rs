@@ -122,6 +122,10 @@ impl Tasks {
         self.ledger.require_not_quarantined(&new.token)?;
         // A key of a task that has ended begins none, and nothing goes on the record.
         self.ledger.require_usable(&new.task)?;
+        let answered = self.begun_under_other_key(&new).await?;
+        if let Some((task, token, credential)) = answered {
+            return self.answer(&task, &token, &credential, registration);
+        }
         let reserved = self
             .reserve(
                 &new.task,
@@ -136,9 +140,19 @@ impl Tasks {
             self.give_back(&place).await;
         }
         let (task, token, credential) = created?;
+        self.answer(&task, &token, &credential, registration)
+    }
+
+    fn answer(
+        &self,
+        task: &Task,
+        token: &KnownToken,
+        credential: &Credential,
+        registration: &Registration,
+    ) -> Result<v1::BeginTaskResponse, Refusal> {
         Ok(v1::BeginTaskResponse {
-            task: Some(wire::task_message(&*self.ledger.log.view()?, &task)),
-            token: Some(super::token_message(&token, &credential)),
+            task: Some(wire::task_message(&*self.ledger.log.view()?, task)),
+            token: Some(super::token_message(token, credential)),
             attendance_grace_ms: task.grace_ms,
             evidence_at_secrets: registration.evidence_at_secrets,
         })

@@ -61,7 +61,7 @@ impl Tasks {
         // P4: a task that ended meanwhile gives no grant.
         self.ledger.require_usable(&task)?;
         Ok(v1::DelegateResponse {
-            grant: grant.to_text(self.ledger.root()),
+            grant: grant.to_text(self.ledger.root(), task.root_key()),
             expires_at_ms: grant.expires_at_ms,
         })
     }

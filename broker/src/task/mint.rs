@@ -100,7 +100,11 @@ impl Tasks {
             TokenBinding::Bearer => format!("{}@{part}", wanted.key),
             TokenBinding::Certificate => wanted.key,
         };
-        let credential = self.credential(task.record(), &name, peer.svid().thumbprint());
+        let credential = self.credential(
+            (task.record(), task.root_key()),
+            &name,
+            peer.svid().thumbprint(),
+        );
         let hash = credential.hash();
         let token = super::new_token(
             peer,

@@ -18,7 +18,9 @@ mod tests;
 use std::sync::Arc;
 
 use sundew_attestation::BindingPurpose;
-use sundew_core::{Credential, Permit, Position, TaskId, TaskRecord, TokenRecord, WorkloadRecord};
+use sundew_core::{
+    Credential, KeyFingerprint, Permit, Position, TaskId, TaskRecord, TokenRecord, WorkloadRecord,
+};
 use sundew_proto::v1;
 
 use crate::evidence::{Evidence, Presentation};
@@ -110,20 +112,25 @@ impl Tasks {
         }
     }
 
-    /// Answers the one token that a task has for an idempotency key. The token is derived, so that
-    /// a retry gets the same token and nothing is stored. L11: when the task began, which only its
-    /// record says, is a part of that: a key that is used again after the record is gone gives
-    /// another token.
-    fn credential(&self, task: &TaskRecord, key: &str, certificate: &[u8; 32]) -> Credential {
-        let secret = self.ledger.root().derive(&[
+    /// Answers the one token that a task has for an idempotency key. The token is derived under the
+    /// root key of the task, so that a retry gets the same token at any broker, and nothing is
+    /// stored. L11: when the task began, which only its record says, is a part of that: a key that is
+    /// used again after the record is gone gives another token.
+    fn credential(
+        &self,
+        (task, root_key): (&TaskRecord, KeyFingerprint),
+        key: &str,
+        certificate: &[u8; 32],
+    ) -> Credential {
+        let parts: [&[u8]; 6] = [
             b"token",
             task.id.as_bytes(),
             key.as_bytes(),
             certificate,
             &task.created_at_ms.to_be_bytes(),
             &task.position.0.to_be_bytes(),
-        ]);
-        Credential::new(task.id, secret)
+        ];
+        Credential::new(task.id, self.ledger.root().derive_under(root_key, &parts))
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Decision<'a> {
 /// A task that is not stored yet, with its first token.
 pub(super) struct NewTask {
     pub(super) credential: Credential,
+    /// The IDs that the task has if it began under another root key.
+    pub(super) other_ids: Vec<TaskId>,
     pub(super) task: Arc<KnownTask>,
     pub(super) token: KnownToken,
 }
@@ -81,7 +83,7 @@ impl Tasks {
         // A task that has ended has no tokens any more.
         self.ledger.require_usable(&task)?;
         // The first token is bound to the certificate of the first call.
-        let credential = self.credential(task.record(), FIRST, certificate);
+        let credential = self.credential((task.record(), task.root_key()), FIRST, certificate);
         let first = self
             .ledger
             .records
@@ -91,6 +93,25 @@ impl Tasks {
         let first = first.ok_or(Refusal::Idempotency)?;
         self.ledger.require_not_quarantined(&first)?;
         Ok((task, first, credential))
+    }
+
+    /// Answers a retry of a call that began a task under another root key, in a rotation. Such a task
+    /// that has ended begins no other one.
+    pub(super) async fn begun_under_other_key(
+        &self,
+        new: &NewTask,
+    ) -> Result<Option<(Arc<Task>, Arc<KnownToken>, Credential)>, Refusal> {
+        for id in &new.other_ids {
+            if let Some(ending) = self.ledger.log.view()?.ending(id) {
+                return Err(Refusal::TaskDead(ending));
+            }
+            if let Some(existing) = self.ledger.records.read_task(*id).await? {
+                existing.require_request_of(&new.task)?;
+                let begun = self.begun_before(existing, &new.token.certificate);
+                return begun.await.map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the records of a task that is allowed to begin. `key` names the task among those of
@@ -112,11 +133,14 @@ impl Tasks {
             workload,
         } = *decision;
         // The ID is derived, so that a retry finds the task that the first attempt stored.
-        let id = TaskId::from_bytes(self.ledger.root().derive_name(&[
+        let names = self.ledger.root().derive_name_each(&[
             b"task",
             peer.id().as_str().as_bytes(),
             key.as_bytes(),
-        ]));
+        ]);
+        let mut ids = names.into_iter().map(TaskId::from_bytes);
+        let id = ids.next().ok_or(Refusal::Internal("no root key"))?;
+        let other_ids = ids.collect();
         let ancestors: Vec<_> = parent
             .iter()
             .flat_map(|above| above.parent.ancestors().iter().chain([&above.parent]))
@@ -142,8 +166,9 @@ impl Tasks {
             ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
             depth_left: permit.depth_left(),
         };
-        let credential = self.credential(&task, FIRST, peer.svid().thumbprint());
-        let task = Arc::new(KnownTask::new(task, ancestors));
+        let root_key = self.ledger.root().active();
+        let credential = self.credential((&task, root_key), FIRST, peer.svid().thumbprint());
+        let task = Arc::new(KnownTask::new(task, ancestors, root_key));
         let token = super::new_token(
             peer,
             permit,
@@ -156,6 +181,7 @@ impl Tasks {
         let token = KnownToken::new(token, credential.hash().token_id(), Arc::clone(&task));
         Ok(NewTask {
             credential,
+            other_ids,
             task,
             token,
         })

@@ -72,7 +72,8 @@ impl Tasks {
 
     /// Makes a ticket that says that the task was proven now.
     pub(super) fn proof_ticket(&self, task: &Task) -> Vec<u8> {
-        self.ledger.root().tag(
+        self.ledger.root().tag_under(
+            task.root_key(),
             &[b"proof", task.id.as_bytes()],
             clock::now_ms().to_be_bytes().to_vec(),
         )

@@ -100,6 +100,23 @@ impl Agent {
     }
 }
 
+/// A task that a test has begun.
+pub(crate) struct Begun {
+    pub(crate) id: String,
+    pub(crate) token: v1::Token,
+    pub(crate) task: v1::Task,
+}
+
+impl Begun {
+    /// A request for another token of the task that asks for nothing in particular.
+    pub(crate) fn mint(&self) -> v1::MintTokenRequest {
+        v1::MintTokenRequest {
+            task_id: self.id.clone(),
+            ..v1::MintTokenRequest::default()
+        }
+    }
+}
+
 /// What the agents of a test are made of, and who says so.
 #[derive(Clone)]
 pub(super) struct Manifest {

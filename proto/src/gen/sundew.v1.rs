@@ -3311,6 +3311,56 @@ pub struct CaKey {
     #[prost(int64, tag = "5")]
     pub not_after_ms: i64,
 }
+/// The root keys of a broker, by names that tell nothing of the keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BrokerRootKeys {
+    #[prost(string, tag = "1")]
+    pub broker: ::prost::alloc::string::String,
+    /// The key under which it writes. Empty for a broker of an older version, which tells none.
+    #[prost(string, tag = "2")]
+    pub active: ::prost::alloc::string::String,
+    /// The keys that it accepts beside that one.
+    #[prost(string, repeated, tag = "3")]
+    pub others: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Things of one kind that are under another root key than the active one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnderOtherRootKey {
+    /// "agreement", "document", "entry", "lease", "name at a target" or "task"
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// When the last of them has ended by itself. 0 for what stays until it is written anew.
+    #[prost(int64, tag = "3")]
+    pub until_ms: i64,
+    /// Some of them, as examples.
+    #[prost(string, repeated, tag = "4")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why they cannot be written anew, or cannot be counted; empty if they can.
+    #[prost(string, tag = "5")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RewriteUnderRootKeyRequest {
+    /// Set to be told what there is, and to write nothing.
+    #[prost(bool, tag = "1")]
+    pub check: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RewriteUnderRootKeyResponse {
+    /// The active key of the broker that answers.
+    #[prost(string, tag = "1")]
+    pub active: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub brokers: ::prost::alloc::vec::Vec<BrokerRootKeys>,
+    /// How many things were written anew.
+    #[prost(uint64, tag = "3")]
+    pub rewritten: u64,
+    /// What is under another key after that. If there is nothing, that key is of no use any more.
+    #[prost(message, repeated, tag = "4")]
+    pub left: ::prost::alloc::vec::Vec<UnderOtherRootKey>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShowCaRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4135,6 +4185,34 @@ pub mod registry_service_client {
                 .insert(GrpcMethod::new("sundew.v1.RegistryService", "DropOldCaKeys"));
             self.inner.unary(req, path, codec).await
         }
+        /// Writes everything anew that is under another root key than the active one and would stay, and
+        /// says what is left. Refused while brokers have different active keys.
+        pub async fn rewrite_under_root_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RewriteUnderRootKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RewriteUnderRootKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.RegistryService/RewriteUnderRootKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("sundew.v1.RegistryService", "RewriteUnderRootKey"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Creates a single-use join token with which a registered workload gets its first SVID.
         pub async fn create_join_token(
             &mut self,
@@ -4329,6 +4407,15 @@ pub mod registry_service_server {
             request: tonic::Request<super::DropOldCaKeysRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DropOldCaKeysResponse>,
+            tonic::Status,
+        >;
+        /// Writes everything anew that is under another root key than the active one and would stay, and
+        /// says what is left. Refused while brokers have different active keys.
+        async fn rewrite_under_root_key(
+            &self,
+            request: tonic::Request<super::RewriteUnderRootKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RewriteUnderRootKeyResponse>,
             tonic::Status,
         >;
         /// Creates a single-use join token with which a registered workload gets its first SVID.
@@ -5308,6 +5395,55 @@ pub mod registry_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DropOldCaKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.RegistryService/RewriteUnderRootKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RewriteUnderRootKeySvc<T: RegistryService>(pub Arc<T>);
+                    impl<
+                        T: RegistryService,
+                    > tonic::server::UnaryService<super::RewriteUnderRootKeyRequest>
+                    for RewriteUnderRootKeySvc<T> {
+                        type Response = super::RewriteUnderRootKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RewriteUnderRootKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RegistryService>::rewrite_under_root_key(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RewriteUnderRootKeySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

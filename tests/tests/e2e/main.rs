@@ -42,6 +42,7 @@ mod prove;
 mod refusals;
 mod replicas;
 mod responders;
+mod root_key;
 mod rules;
 mod sdk;
 mod sdk_endurance;

@@ -73,7 +73,7 @@ async fn write_task(records: &Records, root: &RootKey, number: u64, deadline_ms:
         registration: record.registration.clone(),
         request: [4; 16],
     };
-    let task = Arc::new(KnownTask::new(record, vec![]));
+    let task = Arc::new(KnownTask::new(record, vec![], root.active()));
     let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task));
     let created = records.create_task(task, token, &hash).await;
     assert!(created.is_ok(), "a task is written");

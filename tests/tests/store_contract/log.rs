@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sundew_core::store::{AppendAfter, StoreError};
+use sundew_broker::store::embedded::EmbeddedStore;
+use sundew_core::store::{AppendAfter, Store as _, StoreError};
 use sundew_core::{EntryId, Position};
 use sundew_tests::now_ms;
 
@@ -149,6 +150,29 @@ async fn trimming_drops_what_is_past_and_keeps_the_tip() {
         );
     })
     .await;
+}
+
+/// I10: a version that was superseded, or an entry that was written anew, is under a former root key,
+/// and must not come back when that key is gone.
+#[tokio::test]
+async fn an_entry_that_was_dropped_before_its_time_stays_away_after_a_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("store");
+    let store = EmbeddedStore::open(&path).expect("embedded");
+    let until_ms = now_ms() + 60_000;
+    for n in 1..=3 {
+        let appended = store.append(EntryId([n; 16]), b"x", until_ms, Position(0).into());
+        appended.await.expect("append");
+    }
+    let places = [Position(1), Position(3), Position(7)];
+    store.trim_log(now_ms(), &places).await.expect("trim");
+    drop(store);
+    for _ in 0..2 {
+        let store = EmbeddedStore::open(&path).expect("embedded");
+        let log = store.read_log(Position(0), 10).await.expect("log");
+        let left: Vec<_> = log.iter().map(|entry| entry.position.0).collect();
+        assert_eq!(left, [2, 3]);
+    }
 }
 
 /// L3, L6: whoever does not know the agreement appends nothing, and nobody replaces what they have

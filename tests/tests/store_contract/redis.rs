@@ -38,6 +38,26 @@ async fn tokens_that_have_expired_are_dropped_from_a_long_task() {
     assert!(page < 600, "{page} of 2000 are still there");
 }
 
+/// I10: where no broker runs, nobody takes those off the list that have died, and no broker that
+/// starts may wait for them.
+#[tokio::test]
+async fn a_broker_that_died_reports_nothing_though_it_is_on_the_list() {
+    let redis = Redis::start();
+    let store = redis_store(&redis);
+    let applied = (Position(0), EntryId::default());
+    store.heartbeat(report(applied)).await.expect("heartbeat");
+    let reports = async || store.reports().await.expect("reports");
+    assert_eq!(reports().await, [("me".to_owned(), "about me".to_owned())]);
+    let long_ago = now_ms() - 601_000;
+    let set = redis::cmd("HSET")
+        .arg("sundew:{log}:brokers")
+        .arg("me")
+        .arg(format!("0 {long_ago}"))
+        .query(&mut redis.connection());
+    let (): () = set.expect("set");
+    assert_eq!(reports().await, []);
+}
+
 /// A report about a log that was lost counts for nothing: whoever waits for that broker waits on.
 #[tokio::test]
 async fn a_report_counts_only_for_the_log_that_it_is_about() {

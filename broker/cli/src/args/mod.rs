@@ -15,7 +15,7 @@ pub(crate) use attest::{
 };
 use error::ArgumentError;
 pub(crate) use registry::{
-    CaCommand, EngineCommand, KeyringCommand, SecretCommand, WorkloadCommand,
+    CaCommand, EngineCommand, KeyringCommand, RootKeyCommand, SecretCommand, WorkloadCommand,
 };
 pub(crate) use respond::{LeaseCommand, Respond, Revoke, RevokeCommand, Select};
 pub(crate) use run::{Run, TokenWay};
@@ -158,6 +158,9 @@ pub(crate) enum Command {
     /// Work on the keys that seal stored secrets. Needs the role `registrar`.
     #[command(subcommand)]
     Keyring(KeyringCommand),
+    /// Make a root key, and rotate the one that all brokers of a store have.
+    #[command(subcommand)]
+    RootKey(RootKeyCommand),
     /// Kill what a selector matches, at once and everywhere. Needs the role `responder`.
     #[command(
         after_help = EXIT_CODES,

@@ -51,6 +51,21 @@ pub(crate) enum KeyringCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum RootKeyCommand {
+    /// Write a new root key into a new file.
+    New {
+        /// The file; it must not exist.
+        file: PathBuf,
+    },
+    /// Show which root keys each broker has, and what is under another key than the active one. That
+    /// key may go when there is nothing. Needs the role `registrar`.
+    Status,
+    /// Write everything anew, under the active key, that would stay under another one. The rest ends
+    /// by itself. It may be repeated. Needs the role `registrar`.
+    Rewrite,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Show the roots and the keys that sign JWT-SVIDs: which sign, and until when each is trusted.
     Status,

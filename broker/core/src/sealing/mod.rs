@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::secret::SecretBytes;
 
 pub use keyring::Keyring;
-pub use root_key::RootKey;
+pub use root_key::{KeyFingerprint, RootKey};
 
 /// The reason why a value cannot be sealed or opened. It tells nothing more on purpose.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -30,6 +30,9 @@ pub enum SealError {
     /// The bytes are not a root key, which has 32 bytes.
     #[error("root key must be 32 bytes, as hexadecimal or raw")]
     RootKey,
+    /// A root key is there twice, or there are too many.
+    #[error("each root key may be there once, and three beside the active one")]
+    RootKeys,
     /// The keyring has no key with this number.
     #[error("key {0} is not in the keyring")]
     UnknownKey(u32),

@@ -220,6 +220,12 @@ impl View {
             .or_else(|| self.suspending_rule(task))
     }
 
+    /// Returns how the task of this name ended, if the log says so.
+    pub fn ending(&self, task: &TaskId) -> Option<Cause> {
+        let ending = self.endings.get(task)?;
+        Some(Cause::TaskEnded(ending.outcome))
+    }
+
     /// Returns the ending of the task, or else that of the nearest task that it was delegated from:
     /// this is the reason that the task's owner can make sense of.
     fn ending_of(&self, task: &KnownTask, without: Option<EntryId>) -> Option<Cause> {

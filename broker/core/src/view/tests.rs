@@ -6,12 +6,15 @@ use super::*;
 use crate::id::TokenId;
 use crate::log::FOR_EVER_MS;
 use crate::record::{TokenRecord, samples};
+use crate::sealing::KeyFingerprint;
 use crate::selector::Selector;
 use crate::subject::{KnownTask, KnownToken};
 use crate::view::still_matter;
 
+const KEY: KeyFingerprint = KeyFingerprint([0; 8]);
+
 fn task(position: u64) -> KnownTask {
-    KnownTask::new(samples::task(position), vec![])
+    KnownTask::new(samples::task(position), vec![], KEY)
 }
 
 fn token_of(id: TokenId, position: u64, task_position: u64) -> KnownToken {
@@ -192,6 +195,7 @@ fn child_of(parent: KnownTask, position: u64) -> KnownTask {
     KnownTask::new(
         record,
         ancestors.into_iter().chain([Arc::new(parent)]).collect(),
+        KEY,
     )
 }
 
@@ -423,7 +427,7 @@ fn of_ten_thousand_rules_each_kills_its_own_and_nothing_else() {
         let mut record = samples::task(0);
         record.claims = vec![claim.to_owned()];
         assert_eq!(
-            view.task_liveness(&KnownTask::new(record, vec![]), 1)
+            view.task_liveness(&KnownTask::new(record, vec![], KEY), 1)
                 == Liveness::Dead(Cause::Revoked),
             dead,
             "{claim}"

@@ -164,6 +164,8 @@ pub(super) struct FileTrust {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileKeys {
     pub(super) root_key_file: PathBuf,
+    #[serde(default)]
+    pub(super) other_root_key_files: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]

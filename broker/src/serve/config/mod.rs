@@ -45,8 +45,10 @@ pub struct Config {
     pub bundle_limit: Duration,
     /// The store.
     pub store: StoreConfig,
-    /// The file with the root key.
+    /// The file with the active root key.
     pub root_key_file: PathBuf,
+    /// The files with the root keys that are accepted beside it.
+    pub other_root_key_files: Vec<PathBuf>,
     /// The journal.
     pub journal: JournalConfig,
     /// Freshness and skew.
@@ -213,6 +215,7 @@ impl Config {
                     bundle_limit: limits.bundle_age.to_std(),
                     store,
                     root_key_file: keys.root_key_file,
+                    other_root_key_files: keys.other_root_key_files,
                     journal: JournalConfig::from((journal, &limits)),
                     bounds,
                     operators,

@@ -9,6 +9,7 @@ use crate::enrollment::Enrollment;
 use crate::evidence::{Evidence, TrustItems};
 use crate::lease::Leases;
 use crate::registry::Registry;
+use crate::root_key::RootKeys;
 use crate::secret::Secrets;
 use crate::serve::gate::Answer;
 
@@ -236,6 +237,15 @@ impl RegistryService for Services {
         let room = &self.broker.enrollment;
         self.gate
             .serve_detached_as("DropOldCaKeys", room, request, Enrollment::drop_old_ca_keys)
+            .await
+    }
+    async fn rewrite_under_root_key(
+        &self,
+        request: Request<RewriteUnderRootKeyRequest>,
+    ) -> Answer<RewriteUnderRootKeyResponse> {
+        let room = &self.broker.root_keys;
+        self.gate
+            .serve_detached_as("RewriteUnderRootKey", room, request, RootKeys::rewrite)
             .await
     }
     async fn create_join_token(

@@ -37,6 +37,12 @@ impl State {
             Kind::Agreement(agreement) => {
                 self.agreement = (agreement.version, agreement.value.clone());
             }
+            Kind::Dropped(dropped) => {
+                let tip = self.tip.0;
+                self.entries.retain(|(entry, _)| {
+                    entry.position == tip || !dropped.positions.contains(&entry.position.0)
+                });
+            }
             Kind::Entry(entry) => self.apply_entry(entry),
             Kind::Lease(lease) => self.apply_lease(lease),
             Kind::Had(had) => {

@@ -63,12 +63,32 @@ impl EmbeddedStore {
         }
     }
 
-    pub(super) fn trim_entries(&self, now_ms: i64, places: &[Position]) {
+    /// What is deleted before its time stays away also after a restart.
+    pub(super) async fn trim_entries(
+        &self,
+        now_ms: i64,
+        places: &[Position],
+    ) -> Result<(), StoreError> {
+        let dropped = {
+            let mut state = self.lock();
+            let there = |(entry, _): &(StoredEntry, i64)| {
+                places.contains(&entry.position).then_some(entry.position.0)
+            };
+            let positions: Vec<_> = state.entries.iter().filter_map(there).collect();
+            let dropped = operation::Dropped { positions };
+            (!dropped.positions.is_empty())
+                .then(|| self.commit(&mut state, Kind::Dropped(dropped)))
+                .transpose()?
+        };
+        if let Some(durable) = dropped {
+            self.settled(durable).await?;
+        }
+        self.purge_entries(now_ms);
+        Ok(())
+    }
+
+    fn purge_entries(&self, now_ms: i64) {
         let mut state = self.lock();
-        let tip = state.tip.0;
-        state
-            .entries
-            .retain(|(entry, _)| entry.position == tip || !places.contains(&entry.position));
         let live = state.purge(now_ms);
         if state.operations > live.saturating_mul(2).saturating_add(SLACK_OPERATIONS)
             // A document that is being written is in the file and not in the state.

@@ -327,8 +327,7 @@ impl Store for EmbeddedStore {
     }
 
     fn trim_log<'a>(&'a self, now_ms: i64, places: &'a [Position]) -> BoxFuture<'a, ()> {
-        self.trim_entries(now_ms, places);
-        Box::pin(ready(Ok(())))
+        Box::pin(self.trim_entries(now_ms, places))
     }
 
     fn heartbeat<'a>(&'a self, report: Report<'a>) -> BoxFuture<'a, Heartbeat> {

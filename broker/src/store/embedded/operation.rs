@@ -6,7 +6,7 @@
 pub(super) struct Operation {
     #[prost(
         oneof = "kind::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
     )]
     pub(super) kind: Option<kind::Kind>,
 }
@@ -163,6 +163,13 @@ pub(super) struct Ended {
     pub(super) retain_until_ms: i64,
 }
 
+/// Entries were deleted from the revocation log before their time was over.
+#[derive(Clone, prost::Message)]
+pub(super) struct Dropped {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(super) positions: Vec<u64>,
+}
+
 pub(super) mod kind {
     /// A change to the state.
     #[derive(Clone, prost::Oneof)]
@@ -195,5 +202,7 @@ pub(super) mod kind {
         Agreement(super::Agreement),
         #[prost(message, tag = "14")]
         Ended(super::Ended),
+        #[prost(message, tag = "15")]
+        Dropped(super::Dropped),
     }
 }

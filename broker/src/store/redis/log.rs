@@ -28,6 +28,8 @@ const ENTRIES_PER_TRIM: u64 = 2000;
 const MAX_TRIMS: usize = 20;
 /// The field of the list of brokers that is no broker; `heartbeat.lua` has the same name.
 const EPOCH: &str = "=epoch";
+/// The longest freshness bound of a broker; `heartbeat.lua` has the same number.
+const LONGEST_BOUND_MS: i64 = 60_000;
 /// The start of the range that a trimming looks at: the oldest entry.
 const OLDEST: &str = "-";
 
@@ -150,21 +152,33 @@ impl Log {
     }
 
     pub(super) async fn reports(&self) -> Result<Vec<(String, String)>, StoreError> {
-        let mut names = cmd("HKEYS");
-        names.arg(BROKERS);
-        let names: Vec<String> = self.primaries.query(BROKERS, &names).await?;
-        let mut about = cmd("HGETALL");
-        about.arg(ABOUT);
-        let mut about: HashMap<String, String> = self.primaries.query(ABOUT, &about).await?;
-        let report = |name: String| {
+        let hash = |key: &'static str| async move {
+            let mut all = cmd("HGETALL");
+            all.arg(key);
+            self.primaries
+                .query::<HashMap<String, String>>(key, &all)
+                .await
+        };
+        let (seconds, _): (i64, i64) = self.primaries.query(BROKERS, &cmd("TIME")).await?;
+        let (brokers, bounds) = (hash(BROKERS).await?, hash(BOUNDS).await?);
+        let mut about = hash(ABOUT).await?;
+        // Where no broker runs, nobody takes those off the list that have died.
+        let is_there = |(name, report): &(String, String)| {
+            let at_ms = report
+                .split_once(' ')
+                .and_then(|(_, at)| at.parse::<i64>().ok());
+            let bound = bounds.get(name).and_then(|bound| bound.parse::<i64>().ok());
+            let longest_ms = bound.unwrap_or(LONGEST_BOUND_MS).min(LONGEST_BOUND_MS);
+            let passed_ms = seconds
+                .saturating_mul(1000)
+                .saturating_sub(at_ms.unwrap_or(0));
+            name != EPOCH && passed_ms <= longest_ms.saturating_mul(10)
+        };
+        let report = |(name, _): (String, String)| {
             let text = about.remove(&name).unwrap_or_default();
             (name, text)
         };
-        Ok(names
-            .into_iter()
-            .filter(|name| name != EPOCH)
-            .map(report)
-            .collect())
+        Ok(brokers.into_iter().filter(is_there).map(report).collect())
     }
 
     pub(super) async fn read(

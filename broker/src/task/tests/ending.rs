@@ -44,7 +44,7 @@ async fn l16_many_tasks_end_together_and_each_is_on_the_record_once() {
             let mut record = one.record().clone();
             record.id = TaskId::from_bytes(broker.ledger.root().derive_name(&[&n.to_be_bytes()]));
             (
-                Arc::new(KnownTask::new(record, Vec::new())),
+                Arc::new(KnownTask::new(record, Vec::new(), one.root_key())),
                 Outcome::Expired,
             )
         })

@@ -93,7 +93,7 @@ async fn write_task(
         )
         .await;
     assert_eq!(reserved, Ok(Reserved::Taken));
-    let task = Arc::new(KnownTask::new(record, vec![]));
+    let task = Arc::new(KnownTask::new(record, vec![], root.active()));
     let mut first = None;
     for t in 0..tokens {
         let credential = Credential::new(

@@ -72,6 +72,7 @@ fn what_was_delegated_from_a_suspended_task_is_suspended_with_it() {
             ..samples::task(4)
         },
         vec![],
+        KEY,
     );
     view.apply(Position(5), entry(1, Event::Suspended(parent.id)));
     let child = child_of(parent, 4);
