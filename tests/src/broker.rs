@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -207,6 +208,7 @@ jwks_file = "{files}/jwks.json"
             port,
             operations,
             output: Arc::default(),
+            readers: Vec::new(),
         }
     }
 
@@ -282,6 +284,8 @@ pub struct Broker {
     port: u16,
     operations: u16,
     output: Arc<Mutex<String>>,
+    /// The threads that read what the process prints, until it ends.
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Broker {
@@ -344,13 +348,14 @@ impl Broker {
         .flatten()
         {
             let output = Arc::clone(&self.output);
-            std::thread::spawn(move || {
+            let reader = std::thread::spawn(move || {
                 for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                     let mut output = output.lock().expect("output");
                     output.push_str(&line);
                     output.push('\n');
                 }
             });
+            self.readers.push(reader);
         }
         self.child = Some(child);
     }
@@ -385,9 +390,13 @@ impl Broker {
         }
     }
 
-    /// Waits until the process ends by itself.
+    /// Waits until the process ends by itself, and everything that it printed was read.
     pub fn wait(&mut self) -> std::process::ExitStatus {
-        self.child.as_mut().expect("running").wait().expect("wait")
+        let status = self.child.as_mut().expect("running").wait().expect("wait");
+        for reader in self.readers.drain(..) {
+            reader.join().expect("reader");
+        }
+        status
     }
 
     /// Gets a path from the operations listener: status and body, or nothing without an answer.
