@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use governor::{DefaultDirectRateLimiter, Quota};
@@ -24,6 +25,8 @@ pub struct CallLimits {
     pub purpose_bytes: usize,
     /// Largest secret, in bytes.
     pub secret_bytes: usize,
+    /// Bytes of messages that are not whole yet, of all callers.
+    pub unfinished_bytes: usize,
     /// Tokens of one task at a time (A2).
     pub tokens_per_task: u32,
 }
@@ -43,6 +46,55 @@ impl IssuingPlace {
     }
 }
 
+/// Bytes that may be held at a time.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    held: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let more = |held: usize| Some(held.saturating_add(bytes)).filter(|sum| *sum <= self.limit);
+        let (taken, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        self.held.fetch_update(taken, seen, more).is_ok()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn give(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// The bytes of messages that are not whole yet, by who may take them: nobody takes an operator's.
+pub(crate) struct Unfinished {
+    pub(crate) of_anonymous: Arc<Budget>,
+    pub(crate) of_operators: Arc<Budget>,
+    pub(crate) of_workloads: Arc<Budget>,
+}
+
+impl Unfinished {
+    pub(crate) fn new(limits: &CallLimits) -> Self {
+        let quarter = limits.unfinished_bytes / 4;
+        Self {
+            of_anonymous: Budget::new(quarter),
+            of_operators: Budget::new(quarter),
+            of_workloads: Budget::new(quarter.saturating_mul(2)),
+        }
+    }
+}
+
 /// Of how many places for open calls there is one more for endings.
 const PLACES_FOR_AN_ENDING: usize = 16;
 
@@ -52,6 +104,8 @@ pub(crate) struct WorkloadLimiter {
     open_calls: Arc<Semaphore>,
     /// Places for what takes authority away, when the others are taken.
     endings: Arc<Semaphore>,
+    /// The workload's part of [`Unfinished`].
+    pub(crate) unfinished: Arc<Budget>,
 }
 
 impl WorkloadLimiter {
@@ -71,6 +125,8 @@ impl WorkloadLimiter {
 pub(crate) struct Limiters {
     quota: Quota,
     open_calls: usize,
+    /// What one workload may have of unfinished messages, in bytes.
+    unfinished: usize,
     known: Mutex<HashMap<SpiffeId, Arc<WorkloadLimiter>>>,
 }
 
@@ -82,6 +138,7 @@ impl Limiters {
         Self {
             quota: Quota::per_second(limits.calls_per_second).allow_burst(burst),
             open_calls: limits.open_calls,
+            unfinished: limits.unfinished_bytes / 4,
             known: Mutex::default(),
         }
     }
@@ -94,6 +151,7 @@ impl Limiters {
                 rate: DefaultDirectRateLimiter::direct(self.quota),
                 open_calls: Arc::new(Semaphore::new(self.open_calls)),
                 endings: Arc::new(Semaphore::new(endings)),
+                unfinished: Budget::new(self.unfinished),
             })
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -44,6 +44,12 @@ pub enum Refusal {
     /// The workload has as many open calls as it may have.
     #[error("the workload has too many open calls")]
     OpenCalls,
+    /// A message did not come to its end in time.
+    #[error("a message was not sent to its end in time")]
+    Unfinished,
+    /// Too much of messages that are not whole is held for the caller, or for all callers.
+    #[error("too many bytes of unfinished messages")]
+    UnfinishedBytes,
     /// Other callers changed what this call was to change again and again, so that this change did
     /// not get in.
     #[error("{0} is being changed by others")]
@@ -272,6 +278,16 @@ impl Refusal {
                 Code::ResourceExhausted,
                 "OPEN_CALLS",
                 "too many calls of this workload are open",
+            ),
+            Self::Unfinished => Answer::new(
+                Code::DeadlineExceeded,
+                "UNFINISHED",
+                "the message was not sent to its end in time",
+            ),
+            Self::UnfinishedBytes => Answer::new(
+                Code::ResourceExhausted,
+                "UNFINISHED_BYTES",
+                "too much is being sent at a time",
             ),
             Self::Stopping => Answer::new(
                 Code::Unavailable,

@@ -144,6 +144,8 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Journal(_) => "journal",
         Refusal::JoinToken => "join_token",
         Refusal::OpenCalls => "open_calls",
+        Refusal::Unfinished => "unfinished",
+        Refusal::UnfinishedBytes => "unfinished_bytes",
         Refusal::Outdated { .. } => "outdated",
         Refusal::Overload => "overload",
         Refusal::UntrustedManufacturer(_) => "manufacturer",

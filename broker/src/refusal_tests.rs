@@ -107,6 +107,18 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
             limit("OPEN_CALLS", "too many calls of this workload are open"),
         ),
         (
+            R::Unfinished,
+            (
+                Code::DeadlineExceeded,
+                "UNFINISHED",
+                "the message was not sent to its end in time",
+            ),
+        ),
+        (
+            R::UnfinishedBytes,
+            limit("UNFINISHED_BYTES", "too much is being sent at a time"),
+        ),
+        (
             R::Stopping,
             (
                 Code::Unavailable,
@@ -165,6 +177,8 @@ fn number_of_variants() -> usize {
         | Refusal::NotFound(_)
         | Refusal::Outdated { .. }
         | Refusal::OpenCalls
+        | Refusal::Unfinished
+        | Refusal::UnfinishedBytes
         | Refusal::Overload
         | Refusal::Quarantined
         | Refusal::RateLimit
@@ -181,7 +195,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 36,
+        | Refusal::UntrustedManufacturer(_) => 38,
     };
     known(&Refusal::Binding)
 }

@@ -334,6 +334,7 @@ fn build_rooms(
         instruction_bytes: MAX_TEXT,
         issuing: 1,
         open_calls: 16,
+        unfinished_bytes: 1 << 20,
         purpose_bytes: MAX_TEXT,
         secret_bytes: 1024,
         tokens_per_task: 8,

@@ -13,10 +13,11 @@ use crate::clock;
 /// The length of a window, in milliseconds.
 const WINDOW_MS: i64 = 60_000;
 /// Kinds that are told apart in a window; more are counted together.
-const MOST_KINDS: usize = 256;
+const MOST_KINDS: usize = 512;
 /// Kinds of one caller that are told apart in a window; more are counted together.
-const MOST_KINDS_OF_ONE: usize = 16;
-/// Refusals of one caller that are written whole in a window, in refusals of one kind.
+const MOST_KINDS_OF_ONE: usize = 64;
+/// Refusals of one caller that are written whole in a window, in refusals of one kind. The first one
+/// of each kind is not counted: what tells much must not be hidden behind what tells little.
 const WHOLE_OF_ONE: u64 = 4;
 /// Refusals of all callers that are written whole in a window, in refusals of one kind.
 const WHOLE_OF_ALL: u64 = 32;
@@ -158,17 +159,20 @@ impl Window {
         let kind = self.known_as(kind);
         let caller = self.callers.entry(kind.caller.clone()).or_default();
         let count = self.kinds.entry(kind).or_default();
-        let whole = may_be_whole
-            && count.whole < most_whole
+        let is_first = count.whole == 0 && count.counted == 0;
+        let has_room = count.whole < most_whole
             && caller.whole < most_whole.saturating_mul(WHOLE_OF_ONE)
             && self.whole < most_whole.saturating_mul(WHOLE_OF_ALL);
+        let whole = may_be_whole && (is_first || has_room);
         if whole {
             count.whole = count.whole.saturating_add(1);
-            caller.whole = caller.whole.saturating_add(1);
-            self.whole = self.whole.saturating_add(1);
         } else {
             count.counted = count.counted.saturating_add(1);
             count.last = (cause.to_owned(), correlation.to_owned());
+        }
+        if whole && !is_first {
+            caller.whole = caller.whole.saturating_add(1);
+            self.whole = self.whole.saturating_add(1);
         }
         whole
     }
@@ -264,6 +268,29 @@ mod tests {
         assert_eq!(more[0].field("count"), Some("997"));
         assert_eq!(more[0].field("class"), Some("denied"));
         assert_eq!(more[0].field("last_reason"), Some("cause"));
+    }
+
+    /// Cheap refusals of many kinds do not hide what the caller tries after them.
+    #[test]
+    fn a1_the_first_refusal_of_each_kind_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(folder.path(), |_| {}).unwrap());
+        let counts = RefusalCounts::new(Arc::clone(&journal), 3);
+        for class in std::iter::repeat_n(["invalid", "rate", "overload", "stale", "busy"], 20) {
+            class.map(|class| refuse(&counts, kind("a", class)));
+        }
+        refuse(&counts, kind("a", "binding"));
+        counts.write_all();
+        drop((counts, journal));
+        let records = records(folder.path());
+        let whole = records.iter().filter(|record| record.event == "refused");
+        assert_eq!(whole.count(), 5 + 10 + 1);
+        let counted = records
+            .iter()
+            .filter(|record| record.event == "refused_more");
+        let mut classes = counted.filter_map(|record| record.field("class"));
+        assert!(classes.all(|class| class != "binding"));
+        assert_eq!(sum(&records), 101);
     }
 
     #[test]

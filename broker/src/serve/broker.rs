@@ -14,7 +14,7 @@ use crate::enrollment::{Enrollment, EnrollmentUse};
 use crate::evidence::{Evidence, TpmKeys, TrustItems};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::limits::Limiters;
+use crate::limits::{Limiters, Unfinished};
 use crate::liveness::LogFollower;
 use crate::material::{Material, issuers};
 use crate::metrics::Metrics;
@@ -88,6 +88,7 @@ impl Ground {
                 config.journal.refusals_whole,
             ),
             trust: Arc::clone(&self.trust),
+            unfinished: Unfinished::new(&config.limits),
         }
     }
 

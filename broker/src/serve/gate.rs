@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::detached::Detached;
 use crate::clock;
-use crate::limits::{IssuingPlace, Limiters, WorkloadLimiter};
+use crate::limits::{IssuingPlace, Limiters, Unfinished, WorkloadLimiter};
 use crate::peer::{Caller, Peer, Trust};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
@@ -27,6 +27,8 @@ pub(super) struct Gate {
     pub(super) operators: Operators,
     pub(super) refusals: RefusalRecorder,
     pub(super) trust: Arc<Trust>,
+    /// P12: bounds what is held of messages that are not whole yet.
+    pub(super) unfinished: Unfinished,
 }
 
 impl Gate {

@@ -52,6 +52,9 @@ const HEALTHY: [&str; 2] = [
 const ENROLLMENT_MESSAGE: usize = 256 << 10;
 /// Largest message on the Workload API's socket, in bytes.
 const WORKLOAD_API_MESSAGE: usize = 4 << 10;
+/// What a caller may send of a call, and over a connection, before somebody has read it, in bytes.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 128 << 10;
 /// Most streams of a connection to the Workload API's socket.
 const WORKLOAD_API_STREAMS: u32 = 64;
 
@@ -137,7 +140,8 @@ impl Listeners {
             .await?;
         let stopping = self.stopping();
         let services = Services::new(broker, gate, stopping.clone());
-        let (router, mut health) = workload_services(config, services, OpenCalls::new(gate)).await;
+        let (router, mut health) =
+            workload_services(config, services, OpenCalls::new(gate, config.message_bytes)).await;
         let served =
             router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopping.asked());
         // Whoever watches the health hears no more, and the stream ends.
@@ -158,6 +162,7 @@ impl Listeners {
             let service = EnrollmentServiceServer::new(AnonymousEnrollment::new(broker, gate))
                 .max_decoding_message_size(config.message_bytes.min(ENROLLMENT_MESSAGE));
             let served = bounded(config)
+                .layer(OpenCalls::new(gate, ENROLLMENT_MESSAGE))
                 .add_service(service)
                 .serve_with_incoming_shutdown(
                     ReceiverStream::new(incoming),
@@ -262,6 +267,8 @@ fn bounded(config: &Config) -> Grpc {
     Grpc::builder()
         .max_connection_age(config.connection_age)
         .max_concurrent_streams(config.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_pending_accept_reset_streams(Some(64))

@@ -13,6 +13,7 @@ mod handshake_recorder;
 mod journal_watch;
 mod ledger_opening;
 mod listeners;
+mod messages;
 mod open_calls;
 mod operations;
 mod own_issue;

@@ -1,6 +1,7 @@
 //! The open calls of each workload (P12). A call holds memory from its first header to its end, and
 //! the use case behind it does not begin before its message is there: one that is sent by half would
-//! hold it for as long as its caller likes. So calls are counted before anything of them is read.
+//! hold it for as long as its caller likes. So calls are counted before anything of them is read, and
+//! their messages are charged until they are whole.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tonic::codegen::{BoxFuture, Bytes, Service, http};
 use tower::Layer;
 
 use super::gate::Gate;
+use super::messages::Charged;
 use crate::peer::{Caller, Peer};
 use crate::refusal::Refusal;
 
@@ -22,23 +24,61 @@ const ANY_RPC: &str = "any";
 /// The methods that take authority away.
 const ENDINGS: [&str; 3] = ["/CompleteTask", "/SuspendTask", "/Revoke"];
 
-/// Lets in as many open calls of each workload as it may have.
+/// Bytes of an ending that are never refused for what others send.
+const FREE_FOR_AN_ENDING: usize = 1024;
+
+/// Lets in as many open calls of each workload as it may have, and as many bytes of their messages.
 #[derive(Clone)]
-pub(super) struct OpenCalls(Arc<Gate>);
+pub(super) struct OpenCalls {
+    gate: Arc<Gate>,
+    /// The longest message, in bytes.
+    longest: usize,
+}
 
 impl OpenCalls {
     /// Counts with the limiters of this gate.
-    pub(super) fn new(gate: &Arc<Gate>) -> Self {
-        Self(Arc::clone(gate))
+    pub(super) fn new(gate: &Arc<Gate>, longest: usize) -> Self {
+        Self {
+            gate: Arc::clone(gate),
+            longest,
+        }
     }
 
     /// Takes a place for a call, until it is dropped.
-    fn place(&self, peer: &Peer, path: &str) -> Result<OwnedSemaphorePermit, Status> {
-        let is_ending = ENDINGS.iter().any(|ending| path.ends_with(ending));
-        self.0.limiter(peer).open_call(is_ending).ok_or_else(|| {
-            let refusals = &self.0.refusals;
+    fn place(&self, peer: &Peer, is_ending: bool) -> Result<OwnedSemaphorePermit, Status> {
+        self.gate.limiter(peer).open_call(is_ending).ok_or_else(|| {
+            let refusals = &self.gate.refusals;
             refusals.refuse(ANY_RPC, Some(peer), &Refusal::OpenCalls)
         })
+    }
+
+    /// A call whose messages are charged to its caller.
+    fn charged(&self, request: http::Request<Body>, is_ending: bool) -> http::Request<Body> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let unfinished = &self.gate.unfinished;
+        let budgets = match &caller {
+            Some(Caller::Workload(peer)) => {
+                let own = Arc::clone(&self.gate.limiter(peer).unfinished);
+                let all = match self.gate.operators.is_operator(peer.id()) {
+                    true => &unfinished.of_operators,
+                    false => &unfinished.of_workloads,
+                };
+                vec![own, Arc::clone(all)]
+            }
+            Some(Caller::Anonymous(..)) | None => vec![Arc::clone(&unfinished.of_anonymous)],
+        };
+        let gate = Arc::clone(&self.gate);
+        let refuse = move |refusal: &Refusal| {
+            let (peer, remote) = match &caller {
+                Some(Caller::Workload(peer)) => (Some(&**peer), None),
+                Some(Caller::Anonymous(_, remote)) => (None, Some(*remote)),
+                None => (None, None),
+            };
+            gate.refusals.refuse_at(ANY_RPC, peer, remote, refusal)
+        };
+        let free = if is_ending { FREE_FOR_AN_ENDING } else { 0 };
+        let longest = self.longest;
+        request.map(|body| Body::new(Charged::new(body, budgets, (free, longest), refuse)))
     }
 }
 
@@ -74,22 +114,24 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let is_ending = ENDINGS.iter().any(|ending| path.ends_with(ending));
         let place = match request.extensions().get::<Caller>() {
-            Some(Caller::Workload(peer)) => self.open_calls.place(peer, request.uri().path()),
-            // The gate refuses it, on this listener.
-            Some(Caller::Anonymous(..)) | None => return Box::pin(self.inner.call(request)),
+            Some(Caller::Workload(peer)) => self.open_calls.place(peer, is_ending).map(Some),
+            // Their connections are few, and each has few.
+            Some(Caller::Anonymous(..)) | None => Ok(None),
         };
         match place {
             Ok(place) => {
-                let answer = self.inner.call(request);
-                Box::pin(async move {
-                    Ok(answer.await?.map(|body| {
-                        Body::new(Held {
-                            body,
-                            _place: place,
-                        })
-                    }))
-                })
+                let charged = self.open_calls.charged(request, is_ending);
+                let answer = self.inner.call(charged);
+                let held = |body| {
+                    Body::new(Held {
+                        body,
+                        _place: place,
+                    })
+                };
+                Box::pin(async move { Ok(answer.await?.map(held)) })
             }
             Err(status) => Box::pin(async move { Ok(status.into_http()) }),
         }
@@ -99,7 +141,7 @@ where
 /// The body of an answer, which holds the place of its call until its end.
 struct Held {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl http_body::Body for Held {

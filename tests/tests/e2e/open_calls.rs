@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use h2::client::SendRequest;
 use serde_json::json;
 use sundew_proto::v1::AttendRequest;
-use sundew_tests::broker::World;
+use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::Caller;
 use sundew_tests::until;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::codegen::Bytes;
 
 /// A call of which nothing but the header is sent.
 async fn half_sent(caller: Caller) -> Code {
@@ -53,4 +55,89 @@ async fn a1_calls_that_are_sent_by_half_are_bounded_for_each_workload() {
         again.await.is_ok()
     })
     .await;
+}
+
+/// Opens a call over a connection, announces a message of a mebibyte, and sends all of it but a
+/// little. Returns whether the broker took it.
+async fn almost_sent(mut sender: SendRequest<Bytes>) -> bool {
+    const LENGTH: usize = 1_048_320;
+    let request = http::Request::post("https://sundew/sundew.v1.AgentService/CompleteTask")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .expect("request");
+    sender = sender.ready().await.expect("a stream");
+    let (answer, mut body) = sender.send_request(request, false).expect("sent");
+    let mut bytes = vec![0; LENGTH - 8_000];
+    bytes[1..5].copy_from_slice(&u32::try_from(LENGTH).expect("length").to_be_bytes());
+    let mut rest = Bytes::from(bytes);
+    while !rest.is_empty() {
+        body.reserve_capacity(rest.len().min(64 << 10));
+        let room = tokio::time::timeout(Duration::from_secs(3), async {
+            std::future::poll_fn(|context| body.poll_capacity(context)).await
+        });
+        let Ok(Some(Ok(room))) = room.await else {
+            return false;
+        };
+        let piece = rest.split_to(room.min(rest.len()));
+        if body.send_data(piece, false).is_err() {
+            return false;
+        }
+    }
+    // It is refused when it is overdue.
+    drop(answer.await);
+    true
+}
+
+async fn connection(world: &World, broker: &Broker, path: &str) -> SendRequest<Bytes> {
+    let config = sundew_tests::tls::client_config(Some(&world.ca.svid(path)));
+    let socket = tokio::net::TcpStream::connect(broker.address()).await;
+    let name = rustls_pki_types::ServerName::try_from("sundew-broker").expect("name");
+    let tls = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config))
+        .connect(name, socket.expect("connected"));
+    let (sender, connection) = h2::client::handshake(tls.await.expect("TLS"))
+        .await
+        .expect("h2");
+    tokio::spawn(connection);
+    sender
+}
+
+fn resident(broker: &Broker) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid()));
+    let status = status.expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+    number.expect("a number") >> 10
+}
+
+/// A1: whoever has an SVID, registered or not, announces long messages and does not send them to their
+/// end. What he fills of the memory is bounded, over in ten seconds, and nobody's who works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a1_messages_that_are_not_sent_to_their_end_are_bounded_in_bytes_and_in_time() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    world.register(&broker, "/agent", json!({})).await;
+    let before = resident(&broker);
+    let mut flood: JoinSet<bool> = JoinSet::new();
+    for _ in 0..3 {
+        let sender = connection(&world, &broker, "/nobody").await;
+        (0..100).for_each(|_| drop(flood.spawn(almost_sent(sender.clone()))));
+    }
+    let caller = world.caller(&broker, "/agent");
+    let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]);
+    let begun = begun.await.expect("others are served");
+    world.register(&broker, "/other", json!({})).await;
+    caller.complete(&begun.task).await.expect("completed");
+    let taken = flood
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|taken| *taken)
+        .count();
+    let grown = resident(&broker).saturating_sub(before);
+    assert!((1..=32).contains(&taken), "{taken} messages were taken");
+    assert!(grown < 100, "{grown} MiB");
+    let refused = broker.refusals("any").join("\n");
+    assert!(refused.contains("unfinished messages"), "{refused}");
+    assert!(refused.contains("in time"), "{refused}");
 }

@@ -24,6 +24,11 @@ pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Ve
         "limits.message_bytes: must be between 4096 and 16777216",
     );
     check(
+        usize::try_from(limits.unfinished_bytes.0 / 4)
+            .is_ok_and(|part| part >= limits.message_bytes),
+        "limits.unfinished_bytes: must be at least four times limits.message_bytes",
+    );
+    check(
         limits.secret_bytes < limits.message_bytes,
         "limits.secret_bytes: must be less than limits.message_bytes",
     );
