@@ -367,7 +367,12 @@ impl Broker {
 
     /// Waits until the broker is ready and takes connections; panics after twenty seconds.
     pub async fn ready(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        self.ready_within(Duration::from_secs(20)).await;
+    }
+
+    /// Waits until the broker is ready and takes connections; panics after this time.
+    pub async fn ready_within(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
         loop {
             if self
                 .http("/readyz")

@@ -28,7 +28,7 @@ async fn open(path: &Path) -> Result<(Arc<dyn Store>, Arc<RootKey>)> {
 /// Writes a backup. The file appears whole or not at all, and only its owner may read it.
 pub(crate) async fn backup(output: &Output, config: &Path, file: &Path) -> Result<ExitCode> {
     let (store, root) = open(config).await?;
-    let backup = Backup::take(store.as_ref(), now_ms()).await?;
+    let backup = Backup::take(store.as_ref(), &root, now_ms()).await?;
     let fresh = file.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

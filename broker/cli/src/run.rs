@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,6 +21,10 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 /// The exit code for a failure of Sundew itself before the command ran.
 const OWN_FAILURE: u8 = 125;
+/// How often it is looked whether the task is suspended.
+const LOOK_FOR_SUSPENSION: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts to resume it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Runs a command with the secrets and the token of a new task, and ends the task when the command
 /// ends. Returns the command's exit code.
@@ -121,6 +126,7 @@ async fn supervise(
                     send_signal(&child, signal);
                 }
             }
+            () = stay_resumed(&task) => {}
             ended = task.ended() => {
                 eprintln!(
                     "sundew run: the task was ended: {ended}; \
@@ -141,6 +147,24 @@ async fn supervise(
         eprintln!("sundew run: {error}");
     }
     Ok(exit_code(status))
+}
+
+/// Resumes the task whenever it is suspended, on fresh evidence. A responder's suspension has to be
+/// lifted first.
+async fn stay_resumed(task: &Task) {
+    loop {
+        tokio::time::sleep(LOOK_FOR_SUSPENSION).await;
+        if !task.is_suspended() {
+            continue;
+        }
+        eprintln!("sundew run: the task is suspended; trying to resume it");
+        let mut pause = LOOK_FOR_SUSPENSION;
+        while task.resume().await.is_err() {
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            tokio::time::sleep(pause).await;
+        }
+        eprintln!("sundew run: the task is resumed; tokens from before stay dead");
+    }
 }
 
 /// Asks the command to end, and kills the command if it does not end within a time.

@@ -13,9 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sundew_core::store::{DocumentKind, Store, StoreError, StoredEntry};
-use sundew_core::{RootKey, SealError};
+use sundew_core::{Position, RootKey, SealError};
 
-use crate::liveness::each_entry;
+use crate::liveness::{append_after, each_entry};
 
 pub use restore::{Outcome, RestoreMode, Restored, restore};
 
@@ -82,8 +82,10 @@ impl Backup {
     ///
     /// # Errors
     ///
-    /// [`BackupError::Store`] if the store cannot be read.
-    pub async fn take(store: &dyn Store, now_ms: i64) -> Result<Self, BackupError> {
+    /// [`BackupError::Store`] if the store cannot be read, or is under another root key: the backup
+    /// would open under neither.
+    pub async fn take(store: &dyn Store, root: &RootKey, now_ms: i64) -> Result<Self, BackupError> {
+        append_after(store, root, Position(0)).await?;
         // The log comes first: a document may be newer than what the log of the backup says of it,
         // and never older.
         let log = read_log(store).await?;

@@ -28,9 +28,22 @@ fn root() -> Arc<RootKey> {
 
 async fn back_up(broker: &TestBroker) -> Backup {
     let store = broker.ledger.records.store();
-    let backup = Backup::take(&**store, clock::now_ms()).await.unwrap();
+    let root = root();
+    let backup = Backup::take(&**store, &root, clock::now_ms());
+    let backup = backup.await.unwrap();
     // As a file.
-    Backup::decode(&root(), &backup.encode(&root())).unwrap()
+    Backup::decode(&root, &backup.encode(&root)).unwrap()
+}
+
+/// Such a file would open under no key.
+#[tokio::test]
+async fn a_store_under_another_root_key_is_not_backed_up() {
+    let broker = TestBroker::start().await;
+    let other = RootKey::new(&[0x5e; 32]).unwrap();
+    let store = broker.ledger.records.store();
+    let backup = Backup::take(&**store, &other, clock::now_ms());
+    let refused = backup.await.unwrap_err().to_string();
+    assert!(refused.contains("root_key"), "{refused}");
 }
 
 /// Brings a backup back; answers what became of the document of each family.

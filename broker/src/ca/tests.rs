@@ -323,11 +323,12 @@ async fn l21_a_backup_from_before_a_rotation_keeps_the_newer_root() {
     let ca = ca(&broker).await;
     let old = svid(&ca).0;
     let store = Arc::clone(broker.ledger.records.store());
-    let backup = Backup::take(&*store, clock::now_ms()).await.unwrap();
+    let root = Arc::new(RootKey::new(&[0x7a; 32]).unwrap());
+    let backup = Backup::take(&*store, &root, clock::now_ms());
+    let backup = backup.await.unwrap();
     rotate(&broker, &ca, false, "r").await.unwrap();
     drop_old(&broker, &ca, false).await;
     let new = svid(&ca).0;
-    let root = Arc::new(RootKey::new(&[0x7a; 32]).unwrap());
     for mode in [RestoreMode::Fill, RestoreMode::NewEpoch] {
         let restored = restore(&store, &root, &backup, mode, clock::now_ms()).await;
         drop(restored.unwrap());

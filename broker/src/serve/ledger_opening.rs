@@ -10,6 +10,7 @@ use sundew_core::{LogEntry, RootKey, SecretBytes};
 use super::config::{Config, Identity, RedisConfig, StoreConfig};
 use super::start_error::{StartError, during};
 use crate::ca::Ca;
+use crate::clock;
 use crate::journal::{Journal, JournalSettings};
 use crate::ledger::Ledger;
 use crate::liveness::{AgreementError, LogFollower, RevocationLog, agree, require_known_keys};
@@ -24,6 +25,8 @@ use crate::store::redis::{RedisSettings, RedisStore};
 const ACTIVE_KEY: &str = "keys.root_key_file";
 /// The key of the configuration that names root keys beside the active one.
 const OTHER_KEYS: &str = "keys.other_root_key_files";
+/// How often it is told that a store is not there yet.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Pause between two attempts to open a store that is not there yet.
 const RETRY_STORE_AFTER: Duration = Duration::from_millis(500);
 
@@ -135,12 +138,16 @@ fn make_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
 /// Opens the configured store once it can be worked with.
 async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> {
     let store = make_store(config)?;
+    let mut told = None;
     loop {
         match store.check().await {
             Ok(()) => return Ok(store),
             // T63: a store that is not there yet is waited for; one that can never do is an error.
             Err(error @ StoreError::Unavailable(_)) => {
-                tracing::warn!(%error, store = store.describe(), "waiting for the store");
+                if told.is_none_or(|at| clock::since(at) > TELL_AGAIN_AFTER) {
+                    told = Some(clock::monotonic());
+                    tracing::warn!(%error, store = store.describe(), "waiting for the store");
+                }
                 tokio::time::sleep(RETRY_STORE_AFTER).await;
             }
             Err(error) => return Err(during("store")(error)),

@@ -123,6 +123,15 @@ impl Tasks {
                 let unreported = Told::Unreported(v1::AttendUnreported {});
                 let _ = answers.send(Ok(told(unreported))).await;
             }
+            // What the store has lost lives for nobody.
+            if attending.is_in_question() && self.ledger.log.view().is_ok() {
+                match self.own_task(peer, &task.id.to_string()).await {
+                    Ok(_) => attending.is_there(),
+                    Err(Refusal::NotFound(what)) => return Err(Refusal::NotFound(what)),
+                    // Looked at again at the next turn.
+                    Err(error) => tracing::debug!(%error, task = %task.id, "could not be read"),
+                }
+            }
             // P7: a stream is looked at like a call. An agent that is silent for its grace is not
             // there (T81).
             peer.check(&self.trust, clock::now_ms())?;
@@ -149,18 +158,21 @@ impl Tasks {
 
     /// Says what the log has of a task, for its stream.
     fn news_of(&self, task: &Task) -> Result<News, Refusal> {
-        // A view that is stale for a moment is no reason to drop the stream; nothing is answered
-        // from it.
-        let Ok(view) = self.ledger.log.view() else {
-            return Ok(News::Unknown);
-        };
         // An agent that is told of an end stops for good.
         let now_ms = self.ledger.log.ending_time_ms();
-        Ok(match view.task_liveness(task, now_ms) {
-            Liveness::Dead(cause) => News::Ended(wire::outcome_message(cause.outcome())),
-            Liveness::Alive if view.is_suspended(task) => News::Suspended,
-            Liveness::Alive => News::Alive,
-        })
+        // L7: what is in force here is, also on a view that is stale and while it is pending.
+        let latest = self.ledger.log.latest_view();
+        if let Liveness::Dead(cause) = latest.task_liveness(task, now_ms) {
+            return Ok(News::Ended(wire::outcome_message(cause.outcome())));
+        }
+        if latest.is_suspended(task) {
+            return Ok(News::Suspended);
+        }
+        drop(latest);
+        // A view that is stale for a moment is no reason to drop the stream; nothing else is said
+        // from it.
+        let is_fresh = self.ledger.log.view().is_ok();
+        Ok(if is_fresh { News::Alive } else { News::Unknown })
     }
 
     /// Takes a message of the caller.

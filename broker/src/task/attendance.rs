@@ -27,6 +27,8 @@ struct Attended {
     attended_from: Instant,
     /// When the store last got a report of the task.
     reported_at: Option<Instant>,
+    /// Whether the store may have lost the task since it was read.
+    in_question: bool,
     news: Arc<Notify>,
 }
 
@@ -45,6 +47,21 @@ impl Attended {
 }
 
 impl Attending {
+    /// Says whether the task is to be read again, because the store may have lost it.
+    pub(super) fn is_in_question(&self) -> bool {
+        let attended = self.attendance.lock();
+        attended
+            .get(&self.task)
+            .is_some_and(|entry| entry.in_question)
+    }
+
+    /// Notes that the store has the task.
+    pub(super) fn is_there(&self) {
+        if let Some(entry) = self.attendance.lock().get_mut(&self.task) {
+            entry.in_question = false;
+        }
+    }
+
     /// Says whether the store has had no report of the task for too long.
     pub(super) fn is_unreported(&self) -> bool {
         self.attendance.lock().get(&self.task).is_some_and(|entry| {
@@ -79,6 +96,7 @@ impl Attendance {
             deadline_ms: task.deadline_ms,
             attended_from: clock::monotonic(),
             reported_at: None,
+            in_question: false,
             news: Arc::default(),
         };
         let mut attended = self.lock();
@@ -140,5 +158,13 @@ impl Subscriber for Attendance {
                 .for_each(|(_, entry)| entry.news.notify_waiters()),
             Event::Changed(_) | Event::Floor | Event::Lifted(_) => {}
         }
+    }
+
+    /// What was attended before is looked for in the store again.
+    fn on_gap(self: Arc<Self>) {
+        self.lock().iter_mut().for_each(|(_, entry)| {
+            entry.in_question = true;
+            entry.news.notify_waiters();
+        });
     }
 }

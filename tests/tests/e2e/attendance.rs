@@ -10,6 +10,7 @@ use sundew_proto::v1::{AttendPing, AttendRequest, AttendStart};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::replicated::{Sentinels, info};
+use sundew_tests::selectors::of_task;
 use sundew_tests::until;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
@@ -93,6 +94,42 @@ async fn l12_no_attended_task_is_abandoned_because_of_an_outage_of_the_store() {
     // And absence is still noticed.
     until("abandoned", || async {
         callers[0].active(&attended[0].0.token, &[]).await.ok() == Some(false)
+    })
+    .await;
+}
+
+/// L7: an ending that is in force here, and pending, stops the agent that is attended here. A
+/// hijacked one does not go on with its secrets until the store is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l7_an_ending_that_is_pending_is_told_on_the_stream() {
+    let world = World::redis();
+    let redis = world.redis.as_ref().expect("redis");
+    let broker = world.broker().await;
+    let grace = json!({ "attendance_grace": "30s" });
+    world.register(&broker, "/agent", grace).await;
+    let caller = world.caller_with(&broker, world.ca.svid("/agent"));
+    let begun = caller.begin(&world.issuer, "/agent", &["exec:git"]).await;
+    let begun = begun.expect("task");
+    let stream = attend(&caller, &begun).await;
+    redis.signal(Signal::STOP);
+    let revoked = world.operator(&broker).revoke(of_task(&begun.task)).await;
+    revoked.expect_err("pending");
+    until("told", || async { stream.is_finished() }).await;
+    redis.signal(Signal::CONT);
+}
+
+/// L4: what an emptied store has lost lives for nobody, and the agents hear of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l4_an_agent_whose_task_went_with_the_store_is_told_on_its_stream() {
+    let world = World::redis();
+    let redis = world.redis.as_ref().expect("redis");
+    let brokers = [world.broker().await, world.broker().await];
+    let (_callers, attended) = attended_at(&world, &brokers, 4).await;
+    redis::cmd("FLUSHALL")
+        .exec(&mut redis.connection())
+        .expect("flush");
+    until("told", || async {
+        attended.iter().all(|(_, stream)| stream.is_finished())
     })
     .await;
 }

@@ -11,12 +11,15 @@ use serde_json::json;
 use sundew_attestation::kinds::manifest::{
     PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, pre_authentication_encoding,
 };
+use sundew_proto::v1::Effect;
 use sundew_sdk::{Agent, ManifestCollector, Settings, Task, minutes};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::pki::{Ca, DOMAIN};
 use sundew_tests::proxy::Proxy;
+use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
 
+use super::cli::command_as;
 use super::sdk::{agent_of, begin, folder, outcomes, ready_with, settings};
 
 /// Fails if the task ends within this time, for the program or for the broker.
@@ -70,6 +73,42 @@ async fn l12_an_agent_moves_to_another_broker_when_its_own_is_cut_off() {
     let another = begin(&agent).await;
     another.complete().await.expect("completed");
     task.complete().await.expect("completed");
+}
+
+/// README: after a lift, agents resume their tasks with fresh evidence. `sundew run` does so too.
+#[tokio::test]
+async fn a_run_that_was_suspended_by_a_responder_goes_on_after_the_lift() {
+    let (world, broker, _agent) = ready_with(json!({ "attendance_grace": "10s" })).await;
+    let mut run = command_as(&world, &broker, "/agent")
+        .args([
+            "run", "--task", "t", "--scope", "exec:git", "--", "sleep", "60",
+        ])
+        .spawn()
+        .expect("run");
+    until("begun", || async { count(&broker, "task_begun") == 1 }).await;
+    let operator = world.operator(&broker);
+    let suspended = operator.respond(of_workload("/agent"), Effect::Suspend);
+    let id = suspended.await.expect("suspended").revocation_id;
+    // It tries to resume, and must not be able to.
+    let token = world.folder().join("token");
+    let fresh = || std::fs::write(&token, world.issuer.token("/agent")).expect("token");
+    fresh();
+    until("it has tried", || async {
+        !broker.refusals("ResumeTask").is_empty()
+    })
+    .await;
+    assert_eq!(count(&broker, "task_resumed"), 0);
+    operator.lift(&id).await.expect("lifted");
+    let resumed = async {
+        while count(&broker, "task_resumed") == 0 {
+            fresh();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let resumed = tokio::time::timeout(Duration::from_secs(30), resumed);
+    resumed.await.expect("resumed");
+    run.kill().expect("killed");
+    run.wait().expect("ended");
 }
 
 /// Signs a manifest that says that the agent consists of this file.

@@ -102,10 +102,13 @@ impl Shared {
             .take(3)
             .map(|(fault, over)| format!("{fault}, over for {:.1} s", over.elapsed().as_secs_f32()))
             .collect();
-        history.violations.push(format!(
+        let violation = format!(
             "{what} (during fault {under_way}; before that: {})",
             last.join("; ")
-        ));
+        );
+        // At once: whatever else ends the suite must not hide it.
+        eprintln!("faults: VIOLATION: {violation}");
+        history.violations.push(violation);
     }
 
     /// Asks about a token that is dead.

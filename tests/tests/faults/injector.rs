@@ -53,6 +53,9 @@ const DECK: std::ops::Range<u64> = 0..25;
 /// The size of the disk of a journal.
 pub(crate) const DISK: &str = "4g";
 
+/// How long a broker may take to start, with the log of an hour, on a machine that is busy.
+pub(crate) const STARTS_WITHIN: Duration = Duration::from_secs(120);
+
 pub(crate) struct Injector {
     pub(crate) random: Random,
     pub(crate) deck: Vec<u64>,
@@ -356,7 +359,7 @@ async fn restarted_in_turn(brokers: &mut [Broker], change: impl Fn(&Path)) {
         tokio::task::block_in_place(|| broker.wait());
         change(broker.config_file());
         broker.up();
-        broker.ready().await;
+        broker.ready_within(STARTS_WITHIN).await;
     }
 }
 

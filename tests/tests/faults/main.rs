@@ -30,7 +30,7 @@ use sundew_tests::replicated::Sentinels;
 use tokio::task::JoinHandle;
 
 use crate::agents::{Agent, Random, Shared, recheck};
-use crate::injector::{DISK, Injector, Targets};
+use crate::injector::{DISK, Injector, STARTS_WITHIN, Targets};
 
 const AGENTS: usize = 24;
 
@@ -181,7 +181,7 @@ impl Suite {
     /// Waits until every broker answers again.
     async fn quiet(&mut self) {
         for broker in &mut self.brokers {
-            broker.ready().await;
+            broker.ready_within(STARTS_WITHIN).await;
         }
         sundew_tests::until("prepared", || async {
             prepare(&self.world, &self.brokers[0], &self.postgres).await
