@@ -277,7 +277,9 @@ mod tests {
         let journal = Arc::new(Journal::open(folder.path(), |_| {}).unwrap());
         let counts = RefusalCounts::new(Arc::clone(&journal), 3);
         for class in std::iter::repeat_n(["invalid", "rate", "overload", "stale", "busy"], 20) {
-            class.map(|class| refuse(&counts, kind("a", class)));
+            class
+                .into_iter()
+                .for_each(|class| refuse(&counts, kind("a", class)));
         }
         refuse(&counts, kind("a", "binding"));
         counts.write_all();
