@@ -68,18 +68,9 @@ impl Bench {
         floor
     }
 
-    /// Challenge, MintToken, and both of them with BeginTask; `ids` are live tasks.
+    /// MintToken, and a challenge with BeginTask; `ids` are live tasks.
     async fn issuing(&self, floor: &Measured, ids: &Arc<Vec<String>>) {
         let (pid, fleet, scale) = (self.pid(), &self.fleet, self.scale);
-        let challenge = {
-            let fleet = fleet.clone();
-            measure(pid, 20_000 * scale, IN_FLIGHT, move |worker, _| {
-                let caller = fleet.of(worker).clone();
-                async move { drop(caller.nonce().await.expect("nonce")) }
-            })
-            .await
-        };
-        challenge.row("Challenge", Some(floor));
         mints(pid, fleet, ids, 2000, IN_FLIGHT).await;
         let mint = mints(pid, fleet, ids, 20_000 * scale, IN_FLIGHT).await;
         mint.row("MintToken", Some(floor));
@@ -105,11 +96,6 @@ impl Bench {
             .await
         };
         pair.row("Challenge + BeginTask (oidc, ES256)", Some(floor));
-        let alone_us = pair.cpu_us() - challenge.cpu_us();
-        println!(
-            "| BeginTask alone (difference) | | | | | {alone_us:.1} | {:.2} | |",
-            alone_us / floor.cpu_us()
-        );
     }
 
     /// CompleteTask, of tasks with one token and with many.
