@@ -135,8 +135,9 @@ async fn a1_messages_that_are_not_sent_to_their_end_are_bounded_in_bytes_and_in_
         .filter(|taken| *taken)
         .count();
     let grown = resident(&broker).saturating_sub(before);
-    assert!((1..=32).contains(&taken), "{taken} messages were taken");
-    assert!(grown < 100, "{grown} MiB");
+    // A quarter of the budget at a time; a slow machine may begin others after ten seconds.
+    assert!((1..=64).contains(&taken), "{taken} messages were taken");
+    assert!(grown < 150, "{grown} MiB");
     let refused = broker.refusals("any").join("\n");
     assert!(refused.contains("unfinished messages"), "{refused}");
     assert!(refused.contains("in time"), "{refused}");
