@@ -149,7 +149,9 @@ impl RevocationLog {
     /// taken: longer than its own, for a time after a shorter bound was agreed on.
     pub(crate) fn longest_freshness(&self) -> Duration {
         let agreement = self.agreement.load();
-        agreement.longest_freshness(clock::now_ms()).to_std()
+        agreement
+            .longest_freshness(self.forgetting_time_ms())
+            .to_std()
     }
 
     /// Returns the time until which a rule of this moment must stand if its targets may not be

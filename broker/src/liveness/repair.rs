@@ -104,7 +104,7 @@ impl LogFollower {
                 self.apply(stored.position, entry);
             }
         }
-        let now_ms = clock::now_ms();
+        let now_ms = self.log.forgetting_time_ms();
         // Only now is it known what was lifted: a quarantine that was forgotten by everybody else
         // must not come back (L2).
         let (mut again, repeat) = {
@@ -156,7 +156,7 @@ impl LogFollower {
             known.insert(stored.id);
         })
         .await?;
-        let now_ms = clock::now_ms();
+        let now_ms = self.log.forgetting_time_ms();
         let is_lost = {
             let view = log.read();
             let missing = view.missing_from(&known);
@@ -172,7 +172,7 @@ impl LogFollower {
     /// After a restart these are all endings that the journal has and the log has lost.
     pub(super) async fn append_pending(&self) -> Result<bool, StoreError> {
         let log = &self.log;
-        let (pending, now_ms) = (log.outbox.pending(), clock::now_ms());
+        let (pending, now_ms) = (log.outbox.pending(), log.forgetting_time_ms());
         let until_ms = log.rule_stands_until_ms();
         // L3: what was made for shorter tasks than may live now is not over when it says so.
         let outlives = log.agreement().outlives(&log.allowed, now_ms);

@@ -65,6 +65,9 @@ pub(crate) struct RevocationLog {
     /// Why this broker could not read what another one writes, if so.
     pub(super) unknown_root_key: Mutex<Option<String>>,
     pub(super) confirmed_time: ConfirmedTime,
+    /// The time at which this broker began to follow the log, in milliseconds since the epoch, and
+    /// the monotonic time.
+    began: (i64, Instant),
 }
 
 /// How far endings are committed, for the callers that wait for that.
@@ -150,6 +153,7 @@ impl RevocationLog {
             degraded_reason: Mutex::default(),
             unknown_root_key: Mutex::default(),
             confirmed_time: ConfirmedTime::default(),
+            began: (clock::now_ms(), clock::monotonic()),
         }
     }
 
@@ -233,6 +237,15 @@ impl RevocationLog {
         })
     }
 
+    /// Returns the time for whatever forgets something because its time is over, in milliseconds since
+    /// the epoch. L8: it goes no faster than the monotonic clock since the broker began to follow the
+    /// log. What a jump of the wall clock made it forget would be alive again after the jump.
+    pub(super) fn forgetting_time_ms(&self) -> i64 {
+        let (from_ms, from) = self.began;
+        let passed = i64::try_from(clock::since(from).as_millis()).unwrap_or(i64::MAX);
+        self.ending_time_ms().min(from_ms.saturating_add(passed))
+    }
+
     /// Returns the number of endings that the store has not taken yet.
     pub(crate) fn pending(&self) -> usize {
         self.outbox.len()
@@ -299,7 +312,9 @@ impl RevocationLog {
 
     /// Drops entries that cannot matter any more, here and in the store.
     pub(crate) async fn forget(&self) -> Result<(), StoreError> {
-        let before = clock::now_ms().saturating_sub(RETAIN_AFTER_END_MS);
+        let before = self
+            .forgetting_time_ms()
+            .saturating_sub(RETAIN_AFTER_END_MS);
         let positions = self.write().forget(before);
         self.store.trim_log(before, &positions).await
     }

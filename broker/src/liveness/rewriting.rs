@@ -75,7 +75,9 @@ impl RevocationLog {
             }
         }
         self.append_all(entries).await?;
-        let before_ms = clock::now_ms().saturating_sub(RETAIN_AFTER_END_MS);
+        let before_ms = self
+            .forgetting_time_ms()
+            .saturating_sub(RETAIN_AFTER_END_MS);
         Ok(self.store.trim_log(before_ms, &positions).await?)
     }
 

@@ -117,6 +117,22 @@ async fn a_view_that_is_not_renewed_is_stale_when_its_bound_has_passed() {
     assert!(test.is_stale());
 }
 
+/// L8: what a jump ahead made a broker forget would be alive again after the jump.
+#[tokio::test]
+async fn l8_a_wall_clock_that_jumps_ahead_makes_nothing_forgotten() {
+    let test = TestLog::new().await;
+    test.log.open_after(Duration::ZERO);
+    test.follow().await;
+    let entry = ending(1);
+    test.log.append(entry.clone()).await.unwrap();
+    clock::testing::set_wall(7_200_000);
+    test.log.forget().await.unwrap();
+    assert!(test.log.latest_view().entry(&entry.id).is_some());
+    clock::testing::advance(Duration::from_secs(7_200));
+    test.log.forget().await.unwrap();
+    assert!(test.log.latest_view().entry(&entry.id).is_none());
+}
+
 #[tokio::test]
 async fn an_ending_that_was_appended_is_in_the_view_and_can_be_confirmed() {
     let test = TestLog::new().await;

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sundew_proto::v1::{Effect, Selector};
 use sundew_tests::broker::{Broker, World};
 use sundew_tests::clock::Clock;
 use sundew_tests::until;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::ending::{SCOPES, ready};
@@ -57,6 +59,62 @@ async fn broker_with_a_clock(world: &World) -> (Broker, Clock) {
     broker.ready().await;
     world.register(&broker, "/agent", json!({})).await;
     (broker, clock)
+}
+
+fn of_scope(task: &str) -> Selector {
+    Selector {
+        task_tree: task.to_owned(),
+        scope: "exec:git".to_owned(),
+        ..Selector::default()
+    }
+}
+
+/// L8: what a broker forgets while its clock is ahead would be alive again once the clock is right.
+#[tokio::test]
+async fn l8_a_clock_that_is_set_forward_for_a_while_revives_nothing() {
+    let world = World::redis();
+    let (broker, clock) = broker_with_a_clock(&world).await;
+    let other = world.broker().await;
+    let caller = world.caller(&broker, "/agent");
+    let servers = [world.operator(&broker), world.operator(&other)];
+    let mut begun = Vec::new();
+    for _ in 0..5 {
+        let task = caller.begin(&world.issuer, "/agent", SCOPES).await;
+        begun.push(task.expect("task"));
+    }
+    for task in &begun {
+        let active = servers[0].active(&task.token, &caller.thumbprint()).await;
+        assert_eq!(active.ok(), Some(true), "the cache is warm");
+    }
+    // Before what dies can be taken away.
+    clock.set(2 * 3600);
+    let workers: JoinSet<_> = begun
+        .iter()
+        .map(|task| {
+            let (server, selector) = (servers[1].clone(), of_scope(&task.task));
+            async move {
+                server
+                    .respond(selector, Effect::Revoke)
+                    .await
+                    .expect("revoked")
+            }
+        })
+        .collect();
+    workers.join_all().await;
+    // Longer than what can be forgotten waits.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    clock.set(0);
+    let right = Instant::now();
+    let mut answers = 0;
+    let least = Duration::from_secs(2);
+    while right.elapsed() < least || (answers == 0 && right.elapsed() < 5 * least) {
+        for task in &begun {
+            let active = servers[0].active(&task.token, &caller.thumbprint()).await;
+            answers += usize::from(active.is_ok());
+            assert_ne!(active.ok(), Some(true), "{:?}", right.elapsed());
+        }
+    }
+    assert!(answers > 0, "it answers again");
 }
 
 /// L8: the window between the setting of the clock and the next heartbeat gives nothing.
