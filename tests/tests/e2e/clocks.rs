@@ -74,11 +74,11 @@ fn of_scope(task: &str) -> Selector {
 async fn l8_a_clock_that_is_set_forward_for_a_while_revives_nothing() {
     let world = World::redis();
     let (broker, clock) = broker_with_a_clock(&world).await;
-    let other = world.broker().await;
+    let mut other = world.broker().await;
     let caller = world.caller(&broker, "/agent");
     let servers = [world.operator(&broker), world.operator(&other)];
     let mut begun = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..8 {
         let task = caller.begin(&world.issuer, "/agent", SCOPES).await;
         begun.push(task.expect("task"));
     }
@@ -86,8 +86,8 @@ async fn l8_a_clock_that_is_set_forward_for_a_while_revives_nothing() {
         let active = servers[0].active(&task.token, &caller.thumbprint()).await;
         assert_eq!(active.ok(), Some(true), "the cache is warm");
     }
-    // Before what dies can be taken away.
-    clock.set(2 * 3600);
+    // Longer than any task may live.
+    clock.set(3 * 24 * 3600);
     let workers: JoinSet<_> = begun
         .iter()
         .map(|task| {
@@ -101,6 +101,8 @@ async fn l8_a_clock_that_is_set_forward_for_a_while_revives_nothing() {
         })
         .collect();
     workers.join_all().await;
+    // Before it can take away what has died: only the rules say so.
+    other.kill();
     // Longer than what can be forgotten waits.
     tokio::time::sleep(Duration::from_secs(6)).await;
     clock.set(0);
