@@ -238,9 +238,14 @@ impl RevocationLog {
     }
 
     /// Returns the time for whatever forgets something because its time is over, in milliseconds since
-    /// the epoch. L8: it goes no faster than the monotonic clock since the broker began to follow the
-    /// log. What a jump of the wall clock made it forget would be alive again after the jump.
+    /// the epoch. L8: what a jump of the wall clock made this broker forget would be alive again after
+    /// the jump. So a store with a clock of its own must have said what time it is; beside another
+    /// one, time goes no faster than the monotonic clock since this broker began.
     pub(super) fn forgetting_time_ms(&self) -> i64 {
+        if self.store.has_own_clock() {
+            let confirmed = self.confirmed_time.latest_ms();
+            return confirmed.map_or(i64::MIN, |_| self.ending_time_ms());
+        }
         let (from_ms, from) = self.began;
         let passed = i64::try_from(clock::since(from).as_millis()).unwrap_or(i64::MAX);
         self.ending_time_ms().min(from_ms.saturating_add(passed))

@@ -52,6 +52,10 @@ pub trait Store: Send + Sync {
     /// Returns the kind of the store, for logs and for the health report.
     fn describe(&self) -> String;
 
+    /// Says whether the time that the store tells in heartbeats is that of another clock than this
+    /// machine's.
+    fn has_own_clock(&self) -> bool;
+
     /// Returns what keeps the store from taking writes at this moment, for the operator.
     fn problem(&self) -> Option<String>;
     /// Fails if the store cannot keep Sundew's promises.

@@ -200,6 +200,10 @@ fn log_error(error: &ChainLogError) -> StoreError {
 }
 
 impl Store for EmbeddedStore {
+    fn has_own_clock(&self) -> bool {
+        false
+    }
+
     fn problem(&self) -> Option<String> {
         self.refusing.text()
     }

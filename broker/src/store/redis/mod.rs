@@ -112,6 +112,10 @@ impl Store for RedisStore {
         self.settings.url.describe()
     }
 
+    fn has_own_clock(&self) -> bool {
+        true
+    }
+
     fn problem(&self) -> Option<String> {
         self.executor.problem()
     }
