@@ -31,6 +31,14 @@ pub struct CallLimits {
     pub tokens_per_task: u32,
 }
 
+impl CallLimits {
+    /// What one workload may have of [`unfinished_bytes`](Self::unfinished_bytes), and each sort of
+    /// caller at least.
+    fn part_of_unfinished(&self) -> usize {
+        self.unfinished_bytes / 4
+    }
+}
+
 /// P12: a place among the calls that issue something. It is held until the call has run to its end,
 /// or until it waits for somebody who has a queue of his own (A4).
 #[must_use]
@@ -86,11 +94,11 @@ pub(crate) struct Unfinished {
 
 impl Unfinished {
     pub(crate) fn new(limits: &CallLimits) -> Self {
-        let quarter = limits.unfinished_bytes / 4;
+        let part = limits.part_of_unfinished();
         Self {
-            of_anonymous: Budget::new(quarter),
-            of_operators: Budget::new(quarter),
-            of_workloads: Budget::new(quarter.saturating_mul(2)),
+            of_anonymous: Budget::new(part),
+            of_operators: Budget::new(part),
+            of_workloads: Budget::new(part.saturating_mul(2)),
         }
     }
 }
@@ -138,7 +146,7 @@ impl Limiters {
         Self {
             quota: Quota::per_second(limits.calls_per_second).allow_burst(burst),
             open_calls: limits.open_calls,
-            unfinished: limits.unfinished_bytes / 4,
+            unfinished: limits.part_of_unfinished(),
             known: Mutex::default(),
         }
     }

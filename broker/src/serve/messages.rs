@@ -74,27 +74,24 @@ enum Step {
 impl Framing {
     /// Reads on in a piece until something happens; nothing at the end of the piece.
     fn step(&mut self, piece: &mut &[u8]) -> Option<Step> {
-        while let Some((first, rest)) = piece.split_first() {
-            if let Some(byte) = self.prefix.get_mut(self.have) {
-                *byte = *first;
+        if self.have < PREFIX {
+            while let Some(byte) = self.prefix.get_mut(self.have) {
+                let (first, rest) = piece.split_first()?;
+                (*byte, *piece) = (*first, rest);
                 self.have = self.have.saturating_add(1);
-                *piece = rest;
-                if self.have == PREFIX {
-                    let [_, length @ ..] = self.prefix;
-                    self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                    return Some(Step::Announced(self.left));
-                }
-                continue;
             }
-            let taken = self.left.min(piece.len());
-            self.left = self.left.saturating_sub(taken);
-            *piece = piece.get(taken..).unwrap_or_default();
-            if self.left == 0 {
-                self.have = 0;
-                return Some(Step::Whole);
-            }
+            let [_, length @ ..] = self.prefix;
+            self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+            return Some(Step::Announced(self.left));
         }
-        None
+        let taken = self.left.min(piece.len());
+        self.left = self.left.saturating_sub(taken);
+        *piece = piece.get(taken..).unwrap_or_default();
+        if self.left > 0 {
+            return None;
+        }
+        self.have = 0;
+        Some(Step::Whole)
     }
 }
 
@@ -138,20 +135,17 @@ impl<R: Fn(&Refusal) -> Status> Charged<R> {
             (self.is_due, self.overdue) = (true, None);
         }
         while let Some(step) = self.framing.step(&mut piece) {
-            let is_whole = match step {
+            match step {
                 Step::Announced(length) => {
                     let costs = length.min(self.longest).saturating_sub(self.free);
                     if !self.charge.take(costs) {
                         return Err((self.refuse)(&Refusal::UnfinishedBytes));
                     }
-                    length == 0
                 }
-                Step::Whole => true,
-            };
-            if is_whole {
-                self.framing.have = 0;
-                self.charge.give();
-                (self.is_due, self.overdue) = (!piece.is_empty(), None);
+                Step::Whole => {
+                    self.charge.give();
+                    (self.is_due, self.overdue) = (!piece.is_empty(), None);
+                }
             }
         }
         Ok(())
@@ -224,6 +218,7 @@ mod tests {
             assert_eq!(steps(&[one, two]), expected);
         }
         assert_eq!(steps(&[&bytes[..7]]), [Step::Announced(3)]);
+        assert_eq!(steps(&[&[0; PREFIX]]), [Step::Announced(0), Step::Whole]);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Tasks {
         loop {
             // Waited for before the look: an entry that comes between the two is not missed.
             let news = attending.news.notified();
-            match self.news_of(task)? {
+            match self.news_of(task) {
                 News::Ended(outcome) => {
                     let _ = answers
                         .send(Ok(told(Told::Ended(v1::TaskEnded {
@@ -157,22 +157,24 @@ impl Tasks {
     }
 
     /// Says what the log has of a task, for its stream.
-    fn news_of(&self, task: &Task) -> Result<News, Refusal> {
+    fn news_of(&self, task: &Task) -> News {
         // An agent that is told of an end stops for good.
         let now_ms = self.ledger.log.ending_time_ms();
         // L7: what is in force here is, also on a view that is stale and while it is pending.
         let latest = self.ledger.log.latest_view();
         if let Liveness::Dead(cause) = latest.task_liveness(task, now_ms) {
-            return Ok(News::Ended(wire::outcome_message(cause.outcome())));
+            return News::Ended(wire::outcome_message(cause.outcome()));
         }
         if latest.is_suspended(task) {
-            return Ok(News::Suspended);
+            return News::Suspended;
         }
         drop(latest);
         // A view that is stale for a moment is no reason to drop the stream; nothing else is said
         // from it.
-        let is_fresh = self.ledger.log.view().is_ok();
-        Ok(if is_fresh { News::Alive } else { News::Unknown })
+        match self.ledger.log.view() {
+            Ok(_) => News::Alive,
+            Err(_) => News::Unknown,
+        }
     }
 
     /// Takes a message of the caller.
