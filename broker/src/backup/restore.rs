@@ -19,7 +19,7 @@ use sundew_core::{
 };
 
 use super::{Backup, BackupError, SavedDocument, SavedEntry, read_log};
-use crate::liveness::{append_after, sealed_entry};
+use crate::liveness::{append_after, entry_place, sealed_entry};
 use crate::records::{Document, DocumentPlace, Records};
 
 /// How long an entry about a document stays in the log after a later one, in milliseconds.
@@ -141,7 +141,7 @@ impl Restore<'_> {
         let mut in_log = HashSet::new();
         for stored in read_log(self.store).await? {
             in_log.insert(stored.id);
-            let bytes = self.root.untag(&[b"log", &stored.id.0], &stored.bytes)?;
+            let bytes = self.root.untag(&entry_place(&stored.id), &stored.bytes)?;
             self.note(&LogEntry::decode(bytes).map_err(|_| BackupError::Malformed)?);
         }
         let mut entries = Vec::new();
@@ -149,7 +149,7 @@ impl Restore<'_> {
             let mut id = [0; 16];
             hex::decode_to_slice(&saved.id, &mut id).map_err(|_| BackupError::Malformed)?;
             let bytes = decoded(&saved.bytes)?;
-            let bytes = self.root.untag(&[b"log", &id], &bytes)?;
+            let bytes = self.root.untag(&entry_place(&EntryId(id)), &bytes)?;
             entries.push(LogEntry::decode(bytes).map_err(|_| BackupError::Malformed)?);
         }
         for entry in &entries {

@@ -9,18 +9,10 @@ use crate::clock;
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::store::embedded::EmbeddedStore;
-use crate::testing::documents::{caught_up, delete, name, put, put_back, stored};
+use crate::testing::documents::{KINDS, caught_up, delete, name, put, put_back, stored};
 use crate::testing::{TestBroker, assert_refused};
 
 use std::sync::Arc;
-
-const KINDS: [DocumentKind; 5] = [
-    DocumentKind::Engine,
-    DocumentKind::Meta,
-    DocumentKind::Secret,
-    DocumentKind::Trust,
-    DocumentKind::Workload,
-];
 
 fn root() -> Arc<RootKey> {
     Arc::new(RootKey::new(&[0x7a; 32]).unwrap())

@@ -18,6 +18,7 @@ use super::{Evidence, node};
 use crate::clock;
 use crate::journal::cause_text;
 use crate::peer::Channel;
+use crate::records::counter_place;
 use crate::refusal::Refusal;
 
 /// Kinds whose verification takes a millisecond or more: chains of P-384 and RSA-4096.
@@ -176,7 +177,7 @@ impl Evidence {
     /// there, and was not set back (T29).
     async fn advance(&self, counter: &Counter) -> Result<bool, Refusal> {
         let name = format!("counter/{}", sundew_attestation::hex(&counter.source));
-        let place: [&[u8]; 2] = [b"counter", &counter.source];
+        let place = counter_place(&counter.source);
         for _ in 0..COUNTER_ATTEMPTS {
             let before = self
                 .ledger

@@ -13,6 +13,7 @@ use super::engine::{NewCredential, Role};
 use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::limits::IssuingPlace;
+use crate::records::lease_place;
 use crate::refusal::Refusal;
 
 /// The longest time that a call waits for a target.
@@ -164,7 +165,7 @@ impl Leases {
     ) -> Result<LeaseRecord, Refusal> {
         self.ledger.records.open(
             "lease",
-            &[b"lease", engine.as_bytes(), stored.id.as_bytes()],
+            &lease_place(engine, &stored.id),
             &stored.record,
             LeaseRecord::decode,
         )
@@ -178,10 +179,10 @@ impl Leases {
     ) -> StoredLease {
         StoredLease {
             id,
-            record: self.ledger.root().tag(
-                &[b"lease", record.engine.as_bytes(), id.as_bytes()],
-                record.encode(),
-            ),
+            record: self
+                .ledger
+                .root()
+                .tag(&lease_place(&record.engine, &id), record.encode()),
             due_ms,
         }
     }

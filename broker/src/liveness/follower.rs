@@ -9,7 +9,7 @@ use sundew_core::protocol::{Step, after_heartbeat, is_beginning_missing, is_gap}
 use sundew_core::store::{Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{DocumentVersion, EntryId, Event, LogEntry, Position};
 
-use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, lock};
+use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, entry_place, lock};
 use super::store_clock::StoreClock;
 use crate::clock;
 
@@ -366,7 +366,7 @@ impl LogFollower {
         let bytes = self
             .log
             .root
-            .untag(&[b"log", &stored.id.0], &stored.bytes)
+            .untag(&entry_place(&stored.id), &stored.bytes)
             .map_err(|_| altered())?;
         LogEntry::decode(bytes).map_err(|_| altered())
     }

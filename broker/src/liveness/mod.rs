@@ -27,6 +27,8 @@ mod tests;
 pub(crate) use agreement::{AgreementError, agree, append_after};
 pub(crate) use follower::{LogFollower, Subscriber};
 pub(crate) use repair::each_entry;
-pub(crate) use revocation_log::{AppendError, DurableSink, RevocationLog, Stale, sealed_entry};
+pub(crate) use revocation_log::{
+    AppendError, DurableSink, RevocationLog, Stale, entry_place, sealed_entry,
+};
 pub(crate) use rewriting::OtherEntries;
 pub(crate) use root_keys::{RootKeyNames, require_known_keys};

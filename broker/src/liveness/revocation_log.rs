@@ -119,12 +119,17 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The parts over which the tag of an entry goes, beside the entry.
+pub(crate) fn entry_place(id: &EntryId) -> [&[u8]; 2] {
+    [b"log", &id.0]
+}
+
 /// Returns an entry as the store takes it: its name, its tagged bytes, and the time until which the
 /// log keeps it, in milliseconds since the epoch.
 pub(crate) fn sealed_entry(root: &RootKey, entry: &LogEntry) -> (EntryId, Vec<u8>, i64) {
     (
         entry.id,
-        root.tag(&[b"log", &entry.id.0], entry.encode()),
+        root.tag(&entry_place(&entry.id), entry.encode()),
         entry.log_retains_until_ms(),
     )
 }

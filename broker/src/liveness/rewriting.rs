@@ -7,7 +7,7 @@ use sundew_core::{EntryId, Event, FOR_EVER_MS, LogEntry, Position};
 
 use super::agreement::{AgreementError, read_by, write};
 use super::repair::each_entry;
-use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog};
+use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog, entry_place};
 use crate::clock;
 
 /// The entries of the log that are not under the active root key.
@@ -32,7 +32,7 @@ impl RevocationLog {
         each_entry(self.store.as_ref(), |entry| stored.push(entry)).await?;
         let (mut other, view) = (OtherEntries::default(), self.read());
         for stored in stored {
-            let opened = self.root.untag_by(&[b"log", &stored.id.0], &stored.bytes);
+            let opened = self.root.untag_by(&entry_place(&stored.id), &stored.bytes);
             let opened = opened
                 .ok()
                 .and_then(|(bytes, key)| Some((LogEntry::decode(bytes).ok()?, key)));

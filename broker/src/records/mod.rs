@@ -34,6 +34,7 @@ use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED, TokenCache, bytes_of};
 pub(crate) use changes::Before;
 pub(crate) use documents::{CaKeys, Document, DocumentPlace, KEYRING};
+pub(crate) use under_root_key::{counter_place, lease_place};
 use versions::Versions;
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use sundew_core::store::{DocumentKind, StoredLease};
-use sundew_core::{SealError, TaskId};
+use sundew_core::{LeaseId, SealError, TaskId};
 
 use super::Records;
 use super::documents::{DocumentPlace, versioned_place};
@@ -33,6 +33,16 @@ pub(crate) struct OtherTasks {
     pub(crate) until_ms: i64,
     /// Under none of the keys.
     pub(crate) unreadable: BTreeSet<TaskId>,
+}
+
+/// The parts over which the tag of a lease goes, beside the lease.
+pub(crate) fn lease_place<'a>(engine: &'a str, id: &'a LeaseId) -> [&'a [u8]; 3] {
+    [b"lease", engine.as_bytes(), id.as_bytes()]
+}
+
+/// The parts over which the tag of a counter of evidence goes, beside the counter.
+pub(crate) fn counter_place(source: &[u8]) -> [&[u8]; 2] {
+    [b"counter", source]
 }
 
 impl Records {
@@ -64,7 +74,7 @@ impl Records {
         let source = place.name.strip_prefix(COUNTER);
         let source = source.and_then(|digits| hex::decode(digits).ok());
         let place: [&[u8]; 2] = match &source {
-            Some(source) if place.kind == DocumentKind::Meta => [b"counter", source],
+            Some(source) if place.kind == DocumentKind::Meta => counter_place(source),
             _ => [place.kind.as_str().as_bytes(), place.name.as_bytes()],
         };
         let (record, key) = self.root.untag_by(&place, stored)?;
@@ -110,8 +120,9 @@ impl Records {
 
     /// Returns whether a lease is under another root key than the active one, or under none.
     pub(crate) fn is_other_lease(&self, engine: &str, lease: &StoredLease) -> bool {
-        let place: [&[u8]; 3] = [b"lease", engine.as_bytes(), lease.id.as_bytes()];
-        let opened = self.root.untag_by(&place, &lease.record);
+        let opened = self
+            .root
+            .untag_by(&lease_place(engine, &lease.id), &lease.record);
         opened.map_or(true, |(_, key)| key != self.root.active())
     }
 

@@ -10,16 +10,8 @@ use sundew_proto::v1;
 use crate::clock;
 use crate::records::{DocumentPlace, Records};
 use crate::refusal::Refusal;
-use crate::testing::documents::{caught_up, name, put, put_back, stored};
+use crate::testing::documents::{KINDS, caught_up, name, put, put_back, stored};
 use crate::testing::{Agent, Begun, TestBroker, assert_refused};
-
-const KINDS: [DocumentKind; 5] = [
-    DocumentKind::Engine,
-    DocumentKind::Meta,
-    DocumentKind::Secret,
-    DocumentKind::Trust,
-    DocumentKind::Workload,
-];
 
 fn former() -> RootKey {
     RootKey::new(&[0x7a; 32]).unwrap()
@@ -222,16 +214,7 @@ async fn i10_after_the_rewrite_nothing_that_stays_needs_the_former_key() {
     for kind in KINDS {
         let name = name(kind);
         let place = DocumentPlace::new(kind, &name);
-        assert!(
-            three
-                .ledger
-                .records
-                .document(place)
-                .await
-                .unwrap()
-                .is_some(),
-            "{kind:?}"
-        );
+        assert!(is_there(&three, place).await, "{kind:?}");
         // A retry of what was done under the former key, which nobody can know any more.
         if kind != DocumentKind::Meta {
             put(&three, kind, 2).await.unwrap().unwrap();
@@ -251,6 +234,12 @@ async fn i10_after_the_rewrite_nothing_that_stays_needs_the_former_key() {
     assert!(three.ledger.records.document_problems().is_empty());
     three.ledger.look_at_documents().await.unwrap();
     assert!(three.ledger.records.document_problems().is_empty());
+}
+
+/// Whether a broker reads a document.
+async fn is_there(broker: &TestBroker, place: DocumentPlace<'_>) -> bool {
+    let document = broker.ledger.records.document(place).await;
+    document.unwrap().is_some()
 }
 
 /// The versions of all documents, as the store has them.
@@ -276,20 +265,12 @@ async fn i10_what_is_under_a_key_that_was_removed_is_refused_as_altered() {
     rewrite(&two, false).await;
     let three = one.beside_under(next()).await;
     let place = DocumentPlace::new(DocumentKind::Secret, "app/db");
-    assert!(
-        three
-            .ledger
-            .records
-            .document(place)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(is_there(&three, place).await);
     put_back(&three, DocumentKind::Secret, Some(&old)).await;
     let refused = three.ledger.records.document(place).await;
     assert_refused!(refused.map(drop), Refusal::Seal { .. });
     // The broker that still accepts the key does not take an older version either.
-    assert!(two.ledger.records.document(place).await.unwrap().is_some());
+    assert!(is_there(&two, place).await);
     assert_eq!(left(&rewrite(&three, true).await), [("document", 1)]);
 }
 

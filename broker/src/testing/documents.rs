@@ -9,6 +9,15 @@ use super::{DOMAIN, TestBroker};
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 
+/// The families whose documents have versions.
+pub(crate) const KINDS: [DocumentKind; 5] = [
+    DocumentKind::Engine,
+    DocumentKind::Meta,
+    DocumentKind::Secret,
+    DocumentKind::Trust,
+    DocumentKind::Workload,
+];
+
 /// The name of the document of a family that the tests change.
 pub(crate) fn name(kind: DocumentKind) -> String {
     match kind {

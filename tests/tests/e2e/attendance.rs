@@ -66,6 +66,21 @@ async fn attended_at(
     (callers, attended)
 }
 
+/// Nobody has abandoned what is attended; and absence is still noticed.
+async fn live_on(caller: &Caller, attended: &[(Begun, JoinHandle<()>)]) {
+    // Longer than any sweep, and than the grace.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (begun, stream) in attended {
+        let active = caller.active(&begun.token, &[]).await;
+        assert_eq!(active.ok(), Some(true), "{}", begun.task);
+        stream.abort();
+    }
+    until("abandoned", || async {
+        caller.active(&attended[0].0.token, &[]).await.ok() == Some(false)
+    })
+    .await;
+}
+
 /// L12: the store is away for three times the grace of tasks that are attended at two brokers. Nobody
 /// could tell it that they are, and when it is back, no broker takes that for absence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,18 +99,7 @@ async fn l12_no_attended_task_is_abandoned_because_of_an_outage_of_the_store() {
             .is_ok()
     })
     .await;
-    // Longer than any sweep, and than the grace.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    for (begun, stream) in &attended {
-        let active = callers[0].active(&begun.token, &[]).await;
-        assert_eq!(active.ok(), Some(true), "{}", begun.task);
-        stream.abort();
-    }
-    // And absence is still noticed.
-    until("abandoned", || async {
-        callers[0].active(&attended[0].0.token, &[]).await.ok() == Some(false)
-    })
-    .await;
+    live_on(&callers[0], &attended).await;
 }
 
 /// L7: an ending that is in force here, and pending, stops the agent that is attended here. A
@@ -156,17 +160,7 @@ async fn l12_what_a_deposed_primary_is_told_of_attendance_is_told_to_the_new_one
         info(&group.nodes[old], "role") == "slave"
     })
     .await;
-    // Longer than any sweep, and than the grace.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    for (begun, stream) in &attended {
-        let active = callers[0].active(&begun.token, &[]).await;
-        assert_eq!(active.ok(), Some(true), "{}", begun.task);
-        stream.abort();
-    }
-    until("abandoned", || async {
-        callers[0].active(&attended[0].0.token, &[]).await.ok() == Some(false)
-    })
-    .await;
+    live_on(&callers[0], &attended).await;
 }
 
 /// L20: one member of the list of due tasks that names no task does not keep the others from being

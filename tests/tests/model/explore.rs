@@ -4,7 +4,21 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Instant;
 
-use stateright::{Checker as _, Expectation, Model};
+use stateright::{Checker, Expectation, Model};
+
+/// Explores every state of a model. Returns what it is, and what was found.
+fn explored<M>(model: M) -> (String, impl Checker<M>)
+where
+    M: Model + Debug + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq,
+{
+    let (started, description) = (Instant::now(), format!("{model:?}"));
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    let states = checker.unique_state_count();
+    println!("{description}: {states} states, {:?}", started.elapsed());
+    (description, checker)
+}
 
 /// Explores every state of a model. Each of its `always` must hold, and each of its `sometimes`
 /// must be reached: a property of states that are never reached says nothing.
@@ -14,11 +28,8 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
     M::Action: Clone + Debug + PartialEq,
 {
-    let started = Instant::now();
-    let (description, properties) = (format!("{model:?}"), model.properties());
-    let checker = model.checker().threads(2).spawn_bfs().join();
-    let states = checker.unique_state_count();
-    println!("{description}: {states} states, {:?}", started.elapsed());
+    let properties = model.properties();
+    let (description, checker) = explored(model);
     for property in properties {
         let found = checker.discovery(property.name);
         if property.expectation == Expectation::Sometimes {
@@ -42,14 +53,12 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
     M::Action: Clone + Debug + PartialEq,
 {
-    let started = Instant::now();
-    let (description, properties) = (format!("{model:?}"), model.properties());
-    let checker = model.checker().threads(2).spawn_bfs().join();
+    let properties = model.properties();
+    let (description, checker) = explored(model);
     let violated = properties
         .iter()
         .filter(|property| property.expectation == Expectation::Always)
         .find_map(|property| checker.discovery(property.name));
-    println!("{description}: {:?}", started.elapsed());
     let path = violated.unwrap_or_else(|| {
         panic!("{description}: nothing goes wrong: is it needed, or is the model blind?")
     });

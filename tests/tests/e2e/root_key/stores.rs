@@ -10,6 +10,17 @@ use super::{kinds, new_key, restart_with, run, set_keys, status};
 use crate::cli::text;
 use crate::enrollment::own_ca_in;
 
+/// A task is begun, and is given the secret from before.
+async fn the_secret_is_kept(world: &World, broker: &Broker) {
+    let caller = world.caller(broker, "/agent");
+    let begun = caller
+        .begin(&world.issuer, "/agent", &["secret:app/key"])
+        .await;
+    let begun = begun.expect("begun");
+    let secret = caller.secret(&begun.task, "app/key").await;
+    assert_eq!(secret.expect("secret"), "kept");
+}
+
 /// One broker with a store and a CA of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i10_the_embedded_store_and_the_embedded_ca_are_rotated() {
@@ -45,15 +56,7 @@ async fn i10_the_embedded_store_and_the_embedded_ca_are_rotated() {
     assert!(told.rewritten > 5 && told.left.is_empty(), "{told:?}");
     restart_with(&mut broker, &next, &[]).await;
     assert_eq!(roots(&broker).await, ids);
-    let caller = world.caller(&broker, "/agent");
-    let begun = caller
-        .begin(&world.issuer, "/agent", &["secret:app/key"])
-        .await;
-    let begun = begun.expect("begun");
-    assert_eq!(
-        caller.secret(&begun.task, "app/key").await.expect("secret"),
-        "kept"
-    );
+    the_secret_is_kept(&world, &broker).await;
     // The former key opens nothing any more.
     broker.signal(Signal::TERM);
     broker.wait();
@@ -115,15 +118,7 @@ async fn i10_backups_of_both_keys_are_brought_back_under_the_new_one() {
     broker.up();
     broker.ready().await;
     assert!(kinds(&status(&world, &broker, "status")).is_empty());
-    let caller = world.caller(&broker, "/agent");
-    let begun = caller
-        .begin(&world.issuer, "/agent", &["secret:app/key"])
-        .await;
-    let begun = begun.expect("begun");
-    assert_eq!(
-        caller.secret(&begun.task, "app/key").await.expect("secret"),
-        "kept"
-    );
+    the_secret_is_kept(&world, &broker).await;
     world.register(&broker, "/held", json!({})).await;
     let held = world.caller(&broker, "/held");
     assert!(
