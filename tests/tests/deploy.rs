@@ -372,7 +372,7 @@ fn units_and_manifests_name_what_there_is() {
 /// systemd hears when the broker is ready, and when it stops.
 #[tokio::test]
 async fn systemd_is_told() {
-    use sundew_tests::broker::World;
+    use sundew_tests::world::World;
     let world = World::embedded();
     let path = world.folder().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("socket");

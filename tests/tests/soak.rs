@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_proto::v1::BeginTaskRequest;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::pki::Svid;
+use sundew_tests::world::World;
 use tokio::task::JoinHandle;
 
 #[derive(Default)]

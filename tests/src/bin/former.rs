@@ -7,10 +7,11 @@ use std::process::Command;
 
 use serde_json::json;
 use sundew_proto::v1::Effect;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
+use sundew_tests::world::World;
 
 /// Settings of the test brokers that a former version does not know.
 const UNKNOWN: [&str; 2] = ["refusals_whole", "reserve"];

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 use sundew_proto::v1::{BeginTaskRequest, PutSecretRequest};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::process::resident;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 async fn ready() -> (World, Broker, Caller) {

@@ -7,10 +7,11 @@ use sundew_proto::v1::{
     ChallengeTpmKeyResponse, RemoveTrustRequest, TpmKey as Brought,
 };
 use sundew_sdk::{TpmError, TpmKey};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::tpm::{Maker, Tpm};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::{Code, Status};
 
 const KEY: u32 = 0x8101_0002;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use rcgen::{CertificateParams, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType};
 use serde_json::json;
 use sundew_proto::v1::ChallengeRequest;
-use sundew_tests::broker::World;
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::{self, Ca, DOMAIN, Svid, expired, leaf};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 use crate::identity::ID;

@@ -11,13 +11,14 @@ use rustix::process::Signal;
 use serde_json::json;
 use sundew_broker::journal::Record;
 use sundew_proto::v1::{EnrollChallengeRequest, EnrollRequest};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::dev::Dev;
 use sundew_tests::disk::Disk;
 use sundew_tests::selectors::of_task;
 use sundew_tests::tls::client_config;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 

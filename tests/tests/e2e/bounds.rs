@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 use sundew_tests::{now_ms, until};
 
 use crate::cli::{run_as, text};

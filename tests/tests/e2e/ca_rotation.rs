@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use sundew_proto::v1::{
     CaKey, CreateJoinTokenRequest, DropOldCaKeysRequest, RotateCaRequest, ShowCaRequest,
 };
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::dev::Dev;
 use sundew_tests::pki::pem;
+use sundew_tests::world::World;
 use sundew_tests::{now_ms, sundew, until};
 
 use crate::cli::text;

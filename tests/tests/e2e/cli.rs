@@ -6,8 +6,9 @@ mod run;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::sundew;
+use sundew_tests::world::World;
 
 pub(crate) fn text(output: &Output) -> String {
     format!(

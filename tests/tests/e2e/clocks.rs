@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_proto::v1::{Effect, Selector};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::clock::Clock;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::task::JoinSet;
 use tonic::Code;
 

@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use sundew_proto::v1::{IntrospectRequest, Outcome};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::pki::DOMAIN;
 use sundew_tests::selectors::{of_task, of_workload};
+use sundew_tests::world::World;
 use tonic::{Code, Status};
 
 const NAMES: [&str; 4] = ["/a", "/b", "/c", "/d"];

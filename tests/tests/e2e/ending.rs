@@ -8,9 +8,10 @@ use sundew_proto::v1::{
     AttendPing, AttendRequest, AttendStart, Outcome, ResumeTaskRequest, ShowTaskRequest,
     SuspendTaskRequest,
 };
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller, oidc};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;

@@ -1,10 +1,10 @@
 //! Kinds of engines: what each makes, over which connection, and when one is refused.
 
 use serde_json::{Value, json};
-use sundew_tests::broker::World;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::redis::Redis;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 use crate::leases::{SCOPES, agent, gone, lease, put_engine, works};

@@ -9,10 +9,11 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use sundew_proto::v1::{CreateJoinTokenRequest, EnrollRequest};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::dev::Dev;
 use sundew_tests::pki::pem;
+use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tonic::transport::Channel;
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use sundew_proto::v1::{BeginTaskRequest, Evidence};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::issuer::{ISSUER, TestIssuer};
+use sundew_tests::world::World;
 use tonic::Code;
 
 pub(crate) async fn ready() -> (World, Broker, Caller) {

@@ -7,10 +7,11 @@ use ciborium::Value as Cbor;
 use serde_json::{Value, json};
 use sundew_attestation::Binding;
 use sundew_proto::v1::AddTrustRequest;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::hardware::{Chip, Enclave, Region, Signer};
 use sundew_tests::pki::pem;
+use sundew_tests::world::World;
 use sundew_tests::{now_ms, until};
 use tonic::{Code, Status};
 

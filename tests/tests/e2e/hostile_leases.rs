@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sundew_tests::broker::World;
 use sundew_tests::calls::Caller;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio_postgres::Client;
 
 use crate::lease_targets::patient;

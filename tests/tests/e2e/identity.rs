@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rcgen::{IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::json;
-use sundew_tests::broker::World;
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::{self, Ca, DOMAIN, expired, leaf, valid_for};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 pub(crate) const ID: &str = "spiffe://test.example/agent";

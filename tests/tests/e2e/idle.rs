@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use redis::Commands as _;
-use sundew_tests::broker::World;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 
 /// Revocations whose documents alone were more than the bound, each second and broker.
 const REVOCATIONS: usize = 200;

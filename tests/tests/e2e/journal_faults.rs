@@ -4,9 +4,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::disk::Disk;
 use sundew_tests::sundew;
+use sundew_tests::world::World;
 use tonic::Code;
 
 /// A broker whose journal is on this disk.

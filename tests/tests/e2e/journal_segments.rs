@@ -6,10 +6,11 @@ use std::process::{Command, Output};
 use serde_json::json;
 use sundew_broker::journal::{Extent, read_all};
 use sundew_proto::v1::Effect;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::disk::Disk;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tonic::Code;
 

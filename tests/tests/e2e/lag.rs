@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sundew_proto::v1::Selector;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::DOMAIN;
 use sundew_tests::proxy::Proxy;
 use sundew_tests::selectors::of_task;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::task::JoinHandle;
 
 use crate::replicas::{agent, all_refused, an_answer};

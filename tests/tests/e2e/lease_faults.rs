@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_proto::v1::{GetSecretRequest, PutEngineRequest};
-use sundew_tests::broker::World;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::task::JoinSet;
 use tonic::Code;
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sundew_proto::v1::Lease;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::redis::Redis;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::task::JoinSet;
 
 use crate::leases::{SCOPES, gone, lease, put_engine, works};

@@ -8,11 +8,12 @@ use sundew_proto::v1::{
     Effect, GetSecretRequest, Lease, ListLeasesRequest, ListLeasesResponse, PutEngineRequest,
     ResumeTaskRequest, Selector, SuspendTaskRequest,
 };
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::{Code, Status};
 
 pub(crate) const SCOPES: &[&str] = &["secret:db/*", "exec:git"];

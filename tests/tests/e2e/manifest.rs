@@ -12,8 +12,9 @@ use sundew_attestation::kinds::manifest::{
 };
 use sundew_attestation::{Binding, BindingPurpose};
 use sundew_proto::v1::RemoveTrustRequest;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
+use sundew_tests::world::World;
 use tonic::{Code, Status};
 
 #[derive(Clone)]

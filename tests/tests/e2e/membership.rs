@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use sundew_broker::store::redis::RedisStore;
 use sundew_core::store::Store as _;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::proxy::Proxy;
 use sundew_tests::redis::settings;
 use sundew_tests::until;
+use sundew_tests::world::World;
 
 use crate::replicas::agent;
 

@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use sundew_proto::v1::CreateJoinTokenRequest;
-use sundew_tests::broker::World;
 use sundew_tests::sundew;
 use sundew_tests::tpm::{Maker, Tpm};
+use sundew_tests::world::World;
 
 use crate::activation::{begin, ek, wanted};
 use crate::cli::text;

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::json;
 use sundew_proto::v1::{DeleteWorkloadRequest, RemoveTrustRequest, RotateKeyringRequest};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
+use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tonic::Code;
 

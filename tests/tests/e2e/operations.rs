@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use sundew_tests::broker::World;
+use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tonic::Code;
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
+use sundew_tests::world::World;
 
 use crate::cli::{command_as, text};
 

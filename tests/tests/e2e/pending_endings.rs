@@ -7,11 +7,12 @@ use sundew_proto::v1::{
     Effect, ListRulesRequest, ListRulesResponse, RevokeRequest, RevokeResponse, Selector,
     SuspendTaskRequest,
 };
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::proxy::Proxy;
 use sundew_tests::selectors::{of_task, of_workload};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::{Code, Status};
 
 use crate::cli::{run_as, text};

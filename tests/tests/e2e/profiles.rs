@@ -1,9 +1,10 @@
 //! Tokens of platforms, each with its own traps: T21, T22.
 
 use serde_json::{Value, json};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::issuer::{AUDIENCE, TestIssuer};
+use sundew_tests::world::World;
 use tonic::Code;
 
 use crate::evidence::with_token;

@@ -11,10 +11,11 @@ use sundew_proto::v1::{
     AttendRequest, AttendResponse, AttendStart, GetSecretRequest, ProofWanted, Prove,
 };
 use sundew_sdk::{Agent, Collected, Collector, Context, Ended, Settings, minutes};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::issuer::TestIssuer;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use prost::Message as _;
 use serde_json::json;
-use sundew_tests::broker::World;
 use sundew_tests::calls::Caller;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};

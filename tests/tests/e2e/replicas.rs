@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::redis::Redis;
 use sundew_tests::replicated::{Cluster, Sentinels, info};
 use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
+use sundew_tests::world::World;
 
 pub(crate) async fn agent(world: &World, broker: &Broker) -> Caller {
     world

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::redis::Redis;
+use sundew_tests::world::World;
 use sundew_tests::{now_ms, process, sundew, until};
 
 use crate::cli::{command_as, run_as, text};

@@ -3,10 +3,11 @@
 
 use serde_json::json;
 use sundew_proto::v1::{Effect, ListRulesRequest, ListTasksRequest, RevokeRequest, Selector};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::selectors::{of_task, of_token, of_workload};
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 use crate::ending::SCOPES;

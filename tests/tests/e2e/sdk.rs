@@ -9,8 +9,9 @@ use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_sdk::{
     Agent, Collected, Collector, Context, Ended, Error, Scope, Settings, minutes, seconds,
 };
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::until;
+use sundew_tests::world::World;
 
 /// A collector of the program's own: fresh tokens of the test issuer.
 struct Tokens(std::sync::Mutex<Vec<Vec<u8>>>);

@@ -13,11 +13,12 @@ use sundew_attestation::kinds::manifest::{
 };
 use sundew_proto::v1::Effect;
 use sundew_sdk::{Agent, ManifestCollector, Settings, Task, minutes};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::pki::{Ca, DOMAIN};
 use sundew_tests::proxy::Proxy;
 use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
+use sundew_tests::world::World;
 
 use super::cli::command_as;
 use super::sdk::{agent_of, begin, folder, outcomes, ready_with, settings};

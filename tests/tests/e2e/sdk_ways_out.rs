@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 use sundew_sdk::{Error, Settings, Task};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tokio::runtime::{Builder, Runtime};
 
 use super::cli::command_as;

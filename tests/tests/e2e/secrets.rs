@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use sundew_proto::v1::{DeleteSecretRequest, ListSecretsRequest, RotateKeyringRequest};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 /// AC-60: by name, by caller, by task.

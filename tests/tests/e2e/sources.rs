@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use sundew_proto::v1::BeginTaskRequest;
-use sundew_tests::broker::World;
 use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::dev::Dev;
 use sundew_tests::issuer::{AUDIENCE, TestIssuer};
 use sundew_tests::pki::{Ca, Svid, leaf, pem};
+use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

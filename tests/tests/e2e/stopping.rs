@@ -6,9 +6,10 @@ use rcgen::KeyPair;
 use rustix::process::Signal;
 use serde_json::json;
 use sundew_sdk::Settings;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::dev::Dev;
 use sundew_tests::proxy::Proxy;
+use sundew_tests::world::World;
 use tokio::task::JoinSet;
 
 use super::sdk::{agent_of, begin, folder, outcomes, settings};

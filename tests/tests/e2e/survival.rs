@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sundew_tests::broker::World;
 use sundew_tests::redis::Redis;
 use sundew_tests::selectors::of_workload;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::Code;
 
 use crate::ending::{SCOPES, ready};

@@ -13,12 +13,12 @@ use sundew_core::{
     Credential, KnownTask, KnownToken, Position, RootKey, ScopeSet, TaskId, TaskRecord,
     TokenBinding, TokenRecord,
 };
-use sundew_tests::broker::World;
 use sundew_tests::now_ms;
 use sundew_tests::pki::DOMAIN;
 use sundew_tests::process::cpu_time;
 use sundew_tests::redis::settings;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 
 /// Tasks that are due at the same moment.
 const TASKS: u64 = 4000;

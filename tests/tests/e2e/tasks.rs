@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use sundew_proto::v1::{IntrospectRequest, MintTokenRequest};
-use sundew_tests::broker::World;
 use sundew_tests::calls::{Begun, Caller};
+use sundew_tests::world::World;
 use sundew_tests::{now_ms, until};
 use tonic::Code;
 

@@ -10,8 +10,8 @@ use sundew_proto::v1::{
     AttendRequest, AttendStart, BeginTaskRequest, Binding, IntrospectRequest, MintTokenRequest,
     RotateBinding,
 };
-use sundew_tests::broker::World;
 use sundew_tests::now_ms;
+use sundew_tests::world::World;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 

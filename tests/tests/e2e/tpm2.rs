@@ -5,10 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sundew_proto::v1::{BeginTaskRequest, Evidence, RemoveTrustRequest};
 use sundew_sdk::{Agent, Settings, minutes};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::tpm::Tpm;
 use sundew_tests::until;
+use sundew_tests::world::World;
 use tonic::{Code, Status};
 
 const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";

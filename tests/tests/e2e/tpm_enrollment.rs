@@ -7,11 +7,11 @@ use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::{Value, json};
 use sundew_attestation::{Binding, BindingPurpose};
 use sundew_proto::v1::{CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence};
-use sundew_tests::broker::World;
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::pem;
 use sundew_tests::sundew;
 use sundew_tests::tpm::Tpm;
+use sundew_tests::world::World;
 
 use crate::cli::text;
 use crate::enrollment::{own_root, with_own_ca};

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use sundew_proto::v1::ShowWorkloadRequest;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
+use sundew_tests::world::World;
 
 /// A broker with the store and the journal of `tests/vectors/former`.
 async fn upgraded(world: &World) -> Broker {

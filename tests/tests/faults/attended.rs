@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sundew_sdk::{Agent, Collected, Collector, Context, Ended, Error, Settings, Task, minutes};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::issuer::TestIssuer;
 use sundew_tests::pki::Svid;
+use sundew_tests::world::World;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::agents::{Random, Shared};

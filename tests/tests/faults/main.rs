@@ -20,13 +20,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_proto::v1::{Effect, PutEngineRequest, Selector};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::clock::Clock;
 use sundew_tests::disk::Disk;
 use sundew_tests::pki::DOMAIN;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::replicated::Sentinels;
+use sundew_tests::world::World;
 use tokio::task::JoinHandle;
 
 use crate::agents::{Agent, Random, Shared, recheck};

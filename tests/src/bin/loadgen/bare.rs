@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use sundew_tests::pki::Svid;
 
-use sundew_tests::broker::World;
+use sundew_tests::world::World;
 
 use crate::measure::Measured;
 use crate::operations::{Fleet, handshakes, noop};

@@ -15,8 +15,9 @@ mod operations;
 use std::sync::Arc;
 
 use serde_json::json;
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::pki::Svid;
+use sundew_tests::world::World;
 
 use crate::bare::{bare_echo, bare_handshakes, echo_server};
 use crate::measure::{Measured, measure};

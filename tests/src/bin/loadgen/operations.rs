@@ -4,8 +4,8 @@ use std::sync::Arc;
 use sundew_tests::pki::Svid;
 
 use sundew_proto::v1::{BeginTaskRequest, MintTokenRequest};
-use sundew_tests::broker::World;
 use sundew_tests::calls::{Caller, oidc};
+use sundew_tests::world::World;
 use tonic::transport::Channel;
 
 use crate::measure::{Measured, measure};

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use sundew_broker::journal::{Journal, JournalSettings, Record, SegmentRules, Upkeep, read_all};
 use sundew_core::{EntryId, Event, LogEntry, Outcome, TaskId};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::now_ms;
 use sundew_tests::process::resident;
+use sundew_tests::world::World;
 
 use crate::timed;
 

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_proto::v1::{GetSecretRequest, PutEngineRequest, RevokeResponse};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::process::{children, cpu_time};
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 
 use crate::LIMITS;
 use crate::introspecting::{Introspecting, ratio};

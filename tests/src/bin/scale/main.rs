@@ -19,11 +19,12 @@ use serde_json::json;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{Effect, Event, Outcome, Selector as Rule, TaskId};
 use sundew_proto::v1::{PreviewRequest, Selector};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::{DOMAIN, Svid};
 use sundew_tests::process::{cpu_time, resident};
 use sundew_tests::selectors::{of_token, of_workload};
+use sundew_tests::world::World;
 use writer::{Writer, append, fill};
 
 use crate::introspecting::{Introspecting, quantile, ratio};

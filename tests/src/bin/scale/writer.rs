@@ -12,10 +12,10 @@ use sundew_core::{
     Credential, EntryId, Event, KnownTask, KnownToken, LogEntry, Position, RootKey, ScopeSet,
     TaskId, TaskRecord, TokenBinding, TokenRecord,
 };
-use sundew_tests::broker::World;
 use sundew_tests::now_ms;
 use sundew_tests::pki::{DOMAIN, Svid};
 use sundew_tests::redis::settings;
+use sundew_tests::world::World;
 
 /// The writer that brokers use, with the harness's root key.
 pub(crate) struct Writer {

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::postgres::{PASSWORD, Postgres};
 use sundew_tests::sundew;
+use sundew_tests::world::World;
 
 use super::{command_as, run_as, text};
 

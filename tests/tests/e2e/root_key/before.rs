@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use sundew_proto::v1::{BeginTaskRequest, Effect, MintTokenRequest, Token};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
 use sundew_tests::redis::Redis;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 
 use crate::leases::{lease, put_engine};
 

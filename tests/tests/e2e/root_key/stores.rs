@@ -3,8 +3,9 @@
 use rustix::process::Signal;
 use serde_json::json;
 use sundew_proto::v1::{Effect, RewriteUnderRootKeyRequest, ShowCaRequest};
-use sundew_tests::broker::{Broker, World};
+use sundew_tests::broker::Broker;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 
 use super::{kinds, new_key, restart_with, run, set_keys, status};
 use crate::cli::text;
