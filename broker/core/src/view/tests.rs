@@ -1,3 +1,5 @@
+mod delegation;
+mod quarantine;
 mod suspend;
 
 use std::sync::Arc;
@@ -43,6 +45,32 @@ fn entry(n: u8, event: Event) -> LogEntry {
         retain_until_ms: 1000,
         document: None,
     }
+}
+
+fn child_of(parent: KnownTask, position: u64) -> KnownTask {
+    let mut record = samples::task(position);
+    (record.id, record.ancestors) = (
+        TaskId::from_bytes([2; 16]),
+        parent
+            .record()
+            .ancestors
+            .iter()
+            .copied()
+            .chain([parent.id])
+            .collect(),
+    );
+    record.workload =
+        sundew_attestation::spiffe::SpiffeId::parse("spiffe://example.org/b").unwrap();
+    let ancestors = parent
+        .ancestors()
+        .iter()
+        .map(Arc::clone)
+        .collect::<Vec<_>>();
+    KnownTask::new(
+        record,
+        ancestors.into_iter().chain([Arc::new(parent)]).collect(),
+        KEY,
+    )
 }
 
 const TOKEN: TokenId = TokenId::from_bytes([9; 16]);
@@ -171,196 +199,6 @@ fn what_a_store_lost_is_known_until_it_cannot_matter() {
     );
     view.forget(1000);
     assert!(view.is_empty() && view.missing_from(&Default::default()).is_empty());
-}
-
-fn child_of(parent: KnownTask, position: u64) -> KnownTask {
-    let mut record = samples::task(position);
-    (record.id, record.ancestors) = (
-        TaskId::from_bytes([2; 16]),
-        parent
-            .record()
-            .ancestors
-            .iter()
-            .copied()
-            .chain([parent.id])
-            .collect(),
-    );
-    record.workload =
-        sundew_attestation::spiffe::SpiffeId::parse("spiffe://example.org/b").unwrap();
-    let ancestors = parent
-        .ancestors()
-        .iter()
-        .map(Arc::clone)
-        .collect::<Vec<_>>();
-    KnownTask::new(
-        record,
-        ancestors.into_iter().chain([Arc::new(parent)]).collect(),
-        KEY,
-    )
-}
-
-#[test]
-fn ac_44_the_end_of_a_task_ends_what_was_delegated_from_it() {
-    let mut view = View::default();
-    let child = Arc::new(child_of(task(1), 9));
-    let minted = KnownToken::new(
-        TokenRecord {
-            position: Position(9),
-            ..samples::token(9)
-        },
-        TOKEN,
-        Arc::clone(&child),
-    );
-    assert_eq!(view.token_liveness(&minted, 1), Liveness::Alive);
-    view.apply(
-        Position(3),
-        entry(1, Event::Suspended(TaskId::from_bytes([1; 16]))),
-    );
-    assert!(view.is_suspended(&child));
-    view.apply(Position(4), entry(2, rule(workload(), Effect::Revoke)));
-    assert_eq!(
-        view.task_liveness(&child, 1),
-        Liveness::Dead(Cause::Revoked),
-        "a rule for the parent's owner"
-    );
-    view.apply(
-        Position(5),
-        entry(
-            3,
-            Event::Ended {
-                task: TaskId::from_bytes([1; 16]),
-                outcome: Outcome::Completed,
-            },
-        ),
-    );
-    assert_eq!(
-        view.token_liveness(&minted, 1),
-        Liveness::Dead(Cause::AncestorEnded(Outcome::Completed))
-    );
-    assert_eq!(
-        Cause::AncestorEnded(Outcome::Completed).outcome(),
-        Outcome::Canceled
-    );
-    let mut ended = View::default();
-    ended.apply(
-        Position(1),
-        entry(
-            1,
-            Event::Ended {
-                task: child.id,
-                outcome: Outcome::Completed,
-            },
-        ),
-    );
-    assert_eq!(
-        ended.task_liveness(&task(0), 1),
-        Liveness::Alive,
-        "the child's end is not the parent's"
-    );
-}
-
-#[test]
-fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
-    for lift_first in [false, true] {
-        let mut view = View::default();
-        let contain = LogEntry {
-            retain_until_ms: FOR_EVER_MS,
-            ..entry(1, rule(workload(), Effect::Contain))
-        };
-        let lift = entry(2, Event::Lifted(EntryId([1; 16])));
-        if !lift_first {
-            view.apply(Position(5), contain.clone());
-            assert!(view.is_quarantined(&task(9)) && view.active_rules().len() == 1);
-            view.apply(Position(6), lift);
-        } else {
-            view.apply(Position(4), lift);
-            view.apply(Position(5), contain);
-        }
-        view.apply(Position(9), entry(7, Event::Floor));
-        assert!(!view.is_quarantined(&task(9)));
-        assert_eq!(
-            view.task_liveness(&task(4), 1),
-            Liveness::Dead(Cause::Revoked)
-        );
-        assert_eq!(view.task_liveness(&task(9), 1), Liveness::Alive);
-        assert_eq!(
-            view.forget(999),
-            [],
-            "until nothing that it killed can live"
-        );
-        assert_eq!(
-            view.task_liveness(&task(4), 1),
-            Liveness::Dead(Cause::Revoked)
-        );
-        assert_eq!(
-            view.forget(1000),
-            [Position(5)],
-            "the log does not drop a quarantine by itself"
-        );
-        assert_eq!(view.len(), 1, "L2: the lift stays");
-    }
-}
-
-/// A containment that was lifted: the rule, and the lift that says that nothing rests on it from
-/// 1000 on.
-fn lifted_containment() -> [LogEntry; 2] {
-    let contain = LogEntry {
-        retain_until_ms: FOR_EVER_MS,
-        ..entry(1, rule(workload(), Effect::Contain))
-    };
-    [contain, entry(2, Event::Lifted(EntryId([1; 16])))]
-}
-
-#[test]
-fn l2_a_lifted_containment_does_not_come_back_out_of_a_journal() {
-    let [contain, lift] = lifted_containment();
-    for entries in [
-        vec![contain.clone(), lift.clone()],
-        vec![lift.clone(), contain.clone()],
-    ] {
-        assert_eq!(still_matter(entries.clone(), 999).len(), 2);
-        assert_eq!(still_matter(entries, 1000), vec![lift.clone()]);
-    }
-    assert_eq!(
-        still_matter(vec![contain.clone()], i64::MAX >> 12),
-        vec![contain],
-        "one that was not lifted stands"
-    );
-}
-
-#[test]
-fn l2_a_view_that_slept_while_a_lifted_containment_was_forgotten_does_not_bring_it_back() {
-    let [contain, lift] = lifted_containment();
-    let mut slept = View::default();
-    slept.apply(Position(5), contain.clone());
-    // The log dropped the rule at 1000; the lift is still there for it to read.
-    slept.apply(Position(6), lift.clone());
-    let missing = slept.missing_from(&[lift.id].into());
-    assert_eq!(missing, std::slice::from_ref(&contain));
-    assert!(slept.matters(&contain, 999) && !slept.matters(&contain, 1000));
-    assert_eq!(lift.log_retains_until_ms(), FOR_EVER_MS);
-    // And once it has forgotten the rule itself, a rule that somebody appends anew quarantines
-    // nothing.
-    slept.forget(2000);
-    slept.apply(Position(8), contain);
-    assert!(!slept.is_quarantined(&task(9)));
-}
-
-#[test]
-fn a_quarantine_alone_kills_nothing_and_stands_until_it_is_lifted() {
-    let mut view = View::default();
-    view.apply(
-        Position(5),
-        LogEntry {
-            retain_until_ms: FOR_EVER_MS,
-            ..entry(1, rule(workload(), Effect::Quarantine))
-        },
-    );
-    assert_eq!(view.token_liveness(&token(1, 1), 1), Liveness::Alive);
-    view.forget(i64::MAX >> 12);
-    assert!(view.is_token_quarantined(&token(1, 1)));
-    view.apply(Position(6), entry(2, Event::Lifted(EntryId([1; 16]))));
-    assert!(!view.is_token_quarantined(&token(1, 1)) && view.active_rules().is_empty());
 }
 
 #[test]

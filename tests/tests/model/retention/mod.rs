@@ -4,23 +4,14 @@
 //!
 //! The views are the real ones: a state lists what a broker knows, and the view is made of that.
 
+mod state;
+
 use stateright::{Model, Property};
 use sundew_core::protocol::{Step, after_heartbeat, is_gap};
-use sundew_core::{
-    Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Position, Selector, View, still_matter,
-};
+use sundew_core::{Event, LogEntry, View, still_matter};
 
 use crate::explore::{breaks, holds};
-
-/// How long a task lives, and a lift says that it matters after that, in ticks.
-const LONGEST: u8 = 1;
-const SLACK: u8 = 1;
-/// When the model ends.
-const END: u8 = 4;
-/// The quarantine, its lift, and the first of the entries that say nothing.
-const QUARANTINE: u8 = 1;
-const LIFT: u8 = 2;
-const FLOOR: u8 = 3;
+use state::{Action, Broker, END, LIFT, LONGEST, QUARANTINE, SLACK, State, at, ms, name};
 
 /// A precaution that a run leaves out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,127 +29,6 @@ struct Retention {
     /// The most entries that say nothing.
     floors: u8,
     without: Without,
-}
-
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-struct Broker {
-    fresh: bool,
-    applied: (u8, u8),
-    /// What the view has: position, entry, and whether it is not from the log.
-    known: Vec<(u8, u8, bool)>,
-    /// The quarantine and the lift, as far as they are in the journal.
-    journal: [bool; 2],
-    /// What is still to be appended.
-    pending: Vec<u8>,
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct State {
-    now: u8,
-    /// Position, entry, and the entry before it.
-    log: Vec<(u8, u8, u8)>,
-    floors: u8,
-    /// When the quarantine was lifted.
-    lifted_at: Option<u8>,
-    brokers: [Broker; 2],
-    /// The deadline and the stamp of a task that was begun after the lift.
-    task: Option<(u8, u8)>,
-    restarts: u8,
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-enum Action {
-    Append,
-    Beat(usize),
-    Begin(usize),
-    /// A broker forgets, and the log is trimmed or not.
-    Forget(usize, bool),
-    Lift(usize),
-    Restart(usize),
-    Tick,
-}
-
-fn ms(ticks: u8) -> i64 {
-    i64::from(ticks) * 1000
-}
-
-fn name(entry: u8) -> EntryId {
-    EntryId([entry; 16])
-}
-
-fn at(position: u8) -> Position {
-    Position(position.into())
-}
-
-impl State {
-    fn entry(&self, entry: u8) -> LogEntry {
-        let (event, retain_until_ms) = match entry {
-            QUARANTINE => {
-                let selector = Box::new(Selector {
-                    everything: true,
-                    ..Selector::default()
-                });
-                let effect = Effect::Contain;
-                (Event::Rule { selector, effect }, FOR_EVER_MS)
-            }
-            LIFT => {
-                let lifted_at = self.lifted_at.expect("it is there since then");
-                let until = lifted_at + LONGEST + SLACK;
-                (Event::Lifted(name(QUARANTINE)), ms(until))
-            }
-            _ => (Event::Floor, ms(0)),
-        };
-        LogEntry {
-            id: name(entry),
-            event,
-            retain_until_ms,
-            document: None,
-        }
-    }
-
-    fn tip(&self) -> (u8, u8) {
-        self.log
-            .last()
-            .map_or((0, 0), |(at, entry, _)| (*at, *entry))
-    }
-
-    fn append(&mut self, entry: u8, floor: u8) {
-        let (position, previous) = self.tip();
-        self.log.push((position.max(floor) + 1, entry, previous));
-    }
-
-    fn append_floor(&mut self, floor: u8) {
-        self.append(FLOOR + self.floors, floor);
-        self.floors += 1;
-    }
-
-    /// The view of broker `b`.
-    fn view(&self, b: usize) -> View {
-        let broker = &self.brokers[b];
-        let mut view = View::default();
-        for (position, entry, held) in &broker.known {
-            if *held {
-                view.hold(self.entry(*entry));
-            } else {
-                view.apply(at(*position), self.entry(*entry));
-            }
-        }
-        view.rewind(at(broker.applied.0), name(broker.applied.1));
-        view
-    }
-
-    fn apply(&mut self, b: usize, position: u8, entry: u8) {
-        let broker = &mut self.brokers[b];
-        if let Some(journal) = broker.journal.get_mut(usize::from(entry - QUARANTINE)) {
-            *journal = true;
-        }
-        broker.known.retain(|(_, known, _)| *known != entry);
-        broker.known.push((position, entry, false));
-        broker.known.sort_unstable();
-        if position >= broker.applied.0 {
-            broker.applied = (position, entry);
-        }
-    }
 }
 
 impl Retention {
