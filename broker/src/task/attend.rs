@@ -83,6 +83,8 @@ impl Tasks {
         let mut pace = Pace::new(heard);
         let mut told_suspended = false;
         let mut told_unreported = heard;
+        // In half a grace there is time for several attempts elsewhere.
+        let look_again = DEADLINE_CHECK_INTERVAL.min(grace / 8);
         loop {
             // Waited for before the look: an entry that comes between the two is not missed.
             let news = attending.news.notified();
@@ -118,7 +120,7 @@ impl Tasks {
                 }
             }
             // L12: again and again, since the caller may be led back to this broker.
-            if attending.is_unreported() && clock::since(told_unreported) > grace / 4 {
+            if attending.is_unreported() && clock::since(told_unreported) >= grace / 8 {
                 told_unreported = clock::monotonic();
                 let unreported = Told::Unreported(v1::AttendUnreported {});
                 let _ = answers.send(Ok(told(unreported))).await;
@@ -139,7 +141,6 @@ impl Tasks {
                 return Ok(());
             }
             let wait = pace.wait(clock::monotonic());
-            let look_again = DEADLINE_CHECK_INTERVAL.min(grace / 4);
             tokio::select! {
                 () = news => {}
                 () = tokio::time::sleep(if wait.is_zero() { look_again } else { wait }) => {}
