@@ -203,6 +203,34 @@ jwks_file = "{files}/jwks.json"
         broker
     }
 
+    /// Returns a broker that is configured and not started, with a CA of its own for the trust domain
+    /// `own.example`, the socket `api.sock` in the folder and this in the section of its identity; and
+    /// the port of its listener for enrollment.
+    pub fn prepare_with_own_ca(&self, identity: &str) -> (Broker, u16) {
+        let port = crate::free_port();
+        let broker = self.prepare("");
+        let text = std::fs::read_to_string(broker.config_file()).expect("config");
+        let from = text.find("[identity]").expect("section");
+        let to = text.find("[store]").expect("section");
+        let files = self.folder.path().display();
+        let own = format!(
+            r#"
+enrollment = "127.0.0.1:{port}"
+workload_api = "{files}/api.sock"
+[identity]
+source = "embedded_ca"
+trust_domain = "own.example"
+{identity}
+[[trust]]
+trust_domain = "{DOMAIN}"
+bundle = "{files}/bundle.pem"
+"#
+        );
+        let text = format!("{}{own}{}", &text[..from], &text[to..]);
+        std::fs::write(broker.config_file(), text).expect("config");
+        (broker, port)
+    }
+
     /// Returns a caller with a new SVID of `/path` from the test CA.
     pub fn caller(&self, broker: &Broker, path: &str) -> Caller {
         self.caller_with(broker, self.ca.svid(path))

@@ -294,23 +294,7 @@ pub(crate) async fn with_own_ca() -> (World, Broker, u16) {
 
 /// Another such broker, with more in the section of its identity.
 pub(crate) async fn own_ca_in(world: &World, identity: &str) -> (Broker, u16) {
-    let port = sundew_tests::free_port();
-    let mut broker = world.prepare("");
-    let text_of = std::fs::read_to_string(broker.config_file()).expect("config");
-    let from = text_of.find("[identity]").expect("section");
-    let to = text_of.find("[store]").expect("section");
-    let own = format!(
-        "[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"own.example\"\n{identity}\n[[trust]]\ntrust_domain = \"test.example\"\nbundle = \"{}/bundle.pem\"\n",
-        world.folder().display()
-    );
-    let config = format!("{}{own}{}", &text_of[..from], &text_of[to..]).replace(
-        "[identity]",
-        &format!(
-            "enrollment = \"127.0.0.1:{port}\"\nworkload_api = \"{}/api.sock\"\n[identity]",
-            world.folder().display()
-        ),
-    );
-    std::fs::write(broker.config_file(), config).expect("config");
+    let (mut broker, port) = world.prepare_with_own_ca(identity);
     broker.up();
     broker.ready().await;
     (broker, port)

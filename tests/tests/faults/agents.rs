@@ -248,7 +248,7 @@ impl Agent {
         self.end(how, &begun.task).await?;
         self.shared.ended(&tokens, &self.presenter);
         for token in &tokens {
-            for n in 0..2 {
+            for n in 0..self.operators.len() {
                 let what = format!(
                     "its ending ({how}) was acknowledged just now, {}",
                     begun.task
@@ -281,7 +281,8 @@ pub(crate) async fn recheck(shared: Arc<Shared>, servers: Vec<Caller>, seed: u64
         };
         match chosen {
             Some((token, presenter)) => {
-                let n = usize::try_from(random.below(2)).expect("two");
+                let brokers = u64::try_from(servers.len()).expect("few");
+                let n = usize::try_from(random.below(brokers)).expect("few");
                 shared
                     .check(n, &servers[n], &token, &presenter, "it ended some time ago")
                     .await;

@@ -1,11 +1,14 @@
-//! Many callers at a time: of a flood, and those that write secrets.
+//! Many callers at a time: of floods, and those that write secrets.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sundew_proto::v1::PutSecretRequest;
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
-use tokio::net::TcpStream;
+use sundew_tests::world::World;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 /// How many callers without a certificate there are in a flood.
@@ -19,6 +22,15 @@ const WRITERS: usize = 16;
 pub(crate) async fn flood(broker: &Broker, time: Duration) {
     let until = Instant::now() + time;
     let flooder = |n| flooder(n, broker.address(), broker.operations(), until);
+    let flooders: JoinSet<()> = (0..FLOODERS).map(flooder).collect();
+    flooders.join_all().await;
+}
+
+/// Floods the socket for local callers of a broker for so long: some callers say nothing, some garbage.
+pub(crate) async fn flood_socket(world: &World, time: Duration) {
+    let until = Instant::now() + time;
+    let socket = world.folder().join("api.sock");
+    let flooder = |n| local_flooder(n, socket.clone(), until);
     let flooders: JoinSet<()> = (0..FLOODERS).map(flooder).collect();
     flooders.join_all().await;
 }
@@ -54,6 +66,22 @@ async fn flooder(n: usize, workloads: String, operations: String, until: Instant
                     held.clear();
                 }
             }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn local_flooder(n: usize, socket: PathBuf, until: Instant) {
+    let mut held = Vec::new();
+    while Instant::now() < until {
+        if let Ok(mut stream) = UnixStream::connect(&socket).await {
+            if n % 2 == 0 {
+                let _ = stream.write_all(&[0x16; 64]).await;
+            }
+            held.push(stream);
+        }
+        if held.len() > HELD {
+            held.clear();
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

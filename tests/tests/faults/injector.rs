@@ -17,8 +17,10 @@ use sundew_tests::process;
 use sundew_tests::redis::Redis;
 use sundew_tests::replicated::Sentinels;
 use sundew_tests::selectors::of_workload;
+use sundew_tests::world::World;
 
 use crate::agents::{Random, Shared};
+use crate::older::OlderStore;
 use crate::{attended, crowds};
 
 fn command(node: &Redis, words: &[&str]) {
@@ -45,10 +47,11 @@ pub(crate) struct Targets<'a> {
     pub(crate) group: &'a mut Sentinels,
     pub(crate) operators: &'a [Caller],
     pub(crate) postgres: &'a mut Postgres,
+    pub(crate) world: &'a World,
 }
 
 /// The faults. All are done, in a random order, before one is done again.
-const DECK: std::ops::Range<u64> = 0..25;
+const DECK: std::ops::Range<u64> = 0..27;
 
 /// The size of the disk of a journal.
 pub(crate) const DISK: &str = "4g";
@@ -62,6 +65,8 @@ pub(crate) struct Injector {
     pub(crate) faults: BTreeMap<&'static str, usize>,
     /// The longest outage of the store.
     pub(crate) longest: Duration,
+    /// The store as it was some time ago.
+    pub(crate) older: Option<OlderStore>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -72,6 +77,7 @@ impl Injector {
             deck: Vec::new(),
             faults: BTreeMap::new(),
             longest,
+            older: None,
             shared,
         }
     }
@@ -90,6 +96,9 @@ impl Injector {
         let node = usize::try_from(self.random.below(3)).expect("three");
         let (group, brokers) = (&mut *targets.group, &mut *targets.brokers);
         let primary = Some(group.primary()).filter(|primary| *primary < 3);
+        if let (None, Some(primary)) = (&self.older, primary) {
+            self.older = OlderStore::copy(&group.nodes[primary]);
+        }
         let drawn = self.draw();
         self.shared.history.lock().expect("history").under_way = drawn;
         let name = match (drawn, primary) {
@@ -127,6 +136,11 @@ impl Injector {
                 "journal's disk full"
             }
             (24, _) => self.resealed(brokers, targets.operators, broker).await,
+            (25, Some(primary)) => self.put_back(&group.nodes[primary]),
+            (26, _) => {
+                crowds::flood_socket(targets.world, self.random.between(500, 3000)).await;
+                "flood of local callers"
+            }
             _ => return,
         };
         *self.faults.entry(name).or_default() += 1;
@@ -178,6 +192,20 @@ impl Injector {
     async fn flood(&mut self, broker: &Broker) -> &'static str {
         crowds::flood(broker, self.random.between(500, 3000)).await;
         "flood of anonymous callers"
+    }
+
+    /// Puts the store of some time ago into the place of the present one.
+    fn put_back(&mut self, primary: &Redis) -> &'static str {
+        // What was begun since is gone, and what was begun before may be.
+        self.shared.emptied.fetch_add(1, Ordering::Relaxed);
+        match self
+            .older
+            .take()
+            .is_some_and(|older| older.put_back(primary))
+        {
+            true => "older store put back",
+            false => "older store not put back",
+        }
     }
 
     /// Has everything sealed anew at one broker, and kills it meanwhile. There are 300 secrets; or

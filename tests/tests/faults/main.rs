@@ -1,5 +1,5 @@
-//! The fault suite: agents and responders at two brokers on a Redis with Sentinel and a PostgreSQL,
-//! while everything is killed, frozen, emptied and filled at random moments. A checker with a
+//! The fault suite: agents and responders at three brokers on a Redis with Sentinel and a PostgreSQL,
+//! while everything is killed, frozen, emptied, filled and put back at random moments. A checker with a
 //! history of its own decides: no token is active after its ending was acknowledged, at any broker,
 //! ever; every role that is left in PostgreSQL belongs to a task that lives; and no live, attended
 //! task ends by itself.
@@ -12,6 +12,7 @@ mod agents;
 mod attended;
 mod crowds;
 mod injector;
+mod older;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,6 +68,8 @@ fn number(name: &str, default: u64) -> u64 {
 /// Everything that runs, and the injector of faults.
 struct Suite {
     brokers: Vec<Broker>,
+    /// A third one, with a socket for local callers, to which nothing else is done.
+    _local: Broker,
     /// The clock of the first broker.
     clock: Clock,
     /// The disk with the journal of the second one.
@@ -94,7 +97,8 @@ impl Suite {
             world.prepare_with_journal_on(&disk, "1MiB"),
         ];
         let clock = brokers[0].own_clock();
-        for broker in &mut brokers {
+        let (mut local, _) = world.prepare_with_own_ca("");
+        for broker in brokers.iter_mut().chain([&mut local]) {
             // Otherwise a failover may lose the newest tasks.
             let file = std::fs::read_to_string(broker.config_file()).expect("config");
             let replicated = "replicas = 2\ndurability = \"replicated\"";
@@ -106,6 +110,7 @@ impl Suite {
         assert!(prepare(&world, &brokers[0], &postgres).await);
         let operators: Vec<Caller> = brokers
             .iter()
+            .chain([&local])
             .map(|broker| world.operator(broker))
             .collect();
         let shared: Arc<Shared> = Arc::default();
@@ -116,6 +121,7 @@ impl Suite {
             group,
             postgres,
             brokers,
+            _local: local,
             clock,
             disk,
             operators,
@@ -161,6 +167,7 @@ impl Suite {
                 group: &mut self.group,
                 operators: &self.operators,
                 postgres: &mut self.postgres,
+                world: &self.world,
             };
             self.injector.inject(&mut targets).await;
             prepare(&self.world, &self.brokers[0], &self.postgres).await;
