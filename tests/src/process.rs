@@ -1,5 +1,7 @@
 //! Running processes, and looking at them and signalling them by their ids.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -48,19 +50,30 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Returns the CPU time of a process so far: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms.
-pub fn cpu_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-    let ticks: u64 = stat
-        .rsplit_once(')')
-        .expect("stat")
-        .1
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u64>().expect("ticks"))
-        .sum();
-    Duration::from_millis(ticks * 10)
+/// The CPU time of each thread of a process so far, from its schedstat (proc(5)), in nanoseconds.
+pub struct CpuTime(HashMap<OsString, u64>);
+
+impl CpuTime {
+    /// Reads what a process has used so far.
+    pub fn of(pid: u32) -> Self {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("process");
+        let used = threads.flatten().filter_map(|thread| {
+            // A thread that ends at this moment has none.
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+            Some((thread.file_name(), nanoseconds))
+        });
+        Self(used.collect())
+    }
+
+    /// Returns what was used since then. What threads used that have ended since is not in it.
+    pub fn since(&self, before: &Self) -> Duration {
+        let used = self.0.iter().map(|(thread, now)| {
+            let before = before.0.get(thread).copied().unwrap_or_default();
+            now.saturating_sub(before)
+        });
+        Duration::from_nanos(used.sum())
+    }
 }
 
 /// Returns the resident memory of a process, in bytes.

@@ -15,7 +15,7 @@ use sundew_core::{
 };
 use sundew_tests::now_ms;
 use sundew_tests::pki::DOMAIN;
-use sundew_tests::process::cpu_time;
+use sundew_tests::process::CpuTime;
 use sundew_tests::redis::settings;
 use sundew_tests::selectors::of_workload;
 use sundew_tests::world::World;
@@ -143,7 +143,7 @@ async fn a_clean_up_takes_a_bounded_number_of_commands_for_each_task() {
     write_tasks(&world, TASKS, now_ms() + 600_000).await;
     let operator = world.operator(&broker);
     let (before, began) = (commands(&world), Instant::now());
-    let cpu = cpu_time(broker.pid());
+    let cpu = CpuTime::of(broker.pid());
     let answer = operator
         .revoke(of_workload("/swept"))
         .await
@@ -155,7 +155,7 @@ async fn a_clean_up_takes_a_bounded_number_of_commands_for_each_task() {
     println!(
         "{TASKS} tasks cleaned up in {:?}, {:?} of CPU, {spent} commands",
         began.elapsed(),
-        cpu_time(broker.pid()) - cpu
+        CpuTime::of(broker.pid()).since(&cpu)
     );
     assert!(spent <= TASKS * MAX_COMMANDS, "{spent} commands");
 }

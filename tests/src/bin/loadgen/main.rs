@@ -3,10 +3,11 @@
 //!
 //! `cargo build --release --bin sundew && cargo run --release -p sundew-tests --bin loadgen`
 //!
-//! Arguments: a scale (1), then optionally `profile mint|complete|introspect embedded|redis`, which
-//! repeats one operation for a profiler. Everything is measured in one run, against a no-op call on
-//! the same server (gRPC health) and a bare tonic echo, so that the ratios mean something on a
-//! noisy machine. CPU is the server process's own, from /proc; Redis' is not in it.
+//! Arguments: a scale (1), then optionally `profile mint|mint-alone|begin|complete|introspect
+//! embedded|redis`, which repeats one operation for a profiler. Everything is measured in five rounds of one run, each
+//! against a no-op call on the same server (gRPC health) in the same round, so that the ratios mean
+//! something on a noisy machine; medians are printed, with the range of ratios. CPU is the server
+//! process's own, of its threads' schedstat; Redis' is not in it.
 
 mod bare;
 mod measure;
@@ -20,12 +21,16 @@ use sundew_tests::pki::Svid;
 use sundew_tests::world::World;
 
 use crate::bare::{bare_echo, bare_handshakes, echo_server};
-use crate::measure::{Measured, measure};
+use crate::measure::{Measured, Rounds, measure};
 use crate::operations::{
-    CONNECTIONS, Fleet, IN_FLIGHT, begin, completes, handshakes, introspections, mints, noop, tasks,
+    CONNECTIONS, Fleet, IN_FLIGHT, begin, completes, handshakes, introspections, mints, noop,
+    noop_alone, tasks,
 };
 
 const LIMITS: &str = "[limits]\ncalls_per_second = 100000000\ntokens_per_task = 100000000\njournal_per_minute = \"4095MiB\"\njournal_burst = \"4095MiB\"\n";
+
+/// How often all operations are measured, one after another.
+const ROUNDS: usize = 5;
 
 /// A broker under load, and the fleet of connections to it.
 struct Bench {
@@ -55,118 +60,98 @@ impl Bench {
         self.broker.pid()
     }
 
-    /// Measures a call that does nothing, here and at a bare server; returns the former.
-    async fn floor(&self) -> Measured {
+    /// One round of all operations.
+    async fn round(&self, rounds: &mut Rounds, (ids, tokens): &(Arc<Vec<String>>, Vec<String>)) {
         let (pid, fleet, scale) = (self.pid(), &self.fleet, self.scale);
-        let echo = bare_echo(&self.world, 40_000 * scale).await;
-        echo.row("bare tonic echo", None);
-        let floor = noop(pid, fleet, 40_000 * scale).await;
-        floor.row("no-op RPC (health)", Some(&floor));
-        println!(
-            "| no-op ÷ bare echo | | | | | {:.2} | | |",
-            floor.cpu_us() / echo.cpu_us()
-        );
-        floor
+        let echo = bare_echo(&self.world, 10_000 * scale).await;
+        let floor = noop(pid, fleet, 10_000 * scale).await;
+        let again = noop(pid, fleet, 10_000 * scale).await;
+        rounds.note("bare tonic echo", echo, &floor);
+        rounds.note("no-op RPC (health), again", again, &floor);
+        let cached = introspections(pid, fleet, tokens.clone(), 10_000 * scale).await;
+        rounds.note("Introspect, record cached", cached, &floor);
+        let floor_alone = noop_alone(pid, fleet, 1000 * scale).await;
+        rounds.note("no-op, 1 in flight", floor_alone, &floor);
+        let mint = mints(pid, fleet, ids, 8000 * scale, IN_FLIGHT).await;
+        rounds.note("MintToken", mint, &floor);
+        let alone = mints(pid, fleet, ids, 1000 * scale, 1).await;
+        rounds.note("MintToken, 1 in flight", alone, &floor);
+        let begins = self.begins(2000 * scale).await;
+        rounds.note("Challenge + BeginTask (oidc, ES256)", begins, &floor);
+        self.completing(rounds, &floor).await;
     }
 
-    /// MintToken, and a challenge with BeginTask; `ids` are live tasks.
-    async fn issuing(&self, floor: &Measured, ids: &Arc<Vec<String>>) {
-        let (pid, fleet, scale) = (self.pid(), &self.fleet, self.scale);
-        mints(pid, fleet, ids, 2000, IN_FLIGHT).await;
-        let mint = mints(pid, fleet, ids, 20_000 * scale, IN_FLIGHT).await;
-        mint.row("MintToken", Some(floor));
-        let alone = mints(pid, fleet, ids, 1000 * scale, 1).await;
-        alone.row("MintToken, 1 in flight", Some(floor));
-        println!(
-            "| MintToken throughput, 64 ÷ 1 in flight | | {:.1} | | | | | |",
-            mint.rate() / alone.rate()
-        );
-        let pair = {
-            let (fleet, tokens) = (
-                fleet.clone(),
-                Arc::new(
-                    (0..4000 * scale)
-                        .map(|_| self.world.issuer.token("/agent"))
-                        .collect::<Vec<_>>(),
-                ),
-            );
-            measure(pid, 4000 * scale, IN_FLIGHT, move |worker, number| {
-                let (caller, token) = (fleet.of(worker).clone(), tokens[number].clone());
-                async move { drop(begin(&caller, token).await) }
-            })
-            .await
-        };
-        pair.row("Challenge + BeginTask (oidc, ES256)", Some(floor));
+    /// A challenge and a BeginTask for each call.
+    async fn begins(&self, calls: usize) -> Measured {
+        let issuer = &self.world.issuer;
+        let tokens: Vec<_> = (0..calls).map(|_| issuer.token("/agent")).collect();
+        let (fleet, tokens) = (self.fleet.clone(), Arc::new(tokens));
+        measure(self.pid(), calls, IN_FLIGHT, move |worker, number| {
+            let (caller, token) = (fleet.of(worker).clone(), tokens[number].clone());
+            async move { drop(begin(&caller, token).await) }
+        })
+        .await
     }
 
     /// CompleteTask, of tasks with one token and with many.
-    async fn completing(&self, floor: &Measured) {
+    async fn completing(&self, rounds: &mut Rounds, floor: &Measured) {
         let (pid, fleet, world, scale) = (self.pid(), &self.fleet, &self.world, self.scale);
-        let few = tasks(world, fleet, 4000 * scale)
-            .await
-            .into_iter()
-            .map(|b| b.0)
-            .collect();
-        completes(pid, fleet, few)
-            .await
-            .row("CompleteTask, 1 token", Some(floor));
-        let many = tasks(world, fleet, 1000).await;
-        let ids: Arc<Vec<String>> = Arc::new(many.iter().map(|b| b.0.clone()).collect());
-        mints(pid, fleet, &ids, 30_000, IN_FLIGHT).await;
-        completes(pid, fleet, ids.to_vec())
-            .await
-            .row("CompleteTask, 31 tokens", Some(floor));
+        let few = tasks(world, fleet, 2000 * scale).await;
+        let few = few.into_iter().map(|begun| begun.0).collect();
+        let few = completes(pid, fleet, few).await;
+        rounds.note("CompleteTask, 1 token", few, floor);
+        let many = tasks(world, fleet, 400).await;
+        let ids: Arc<Vec<String>> = Arc::new(many.iter().map(|begun| begun.0.clone()).collect());
+        mints(pid, fleet, &ids, 12_000, IN_FLIGHT).await;
+        let many = completes(pid, fleet, ids.to_vec()).await;
+        rounds.note("CompleteTask, 31 tokens", many, floor);
     }
 
     /// Introspection at a second broker, which has seen none of these tokens.
-    async fn first_sight(&self) {
-        let (world, fleet, scale) = (&self.world, &self.fleet, self.scale);
-        let fresh = world.broker_with(LIMITS).await;
+    async fn first_sight(&self, rounds: &mut Rounds) {
+        let fresh = self.world.broker_with(LIMITS).await;
         let there = Fleet::new(&fresh.address(), &self.svid);
-        let begun = tasks(world, fleet, 8000 * scale).await;
         noop(fresh.pid(), &there, 4000).await;
-        let floor = noop(fresh.pid(), &there, 20_000 * scale).await;
-        let first = introspections(
-            fresh.pid(),
-            &there,
-            begun.into_iter().map(|b| b.1).collect(),
-            8000 * scale,
-        )
-        .await;
-        first.row("Introspect, first sight", Some(&floor));
+        for _ in 0..ROUNDS {
+            let begun = tasks(&self.world, &self.fleet, 3000 * self.scale).await;
+            let tokens: Vec<String> = begun.into_iter().map(|begun| begun.1).collect();
+            let floor = noop(fresh.pid(), &there, 10_000 * self.scale).await;
+            let calls = tokens.len();
+            let first = introspections(fresh.pid(), &there, tokens, calls).await;
+            rounds.note("Introspect, first sight", first, &floor);
+        }
     }
 
     /// New connections, here and at a bare server.
     async fn connecting(&self) {
-        let (world, svid, scale) = (&self.world, &self.svid, self.scale);
-        let bare = bare_handshakes(world, svid, 2000 * scale).await;
-        let own = handshakes(self.pid(), &self.broker.address(), svid, 2000 * scale).await;
-        bare.row("bare rustls handshake with HTTP/2 preface", None);
-        own.row("new connection", None);
-        println!(
-            "| new connection ÷ bare | | | | | {:.2} | | |",
-            own.cpu_us() / bare.cpu_us()
-        );
+        let mut connections = Rounds::default();
+        for _ in 0..ROUNDS {
+            let (world, svid, count) = (&self.world, &self.svid, 500 * self.scale);
+            let bare = bare_handshakes(world, svid, count).await;
+            let own = handshakes(self.pid(), &self.broker.address(), svid, count).await;
+            connections.note("new connection; the no-op is a bare one", own, &bare);
+        }
+        println!();
+        connections.print();
     }
 }
 
 async fn bench(name: &str, world: World, scale: usize) {
     let bench = Bench::start(world, scale).await;
     noop(bench.pid(), &bench.fleet, 4000).await;
-    println!(
-        "\n## {name}\n\n| operation | calls | calls/s | p50 µs | p99 µs | server CPU µs/call | CPU ÷ no-op | p99 ÷ no-op |\n|---|---|---|---|---|---|---|---|"
-    );
-    let floor = bench.floor().await;
     let begun = tasks(&bench.world, &bench.fleet, 512).await;
-    let ids: Arc<Vec<String>> = Arc::new(begun.iter().map(|b| b.0.clone()).collect());
-    let tokens: Vec<String> = begun.iter().map(|b| b.1.clone()).collect();
-    let cached = introspections(bench.pid(), &bench.fleet, tokens, 40_000 * scale).await;
-    cached.row("Introspect, record cached", Some(&floor));
-    bench.issuing(&floor, &ids).await;
-    bench.completing(&floor).await;
-    if bench.world.redis.is_some() {
-        bench.first_sight().await;
+    let (ids, tokens): (Vec<String>, Vec<String>) = begun.into_iter().unzip();
+    let live = (Arc::new(ids), tokens);
+    mints(bench.pid(), &bench.fleet, &live.0, 2000, IN_FLIGHT).await;
+    let mut rounds = Rounds::default();
+    for _ in 0..ROUNDS {
+        bench.round(&mut rounds, &live).await;
     }
+    if bench.world.redis.is_some() {
+        bench.first_sight(&mut rounds).await;
+    }
+    println!("\n## {name}\n");
+    rounds.print();
     bench.connecting().await;
 }
 
@@ -186,29 +171,22 @@ async fn profile(operation: &str, world: World, scale: usize) {
     .await;
     println!("{}", broker.pid());
     let ids: Vec<String> = begun.iter().map(|b| b.0.clone()).collect();
+    let pid = broker.pid();
     let measured = match operation {
-        "mint" => {
-            mints(
-                broker.pid(),
-                fleet,
-                &Arc::new(ids),
-                20_000 * scale,
-                IN_FLIGHT,
-            )
-            .await
-        }
-        "complete" => completes(broker.pid(), fleet, ids).await,
+        "mint" => mints(pid, fleet, &Arc::new(ids), 20_000 * scale, IN_FLIGHT).await,
+        "mint-alone" => mints(pid, fleet, &Arc::new(ids), 4000 * scale, 1).await,
+        "begin" => bench.begins(5000 * scale).await,
+        "complete" => completes(pid, fleet, ids).await,
         _ => {
-            introspections(
-                broker.pid(),
-                fleet,
-                begun.into_iter().map(|b| b.1).collect(),
-                40_000 * scale,
-            )
-            .await
+            let tokens: Vec<String> = begun.into_iter().map(|begun| begun.1).collect();
+            introspections(pid, fleet, tokens, 40_000 * scale).await
         }
     };
-    measured.row(operation, None);
+    println!(
+        "{operation}: {:.1} µs of CPU per call, {:.0} calls/s",
+        measured.cpu_us(),
+        measured.rate()
+    );
 }
 
 #[tokio::main]
@@ -234,7 +212,9 @@ async fn main() {
         )
         .await;
     }
-    println!("{IN_FLIGHT} calls in flight on {CONNECTIONS} connections; scale {scale}");
+    println!(
+        "{IN_FLIGHT} calls in flight on {CONNECTIONS} connections; scale {scale}, {ROUNDS} rounds"
+    );
     bench("embedded store", World::embedded(), scale).await;
     bench("Redis", World::redis(), scale).await;
 }

@@ -46,6 +46,15 @@ pub(crate) async fn noop(pid: u32, fleet: &Fleet, calls: usize) -> Measured {
     .await
 }
 
+/// Calls that do nothing, one after another.
+pub(crate) async fn noop_alone(pid: u32, fleet: &Fleet, calls: usize) -> Measured {
+    let fleet = fleet.clone();
+    measure(pid, calls, 1, move |_, _| {
+        health(fleet.of(0).channel.clone())
+    })
+    .await
+}
+
 pub(crate) async fn handshakes(pid: u32, address: &str, svid: &Svid, count: usize) -> Measured {
     let (address, config) = (
         address.to_owned(),

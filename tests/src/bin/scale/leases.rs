@@ -12,7 +12,7 @@ use sundew_proto::v1::{GetSecretRequest, PutEngineRequest, RevokeResponse};
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::postgres::{PASSWORD, Postgres};
-use sundew_tests::process::{children, cpu_time};
+use sundew_tests::process::{CpuTime, children};
 use sundew_tests::selectors::of_workload;
 use sundew_tests::world::World;
 
@@ -176,7 +176,7 @@ impl Setting {
     /// the CPU time of the broker meanwhile.
     async fn revoke_all(&self) -> (RevokeResponse, Duration, Duration) {
         let superuser = self.postgres.superuser().await;
-        let (began, cpu) = (Instant::now(), cpu_time(self.broker.pid()));
+        let (began, cpu) = (Instant::now(), CpuTime::of(self.broker.pid()));
         let answer = self
             .operator
             .revoke(of_workload("/agent"))
@@ -196,7 +196,7 @@ impl Setting {
                 break;
             }
         }
-        let (took, cpu) = (began.elapsed(), cpu_time(self.broker.pid()) - cpu);
+        let (took, cpu) = (began.elapsed(), CpuTime::of(self.broker.pid()).since(&cpu));
         (answer, took, cpu)
     }
 }

@@ -35,6 +35,15 @@ impl Writer {
             root,
         }
     }
+
+    /// The ids of the tasks that [`fill`] writes.
+    pub(crate) fn tasks(&self, count: usize) -> Vec<TaskId> {
+        (0..count).map(|n| task_id(&self.root, n)).collect()
+    }
+}
+
+fn task_id(root: &RootKey, n: usize) -> TaskId {
+    TaskId::from_bytes(root.derive_name(&[b"fill", &n.to_be_bytes()]))
 }
 
 fn task_record(
@@ -79,7 +88,7 @@ async fn write_task(
     svid: &Svid,
     now: i64,
 ) -> Credential {
-    let id = TaskId::from_bytes(root.derive_name(&[b"fill", &n.to_be_bytes()]));
+    let id = task_id(root, n);
     let record = task_record(id, workload, now, 1, svid);
     let reserved = records
         .store()
