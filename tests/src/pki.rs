@@ -11,6 +11,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// The trust domain of all tests.
 pub const DOMAIN: &str = "test.example";
+/// How long a certificate is valid: longer than the longest test runs.
+const LIFE: Duration = Duration::from_secs(6 * 3600);
 
 /// A CA of one trust domain.
 pub struct Ca {
@@ -105,7 +107,7 @@ pub fn leaf(uris: &[&str]) -> CertificateParams {
         .collect();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    valid_for(&mut params, Duration::from_secs(3600));
+    valid_for(&mut params, LIFE);
     params
 }
 
