@@ -157,6 +157,12 @@ pub enum Refusal {
     /// The caller is not registered.
     #[error("workload is not registered")]
     Unregistered,
+    /// What was shown for the identity is too long ago for another renewal.
+    #[error("SVID: nothing was shown for it within identity.renew_within; enroll again")]
+    GroundsTooOld,
+    /// The task of the node whose word the identity rests on is not there any more.
+    #[error("node: its task is gone, and its word with it")]
+    NodeGone,
     /// The request needs something that is not configured at this broker.
     #[error("{0} is not configured at this broker")]
     Unsupported(&'static str),
@@ -227,7 +233,9 @@ impl Refusal {
             | Self::Credential
             | Self::Denied(_)
             | Self::EvidenceChanged(_)
+            | Self::GroundsTooOld
             | Self::JoinToken
+            | Self::NodeGone
             | Self::NotFound(_)
             | Self::Quarantined
             | Self::Role(_)

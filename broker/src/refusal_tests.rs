@@ -143,6 +143,8 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         ),
         (R::Unauthenticated, UNAUTHENTICATED),
         (R::Unregistered, NOT_PERMITTED),
+        (R::GroundsTooOld, NOT_PERMITTED),
+        (R::NodeGone, NOT_PERMITTED),
         (
             R::Unsupported(CAUSE),
             (
@@ -194,8 +196,10 @@ fn number_of_variants() -> usize {
         | Refusal::TokenLimit
         | Refusal::Unauthenticated
         | Refusal::Unregistered
+        | Refusal::GroundsTooOld
+        | Refusal::NodeGone
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 38,
+        | Refusal::UntrustedManufacturer(_) => 40,
     };
     known(&Refusal::Binding)
 }

@@ -155,6 +155,26 @@ impl Rules {
             .any(|(_, rule)| rule.quarantines(subject))
     }
 
+    /// Returns whether some quarantine matches the subject that is no mere suspension.
+    pub(crate) fn is_quarantined_for_good(&self, subject: &Subject<'_>) -> bool {
+        self.candidates(subject)
+            .any(|(_, rule)| rule.effect != Effect::Suspend && rule.quarantines(subject))
+    }
+
+    /// Returns whether some rule kills what has this attribute, and names the attribute and nothing
+    /// that the subject has not. Where and when the subject was issued does not count.
+    pub(crate) fn revokes_for(&self, attribute: &Attribute, subject: &Subject<'_>) -> bool {
+        let ever = Subject {
+            issued_at_ms: i64::MIN,
+            ..*subject
+        };
+        self.candidates(subject).any(|(_, rule)| {
+            rule.effect.revokes()
+                && rule.criteria.iter().any(|any| any.contains(attribute))
+                && rule.matches(&ever)
+        })
+    }
+
     /// Makes every result that was remembered for an earlier generation worthless.
     pub(crate) fn advance_generation(&mut self) {
         self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);

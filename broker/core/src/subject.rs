@@ -33,7 +33,7 @@ impl Deref for KnownTask {
 
 /// Returns the attribute of a big-endian serial number, written as certificates are printed:
 /// without the zero that keeps a number positive.
-fn serial_attribute(serial: &[u8]) -> Attribute {
+pub(crate) fn serial_attribute(serial: &[u8]) -> Attribute {
     let text = hex::encode(serial);
     let text = if serial.len() > 1 {
         text.strip_prefix("00").unwrap_or(&text)

@@ -24,6 +24,8 @@ impl Ttl {
     /// The longest duration, in milliseconds.
     const MAX_MS: i64 = 366 * 24 * 3_600_000;
 
+    /// 30 days.
+    pub const MONTH: Self = Self(30 * 24 * 3_600_000);
     /// The duration of a day.
     pub const DAY: Self = Self(24 * 3_600_000);
     /// Half a second.

@@ -16,9 +16,11 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::jwt_authority::{IssuedJwt, JwtAuthority};
 use super::keys::{Key, Keys};
+use super::permit::IdentityPermit;
 use super::schedule::StoredKey;
 use crate::clock;
 use crate::ledger::Ledger;
+use crate::peer::Grounds;
 use crate::records::CaKeys;
 use crate::refusal::Refusal;
 
@@ -83,6 +85,8 @@ pub struct Ca {
     pub(super) roots: Keys<RootAuthority>,
     pub(super) jwt: Keys<JwtAuthority>,
     pub(super) ttl: Ttl,
+    /// For how long an identity is renewed before something must be shown for it again.
+    pub(super) renew_within: Ttl,
 }
 
 /// A root with its key.
@@ -133,11 +137,12 @@ pub struct IssuedSvid {
 }
 
 impl Ca {
-    /// Opens the trust domain's CA, or makes it if there is none.
+    /// Opens the trust domain's CA, or makes it if there is none. SVIDs live for the first time, and
+    /// are renewed for the second before something must be shown again.
     pub(crate) async fn open(
         ledger: &Ledger,
         trust_domain: TrustDomain,
-        ttl: Ttl,
+        (ttl, renew_within): (Ttl, Ttl),
     ) -> Result<Self, CaError> {
         Ok(Self {
             ledger: ledger.clone(),
@@ -145,6 +150,7 @@ impl Ca {
             jwt: Keys::open(ledger, &trust_domain).await?,
             trust_domain,
             ttl,
+            renew_within,
         })
     }
 
@@ -171,13 +177,15 @@ impl Ca {
         Ok(TrustBundle::from_der(self.trust_domain.clone(), roots)?.with_jwt(Some(jwt)))
     }
 
-    /// Issues a JWT-SVID for this audience.
-    pub fn issue_jwt(&self, id: &SpiffeId, audience: &[String]) -> Result<IssuedJwt, CaError> {
+    /// Issues a JWT-SVID.
+    pub(crate) fn issue_jwt(&self, permit: &IdentityPermit) -> Result<IssuedJwt, CaError> {
         let now_ms = clock::now_ms();
         let keys = self.jwt.current();
         let (key, ends_ms) = keys.signer(now_ms)?;
-        let ends_ms = ends_ms.min(now_ms.saturating_add(self.ttl.as_ms()));
-        Ok(key.issue(id, audience, now_ms, ends_ms)?)
+        let ends_ms = ends_ms
+            .min(permit.ends_ms)
+            .min(now_ms.saturating_add(self.ttl.as_ms()));
+        Ok(key.issue(&permit.id, &permit.audience, now_ms, ends_ms)?)
     }
 
     /// Reads the key of a CSR (PKCS#10, DER); answers its SubjectPublicKeyInfo, in DER. The
@@ -190,31 +198,65 @@ impl Ca {
     }
 
     /// Issues an SVID for the key of a CSR (PKCS#10, DER). Everything else in the CSR is ignored.
-    pub fn issue_for_csr(&self, id: &SpiffeId, csr: &[u8]) -> Result<IssuedSvid, CaError> {
+    pub(crate) fn issue_for_csr(
+        &self,
+        permit: &IdentityPermit,
+        csr: &[u8],
+    ) -> Result<IssuedSvid, CaError> {
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
                 .map_err(|_| CaError::Csr)?;
-        self.issue(id, &request.public_key)
+        self.issue(
+            &permit.id,
+            &permit.grounds,
+            permit.ends_ms,
+            &request.public_key,
+        )
     }
 
     /// Issues an SVID with a new key; answers the key in PKCS#8 DER.
-    pub fn issue_with_key(&self, id: &SpiffeId) -> Result<(IssuedSvid, SecretBytes), CaError> {
+    pub(crate) fn issue_with_key(
+        &self,
+        permit: &IdentityPermit,
+    ) -> Result<(IssuedSvid, SecretBytes), CaError> {
         let key = KeyPair::generate()?;
-        Ok((self.issue(id, &key)?, SecretBytes::new(key.serialize_der())))
+        let svid = self.issue(&permit.id, &permit.grounds, permit.ends_ms, &key)?;
+        Ok((svid, SecretBytes::new(key.serialize_der())))
     }
 
-    fn issue(&self, id: &SpiffeId, key: &impl PublicKeyData) -> Result<IssuedSvid, CaError> {
+    /// Issues an SVID to the program itself that has this CA: to a broker, and to the operator of a
+    /// broker for development.
+    pub fn issue_own(&self, id: &SpiffeId) -> Result<(IssuedSvid, SecretBytes), CaError> {
+        let key = KeyPair::generate()?;
+        let grounds = Grounds {
+            since_ms: clock::now_ms(),
+            node: None,
+        };
+        let svid = self.issue(id, &grounds, i64::MAX, &key)?;
+        Ok((svid, SecretBytes::new(key.serialize_der())))
+    }
+
+    fn issue(
+        &self,
+        id: &SpiffeId,
+        grounds: &Grounds,
+        counts_until_ms: i64,
+        key: &impl PublicKeyData,
+    ) -> Result<IssuedSvid, CaError> {
         let now_ms = clock::now_ms();
         let keys = self.roots.current();
         let (root, ends_ms) = keys.signer(now_ms)?;
-        // Nothing outlives the trust in the root that signed it.
+        // Nothing outlives the trust in the root that signed it, nor its grounds.
         let not_after_ms = now_ms
             .saturating_add(self.ttl.as_ms())
             .min(ends_ms)
+            .min(counts_until_ms)
             .div_euclid(1000)
             .saturating_mul(1000);
         let mut params = CertificateParams::default();
         params.distinguished_name = name("Sundew workload");
+        let unit = DnType::OrganizationalUnitName;
+        params.distinguished_name.push(unit, grounds.text());
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -25,7 +25,7 @@ pub(super) struct JwtAuthority {
 }
 
 /// A JWT-SVID: a credential.
-pub struct IssuedJwt {
+pub(crate) struct IssuedJwt {
     /// JWS compact serialization.
     pub token: String,
     /// The claim `jti`, for records.

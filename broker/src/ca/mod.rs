@@ -3,10 +3,12 @@
 mod authority;
 mod jwt_authority;
 mod keys;
+mod permit;
 mod rotation;
 mod schedule;
 #[cfg(test)]
 mod tests;
 
 pub use authority::{Ca, CaError, IssuedSvid};
+pub(crate) use permit::{IdentityPermit, Shown};
 pub(crate) use rotation::Moment;

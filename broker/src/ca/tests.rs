@@ -11,10 +11,11 @@ use sundew_core::store::{DocumentKind, Store as _};
 use sundew_core::{RootKey, Ttl};
 use sundew_proto::v1;
 
-use super::Ca;
 use super::keys::Key as _;
+use super::{Ca, IdentityPermit};
 use crate::backup::{Backup, RestoreMode, restore};
 use crate::clock;
+use crate::peer::Grounds;
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::testing::documents::caught_up;
@@ -34,7 +35,9 @@ fn agent() -> SpiffeId {
 
 /// The CA of a broker, with SVIDs for an hour.
 async fn ca(broker: &TestBroker) -> Ca {
-    Ca::open(&broker.ledger, domain(), Ttl::HOUR).await.unwrap()
+    Ca::open(&broker.ledger, domain(), (Ttl::HOUR, Ttl::MONTH))
+        .await
+        .unwrap()
 }
 
 async fn rotate(broker: &TestBroker, ca: &Ca, jwt: bool, key: &str) -> Result<(), Refusal> {
@@ -64,7 +67,7 @@ type Chain = Vec<CertificateDer<'static>>;
 
 /// An SVID, with the bundle that comes with it.
 fn svid(ca: &Ca) -> (Chain, Chain) {
-    let (svid, _) = ca.issue_with_key(&agent()).unwrap();
+    let (svid, _) = ca.issue_own(&agent()).unwrap();
     (svid.chain, svid.bundle)
 }
 
@@ -76,7 +79,17 @@ fn judged(by: &Ca, chain: &Chain) -> Result<(), SvidError> {
 }
 
 fn token(ca: &Ca) -> (String, i64) {
-    let issued = ca.issue_jwt(&agent(), &["api".to_owned()]).unwrap();
+    let permit = IdentityPermit {
+        id: agent(),
+        audience: vec!["api".to_owned()],
+        grounds: Grounds {
+            since_ms: clock::now_ms(),
+            node: None,
+        },
+        serial: None,
+        ends_ms: i64::MAX,
+    };
+    let issued = ca.issue_jwt(&permit).unwrap();
     (issued.token, issued.expires_at_ms)
 }
 
@@ -304,14 +317,16 @@ async fn l22_the_document_of_before_does_not_bring_a_dropped_root_back() {
     put(current.clone(), first.clone()).await;
     ca.refresh().await.unwrap();
     assert!(judged(&ca, &old_svid).is_err());
-    let again = Ca::open(&broker.ledger, domain(), Ttl::HOUR).await;
+    let again = Ca::open(&broker.ledger, domain(), (Ttl::HOUR, Ttl::MONTH)).await;
     assert!(again.is_err());
     broker.ledger.look_at_documents().await.unwrap();
     let problems = broker.ledger.records.document_problems().join("\n");
     assert!(problems.contains("CA keys"), "{problems}");
     // A broker that still has the right ones writes them anew.
     drop_old(&broker, &ca, false).await;
-    let again = Ca::open(&broker.ledger, domain(), Ttl::HOUR).await.unwrap();
+    let again = Ca::open(&broker.ledger, domain(), (Ttl::HOUR, Ttl::MONTH))
+        .await
+        .unwrap();
     judged(&again, &svid(&ca).0).unwrap();
 }
 
@@ -334,7 +349,9 @@ async fn l21_a_backup_from_before_a_rotation_keeps_the_newer_root() {
         drop(restored.unwrap());
         caught_up(&broker).await;
         ca.refresh().await.unwrap();
-        let again = Ca::open(&broker.ledger, domain(), Ttl::HOUR).await.unwrap();
+        let again = Ca::open(&broker.ledger, domain(), (Ttl::HOUR, Ttl::MONTH))
+            .await
+            .unwrap();
         for by in [&ca, &again] {
             judged(by, &new).unwrap();
             assert!(judged(by, &old).is_err());
@@ -365,7 +382,9 @@ async fn keys_from_before_there_were_rotations_go_on_and_rotate() {
     let (token, _) = token(&ca);
     rotate(&broker, &ca, false, "r").await.unwrap();
     rotate(&broker, &ca, true, "r").await.unwrap();
-    let again = Ca::open(&broker.ledger, domain(), Ttl::HOUR).await.unwrap();
+    let again = Ca::open(&broker.ledger, domain(), (Ttl::HOUR, Ttl::MONTH))
+        .await
+        .unwrap();
     judged(&again, &svid).unwrap();
     assert!(verifies(&again, &token));
     assert_eq!(states(&roots(&broker, &again)), ["active", "next"]);

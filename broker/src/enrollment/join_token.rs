@@ -10,6 +10,7 @@ use sundew_core::{RootKey, Ttl};
 use sundew_proto::v1;
 
 use super::Enrollment;
+use crate::ca::{IdentityPermit, Shown};
 use crate::clock;
 use crate::journal;
 use crate::random::random_name;
@@ -86,9 +87,10 @@ impl Enrollment {
         ))
     }
 
-    /// Uses up a join token; answers the SPIFFE ID that the token is for.
-    pub(super) async fn redeem(&self, token: &str) -> Result<SpiffeId, Refusal> {
+    /// Uses up a join token, unless something forbids to give the identity that it is for.
+    pub(super) async fn redeem(&self, token: &str) -> Result<IdentityPermit, Refusal> {
         let parsed = parse_join_token(self.ledger.root(), token).ok_or(Refusal::JoinToken)?;
+        let permit = self.own_ca()?.permit(&parsed.0, Shown::Fresh, &[]).await?;
         let mut name = [0; 32];
         name.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         if clock::now_ms() >= parsed.1
@@ -96,7 +98,7 @@ impl Enrollment {
         {
             return Err(Refusal::JoinToken);
         }
-        Ok(parsed.0)
+        Ok(permit)
     }
 }
 

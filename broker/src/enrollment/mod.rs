@@ -22,7 +22,7 @@ use sundew_attestation::spiffe::SpiffeId;
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
-use crate::ca::{Ca, IssuedSvid};
+use crate::ca::{Ca, IdentityPermit, IssuedSvid, Shown};
 use crate::evidence::{Evidence, Presentation, attested_digests};
 use crate::journal;
 use crate::ledger::Ledger;
@@ -110,9 +110,9 @@ impl Enrollment {
         // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = !request.nonce.is_empty() && channel.consume(&request.nonce);
         if !request.join_token.is_empty() || request.spiffe_id.is_empty() {
-            let id = self.redeem(&request.join_token).await?;
+            let permit = self.redeem(&request.join_token).await?;
             return Ok(v1::EnrollResponse {
-                svid: Some(self.issue(&id, &request.csr, "join_token").await?),
+                svid: Some(self.issue(&permit, &request.csr, "join_token").await?),
             });
         }
         let id =
@@ -129,13 +129,9 @@ impl Enrollment {
         // A9: what is wrong with the request itself is told before anything that depends on who is
         // registered.
         let public_key = Ca::public_key_of(&request.csr)?;
-        let workload = self
-            .ledger
-            .records
-            .workload(&id)
-            .await?
-            .ok_or(Refusal::Unregistered)?;
-        self.registered_here(&id, ca).await?;
+        let workload = ca.registration(&id).await?;
+        // Before evidence is used up that is good once.
+        drop(ca.permit(&id, Shown::Fresh, &[]).await?);
         let presentation = Presentation {
             workload: &workload,
             public_key: &public_key,
@@ -146,19 +142,24 @@ impl Enrollment {
         };
         let attested = self.evidence.attest(presentation).await?;
         let grounds = format!("evidence: {}", attested_digests(&attested).join(" "));
+        let permit = ca.permit(&id, Shown::Fresh, &[]).await?;
         Ok(v1::EnrollResponse {
-            svid: Some(self.issue(&id, &request.csr, &grounds).await?),
+            svid: Some(self.issue(&permit, &request.csr, &grounds).await?),
         })
     }
 
-    /// Issues the next SVID of a workload that has one.
+    /// Issues the next SVID of a workload that has one. I1: what was shown for the first one counts
+    /// for a while, and a rule about the SVID before is not shaken off.
     pub(crate) async fn renew(
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: v1::RenewRequest,
     ) -> Result<v1::RenewResponse, Refusal> {
+        let grounds = peer.grounds().ok_or(Refusal::GroundsTooOld)?;
+        let shown = Shown::Before(peer.svid(), grounds);
+        let permit = self.own_ca()?.permit(peer.id(), shown, &[]).await?;
         Ok(v1::RenewResponse {
-            svid: Some(self.issue(peer.id(), &request.csr, "renewal").await?),
+            svid: Some(self.issue(&permit, &request.csr, "renewal").await?),
         })
     }
 
@@ -166,30 +167,20 @@ impl Enrollment {
     /// the caller's.
     pub(crate) async fn issue(
         &self,
-        id: &SpiffeId,
+        permit: &IdentityPermit,
         csr: &[u8],
         grounds: &str,
     ) -> Result<v1::Svid, Refusal> {
-        let ca = self.own_ca()?;
-        self.registered_here(id, ca).await?;
-        let svid = ca.issue_for_csr(id, csr)?;
+        let (ca, id) = (self.own_ca()?, permit.id());
+        let svid = ca.issue_for_csr(permit, csr)?;
         self.record_svid(id, &svid, grounds).await?;
+        ca.confirm(permit).await?;
         Ok(v1::Svid {
             spiffe_id: id.to_string(),
             certificates: svid.chain.iter().map(|c| c.to_vec()).collect(),
             bundle: svid.bundle.iter().map(|c| c.to_vec()).collect(),
             not_after_ms: svid.not_after_ms,
         })
-    }
-
-    /// Refuses an ID that is not registered, or not of the trust domain of this CA.
-    pub(crate) async fn registered_here(&self, id: &SpiffeId, ca: &Ca) -> Result<(), Refusal> {
-        if id.trust_domain() != ca.trust_domain()
-            || self.ledger.records.workload(id).await?.is_none()
-        {
-            return Err(Refusal::Unregistered);
-        }
-        Ok(())
     }
 
     /// Puts an SVID on the record (P10).

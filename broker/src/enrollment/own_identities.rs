@@ -11,10 +11,12 @@ use sundew_proto::v1;
 use super::Enrollment;
 use super::local_process::LocalProcess;
 use super::workload_api::{Answer, Bundles, Candidate, Identities};
+use crate::ca::Shown;
 use crate::clock;
 use crate::evidence::node;
 use crate::journal::{self, RefusalKind};
 use crate::peer::Peer;
+use crate::records::Task;
 use crate::refusal::Refusal;
 use crate::wire::audience;
 
@@ -43,7 +45,10 @@ impl Identities for OwnIdentities {
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String> {
         Box::pin(async move {
             let result = match self.0.issue_permits.try_acquire() {
-                Ok(_permit) => self.0.issue_jwt(id, audience, "local process").await,
+                Ok(_place) => {
+                    let of = (Shown::Fresh, "local process");
+                    self.0.issue_jwt(id, audience, of).await
+                }
                 Err(_) => Err(Refusal::Overload),
             };
             result.map_err(|refusal| self.0.refusals.refuse("FetchJWTSVID", None, &refusal))
@@ -88,10 +93,15 @@ impl Identities for OwnIdentities {
 
 impl Enrollment {
     /// Lists the identities that a node gives to its local processes; without a node, those that
-    /// this broker gives to the processes of its own machine.
+    /// this broker gives to the processes of its own machine. What a quarantine forbids is not among
+    /// them (I1).
     async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
         let ca = self.own_ca()?;
         let mut candidates = Vec::new();
+        let is_forbidden = |id: &SpiffeId| {
+            let view = self.ledger.log.latest_view();
+            view.forbids_identity(id, &[], None, clock::now_ms())
+        };
         let records = &self.ledger.records;
         for (_, document) in records.readable_documents(DocumentKind::Workload).await? {
             let Registration {
@@ -100,7 +110,7 @@ impl Enrollment {
                 ..
             } = document.decode(WorkloadRecord::decode)?.registration;
             local.retain(|selector| selector.node.as_ref() == node);
-            if id.trust_domain() == ca.trust_domain() && !local.is_empty() {
+            if id.trust_domain() == ca.trust_domain() && !local.is_empty() && !is_forbidden(&id) {
                 candidates.push(Candidate { id, local });
             }
         }
@@ -110,8 +120,11 @@ impl Enrollment {
     /// Issues an SVID with its key for a process on the broker's own machine; answers when the SVID
     /// ends, in milliseconds since the epoch.
     async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
-        let (svid, key) = self.own_ca()?.issue_with_key(id)?;
+        let ca = self.own_ca()?;
+        let permit = ca.permit(id, Shown::Fresh, &[]).await?;
+        let (svid, key) = ca.issue_with_key(&permit)?;
         self.record_svid(id, &svid, "local process").await?;
+        ca.confirm(&permit).await?;
         let concatenated = |list: &[rustls_pki_types::CertificateDer<'static>]| {
             list.iter().flat_map(|c| c.to_vec()).collect()
         };
@@ -126,11 +139,12 @@ impl Enrollment {
     }
 
     /// Refuses callers that are not a node. P1: a node is a workload with a live task that may
-    /// serve, for which it has presented evidence.
-    async fn node(&self, peer: &Peer, task_id: &str) -> Result<(), Refusal> {
+    /// serve, for which it has presented evidence. Answers that task.
+    async fn node(&self, peer: &Peer, task_id: &str) -> Result<Arc<Task>, Refusal> {
         let task = self.tasks.own_task(peer, task_id).await?;
         self.ledger.require_usable(&task)?;
-        node::require_serves(&self.ledger, &task)
+        node::require_serves(&self.ledger, &task)?;
+        Ok(task)
     }
 
     /// Lists the identities that a node may give to its local processes.
@@ -169,11 +183,14 @@ impl Enrollment {
         peer: Arc<Peer>,
         request: v1::IssueEntryRequest,
     ) -> Result<v1::IssueEntryResponse, Refusal> {
-        let id = self
+        let (id, node) = self
             .entry(&peer, &request.task_id, &request.spiffe_id)
             .await?;
+        let shown = Shown::Node(&node);
+        let permit = self.own_ca()?.permit(&id, shown, &[]).await?;
+        let grounds = peer.id().as_str();
         Ok(v1::IssueEntryResponse {
-            svid: Some(self.issue(&id, &request.csr, peer.id().as_str()).await?),
+            svid: Some(self.issue(&permit, &request.csr, grounds).await?),
         })
     }
 
@@ -183,23 +200,25 @@ impl Enrollment {
         peer: Arc<Peer>,
         request: v1::IssueEntryJwtRequest,
     ) -> Result<v1::IssueEntryJwtResponse, Refusal> {
-        let id = self
+        let (id, node) = self
             .entry(&peer, &request.task_id, &request.spiffe_id)
             .await?;
         let audience = audience(request.audience)?;
+        let of = (Shown::Node(&node), peer.id().as_str());
         Ok(v1::IssueEntryJwtResponse {
-            svid: self.issue_jwt(&id, &audience, peer.id().as_str()).await?,
+            svid: self.issue_jwt(&id, &audience, of).await?,
         })
     }
 
     /// Reads the ID of an identity; refuses one that is not delegated to the node that asks (P1).
+    /// Answers the task of the node beside it.
     async fn entry(
         &self,
         peer: &Peer,
         task_id: &str,
         spiffe_id: &str,
-    ) -> Result<SpiffeId, Refusal> {
-        self.node(peer, task_id).await?;
+    ) -> Result<(SpiffeId, Arc<Task>), Refusal> {
+        let node = self.node(peer, task_id).await?;
         let id = SpiffeId::parse(spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
         if self
             .served_by(Some(peer.id()))
@@ -207,7 +226,7 @@ impl Enrollment {
             .iter()
             .any(|candidate| candidate.id == id)
         {
-            Ok(id)
+            Ok((id, node))
         } else {
             Err(Refusal::NotFound("entry of this node"))
         }
@@ -219,40 +238,21 @@ impl Enrollment {
         &self,
         id: &SpiffeId,
         audience: &[String],
-        grounds: &str,
+        (shown, grounds): (Shown<'_>, &str),
     ) -> Result<String, Refusal> {
         let ca = self.own_ca()?;
         if audience.is_empty() {
             return Err(Refusal::invalid("audience", "must be given"));
         }
-        let workload = self
-            .ledger
-            .records
-            .workload(id)
-            .await?
-            .filter(|_| id.trust_domain() == ca.trust_domain())
-            .ok_or(Refusal::Unregistered)?;
+        let workload = ca.registration(id).await?;
         if !audience
             .iter()
             .all(|name| workload.registration.jwt_svid_audiences.contains(name))
         {
             return Err(sundew_core::Denial::Audience.into());
         }
-        let not_quarantined = || {
-            let quarantined =
-                self.ledger
-                    .log
-                    .view()?
-                    .is_workload_quarantined(id, audience, clock::now_ms());
-            if quarantined {
-                Err(Refusal::Quarantined)
-            } else {
-                Ok(())
-            }
-        };
-        // Looked at before anything is signed, and again before the token is answered.
-        not_quarantined()?;
-        let issued = ca.issue_jwt(id, audience)?;
+        let permit = ca.permit(id, shown, audience).await?;
+        let issued = ca.issue_jwt(&permit)?;
         let record = journal::record("jwt_svid_issued")
             .with("workload", id)
             .with("audience", audience.join(" "))
@@ -265,7 +265,7 @@ impl Enrollment {
                     .with("expires_at_ms", issued.expires_at_ms),
             )
             .await?;
-        not_quarantined()?;
+        ca.confirm(&permit).await?;
         Ok(issued.token)
     }
 }

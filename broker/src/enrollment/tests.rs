@@ -5,18 +5,21 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
-use sundew_attestation::spiffe::{BundleSet, TrustDomain, validate_chain};
-use sundew_core::Ttl;
+use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustDomain, validate_chain};
+use sundew_core::{TaskId, Ttl};
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
 use super::{Enrollment, EnrollmentUse};
-use crate::ca::Ca;
+use crate::ca::{Ca, Shown};
 use crate::clock;
-use crate::peer::Channel;
+use crate::peer::{Channel, Peer};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::testing::{DOMAIN, TestBroker, assert_refused};
+
+/// For how long identities are renewed.
+const RENEW_WITHIN: Ttl = Ttl::HOUR;
 
 /// A broker that has `/agent` registered, and its room of enrollment, with the CA of a domain.
 async fn broker_with(domain: Option<&str>, places: usize) -> (TestBroker, Arc<Enrollment>) {
@@ -25,7 +28,7 @@ async fn broker_with(domain: Option<&str>, places: usize) -> (TestBroker, Arc<En
     let ca = match domain {
         Some(domain) => {
             let domain = TrustDomain::parse(domain).unwrap();
-            let ca = Ca::open(&broker.ledger, domain, Ttl::HOUR).await;
+            let ca = Ca::open(&broker.ledger, domain, (Ttl::HOUR, RENEW_WITHIN)).await;
             Some(Arc::new(ca.unwrap()))
         }
         None => None,
@@ -193,6 +196,151 @@ async fn an_svid_is_renewed_for_who_has_it_whatever_the_request_for_it_says() {
     assert_eq!(renewed.spiffe_id, id("/agent"));
     let malformed = renew(vec![1, 2, 3]).await;
     assert_refused!(malformed, Refusal::Invalid { field: "csr", .. });
+}
+
+/// The caller who has this SVID.
+fn holder(enrollment: &Enrollment, svid: v1::Svid) -> Arc<Peer> {
+    let mut bundles = BundleSet::default();
+    bundles.insert(enrollment.own_ca().unwrap().bundle().unwrap());
+    let chain = svid.certificates.into_iter().map(CertificateDer::from);
+    let chain: Vec<_> = chain.collect();
+    let verified = validate_chain(&chain, &bundles, clock::now_ms().div_euclid(1000)).unwrap();
+    let remote = "127.0.0.1:1".parse().unwrap();
+    Arc::new(Peer::new(verified, 0, chain, [1; 32], remote))
+}
+
+async fn renew(enrollment: &Arc<Enrollment>, peer: &Arc<Peer>) -> Result<v1::Svid, Refusal> {
+    let request = v1::RenewRequest { csr: csr() };
+    let renewed = Arc::clone(enrollment).renew(Arc::clone(peer), request);
+    Ok(renewed.await?.svid.unwrap())
+}
+
+/// Somebody who was enrolled by a join token.
+async fn enrolled(broker: &TestBroker, enrollment: &Arc<Enrollment>) -> Arc<Peer> {
+    let token = create(broker, enrollment, &id("/agent"), 0).await.unwrap();
+    holder(
+        enrollment,
+        redeem(enrollment, &token.join_token).await.unwrap(),
+    )
+}
+
+fn of_agent() -> v1::Selector {
+    v1::Selector {
+        spiffe_id: id("/agent"),
+        ..v1::Selector::default()
+    }
+}
+
+async fn lift(broker: &TestBroker, revocation_id: String) {
+    let request = v1::LiftRequest {
+        revocation_id,
+        reason: "test".to_owned(),
+        ..v1::LiftRequest::default()
+    };
+    let responses = Arc::clone(&broker.rooms.responses);
+    responses.lift(broker.operator(), request).await.unwrap();
+}
+
+/// I1: neither the first SVID nor the next one, and the join token is good afterwards.
+#[tokio::test]
+async fn i1_a_quarantine_gives_no_svid_and_uses_up_no_join_token() {
+    let (broker, enrollment) = enrolling().await;
+    let peer = enrolled(&broker, &enrollment).await;
+    let token = create(&broker, &enrollment, &id("/agent"), 0)
+        .await
+        .unwrap();
+    for effect in [v1::Effect::Quarantine, v1::Effect::Contain] {
+        let rule = broker.respond(of_agent(), effect).await;
+        let redeemed = redeem(&enrollment, &token.join_token).await;
+        assert_refused!(redeemed, Refusal::Quarantined);
+        assert_refused!(renew(&enrollment, &peer).await, Refusal::Quarantined);
+        lift(&broker, rule).await;
+    }
+    assert!(renew(&enrollment, &peer).await.is_ok());
+    assert!(redeem(&enrollment, &token.join_token).await.is_ok());
+}
+
+/// I1: who is suspended must be able to come back, and has nothing of the SVID until then.
+#[tokio::test]
+async fn i1_a_suspension_lets_an_svid_be_renewed() {
+    let (broker, enrollment) = enrolling().await;
+    let peer = enrolled(&broker, &enrollment).await;
+    broker.respond(of_agent(), v1::Effect::Suspend).await;
+    assert!(renew(&enrollment, &peer).await.is_ok());
+}
+
+/// I1: a rule by serial number, which a renewal would shake off.
+#[tokio::test]
+async fn i1_an_svid_whose_serial_was_revoked_is_not_renewed() {
+    let (broker, enrollment) = enrolling().await;
+    let (one, other) = (
+        enrolled(&broker, &enrollment).await,
+        enrolled(&broker, &enrollment).await,
+    );
+    let selector = v1::Selector {
+        svid_serial: sundew_attestation::hex(one.svid().serial()),
+        ..v1::Selector::default()
+    };
+    broker.respond(selector, v1::Effect::Revoke).await;
+    assert_refused!(renew(&enrollment, &one).await, Refusal::Quarantined);
+    assert!(renew(&enrollment, &other).await.is_ok());
+    // A rule that names no SVID kills what was issued, and nothing more.
+    broker.respond(of_agent(), v1::Effect::Revoke).await;
+    assert!(renew(&enrollment, &other).await.is_ok());
+}
+
+/// I1: renewals have an end, however often one follows another.
+#[tokio::test]
+async fn i1_what_was_shown_counts_for_a_while() {
+    let (broker, enrollment) = enrolling().await;
+    let mut peer = enrolled(&broker, &enrollment).await;
+    let since_ms = peer.grounds().unwrap().since_ms;
+    let end_ms = since_ms + RENEW_WITHIN.as_ms();
+    while clock::now_ms() < end_ms - 20 * 60_000 {
+        clock::testing::advance_to(clock::now_ms() + 20 * 60_000);
+        broker.fresh().await;
+        let svid = renew(&enrollment, &peer).await.unwrap();
+        assert!(svid.not_after_ms <= end_ms);
+        peer = holder(&enrollment, svid);
+        assert_eq!(peer.grounds().unwrap().since_ms, since_ms);
+    }
+    clock::testing::advance_to(end_ms);
+    broker.fresh().await;
+    assert_refused!(renew(&enrollment, &peer).await, Refusal::GroundsTooOld);
+}
+
+/// I1: what a node said of somebody counts as long as the node's task lives.
+#[tokio::test]
+async fn i1_the_word_of_a_node_ends_with_its_task() {
+    let (broker, enrollment) = enrolling().await;
+    let (node, begun) = broker.agent_with_task().await;
+    let task = TaskId::parse(&begun.id).unwrap();
+    let task = broker.ledger.records.task(task).await.unwrap().unwrap();
+    let ca = enrollment.own_ca().unwrap();
+    let agent = SpiffeId::parse(&id("/agent")).unwrap();
+    let permit = ca.permit(&agent, Shown::Node(&task), &[]).await.unwrap();
+    let svid = enrollment.issue(&permit, &csr(), "test").await.unwrap();
+    assert!(svid.not_after_ms <= task.deadline_ms);
+    let peer = holder(&enrollment, svid);
+    let renewed = renew(&enrollment, &peer).await.unwrap();
+    let renewed = holder(&enrollment, renewed);
+    assert_eq!(renewed.grounds().unwrap().node, Some(task.id));
+    let complete = v1::CompleteTaskRequest {
+        task_id: begun.id,
+        ..v1::CompleteTaskRequest::default()
+    };
+    let tasks = Arc::clone(&broker.rooms.tasks);
+    tasks.complete(node.peer, complete).await.unwrap();
+    for peer in [&peer, &renewed] {
+        assert_refused!(renew(&enrollment, peer).await, Refusal::TaskDead(_));
+        let node = peer.grounds().unwrap().node;
+        let required = broker.ledger.require_node(node).await;
+        assert_refused!(required, Refusal::TaskDead(_));
+    }
+    assert_refused!(
+        enrollment.issue(&permit, &csr(), "test").await,
+        Refusal::TaskDead(_)
+    );
 }
 
 #[tokio::test]

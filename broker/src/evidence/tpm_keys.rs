@@ -116,14 +116,20 @@ impl TpmKeys {
         })
     }
 
-    /// Refuses callers that may not bring keys. A caller with an SVID must be registered; a caller
-    /// without one may come if this broker enrolls.
+    /// Refuses callers that may not bring keys. A caller with an SVID must be registered and in no
+    /// quarantine; a caller without one may come if this broker enrolls.
     async fn may_bring_keys(&self, peer: Option<&Peer>) -> Result<(), Refusal> {
         match peer {
             Some(peer) if self.ledger.records.workload(peer.id()).await?.is_none() => {
                 Err(Refusal::Unregistered)
             }
-            Some(_) => Ok(()),
+            Some(peer) => {
+                let (view, serial) = (self.ledger.log.view()?, peer.svid().serial());
+                match view.forbids_identity(peer.id(), &[], Some(serial), clock::now_ms()) {
+                    true => Err(Refusal::Quarantined),
+                    false => Ok(()),
+                }
+            }
             None if self.enrolls => Ok(()),
             None => Err(Refusal::Unsupported("embedded CA")),
         }

@@ -11,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
 
 use super::channel::Channel;
+use super::grounds::Grounds;
 use super::trust::Trust;
 use crate::limits::WorkloadLimiter;
 use crate::refusal::Refusal;
@@ -28,6 +29,7 @@ pub(crate) enum Caller {
 pub(crate) struct Peer {
     svid: VerifiedSvid,
     chain: Vec<CertificateDer<'static>>,
+    grounds: Option<Grounds>,
     channel: Channel,
     remote: SocketAddr,
     /// The generation of the bundles under which the chain was verified last.
@@ -46,6 +48,7 @@ impl Peer {
     ) -> Self {
         Self {
             svid,
+            grounds: chain.first().and_then(Grounds::of),
             chain,
             channel: Channel::new(exporter),
             remote,
@@ -63,6 +66,11 @@ impl Peer {
     /// The SVID that the handshake verified.
     pub(crate) fn svid(&self) -> &VerifiedSvid {
         &self.svid
+    }
+
+    /// What the SVID rests on, as its CA says.
+    pub(crate) fn grounds(&self) -> Option<&Grounds> {
+        self.grounds.as_ref()
     }
 
     /// The address of the peer.

@@ -80,6 +80,7 @@ impl Ground {
         let journal = Arc::clone(&self.ledger.journal);
         Gate {
             issue_permits: Arc::new(Semaphore::new(config.limits.issuing)),
+            ledger: self.ledger.clone(),
             limiters: Limiters::new(&config.limits),
             operators: Operators::new(config.operators.clone()),
             refusals: RefusalRecorder::with_whole(

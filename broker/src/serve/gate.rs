@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::detached::Detached;
 use crate::clock;
+use crate::ledger::Ledger;
 use crate::limits::{IssuingPlace, Limiters, Unfinished, WorkloadLimiter};
 use crate::peer::{Caller, Peer, Trust};
 use crate::refusal::Refusal;
@@ -19,10 +20,19 @@ use crate::role::{Operator, Operators, RoleType};
 /// The answer of a gRPC method.
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 
+/// The methods that take authority away.
+const ENDINGS: [&str; 3] = ["CompleteTask", "SuspendTask", "Revoke"];
+
+/// Whether a method takes authority away.
+pub(super) fn is_ending(rpc: &str) -> bool {
+    ENDINGS.contains(&rpc)
+}
+
 /// The checks before a use case begins.
 pub(super) struct Gate {
     /// P12: bounds the calls that issue something.
     pub(super) issue_permits: Arc<Semaphore>,
+    pub(super) ledger: Ledger,
     pub(super) limiters: Limiters,
     pub(super) operators: Operators,
     pub(super) refusals: RefusalRecorder,
@@ -47,7 +57,7 @@ impl Gate {
             Some(Caller::Workload(peer)) => Some(Arc::clone(peer)),
             Some(Caller::Anonymous(..)) | None => None,
         };
-        let result = match self.admit(peer.as_ref()) {
+        let result = match self.admit(rpc, peer.as_ref()).await {
             Ok(peer) => use_case(Arc::clone(room), peer, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
@@ -157,12 +167,21 @@ impl Gate {
     }
 
     /// Answers the peer if it may call now; refuses callers without an SVID, with one that is not
-    /// good any more, or above their rate.
-    fn admit(&self, peer: Option<&Arc<Peer>>) -> Result<Arc<Peer>, Refusal> {
+    /// good any more, or above their rate. An ending needs nobody's word (L7).
+    async fn admit(
+        &self,
+        rpc: &'static str,
+        peer: Option<&Arc<Peer>>,
+    ) -> Result<Arc<Peer>, Refusal> {
         let peer = peer.ok_or(Refusal::Unauthenticated)?;
         peer.check(&self.trust, clock::now_ms())?;
         if !self.limiter(peer).is_within_rate() {
             return Err(Refusal::RateLimit);
+        }
+        // A stream of attendance looks at it by itself, again and again.
+        if !is_ending(rpc) && rpc != "Attend" {
+            let node = peer.grounds().and_then(|grounds| grounds.node);
+            self.ledger.require_node(node).await?;
         }
         Ok(Arc::clone(peer))
     }

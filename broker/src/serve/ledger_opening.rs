@@ -74,8 +74,9 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
             trust_domain,
             svid_ttl,
         } => Some(
-            Ca::open(&ledger, trust_domain.clone(), *svid_ttl)
+            Ca::open(&ledger, trust_domain.clone(), (*svid_ttl, *renew_within))
                 .await
+            renew_within,
                 .map_err(during("embedded CA"))?,
         ),
         Identity::Files { .. } | Identity::WorkloadApi { .. } => None,

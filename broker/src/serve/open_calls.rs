@@ -14,15 +14,13 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Bytes, Service, http};
 use tower::Layer;
 
-use super::gate::Gate;
+use super::gate::{Gate, is_ending};
 use super::messages::Charged;
 use crate::peer::{Caller, Peer};
 use crate::refusal::Refusal;
 
 /// What refusals that concern no RPC of their own are recorded with.
 const ANY_RPC: &str = "any";
-/// The methods that take authority away.
-const ENDINGS: [&str; 3] = ["/CompleteTask", "/SuspendTask", "/Revoke"];
 
 /// Bytes of an ending that are never refused for what others send.
 const FREE_FOR_AN_ENDING: usize = 1024;
@@ -114,8 +112,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        let is_ending = ENDINGS.iter().any(|ending| path.ends_with(ending));
+        let method = request.uri().path().rsplit('/').next();
+        let is_ending = is_ending(method.unwrap_or_default());
         let place = match request.extensions().get::<Caller>() {
             Some(Caller::Workload(peer)) => self.open_calls.place(peer, is_ending).map(Some),
             // Their connections are few, and each has few.

@@ -91,7 +91,7 @@ impl OwnIssue {
 fn issue(trust: &Trust, ca: &Ca) -> Result<(), IssueError> {
     let id = SpiffeId::parse(&format!("{}/sundew/broker", ca.trust_domain().id()))
         .map_err(IssueError::Id)?;
-    let (svid, key) = ca.issue_with_key(&id).map_err(IssueError::Ca)?;
+    let (svid, key) = ca.issue_own(&id).map_err(IssueError::Ca)?;
     let key = PrivateKeyDer::try_from(key.expose().to_vec()).map_err(IssueError::Key)?;
     trust.publish(ca.bundle().map_err(IssueError::Ca)?);
     trust.set_identity(certified(svid.chain, key).map_err(IssueError::Pair)?);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sundew_core::Liveness;
+use sundew_core::{Cause, Liveness};
 use sundew_proto::v1;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -30,6 +30,12 @@ const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The messages to the caller, the last of which may be a status that says why the stream ended.
 pub(crate) type Answers = mpsc::Receiver<Result<v1::AttendResponse, Status>>;
+
+/// Whether a node's word has ended for good.
+fn is_end(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::NodeGone)
+        || matches!(refusal, Refusal::TaskDead(cause) if *cause != Cause::Suspended)
+}
 
 impl Tasks {
     /// Serves one stream; answers once the task is known to be the caller's.
@@ -137,6 +143,14 @@ impl Tasks {
             // P7: a stream is looked at like a call. An agent that is silent for its grace is not
             // there (T81).
             peer.check(&self.trust, clock::now_ms())?;
+            let node = peer.grounds().and_then(|grounds| grounds.node);
+            // An outage and a suspension end nothing here (L12).
+            let node = self.ledger.require_node(node).await;
+            if let Err(refusal) = node
+                && is_end(&refusal)
+            {
+                return Err(refusal);
+            }
             if clock::since(heard) > grace {
                 return Ok(());
             }

@@ -4,7 +4,7 @@ use sundew_attestation::spiffe::SpiffeId;
 
 use super::View;
 use crate::selector::{Subject, audience_attributes, workload_attributes};
-use crate::subject::{KnownTask, KnownToken};
+use crate::subject::{KnownTask, KnownToken, serial_attribute};
 
 impl View {
     /// Returns whether a quarantine forbids to begin this task or to issue anything in it. A
@@ -24,24 +24,38 @@ impl View {
             && (self.rules.is_quarantined(&token.subject()) || self.is_quarantined(token.task()))
     }
 
-    /// Returns whether a quarantine forbids to issue a credential for these audiences to a workload
-    /// outside any task. The credential would be issued at `now_ms`, in milliseconds since the
-    /// epoch.
+    /// Returns whether a rule forbids to give an identity at `now_ms`, in milliseconds since the
+    /// epoch, for these audiences if it is given as a JWT-SVID.
+    ///
+    /// A quarantine forbids that. A suspension forbids JWT-SVIDs; whoever is suspended keeps an
+    /// X.509-SVID, without which no task could be resumed, and which gives nothing else meanwhile.
+    /// Where an SVID is shown, with this serial number, each rule forbids it that names the number
+    /// and kills something: otherwise its holder would shake the rule off by a renewal (I1).
     #[must_use]
-    pub fn is_workload_quarantined(
+    pub fn forbids_identity(
         &self,
-        workload: &SpiffeId,
+        id: &SpiffeId,
         audience: &[String],
+        svid_serial: Option<&[u8]>,
         now_ms: i64,
     ) -> bool {
-        self.rules.any_quarantine() && {
-            let (task, own) = (workload_attributes(workload), audience_attributes(audience));
-            self.rules.is_quarantined(&Subject {
-                position: self.applied,
-                issued_at_ms: now_ms,
-                task: &task,
-                own: &own,
-            })
+        let serial = svid_serial.map(serial_attribute);
+        if !self.rules.any_quarantine() && serial.is_none() {
+            return false;
         }
+        let mut identity = workload_attributes(id);
+        identity.extend(serial.clone());
+        let audience = audience_attributes(audience);
+        let subject = Subject {
+            position: self.applied,
+            issued_at_ms: now_ms,
+            task: &identity,
+            own: &audience,
+        };
+        let is_quarantined = match audience.is_empty() {
+            true => self.rules.is_quarantined_for_good(&subject),
+            false => self.rules.is_quarantined(&subject),
+        };
+        is_quarantined || serial.is_some_and(|serial| self.rules.revokes_for(&serial, &subject))
     }
 }

@@ -110,11 +110,17 @@ pub(super) enum FileIdentity {
         trust_domain: TrustDomain,
         #[serde(default = "default_svid_ttl")]
         svid_ttl: Ttl,
+        #[serde(default = "default_renew_within")]
+        renew_within: Ttl,
     },
 }
 
 fn default_svid_ttl() -> Ttl {
     Ttl::HOUR
+}
+
+fn default_renew_within() -> Ttl {
+    Ttl::MONTH
 }
 
 impl From<FileIdentity> for Identity {
@@ -125,9 +131,11 @@ impl From<FileIdentity> for Identity {
             FileIdentity::EmbeddedCa {
                 trust_domain,
                 svid_ttl,
+                renew_within,
             } => Self::EmbeddedCa {
                 trust_domain,
                 svid_ttl,
+                renew_within,
             },
         }
     }

@@ -114,6 +114,8 @@ pub enum Identity {
         svid_ttl: Ttl,
     },
     /// PEM files, watched.
+        /// For how long an identity is renewed before something must be shown for it again.
+        renew_within: Ttl,
     Files {
         /// The chain, leaf first.
         certificate: PathBuf,

@@ -1,0 +1,120 @@
+//! Leave to give an identity.
+//!
+//! P1, P4: the CA issues for a permit and for nothing else, and a permit exists only after everything
+//! was looked at that may forbid it: quarantines, rules about the certificate before, the
+//! registration, and the grounds of the identity.
+
+use std::sync::Arc;
+
+use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
+use sundew_core::{KnownTask, TaskId, WorkloadRecord};
+
+use super::Ca;
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::peer::Grounds;
+use crate::refusal::Refusal;
+
+/// What is shown for an identity.
+pub(crate) enum Shown<'a> {
+    /// The SVID before, and what that rests on.
+    Before(&'a VerifiedSvid, &'a Grounds),
+    /// Something of this moment: a join token, evidence, or a process that the kernel vouches for.
+    Fresh,
+    /// The word of a node, which has this task.
+    Node(&'a KnownTask),
+}
+
+/// Leave to give an identity at this moment, for these audiences if it is a JWT-SVID.
+pub(crate) struct IdentityPermit {
+    pub(super) id: SpiffeId,
+    pub(super) audience: Vec<String>,
+    pub(super) grounds: Grounds,
+    /// The serial number of the SVID before, if that was shown.
+    pub(super) serial: Option<Vec<u8>>,
+    /// When what is shown counts no longer, in milliseconds since the epoch. No SVID outlives that.
+    pub(super) ends_ms: i64,
+}
+
+impl IdentityPermit {
+    /// The identity.
+    pub(crate) fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+}
+
+impl Ca {
+    /// Looks at everything that may forbid an identity.
+    pub(crate) async fn permit(
+        &self,
+        id: &SpiffeId,
+        shown: Shown<'_>,
+        audience: &[String],
+    ) -> Result<IdentityPermit, Refusal> {
+        self.registration(id).await?;
+        let now_ms = clock::now_ms();
+        let (grounds, serial) = match shown {
+            Shown::Before(svid, grounds) => (grounds.clone(), Some(svid.serial().to_vec())),
+            Shown::Fresh => (since(now_ms, None), None),
+            Shown::Node(task) => (since(now_ms, Some(task.id)), None),
+        };
+        let counts_until_ms = grounds.since_ms.saturating_add(self.renew_within.as_ms());
+        if now_ms >= counts_until_ms {
+            return Err(Refusal::GroundsTooOld);
+        }
+        let node_ends_ms = self.ledger.require_node(grounds.node).await?;
+        let permit = IdentityPermit {
+            id: id.clone(),
+            audience: audience.to_vec(),
+            grounds,
+            serial,
+            ends_ms: counts_until_ms.min(node_ends_ms),
+        };
+        self.require_not_forbidden(&permit)?;
+        Ok(permit)
+    }
+
+    /// AC-4A: looks again, after something was issued and before it is answered.
+    pub(crate) async fn confirm(&self, permit: &IdentityPermit) -> Result<(), Refusal> {
+        self.ledger.require_node(permit.grounds.node).await?;
+        self.require_not_forbidden(permit)
+    }
+
+    /// The registration of an identity of this CA; refuses one that is not registered.
+    pub(crate) async fn registration(&self, id: &SpiffeId) -> Result<Arc<WorkloadRecord>, Refusal> {
+        let workload = self.ledger.records.workload(id).await?;
+        workload
+            .filter(|_| id.trust_domain() == &self.trust_domain)
+            .ok_or(Refusal::Unregistered)
+    }
+
+    fn require_not_forbidden(&self, permit: &IdentityPermit) -> Result<(), Refusal> {
+        let view = self.ledger.log.view()?;
+        let serial = permit.serial.as_deref();
+        if view.forbids_identity(&permit.id, &permit.audience, serial, clock::now_ms()) {
+            return Err(Refusal::Quarantined);
+        }
+        Ok(())
+    }
+}
+
+fn since(since_ms: i64, node: Option<TaskId>) -> Grounds {
+    Grounds { since_ms, node }
+}
+
+impl Ledger {
+    /// I1: refuses what rests on the word of a node whose task does not live any more; answers when
+    /// that task ends, in milliseconds since the epoch.
+    pub(crate) async fn require_node(&self, task: Option<TaskId>) -> Result<i64, Refusal> {
+        let Some(task) = task else {
+            return Ok(i64::MAX);
+        };
+        let task = self.records.task(task).await?;
+        let task = task.ok_or(Refusal::NodeGone)?;
+        self.require_usable(&task)?;
+        if self.log.view()?.is_quarantined(&task) {
+            return Err(Refusal::Quarantined);
+        }
+        Ok(task.deadline_ms)
+    }
+}
