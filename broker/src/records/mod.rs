@@ -14,6 +14,7 @@ mod documents;
 mod tests;
 mod tokens;
 mod under_root_key;
+mod unreadable;
 mod versions;
 
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use cache::{Cache, MAX_CACHED, TokenCache, bytes_of};
 pub(crate) use changes::Before;
 pub(crate) use documents::{CaKeys, Document, DocumentPlace, KEYRING};
 pub(crate) use under_root_key::{counter_place, lease_place};
+use unreadable::Unreadable;
 use versions::Versions;
 
 /// How long the record of a task stays in the store after the task's deadline, in milliseconds, so
@@ -94,6 +96,7 @@ pub struct Records {
     /// Counts changes of registrations, so that what was read before a change is not kept after it.
     workloads_generation: AtomicU64,
     versions: Versions,
+    unreadable: Unreadable,
     /// The number of times that the store lost something.
     gaps: AtomicU64,
 }
@@ -109,6 +112,7 @@ impl Records {
             workloads: RwLock::default(),
             workloads_generation: AtomicU64::new(0),
             versions: Versions::default(),
+            unreadable: Unreadable::default(),
             gaps: AtomicU64::new(0),
         }
     }

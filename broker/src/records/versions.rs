@@ -187,7 +187,8 @@ impl Versions {
                 let remedy = if [KEYRING, CaKeys::WHAT].contains(what) {
                     "rotate it at a broker that ran before, or restore a backup"
                 } else {
-                    "write it again, or remove it"
+                    "name its root key in keys.other_root_key_files if one is missing there; \
+                     otherwise write it again, or remove it"
                 };
                 format!("{what} {name}: altered: {problem}: {remedy}")
             })

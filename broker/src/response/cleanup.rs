@@ -215,7 +215,7 @@ impl Responses {
             .await?;
         let (mut count, mut problem) = (0_u64, String::new());
         for (task, why) in left {
-            let Some(task) = self.ledger.records.look_at_task(task).await? else {
+            let Some(task) = self.ledger.records.look_at_readable_task(task).await? else {
                 continue;
             };
             let (killed, _) = query.task(&*self.ledger.log.view()?, &task);

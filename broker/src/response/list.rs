@@ -73,7 +73,7 @@ impl Responses {
             .tasks(workload.as_ref().map(|id| id.as_str()), limit)
             .await?
         {
-            if let Some(task) = self.ledger.records.task(id).await? {
+            if let Some(task) = self.ledger.records.readable_task(id).await? {
                 tasks.push(task_message(&*self.ledger.log.view()?, &task));
             }
         }

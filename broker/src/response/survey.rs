@@ -172,7 +172,7 @@ async fn look(
     query: SurveyQuery,
     id: TaskId,
 ) -> Result<Option<Match>, Refusal> {
-    let Some(task) = room.ledger.records.look_at_task(id).await? else {
+    let Some(task) = room.ledger.records.look_at_readable_task(id).await? else {
         return Ok(None);
     };
     let (whole, inside) = query.task(&*room.ledger.log.view()?, &task);
@@ -196,10 +196,11 @@ async fn look(
             .into_iter()
             .filter(|(name, _)| seen.insert(*name))
         {
-            let token = room
-                .ledger
-                .records
-                .open_token(Arc::clone(&task), name, &bytes)?;
+            let records = &room.ledger.records;
+            let token = records.open_token(Arc::clone(&task), name, &bytes);
+            let Some(token) = records.readable(id, token.map(Some))? else {
+                continue;
+            };
             let matched = query.token(&*room.ledger.log.view()?, &token, whole);
             tokens = tokens.saturating_add(u64::from(matched));
         }

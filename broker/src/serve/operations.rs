@@ -18,6 +18,9 @@ use crate::metrics::{Metrics, Readings};
 use crate::peer::Trust;
 use crate::records::Records;
 
+/// What is told of a broker that has not started: the alarm of one that answers nothing holds.
+const STARTING: &str = "# TYPE sundew_view_fresh gauge\nsundew_view_fresh 0\n# EOF\n";
+
 /// The rooms that health and metrics are read from; `None` until the broker has started.
 pub(super) type CurrentHealth = watch::Receiver<Option<Health>>;
 
@@ -69,6 +72,9 @@ impl Health {
         problems.extend(of_store.map(|problem| format!("store: {problem}")));
         problems.extend(self.leases.problems());
         problems.extend(self.records.document_problems());
+        let view = self.log.latest_view();
+        let is_over = |task| view.outcome(task).is_some();
+        problems.extend(self.records.task_problems(is_over));
         problems
     }
 
@@ -156,6 +162,6 @@ async fn metrics(State(current): State<CurrentHealth>) -> impl IntoResponse {
             header::CONTENT_TYPE,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
         )],
-        text.unwrap_or_default(),
+        text.unwrap_or_else(|| STARTING.to_owned()),
     )
 }

@@ -87,8 +87,12 @@ async fn t85_a_broker_does_not_start_on_a_bad_configuration() {
     }
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .expect("mode");
-    let (success, text) = run("readable key", &good, &["serve"]);
-    assert!(!success && text.contains("chmod 600"), "{text}");
+    for command in [&["serve"][..], &["config", "check"]] {
+        let (success, text) = run("readable key", &good, command);
+        assert!(!success && text.contains("chmod 600"), "{text}");
+    }
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("mode");
     let (success, text) = run("fine", &good, &["config", "check"]);
     assert!(success && text.contains("valid"), "{text}");
 }
@@ -332,4 +336,26 @@ async fn t50_brokers_with_skewed_clocks_agree_or_do_not_answer() {
             }
         }
     }
+}
+
+/// O2: a broker that waits for its store is seen by the alarm of one that answers nothing.
+#[tokio::test]
+async fn o2_a_broker_that_waits_for_its_store_shows_it() {
+    let nobody = sundew_tests::free_port();
+    let world = World::with_store(&format!("redis://127.0.0.1:{nobody}"), 0);
+    let mut broker = world.prepare("");
+    broker.up();
+    until("the operations listener answers", || async {
+        let (ready, metrics) = (broker.http("/readyz").await, broker.http("/metrics").await);
+        let (Some((code, text)), Some((_, metrics))) = (ready, metrics) else {
+            return false;
+        };
+        assert_eq!(
+            (code, text.as_str()),
+            (503, "starting: waiting for the store\n")
+        );
+        assert!(metrics.contains("\nsundew_view_fresh 0\n"), "{metrics}");
+        true
+    })
+    .await;
 }
