@@ -102,7 +102,9 @@ fn lines(backup: &Backup, told: &[Restored], check: bool) -> Vec<String> {
 fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Fell => "falls back to the backup",
+        Outcome::Deleted => "stays deleted",
         Outcome::Kept => "stays as it is",
+        Outcome::Lost => "left out: a later version was lost; apply it, or restore --new-epoch",
         Outcome::Missing => "missing here and in the backup",
         Outcome::Unreadable => "left out: does not open",
         Outcome::Unchanged => "is there already",

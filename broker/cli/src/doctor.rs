@@ -13,6 +13,7 @@ use sundew_sdk::{Connection, IdentitySource, handshake};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::args::Connect;
 use crate::client::{broker_id, settings, status_error};
@@ -133,7 +134,7 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
         Ok(challenge) => challenge.into_inner(),
         Err(refused) => {
             // An operator is not registered, and shows no evidence.
-            let roles = roles(channel).await;
+            let roles = roles(channel).await?;
             if roles.is_empty() {
                 return Err(refused.context("is this SPIFFE ID registered, or an operator's?"));
             }
@@ -154,19 +155,21 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-/// Returns the roles of this SPIFFE ID, of those that look at something.
-async fn roles(channel: Channel) -> Vec<&'static str> {
+/// Returns the roles of this SPIFFE ID, of those that look at something. That a broker cannot answer
+/// now says nothing of a role.
+async fn roles(channel: Channel) -> Result<Vec<&'static str>> {
     let mut registry = RegistryServiceClient::new(channel.clone());
     let mut response = ResponseServiceClient::new(channel);
     let bounds = registry.show_bounds(ShowBoundsRequest {}).await;
     let rules = response.list_rules(ListRulesRequest {}).await;
-    [
-        bounds.is_ok().then_some("registrar"),
-        rules.is_ok().then_some("responder"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let has = |answer: Result<(), Status>| match answer {
+        Ok(()) => Ok(true),
+        Err(status) if status.code() == Code::PermissionDenied => Ok(false),
+        Err(status) => Err(status_error(status)),
+    };
+    let (bounds, rules) = (has(bounds.map(drop))?, has(rules.map(drop))?);
+    let roles = [bounds.then_some("registrar"), rules.then_some("responder")];
+    Ok(roles.into_iter().flatten().collect())
 }
 
 /// Returns the sets of kinds of evidence of which the broker wants one.

@@ -1,12 +1,12 @@
 //! `sundew root-key`: making root keys, and rotating the one of a store.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 use sundew_core::{KeyFingerprint, RootKey};
@@ -50,7 +50,12 @@ pub(crate) fn write_new(path: &Path) -> Result<KeyFingerprint> {
     let name = || path.display().to_string();
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).with_context(name)?;
+    let mut file = match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{}: is there already, and no key is overwritten", name())
+        }
+        opened => opened.with_context(name)?,
+    };
     file.write_all(text.as_bytes()).with_context(name)?;
     file.sync_all().with_context(name)?;
     Ok(RootKey::new(&key)?.active())
@@ -148,7 +153,8 @@ mod tests {
         assert_eq!(RootKey::parse(&key).unwrap().active(), name);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(write_new(&path).is_err());
+        let refused = write_new(&path).unwrap_err().to_string();
+        assert!(refused.ends_with("is there already, and no key is overwritten"));
         assert_eq!(fs::read(&path).unwrap(), key);
     }
 

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use sundew_broker::serve::Server;
 use sundew_broker::serve::config::Config;
+use sundew_broker::serve::{Server, read_root_keys};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::ConfigCommand;
@@ -80,9 +80,15 @@ pub(crate) fn config(output: &Output, command: ConfigCommand) -> Result<ExitCode
     }
 }
 
-/// Says everything that is wrong with a configuration. Fails if there is anything.
+/// Says everything that is wrong with a configuration and its root keys. Fails if there is anything.
 fn check(output: &Output, path: &Path) -> ExitCode {
-    let problems = Config::load(path).err().map(|e| e.0).unwrap_or_default();
+    let problems = match Config::load(path) {
+        Ok(config) => match read_root_keys(&config) {
+            Ok(_) => Vec::new(),
+            Err(error) => vec![error.to_string()],
+        },
+        Err(error) => error.0,
+    };
     let value =
         serde_json::json!({ "file": path, "valid": problems.is_empty(), "problems": problems });
     output.result(&value, || {

@@ -45,8 +45,12 @@ pub enum RestoreMode {
 pub enum Outcome {
     /// A later version is known, and the content of the backup counts from now on.
     Fell,
+    /// The log knows that it was deleted since, and that stays so.
+    Deleted,
     /// A later version is known, or it is in the store and not in the backup. It stays.
     Kept,
+    /// The log knows a later version, which the store has lost. The older one is not written.
+    Lost,
     /// The log knows it, and neither the store nor the backup has it.
     Missing,
     /// It does not open under the root key, and is left out.
@@ -255,6 +259,10 @@ impl Restore<'_> {
             }
         } else if is_unchanged {
             Outcome::Unchanged
+        } else if is_deleted {
+            Outcome::Deleted
+        } else if is_newer && stored.is_none() {
+            Outcome::Lost
         } else if is_newer || (is_keyring && current.is_some()) {
             Outcome::Kept
         } else {

@@ -52,7 +52,12 @@ async fn bring_back(
 }
 
 fn all(outcome: Outcome) -> BTreeMap<&'static str, Outcome> {
-    KINDS.iter().map(|kind| (kind.as_str(), outcome)).collect()
+    each(|_| outcome)
+}
+
+fn each(outcome: impl Fn(DocumentKind) -> Outcome) -> BTreeMap<&'static str, Outcome> {
+    let outcome = |kind: &DocumentKind| (kind.as_str(), outcome(*kind));
+    KINDS.iter().map(outcome).collect()
 }
 
 async fn write_all(broker: &TestBroker, form: u8) {
@@ -154,10 +159,49 @@ async fn l21_filling_lets_no_document_fall() {
     }
     let store = Arc::clone(broker.ledger.records.store());
     let told = bring_back(&store, &backup, RestoreMode::Fill).await;
-    assert_eq!(told, all(Outcome::Kept));
+    let is_deleted = |kind| matches!(kind, DocumentKind::Secret | DocumentKind::Trust);
+    let outcome = |kind| match is_deleted(kind) {
+        true => Outcome::Deleted,
+        false => Outcome::Kept,
+    };
+    assert_eq!(told, each(outcome));
     for (kind, before) in KINDS.into_iter().zip(before) {
         assert_eq!(stored(&broker, kind).await, before, "{kind:?}");
     }
+}
+
+/// L21: what is older than what the log knows is not written, and it is told that it is not there.
+#[tokio::test]
+async fn l21_a_later_version_that_was_lost_is_told() {
+    let broker = TestBroker::start().await;
+    put(&broker, DocumentKind::Secret, 1)
+        .await
+        .unwrap()
+        .unwrap();
+    let backup = back_up(&broker).await;
+    put(&broker, DocumentKind::Secret, 2)
+        .await
+        .unwrap()
+        .unwrap();
+    let store = Arc::clone(broker.ledger.records.store());
+    let (name, bytes) = store
+        .documents(DocumentKind::Secret)
+        .await
+        .unwrap()
+        .remove(0);
+    let swapped = store
+        .replace_document(DocumentKind::Secret, &name, Some(&bytes), None)
+        .await;
+    swapped.unwrap();
+    let told = bring_back(&store, &backup, RestoreMode::Fill).await;
+    assert_eq!(told.get("secret"), Some(&Outcome::Lost));
+    assert!(
+        store
+            .document(DocumentKind::Secret, &name)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 /// L21: an operator may let the content of a backup count. Each broker hears of it, and each

@@ -23,6 +23,6 @@ mod sources;
 mod start_error;
 mod stopping;
 
-pub use ledger_opening::open_store_of;
+pub use ledger_opening::{open_store_of, read_root_keys};
 pub use server::Server;
 pub use start_error::StartError;

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::{Value, json};
 use sundew_tests::broker::Broker;
 use sundew_tests::postgres::{PASSWORD, Postgres};
-use sundew_tests::sundew;
 use sundew_tests::world::World;
+use sundew_tests::{sundew, until};
 
 use super::{command_as, run_as, text};
 
@@ -282,6 +282,21 @@ async fn l7_a_responder_suspends_and_lifts_from_the_command_line() {
     assert_eq!(active.ok(), Some(false), "the token stays dead");
     let tasks = text(&operator(&["--json", "task", "list"]));
     assert!(tasks.contains("\"state\":\"suspended\""), "{tasks}");
+}
+
+/// What a broker cannot answer while its store is away says nothing of an operator's roles.
+#[tokio::test]
+async fn the_doctor_names_an_outage_and_no_role_in_it() {
+    let mut world = World::redis();
+    let broker = world.broker().await;
+    world.redis.as_mut().expect("redis").kill();
+    until("the doctor names it", || async {
+        let output = run_as(&world, &broker, "/operator", &["doctor"], "");
+        let said = text(&output);
+        assert!(!said.contains("who is a registrar\n"), "{said}");
+        !output.status.success() && said.contains("FAIL registration") && said.contains("store")
+    })
+    .await;
 }
 
 #[tokio::test]
