@@ -1,6 +1,6 @@
 //! The loop that follows the revocation log: it reads, renews the view, and tells the rooms.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use sundew_core::{DocumentVersion, EntryId, Event, LogEntry, Position};
 
 use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, entry_place, lock};
 use super::store_clock::StoreClock;
+use super::vouching::Vouching;
 use crate::clock;
 
 /// The number of entries that are read at a time.
@@ -53,6 +54,7 @@ pub(crate) struct LogFollower {
     /// The brokers that were on the list within the longest freshness bound, and when.
     seen: Mutex<HashMap<String, Instant>>,
     store_clock: StoreClock,
+    pub(super) vouching: Mutex<Vouching>,
     /// Whether the log was repaired, and was not read since.
     pub(super) unverified: AtomicBool,
 }
@@ -81,6 +83,7 @@ impl LogFollower {
             primary: Mutex::default(),
             seen: Mutex::default(),
             store_clock: StoreClock::new(),
+            vouching: Mutex::default(),
             unverified: AtomicBool::new(false),
         }
     }
@@ -97,7 +100,10 @@ impl LogFollower {
         let mut tail = None;
         loop {
             match self.cycle().await {
-                Ok(()) => drop(log.set_degraded_reason(None)),
+                Ok(()) => {
+                    let unvouched = lock(&self.vouching).reason;
+                    drop(log.set_degraded_reason(unvouched.map(str::to_owned)));
+                }
                 Err(error) => {
                     if log.set_degraded_reason(Some(error.to_string())).is_none() {
                         tracing::error!(%error, "revocation log cannot be followed");
@@ -166,12 +172,19 @@ impl LogFollower {
             if let Some(unknown) = log.unknown_root_key() {
                 return Err(StoreError::Misconfigured(unknown));
             }
+            let others = self.others(&beat.peers);
+            let mut was_fresh = false;
+            log.change_window(|window| {
+                was_fresh = window.fresh_until.is_some_and(|until| sent < until);
+            });
+            let unvouched = self.is_unvouched(was_fresh, &others).await?;
+            lock(&self.vouching).reason = unvouched;
             let freshness = self.renewed_for(beat.all_replicas_acked);
             // During a pause, others append again what only they know. A view that was read before
             // the pause was over may not have it, so it is not renewed.
             log.change_window(|window| {
-                if window.open_from.is_some_and(|from| sent >= from) {
-                    let was_fresh = window.fresh_until.is_some_and(|until| sent < until);
+                let is_open = window.open_from.is_some_and(|from| sent >= from);
+                if is_open && unvouched.is_none() {
                     if !was_fresh || window.steady_from.is_none() {
                         window.steady_from = Some(sent);
                     }
@@ -190,7 +203,8 @@ impl LogFollower {
                 term: log.progress.term.load(Ordering::Relaxed),
                 in_doubt_until: lock(&self.primary).in_doubt_until,
             });
-            return Ok(());
+            let is_fresh = log.view().is_ok();
+            return self.vouch(&beat.arrivals, is_fresh).await;
         }
     }
 
@@ -242,6 +256,14 @@ impl LogFollower {
             self.doubt_peers_until(until);
         }
         seen.retain(|_, at| *at + longest > now);
+    }
+
+    /// The other brokers that may have a fresh view: those on the list, and those that were a moment ago.
+    fn others(&self, peers: &[(String, Position)]) -> HashSet<String> {
+        let mut others: HashSet<String> = lock(&self.seen).keys().cloned().collect();
+        others.extend(peers.iter().map(|(peer, _)| peer.clone()));
+        others.remove(&self.log.broker);
+        others
     }
 
     /// Notes the store's epoch. Returns whether the store was emptied since the last heartbeat.

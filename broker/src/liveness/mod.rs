@@ -8,7 +8,8 @@
 //!
 //! [`RevocationLog`] is what every room shares: it answers from the view and appends endings
 //! (`commit.rs`). [`LogFollower`] is the one loop that reads the log, renews the view and tells the
-//! rooms that subscribed (`follower.rs`); it also puts back what the store has lost (`repair.rs`).
+//! rooms that subscribed (`follower.rs`); it also puts back what the store has lost (`repair.rs`), and
+//! asks the other brokers whether the log has everything before a view becomes fresh (`vouching.rs`).
 //! All brokers of a store have the same bounds (`agreement.rs`).
 //! Their decisions are `sundew_core::protocol`.
 
@@ -23,6 +24,7 @@ mod root_keys;
 mod store_clock;
 #[cfg(test)]
 mod tests;
+mod vouching;
 
 pub(crate) use agreement::{AgreementError, agree, append_after};
 pub(crate) use follower::{LogFollower, Subscriber};

@@ -60,6 +60,7 @@ impl LogFollower {
     fn wait_for_others(&self, from: Instant) {
         let log = &self.log;
         log.progress.term.fetch_add(1, Ordering::Relaxed);
+        self.need_voucher();
         log.change_window(|window| {
             window.open_from = window
                 .open_from

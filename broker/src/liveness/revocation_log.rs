@@ -1,6 +1,6 @@
 //! The revocation log as every room uses it: a view that may be asked, and a way to append to it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ pub(crate) struct RevocationLog {
     /// The time at which this broker began to follow the log, in milliseconds since the epoch, and
     /// the monotonic time.
     began: (i64, Instant),
+    /// Whether brokers of an older version may be on the list, which vouch for nothing.
+    pub(super) beside_older_brokers: AtomicBool,
 }
 
 /// How far endings are committed, for the callers that wait for that.
@@ -159,7 +161,13 @@ impl RevocationLog {
             unknown_root_key: Mutex::default(),
             confirmed_time: ConfirmedTime::default(),
             began: (clock::now_ms(), clock::monotonic()),
+            beside_older_brokers: AtomicBool::new(false),
         }
+    }
+
+    /// Lets this broker answer beside brokers of an older version, which vouch for nothing.
+    pub(crate) fn allow_older_brokers(&self) {
+        self.beside_older_brokers.store(true, Ordering::Relaxed);
     }
 
     /// Returns the name under which this broker reports.

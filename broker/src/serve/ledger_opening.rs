@@ -60,6 +60,9 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
         agreement,
         config.bounds,
     ));
+    if config.beside_older_brokers {
+        log.allow_older_brokers();
+    }
     let records = Records::new(Arc::clone(&store), root);
     // L22: before anything is read, so that nothing older is taken.
     for statement in endings.iter().filter_map(|entry| entry.document.as_ref()) {
@@ -73,10 +76,10 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
         Identity::EmbeddedCa {
             trust_domain,
             svid_ttl,
+            renew_within,
         } => Some(
             Ca::open(&ledger, trust_domain.clone(), (*svid_ttl, *renew_within))
                 .await
-            renew_within,
                 .map_err(during("embedded CA"))?,
         ),
         Identity::Files { .. } | Identity::WorkloadApi { .. } => None,
@@ -89,7 +92,12 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
     })
 }
 
-fn read_root_keys(config: &Config) -> Result<Arc<RootKey>, StartError> {
+/// Reads the root keys of a configuration.
+///
+/// # Errors
+///
+/// [`StartError`] that names the key of the configuration whose file cannot be read, or has no key.
+pub fn read_root_keys(config: &Config) -> Result<Arc<RootKey>, StartError> {
     let read = |path: &PathBuf, key: &str| {
         let bytes = read_private(path).map_err(during(key))?;
         RootKey::parse(&bytes).map_err(during(key))

@@ -18,6 +18,7 @@ mod engines;
 mod enrollment;
 mod evidence;
 mod hardware;
+mod holes;
 mod hostile_leases;
 mod identity;
 mod idle;

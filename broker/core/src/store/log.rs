@@ -70,4 +70,6 @@ pub struct Heartbeat {
     /// The brokers that the store knows, the caller included, each with the position that it had
     /// applied when it last reported.
     pub peers: Vec<(String, Position)>,
+    /// What brokers ask the others with that have come to the log, by their names.
+    pub arrivals: Vec<(String, Vec<u8>)>,
 }

@@ -195,6 +195,18 @@ pub trait Store: Send + Sync {
     /// A report counts only if the log has the entry that it names, at the position that it names.
     /// Otherwise the report is about a log that was lost, and counts as nothing applied.
     fn heartbeat<'a>(&'a self, report: Report<'a>) -> BoxFuture<'a, Heartbeat>;
+    /// Puts what a broker asks the others with where their heartbeats find it, or takes it away.
+    fn announce<'a>(&'a self, broker: &'a str, arrival: Option<&'a [u8]>) -> BoxFuture<'a, ()>;
+    /// Puts an answer of a broker to one that has arrived where that one finds it, for a minute at
+    /// least.
+    fn vouch<'a>(
+        &'a self,
+        arriving: &'a str,
+        giver: &'a str,
+        voucher: &'a [u8],
+    ) -> BoxFuture<'a, ()>;
+    /// Returns the answers to a broker that has arrived, by the names of those who gave them.
+    fn vouchers<'a>(&'a self, arriving: &'a str) -> BoxFuture<'a, Vec<(String, Vec<u8>)>>;
     /// Takes this broker off the list of those that must have applied an ending.
     fn leave<'a>(&'a self, broker: &'a str) -> BoxFuture<'a, ()>;
 

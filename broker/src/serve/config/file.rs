@@ -277,6 +277,8 @@ pub(super) struct FileOperator {
 pub(super) struct FileRevocation {
     pub(super) freshness: Ttl,
     pub(super) max_clock_skew: Ttl,
+    #[serde(default)]
+    pub(super) beside_older_brokers: bool,
 }
 
 impl Default for FileRevocation {
@@ -284,6 +286,7 @@ impl Default for FileRevocation {
         Self {
             freshness: Ttl::SECOND,
             max_clock_skew: Ttl::HALF_SECOND,
+            beside_older_brokers: false,
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// Freshness and skew.
     pub bounds: SharedBounds,
+    /// Whether brokers of an older version may follow the same log, which vouch for nothing.
+    pub beside_older_brokers: bool,
     /// The roles of operators.
     pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
     /// OpenID issuers.
@@ -112,10 +114,10 @@ pub enum Identity {
         trust_domain: TrustDomain,
         /// The life of SVIDs of the CA.
         svid_ttl: Ttl,
-    },
-    /// PEM files, watched.
         /// For how long an identity is renewed before something must be shown for it again.
         renew_within: Ttl,
+    },
+    /// PEM files, watched.
     Files {
         /// The chain, leaf first.
         certificate: PathBuf,
@@ -187,6 +189,7 @@ impl Config {
                 .map_err(|error| errors.push(error.to_string()))
                 .ok()
         });
+        let beside_older_brokers = file.revocation.beside_older_brokers;
         let bounds = SharedBounds {
             freshness: file.revocation.freshness,
             max_clock_skew: file.revocation.max_clock_skew,
@@ -219,6 +222,7 @@ impl Config {
                     root_key_file: keys.root_key_file,
                     other_root_key_files: keys.other_root_key_files,
                     journal: JournalConfig::from((journal, &limits)),
+                    beside_older_brokers,
                     bounds,
                     operators,
                     issuers: file.issuers,

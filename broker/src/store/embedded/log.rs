@@ -130,6 +130,7 @@ impl EmbeddedStore {
             all_replicas_acked: true,
             tip: state.tip,
             peers: vec![(report.broker.to_owned(), report.applied.0)],
+            arrivals: Vec::new(),
         }
     }
 }

@@ -409,6 +409,19 @@ impl Store for EmbeddedStore {
         Box::pin(ready(Ok(self.count_leases(engine, now_ms))))
     }
 
+    // One broker follows this log, and asks nobody.
+    fn announce<'a>(&'a self, _: &'a str, _: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn vouch<'a>(&'a self, _: &'a str, _: &'a str, _: &'a [u8]) -> BoxFuture<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn vouchers<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Vec<(String, Vec<u8>)>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     fn leave<'a>(&'a self, _broker: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(ready(Ok(())))
     }

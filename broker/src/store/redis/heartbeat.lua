@@ -2,9 +2,10 @@
 -- Reports what a broker has applied; answers time, epoch, tip, all brokers' reports, which primary this is, and how many
 -- replicas it has.
 -- With a report goes the reporter's own freshness bound: after ten of them a broker that does not report is taken off
--- the list, by whoever notices. Answers the longest bound too.
+-- the list, by whoever notices. Answers the longest bound too, and what brokers ask that have arrived.
 -- A report counts only if this log has the entry that the broker applied last. The epoch is kept with the list of
--- brokers, so that who has lost it notices. KEYS: brokers, log, bounds, agreement, what brokers say of themselves.
+-- brokers, so that who has lost it notices. KEYS: brokers, log, bounds, agreement, what brokers say of themselves,
+-- what brokers ask with that have arrived.
 -- ARGV: broker, applied, freshness bound (ms), epoch if there is none, last entry applied, what the broker says of itself
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -55,6 +56,7 @@ for i = 1, #all, 2 do
     redis.call('HDEL', KEYS[1], all[i])
     redis.call('HDEL', KEYS[3], all[i])
     redis.call('HDEL', KEYS[5], all[i])
+    redis.call('HDEL', KEYS[6], all[i])
   else
     longest = math.max(longest, bounds[all[i]] or tonumber(ARGV[3]))
     peers[#peers + 1] = { all[i], tonumber(applied) }
@@ -68,4 +70,9 @@ local replication = redis.call('INFO', 'replication')
 local primary = string.match(replication, 'master_replid:(%x+)') or ''
 local replicas = tonumber(string.match(replication, 'connected_slaves:(%d+)') or '0')
 local agreement = tonumber(redis.call('HGET', KEYS[4], 'v') or '0')
-return { now, epoch, position, id, peers, primary, longest, agreement, replicas }
+local arrivals = {}
+local arrived = redis.call('HGETALL', KEYS[6])
+for i = 1, #arrived, 2 do
+  arrivals[#arrivals + 1] = { arrived[i], arrived[i + 1] }
+end
+return { now, epoch, position, id, peers, primary, longest, agreement, replicas, arrivals }

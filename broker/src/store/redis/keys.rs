@@ -14,6 +14,10 @@ pub(super) const BOUNDS: &str = "sundew:{log}:bounds";
 pub(super) const AGREEMENT: &str = "sundew:{log}:agreement";
 /// The hash of what brokers say of themselves.
 pub(super) const ABOUT: &str = "sundew:{log}:about";
+/// What brokers ask the others with that have come to the log.
+pub(super) const ARRIVALS: &str = "sundew:{log}:arrivals";
+/// The hash that takes the place of [`ARRIVALS`] when a store is only tried.
+pub(super) const PROBED_ARRIVALS: &str = "sundew:{log}:probed-arrivals";
 /// The hash that takes the place of [`BROKERS`] when a store is only tried.
 pub(super) const PROBED_BROKERS: &str = "sundew:{log}:probed-brokers";
 /// The hash that takes the place of [`BOUNDS`] when a store is only tried.
@@ -22,6 +26,11 @@ pub(super) const PROBED_BOUNDS: &str = "sundew:{log}:probed-bounds";
 pub(super) const PROBED_ABOUT: &str = "sundew:{log}:probed-about";
 /// The attendance list: all tasks, by when they are due.
 pub(super) const DUE: &str = "sundew:due";
+
+/// The answers to a broker that has arrived.
+pub(super) fn vouchers_key(arriving: &str) -> String {
+    format!("sundew:{{log}}:vouchers:{arriving}")
+}
 
 /// The record of a task.
 pub(super) fn task_key(task: TaskId) -> String {

@@ -12,8 +12,8 @@ use sundew_core::{EntryId, Position};
 
 use super::call::Call;
 use super::keys::{
-    ABOUT, AGREEMENT, BOUNDS, BROKERS, LOG, PROBED_ABOUT, PROBED_BOUNDS, PROBED_BROKERS, entry_id,
-    nonsense, position_of,
+    ABOUT, AGREEMENT, ARRIVALS, BOUNDS, BROKERS, LOG, PROBED_ABOUT, PROBED_ARRIVALS, PROBED_BOUNDS,
+    PROBED_BROKERS, entry_id, nonsense, position_of, vouchers_key,
 };
 use super::leader::Leader;
 use super::primaries::Primaries;
@@ -30,11 +30,14 @@ const MAX_TRIMS: usize = 20;
 const EPOCH: &str = "=epoch";
 /// The longest freshness bound of a broker; `heartbeat.lua` has the same number.
 const LONGEST_BOUND_MS: i64 = 60_000;
+/// How long the answers to a broker that has arrived stay, in milliseconds.
+const VOUCHERS_LIVE_MS: u64 = 60_000;
 /// The start of the range that a trimming looks at: the oldest entry.
 const OLDEST: &str = "-";
 
 /// The answer of `heartbeat.lua`: time, epoch, position and name of the last entry, reports of all
-/// brokers, primary, longest freshness bound, version of the agreement, number of replicas.
+/// brokers, primary, longest freshness bound, version of the agreement, number of replicas, and what
+/// brokers ask with that have arrived.
 type Reported = (
     i64,
     String,
@@ -45,6 +48,7 @@ type Reported = (
     i64,
     u64,
     u32,
+    Vec<(String, Vec<u8>)>,
 );
 
 /// The revocation log. What is written to it must be on replicas before it counts.
@@ -241,7 +245,7 @@ impl Log {
     }
 
     pub(super) async fn heartbeat(&self, report: Report<'_>) -> Result<Heartbeat, StoreError> {
-        self.report_in([BROKERS, LOG, BOUNDS, AGREEMENT, ABOUT], report)
+        self.report_in([BROKERS, LOG, BOUNDS, AGREEMENT, ABOUT, ARRIVALS], report)
             .await
     }
 
@@ -249,7 +253,14 @@ impl Log {
     /// L1: nobody may wait for a broker that only tries a store, and such a broker must take no
     /// other broker off the list.
     pub(super) async fn probe(&self, prober: &str) -> Result<Position, StoreError> {
-        let lists = [PROBED_BROKERS, LOG, PROBED_BOUNDS, AGREEMENT, PROBED_ABOUT];
+        let lists = [
+            PROBED_BROKERS,
+            LOG,
+            PROBED_BOUNDS,
+            AGREEMENT,
+            PROBED_ABOUT,
+            PROBED_ARRIVALS,
+        ];
         let report = Report {
             broker: prober,
             applied: Default::default(),
@@ -267,7 +278,7 @@ impl Log {
 
     async fn report_in(
         &self,
-        lists: [&'static str; 5],
+        lists: [&'static str; 6],
         report: Report<'_>,
     ) -> Result<Heartbeat, StoreError> {
         // A store without an epoch gets this one; a broker that finds another epoch than before
@@ -288,8 +299,18 @@ impl Log {
             .primaries
             .call_replicated(&call, majority, replicas)
             .await?;
-        let (now_ms, epoch, tip, tip_id, peers, primary, longest_ms, agreement, attached): Reported =
-            reported;
+        let (
+            now_ms,
+            epoch,
+            tip,
+            tip_id,
+            peers,
+            primary,
+            longest_ms,
+            agreement,
+            attached,
+            arrivals,
+        ): Reported = reported;
         check_replicas(attached, &self.settings)?;
         self.leader.acknowledged(&primary);
         let peers = peers
@@ -305,7 +326,45 @@ impl Log {
             all_replicas_acked,
             tip: (Position(tip), entry_id(&tip_id)?),
             peers,
+            arrivals,
         })
+    }
+
+    pub(super) async fn announce(
+        &self,
+        broker: &str,
+        arrival: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let mut command = cmd(if arrival.is_some() { "HSET" } else { "HDEL" });
+        command.arg(ARRIVALS).arg(broker).arg(arrival);
+        self.primaries.query::<i64>(ARRIVALS, &command).await?;
+        Ok(())
+    }
+
+    pub(super) async fn vouch(
+        &self,
+        arriving: &str,
+        giver: &str,
+        voucher: &[u8],
+    ) -> Result<(), StoreError> {
+        let key = vouchers_key(arriving);
+        let mut set = cmd("HSET");
+        set.arg(&key).arg(giver).arg(voucher);
+        self.primaries.query::<i64>(&key, &set).await?;
+        let mut expire = cmd("PEXPIRE");
+        expire.arg(&key).arg(VOUCHERS_LIVE_MS);
+        self.primaries.query::<i64>(&key, &expire).await?;
+        Ok(())
+    }
+
+    pub(super) async fn vouchers(
+        &self,
+        arriving: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let key = vouchers_key(arriving);
+        let mut all = cmd("HGETALL");
+        all.arg(&key);
+        self.primaries.query(&key, &all).await
     }
 }
 

@@ -34,7 +34,7 @@ use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
 
 use documents::Documents;
 use executor::Executor;
-use keys::{ABOUT, BOUNDS, BROKERS, documents_key};
+use keys::{ABOUT, ARRIVALS, BOUNDS, BROKERS, documents_key};
 use leases::Leases;
 use log::Log;
 use requirements::check_node;
@@ -98,7 +98,7 @@ impl RedisStore {
     }
 
     async fn leave_brokers(&self, broker: &str) -> Result<(), StoreError> {
-        for list in [BROKERS, BOUNDS, ABOUT] {
+        for list in [BROKERS, BOUNDS, ABOUT, ARRIVALS] {
             self.executor
                 .query::<i64>(cmd("HDEL").arg(list).arg(broker))
                 .await?;
@@ -254,6 +254,23 @@ impl Store for RedisStore {
 
     fn heartbeat<'a>(&'a self, report: Report<'a>) -> BoxFuture<'a, Heartbeat> {
         Box::pin(self.log.heartbeat(report))
+    }
+
+    fn announce<'a>(&'a self, broker: &'a str, arrival: Option<&'a [u8]>) -> BoxFuture<'a, ()> {
+        Box::pin(self.log.announce(broker, arrival))
+    }
+
+    fn vouch<'a>(
+        &'a self,
+        arriving: &'a str,
+        giver: &'a str,
+        voucher: &'a [u8],
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(self.log.vouch(arriving, giver, voucher))
+    }
+
+    fn vouchers<'a>(&'a self, arriving: &'a str) -> BoxFuture<'a, Vec<(String, Vec<u8>)>> {
+        Box::pin(self.log.vouchers(arriving))
     }
 
     fn agreement(&self) -> BoxFuture<'_, Option<Vec<u8>>> {
