@@ -1,0 +1,6 @@
+//! Evidence in the very form in which platforms send it, under keys of the tests' own.
+
+#![expect(clippy::unwrap_used, reason = "a failing test panics")]
+
+mod aws_iid;
+mod rsa;
