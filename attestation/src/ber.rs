@@ -3,7 +3,7 @@
 //!
 //! The structure is rewritten and no value is: a document that was DER comes out as it was.
 
-use x509_parser::asn1_rs::{Class, FromBer as _, Header, Length, Tag};
+use x509_parser::asn1_rs::{Class, FromBer as _, FromDer as _, Header, Length, Tag};
 
 /// The deepest nesting of elements.
 const MAX_DEPTH: usize = 16;
@@ -107,8 +107,29 @@ fn split(bytes: &[u8], length: usize) -> Result<(&[u8], &[u8]), BerError> {
     bytes.split_at_checked(length).ok_or(BerError::Malformed)
 }
 
+/// Returns the elements within the only element of some bytes in DER; `None` if it is primitive or if
+/// the lengths do not fit.
+pub(crate) fn parts(der: &[u8]) -> Option<Vec<&[u8]>> {
+    let (mut content, header) = Header::from_der(der).ok()?;
+    if !header.constructed() || header.length() != Length::Definite(content.len()) {
+        return None;
+    }
+    let mut out = Vec::new();
+    while !content.is_empty() {
+        let (value, header) = Header::from_der(content).ok()?;
+        let Length::Definite(length) = header.length() else {
+            return None;
+        };
+        let (_, rest) = value.split_at_checked(length)?;
+        let (element, rest) = content.split_at_checked(content.len().checked_sub(rest.len())?)?;
+        out.push(element);
+        content = rest;
+    }
+    Some(out)
+}
+
 /// Writes an element with the shortest length.
-fn put(identifier: u8, value: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put(identifier: u8, value: &[u8], out: &mut Vec<u8>) {
     out.push(identifier);
     match u8::try_from(value.len()) {
         Ok(short) if short < 0x80 => out.push(short),

@@ -120,18 +120,13 @@ pub fn verify(
     if report.bytes::<64>(0x50) != binding {
         return Err(SnpError::Binding);
     }
-    chain::verify(&certificate, &roots.intermediates, roots, now_ms)?;
+    let not_after_ms = chain::verify(&certificate, &[], roots, now_ms)?;
     let (_, certificate) =
         X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
     check_signature(&report, &certificate)?;
     check_guest(&report, endorsement)?;
     let tcb = report.tcb(0x180);
     check_chip(&report, &tcb, &certificate, endorsement)?;
-    let not_after_ms = certificate
-        .validity()
-        .not_after
-        .timestamp()
-        .saturating_mul(1000);
     Ok(Claims {
         not_after_ms: Some(not_after_ms),
         ..Claims::of(

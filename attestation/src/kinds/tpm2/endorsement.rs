@@ -124,21 +124,13 @@ impl Endorsement {
     }
 
     /// Verifies that a trusted manufacturer has certified the key; `now_ms` is in milliseconds
-    /// since the epoch. Fails with [`TpmError::Manufacturer`] otherwise.
-    pub fn verify(&self, manufacturers: &Roots, now_ms: i64) -> Result<(), TpmError> {
-        let mut intermediates = self.intermediates.clone();
-        // A certificate may be registered and presented; the path search wants each name once.
-        intermediates.extend(
-            manufacturers
-                .intermediates
-                .iter()
-                .filter(|der| !self.intermediates.contains(der))
-                .cloned(),
-        );
+    /// since the epoch. Returns the earliest end of the certificates, in the same unit; fails with
+    /// [`TpmError::Manufacturer`] otherwise.
+    pub fn verify(&self, manufacturers: &Roots, now_ms: i64) -> Result<i64, TpmError> {
         chain::verify_for(
             EK_CERTIFICATE,
             &self.certificate,
-            &intermediates,
+            &self.intermediates,
             manufacturers,
             now_ms,
         )

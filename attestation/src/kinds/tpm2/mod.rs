@@ -120,8 +120,9 @@ pub fn verify<'a>(
         claims.bytes(&format!("pcr.{}.{index}", quote.bank.name()), value);
     }
     claims.text("key", &evidence.key);
+    let mut not_after_ms = None;
     if let Some(endorsement) = &key.endorsement {
-        endorsement.verify(manufacturers, now_ms)?;
+        not_after_ms = Some(endorsement.verify(manufacturers, now_ms)?);
         claims.text("ek", endorsement.id());
     }
     claims.text(
@@ -148,6 +149,7 @@ pub fn verify<'a>(
         | (u128::from(quote.restart_count) << 64)
         | u128::from(quote.clock_ms);
     Ok(Claims {
+        not_after_ms,
         counter: Some(Counter {
             source: sha256(&key.qualified_name),
             value: counter,
