@@ -14,6 +14,7 @@ pub mod jws;
 pub mod kinds;
 mod policy;
 mod requirement;
+mod rsa;
 pub mod spiffe;
 mod trust;
 

@@ -1,6 +1,11 @@
 //! Evidence in the very form in which platforms send it, under keys of the tests' own.
 
-#![expect(clippy::unwrap_used, reason = "a failing test panics")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a failing test panics"
+)]
 
 mod aws_iid;
 mod rsa;
+mod tpm2;

@@ -74,6 +74,13 @@ fn t29_a_log_with_an_entry_more_or_less_or_changed_is_refused_and_none_panics() 
     let genuine = replay(COREOS, Hash::Sha256, &quoted)
         .map(|measured| measured.digests)
         .unwrap_or_default();
+    // A log may keep silent about a PCR; what it says of a PCR is all or nothing.
+    let is_genuine = |measured: &Measured| {
+        measured
+            .digests
+            .iter()
+            .all(|(pcr, digests)| genuine.get(pcr) == Some(digests))
+    };
     for length in 0..COREOS.len() {
         // Events of PCRs that are not quoted may stand at the end, and may be left out.
         if let Ok(measured) = replay(
@@ -81,7 +88,7 @@ fn t29_a_log_with_an_entry_more_or_less_or_changed_is_refused_and_none_panics() 
             Hash::Sha256,
             &quoted,
         ) {
-            assert_eq!(measured.digests, genuine, "cut at {length}");
+            assert!(is_genuine(&measured), "cut at {length}");
         }
     }
     let mut variant = COREOS.to_vec();
@@ -93,7 +100,7 @@ fn t29_a_log_with_an_entry_more_or_less_or_changed_is_refused_and_none_panics() 
             // What is not covered: content and types of events, the other banks, events of PCRs
             // that are not quoted. Digests are.
             if let Ok(measured) = replay(&variant, Hash::Sha256, &quoted) {
-                assert_eq!(measured.digests, genuine, "byte {at}, bit {bit}");
+                assert!(is_genuine(&measured), "byte {at}, bit {bit}");
                 assert_ne!(measured.secure_boot, Some(true), "byte {at}, bit {bit}");
             }
             if let Some(byte) = variant.get_mut(at) {
