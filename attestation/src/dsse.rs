@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::signature::{self, UnparsedPublicKey};
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
@@ -14,14 +14,14 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 /// The largest number of signatures in one envelope.
 const MAX_SIGNATURES: usize = 16;
 
-/// A signed document. Nothing in it is verified before [`Envelope::verify`].
+/// A signed document. Nothing in it is verified before [`Envelope::verify`]. Members that later
+/// versions add are ignored, as the specification demands.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// The media type of the payload.
     #[serde(rename = "payloadType")]
     pub payload_type: String,
-    /// The payload in base64.
+    /// The payload in base64, standard or URL-safe.
     pub payload: String,
     /// The signatures over the pre-authentication encoding.
     pub signatures: Vec<Signature>,
@@ -29,12 +29,11 @@ pub struct Envelope {
 
 /// A signature of an envelope.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Signature {
     /// A hint at the key. It is ignored: each signature is tried with each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyid: Option<String>,
-    /// The signature in base64: Ed25519, or ECDSA in ASN.1 DER.
+    /// The signature in base64, standard or URL-safe: Ed25519, or ECDSA in ASN.1 DER.
     pub sig: String,
 }
 
@@ -140,15 +139,11 @@ impl Envelope {
         if self.signatures.len() > MAX_SIGNATURES {
             return Err(DsseError::TooMany);
         }
-        let payload = STANDARD
-            .decode(&self.payload)
-            .map_err(|_| DsseError::Base64)?;
+        let payload = decode(&self.payload)?;
         let message = pre_authentication_encoding(payload_type, &payload);
         let mut signers = BTreeSet::new();
         for signature in &self.signatures {
-            let bytes = STANDARD
-                .decode(&signature.sig)
-                .map_err(|_| DsseError::Base64)?;
+            let bytes = decode(&signature.sig)?;
             // T33: a key counts once, however often it signed and under whatever key id.
             if let Some(key) = keys.iter().find(|key| key.verifies(&message, &bytes)) {
                 signers.insert(key.point.as_slice());
@@ -159,6 +154,16 @@ impl Envelope {
         }
         Ok(payload)
     }
+}
+
+/// Decodes base64 in one of the two alphabets; writers of the URL-safe one may leave out the padding.
+fn decode(text: &str) -> Result<Vec<u8>, DsseError> {
+    let decoded = if text.contains(['-', '_']) || !text.len().is_multiple_of(4) {
+        URL_SAFE_NO_PAD.decode(text.trim_end_matches('='))
+    } else {
+        STANDARD.decode(text)
+    };
+    decoded.map_err(|_| DsseError::Base64)
 }
 
 /// Returns the bytes that are signed, `PAE(type, body)` of DSSE.
