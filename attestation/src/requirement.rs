@@ -22,7 +22,9 @@ pub enum Requirement {
     Cosign {
         /// The public keys in PEM, one of which must have signed.
         keys: Vec<String>,
-        /// Further constraints.
+        /// Further constraints. The signature of an image needs none. A signed statement is
+        /// accepted only if `predicate_type` is among them, and so is the verdict of its predicate,
+        /// such as `predicate.verificationResult`, if the predicate has one.
         #[serde(default)]
         claims: Constraints,
     },

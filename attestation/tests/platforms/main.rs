@@ -7,5 +7,6 @@
 )]
 
 mod aws_iid;
+mod cosign;
 mod rsa;
 mod tpm2;
