@@ -9,4 +9,5 @@
 mod aws_iid;
 mod cosign;
 mod rsa;
+mod sev_snp;
 mod tpm2;
