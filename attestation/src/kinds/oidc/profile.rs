@@ -43,11 +43,24 @@ pub(super) fn claim_values(
     }
 }
 
-/// Rejects tokens of users. A token that a user delegated has scopes; an application's own has
-/// none, and its `idtyp`, if there is one, is `app`.
+/// Rejects tokens of users. An application's own access token names the application that it was
+/// issued to and has that application's object as its subject. A user's ID token has neither, a
+/// token that a user delegated has scopes, and `idtyp`, if there is one, is `app`.
 fn check_azure(claims: &Map<String, Value>) -> Result<(), OidcError> {
     if claims.contains_key("scp") || claims.get("idtyp").is_some_and(|kind| kind != "app") {
         return Err(OidcError::Claim("idtyp"));
+    }
+    let names_application = ["appid", "azp"]
+        .iter()
+        .any(|name| claims.get(*name).is_some_and(Value::is_string));
+    if !names_application {
+        return Err(OidcError::Claim("appid"));
+    }
+    if claims
+        .get("sub")
+        .is_none_or(|sub| claims.get("oid") != Some(sub))
+    {
+        return Err(OidcError::Claim("sub"));
     }
     Ok(())
 }
