@@ -9,7 +9,10 @@ use ring::signature::{self, UnparsedPublicKey};
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::rsa;
 
 /// The largest number of signatures in one envelope.
 const MAX_SIGNATURES: usize = 16;
@@ -33,7 +36,8 @@ pub struct Signature {
     /// A hint at the key. It is ignored: each signature is tried with each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyid: Option<String>,
-    /// The signature in base64, standard or URL-safe: Ed25519, or ECDSA in ASN.1 DER.
+    /// The signature in base64, standard or URL-safe: Ed25519, RSA PKCS #1
+    /// v1.5 with SHA-256, or ECDSA in ASN.1 DER.
     pub sig: String,
 }
 
@@ -43,8 +47,8 @@ pub enum DsseError {
     /// The payload or a signature is not canonical base64.
     #[error("not base64")]
     Base64,
-    /// The key is not a P-256, P-384 or Ed25519 public key in PEM or DER.
-    #[error("not a P-256, P-384 or Ed25519 public key in PEM")]
+    /// The key is not a P-256, P-384, Ed25519 or RSA public key in PEM or DER, or is a weak one.
+    #[error("not a P-256, P-384, Ed25519 or RSA public key (2048 to 4096 bits) in PEM")]
     Key,
     /// The payload type is another than the caller expects.
     #[error("payload type")]
@@ -57,7 +61,8 @@ pub enum DsseError {
     TooMany,
 }
 
-/// A public key that verifies signatures: P-256, P-384 or Ed25519.
+/// A public key that verifies signatures: P-256, P-384, Ed25519, or RSA with 2048 to 4096 bits. Each
+/// has one algorithm; RSA's is PKCS #1 v1.5 with SHA-256.
 #[derive(Clone, Debug)]
 pub struct VerifyingKey {
     algorithm: KeyAlgorithm,
@@ -69,6 +74,7 @@ enum KeyAlgorithm {
     Ed25519,
     P256,
     P384,
+    Rsa,
 }
 
 impl VerifyingKey {
@@ -93,6 +99,10 @@ impl VerifyingKey {
             .as_ref()
             .and_then(|p| p.as_oid().ok())
             .map(|oid| oid.to_id_string());
+        let is_rsa = matches!(
+            spki.parsed(),
+            Ok(PublicKey::RSA(key)) if rsa::is_acceptable(key.modulus, key.exponent)
+        );
         let algorithm = match (
             spki.algorithm.algorithm.to_id_string().as_str(),
             curve.as_deref(),
@@ -101,6 +111,7 @@ impl VerifyingKey {
             ("1.3.101.112", None, 32) => KeyAlgorithm::Ed25519,
             ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7"), 65) => KeyAlgorithm::P256,
             ("1.2.840.10045.2.1", Some("1.3.132.0.34"), 97) => KeyAlgorithm::P384,
+            ("1.2.840.113549.1.1.1", _, _) if is_rsa => KeyAlgorithm::Rsa,
             _ => return Err(DsseError::Key),
         };
         Ok(Self { algorithm, point })
@@ -114,6 +125,7 @@ impl VerifyingKey {
             KeyAlgorithm::Ed25519 => &signature::ED25519,
             KeyAlgorithm::P256 => &signature::ECDSA_P256_SHA256_ASN1,
             KeyAlgorithm::P384 => &signature::ECDSA_P384_SHA384_ASN1,
+            KeyAlgorithm::Rsa => &signature::RSA_PKCS1_2048_8192_SHA256,
         };
         UnparsedPublicKey::new(algorithm, &self.point)
             .verify(message, signature)

@@ -239,6 +239,6 @@ fn bad_key(keys: &[String]) -> Option<String> {
         .iter()
         .position(|key| VerifyingKey::from_pem(key).is_err())?;
     Some(format!(
-        "key {index} is not a P-256, P-384 or Ed25519 public key in PEM"
+        "key {index} is not a P-256, P-384, Ed25519 or RSA public key (2048 to 4096 bits) in PEM"
     ))
 }

@@ -24,6 +24,13 @@ pub(crate) fn is_roca(modulus: &[u8]) -> bool {
     })
 }
 
+/// Returns whether a key is strong enough to be trusted and small enough to be verified cheaply (T08,
+/// T09): 2048 to 4096 bits, and without the fingerprint of ROCA.
+pub(crate) fn is_acceptable(modulus: &[u8], exponent: &[u8]) -> bool {
+    let bits = stripped(modulus).len().saturating_mul(8);
+    (2048..=4096).contains(&bits) && exponent.len() <= 8 && !is_roca(modulus)
+}
+
 /// Returns a number, big-endian, without leading zeros, which DER, TPMs and some writers of JWKs
 /// add.
 pub(crate) fn stripped(number: &[u8]) -> &[u8] {

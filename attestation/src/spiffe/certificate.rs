@@ -6,7 +6,7 @@ use x509_parser::prelude::X509Certificate;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::rsa::{is_roca, stripped};
+use crate::rsa;
 
 /// Returns whether the certificate has a critical extension that this crate cannot interpret; RFC
 /// 5280, section 4.2, demands that such a certificate is rejected.
@@ -25,10 +25,7 @@ pub(super) fn has_unknown_critical_extension(cert: &X509Certificate<'_>) -> bool
 /// Ed25519.
 pub(super) fn is_acceptable_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
     match key.parsed() {
-        Ok(PublicKey::RSA(rsa)) => {
-            let bits = stripped(rsa.modulus).len().saturating_mul(8);
-            (2048..=4096).contains(&bits) && rsa.exponent.len() <= 8 && !is_roca(rsa.modulus)
-        }
+        Ok(PublicKey::RSA(key)) => rsa::is_acceptable(key.modulus, key.exponent),
         Ok(PublicKey::EC(point)) => matches!(point.key_size(), 256 | 384),
         // x509-parser has no variant for Ed25519: 1.3.101.112 (RFC 8410, section 3).
         Ok(PublicKey::Unknown(_)) => key.algorithm.algorithm.to_id_string() == "1.3.101.112",

@@ -8,6 +8,7 @@
 
 mod aws_iid;
 mod cosign;
+mod manifest;
 mod oidc;
 mod rsa;
 mod sev_snp;

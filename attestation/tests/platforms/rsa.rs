@@ -1,6 +1,7 @@
 //! RSA keys, which neither `ring` nor `rcgen` makes.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 use ring::rand::SystemRandom;
@@ -8,18 +9,37 @@ use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
 
-/// An RSA key of 2048 bits.
+/// An RSA key.
 pub(crate) struct RsaKey(PrivatePkcs8KeyDer<'static>);
 
 impl RsaKey {
-    /// Makes a key with OpenSSL.
+    /// Makes a key of 2048 bits.
     pub(crate) fn new() -> Self {
+        Self::of_bits(2048)
+    }
+
+    /// Makes a key with OpenSSL.
+    pub(crate) fn of_bits(bits: usize) -> Self {
         let made = Command::new("openssl")
             .args(["genpkey", "-algorithm", "RSA", "-pkeyopt"])
-            .arg("rsa_keygen_bits:2048")
+            .arg(format!("rsa_keygen_bits:{bits}"))
             .output()
             .unwrap();
         Self(PrivatePkcs8KeyDer::from_pem_slice(&made.stdout).unwrap())
+    }
+
+    /// Returns the SubjectPublicKeyInfo in DER.
+    pub(crate) fn public_key(&self) -> Vec<u8> {
+        let mut openssl = Command::new("openssl")
+            .args(["pkey", "-inform", "DER", "-pubout", "-outform", "DER"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = openssl.stdin.take().unwrap();
+        input.write_all(self.0.secret_pkcs8_der()).unwrap();
+        drop(input);
+        openssl.wait_with_output().unwrap().stdout
     }
 
     /// Signs with PKCS #1 v1.5 and SHA-256.
