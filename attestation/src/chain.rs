@@ -102,7 +102,7 @@ pub enum ChainError {
 
 /// Validates a path of `leaf`, in DER, over intermediates that were presented or are trusted to one
 /// of the anchors at `at_ms`, in milliseconds since the epoch; returns the earliest end in the path,
-/// its anchor included.
+/// that of its anchor and of its issuers' revocation lists included.
 pub(crate) fn verify(
     leaf: &[u8],
     presented: &[Vec<u8>],

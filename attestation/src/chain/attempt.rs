@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
+    EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 
 use super::algorithms::ALGORITHMS;
@@ -45,8 +44,8 @@ impl<'s> Attempts<'s> {
         })
     }
 
-    /// Validates a path, its leaf first, to this anchor; returns the earliest end in the path, in
-    /// milliseconds since the epoch.
+    /// Validates a path, its leaf first, to this anchor; returns the earliest end of its certificates
+    /// and of its issuers' revocation lists, in milliseconds since the epoch.
     pub(super) fn verify(
         &self,
         path: &[&Candidate<'_>],
@@ -64,7 +63,12 @@ impl<'s> Attempts<'s> {
         for candidate in path {
             end_ms = end_ms.min(candidate.validity_ms().1);
         }
-        self.validate(leaf, intermediates, anchor)?;
+        let issuers: Vec<_> = intermediates.iter().copied().chain([anchor]).collect();
+        let crls = self.crls_of(&issuers);
+        for crl in &crls {
+            end_ms = end_ms.min(crl.next_update_ms);
+        }
+        self.validate(leaf, intermediates, anchor, &crls)?;
         Ok(end_ms)
     }
 
@@ -73,6 +77,7 @@ impl<'s> Attempts<'s> {
         leaf: &Candidate<'_>,
         intermediates: &[&Candidate<'_>],
         anchor: &Candidate<'_>,
+        crls: &[&Crl],
     ) -> Result<(), ChainError> {
         let readable: Vec<_> = intermediates
             .iter()
@@ -95,8 +100,7 @@ impl<'s> Attempts<'s> {
         let root = [webpki::anchor_from_trusted_cert(&root).map_err(|_| ChainError::Malformed)?];
         let leaf = CertificateDer::from(own.der());
         let leaf = EndEntityCert::try_from(&leaf).map_err(ChainError::Path)?;
-        let issuers: Vec<_> = intermediates.iter().copied().chain([anchor]).collect();
-        let crls = self.crls_of(&issuers);
+        let crls: Vec<_> = crls.iter().map(|crl| &crl.list).collect();
         let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
             // Many issuers publish no list. If an issuer's list has ended, nobody can know what it
             // has revoked since (P7).
@@ -126,7 +130,7 @@ impl<'s> Attempts<'s> {
     /// Returns the revocation lists of the issuers of a path. Where several lists have an issuer's
     /// name, those that name its key count, if there are any: another issuer of that name cannot
     /// sign for this one.
-    fn crls_of(&self, issuers: &[&Candidate<'_>]) -> Vec<&'s CertRevocationList<'static>> {
+    fn crls_of(&self, issuers: &[&Candidate<'_>]) -> Vec<&'s Crl> {
         let mut lists = Vec::new();
         for issuer in issuers {
             let name = issuer.certificate.subject().as_raw();
@@ -137,7 +141,7 @@ impl<'s> Attempts<'s> {
             lists.extend(
                 of_name()
                     .filter(|crl| !has_own || names_key(crl))
-                    .map(|crl| &crl.list),
+                    .map(Arc::as_ref),
             );
         }
         lists

@@ -67,6 +67,26 @@ fn trusting(makers: &[(Authority, Authority)]) -> Roots {
     }
 }
 
+/// Returns an issuer's list that ends on 2026-06-01, with these serial numbers.
+fn list(issuer: &Authority, revoked: &[u64]) -> Arc<Crl> {
+    let taken_back = |serial: &u64| RevokedCertParams {
+        serial_number: SerialNumber::from(*serial),
+        revocation_time: date_time_ymd(2025, 6, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2025, 5, 1),
+        next_update: date_time_ymd(2026, 6, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(taken_back).collect(),
+        key_identifier_method: issuer.0.key_identifier_method.clone(),
+    };
+    let list = params.signed_by(&Issuer::from_params(&issuer.0, &issuer.1));
+    Arc::new(Crl::parse(list.unwrap().der()).unwrap())
+}
+
 #[test]
 fn e4_any_number_of_trusted_makers_may_stand_beside_the_one_of_the_path() {
     let makers: Vec<_> = (0..40).map(|index| maker(&index.to_string())).collect();
@@ -149,26 +169,10 @@ fn e4_revocation_lists_of_two_issuers_of_one_name_are_told_apart() {
     let (mut good, mut revoked) = (named("leaf"), named("leaf"));
     good.serial_number = Some(SerialNumber::from(1));
     revoked.serial_number = Some(SerialNumber::from(2));
-    let crl = |(_, issuer): &(Authority, Authority)| {
-        let taken_back = RevokedCertParams {
-            serial_number: SerialNumber::from(2),
-            revocation_time: date_time_ymd(2025, 6, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2025, 5, 1),
-            next_update: date_time_ymd(2026, 6, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: vec![taken_back],
-            key_identifier_method: issuer.0.key_identifier_method.clone(),
-        };
-        let issuer = Issuer::from_params(&issuer.0, &issuer.1);
-        let list = params.signed_by(&issuer).unwrap();
-        Arc::new(Crl::parse(list.der()).unwrap())
-    };
-    roots.crls = makers.iter().map(crl).collect();
+    roots.crls = makers
+        .iter()
+        .map(|(_, issuer)| list(issuer, &[2]))
+        .collect();
     for (_, issuer) in &makers {
         let key = KeyPair::generate().unwrap();
         check(&issuer.sign(&good, &key), &[], &roots).unwrap();
@@ -178,6 +182,24 @@ fn e4_revocation_lists_of_two_issuers_of_one_name_are_told_apart() {
             "{refused}"
         );
     }
+}
+
+#[test]
+fn e12_a_verdict_ends_with_the_first_end_in_its_path_and_lists() {
+    let (mut root, mut below) = maker("ending");
+    root.0.not_after = date_time_ymd(2040, 1, 1);
+    below.0.not_after = date_time_ymd(2030, 1, 1);
+    let leaf = below.leaf();
+    let other = Authority::new("other");
+    let lists = [list(&below, &[]), list(&other, &[])];
+    let makers = [(root, below)];
+    let mut roots = trusting(&makers);
+    assert_eq!(check(&leaf, &[], &roots).unwrap(), 1_893_456_000_000);
+    let [own, strange] = lists;
+    roots.crls = vec![strange];
+    assert_eq!(check(&leaf, &[], &roots).unwrap(), 1_893_456_000_000);
+    roots.crls.push(own);
+    assert_eq!(check(&leaf, &[], &roots).unwrap(), 1_780_272_000_000);
 }
 
 #[test]
