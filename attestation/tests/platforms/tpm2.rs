@@ -44,6 +44,19 @@ fn area(key: &KeyPair, attributes: u32, cipher: &[u16]) -> Vec<u8> {
     .concat()
 }
 
+/// The handle of the endorsement hierarchy, which is its qualified name.
+const ENDORSEMENT: [u8; 4] = 0x4000_000b_u32.to_be_bytes();
+
+/// Returns the name of a public area.
+fn name(area: &[u8]) -> Vec<u8> {
+    [&[0, 0x0b][..], &sha256(&[area])].concat()
+}
+
+/// Returns the qualified name of a key below a parent.
+fn qualified(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    [&[0, 0x0b][..], &sha256(&[parent, name])].concat()
+}
+
 struct Tpm {
     maker: KeyPair,
     endorsement: KeyPair,
@@ -107,15 +120,20 @@ impl Tpm {
         Ok((key, endorsement))
     }
 
-    /// Returns evidence with a quote over these PCRs, bound to 32 bytes of 9.
+    /// Returns evidence with a quote over these PCRs, bound to 32 bytes of 9, of the key below the
+    /// endorsement key.
     fn evidence(&self, pcrs: &BTreeMap<usize, Vec<u8>>, log: Option<&[u8]>) -> Vec<u8> {
-        let name = |area: &[u8]| [&[0, 0x0b][..], &sha256(&[area])].concat();
-        let qualified =
-            |parent: &[u8], name: &[u8]| [&[0, 0x0b][..], &sha256(&[parent, name])].concat();
-        let parent = qualified(
-            &0x4000_000b_u32.to_be_bytes(),
-            &name(&self.endorsement_area()),
-        );
+        let parent = qualified(&ENDORSEMENT, &name(&self.endorsement_area()));
+        self.evidence_below(&parent, pcrs, log)
+    }
+
+    /// Returns such evidence of the key below a parent with this qualified name.
+    fn evidence_below(
+        &self,
+        parent: &[u8],
+        pcrs: &BTreeMap<usize, Vec<u8>>,
+        log: Option<&[u8]>,
+    ) -> Vec<u8> {
         let own = name(&self.attestation_area());
         let mut bits = [0_u8; 3];
         for index in pcrs.keys() {
@@ -125,7 +143,7 @@ impl Tpm {
         let quote = [
             &0xff54_4347_u32.to_be_bytes()[..],
             &0x8018_u16.to_be_bytes(),
-            &sized(&qualified(&parent, &own)),
+            &sized(&qualified(parent, &own)),
             &sized(&[9; 32]),
             &[0; 16],
             &[1],
@@ -262,4 +280,27 @@ fn e12_e13_only_certificates_for_endorsement_keys_endorse() {
         assert!(tpm.endorsed(change).is_err(), "{what}: taken");
     }
     tpm.endorsed(|p| p.key_usages.clear()).unwrap();
+}
+
+/// The attestation keys of a cloud's TPMs are primary keys: their parent is the hierarchy itself.
+#[test]
+fn e11_a_primary_attestation_key_is_registered_without_a_parent() {
+    let tpm = Tpm::new();
+    let document = |hierarchy: &str| {
+        let key = STANDARD.encode(sized(&tpm.attestation_area()));
+        let document = serde_json::json!({ "key": key, "hierarchy": hierarchy });
+        AttestationKey::parse(document.to_string().as_bytes()).unwrap()
+    };
+    let pcrs = BTreeMap::from([(0, vec![0; 32])]);
+    let evidence = tpm.evidence_below(&ENDORSEMENT, &pcrs, None);
+    let claims = tpm.verify(&document("endorsement"), &evidence).unwrap();
+    assert_eq!(claims.not_after_ms, None);
+    // The same key at another place is another key.
+    for (key, evidence) in [
+        (document("owner"), evidence),
+        (document("endorsement"), tpm.evidence(&pcrs, None)),
+    ] {
+        let refused = tpm.verify(&key, &evidence);
+        assert!(matches!(refused, Err(TpmError::Signer)), "{refused:?}");
+    }
 }
