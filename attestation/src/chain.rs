@@ -18,6 +18,8 @@ use path::Search;
 use webpki::{CertRevocationList, KeyUsage, OwnedCertRevocationList};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
+use crate::key_id;
+
 /// The largest number of intermediates that a claimant may present (T09).
 const MAX_PRESENTED: usize = 8;
 
@@ -52,10 +54,7 @@ impl Crl {
         let (_, parsed) =
             CertificateRevocationList::from_der(der).map_err(|_| ChainError::Malformed)?;
         let next_update = parsed.next_update().ok_or(ChainError::Malformed)?;
-        let key_id = parsed
-            .extensions()
-            .iter()
-            .find_map(|extension| candidate::authority_key_id(extension.parsed_extension()));
+        let key_id = key_id::of_issuer(parsed.extensions());
         Ok(Self {
             list: list.into(),
             issuer: parsed.issuer().as_raw().to_vec(),

@@ -11,6 +11,7 @@ mod constraint;
 pub mod dsse;
 pub mod json;
 pub mod jws;
+mod key_id;
 pub mod kinds;
 mod policy;
 mod requirement;

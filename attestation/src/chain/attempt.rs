@@ -13,6 +13,7 @@ use super::algorithms::ALGORITHMS;
 use super::candidate::Candidate;
 use super::policies::{Algorithm, Readable};
 use super::{ChainError, Crl};
+use crate::key_id;
 
 /// The largest number of signatures that are verified over presented certificates.
 const MAX_SIGNATURES: usize = 16;
@@ -135,8 +136,9 @@ impl<'s> Attempts<'s> {
         for issuer in issuers {
             let name = issuer.certificate.subject().as_raw();
             let of_name = || self.crls.iter().filter(move |crl| crl.issuer == name);
-            let names_key =
-                |crl: &Crl| crl.key_id.is_some() && crl.key_id.as_deref() == issuer.key_id();
+            let names_key = |crl: &Crl| {
+                crl.key_id.is_some() && crl.key_id.as_deref() == key_id::own(&issuer.certificate)
+            };
             let has_own = of_name().any(|crl| names_key(crl));
             lists.extend(
                 of_name()

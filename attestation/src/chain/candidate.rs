@@ -1,8 +1,9 @@
 //! Certificates as the search for a path sees them: who could have issued whom, by names and key
 //! ids. No signature is looked at here.
 
-use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::key_id;
 
 /// A certificate that may be part of a path.
 #[derive(Debug)]
@@ -28,10 +29,10 @@ impl<'a> Candidate<'a> {
     /// id that one of them lacks is no difference.
     pub(super) fn may_have_issued(&self, other: &Self) -> bool {
         self.certificate.subject().as_raw() == other.certificate.issuer().as_raw()
-            && match (self.key_id(), other.issuer_key_id()) {
-                (Some(own), Some(named)) => own == named,
-                _ => true,
-            }
+            && key_id::may_be(
+                key_id::own(&self.certificate),
+                key_id::of_issuer(other.certificate.extensions()),
+            )
     }
 
     /// Returns whether two certificates are of one name and key, so that no path has both.
@@ -56,39 +57,5 @@ impl<'a> Candidate<'a> {
             ms(validity.not_before.timestamp()),
             ms(validity.not_after.timestamp()),
         )
-    }
-
-    /// Returns the subject key identifier (RFC 5280, section 4.2.1.2).
-    pub(super) fn key_id(&self) -> Option<&[u8]> {
-        self.extension(|extension| {
-            if let ParsedExtension::SubjectKeyIdentifier(id) = extension {
-                Some(id.0)
-            } else {
-                None
-            }
-        })
-    }
-
-    fn issuer_key_id(&self) -> Option<&[u8]> {
-        self.extension(authority_key_id)
-    }
-
-    fn extension<'s>(
-        &'s self,
-        read: impl Fn(&'s ParsedExtension<'a>) -> Option<&'s [u8]>,
-    ) -> Option<&'s [u8]> {
-        self.certificate
-            .extensions()
-            .iter()
-            .find_map(|extension| read(extension.parsed_extension()))
-    }
-}
-
-/// Returns the key id of an authority key identifier (RFC 5280, section 4.2.1.1).
-pub(super) fn authority_key_id<'s>(extension: &'s ParsedExtension<'_>) -> Option<&'s [u8]> {
-    if let ParsedExtension::AuthorityKeyIdentifier(authority) = extension {
-        authority.key_identifier.as_ref().map(|id| id.0)
-    } else {
-        None
     }
 }

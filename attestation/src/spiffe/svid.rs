@@ -168,16 +168,23 @@ pub fn validate_chain(
     if now_s >= not_after || now_s < leaf.validity().not_before.timestamp() {
         return Err(SvidError::Expired);
     }
+    let mut certificates = vec![leaf];
     for der in intermediates {
         let cert = parse(der)?;
         check_intermediate(&cert, &id)?;
         not_after = not_after.min(cert.validity().not_after.timestamp());
+        certificates.push(cert);
     }
+    let leaf = certificates.first().ok_or(SvidError::Empty)?;
     // P1: only the roots of the leaf's own trust domain count, never the union (T04).
     let bundle = bundles
         .of(id.trust_domain())
         .ok_or(SvidError::UnknownTrustDomain)?;
-    let roots: Vec<_> = bundle.roots_valid_at(now_s).collect();
+    // T09: webpki bounds the signatures of a search, and a bundle may have many roots of one name.
+    let roots: Vec<_> = bundle
+        .roots_valid_at(now_s)
+        .filter(|root| certificates.iter().any(|cert| root.may_have_issued(cert)))
+        .collect();
     let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
         u64::try_from(now_s).map_err(|_| SvidError::Expired)?,

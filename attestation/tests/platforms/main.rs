@@ -12,4 +12,5 @@ mod manifest;
 mod oidc;
 mod rsa;
 mod sev_snp;
+mod svid;
 mod tpm2;

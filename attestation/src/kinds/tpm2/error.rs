@@ -15,7 +15,7 @@ pub enum TpmError {
     /// The endorsement certificate certifies another key, or is for another use.
     #[error("endorsement: {0}")]
     Endorsement(&'static str),
-    /// The event log is malformed or does not replay to the quoted PCRs.
+    /// The event log is malformed or does not replay to the quoted PCRs that it mentions.
     #[error("event log {0}")]
     EventLog(&'static str),
     /// The document is not JSON of the expected form.
