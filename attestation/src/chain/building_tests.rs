@@ -2,7 +2,8 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 
 use super::*;
@@ -109,6 +110,20 @@ fn e4_two_issuers_of_one_name_are_both_taken() {
             check(&leaf, &[], &roots).unwrap();
         }
     }
+}
+
+/// RFC 5280 has key ids for the search alone, and some issuers write others than their own.
+#[test]
+fn e4_a_key_id_is_a_hint_and_no_condition() {
+    let (root, mut below) = maker("odd");
+    let makers = [(root, Authority(below.0.clone(), below.1)), maker("odd")];
+    let roots = trusting(&makers);
+    below.0.key_identifier_method = KeyIdMethod::PreSpecified(vec![1, 2, 3]);
+    let odd = Authority(
+        below.0,
+        KeyPair::from_pem(&makers[0].1.1.serialize_pem()).unwrap(),
+    );
+    check(&odd.leaf(), &[], &roots).unwrap();
 }
 
 #[test]

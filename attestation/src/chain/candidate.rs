@@ -25,14 +25,18 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    /// Returns whether this certificate's name and key id are those of the other one's issuer. A key
-    /// id that one of them lacks is no difference.
+    /// Returns whether this certificate's name is that of the other one's issuer.
     pub(super) fn may_have_issued(&self, other: &Self) -> bool {
         self.certificate.subject().as_raw() == other.certificate.issuer().as_raw()
-            && key_id::may_be(
-                key_id::own(&self.certificate),
-                key_id::of_issuer(other.certificate.extensions()),
-            )
+    }
+
+    /// Returns whether this certificate's key id is the one that the other one names, as far as both
+    /// have one. RFC 5280 has key ids for the search alone, so this is no condition.
+    pub(super) fn has_named_key(&self, other: &Self) -> bool {
+        key_id::may_be(
+            key_id::own(&self.certificate),
+            key_id::of_issuer(other.certificate.extensions()),
+        )
     }
 
     /// Returns whether two certificates are of one name and key, so that no path has both.

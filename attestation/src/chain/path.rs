@@ -45,41 +45,48 @@ impl<'s> Search<'s> {
         }
     }
 
-    /// Tries every path that begins with this one; returns the end of the first valid path.
+    /// Tries every path that begins with this one, those over the named keys first; returns the end of
+    /// the first valid path.
     fn climb(&mut self, path: &mut Vec<&'s Candidate<'s>>) -> Option<i64> {
         let last = *path.last()?;
-        let (anchors, intermediates) = (self.anchors, self.intermediates);
-        for anchor in anchors.iter().filter(|anchor| anchor.may_have_issued(last)) {
-            match self.attempts.verify(path, anchor) {
-                Ok(end_ms) => return Some(end_ms),
-                Err(error) => self.note(error),
-            }
-        }
-        if path.len() > MAX_PATH {
-            return None;
-        }
-        for next in intermediates {
-            let looped = || path.iter().any(|before| before.is_same_issuer(next));
-            if !next.may_have_issued(last) || looped() {
-                continue;
-            }
-            if next.presented {
-                match self.steps.checked_sub(1) {
-                    Some(left) => self.steps = left,
-                    None => self.problem = ChainError::Budget,
+        let issuers = |all: &'s [Candidate<'s>], named: bool| {
+            all.iter()
+                .filter(move |one| one.may_have_issued(last) && one.has_named_key(last) == named)
+        };
+        for named in [true, false] {
+            for anchor in issuers(self.anchors, named) {
+                match self.attempts.verify(path, anchor) {
+                    Ok(end_ms) => return Some(end_ms),
+                    Err(error) => self.note(error),
                 }
             }
-            if matches!(self.problem, ChainError::Budget) {
-                return None;
-            }
-            path.push(next);
-            let found = self.climb(path);
-            path.pop();
-            if found.is_some() {
-                return found;
+            for next in issuers(self.intermediates, named) {
+                if let Some(end_ms) = self.go_on(path, next) {
+                    return Some(end_ms);
+                }
             }
         }
         None
+    }
+
+    /// Tries every path that goes on over this intermediate.
+    fn go_on(&mut self, path: &mut Vec<&'s Candidate<'s>>, next: &'s Candidate<'s>) -> Option<i64> {
+        if path.len() > MAX_PATH || path.iter().any(|before| before.is_same_issuer(next)) {
+            return None;
+        }
+        if next.presented {
+            match self.steps.checked_sub(1) {
+                Some(left) => self.steps = left,
+                None => self.problem = ChainError::Budget,
+            }
+        }
+        if matches!(self.problem, ChainError::Budget) {
+            return None;
+        }
+        path.push(next);
+        let found = self.climb(path);
+        path.pop();
+        found
     }
 
     /// Keeps the most telling reason: a signature by another key of the same name says the least.

@@ -54,8 +54,9 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Returns whether the root's name and key id are those of a certificate's issuer.
-    pub(super) fn may_have_issued(&self, certificate: &X509Certificate<'_>) -> bool {
+    /// Returns whether the root's name and key id are those of a certificate's issuer. A key id is a
+    /// hint: one that differs excludes nothing.
+    pub(super) fn is_named_by(&self, certificate: &X509Certificate<'_>) -> bool {
         let named = key_id::of_issuer(certificate.extensions());
         self.subject == certificate.issuer().as_raw()
             && key_id::may_be(self.key_id.as_deref(), named)

@@ -10,7 +10,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::bundle::BundleSet;
+use super::bundle::{BundleSet, Root};
 use super::certificate::is_acceptable_key;
 use super::id::{IdError, SpiffeId};
 
@@ -180,11 +180,16 @@ pub fn validate_chain(
     let bundle = bundles
         .of(id.trust_domain())
         .ok_or(SvidError::UnknownTrustDomain)?;
+    let mut roots: Vec<_> = bundle.roots_valid_at(now_s).collect();
     // T09: webpki bounds the signatures of a search, and a bundle may have many roots of one name.
-    let roots: Vec<_> = bundle
-        .roots_valid_at(now_s)
-        .filter(|root| certificates.iter().any(|cert| root.may_have_issued(cert)))
-        .collect();
+    let is_named = |root: &&Root| {
+        certificates
+            .iter()
+            .any(|certificate| root.is_named_by(certificate))
+    };
+    if roots.iter().any(is_named) {
+        roots.retain(is_named);
+    }
     let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
         u64::try_from(now_s).map_err(|_| SvidError::Expired)?,

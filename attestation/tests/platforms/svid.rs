@@ -1,7 +1,8 @@
 //! X.509-SVIDs below the roots of long-lived trust domains (I7).
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use sundew_attestation::spiffe::{
@@ -56,6 +57,18 @@ fn validate(roots: &[Authority], issuer: &Authority) -> Result<VerifiedSvid, Svi
         issuer.sign(&intermediate.0, &intermediate.1),
     ];
     validate_chain(&chain.map(CertificateDer::from), &bundles, NOW_S)
+}
+
+/// Some issuers write another key id than their own.
+#[test]
+fn i7_a_key_id_is_a_hint_and_no_condition() {
+    let root = Authority::new("SPIFFE");
+    let mut odd = Authority(
+        root.0.clone(),
+        KeyPair::from_pem(&root.1.serialize_pem()).unwrap(),
+    );
+    odd.0.key_identifier_method = KeyIdMethod::PreSpecified(vec![1, 2, 3]);
+    assert!(validate(&[root, Authority::new("SPIFFE")], &odd).is_ok());
 }
 
 #[test]
