@@ -161,6 +161,39 @@ fn e1_no_edit_of_a_log_and_nothing_measured_after_boot_changes_secure_boot() {
     );
 }
 
+/// The same on a log that a real machine wrote.
+#[test]
+fn e1_no_edit_of_a_recorded_log_changes_secure_boot() {
+    let mut events = Events::new(Reader(COREOS), Hash::Sha256).unwrap();
+    let mut recorded = Machine::default();
+    while let Some(event) = events.next_event().unwrap() {
+        let event = Event {
+            pcr: u32::try_from(event.pcr).unwrap(),
+            kind: event.kind,
+            digest: event.digest.to_vec(),
+            content: event.content.to_vec(),
+        };
+        match event.kind {
+            NO_ACTION => recorded.log.push(event),
+            _ => recorded.extend(event),
+        }
+    }
+    assert_eq!(secure_boot_of(&recorded).unwrap(), Some(false));
+    let mut dice = Dice(0x5eed_0000_0000_00e2);
+    let mut claimed = 0;
+    for round in 0..2_000 {
+        let mut machine = recorded.clone();
+        for _ in 0..=dice.roll(4) {
+            edit(&mut machine, &mut dice);
+        }
+        if let Ok(state) = secure_boot_of(&machine) {
+            claimed += usize::from(state.is_some());
+            assert_ne!(state, Some(true), "round {round}");
+        }
+    }
+    assert!(claimed > 200, "{claimed} with a claim");
+}
+
 /// What the firmware itself did not measure as the profile says proves nothing.
 #[test]
 fn e1_only_firmware_that_measures_by_the_profile_proves_secure_boot() {
