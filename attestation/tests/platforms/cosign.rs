@@ -22,11 +22,11 @@ const TEST_RESULT: &str = "https://in-toto.io/attestation/test-result/v0.1";
 struct Signer(KeyPair);
 
 impl Signer {
-    fn envelope(&self, payload: &str) -> Value {
-        let message = pre_authentication_encoding(PAYLOAD_TYPE, payload.as_bytes());
+    fn envelope(&self, payload_type: &str, payload: &str) -> Value {
+        let message = pre_authentication_encoding(payload_type, payload.as_bytes());
         let signature = STANDARD.encode(self.0.sign(&message).unwrap());
         json!({
-            "payloadType": PAYLOAD_TYPE,
+            "payloadType": payload_type,
             "payload": STANDARD.encode(payload),
             "signatures": [{ "keyid": "", "sig": signature }],
         })
@@ -39,7 +39,7 @@ impl Signer {
             "subject": [{ "name": "registry.example/agent", "digest": { "sha256": "ab".repeat(32) } }],
             "predicate": predicate,
         });
-        let envelope = self.envelope(&payload.to_string());
+        let envelope = self.envelope(PAYLOAD_TYPE, &payload.to_string());
         json!({ "envelope": envelope }).to_string().into_bytes()
     }
 
@@ -90,6 +90,38 @@ fn e6_statements_of_both_versions_are_taken_and_of_no_other() {
         assert_eq!(claims.values["predicate_type"], [PROVENANCE]);
     }
     assert!(verify("https://in-toto.io/Statement/v2").is_err());
+}
+
+/// The in-toto attestation framework, "Envelope", names a type for each predicate, too.
+#[test]
+fn e6_the_payload_types_of_in_toto_are_taken_and_no_others() {
+    let signer = signer();
+    let statement = json!({
+        "_type": V1,
+        "predicateType": PROVENANCE,
+        "subject": [{ "digest": { "sha256": "ab".repeat(32) } }],
+    })
+    .to_string();
+    let verify = |signed_as: &str, shown_as: &str| {
+        let mut envelope = signer.envelope(signed_as, &statement);
+        envelope["payloadType"] = json!(shown_as);
+        let evidence = json!({ "envelope": envelope }).to_string();
+        cosign::verify(evidence.as_bytes(), &signer.keys())
+    };
+    let provenance = "application/vnd.in-toto.provenance+json";
+    for payload_type in [PAYLOAD_TYPE, provenance] {
+        verify(payload_type, payload_type).unwrap();
+    }
+    verify(PAYLOAD_TYPE, provenance).unwrap_err();
+    for other in [
+        "application/json",
+        "application/vnd.in-toto",
+        "application/vnd.in-toto-other+json",
+        "application/vnd.in-toto.+json",
+        "text/application/vnd.in-toto+json",
+    ] {
+        verify(other, other).unwrap_err();
+    }
 }
 
 #[test]

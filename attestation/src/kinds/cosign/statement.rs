@@ -9,7 +9,7 @@ use super::{CosignError, MAX_EVIDENCE, is_sha256, malformed};
 use crate::claims::{Values, plain_values};
 use crate::dsse::{Envelope, VerifyingKey};
 use crate::json;
-use crate::kinds::manifest::{PAYLOAD_TYPE, STATEMENT_TYPE};
+use crate::kinds::manifest::STATEMENT_TYPE;
 
 /// The type of statements that cosign writes: it differs from v1 in its name alone.
 const STATEMENT_TYPE_V0: &str = "https://in-toto.io/Statement/v0.1";
@@ -37,7 +37,11 @@ struct Subject {
 /// Verifies a statement; returns the digests of its subjects, the type of its predicate, and as
 /// `predicate.<member>` the members of the predicate whose values are plain.
 pub(super) fn values(envelope: &Envelope, keys: &[VerifyingKey]) -> Result<Values, CosignError> {
-    let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
+    let payload_type = envelope.payload_type.as_str();
+    if !is_in_toto(payload_type) {
+        return Err(CosignError::Type);
+    }
+    let signed = envelope.verify(payload_type, keys, 1)?;
     let statement: Statement = json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
     if ![STATEMENT_TYPE, STATEMENT_TYPE_V0].contains(&statement.statement_type.as_str()) {
         return Err(CosignError::Type);
@@ -64,4 +68,19 @@ pub(super) fn values(envelope: &Envelope, keys: &[VerifyingKey]) -> Result<Value
         }
     }
     Ok(values)
+}
+
+/// Returns whether a payload type is that of a statement: `application/vnd.in-toto+json`, or
+/// `application/vnd.in-toto.<predicate>+json`. The type is signed with the payload.
+fn is_in_toto(payload_type: &str) -> bool {
+    let predicate = payload_type
+        .strip_prefix("application/vnd.in-toto")
+        .and_then(|rest| rest.strip_suffix("+json"));
+    match predicate {
+        Some("") => true,
+        Some(predicate) => predicate
+            .strip_prefix('.')
+            .is_some_and(|name| !name.is_empty()),
+        None => false,
+    }
 }
