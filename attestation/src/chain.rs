@@ -123,7 +123,7 @@ pub(crate) fn verify_for(
         return Err(ChainError::TooLong);
     }
     let leaf = Candidate::parse(leaf, false).ok_or(ChainError::Malformed)?;
-    // Trusted ones come first, so that what is presented cannot keep them from being tried.
+    // At each step of the search, trusted ones come first.
     let mut intermediates: Vec<_> = roots
         .intermediates
         .iter()

@@ -25,7 +25,8 @@ const MAX_SKEW_MS: i64 = 30_000;
 /// The reasons to reject an attestation document.
 #[derive(Debug, thiserror::Error)]
 pub enum NitroError {
-    /// The document is older than five minutes, or over 30 seconds in the future.
+    /// The document is older than five minutes or over 30 seconds in the future, or its certificate
+    /// has ended since.
     #[error("document is not of now")]
     Age,
     /// The document's nonce is not the binding.
@@ -99,6 +100,9 @@ pub fn verify(
         roots,
         content.timestamp_ms,
     )?;
+    if now_ms >= not_after_ms {
+        return Err(NitroError::Age);
+    }
     if content
         .pcrs
         .get(&0)

@@ -9,6 +9,7 @@
 mod aws_iid;
 mod cosign;
 mod manifest;
+mod nitro;
 mod oidc;
 mod rsa;
 mod sev_snp;
