@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SigningKey as _, date_time_ymd,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey as _,
+    date_time_ymd,
 };
 use sundew_attestation::kinds::tpm2::{self, AttestationKey, Endorsement, TpmError};
 use sundew_attestation::{Claims, Roots};
@@ -280,6 +281,40 @@ fn e12_e13_only_certificates_for_endorsement_keys_endorse() {
         assert!(tpm.endorsed(change).is_err(), "{what}: taken");
     }
     tpm.endorsed(|p| p.key_usages.clear()).unwrap();
+}
+
+/// Returns a critical extension.
+fn critical(oid: &[u64], content: &[u8]) -> CustomExtension {
+    let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
+    extension.set_criticality(true);
+    extension
+}
+
+/// The shape of the EK Credential Profile: no subject, the TPM's model in a critical alternative
+/// name, and, of some makers, critical policies.
+#[test]
+fn e13_certificates_in_the_shape_that_makers_issue_endorse() {
+    let model = [
+        &[0x30, 0x1c, 0xa4, 0x1a, 0x30, 0x18, 0x31, 0x16, 0x30, 0x14][..],
+        &[0x06, 0x05, 0x67, 0x81, 0x05, 0x02, 0x01, 0x0c, 0x0b],
+        b"id:49465800",
+    ]
+    .concat();
+    let policy = [0x30, 0x06, 0x30, 0x04, 0x06, 0x02, 0x2a, 0x03];
+    let tpm = Tpm::new();
+    let (key, _) = tpm
+        .endorsed(|params| {
+            params.distinguished_name = DistinguishedName::new();
+            params.use_authority_key_identifier_extension = true;
+            params.custom_extensions = vec![
+                critical(&[2, 5, 29, 17], &model),
+                critical(&[2, 5, 29, 32], &policy),
+            ];
+        })
+        .unwrap();
+    let pcrs = BTreeMap::from([(0, vec![0; 32])]);
+    let claims = tpm.verify(&key, &tpm.evidence(&pcrs, None)).unwrap();
+    assert!(claims.values.contains_key("ek"));
 }
 
 /// The attestation keys of a cloud's TPMs are primary keys: their parent is the hierarchy itself.
