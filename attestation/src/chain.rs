@@ -1,23 +1,27 @@
 //! Certificate path validation for attestation keys (RFC 5280, section 6), by webpki.
 //!
 //! Anchors and revocation lists are trust material. A certificate that is presented with evidence
-//! is used as an intermediate at most (T28).
+//! is used as an intermediate at most (T28). Bounds are for what is presented: a trust store may
+//! hold any number of certificates, and several of one name.
 
 mod algorithms;
+mod attempt;
+mod candidate;
+mod path;
+mod policies;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use algorithms::ALGORITHMS;
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationOptionsBuilder, UnknownStatusPolicy,
-};
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+use attempt::Attempts;
+use candidate::Candidate;
+use path::Search;
+use webpki::{CertRevocationList, KeyUsage, OwnedCertRevocationList};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
-/// The largest number of intermediates in a path search (T09).
-const MAX_INTERMEDIATES: usize = 8;
+use crate::key_id;
+
+/// The largest number of intermediates that a claimant may present (T09).
+const MAX_PRESENTED: usize = 8;
 
 /// The certificates of hardware manufacturers that verification starts from. The default trusts
 /// nobody.
@@ -25,7 +29,7 @@ const MAX_INTERMEDIATES: usize = 8;
 pub struct Roots {
     /// The trust anchors: self-signed certificates in DER.
     pub anchors: Vec<Vec<u8>>,
-    /// CA certificates below the anchors, in DER.
+    /// CA certificates below the anchors, in DER. Those that are on a path are used.
     pub intermediates: Vec<Vec<u8>>,
     /// The revocation lists. A certificate whose issuer has no list here counts as not revoked.
     pub crls: Vec<Arc<Crl>>,
@@ -36,6 +40,9 @@ pub struct Roots {
 #[derive(Debug)]
 pub struct Crl {
     list: CertRevocationList<'static>,
+    issuer: Vec<u8>,
+    /// The id of the issuer's key, if the list names it.
+    key_id: Option<Vec<u8>>,
     next_update_ms: i64,
 }
 
@@ -47,8 +54,11 @@ impl Crl {
         let (_, parsed) =
             CertificateRevocationList::from_der(der).map_err(|_| ChainError::Malformed)?;
         let next_update = parsed.next_update().ok_or(ChainError::Malformed)?;
+        let key_id = key_id::of_issuer(parsed.extensions());
         Ok(Self {
             list: list.into(),
+            issuer: parsed.issuer().as_raw().to_vec(),
+            key_id: key_id.map(<[u8]>::to_vec),
             next_update_ms: next_update.timestamp().saturating_mul(1000),
         })
     }
@@ -69,98 +79,72 @@ const ATTESTATION_PURPOSE: KeyUsage =
 /// The reasons to reject a certificate path.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
-    /// Two intermediates have the same subject.
-    #[error("two intermediate certificates of the same name")]
-    Ambiguous,
+    /// The only paths lead to an anchor that is not valid at that time.
+    #[error("the trusted root of the path is not valid at that time")]
+    Anchor,
+    /// The search with what was presented took more steps or signatures than a genuine chain can.
+    #[error("the presented certificates are no chain")]
+    Budget,
     /// A certificate or revocation list is malformed.
     #[error("not a certificate")]
     Malformed,
     /// There is no valid path to a trust anchor at that time.
     #[error("no valid path to a trusted root: {0}")]
     Path(webpki::Error),
-    /// There are more than 8 intermediates.
-    #[error("more than {MAX_INTERMEDIATES} intermediate certificates")]
+    /// More than 8 intermediates were presented.
+    #[error("more than {MAX_PRESENTED} intermediate certificates")]
     TooLong,
     /// The key usage of an intermediate does not allow it to sign certificates.
     #[error("an intermediate may not sign certificates")]
     Usage,
 }
 
-/// Validates the path of `leaf`, in DER, over `intermediates` to one of the anchors at `at_ms`, in
-/// milliseconds since the epoch.
+/// Validates a path of `leaf`, in DER, over intermediates that were presented or are trusted to one
+/// of the anchors at `at_ms`, in milliseconds since the epoch; returns the earliest end in the path,
+/// that of its anchor and of its issuers' revocation lists included.
 pub(crate) fn verify(
     leaf: &[u8],
-    intermediates: &[Vec<u8>],
+    presented: &[Vec<u8>],
     roots: &Roots,
     at_ms: i64,
-) -> Result<(), ChainError> {
-    verify_for(ATTESTATION_PURPOSE, leaf, intermediates, roots, at_ms)
+) -> Result<i64, ChainError> {
+    verify_for(ATTESTATION_PURPOSE, leaf, presented, roots, at_ms)
 }
 
 /// Validates a path like [`verify`], for a leaf whose extended key usage must allow `purpose`.
 pub(crate) fn verify_for(
     purpose: KeyUsage,
     leaf: &[u8],
-    intermediates: &[Vec<u8>],
+    presented: &[Vec<u8>],
     roots: &Roots,
     at_ms: i64,
-) -> Result<(), ChainError> {
-    if intermediates.len() > MAX_INTERMEDIATES {
+) -> Result<i64, ChainError> {
+    if presented.len() > MAX_PRESENTED {
         return Err(ChainError::TooLong);
     }
-    let mut subjects = BTreeSet::new();
-    for der in intermediates {
-        // webpki does not check the key usage of issuers.
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| ChainError::Malformed)?;
-        let usage = certificate.key_usage().map_err(|_| ChainError::Malformed)?;
-        if !rest.is_empty() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-            return Err(ChainError::Usage);
-        }
-        // T09: with one candidate for each step, a path of n certificates costs n signatures.
-        if !subjects.insert(certificate.subject().as_raw().to_vec()) {
-            return Err(ChainError::Ambiguous);
+    let leaf = Candidate::parse(leaf, false).ok_or(ChainError::Malformed)?;
+    // At each step of the search, trusted ones come first.
+    let mut intermediates: Vec<_> = roots
+        .intermediates
+        .iter()
+        .filter_map(|der| Candidate::parse(der, false))
+        .collect();
+    for der in presented {
+        let is_known = intermediates.iter().any(|known| known.der == der);
+        if !is_known && !roots.anchors.contains(der) {
+            intermediates.push(Candidate::parse(der, true).ok_or(ChainError::Malformed)?);
         }
     }
-    let borrowed: Vec<CertificateDer<'_>> = roots
+    let anchors: Vec<_> = roots
         .anchors
         .iter()
-        .map(|der| CertificateDer::from(der.as_slice()))
+        .filter_map(|der| Candidate::parse(der, false))
         .collect();
-    let anchors = borrowed
-        .iter()
-        .map(webpki::anchor_from_trusted_cert)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| ChainError::Malformed)?;
-    let intermediates: Vec<CertificateDer<'_>> = intermediates
-        .iter()
-        .map(|der| CertificateDer::from(der.as_slice()))
-        .collect();
-    let leaf = CertificateDer::from(leaf);
-    let leaf = EndEntityCert::try_from(&leaf).map_err(|_| ChainError::Malformed)?;
-    let seconds = u64::try_from(at_ms.div_euclid(1000)).map_err(|_| ChainError::Malformed)?;
-    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    let crls: Vec<_> = roots.crls.iter().map(|crl| &crl.list).collect();
-    let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
-        // Many issuers publish no list. If an issuer's list has ended, nobody can know what it has
-        // revoked since (P7).
-        options
-            .with_status_policy(UnknownStatusPolicy::Allow)
-            .with_expiration_policy(ExpirationPolicy::Enforce)
-            .build()
-    });
-    leaf.verify_for_usage(
-        ALGORITHMS,
-        &anchors,
-        &intermediates,
-        at,
-        purpose,
-        revocation,
-        None,
-    )
-    .map_err(ChainError::Path)?;
-    Ok(())
+    let attempts = Attempts::new(purpose, &roots.crls, at_ms)?;
+    Search::new(&intermediates, &anchors, attempts).from(&leaf)
 }
 
+#[cfg(test)]
+mod building_tests;
 #[cfg(test)]
 mod tests;

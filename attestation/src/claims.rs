@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::spiffe::SpiffeId;
+
+/// The largest number of values of one claim that is a list.
+const MAX_VALUES: usize = 64;
 
 /// The identity of evidence that is accepted once because its kind cannot carry a nonce. The broker
 /// consumes it before anything rests on the evidence (P2).
@@ -136,6 +141,25 @@ impl Values {
 impl From<Values> for BTreeMap<String, Vec<String>> {
     fn from(values: Values) -> Self {
         values.0
+    }
+}
+
+/// Returns the values of a JSON value that is a text, a boolean, an integer, or a list of at most 64
+/// of these; `None` for any other.
+///
+/// A list with another member is not taken in part: the member that is left out could be one that
+/// the registration does not accept.
+pub(crate) fn plain_values(value: &Value) -> Option<Vec<String>> {
+    let plain = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Number(number) => number.as_i64().map(|n| n.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    match value.as_array() {
+        Some(items) if items.len() > MAX_VALUES => None,
+        Some(items) => items.iter().map(plain).collect(),
+        None => plain(value).map(|one| vec![one]),
     }
 }
 

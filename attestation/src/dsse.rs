@@ -4,24 +4,27 @@
 use std::collections::BTreeSet;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::signature::{self, UnparsedPublicKey};
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::rsa;
 
 /// The largest number of signatures in one envelope.
 const MAX_SIGNATURES: usize = 16;
 
-/// A signed document. Nothing in it is verified before [`Envelope::verify`].
+/// A signed document. Nothing in it is verified before [`Envelope::verify`]. Members that later
+/// versions add are ignored, as the specification demands.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// The media type of the payload.
     #[serde(rename = "payloadType")]
     pub payload_type: String,
-    /// The payload in base64.
+    /// The payload in base64, standard or URL-safe.
     pub payload: String,
     /// The signatures over the pre-authentication encoding.
     pub signatures: Vec<Signature>,
@@ -29,12 +32,12 @@ pub struct Envelope {
 
 /// A signature of an envelope.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Signature {
     /// A hint at the key. It is ignored: each signature is tried with each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyid: Option<String>,
-    /// The signature in base64: Ed25519, or ECDSA in ASN.1 DER.
+    /// The signature in base64, standard or URL-safe: Ed25519, RSA PKCS #1
+    /// v1.5 with SHA-256, or ECDSA in ASN.1 DER.
     pub sig: String,
 }
 
@@ -44,8 +47,8 @@ pub enum DsseError {
     /// The payload or a signature is not canonical base64.
     #[error("not base64")]
     Base64,
-    /// The key is not a P-256, P-384 or Ed25519 public key in PEM or DER.
-    #[error("not a P-256, P-384 or Ed25519 public key in PEM")]
+    /// The key is not a P-256, P-384, Ed25519 or RSA public key in PEM or DER, or is a weak one.
+    #[error("not a P-256, P-384, Ed25519 or RSA public key (2048 to 4096 bits) in PEM")]
     Key,
     /// The payload type is another than the caller expects.
     #[error("payload type")]
@@ -58,7 +61,8 @@ pub enum DsseError {
     TooMany,
 }
 
-/// A public key that verifies signatures: P-256, P-384 or Ed25519.
+/// A public key that verifies signatures: P-256, P-384, Ed25519, or RSA with 2048 to 4096 bits. Each
+/// has one algorithm; RSA's is PKCS #1 v1.5 with SHA-256.
 #[derive(Clone, Debug)]
 pub struct VerifyingKey {
     algorithm: KeyAlgorithm,
@@ -70,6 +74,7 @@ enum KeyAlgorithm {
     Ed25519,
     P256,
     P384,
+    Rsa,
 }
 
 impl VerifyingKey {
@@ -94,6 +99,10 @@ impl VerifyingKey {
             .as_ref()
             .and_then(|p| p.as_oid().ok())
             .map(|oid| oid.to_id_string());
+        let is_rsa = matches!(
+            spki.parsed(),
+            Ok(PublicKey::RSA(key)) if rsa::is_acceptable(key.modulus, key.exponent)
+        );
         let algorithm = match (
             spki.algorithm.algorithm.to_id_string().as_str(),
             curve.as_deref(),
@@ -102,6 +111,7 @@ impl VerifyingKey {
             ("1.3.101.112", None, 32) => KeyAlgorithm::Ed25519,
             ("1.2.840.10045.2.1", Some("1.2.840.10045.3.1.7"), 65) => KeyAlgorithm::P256,
             ("1.2.840.10045.2.1", Some("1.3.132.0.34"), 97) => KeyAlgorithm::P384,
+            ("1.2.840.113549.1.1.1", _, _) if is_rsa => KeyAlgorithm::Rsa,
             _ => return Err(DsseError::Key),
         };
         Ok(Self { algorithm, point })
@@ -115,6 +125,7 @@ impl VerifyingKey {
             KeyAlgorithm::Ed25519 => &signature::ED25519,
             KeyAlgorithm::P256 => &signature::ECDSA_P256_SHA256_ASN1,
             KeyAlgorithm::P384 => &signature::ECDSA_P384_SHA384_ASN1,
+            KeyAlgorithm::Rsa => &signature::RSA_PKCS1_2048_8192_SHA256,
         };
         UnparsedPublicKey::new(algorithm, &self.point)
             .verify(message, signature)
@@ -140,15 +151,11 @@ impl Envelope {
         if self.signatures.len() > MAX_SIGNATURES {
             return Err(DsseError::TooMany);
         }
-        let payload = STANDARD
-            .decode(&self.payload)
-            .map_err(|_| DsseError::Base64)?;
+        let payload = decode(&self.payload)?;
         let message = pre_authentication_encoding(payload_type, &payload);
         let mut signers = BTreeSet::new();
         for signature in &self.signatures {
-            let bytes = STANDARD
-                .decode(&signature.sig)
-                .map_err(|_| DsseError::Base64)?;
+            let bytes = decode(&signature.sig)?;
             // T33: a key counts once, however often it signed and under whatever key id.
             if let Some(key) = keys.iter().find(|key| key.verifies(&message, &bytes)) {
                 signers.insert(key.point.as_slice());
@@ -159,6 +166,16 @@ impl Envelope {
         }
         Ok(payload)
     }
+}
+
+/// Decodes base64 in one of the two alphabets; writers of the URL-safe one may leave out the padding.
+fn decode(text: &str) -> Result<Vec<u8>, DsseError> {
+    let decoded = if text.contains(['-', '_']) || !text.len().is_multiple_of(4) {
+        URL_SAFE_NO_PAD.decode(text.trim_end_matches('='))
+    } else {
+        STANDARD.decode(text)
+    };
+    decoded.map_err(|_| DsseError::Base64)
 }
 
 /// Returns the bytes that are signed, `PAE(type, body)` of DSSE.

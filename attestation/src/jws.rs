@@ -10,6 +10,7 @@ use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::{Map, Value};
 
 use crate::json;
+use crate::rsa::{is_roca, stripped};
 
 /// The largest token, in bytes (T20).
 const MAX_TOKEN: usize = 16 << 10;
@@ -92,8 +93,8 @@ impl Key {
 pub struct KeySet(Vec<(String, Key)>);
 
 impl KeySet {
-    /// Reads a JWKS of at most 1 MiB. Keys for encryption, keys of other algorithms and keys
-    /// without a `kid` are left out.
+    /// Reads a JWKS of at most 1 MiB. Keys that are not to verify signatures, keys of other
+    /// algorithms, keys without a `kid` and broken RSA keys are left out.
     ///
     /// # Errors
     /// [`JwsError::KeySet`] if two keys have one `kid` (T15), if no key is usable, or if there are
@@ -133,7 +134,7 @@ impl KeySet {
 fn read_key(jwk: &Value) -> Option<Key> {
     let text = |name: &str| jwk.get(name).and_then(Value::as_str);
     let bytes = |name: &str| text(name).and_then(|v| URL_SAFE_NO_PAD.decode(v).ok());
-    if text("use").is_some_and(|usage| usage != "sig" && usage != "jwt-svid") {
+    if text("use").is_some_and(|usage| usage != "sig" && usage != "jwt-svid") || !may_verify(jwk) {
         return None;
     }
     let point = |len: usize| {
@@ -144,15 +145,30 @@ fn read_key(jwk: &Value) -> Option<Key> {
         ("EC", Some("P-256")) => Key::Es256(point(32)?),
         ("EC", Some("P-384")) => Key::Es384(point(48)?),
         ("OKP", Some("Ed25519")) => Key::EdDsa(bytes("x").filter(|x| x.len() == 32)?),
-        ("RSA", None) => Key::Rs256 {
-            n: bytes("n").filter(|n| (256..=1024).contains(&n.len()))?,
-            e: bytes("e")?,
-        },
+        ("RSA", None) => {
+            // RFC 7518, section 2, allows no leading zeros, but some issuers write one.
+            let number = |name: &str| Some(stripped(&bytes(name)?).to_vec());
+            let (n, e) = (number("n")?, number("e")?);
+            if !(256..=1024).contains(&n.len()) || is_roca(&n) {
+                return None;
+            }
+            Key::Rs256 { n, e }
+        }
         _ => return None,
     };
     text("alg")
         .is_none_or(|alg| alg == key.algorithm())
         .then_some(key)
+}
+
+/// Returns whether a JWK's `key_ops`, if there are any, allow to verify (RFC 7517, section 4.3).
+fn may_verify(jwk: &Value) -> bool {
+    match jwk.get("key_ops") {
+        None => true,
+        Some(operations) => operations
+            .as_array()
+            .is_some_and(|operations| operations.iter().any(|one| one == "verify")),
+    }
 }
 
 /// The proof that a token's signature was verified. The claims are still to be checked.
@@ -271,5 +287,57 @@ fn object(part: &str) -> Result<Map<String, Value>, JwsError> {
     match json::parse(&bytes, MAX_TOKEN) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) | Err(_) => Err(JwsError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::rsa::roca_modulus;
+
+    fn taken(jwk: Value) -> bool {
+        KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).is_ok()
+    }
+
+    #[test]
+    fn e13_keys_that_are_not_to_verify_with_are_left_out() {
+        let (x, y) = (
+            URL_SAFE_NO_PAD.encode([1; 32]),
+            URL_SAFE_NO_PAD.encode([2; 32]),
+        );
+        let key = json!({ "kid": "a", "kty": "EC", "crv": "P-256", "x": x, "y": y });
+        assert!(taken(key.clone()));
+        for (operations, is_taken) in [
+            (json!(["verify"]), true),
+            (json!(["sign", "verify"]), true),
+            (json!([]), false),
+            (json!(["encrypt"]), false),
+            (json!(["deriveKey", "wrapKey"]), false),
+            (json!("verify"), false),
+            (json!(null), false),
+        ] {
+            let mut key = key.clone();
+            key["key_ops"] = operations.clone();
+            assert_eq!(taken(key), is_taken, "{operations}");
+        }
+    }
+
+    #[test]
+    fn e13_a_broken_rsa_key_is_left_out_and_a_leading_zero_is_not_the_key() {
+        let key = |modulus: &[u8]| {
+            let modulus = URL_SAFE_NO_PAD.encode(modulus);
+            json!({ "kid": "a", "kty": "RSA", "n": modulus, "e": "AQAB" })
+        };
+        let mut modulus = roca_modulus();
+        assert!(!taken(key(&modulus)));
+        modulus[100] ^= 0x5a;
+        assert!(taken(key(&modulus)));
+        assert!(taken(key(&[&[0][..], &modulus].concat())));
+        assert!(
+            !taken(key(&[&[0][..], &modulus[1..]].concat())),
+            "too short"
+        );
     }
 }

@@ -3,6 +3,7 @@
 //! Upholds P1, P2 and P8. The crate does no I/O and has no state, and time is an argument.
 
 mod appraisal;
+mod ber;
 mod chain;
 mod challenge;
 mod claims;
@@ -10,9 +11,11 @@ mod constraint;
 pub mod dsse;
 pub mod json;
 pub mod jws;
+mod key_id;
 pub mod kinds;
 mod policy;
 mod requirement;
+mod rsa;
 pub mod spiffe;
 mod trust;
 

@@ -22,7 +22,9 @@ pub enum Requirement {
     Cosign {
         /// The public keys in PEM, one of which must have signed.
         keys: Vec<String>,
-        /// Further constraints.
+        /// Further constraints. The signature of an image needs none. A signed statement is
+        /// accepted only if `predicate_type` is among them, and so is the verdict of its predicate,
+        /// such as `predicate.verificationResult`, if the predicate has one.
         #[serde(default)]
         claims: Constraints,
     },
@@ -237,6 +239,6 @@ fn bad_key(keys: &[String]) -> Option<String> {
         .iter()
         .position(|key| VerifyingKey::from_pem(key).is_err())?;
     Some(format!(
-        "key {index} is not a P-256, P-384 or Ed25519 public key in PEM"
+        "key {index} is not a P-256, P-384, Ed25519 or RSA public key (2048 to 4096 bits) in PEM"
     ))
 }

@@ -19,7 +19,7 @@ pub enum AppraisalError {
         claim: String,
     },
     /// Single-use evidence was not consumed by this presentation, or was used before.
-    #[error("evidence was used before")]
+    #[error("evidence was used before; where a platform answers from a cache, ask for a new one")]
     Consumed,
     /// The cosign signature was rejected.
     #[error("cosign: {0}")]

@@ -4,8 +4,10 @@
 use super::{AppraisalError, Circumstances};
 use crate::claims::Claims;
 use crate::dsse::VerifyingKey;
+use crate::kinds::cosign::VERDICTS;
 use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, process, sev_snp, tdx, tpm2};
 use crate::requirement::Requirement;
+use crate::trust::TrustMaterial;
 
 /// Verifies one piece of evidence and compares its claims with a requirement. Claims that were
 /// verified are in `found` even if they do not meet the requirement.
@@ -16,12 +18,23 @@ pub(super) fn appraise_piece(
     found: &mut Option<Claims>,
 ) -> Result<(), AppraisalError> {
     let claims = found.insert(verify(requirement, payload, circumstances)?);
-    let unmet = |claim: &str| {
-        Err(AppraisalError::Claim {
-            kind: requirement.kind(),
-            claim: claim.to_owned(),
-        })
-    };
+    let verdict = check(requirement, claims, circumstances.trust);
+    // An event log has thousands of events, and a predicate says what it likes: the record keeps
+    // what the registration is about.
+    claims.values.retain(|name, _| {
+        let is_many = name.starts_with("event.") || name.starts_with("predicate.");
+        !is_many || requirement.claims().contains_key(name)
+    });
+    verdict
+}
+
+/// Compares verified claims with a requirement.
+fn check(
+    requirement: &Requirement,
+    claims: &Claims,
+    trust: &TrustMaterial,
+) -> Result<(), AppraisalError> {
+    let kind = requirement.kind();
     let values = |claim: &str| {
         claims
             .values
@@ -30,41 +43,55 @@ pub(super) fn appraise_piece(
             .unwrap_or_default()
     };
     for (claim, constraint) in requirement.claims() {
-        if !constraint.accepts(values(claim), circumstances.trust) {
-            return unmet(claim);
+        if !constraint.accepts(values(claim), trust) {
+            return Err(AppraisalError::Claim {
+                kind,
+                claim: claim.clone(),
+            });
         }
     }
-    let constrains = |claim: &str| requirement.claims().contains_key(claim);
-    // T22: the token of a pull request is accepted only if the registration constrains the event.
-    if requirement.kind() == "oidc"
-        && !constrains("event_name")
-        && values("event_name")
-            .iter()
-            .any(|event| event.starts_with("pull_request"))
-    {
-        return unmet("event_name");
+    match must_be_constrained(requirement, values) {
+        None => Ok(()),
+        Some(claim) => Err(AppraisalError::Claim {
+            kind,
+            claim: claim.to_owned(),
+        }),
     }
-    // T31: a TCB status below UpToDate is accepted only if the registration constrains it.
-    if requirement.kind() == "tdx"
-        && !constrains("tcb_status")
-        && values("tcb_status") != ["UpToDate"]
-    {
-        return unmet("tcb_status");
+}
+
+/// Returns a claim that evidence has and that the registration would have to constrain to accept it,
+/// but does not.
+fn must_be_constrained<'c>(
+    requirement: &Requirement,
+    values: impl Fn(&str) -> &'c [String],
+) -> Option<&'static str> {
+    let is_free = |claim: &str| !requirement.claims().contains_key(claim);
+    let has = |claim: &str| !values(claim).is_empty();
+    match requirement {
+        // T22: a pull request runs somebody else's code.
+        Requirement::Oidc { .. } => {
+            let of_pull_request = |event: &String| event.starts_with("pull_request");
+            (is_free("event_name") && values("event_name").iter().any(of_pull_request))
+                .then_some("event_name")
+        }
+        // T31: a TCB status below UpToDate.
+        Requirement::Tdx { .. } => {
+            (is_free("tcb_status") && values("tcb_status") != ["UpToDate"]).then_some("tcb_status")
+        }
+        // P1: a manufacturer's certificate shows that there is a TPM. Only the registration can say
+        // which one is the workload's.
+        Requirement::Tpm2 { .. } => (has("ek") && is_free("ek") && is_free("key")).then_some("ek"),
+        // A signed statement may say that the digest is bad.
+        Requirement::Cosign { .. } => ["predicate_type"]
+            .into_iter()
+            .chain(VERDICTS)
+            .find(|claim| has(claim) && is_free(claim)),
+        Requirement::AwsIid { .. }
+        | Requirement::Manifest { .. }
+        | Requirement::Nitro { .. }
+        | Requirement::Process { .. }
+        | Requirement::SevSnp { .. } => None,
     }
-    // P1: a manufacturer's certificate shows that there is a TPM. Only the registration can say
-    // which one is the workload's.
-    if requirement.kind() == "tpm2"
-        && claims.values.contains_key("ek")
-        && !constrains("ek")
-        && !constrains("key")
-    {
-        return unmet("ek");
-    }
-    // An event log has thousands of events: the record keeps those that the registration is about.
-    claims
-        .values
-        .retain(|name, _| !name.starts_with("event.") || constrains(name));
-    Ok(())
 }
 
 /// Hands the evidence to the verifier of the requirement's kind.

@@ -6,11 +6,12 @@
 
 use cms::content_info::ContentInfo;
 use cms::signed_data::{SignedData, SignerInfo};
-use der::{Decode as _, Encode as _, SliceReader};
+use der::{Decode as _, Encode as _};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::ber;
 use crate::claims::{Assurance, Claims, SingleUse, Values, sha256};
 use crate::json;
 
@@ -60,9 +61,9 @@ fn malformed(what: &dyn std::fmt::Display) -> IidError {
     IidError::Malformed(what.to_string())
 }
 
-/// Verifies the answer, in DER, of the metadata service's
-/// `/latest/dynamic/instance-identity/rsa2048`. `certificate_of` returns the certificate of a
-/// region in DER; `now_ms` is in milliseconds since the epoch.
+/// Verifies the answer of the metadata service's `/latest/dynamic/instance-identity/rsa2048`, out of
+/// its base64: BER, as EC2 sends it, or DER. `certificate_of` returns the certificate of a region in
+/// DER; `now_ms` is in milliseconds since the epoch.
 ///
 /// Claims come from the signed bytes alone (T27), and no certificate but the region's is used
 /// (T28).
@@ -77,12 +78,17 @@ pub fn verify<'a>(
     if payload.len() > MAX_EVIDENCE {
         return Err(malformed(&"longer than 16 KiB"));
     }
-    let mut reader = SliceReader::new(payload).map_err(|e| malformed(&e))?;
-    let outer = ContentInfo::decode(&mut reader).map_err(|e| malformed(&e))?;
+    let payload_der = ber::to_der(payload).map_err(|e| malformed(&e))?;
+    let outer = ContentInfo::from_der(&payload_der).map_err(|e| malformed(&e))?;
     if outer.content_type.to_string() != SIGNED_DATA {
         return Err(malformed(&"not SignedData"));
     }
     let signed: SignedData = outer.content.decode_as().map_err(|e| malformed(&e))?;
+    // The content type stands outside of the signature if there are no signed attributes, so only
+    // one is taken.
+    if signed.encap_content_info.econtent_type.to_string() != DATA {
+        return Err(malformed(&"content type"));
+    }
     let content = signed
         .encap_content_info
         .econtent

@@ -25,7 +25,8 @@ const MAX_SKEW_MS: i64 = 30_000;
 /// The reasons to reject an attestation document.
 #[derive(Debug, thiserror::Error)]
 pub enum NitroError {
-    /// The document is older than five minutes, or over 30 seconds in the future.
+    /// The document is older than five minutes or over 30 seconds in the future, or its certificate
+    /// has ended since.
     #[error("document is not of now")]
     Age,
     /// The document's nonce is not the binding.
@@ -92,14 +93,16 @@ pub fn verify(
         .verify_signature(b"", |signature, message| key.verify(message, signature))
         .map_err(|_| NitroError::Signature)?;
     // The certificates are valid for minutes to hours, so they are validated at the time at which
-    // the document was made. The first certificate of the bundle is the root, which must be an
-    // anchor.
-    chain::verify(
+    // the document was made. The bundle has the root, too, which must be an anchor.
+    let not_after_ms = chain::verify(
         &content.certificate,
-        content.cabundle.get(1..).unwrap_or_default(),
+        &content.cabundle,
         roots,
         content.timestamp_ms,
     )?;
+    if now_ms >= not_after_ms {
+        return Err(NitroError::Age);
+    }
     if content
         .pcrs
         .get(&0)
@@ -115,13 +118,10 @@ pub fn verify(
     for (index, pcr) in &content.pcrs {
         values.bytes(&format!("pcr{index}"), pcr);
     }
-    Ok(Claims::of(
-        "nitro",
-        Assurance::Hardware,
-        true,
-        values,
-        document,
-    ))
+    Ok(Claims {
+        not_after_ms: Some(not_after_ms),
+        ..Claims::of("nitro", Assurance::Hardware, true, values, document)
+    })
 }
 
 /// The signed content. A member that is missing or malformed makes the whole document malformed

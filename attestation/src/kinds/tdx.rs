@@ -4,9 +4,9 @@
 //! `dcap-qvl` verifies signatures, certificate chains, revocation lists, QE identity, TDX module
 //! identity and TCB levels.
 
-use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::quote::{Quote, Report, TDReport10};
 use dcap_qvl::verify::QuoteVerifier;
+use dcap_qvl::{QuoteCollateralV3, QuotePolicy};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -129,8 +129,10 @@ pub fn verify<'a>(
         .find(|known| known.fmspc == fmspc)
         .ok_or(TdxError::Collateral(fmspc.clone()))?;
     let seconds = u64::try_from(now_ms.div_euclid(1000)).map_err(|e| fail(&e))?;
+    // Whether the TCB is good enough is appraised by the registration.
+    let policy = QuotePolicy::claims_only(seconds);
     let verified = QuoteVerifier::new_prod()
-        .verify(payload, &collateral.content, seconds)
+        .verify_with_policy(payload, collateral.content.clone(), seconds, &policy)
         .map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
     // From here on, the report is the one that `dcap-qvl` verified.
     let report = report_of(&verified.report)?;
@@ -142,8 +144,8 @@ pub fn verify<'a>(
         return Err(TdxError::Debug);
     }
     let mut values = Values::default();
-    values.text("tcb_status", &verified.status);
-    for advisory in &verified.advisory_ids {
+    values.text("tcb_status", verified.tcb.status);
+    for advisory in &verified.tcb.advisory_ids {
         values.text("advisory", advisory);
     }
     values.text("fmspc", fmspc);
@@ -160,9 +162,12 @@ pub fn verify<'a>(
     {
         values.bytes(&format!("rtmr{index}"), register);
     }
-    values.bytes("ppid", &verified.ppid);
+    values.bytes("ppid", &verified.platform.pck.ppid);
+    // The earliest end of all certificates, lists and documents that the verdict rests on.
+    let end_ms = i64::try_from(verified.earliest_expiration_date).map_err(|e| fail(&e))?;
+    let end_ms = end_ms.saturating_mul(1000);
     Ok(Claims {
-        not_after_ms: Some(collateral.next_update_ms),
+        not_after_ms: Some(end_ms.min(collateral.next_update_ms)),
         ..Claims::of("tdx", Assurance::Hardware, true, values, payload)
     })
 }

@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::certificate::{has_unknown_critical_extension, is_acceptable_key};
 use super::id::TrustDomain;
 use super::jwt::JwtBundle;
+use crate::key_id;
 
 /// The largest bundle document that is parsed, in bytes.
 const MAX_DOCUMENT: usize = 1 << 20;
@@ -44,10 +45,22 @@ pub enum BundleError {
 pub(super) struct Root {
     pub(super) anchor: TrustAnchor<'static>,
     pub(super) der: CertificateDer<'static>,
+    subject: Vec<u8>,
+    key_id: Option<Vec<u8>>,
     /// The root's validity, in seconds since the epoch. webpki does not check the validity of a
     /// trust anchor, so the bundle does (T08).
     pub(super) not_before: i64,
     pub(super) not_after: i64,
+}
+
+impl Root {
+    /// Returns whether the root's name and key id are those of a certificate's issuer. A key id is a
+    /// hint: one that differs excludes nothing.
+    pub(super) fn is_named_by(&self, certificate: &X509Certificate<'_>) -> bool {
+        let named = key_id::of_issuer(certificate.extensions());
+        self.subject == certificate.issuer().as_raw()
+            && key_id::may_be(self.key_id.as_deref(), named)
+    }
 }
 
 /// The roots and JWT keys of one trust domain. An empty bundle trusts nobody.
@@ -185,6 +198,8 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
     let validity = cert.validity();
     Ok(Root {
         anchor,
+        subject: cert.subject().as_raw().to_vec(),
+        key_id: key_id::own(&cert).map(<[u8]>::to_vec),
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),
         der: owned,

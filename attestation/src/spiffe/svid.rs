@@ -10,7 +10,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::bundle::BundleSet;
+use super::bundle::{BundleSet, Root};
 use super::certificate::is_acceptable_key;
 use super::id::{IdError, SpiffeId};
 
@@ -168,16 +168,28 @@ pub fn validate_chain(
     if now_s >= not_after || now_s < leaf.validity().not_before.timestamp() {
         return Err(SvidError::Expired);
     }
+    let mut certificates = vec![leaf];
     for der in intermediates {
         let cert = parse(der)?;
         check_intermediate(&cert, &id)?;
         not_after = not_after.min(cert.validity().not_after.timestamp());
+        certificates.push(cert);
     }
+    let leaf = certificates.first().ok_or(SvidError::Empty)?;
     // P1: only the roots of the leaf's own trust domain count, never the union (T04).
     let bundle = bundles
         .of(id.trust_domain())
         .ok_or(SvidError::UnknownTrustDomain)?;
-    let roots: Vec<_> = bundle.roots_valid_at(now_s).collect();
+    let mut roots: Vec<_> = bundle.roots_valid_at(now_s).collect();
+    // T09: webpki bounds the signatures of a search, and a bundle may have many roots of one name.
+    let is_named = |root: &&Root| {
+        certificates
+            .iter()
+            .any(|certificate| root.is_named_by(certificate))
+    };
+    if roots.iter().any(is_named) {
+        roots.retain(is_named);
+    }
     let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
         u64::try_from(now_s).map_err(|_| SvidError::Expired)?,

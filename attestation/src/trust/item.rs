@@ -11,6 +11,7 @@ use super::TrustKind;
 use crate::chain::{Crl, Roots};
 use crate::claims::sha256;
 use crate::kinds::{tdx, tpm2};
+use crate::rsa::is_roca;
 
 /// The largest number of certificates in one item.
 const MAX_CERTIFICATES: usize = 16;
@@ -225,9 +226,9 @@ fn region_certificate(content: &[u8]) -> Result<(Vec<u8>, i64), TrustError> {
         .map_err(|_| fail(&"must be one certificate"))?;
     let (_, certificate) = X509Certificate::from_der(&only).map_err(|e| fail(&e))?;
     let key = certificate.public_key().parsed().map_err(|e| fail(&e))?;
-    if !matches!(key, PublicKey::RSA(key) if key.key_size() >= 2048) {
+    if !matches!(key, PublicKey::RSA(key) if key.key_size() >= 2048 && !is_roca(key.modulus)) {
         return Err(fail(
-            &"the certificate's key must be RSA with 2048 bits or more",
+            &"the certificate's key must be RSA with 2048 bits or more, and none of ROCA's",
         ));
     }
     let end_ms = end_ms(&certificate);

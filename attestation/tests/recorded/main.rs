@@ -9,6 +9,7 @@
     reason = "a failing test panics"
 )]
 
+mod aws_iid;
 mod nitro;
 mod sev_snp;
 mod tdx;

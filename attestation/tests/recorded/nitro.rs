@@ -22,6 +22,12 @@ fn ac_05_a_genuine_nitro_document_is_taken_at_its_time_for_its_nonce_under_its_r
     assert_eq!(claims.values["instance_id"], ["i-04fd167167daacf3b"]);
     assert!(claims.values["pcr0"][0].starts_with("22f9e1c949208da5"));
     assert!(claims.fresh);
+    // E12: the enclave's certificate was made for three hours.
+    let end_ms = claims.not_after_ms.unwrap();
+    assert!(
+        (NITRO_MS..NITRO_MS + 3 * 3_600_000).contains(&end_ms),
+        "{end_ms}"
+    );
     // Each call below differs from the accepted one in a single argument.
     let refused = |document: &[u8], roots: &Roots, nonce: &[u8], at| {
         nitro::verify(document, roots, nonce, at).unwrap_err()

@@ -1,5 +1,6 @@
 //! Recorded quotes of TDX trust domains.
 
+use sundew_attestation::Crl;
 use sundew_attestation::kinds::tdx;
 
 use crate::{mutate, vector};
@@ -50,6 +51,24 @@ fn ac_05_a_genuine_tdx_quote_is_taken_within_its_collaterals_window_only() {
     // An SGX enclave is not a trust domain; its collateral is not for one.
     assert!(tdx::Collateral::parse(&vector("tdx/sgx_quote_collateral.json")).is_err());
     assert!(tdx::verify(&vector("tdx/sgx_quote"), [&collateral], &bound, TDX_MS).is_err());
+}
+
+#[test]
+fn e12_evidence_ends_with_whatever_its_verdict_rests_on_ends_first() {
+    let quote = vector("tdx/tdx_quote");
+    let document = vector("tdx/tdx_quote_collateral.json");
+    let collateral = tdx::Collateral::parse(&document).unwrap();
+    let claims = tdx::verify(&quote, [&collateral], &td_report_data(&quote), TDX_MS).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    let next_updates = ["root_ca_crl", "pck_crl"].map(|name| {
+        let list = hex::decode(document[name].as_str().unwrap()).unwrap();
+        Crl::parse(&list).unwrap().next_update_ms()
+    });
+    let earliest = next_updates.into_iter().min().unwrap();
+    assert!(
+        claims.not_after_ms.unwrap() <= earliest.min(collateral.next_update_ms()),
+        "{claims:?}"
+    );
 }
 
 #[test]

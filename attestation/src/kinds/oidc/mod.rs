@@ -16,16 +16,17 @@ use profile::claim_values;
 
 /// The largest lead of an issuer's clock over the verifier's, in seconds.
 const MAX_SKEW_S: i64 = 30;
-/// The longest lifetime of a token that is accepted, in seconds.
-const MAX_LIFE_S: i64 = 24 * 3600;
+/// The longest lifetime of a token that is accepted, in seconds: a day, and the five minutes by which
+/// Azure antedates its tokens.
+const MAX_LIFE_S: i64 = 24 * 3600 + 300;
 
 /// The kind of issuer, which decides the claims that identify a workload and the claim that a
 /// registration must pin.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
-    /// Managed identities of Azure: `oid` must be pinned. Tokens of users, and tokens of another
-    /// tenant than the issuer's, are rejected.
+    /// Managed identities and other applications of Azure: `oid` must be pinned. Tokens of users,
+    /// and tokens of another tenant than the issuer's, are rejected.
     Azure,
     /// Instances of Google Compute Engine with tokens in the `full` format: `sub`, the service
     /// account's number, must be pinned. A token that the account obtained elsewhere names no
@@ -84,7 +85,7 @@ pub enum OidcError {
     /// A claim is absent or of the wrong type.
     #[error("claim `{0}` is missing or malformed")]
     Claim(&'static str),
-    /// The token is outside its validity, older than the issuer's limit, or valid for over a day.
+    /// The token is outside its validity, or valid for over a day.
     #[error("outside its validity")]
     Expired,
     /// The token is of another issuer, tenant or trust domain.
@@ -93,6 +94,17 @@ pub enum OidcError {
     /// The token's form, header or signature is wrong.
     #[error(transparent)]
     Jws(#[from] JwsError),
+    /// The token is older than the issuer's limit.
+    #[error(
+        "issued {age_s} s ago, above the issuer's `max_age` of {max_age_s} s; where a platform \
+         answers from a cache, ask for a new one"
+    )]
+    TooOld {
+        /// The age since `iat`, in seconds.
+        age_s: i64,
+        /// The issuer's limit, in seconds.
+        max_age_s: i64,
+    },
     /// The `typ` header says that this is another kind of token (RFC 8725, section 3.11).
     #[error("another type of token")]
     Type,
@@ -124,9 +136,12 @@ pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, Oidc
     };
     let life = exp.checked_sub(iat).ok_or(OidcError::Expired)?;
     let timely = now_s < exp && iat <= now_s + MAX_SKEW_S && nbf <= now_s + MAX_SKEW_S;
-    if !timely || !(1..=MAX_LIFE_S).contains(&life) || now_s.saturating_sub(iat) > issuer.max_age_s
-    {
+    if !timely || !(1..=MAX_LIFE_S).contains(&life) {
         return Err(OidcError::Expired);
+    }
+    let (age_s, max_age_s) = (now_s.saturating_sub(iat), issuer.max_age_s);
+    if age_s > max_age_s {
+        return Err(OidcError::TooOld { age_s, max_age_s });
     }
     let until_ms = exp.saturating_mul(1000);
     Ok(Claims {

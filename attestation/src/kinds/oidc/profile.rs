@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{OidcError, Preset};
-
-/// The largest number of values of one claim; a claim with a longer list is left out.
-const MAX_VALUES: usize = 64;
+use crate::claims::plain_values;
 
 type Values = BTreeMap<String, Vec<String>>;
 
@@ -45,11 +43,24 @@ pub(super) fn claim_values(
     }
 }
 
-/// Rejects tokens of users. A token that a user delegated has scopes; an application's own has
-/// none, and its `idtyp`, if there is one, is `app`.
+/// Rejects tokens of users. An application's own access token names the application that it was
+/// issued to and has that application's object as its subject. A user's ID token has neither, a
+/// token that a user delegated has scopes, and `idtyp`, if there is one, is `app`.
 fn check_azure(claims: &Map<String, Value>) -> Result<(), OidcError> {
     if claims.contains_key("scp") || claims.get("idtyp").is_some_and(|kind| kind != "app") {
         return Err(OidcError::Claim("idtyp"));
+    }
+    let names_application = ["appid", "azp"]
+        .iter()
+        .any(|name| claims.get(*name).is_some_and(Value::is_string));
+    if !names_application {
+        return Err(OidcError::Claim("appid"));
+    }
+    if claims
+        .get("sub")
+        .is_none_or(|sub| claims.get("oid") != Some(sub))
+    {
+        return Err(OidcError::Claim("sub"));
     }
     Ok(())
 }
@@ -109,22 +120,9 @@ fn add_kubernetes(values: &mut Values, claims: &Map<String, Value>) -> Result<()
     Ok(())
 }
 
-/// Adds a claim whose value is a string, a boolean, an integer or a list of these; other values are
-/// left out.
+/// Adds a claim whose value is plain; other values are left out.
 fn add(values: &mut Values, name: &str, value: &Value) {
-    let text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        Value::Number(number) => number.as_i64().map(|n| n.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    };
-    let list: Vec<String> = match value.as_array() {
-        // A list that is cut short could hide a value that the registration does not accept.
-        Some(items) if items.len() > MAX_VALUES => return,
-        Some(items) => items.iter().filter_map(text).collect(),
-        None => text(value).into_iter().collect(),
-    };
-    if !list.is_empty() {
+    if let Some(list) = plain_values(value).filter(|list| !list.is_empty()) {
         values.insert(name.to_owned(), list);
     }
 }

@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::chain::{self, ChainError, Roots};
 use crate::claims::{Assurance, Claims, Values};
 use crate::json;
-use report::Report;
+use report::{Layout, Report};
 
 /// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 16 << 10;
@@ -71,7 +71,7 @@ pub enum SnpError {
     /// The endorsement key's certificate has no valid path to an AMD root.
     #[error("certificate: {0}")]
     Chain(#[from] ChainError),
-    /// The certificate is for another chip or another TCB version.
+    /// The certificate is for another chip, product line or TCB version.
     #[error("certificate and report differ in {0}")]
     Chip(&'static str),
     /// The report is signed by another kind of key than the registration requires.
@@ -120,18 +120,17 @@ pub fn verify(
     if report.bytes::<64>(0x50) != binding {
         return Err(SnpError::Binding);
     }
-    chain::verify(&certificate, &roots.intermediates, roots, now_ms)?;
+    let not_after_ms = chain::verify(&certificate, &[], roots, now_ms)?;
     let (_, certificate) =
         X509Certificate::from_der(&certificate).map_err(|_| ChainError::Malformed)?;
     check_signature(&report, &certificate)?;
     check_guest(&report, endorsement)?;
-    let tcb = report.tcb(0x180);
-    check_chip(&report, &tcb, &certificate, endorsement)?;
-    let not_after_ms = certificate
-        .validity()
-        .not_after
-        .timestamp()
-        .saturating_mul(1000);
+    let layout = layout_of(&report, &certificate)?;
+    let tcb = report.tcb(0x180, layout);
+    check_tcb(&tcb, &certificate)?;
+    if endorsement == Endorsement::Vcek {
+        check_chip(&report, layout, &certificate)?;
+    }
     Ok(Claims {
         not_after_ms: Some(not_after_ms),
         ..Claims::of(
@@ -183,39 +182,65 @@ fn check_guest(report: &Report<'_>, endorsement: Endorsement) -> Result<(), SnpE
     Ok(())
 }
 
-/// Checks that the endorsement certificate is for the TCB of the report (T32) and, if it is a
-/// VCEK's, for its chip.
-fn check_chip(
-    report: &Report<'_>,
-    tcb: &[(&str, u8); 4],
-    certificate: &X509Certificate<'_>,
-    endorsement: Endorsement,
-) -> Result<(), SnpError> {
-    for (name, value) in tcb {
-        if component(name)
+/// Returns the layout of the report's TCB versions. AMD's certificate decides it, since reports of
+/// version 2 do not name their product line; a report that does must be of the same.
+fn layout_of(report: &Report<'_>, certificate: &X509Certificate<'_>) -> Result<Layout, SnpError> {
+    let has_fmc = component("fmc").is_some_and(|oid| extension(certificate, &oid).is_some());
+    let layout = if has_fmc {
+        Layout::Turin
+    } else {
+        Layout::Milan
+    };
+    if report.family().is_none_or(|family| layout.is_of(family)) {
+        Ok(layout)
+    } else {
+        Err(SnpError::Chip("product line"))
+    }
+}
+
+/// Checks that the endorsement certificate is for the TCB of the report (T32).
+fn check_tcb(tcb: &[(&str, u8)], certificate: &X509Certificate<'_>) -> Result<(), SnpError> {
+    let certified = |name: &str| {
+        component(name)
             .and_then(|oid| extension(certificate, &oid))
             .and_then(integer)
-            != Some(*value)
-        {
-            return Err(SnpError::Chip("TCB"));
-        }
+    };
+    if tcb
+        .iter()
+        .all(|(name, value)| certified(name) == Some(*value))
+    {
+        Ok(())
+    } else {
+        Err(SnpError::Chip("TCB"))
     }
-    if endorsement == Endorsement::Vcek {
-        // The extension is the 64 bytes themselves, in some certificates wrapped in an OCTET
-        // STRING.
-        let chip = report.bytes::<64>(CHIP_ID);
-        let named = extension(certificate, &HARDWARE_ID)
-            .map(|value| value.strip_prefix(&[0x04, 0x40]).unwrap_or(value));
-        // A host can mask the chip id with zeros, which would fit any chip that does so.
-        if named != Some(chip.as_slice()) || chip.iter().all(|byte| *byte == 0) {
-            return Err(SnpError::Chip("chip id"));
-        }
+}
+
+/// Checks that the certificate of a VCEK is for the chip of the report.
+fn check_chip(
+    report: &Report<'_>,
+    layout: Layout,
+    certificate: &X509Certificate<'_>,
+) -> Result<(), SnpError> {
+    // Turin's ids are the first 8 bytes of the field.
+    let chip: &[u8] = match layout {
+        Layout::Milan => report.bytes::<64>(CHIP_ID),
+        Layout::Turin => report.bytes::<8>(CHIP_ID),
+    };
+    // The extension is the bytes themselves, in some certificates wrapped in an OCTET STRING.
+    let length = u8::try_from(chip.len()).unwrap_or_default();
+    let wrapped = [&[0x04, length][..], chip].concat();
+    let named = extension(certificate, &HARDWARE_ID);
+    // A host can mask the chip id with zeros, which would fit any chip that does so.
+    let is_hidden = chip.iter().all(|byte| *byte == 0);
+    if !is_hidden && (named == Some(chip) || named == Some(&wrapped)) {
+        Ok(())
+    } else {
+        Err(SnpError::Chip("chip id"))
     }
-    Ok(())
 }
 
 /// Returns the claims of a report that was verified.
-fn values(report: &Report<'_>, tcb: &[(&str, u8); 4]) -> Values {
+fn values(report: &Report<'_>, tcb: &[(&str, u8)]) -> Values {
     let policy = report.u64(POLICY);
     let mut values = Values::default();
     values.bytes("measurement", report.bytes::<48>(0x90));

@@ -5,6 +5,25 @@ const LENGTH: usize = 1184;
 /// The length of the signed part, in bytes; the signature follows.
 const SIGNED: usize = 0x2A0;
 
+/// The layouts of TCB versions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Layout {
+    /// That of Milan and Genoa (family 19h).
+    Milan,
+    /// That of Turin and later products (family 1Ah), which have a component of their own in front.
+    Turin,
+}
+
+impl Layout {
+    /// Returns whether products of a processor family have this layout.
+    pub(super) fn is_of(self, family: u8) -> bool {
+        match self {
+            Self::Milan => family < 0x1A,
+            Self::Turin => family >= 0x1A,
+        }
+    }
+}
+
 /// An attestation report. The offsets are those of ATTESTATION_REPORT.
 pub(super) struct Report<'a>(&'a [u8; LENGTH]);
 
@@ -35,25 +54,29 @@ impl<'a> Report<'a> {
         u64::from_le_bytes(*self.bytes(at))
     }
 
-    /// Returns the four components of a TCB version (TCB_VERSION) by name. Turin and later products
-    /// (family 1Ah) have another order, with a component of their own in front.
-    pub(super) fn tcb(&self, at: usize) -> [(&'static str, u8); 4] {
-        let [first, second, third, fourth, _, _, snp, microcode] = *self.bytes::<8>(at);
+    /// Returns the processor family, which reports name from version 3 on (CPUID_FAM_ID).
+    pub(super) fn family(&self) -> Option<u8> {
         let [family] = *self.bytes::<1>(0x188);
-        if self.u32(0) >= 3 && family >= 0x1A {
-            [
+        (self.u32(0) >= 3).then_some(family)
+    }
+
+    /// Returns the components of a TCB version (TCB_VERSION) by name, in the order of this layout.
+    pub(super) fn tcb(&self, at: usize, layout: Layout) -> Vec<(&'static str, u8)> {
+        let [first, second, third, fourth, _, _, seventh, last] = *self.bytes::<8>(at);
+        match layout {
+            Layout::Milan => vec![
+                ("boot_loader", first),
+                ("tee", second),
+                ("snp", seventh),
+                ("microcode", last),
+            ],
+            Layout::Turin => vec![
                 ("fmc", first),
                 ("boot_loader", second),
                 ("tee", third),
                 ("snp", fourth),
-            ]
-        } else {
-            [
-                ("boot_loader", first),
-                ("tee", second),
-                ("snp", snp),
-                ("microcode", microcode),
-            ]
+                ("microcode", last),
+            ],
         }
     }
 

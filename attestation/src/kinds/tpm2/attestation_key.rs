@@ -18,9 +18,11 @@ const MAX_DOCUMENT: usize = 16 << 10;
 struct RegisteredKey {
     /// The TPM2B_PUBLIC of the key in base64, such as `tpm2_createak -u` writes.
     key: String,
-    /// The TPM2B_PUBLIC of the key's parent in base64, such as `tpm2_createek -u` writes.
-    parent: String,
-    /// The hierarchy that the parent is a primary key of.
+    /// The TPM2B_PUBLIC of the key's parent in base64, such as `tpm2_createek -u` writes. A primary
+    /// key has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+    /// The hierarchy that the parent, or the key itself, is a primary key of.
     #[serde(default)]
     hierarchy: Hierarchy,
     /// The endorsement key of the TPM that the key was shown to be in.
@@ -56,7 +58,7 @@ pub struct AttestationKey {
 
 impl AttestationKey {
     /// Reads `{"key": …, "parent": …, "hierarchy": "endorsement" | "owner"}`, where the first two
-    /// are TPM2B_PUBLIC in base64.
+    /// are TPM2B_PUBLIC in base64, and a primary key has no parent.
     ///
     /// # Errors
     /// [`TpmError::NotAttestationKey`] if the key could sign more than quotes; other variants if
@@ -67,12 +69,21 @@ impl AttestationKey {
         if !public.is_attestation_key() {
             return Err(TpmError::NotAttestationKey);
         }
-        let parent = Public::parse(&decode(&registered.parent)?)?;
-        let qualified_name =
-            public.qualified_name(&parent.qualified_name(&registered.hierarchy.handle()));
+        let parent = registered
+            .parent
+            .map(|area| Public::parse(&decode(&area)?))
+            .transpose()?;
+        let handle = registered.hierarchy.handle();
+        let qualified_name = match &parent {
+            Some(parent) => public.qualified_name(&parent.qualified_name(&handle)),
+            None => public.qualified_name(&handle),
+        };
         let endorsement = registered
             .endorsement
-            .map(|document| Endorsement::read(&document, parent))
+            .map(|document| {
+                let parent = parent.ok_or(TpmError::NotEndorsementKey)?;
+                Endorsement::read(&document, parent)
+            })
             .transpose()?;
         Ok(Self {
             public,
@@ -95,7 +106,7 @@ impl AttestationKey {
         let (key, parent) = (STANDARD.encode(key), STANDARD.encode(parent));
         let registered = RegisteredKey {
             key,
-            parent,
+            parent: Some(parent),
             hierarchy: Hierarchy::Endorsement,
             endorsement: Some(endorsement.document()),
         };

@@ -16,9 +16,11 @@ use super::public_area::{Key, Public};
 use super::{TpmError, decode};
 use crate::chain::{self, Roots};
 use crate::claims::sha256;
+use crate::rsa::stripped;
 
-/// `tcg-kp-EKCertificate`, 2.23.133.8.1.
-const EK_CERTIFICATE: KeyUsage = KeyUsage::required_if_present(&[0x67, 0x81, 0x05, 0x08, 0x01]);
+/// `tcg-kp-EKCertificate`, 2.23.133.8.1. A certificate without it may be of any other key that a
+/// manufacturer certifies.
+const EK_CERTIFICATE: KeyUsage = KeyUsage::required(&[0x67, 0x81, 0x05, 0x08, 0x01]);
 
 /// The stored form of an endorsement.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -52,7 +54,8 @@ pub enum EndorsementKey<'a> {
 
 impl Endorsement {
     /// Makes an endorsement of a public area and its certificate in DER; fails if the public area
-    /// is no endorsement key's or the certificate is of another key. The path is not checked.
+    /// is no endorsement key's, or if the certificate is of another key or for another use. The path
+    /// is not checked.
     pub(super) fn new(
         key: Public,
         certificate: &[u8],
@@ -75,6 +78,9 @@ impl Endorsement {
         };
         if !rest.is_empty() || !certified {
             return Err(TpmError::Endorsement("the certificate is of another key"));
+        }
+        if !is_for_endorsement(&parsed, key.key()) {
+            return Err(TpmError::Endorsement("the key usage is another"));
         }
         let id = hex::encode(sha256(parsed.public_key().raw));
         Ok(Self {
@@ -124,21 +130,13 @@ impl Endorsement {
     }
 
     /// Verifies that a trusted manufacturer has certified the key; `now_ms` is in milliseconds
-    /// since the epoch. Fails with [`TpmError::Manufacturer`] otherwise.
-    pub fn verify(&self, manufacturers: &Roots, now_ms: i64) -> Result<(), TpmError> {
-        let mut intermediates = self.intermediates.clone();
-        // A certificate may be registered and presented; the path search wants each name once.
-        intermediates.extend(
-            manufacturers
-                .intermediates
-                .iter()
-                .filter(|der| !self.intermediates.contains(der))
-                .cloned(),
-        );
+    /// since the epoch. Returns the earliest end of the certificates, in the same unit; fails with
+    /// [`TpmError::Manufacturer`] otherwise.
+    pub fn verify(&self, manufacturers: &Roots, now_ms: i64) -> Result<i64, TpmError> {
         chain::verify_for(
             EK_CERTIFICATE,
             &self.certificate,
-            &intermediates,
+            &self.intermediates,
             manufacturers,
             now_ms,
         )
@@ -146,11 +144,13 @@ impl Endorsement {
     }
 }
 
-/// Returns a number without leading zeros, which DER and TPMs add.
-fn stripped(number: &[u8]) -> &[u8] {
-    number
-        .iter()
-        .position(|byte| *byte != 0)
-        .and_then(|at| number.get(at..))
-        .unwrap_or_default()
+/// Returns whether the certificate's key usage, if there is one, is that of an endorsement key (TCG
+/// EK Credential Profile): keyEncipherment for RSA, keyAgreement for P-256.
+fn is_for_endorsement(certificate: &X509Certificate<'_>, key: &Key) -> bool {
+    match (certificate.key_usage(), key) {
+        (Ok(None), _) => true,
+        (Ok(Some(usage)), Key::Rsa { .. }) => usage.value.key_encipherment(),
+        (Ok(Some(usage)), Key::Ecc { .. }) => usage.value.key_agreement(),
+        (Err(_), _) => false,
+    }
 }

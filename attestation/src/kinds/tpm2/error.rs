@@ -9,10 +9,13 @@ pub enum TpmError {
     /// The qualifying data of the quote is not the binding.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// The endorsement certificate certifies another key.
+    /// The private part of the key can be computed from the public one (ROCA, CVE-2017-15361).
+    #[error("the key is a broken one that its chip made (ROCA)")]
+    BrokenKey,
+    /// The endorsement certificate certifies another key, or is for another use.
     #[error("endorsement: {0}")]
     Endorsement(&'static str),
-    /// The event log is malformed or does not replay to the quoted PCRs.
+    /// The event log is malformed or does not replay to the quoted PCRs that it mentions.
     #[error("event log {0}")]
     EventLog(&'static str),
     /// The document is not JSON of the expected form.

@@ -3,6 +3,9 @@
 //!
 //! The attestation key is one that the platform team registered, or one that was shown to be in a
 //! TPM of a trusted manufacturer. The qualifying data of the quote is the binding.
+//!
+//! The values of all quoted PCRs are claims by the quote alone. Events are claims only of the PCRs
+//! that the log mentions, and only if the log replays to each of them.
 
 mod attestation_key;
 mod endorsement;
@@ -60,11 +63,11 @@ fn decode(text: &str) -> Result<Vec<u8>, TpmError> {
 }
 
 /// Replays a crypto-agile event log against the PCRs of a bank; returns every measured digest by
-/// PCR, in the order of the log.
+/// PCR, in the order of the log. PCRs that the log does not mention are absent.
 ///
 /// # Errors
-/// [`TpmError::EventLog`] if the log does not replay to these PCRs; other variants if it is
-/// malformed.
+/// [`TpmError::EventLog`] if the log does not replay to those of these PCRs that it mentions; other
+/// variants if it is malformed.
 pub fn replay_event_log(
     log: &[u8],
     bank: Hash,
@@ -120,8 +123,9 @@ pub fn verify<'a>(
         claims.bytes(&format!("pcr.{}.{index}", quote.bank.name()), value);
     }
     claims.text("key", &evidence.key);
+    let mut not_after_ms = None;
     if let Some(endorsement) = &key.endorsement {
-        endorsement.verify(manufacturers, now_ms)?;
+        not_after_ms = Some(endorsement.verify(manufacturers, now_ms)?);
         claims.text("ek", endorsement.id());
     }
     claims.text(
@@ -148,6 +152,7 @@ pub fn verify<'a>(
         | (u128::from(quote.restart_count) << 64)
         | u128::from(quote.clock_ms);
     Ok(Claims {
+        not_after_ms,
         counter: Some(Counter {
             source: sha256(&key.qualified_name),
             value: counter,

@@ -6,6 +6,7 @@ use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use super::TpmError;
 use super::hash::Hash;
 use super::reader::{Reader, padded};
+use crate::rsa::{is_roca, stripped};
 
 const RSA: u16 = 0x0001;
 const AES: u16 = 0x0006;
@@ -43,8 +44,8 @@ pub(super) enum Key {
 }
 
 impl Public {
-    /// Reads a TPM2B_PUBLIC of a P-256, P-384 or RSA key; fails if it is malformed or if bytes are
-    /// left over.
+    /// Reads a TPM2B_PUBLIC of a P-256, P-384 or RSA key; fails if it is malformed, if bytes are
+    /// left over, or if the key is a broken one.
     pub fn parse(bytes: &[u8]) -> Result<Self, TpmError> {
         let mut outer = Reader(bytes);
         let area = outer.buffer()?;
@@ -70,10 +71,11 @@ impl Public {
                     0 => 65537,
                     other => other,
                 };
-                Key::Rsa {
-                    exponent,
-                    modulus: reader.buffer()?.to_vec(),
+                let modulus = reader.buffer()?.to_vec();
+                if is_roca(&modulus) {
+                    return Err(TpmError::BrokenKey);
                 }
+                Key::Rsa { modulus, exponent }
             }
             ECC => {
                 let curve = reader.u16()?;
@@ -164,10 +166,9 @@ impl Public {
                 };
                 // ring takes no leading zeros.
                 let exponent = exponent.to_be_bytes();
-                let leading = exponent.iter().take_while(|byte| **byte == 0).count();
                 let key = signature::RsaPublicKeyComponents {
-                    n: modulus.as_slice(),
-                    e: exponent.get(leading..).unwrap_or_default(),
+                    n: stripped(modulus),
+                    e: stripped(&exponent),
                 };
                 key.verify(parameters, message, reader.buffer()?)
             }
@@ -186,5 +187,32 @@ impl Public {
         reader.end()?;
         verified.map_err(|_| TpmError::Signature)?;
         Ok(hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rsa::roca_modulus;
+
+    #[test]
+    fn e13_a_key_that_its_chip_made_badly_is_refused() {
+        let area = |modulus: &[u8]| {
+            let sized = |bytes: &[u8]| {
+                let length = u16::try_from(bytes.len()).unwrap();
+                [&length.to_be_bytes()[..], bytes].concat()
+            };
+            let words = [RSA, 0x000b, 0x0005, 0x0072, 0, NULL, NULL, 2048, 0, 0];
+            let words = words.iter().flat_map(|word: &u16| word.to_be_bytes());
+            let area: Vec<u8> = words.chain(sized(modulus)).collect();
+            sized(&area)
+        };
+        let mut other = roca_modulus();
+        assert!(matches!(
+            Public::parse(&area(&other)),
+            Err(TpmError::BrokenKey)
+        ));
+        other[200] ^= 0x5a;
+        assert!(Public::parse(&area(&other)).unwrap().is_attestation_key());
     }
 }

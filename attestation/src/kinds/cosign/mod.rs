@@ -5,10 +5,12 @@
 //! in-toto statement in a DSSE envelope, as `cosign attest-blob` makes it, alone or in a sigstore
 //! bundle.
 //!
-//! The signature shows that a digest was approved. It does not show that this digest runs, so a
-//! registration must compare it with a claim of another kind.
+//! The signature of an image shows that a digest was approved. A statement shows what its predicate
+//! says, which may be that a scan failed: it counts only if the registration constrains
+//! `predicate_type` and, if the predicate has a verdict, that verdict. Neither shows that the digest
+//! runs, so a registration must compare it with a claim of another kind.
 
-use std::collections::BTreeMap;
+mod statement;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,12 +20,9 @@ use serde_json::Value;
 use crate::claims::{Assurance, Claims, Values};
 use crate::dsse::{DsseError, Envelope, VerifyingKey};
 use crate::json;
-use crate::kinds::manifest::{PAYLOAD_TYPE, STATEMENT_TYPE};
 
 /// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 256 << 10;
-/// The largest number of subjects in a statement.
-const MAX_SUBJECTS: usize = 64;
 
 /// The prefix that the media types of all versions of sigstore's bundles have.
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
@@ -75,24 +74,20 @@ pub enum CosignError {
     Type,
 }
 
-#[derive(Deserialize)]
-struct Statement {
-    #[serde(rename = "_type")]
-    statement_type: String,
-    subject: Vec<Subject>,
-}
-
-#[derive(Deserialize)]
-struct Subject {
-    digest: BTreeMap<String, String>,
-}
-
 fn malformed(what: &dyn std::fmt::Display) -> CosignError {
     CosignError::Malformed(what.to_string())
 }
 
+/// The claims with the verdict of a predicate: those of a verification summary of SLSA, in its two
+/// spellings, and of a test result of in-toto.
+pub(crate) const VERDICTS: [&str; 3] = [
+    "predicate.verificationResult",
+    "predicate.verification_result",
+    "predicate.result",
+];
+
 /// Verifies a signature under one of the keys. The claim `digest` has every digest that was signed,
-/// in lower-case hexadecimal.
+/// in lower-case hexadecimal. Of a statement, `predicate_type` has the type of its predicate.
 ///
 /// # Errors
 /// Each [`CosignError`] names the check that failed.
@@ -107,7 +102,7 @@ pub fn verify(payload: &[u8], keys: &[VerifyingKey]) -> Result<Claims, CosignErr
         | Evidence::Bundle {
             dsse_envelope: envelope,
             ..
-        } => statement_values(&envelope, keys)?,
+        } => statement::values(&envelope, keys)?,
     };
     Ok(Claims::of(
         "cosign",
@@ -150,27 +145,6 @@ fn image_values(
         text("/critical/identity/docker-reference").filter(|reference| !reference.is_empty())
     {
         values.text("reference", reference);
-    }
-    Ok(values)
-}
-
-/// Verifies an in-toto statement; returns the digests of its subjects.
-fn statement_values(envelope: &Envelope, keys: &[VerifyingKey]) -> Result<Values, CosignError> {
-    let signed = envelope.verify(PAYLOAD_TYPE, keys, 1)?;
-    let statement: Statement = json::read(&signed, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    if statement.statement_type != STATEMENT_TYPE {
-        return Err(CosignError::Type);
-    }
-    if statement.subject.is_empty() || statement.subject.len() > MAX_SUBJECTS {
-        return Err(malformed(&"a statement has 1 to 64 subjects"));
-    }
-    let mut values = Values::default();
-    for subject in &statement.subject {
-        let digest = subject.digest.get("sha256").filter(|hash| is_sha256(hash));
-        values.text(
-            "digest",
-            digest.ok_or_else(|| malformed(&"subject without sha256"))?,
-        );
     }
     Ok(values)
 }
