@@ -282,11 +282,12 @@ pub(crate) enum SignError {
     #[error(transparent)]
     Failed(#[from] rustls::Error),
     /// The key is of a type that evidence is not signed with.
-    #[error("the SVID key must be P-256, P-384 or Ed25519 for this")]
+    #[error("the SVID key must be P-256, P-384, Ed25519 or RSA for this")]
     Unsupported,
 }
 
-/// Signs `message` with an SVID key. The signature is ECDSA in ASN.1 DER, or Ed25519.
+/// Signs `message` with an SVID key. The signature is ECDSA in ASN.1 DER, Ed25519, or RSA with PKCS #1
+/// v1.5 and SHA-256.
 pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u8>, SignError> {
     use rustls::SignatureScheme as Scheme;
     let key = rustls::crypto::ring::sign::any_supported_type(key)?;
@@ -294,6 +295,7 @@ pub(crate) fn sign(key: &PrivateKeyDer<'static>, message: &[u8]) -> Result<Vec<u
         Scheme::ECDSA_NISTP256_SHA256,
         Scheme::ECDSA_NISTP384_SHA384,
         Scheme::ED25519,
+        Scheme::RSA_PKCS1_SHA256,
     ];
     let signer = key.choose_scheme(&schemes).ok_or(SignError::Unsupported)?;
     Ok(signer.sign(message)?)

@@ -235,7 +235,6 @@ async fn lift(broker: &TestBroker, revocation_id: String) {
     let request = v1::LiftRequest {
         revocation_id,
         reason: "test".to_owned(),
-        ..v1::LiftRequest::default()
     };
     let responses = Arc::clone(&broker.rooms.responses);
     responses.lift(broker.operator(), request).await.unwrap();

@@ -14,7 +14,9 @@ use sundew_tests::until;
 use sundew_tests::world::World;
 
 /// Settings of the test brokers that a former version does not know.
-const UNKNOWN: [&str; 2] = ["refusals_whole", "reserve"];
+const UNKNOWN: [&str; 3] = ["refusals_whole", "reserve", BESIDE];
+/// What a broker needs beside those of the former version.
+const BESIDE: &str = "beside_older_brokers";
 
 #[tokio::main]
 async fn main() {
@@ -31,7 +33,12 @@ async fn start(broker: &mut Broker, binary: &Path) {
     let config = std::fs::read_to_string(broker.config_file()).expect("config");
     let known = |line: &&str| !UNKNOWN.iter().any(|key| line.starts_with(key));
     let config: Vec<&str> = config.lines().filter(known).collect();
-    std::fs::write(broker.config_file(), config.join("\n")).expect("config");
+    let mut config = config.join("\n");
+    if binary == sundew_tests::sundew() {
+        let section = "[revocation]\n";
+        config = config.replace(section, &format!("{section}{BESIDE} = true\n"));
+    }
+    std::fs::write(broker.config_file(), config).expect("config");
     broker.up_as(Command::new(binary));
     broker.ready().await;
 }

@@ -167,7 +167,7 @@ async fn azure_tokens(world: &World, broker: &Broker, azure: &str, tenant: &str)
         .register(broker, "/azure", wants(azure, json!({ "oid": ["o-1"] })))
         .await;
     let caller = world.caller(broker, "/azure");
-    let own = json!({ "oid": "o-1", "tid": tenant, "appid": "a-1", "idtyp": "app", "xms_mirid": "/subscriptions/s/resourcegroups/r/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i" });
+    let own = json!({ "oid": "o-1", "sub": "o-1", "tid": tenant, "appid": "a-1", "idtyp": "app", "xms_mirid": "/subscriptions/s/resourcegroups/r/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i" });
     let bad: [Change<'_>; 5] = [
         ("another tenant's", &|c| {
             c["tid"] = json!("11111111-86f1-41af-91ab-2d7cd011db47")

@@ -186,7 +186,10 @@ fn a_signed_digest_counts_only_if_it_is_the_one_that_another_kind_saw_running() 
     }];
     let rules = json!([
         { "kind": "sev_snp", "claims": { "measurement": ["ab".repeat(48)], "tcb.snp": { "at_least": "8" } } },
-        { "kind": "cosign", "keys": [case.signer.0.public_key_pem()] },
+        {
+            "kind": "cosign", "keys": [case.signer.0.public_key_pem()],
+            "claims": { "predicate_type": ["https://slsa.dev/provenance/v1"] },
+        },
     ]);
 
     let signed = case

@@ -12,7 +12,7 @@ pub(crate) enum TrustCommand {
     ///
     /// Kinds: `nitro` (roots, PEM), `sev_snp` (AMD's ARK and ASK or ASVK, PEM), `tdx` (Intel's
     /// collateral, JSON), `tpm2_ak` (an attestation key, JSON: {"key": …, "parent": …,
-    /// "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC), `tpm2_ek_root` (what a maker of TPMs
+    /// "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC; a primary key has no parent), `tpm2_ek_root` (what a maker of TPMs
     /// certifies endorsement keys with, PEM), `crl` (what a maker of hardware has taken back,
     /// PEM or DER), `aws_iid` (the certificate of the region that NAME is, PEM), `reference`
     /// (an approved value: NAME is SET/VALUE).
