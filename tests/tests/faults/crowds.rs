@@ -75,7 +75,7 @@ async fn local_flooder(n: usize, socket: PathBuf, until: Instant) {
     let mut held = Vec::new();
     while Instant::now() < until {
         if let Ok(mut stream) = UnixStream::connect(&socket).await {
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 let _ = stream.write_all(&[0x16; 64]).await;
             }
             held.push(stream);
