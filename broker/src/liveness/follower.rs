@@ -20,6 +20,15 @@ pub(super) const ENTRIES_PER_READ: usize = 1000;
 /// short a time is no replacement, because an idle Redis ends such a read up to 100 ms late.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
+/// After so many of its bounds without a report, a broker is taken off the list (`heartbeat.lua`).
+const FORGOTTEN_AFTER_BOUNDS: u32 = 10;
+
+/// Whether an entry between these is missing.
+fn has_hole(entries: &[StoredEntry]) -> bool {
+    let mut neighbors = entries.iter().zip(entries.iter().skip(1));
+    neighbors.any(|(one, next)| next.previous != one.id)
+}
+
 /// A room that hears every entry of the log, in the order of the log. Its methods must return
 /// quickly, because the loop that calls them also renews the view.
 pub(crate) trait Subscriber: Send + Sync {
@@ -83,7 +92,7 @@ impl LogFollower {
             primary: Mutex::default(),
             seen: Mutex::default(),
             store_clock: StoreClock::new(),
-            vouching: Mutex::default(),
+            vouching: Mutex::new(Vouching::due()),
             unverified: AtomicBool::new(false),
         }
     }
@@ -172,12 +181,11 @@ impl LogFollower {
             if let Some(unknown) = log.unknown_root_key() {
                 return Err(StoreError::Misconfigured(unknown));
             }
+            if self.was_forgotten(sent) {
+                self.need_voucher();
+            }
             let others = self.others(&beat.peers);
-            let mut was_fresh = false;
-            log.change_window(|window| {
-                was_fresh = window.fresh_until.is_some_and(|until| sent < until);
-            });
-            let unvouched = self.is_unvouched(was_fresh, &others).await?;
+            let unvouched = self.is_unvouched(&others).await?;
             lock(&self.vouching).reason = unvouched;
             let freshness = self.renewed_for(beat.all_replicas_acked);
             // During a pause, others append again what only they know. A view that was read before
@@ -185,6 +193,7 @@ impl LogFollower {
             log.change_window(|window| {
                 let is_open = window.open_from.is_some_and(|from| sent >= from);
                 if is_open && unvouched.is_none() {
+                    let was_fresh = window.fresh_until.is_some_and(|until| sent < until);
                     if !was_fresh || window.steady_from.is_none() {
                         window.steady_from = Some(sent);
                     }
@@ -300,8 +309,12 @@ impl LogFollower {
             let Some(first) = batch.first() else {
                 return Ok(());
             };
-            if is_gap(applied, last, first.previous) && !self.is_only_trimmed(applied, last).await?
-            {
+            let is_lost = match is_gap(applied, last, first.previous) {
+                true => !self.is_only_trimmed(applied, last).await?,
+                // Nothing is trimmed so early that a running broker has not read it yet.
+                false => lock(&self.epoch).is_some() && has_hole(&batch),
+            };
+            if is_lost {
                 tracing::error!(
                     "the store lost entries of the revocation log; appending them again"
                 );
@@ -315,6 +328,15 @@ impl LogFollower {
                 self.apply(stored.position, entry);
             }
         }
+    }
+
+    /// Returns whether this broker's view has not been fresh for so long that nobody waited for it any
+    /// more, at `now`.
+    fn was_forgotten(&self, now: Instant) -> bool {
+        let mut ended = None;
+        self.log.change_window(|window| ended = window.fresh_until);
+        let longest = self.longest_freshness() * FORGOTTEN_AFTER_BOUNDS;
+        ended.is_some_and(|ended| now > ended + longest)
     }
 
     /// Returns whether nothing is missing but entries whose time was over. L17: a broker that reads

@@ -3,7 +3,8 @@
 //! Entries leave the log when their time is over, so a hole in it is nothing strange to a broker that
 //! starts, or that was away. Whoever writes the store could make such a hole, and put back what the
 //! entries had ended. But an ending that was acknowledged is known to every broker that had a fresh
-//! view then. So a broker without a fresh view asks the others before it gives itself one: it puts an
+//! view then. So a broker that starts, that finds the log torn, or for which nobody waited any more asks
+//! the others before it renews its view: it puts an
 //! arrival into the store, and each of the others writes a voucher for it, which has the names of all
 //! entries that may still matter. The view is fresh once the broker knows every one of them: of one
 //! voucher by a broker whose own view was fresh, or else of those of all brokers on the list.
@@ -37,12 +38,22 @@ const MAX_VOUCHED: usize = 1024;
 pub(super) struct Vouching {
     /// This broker's arrival, as long as nobody has vouched for the log.
     arrival: Option<(Arrival, Instant)>,
-    /// Whether a voucher is needed though the view is fresh.
+    /// Whether a voucher is needed before the view is renewed again.
     is_due: bool,
     /// The arrivals of others for which this broker has vouched.
     vouched: HashSet<String>,
     /// Why the view must not be fresh.
     pub(super) reason: Option<&'static str>,
+}
+
+impl Vouching {
+    /// What a broker knows that has just come to the log.
+    pub(super) fn due() -> Self {
+        Self {
+            is_due: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// What a broker asks the others with.
@@ -124,18 +135,16 @@ impl LogFollower {
     }
 
     /// Returns why the view must not be fresh though it has everything that the log has; nothing if it
-    /// may. `was_fresh` says whether it has been so without interruption, and `others` are the brokers
-    /// that may have a view.
+    /// may. `others` are the brokers that may have a view.
     pub(super) async fn is_unvouched(
         &self,
-        was_fresh: bool,
         others: &HashSet<String>,
     ) -> Result<Option<&'static str>, StoreError> {
         let (arrival, is_due) = {
             let vouching = lock(&self.vouching);
             (vouching.arrival.clone(), vouching.is_due)
         };
-        if was_fresh && !is_due && arrival.is_none() || self.log.beside_older_brokers() {
+        if !is_due || self.log.beside_older_brokers() {
             return Ok(None);
         }
         if others.is_empty() {
