@@ -34,11 +34,13 @@ async fn attend(caller: &Caller, begun: &Begun) -> JoinHandle<()> {
         .await
         .expect("attend")
         .into_inner();
+    // Whatever it hears, it goes on saying that it is there.
+    let mut pings = tokio::time::interval(Duration::from_millis(200));
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 event = told.next() => if event.is_none_or(|event| event.is_err()) { return },
-                () = tokio::time::sleep(Duration::from_millis(200)) => {
+                _ = pings.tick() => {
                     let _ = asked.try_send(say(Request::Ping(AttendPing {})));
                 }
             }
