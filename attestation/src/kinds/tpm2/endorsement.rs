@@ -18,9 +18,9 @@ use crate::chain::{self, Roots};
 use crate::claims::sha256;
 use crate::rsa::stripped;
 
-/// `tcg-kp-EKCertificate`, 2.23.133.8.1. A certificate without it may be of any other key that a
-/// manufacturer certifies.
-const EK_CERTIFICATE: KeyUsage = KeyUsage::required(&[0x67, 0x81, 0x05, 0x08, 0x01]);
+/// `tcg-kp-EKCertificate`, 2.23.133.8.1, which a certificate must have that names purposes: another one
+/// may be of any other key that a manufacturer certifies.
+const EK_CERTIFICATE: KeyUsage = KeyUsage::required_if_present(&[0x67, 0x81, 0x05, 0x08, 0x01]);
 
 /// The stored form of an endorsement.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -144,11 +144,12 @@ impl Endorsement {
     }
 }
 
-/// Returns whether the certificate's key usage, if there is one, is that of an endorsement key (TCG
-/// EK Credential Profile): keyEncipherment for RSA, keyAgreement for P-256.
+/// Returns whether the certificate's key usage is that of an endorsement key (TCG EK Credential
+/// Profile): keyEncipherment for RSA, keyAgreement for P-256. Some makers leave it out, and others the
+/// key purpose, but one of them has to say what the key is for.
 fn is_for_endorsement(certificate: &X509Certificate<'_>, key: &Key) -> bool {
     match (certificate.key_usage(), key) {
-        (Ok(None), _) => true,
+        (Ok(None), _) => matches!(certificate.extended_key_usage(), Ok(Some(_))),
         (Ok(Some(usage)), Key::Rsa { .. }) => usage.value.key_encipherment(),
         (Ok(Some(usage)), Key::Ecc { .. }) => usage.value.key_agreement(),
         (Err(_), _) => false,
