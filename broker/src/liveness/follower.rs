@@ -62,6 +62,8 @@ pub(crate) struct LogFollower {
     primary: Mutex<Primary>,
     /// The brokers that were on the list within the longest freshness bound, and when.
     seen: Mutex<HashMap<String, Instant>>,
+    /// The brokers that were on the list before one would have been forgotten, and when.
+    lately: Mutex<HashMap<String, Instant>>,
     store_clock: StoreClock,
     pub(super) vouching: Mutex<Vouching>,
     /// Whether the log was repaired, and was not read since.
@@ -91,6 +93,7 @@ impl LogFollower {
             own_freshness: Mutex::new(freshness),
             primary: Mutex::default(),
             seen: Mutex::default(),
+            lately: Mutex::default(),
             store_clock: StoreClock::new(),
             vouching: Mutex::new(Vouching::due()),
             unverified: AtomicBool::new(false),
@@ -252,10 +255,12 @@ impl LogFollower {
     fn notice_vanished(&self, peers: &[(String, Position)]) {
         let now = clock::monotonic();
         let longest = self.longest_freshness();
-        let mut seen = lock(&self.seen);
+        let (mut seen, mut lately) = (lock(&self.seen), lock(&self.lately));
         for (peer, _) in peers {
             seen.insert(peer.clone(), now);
+            lately.insert(peer.clone(), now);
         }
+        lately.retain(|_, at| *at + longest * FORGOTTEN_AFTER_BOUNDS > now);
         let vanished = seen
             .iter()
             .filter(|(peer, _)| !peers.iter().any(|(listed, _)| listed == *peer))
@@ -267,9 +272,10 @@ impl LogFollower {
         seen.retain(|_, at| *at + longest > now);
     }
 
-    /// The other brokers that may have a fresh view: those on the list, and those that were a moment ago.
+    /// The other brokers that may know what the log has lost: those on the list, and those that were
+    /// lately. A failover to a node that has not everything loses both.
     fn others(&self, peers: &[(String, Position)]) -> HashSet<String> {
-        let mut others: HashSet<String> = lock(&self.seen).keys().cloned().collect();
+        let mut others: HashSet<String> = lock(&self.lately).keys().cloned().collect();
         others.extend(peers.iter().map(|(peer, _)| peer.clone()));
         others.remove(&self.log.broker);
         others
