@@ -105,7 +105,8 @@ pub(crate) fn audience(mut list: Vec<String>) -> Result<Vec<String>, Refusal> {
     {
         return Err(Refusal::invalid(
             "audience",
-            "must be at most 8 names of at most 256 printable ASCII characters without `*`",
+            "must be at most 8 names of at most 256 printable ASCII characters without `*`, `#` and `\\`, \
+             and without `.` and `..` in a path",
         ));
     }
     Ok(list)

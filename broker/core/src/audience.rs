@@ -7,15 +7,35 @@
 //!
 //! A ceiling is a list of patterns. An empty ceiling sets no limit. P3: the audiences of a token or
 //! a grant only narrow those above it. Audiences are not normalised: two that differ in a byte are
-//! different.
+//! different. So none is taken that a service which does normalise URLs (RFC 3986, section 6) could
+//! read as another one, outside of the ceiling that it is under.
 
 use crate::denial::Denial;
 
+/// What a service may read as a part of a path, or as its end.
+const ENCODED: [&str; 3] = ["%2e", "%2f", "%5c"];
+
 /// Returns whether a text can be an audience: 1 to 256 printable ASCII characters without spaces
-/// and without `*`.
+/// and without `*`, and normalised as far as it has a path.
 #[must_use]
 pub fn is_audience(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'*')
+    (1..=256).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'*' | b'\\' | b'#'))
+        && is_normalised(text)
+}
+
+/// Whether no segment of a path is `.`, `..` or empty, but for the last one, and none is hidden.
+fn is_normalised(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let path = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    !ENCODED.iter().any(|encoded| lower.contains(encoded))
+        && !path
+            .split('/')
+            .skip(1)
+            .any(|segment| matches!(segment, "" | "." | ".."))
 }
 
 /// Returns whether a text can stand in a ceiling: an audience, `*`, or an audience whose last
@@ -130,6 +150,27 @@ mod tests {
             assert!(!is_pattern(bad), "{bad}");
         }
         assert!(!is_audience("a/*") && !is_audience("*") && is_audience("a/b"));
+        for good in [
+            "https://a.example",
+            "https://a.example/",
+            "urn:a:b",
+            "a/b.c/..d",
+        ] {
+            assert!(is_audience(good), "{good}");
+        }
+        for bad in [
+            "https://a.example/../b",
+            "https://a.example/x/..",
+            "https://a.example/./b",
+            "https://a.example//b",
+            "https://a.example/%2E%2e/b",
+            "https://a.example/x%2fb",
+            "https://a.example/\\b",
+            "https://a.example/x#b",
+            "a/..",
+        ] {
+            assert!(!is_audience(bad), "{bad}");
+        }
         let ceiling = list(&["https://a.example/*"]);
         assert!(allows_audiences(
             &ceiling,
