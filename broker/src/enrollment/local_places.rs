@@ -11,6 +11,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::local_process::LocalConnection;
+use super::sender::tell_senders;
 
 /// Pause after the operating system gave no connection.
 const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
@@ -110,6 +111,10 @@ pub async fn accept_within(
     listener: UnixListener,
     connections: mpsc::Sender<io::Result<LocalConnection>>,
 ) {
+    // Kernels that hand this down to connections tell also who sent their first piece.
+    if let Err(error) = tell_senders(&listener) {
+        tracing::warn!(%error, "local socket: its senders are not told");
+    }
     let places = LocalPlaces::default();
     let mut was_full = false;
     loop {

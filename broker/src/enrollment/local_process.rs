@@ -1,6 +1,6 @@
 //! Local processes that the kernel vouches for, at the other end of a Unix socket.
 //!
-//! Facts of /proc are read by the pidfd that the kernel gave with the connection, and believed only
+//! What is sent is believed of the process that connected only (`sender.rs`). Facts of /proc are read by the pidfd that the kernel gave with the connection, and believed only
 //! if that process still lives afterwards, so that a reused pid proves nothing. Where the kernel
 //! has no such pidfd (before Linux 6.5), nothing is read.
 
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sundew_core::LocalSelector;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::server::Connected;
 
@@ -22,15 +22,22 @@ use super::executable::Executable;
 use super::grpc_c_authority::AuthorityFilter;
 use super::local_places::LocalPlace;
 pub use super::local_places::{LocalLimits, accept, accept_within};
+use super::sender::{Sender, program_of, receive, tell_senders};
 use crate::peer::speaking::FirstByte;
 
 /// The process at the other end of a socket, as the kernel names it.
 pub struct LocalProcess {
     uid: u32,
     gid: u32,
+    /// The process ID that the kernel gave with the connection.
+    pid: Option<i32>,
     pidfd: Option<OwnedFd>,
     executable: Executable,
+    sender: Sender,
 }
+
+/// The most bytes that a process may send before it is answered.
+const MOST_EARLY: usize = 64 << 10;
 
 /// A local connection.
 pub struct LocalConnection {
@@ -46,12 +53,15 @@ impl LocalConnection {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pidfd = getsockopt(&stream.as_fd(), sockopt::PeerPidfd).ok();
+        tell_senders(&stream)?;
         Ok(Self {
             process: Arc::new(LocalProcess {
                 uid: credentials.uid(),
                 gid: credentials.gid(),
+                pid: credentials.pid(),
                 pidfd,
                 executable: Executable::default(),
+                sender: Sender::default(),
             }),
             stream,
             sent: AuthorityFilter::new(),
@@ -65,6 +75,70 @@ impl LocalConnection {
     /// The process at the other end.
     pub(super) fn process(&self) -> &LocalProcess {
         &self.process
+    }
+
+    /// Reads a piece into an empty buffer. A piece that another process has sent ends the connection:
+    /// whatever the one that connected may have, it is not this one's.
+    fn poll_receive(&self, cx: &mut Context<'_>, chunk: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let space = chunk.initialize_unfilled();
+            let read = || self.receive(space);
+            match self.stream.try_io(Interest::READABLE, read) {
+                Ok(count) => {
+                    chunk.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn receive(&self, space: &mut [u8]) -> io::Result<usize> {
+        let (count, sender) = receive(&self.stream, space)?;
+        let process = &self.process;
+        match (sender, process.pid) {
+            (Some(sender), Some(pid)) if sender != pid => {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            (Some(_), Some(_)) if count > 0 && process.sender.was_looked_at() => {
+                process.sender.answer();
+            }
+            _ => {}
+        }
+        Ok(count)
+    }
+
+    /// Looks at the program before anything is answered, and reads what was sent until then.
+    fn look(&mut self) -> io::Result<()> {
+        if self.process.sender.was_looked_at() {
+            return Ok(());
+        }
+        let pid = self.process.pid();
+        let (mut space, mut early) = ([0; 4096], 0_usize);
+        let mut pieces = Vec::new();
+        let looked = pid.and_then(program_of);
+        while early < MOST_EARLY {
+            match self.receive(&mut space) {
+                Ok(0) => break,
+                Ok(count) => {
+                    early = early.saturating_add(count);
+                    pieces.extend(space.iter().take(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if early >= MOST_EARLY {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if !pieces.is_empty() {
+            self.first_byte.heard();
+            self.sent.put(&pieces);
+        }
+        self.process.sender.looked(looked);
+        Ok(())
     }
 
     /// Holds a place for as long as the connection is open.
@@ -101,7 +175,7 @@ impl AsyncRead for LocalConnection {
             }
             let mut space = [0; 4096];
             let mut chunk = ReadBuf::new(&mut space);
-            let read = Pin::new(&mut self.stream).poll_read(cx, &mut chunk);
+            let read = self.poll_receive(cx, &mut chunk);
             ready!(self.first_byte.watch(read, cx, &chunk))?;
             self.sent.put(chunk.filled());
             if chunk.filled().is_empty() {
@@ -118,6 +192,7 @@ impl AsyncWrite for LocalConnection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.look()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -199,6 +274,9 @@ impl LocalProcess {
     /// What /proc says of the process; its executable is read if the digest is wanted.
     pub async fn facts(self: Arc<Self>, want_digest: bool) -> Facts {
         // A8: taken before a thread is, so that a user who waits for himself holds no threads.
+        if !self.sender.has_answered().await {
+            return Facts::default();
+        }
         let place = if want_digest {
             self.executable.place().await
         } else {
@@ -239,6 +317,10 @@ impl LocalProcess {
 
     fn read_facts(&self, want_digest: bool) -> Option<Facts> {
         let pid = self.pid()?;
+        // Neither before nor after the facts are read may it have become another program.
+        if !self.sender.runs_the_same(pid) {
+            return None;
+        }
         let link = format!("/proc/{pid}/exe");
         let path = |link: &str| Some(std::fs::read_link(link).ok()?.to_str()?.to_owned());
         let exe = path(&link)?;
@@ -258,7 +340,7 @@ impl LocalProcess {
             .and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
         let parent_exe = parent.and_then(|parent| path(&format!("/proc/{parent}/exe")));
         // Only now is it certain that /proc/<pid> was this process all the time.
-        self.lives().then_some(Facts {
+        (self.lives() && self.sender.runs_the_same(pid)).then_some(Facts {
             pid: Some(pid),
             exe: Some(exe),
             exe_sha256,

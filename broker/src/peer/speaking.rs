@@ -20,6 +20,11 @@ impl FirstByte {
         Self(Some(Box::pin(tokio::time::sleep(FIRST_BYTE_WITHIN))))
     }
 
+    /// Notes that bytes came in another way.
+    pub(crate) fn heard(&mut self) {
+        self.0 = None;
+    }
+
     /// Watches a read into an empty buffer: an error ends a connection on which nothing came in
     /// time.
     pub(crate) fn watch(

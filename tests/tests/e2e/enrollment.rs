@@ -102,6 +102,34 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
     assert!(dev.stop().success());
 }
 
+/// I2: who connects, hands the socket to another process and becomes a trusted program gets nothing
+/// that is the program's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i2_a_socket_that_is_handed_over_proves_nothing_of_who_connected() {
+    let mut dev = Dev::new();
+    let program = Path::new("/bin/sleep").canonicalize().expect("program");
+    let key = KeyPair::generate().expect("key").public_key_pem();
+    let uid = rustix::process::geteuid().as_raw();
+    let document = json!([{
+        "spiffe_id": "spiffe://dev.local/trusted", "owner": "t", "scopes": ["exec:git"],
+        "local": [{ "uid": uid, "exe": program }],
+        "evidence": [{ "kind": "manifest", "keys": [key] }],
+    }]);
+    dev.did(&["workload", "apply", "-f", "-"], &document.to_string());
+    let socket = dev.field("endpoint_socket").replacen("unix://", "", 1);
+    let output = Command::new(env!("CARGO_BIN_EXE_handing_over"))
+        .arg(&socket)
+        .arg(&program)
+        .output()
+        .expect("attacker");
+    let said = crate::cli::text(&output);
+    assert!(
+        said.contains("refused: ") && !said.contains("got "),
+        "{said}"
+    );
+    assert!(dev.stop().success());
+}
+
 /// Runs `sundew svid enroll` with a join token on standard input.
 pub(crate) fn enroll_with(token: &str, port: u16, bundle: &Path, out: &Path) -> Output {
     let mut command = Command::new(sundew());

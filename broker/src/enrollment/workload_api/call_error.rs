@@ -24,7 +24,7 @@ pub(super) enum CallError {
     /// The kernel did not say who is at the other end of the socket.
     #[error("no peer")]
     NoPeer,
-    /// The identity had too many JWT-SVIDs lately (P12).
+    /// The identity had too many JWT-SVIDs lately, or the user made too many calls (P12).
     #[error("too many requests")]
     RateLimit,
     /// The JWT-SVID that is to be verified is not valid.

@@ -34,6 +34,10 @@ use x509_svids::{Holder, Issued};
 /// JWT-SVIDs per second that are made for one identity; a burst may be as large.
 const JWTS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 
+/// Calls per second of one user (A7), and how many at once: programs of a machine start together.
+const CALLS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const CALLS_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(499);
+
 /// An identity that local processes may get here.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -78,6 +82,8 @@ pub struct WorkloadApi<I> {
     /// SVIDs that processes have, for a while.
     issued: Arc<Mutex<HashMap<Holder, Issued>>>,
     jwts: Arc<DefaultKeyedRateLimiter<SpiffeId>>,
+    /// The calls of each user.
+    calls: Arc<DefaultKeyedRateLimiter<u32>>,
 }
 
 impl<I> Clone for WorkloadApi<I> {
@@ -86,6 +92,7 @@ impl<I> Clone for WorkloadApi<I> {
             identities: Arc::clone(&self.identities),
             issued: Arc::clone(&self.issued),
             jwts: Arc::clone(&self.jwts),
+            calls: Arc::clone(&self.calls),
         }
     }
 }
@@ -115,6 +122,19 @@ impl<I: Identities> WorkloadApi<I> {
             identities,
             issued: Arc::default(),
             jwts: Arc::new(RateLimiter::keyed(Quota::per_second(JWTS_PER_SECOND))),
+            calls: Arc::new(RateLimiter::keyed(
+                Quota::per_second(CALLS_PER_SECOND).allow_burst(CALLS_AT_ONCE),
+            )),
+        }
+    }
+
+    /// Answers the process that calls, unless its user calls too often: whoever has no identity here
+    /// may call too, and each call is looked at.
+    fn admit<T>(&self, request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
+        let process = caller(request)?;
+        match self.calls.check_key(&process.uid()) {
+            Ok(()) => Ok(process),
+            Err(_) => Err(CallError::RateLimit.into()),
         }
     }
 
@@ -151,7 +171,7 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let process = caller(&request)?;
+        let process = self.admit(&request)?;
         let (answers, receiver) = mpsc::channel(1);
         let service = self.clone();
         tokio::spawn(async move {
@@ -170,7 +190,7 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
             crl: Vec::new(),
             bundles: current.by_domain.into_iter().collect(),
         };
-        self.stream_bundles("FetchX509Bundles", caller(&request)?, bundles)
+        self.stream_bundles("FetchX509Bundles", self.admit(&request)?, bundles)
             .await
     }
 
@@ -178,7 +198,7 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        let process = caller(&request)?;
+        let process = self.admit(&request)?;
         let svids = self.jwt_svids(&process, request.into_inner()).await?;
         Ok(Response::new(JwtsvidResponse { svids }))
     }
@@ -194,7 +214,7 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
                 .map(|(domain, bundle)| (domain.clone(), bundle.document().to_vec()))
                 .collect(),
         };
-        self.stream_bundles("FetchJWTBundles", caller(&request)?, bundles)
+        self.stream_bundles("FetchJWTBundles", self.admit(&request)?, bundles)
             .await
     }
 
@@ -202,7 +222,7 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let process = caller(&request)?;
+        let process = self.admit(&request)?;
         self.matching("ValidateJWTSVID", &process).await?;
         self.validated(request.get_ref()).map(Response::new)
     }
