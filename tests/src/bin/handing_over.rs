@@ -24,6 +24,10 @@ fn main() {
     }
 }
 
+#[expect(
+    clippy::zombie_processes,
+    reason = "the parent becomes another program"
+)]
 fn parent(socket: &str, program: &str) {
     let stream = UnixStream::connect(socket).expect("connect");
     Command::new(std::env::current_exe().expect("own path"))
