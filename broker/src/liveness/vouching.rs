@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 use sundew_core::store::StoreError;
 use sundew_core::{DocumentVersion, EntryId, Position, View};
@@ -26,7 +27,6 @@ use sundew_core::{DocumentVersion, EntryId, Position, View};
 use super::follower::LogFollower;
 use super::revocation_log::{RevocationLog, lock};
 use crate::clock;
-use crate::random::random_name;
 
 /// Why a view is not fresh that is up to date with the log.
 pub(super) const UNVOUCHED: &str = "no other broker has said yet that the log has everything";
@@ -184,7 +184,10 @@ impl LogFollower {
     /// Asks the other brokers, with a new arrival.
     async fn arrive(&self, lacks: bool) -> Result<(), StoreError> {
         let log = &self.log;
-        let name = random_name().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let mut name = [0; 16];
+        let random = SystemRandom::new().fill(&mut name);
+        random.map_err(|_| StoreError::Unavailable("no randomness".to_owned()))?;
+        let name = STANDARD.encode(name);
         let arrival = Arrival { name, lacks };
         let bytes = serde_json::to_vec(&arrival).unwrap_or_default();
         let tagged = log.root.tag(&arrival_place(&log.broker), bytes);
