@@ -4,10 +4,11 @@
 //! starts, or that was away. Whoever writes the store could make such a hole, and put back what the
 //! entries had ended. But an ending that was acknowledged is known to every broker that had a fresh
 //! view then. So a broker that starts, that finds the log torn, or for which nobody waited any more asks
-//! the others before it renews its view: it puts an
-//! arrival into the store, and each of the others writes a voucher for it, which has the names of all
-//! entries that may still matter. The view is fresh once the broker knows every one of them: of one
-//! voucher by a broker whose own view was fresh, or else of those of all brokers on the list.
+//! the others before it renews its view: it puts an arrival into the store, and each of the others writes
+//! a voucher for it, which has the names of all entries that may still matter. The view is fresh once
+//! the broker knows every one of them: of one voucher by a broker whose own view was fresh, or else of
+//! those of all brokers on the list. A voucher says nothing of what came after it: when the log is torn
+//! again, the broker asks again.
 //!
 //! Both are tagged under the root key, and a voucher names the arrival that it is for, which is
 //! random: none can be made, moved or used again. Whoever takes them away keeps the broker from
@@ -29,7 +30,9 @@ use super::revocation_log::{RevocationLog, lock};
 use crate::clock;
 
 /// Why a view is not fresh that is up to date with the log.
-pub(super) const UNVOUCHED: &str = "no other broker has said yet that the log has everything";
+const UNVOUCHED: &str = "no other broker has said yet that the log has everything";
+/// After so many freshness bounds without enough vouchers, a broker asks again.
+const ASKED_AGAIN_AFTER_BOUNDS: u32 = 10;
 /// The most arrivals whose vouchers are remembered.
 const MAX_VOUCHED: usize = 1024;
 
@@ -53,6 +56,11 @@ impl Vouching {
             is_due: true,
             ..Self::default()
         }
+    }
+
+    /// Needs a voucher. What was said to an earlier arrival says nothing of what has come since.
+    fn need(&mut self) {
+        (self.is_due, self.arrival) = (true, None);
     }
 }
 
@@ -131,7 +139,7 @@ fn voucher_place<'a>(arriving: &'a str, giver: &'a str) -> [&'a [u8]; 3] {
 impl LogFollower {
     /// Lets this broker ask the others before its view is renewed again.
     pub(super) fn need_voucher(&self) {
-        lock(&self.vouching).is_due = true;
+        lock(&self.vouching).need();
     }
 
     /// Returns why the view must not be fresh though it has everything that the log has; nothing if it
@@ -155,6 +163,12 @@ impl LogFollower {
             self.arrive(false).await?;
             return Ok(Some(UNVOUCHED));
         };
+        let waited = clock::since(since);
+        // The arrival or its vouchers may be lost: neither is on a majority.
+        if waited > self.longest_freshness() * ASKED_AGAIN_AFTER_BOUNDS {
+            self.arrive(arrival.lacks).await?;
+            return Ok(Some(UNVOUCHED));
+        }
         let vouchers = self.vouchers_for(&arrival.name).await?;
         let (applied, _) = self.log.read().applied();
         let by_a_fresh_one = vouchers.values().any(|voucher| voucher.is_fresh);
@@ -172,7 +186,7 @@ impl LogFollower {
             return Ok(None);
         }
         // Not more often, since each of the others reads the whole log then.
-        if !arrival.lacks || clock::since(since) > self.log.freshness() {
+        if !arrival.lacks || waited > self.log.freshness() {
             tracing::error!(
                 "the revocation log lacks what other brokers know; waiting until they have put it back"
             );
@@ -261,5 +275,21 @@ impl RevocationLog {
     /// Whether brokers may be on the list that vouch for nothing, since they are older.
     fn beside_older_brokers(&self) -> bool {
         self.beside_older_brokers.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P4: the log was torn while vouchers were waited for. What others knew before that is not what
+    /// they know now.
+    #[test]
+    fn p4_no_voucher_from_before_the_log_was_torn_again_counts() {
+        let mut vouching = Vouching::due();
+        let name = "first".to_owned();
+        vouching.arrival = Some((Arrival { name, lacks: false }, clock::monotonic()));
+        vouching.need();
+        assert!(vouching.is_due && vouching.arrival.is_none());
     }
 }
