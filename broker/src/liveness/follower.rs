@@ -184,8 +184,8 @@ impl LogFollower {
             if let Some(unknown) = log.unknown_root_key() {
                 return Err(StoreError::Misconfigured(unknown));
             }
-            if self.was_forgotten(sent) {
-                self.need_voucher();
+            if self.is_forgotten(sent) {
+                self.was_forgotten();
             }
             let others = self.others(&beat.peers);
             let unvouched = self.is_unvouched(&others).await?;
@@ -338,7 +338,7 @@ impl LogFollower {
 
     /// Returns whether this broker's view has not been fresh for so long that nobody waited for it any
     /// more, at `now`.
-    fn was_forgotten(&self, now: Instant) -> bool {
+    fn is_forgotten(&self, now: Instant) -> bool {
         let mut ended = None;
         self.log.change_window(|window| ended = window.fresh_until);
         let longest = self.longest_freshness() * FORGOTTEN_AFTER_BOUNDS;

@@ -137,9 +137,18 @@ fn voucher_place<'a>(arriving: &'a str, giver: &'a str) -> [&'a [u8]; 3] {
 }
 
 impl LogFollower {
-    /// Lets this broker ask the others before its view is renewed again.
+    /// Lets this broker ask the others before its view is renewed again, and anew if it has asked.
     pub(super) fn need_voucher(&self) {
         lock(&self.vouching).need();
+    }
+
+    /// Lets this broker ask the others, unless it does so already, since nobody waited for it any more.
+    /// That is so at each look until the view is renewed.
+    pub(super) fn was_forgotten(&self) {
+        let mut vouching = lock(&self.vouching);
+        if !vouching.is_due {
+            vouching.need();
+        }
     }
 
     /// Returns why the view must not be fresh though it has everything that the log has; nothing if it
