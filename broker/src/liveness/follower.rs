@@ -60,10 +60,8 @@ pub(crate) struct LogFollower {
     /// some node of the store has not heard of the agreed one.
     own_freshness: Mutex<Duration>,
     primary: Mutex<Primary>,
-    /// The brokers that were on the list within the longest freshness bound, and when.
+    /// The brokers that were on the list lately, and when last.
     seen: Mutex<HashMap<String, Instant>>,
-    /// The brokers that were on the list before one would have been forgotten, and when.
-    lately: Mutex<HashMap<String, Instant>>,
     store_clock: StoreClock,
     pub(super) vouching: Mutex<Vouching>,
     /// Whether the log was repaired, and was not read since.
@@ -93,7 +91,6 @@ impl LogFollower {
             own_freshness: Mutex::new(freshness),
             primary: Mutex::default(),
             seen: Mutex::default(),
-            lately: Mutex::default(),
             store_clock: StoreClock::new(),
             vouching: Mutex::new(Vouching::due()),
             unverified: AtomicBool::new(false),
@@ -187,7 +184,7 @@ impl LogFollower {
             if self.is_forgotten(sent) {
                 self.was_forgotten();
             }
-            let others = self.others(&beat.peers);
+            let others = self.others();
             let unvouched = self.is_unvouched(&others).await?;
             lock(&self.vouching).reason = unvouched;
             let freshness = self.renewed_for(beat.all_replicas_acked);
@@ -255,12 +252,10 @@ impl LogFollower {
     fn notice_vanished(&self, peers: &[(String, Position)]) {
         let now = clock::monotonic();
         let longest = self.longest_freshness();
-        let (mut seen, mut lately) = (lock(&self.seen), lock(&self.lately));
+        let mut seen = lock(&self.seen);
         for (peer, _) in peers {
             seen.insert(peer.clone(), now);
-            lately.insert(peer.clone(), now);
         }
-        lately.retain(|_, at| *at + longest * FORGOTTEN_AFTER_BOUNDS > now);
         let vanished = seen
             .iter()
             .filter(|(peer, _)| !peers.iter().any(|(listed, _)| listed == *peer))
@@ -269,14 +264,13 @@ impl LogFollower {
         if let Some(until) = vanished {
             self.doubt_peers_until(until);
         }
-        seen.retain(|_, at| *at + longest > now);
+        seen.retain(|_, at| *at + longest * FORGOTTEN_AFTER_BOUNDS > now);
     }
 
     /// The other brokers that may know what the log has lost: those on the list, and those that were
     /// lately. A failover to a node that has not everything loses both.
-    fn others(&self, peers: &[(String, Position)]) -> HashSet<String> {
-        let mut others: HashSet<String> = lock(&self.lately).keys().cloned().collect();
-        others.extend(peers.iter().map(|(peer, _)| peer.clone()));
+    fn others(&self) -> HashSet<String> {
+        let mut others: HashSet<String> = lock(&self.seen).keys().cloned().collect();
         others.remove(&self.log.broker);
         others
     }
