@@ -3,6 +3,7 @@
 mod cleanup;
 mod quarantine;
 mod suspend;
+mod unreadable;
 
 use std::sync::Arc;
 
@@ -379,80 +380,4 @@ async fn a_list_has_a_thousand_entries_at_most() {
 fn a_revocation_has_one_name() {
     let id = sundew_core::EntryId([7; 16]);
     assert_eq!(response::entry_of(&response::name(&id)).unwrap(), id);
-}
-
-/// A record of a task that does not open, and that is on the lists.
-async fn spoil(broker: &TestBroker, id: sundew_core::TaskId) {
-    let hash = sundew_core::TokenHash::from_bytes([9; 32]);
-    let until_ms = clock::now_ms() + 60_000;
-    let spoiled = sundew_core::store::NewTask {
-        id,
-        record: b"spoiled".to_vec(),
-        retain_until_ms: until_ms,
-        token: sundew_core::store::NewToken {
-            hash: &hash,
-            record: Vec::new(),
-            retain_until_ms: until_ms,
-        },
-    };
-    let store = broker.ledger.records.store();
-    drop(store.create_task(spoiled).await.unwrap());
-    let reserved = store.reserve_task("spiffe://x/y", id, until_ms, until_ms, 10, clock::now_ms());
-    assert_eq!(reserved.await, Ok(sundew_core::store::Reserved::Taken));
-}
-
-/// L20: it hides no other task from a responder, who hears of it.
-#[tokio::test]
-async fn l20_a_task_whose_record_cannot_be_read_hides_no_other() {
-    let broker = TestBroker::start().await;
-    let (_, begun) = broker.agent_with_task().await;
-    let id = sundew_core::TaskId::from_bytes([9; 16]);
-    spoil(&broker, id).await;
-    let responses = || Arc::clone(&broker.rooms.responses);
-    let listed = responses().list_tasks(broker.operator(), v1::ListTasksRequest::default());
-    let listed = listed.await.unwrap().tasks;
-    assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].task_id, begun.id);
-    let everything = v1::Selector {
-        everything: true,
-        ..v1::Selector::default()
-    };
-    let asked = v1::PreviewRequest {
-        selector: Some(everything.clone()),
-    };
-    let mut told = responses().preview(broker.operator(), asked).await.unwrap();
-    let mut last = None;
-    while let Some(so_far) = told.recv().await {
-        last = Some(so_far.unwrap());
-    }
-    assert_eq!(last.unwrap().tasks, 1);
-    let problems = |is_over: bool| {
-        let records = &broker.ledger.records;
-        records.task_problems(|_| is_over).join("\n")
-    };
-    assert!(problems(false).contains(&format!("{id}: its record does not open")));
-    assert_eq!(problems(true), "");
-    // The clean-up after a revocation comes to its end.
-    let answer = revoke(&broker, request(everything)).await.unwrap();
-    responses().clean_up_once("worker").await.unwrap();
-    let entry = response::entry_of(&answer.revocation_id).unwrap();
-    let action = responses().action(&response::name(&entry)).await.unwrap();
-    assert!(action.unwrap().0.done);
-}
-
-/// L20: a task is ended by its name, whatever its record has become.
-#[tokio::test]
-async fn l20_a_task_whose_record_cannot_be_read_is_revoked_all_the_same() {
-    let broker = TestBroker::start().await;
-    let id = sundew_core::TaskId::from_bytes([9; 16]);
-    spoil(&broker, id).await;
-    assert!(broker.ledger.records.task(id).await.is_err());
-    let selector = v1::Selector {
-        task_id: id.to_string(),
-        ..v1::Selector::default()
-    };
-    let answer = revoke(&broker, request(selector)).await.unwrap();
-    assert!(answer.position > 0 && !answer.pending);
-    let view = broker.ledger.log.view().unwrap();
-    assert_eq!(view.outcome(id), Some(sundew_core::Outcome::Revoked));
 }
