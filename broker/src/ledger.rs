@@ -132,6 +132,21 @@ impl Ledger {
         self.log.confirm(id).await.map_err(Refusal::EndingPending)
     }
 
+    /// I1: refuses what rests on the word of a node whose task does not live any more; answers when
+    /// that task ends, in milliseconds since the epoch.
+    pub(crate) async fn require_node(&self, task: Option<TaskId>) -> Result<i64, Refusal> {
+        let Some(task) = task else {
+            return Ok(i64::MAX);
+        };
+        let task = self.records.task(task).await?;
+        let task = task.ok_or(Refusal::NodeGone)?;
+        self.require_usable(&task)?;
+        if self.log.view()?.is_quarantined(&task) {
+            return Err(Refusal::Quarantined);
+        }
+        Ok(task.deadline_ms)
+    }
+
     /// P4, P5, P7: returns a refusal unless the task is alive and not suspended at this moment.
     pub(crate) fn require_usable(&self, task: &KnownTask) -> Result<(), Refusal> {
         let view = self.log.view()?;

@@ -20,7 +20,6 @@ use super::permit::IdentityPermit;
 use super::schedule::StoredKey;
 use crate::clock;
 use crate::ledger::Ledger;
-use crate::peer::Grounds;
 use crate::records::CaKeys;
 use crate::refusal::Refusal;
 
@@ -206,12 +205,7 @@ impl Ca {
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
                 .map_err(|_| CaError::Csr)?;
-        self.issue(
-            &permit.id,
-            &permit.grounds,
-            permit.ends_ms,
-            &request.public_key,
-        )
+        self.issue(permit, &request.public_key)
     }
 
     /// Issues an SVID with a new key; answers the key in PKCS#8 DER.
@@ -220,27 +214,19 @@ impl Ca {
         permit: &IdentityPermit,
     ) -> Result<(IssuedSvid, SecretBytes), CaError> {
         let key = KeyPair::generate()?;
-        let svid = self.issue(&permit.id, &permit.grounds, permit.ends_ms, &key)?;
+        let svid = self.issue(permit, &key)?;
         Ok((svid, SecretBytes::new(key.serialize_der())))
     }
 
     /// Issues an SVID to the program itself that has this CA: to a broker, and to the operator of a
     /// broker for development.
     pub fn issue_own(&self, id: &SpiffeId) -> Result<(IssuedSvid, SecretBytes), CaError> {
-        let key = KeyPair::generate()?;
-        let grounds = Grounds {
-            since_ms: clock::now_ms(),
-            node: None,
-        };
-        let svid = self.issue(id, &grounds, i64::MAX, &key)?;
-        Ok((svid, SecretBytes::new(key.serialize_der())))
+        self.issue_with_key(&IdentityPermit::own(id))
     }
 
     fn issue(
         &self,
-        id: &SpiffeId,
-        grounds: &Grounds,
-        counts_until_ms: i64,
+        permit: &IdentityPermit,
         key: &impl PublicKeyData,
     ) -> Result<IssuedSvid, CaError> {
         let now_ms = clock::now_ms();
@@ -250,14 +236,14 @@ impl Ca {
         let not_after_ms = now_ms
             .saturating_add(self.ttl.as_ms())
             .min(ends_ms)
-            .min(counts_until_ms)
+            .min(permit.ends_ms)
             .div_euclid(1000)
             .saturating_mul(1000);
         let mut params = CertificateParams::default();
         params.distinguished_name = name("Sundew workload");
         let unit = DnType::OrganizationalUnitName;
-        params.distinguished_name.push(unit, grounds.text());
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+        params.distinguished_name.push(unit, permit.grounds.text());
+        params.subject_alt_names = vec![SanType::URI(permit.id.as_str().try_into()?)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![

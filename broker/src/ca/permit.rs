@@ -11,7 +11,6 @@ use sundew_core::{KnownTask, TaskId, WorkloadRecord};
 
 use super::Ca;
 use crate::clock;
-use crate::ledger::Ledger;
 use crate::peer::Grounds;
 use crate::refusal::Refusal;
 
@@ -37,6 +36,17 @@ pub(crate) struct IdentityPermit {
 }
 
 impl IdentityPermit {
+    /// For the program itself that has the CA.
+    pub(super) fn own(id: &SpiffeId) -> Self {
+        Self {
+            id: id.clone(),
+            audience: Vec::new(),
+            grounds: since(clock::now_ms(), None),
+            serial: None,
+            ends_ms: i64::MAX,
+        }
+    }
+
     /// The identity.
     pub(crate) fn id(&self) -> &SpiffeId {
         &self.id
@@ -100,21 +110,4 @@ impl Ca {
 
 fn since(since_ms: i64, node: Option<TaskId>) -> Grounds {
     Grounds { since_ms, node }
-}
-
-impl Ledger {
-    /// I1: refuses what rests on the word of a node whose task does not live any more; answers when
-    /// that task ends, in milliseconds since the epoch.
-    pub(crate) async fn require_node(&self, task: Option<TaskId>) -> Result<i64, Refusal> {
-        let Some(task) = task else {
-            return Ok(i64::MAX);
-        };
-        let task = self.records.task(task).await?;
-        let task = task.ok_or(Refusal::NodeGone)?;
-        self.require_usable(&task)?;
-        if self.log.view()?.is_quarantined(&task) {
-            return Err(Refusal::Quarantined);
-        }
-        Ok(task.deadline_ms)
-    }
 }

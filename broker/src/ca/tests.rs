@@ -15,7 +15,6 @@ use super::keys::Key as _;
 use super::{Ca, IdentityPermit};
 use crate::backup::{Backup, RestoreMode, restore};
 use crate::clock;
-use crate::peer::Grounds;
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::testing::documents::caught_up;
@@ -80,14 +79,8 @@ fn judged(by: &Ca, chain: &Chain) -> Result<(), SvidError> {
 
 fn token(ca: &Ca) -> (String, i64) {
     let permit = IdentityPermit {
-        id: agent(),
         audience: vec!["api".to_owned()],
-        grounds: Grounds {
-            since_ms: clock::now_ms(),
-            node: None,
-        },
-        serial: None,
-        ends_ms: i64::MAX,
+        ..IdentityPermit::own(&agent())
     };
     let issued = ca.issue_jwt(&permit).unwrap();
     (issued.token, issued.expires_at_ms)

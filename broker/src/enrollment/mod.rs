@@ -132,7 +132,7 @@ impl Enrollment {
         let public_key = Ca::public_key_of(&request.csr)?;
         let workload = ca.registration(&id).await?;
         // Before evidence is used up that is good once.
-        drop(ca.permit(&id, Shown::Fresh, &[]).await?);
+        let permit = ca.permit(&id, Shown::Fresh, &[]).await?;
         let presentation = Presentation {
             workload: &workload,
             public_key: &public_key,
@@ -143,7 +143,6 @@ impl Enrollment {
         };
         let attested = self.evidence.attest(presentation).await?;
         let grounds = format!("evidence: {}", attested_digests(&attested).join(" "));
-        let permit = ca.permit(&id, Shown::Fresh, &[]).await?;
         Ok(v1::EnrollResponse {
             svid: Some(self.issue(&permit, &request.csr, &grounds).await?),
         })

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls_pki_types::CertificateDer;
 use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
+use sundew_core::TaskId;
 
 use super::channel::Channel;
 use super::grounds::Grounds;
@@ -71,6 +72,11 @@ impl Peer {
     /// What the SVID rests on, as its CA says.
     pub(crate) fn grounds(&self) -> Option<&Grounds> {
         self.grounds.as_ref()
+    }
+
+    /// The task of the node whose word the SVID rests on, if it is a node's.
+    pub(crate) fn node(&self) -> Option<TaskId> {
+        self.grounds.as_ref()?.node
     }
 
     /// The address of the peer.

@@ -180,8 +180,7 @@ impl Gate {
         }
         // A stream of attendance looks at it by itself, again and again.
         if !is_ending(rpc) && rpc != "Attend" {
-            let node = peer.grounds().and_then(|grounds| grounds.node);
-            self.ledger.require_node(node).await?;
+            self.ledger.require_node(peer.node()).await?;
         }
         Ok(Arc::clone(peer))
     }

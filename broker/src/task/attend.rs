@@ -143,10 +143,8 @@ impl Tasks {
             // P7: a stream is looked at like a call. An agent that is silent for its grace is not
             // there (T81).
             peer.check(&self.trust, clock::now_ms())?;
-            let node = peer.grounds().and_then(|grounds| grounds.node);
             // An outage and a suspension end nothing here (L12).
-            let node = self.ledger.require_node(node).await;
-            if let Err(refusal) = node
+            if let Err(refusal) = self.ledger.require_node(peer.node()).await
                 && is_end(&refusal)
             {
                 return Err(refusal);
