@@ -147,4 +147,6 @@ pub(crate) fn verify_for(
 #[cfg(test)]
 mod building_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

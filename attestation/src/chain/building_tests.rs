@@ -1,49 +1,9 @@
 //! Building of paths: what trust stores may hold, and what claimants may present.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
-    date_time_ymd,
-};
+use rcgen::{CustomExtension, KeyIdMethod, KeyPair, SerialNumber, date_time_ymd};
 
+use super::testing::{Authority, NOW_MS, named};
 use super::*;
-
-const NOW_MS: i64 = 1_767_225_600_000; // 2026-01-01
-
-struct Authority(CertificateParams, KeyPair);
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = named(name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self(params, KeyPair::generate().unwrap())
-    }
-
-    fn root(&self) -> Vec<u8> {
-        self.0.self_signed(&self.1).unwrap().der().to_vec()
-    }
-
-    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
-        let issuer = Issuer::from_params(&self.0, &self.1);
-        params.signed_by(key, &issuer).unwrap().der().to_vec()
-    }
-
-    fn below(&self, other: &Self) -> Vec<u8> {
-        other.sign(&self.0, &self.1)
-    }
-
-    fn leaf(&self) -> Vec<u8> {
-        self.sign(&named("leaf"), &KeyPair::generate().unwrap())
-    }
-}
-
-fn named(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.use_authority_key_identifier_extension = true;
-    params
-}
 
 fn check(leaf: &[u8], presented: &[Vec<u8>], roots: &Roots) -> Result<i64, ChainError> {
     verify(leaf, presented, roots, NOW_MS)
@@ -68,24 +28,9 @@ fn trusting(makers: &[(Authority, Authority)]) -> Roots {
     }
 }
 
-/// Returns an issuer's list that ends on 2026-06-01, with these serial numbers.
+/// Returns an issuer's list with these serial numbers.
 fn list(issuer: &Authority, revoked: &[u64]) -> Arc<Crl> {
-    let taken_back = |serial: &u64| RevokedCertParams {
-        serial_number: SerialNumber::from(*serial),
-        revocation_time: date_time_ymd(2025, 6, 1),
-        reason_code: None,
-        invalidity_date: None,
-    };
-    let params = CertificateRevocationListParams {
-        this_update: date_time_ymd(2025, 5, 1),
-        next_update: date_time_ymd(2026, 6, 1),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: revoked.iter().map(taken_back).collect(),
-        key_identifier_method: issuer.0.key_identifier_method.clone(),
-    };
-    let list = params.signed_by(&Issuer::from_params(&issuer.0, &issuer.1));
-    Arc::new(Crl::parse(list.unwrap().der()).unwrap())
+    Arc::new(Crl::parse(&issuer.crl(revoked, 2026, None)).unwrap())
 }
 
 #[test]

@@ -1,66 +1,16 @@
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
-    CrlIssuingDistributionPoint, CrlScope, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    CertificateParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, KeyPair,
+    SerialNumber,
 };
 
+use super::testing::{Authority, NOW_MS};
 use super::*;
-
-const NOW_MS: i64 = 1_767_225_600_000; // 2026-01-01
-
-struct Authority(CertificateParams, KeyPair);
-
-impl Authority {
-    fn new(name: &str, serial: u64) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(SerialNumber::from(serial));
-        Self(params, KeyPair::generate().unwrap())
-    }
-
-    fn issuer(&self) -> Issuer<'_, &KeyPair> {
-        Issuer::from_params(&self.0, &self.1)
-    }
-
-    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
-        params
-            .signed_by(key, &self.issuer())
-            .unwrap()
-            .der()
-            .to_vec()
-    }
-
-    fn crl(
-        &self,
-        revoked: &[u64],
-        next_update: i32,
-        place: Option<CrlIssuingDistributionPoint>,
-    ) -> Vec<u8> {
-        let taken_back = |serial: &u64| RevokedCertParams {
-            serial_number: SerialNumber::from(*serial),
-            revocation_time: date_time_ymd(2025, 6, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2025, 5, 1),
-            next_update: date_time_ymd(next_update, 6, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: place,
-            revoked_certs: revoked.iter().map(taken_back).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.issuer()).unwrap().der().to_vec()
-    }
-}
 
 #[test]
 fn t10_what_an_issuer_has_taken_back_is_refused_and_an_ended_or_forged_list_is_no_excuse() {
     let (root, middle, key) = (
-        Authority::new("root", 1),
-        Authority::new("middle", 2),
+        Authority::new("root").with_serial(1),
+        Authority::new("middle").with_serial(2),
         KeyPair::generate().unwrap(),
     );
     let mut leaf = CertificateParams::default();
@@ -83,7 +33,7 @@ fn t10_what_an_issuer_has_taken_back_is_refused_and_an_ended_or_forged_list_is_n
             NOW_MS,
         )
     };
-    let stranger = Authority::new("stranger", 9);
+    let stranger = Authority::new("stranger").with_serial(9);
     let forger = Authority(middle.0.clone(), KeyPair::generate().unwrap());
     for good in [
         vec![],
@@ -125,7 +75,7 @@ fn t10_what_an_issuer_has_taken_back_is_refused_and_an_ended_or_forged_list_is_n
 
 #[test]
 fn t10_lists_in_parts_and_bent_lists_do_no_harm() {
-    let authority = Authority::new("root", 1);
+    let authority = Authority::new("root").with_serial(1);
     let place = |uris: &[&str], scope| CrlIssuingDistributionPoint {
         distribution_point: CrlDistributionPoint {
             uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
