@@ -140,10 +140,7 @@ impl Ledger {
         };
         let task = self.records.task(task).await?;
         let task = task.ok_or(Refusal::NodeGone)?;
-        self.require_usable(&task)?;
-        if self.log.view()?.is_quarantined(&task) {
-            return Err(Refusal::Quarantined);
-        }
+        self.require_issuable(&task)?;
         Ok(task.deadline_ms)
     }
 
@@ -155,6 +152,16 @@ impl Ledger {
             Liveness::Alive if view.is_suspended(task) => Err(Refusal::TaskDead(Cause::Suspended)),
             Liveness::Alive => Ok(()),
         }
+    }
+
+    /// P4, AC-4A: returns a refusal unless authority may be given for the task at this moment: the
+    /// task is usable, and no quarantine covers it.
+    pub(crate) fn require_issuable(&self, task: &KnownTask) -> Result<(), Refusal> {
+        self.require_usable(task)?;
+        if self.log.view()?.is_quarantined(task) {
+            return Err(Refusal::Quarantined);
+        }
+        Ok(())
     }
 
     /// AC-4A: returns a refusal if a quarantine forbids this token.

@@ -142,7 +142,6 @@ impl Enrollment {
     /// serve, for which it has presented evidence. Answers that task.
     async fn node(&self, peer: &Peer, task_id: &str) -> Result<Arc<Task>, Refusal> {
         let task = self.tasks.own_task(peer, task_id).await?;
-        self.ledger.require_usable(&task)?;
         node::require_serves(&self.ledger, &task)?;
         Ok(task)
     }
@@ -220,12 +219,9 @@ impl Enrollment {
     ) -> Result<(SpiffeId, Arc<Task>), Refusal> {
         let node = self.node(peer, task_id).await?;
         let id = SpiffeId::parse(spiffe_id).map_err(|e| Refusal::invalid("spiffe_id", e))?;
-        if self
-            .served_by(Some(peer.id()))
-            .await?
-            .iter()
-            .any(|candidate| candidate.id == id)
-        {
+        let workload = self.own_ca()?.registration(&id).await?;
+        let mut local = workload.registration.local.iter();
+        if local.any(|selector| selector.node.as_ref() == Some(peer.id())) {
             Ok((id, node))
         } else {
             Err(Refusal::NotFound("entry of this node"))

@@ -36,7 +36,7 @@ impl Tasks {
             depth: request.depth,
         };
         let task = self.own_task(&peer, &request.task_id).await?;
-        self.ledger.require_usable(&task)?;
+        self.ledger.require_issuable(&task)?;
         let workload = self
             .ledger
             .records
@@ -58,8 +58,8 @@ impl Tasks {
             .with("depth", grant.depth)
             .with("expires_ms", grant.expires_at_ms);
         self.ledger.journal.write(record).await?;
-        // P4: a task that ended meanwhile gives no grant.
-        self.ledger.require_usable(&task)?;
+        // P4: a task that ended or was quarantined meanwhile gives no grant.
+        self.ledger.require_issuable(&task)?;
         Ok(v1::DelegateResponse {
             grant: grant.to_text(self.ledger.root(), task.root_key()),
             expires_at_ms: grant.expires_at_ms,
@@ -87,7 +87,7 @@ impl Tasks {
             .task(grant.parent)
             .await?
             .ok_or(Refusal::NotFound("task"))?;
-        self.ledger.require_usable(&parent)?;
+        self.ledger.require_issuable(&parent)?;
         let owner = self
             .ledger
             .records

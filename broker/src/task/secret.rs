@@ -30,7 +30,7 @@ impl Tasks {
         // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = !request.nonce.is_empty() && peer.channel().consume(&request.nonce);
         let task = self.own_task(&peer, &request.task_id).await?;
-        self.ledger.require_usable(&task)?;
+        self.ledger.require_issuable(&task)?;
         let workload = self
             .ledger
             .records
@@ -39,9 +39,6 @@ impl Tasks {
             .ok_or(Refusal::Unregistered)?;
         if !task.scopes.covers(&scope) || !workload.registration.scopes.covers(&scope) {
             return Err(Denial::Scope.into());
-        }
-        if self.ledger.log.view()?.is_quarantined(&task) {
-            return Err(Refusal::Quarantined);
         }
         let mut evidence = None;
         if workload.registration.evidence_at_secrets {
@@ -88,10 +85,10 @@ impl Tasks {
             .with("version", stored.version)
             .with_some("evidence", evidence)
             .with("registration", &workload.version);
-        // P10: the secret is on the record before it leaves. P5: it leaves only if the task is
-        // still good after all that waiting.
+        // P10: the secret is on the record before it leaves. P5: it leaves only if that
+        // may still be given after all that waiting.
         self.ledger.journal.write(record).await?;
-        self.ledger.require_usable(&task)?;
+        self.ledger.require_issuable(&task)?;
         Ok(v1::GetSecretResponse {
             value: value.expose().to_vec(),
             version: stored.version,
@@ -121,8 +118,8 @@ impl Tasks {
             .lease(&task.known, id, engine, role, place)
             .await?;
         // If the task ended or was suspended meanwhile, also if it was resumed since, its lease is
-        // due, and nobody gets the credential.
-        self.ledger.require_usable(task)?;
+        // due, and nobody gets the credential; neither if it is quarantined.
+        self.ledger.require_issuable(task)?;
         if id != self.leases.lease_id(task, name) {
             return Err(Refusal::TaskDead(Cause::Suspended));
         }

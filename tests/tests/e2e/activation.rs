@@ -33,7 +33,7 @@ pub(crate) fn wanted(more: Value) -> Value {
     json!([{ "kind": "tpm2", "claims": claims }])
 }
 
-fn brought(tpm: &Tpm) -> Brought {
+pub(crate) fn brought(tpm: &Tpm) -> Brought {
     let keys = TpmKey::read(&tpm.device(), KEY, ENDORSEMENT_KEY).expect("keys");
     Brought {
         attestation_key: keys.attestation_key,
@@ -43,7 +43,10 @@ fn brought(tpm: &Tpm) -> Brought {
     }
 }
 
-async fn challenge(caller: &Caller, key: &Brought) -> Result<ChallengeTpmKeyResponse, Status> {
+pub(crate) async fn challenge(
+    caller: &Caller,
+    key: &Brought,
+) -> Result<ChallengeTpmKeyResponse, Status> {
     Ok(caller
         .enrollment()
         .challenge_tpm_key(ChallengeTpmKeyRequest {
@@ -53,7 +56,7 @@ async fn challenge(caller: &Caller, key: &Brought) -> Result<ChallengeTpmKeyResp
         .into_inner())
 }
 
-async fn answer(
+pub(crate) async fn answer(
     caller: &Caller,
     key: &Brought,
     opened: Vec<u8>,
@@ -70,7 +73,7 @@ async fn answer(
         .into_inner())
 }
 
-fn open(tpm: &Tpm, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, TpmError> {
+pub(crate) fn open(tpm: &Tpm, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, TpmError> {
     TpmKey::open(
         &tpm.device(),
         KEY,

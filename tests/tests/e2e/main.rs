@@ -17,6 +17,7 @@ mod ending;
 mod engines;
 mod enrollment;
 mod evidence;
+mod gate;
 mod hardware;
 mod holes;
 mod hostile_leases;
