@@ -40,7 +40,7 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
     if message.issued_before_ms < 0 || message.issued_before_ms > now_ms {
         return Err(Refusal::invalid(
             "issued_before_ms",
-            "must not be in the future",
+            "must be a time in milliseconds since 1970, and not in the future",
         ));
     }
     // A whole token says which task it is of, so that nobody has to look for it among all that
@@ -62,7 +62,7 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
         trust_domain: given(&message.trust_domain, |text| {
             TrustDomain::parse(text).map_err(|e| Refusal::invalid("trust_domain", e))
         })?,
-        audience: given(&message.audience, text)?,
+        audience: given(&message.audience, audience)?,
         scope: scope.or(secret),
         claims: message.claims,
         svid_serial: given(&message.svid_serial, |text| Ok(serial(text)))?,
@@ -74,6 +74,17 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
         .check()
         .map_err(|e| Refusal::invalid("selector", e))?;
     Ok(selector)
+}
+
+/// Reads an audience. No token is meant for a pattern, so a rule that names one would hit nothing.
+fn audience(text: &str) -> Result<String, Refusal> {
+    if text.contains('*') {
+        return Err(Refusal::invalid(
+            "audience",
+            "is compared whole: name each audience, without `*`",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// Brings a serial number to one spelling, whatever program printed it (`openssl x509 -serial` and
@@ -158,6 +169,15 @@ mod tests {
             audience: " ".to_owned(),
             ..Selector::default()
         }));
+        for pattern in ["*", "https://api.example/*"] {
+            assert!(
+                refused(Selector {
+                    audience: pattern.to_owned(),
+                    ..Selector::default()
+                }),
+                "{pattern}"
+            );
+        }
         for wildcard in ["*", "spiffe://*", "spiffe://a.b/*", "spiffe://a.b/x/*"] {
             assert!(
                 refused(Selector {
