@@ -60,12 +60,13 @@ impl Access {
         let Some(token) = self.ledger.records.token(credential.task(), &hash).await? else {
             return Ok(inactive);
         };
-        let presenter = if introspector {
-            request.presenter_certificate_sha256.as_slice()
-        } else {
-            peer.svid().thumbprint()
-        };
-        if (!introspector && token.task().workload != *peer.id())
+        let named = request.presenter_certificate_sha256.as_slice();
+        let own = peer.svid().thumbprint().as_slice();
+        // An agent presents its tokens itself, and hears nothing of other hands.
+        let of_others = !introspector && !named.is_empty() && named != own;
+        let presenter = if introspector { named } else { own };
+        if of_others
+            || (!introspector && token.task().workload != *peer.id())
             || !is_bound_to(&token, presenter)
             || !is_meant_for(&token, &request)?
         {

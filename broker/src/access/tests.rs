@@ -202,9 +202,16 @@ async fn an_agent_may_ask_about_its_own_tokens_as_the_one_who_presents_them() {
         presenter_certificate_sha256: presenter.thumbprint(),
         ..v1::IntrospectRequest::default()
     };
-    // Whatever certificate it names, its own counts.
-    let own = ask(&broker, &agent, request(&other)).await;
+    let own = ask(&broker, &agent, request(&agent)).await;
     assert!(own.unwrap().active);
+    let unnamed = v1::IntrospectRequest {
+        presenter_certificate_sha256: Vec::new(),
+        ..request(&agent)
+    };
+    assert!(ask(&broker, &agent, unnamed).await.unwrap().active);
+    // In the hands that it names, the token is not good.
+    let in_other_hands = ask(&broker, &agent, request(&other)).await;
+    assert!(!in_other_hands.unwrap().active);
     let not_own = ask(&broker, &other, request(&agent)).await;
     assert!(!not_own.unwrap().active);
     let stranger = broker.agent("/stranger");

@@ -139,8 +139,8 @@ pub struct IntrospectRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
     /// SHA-256 of the certificate with which the token was presented to the caller. An agent that asks
-    /// about its own token leaves this empty. A certificate-bound token is not active without it, or
-    /// with another one.
+    /// about its own token leaves this empty or names its own. A certificate-bound token is not active
+    /// without it, or with another one.
     #[prost(bytes = "vec", tag = "2")]
     pub presenter_certificate_sha256: ::prost::alloc::vec::Vec<u8>,
     /// If set, the token must be meant for this audience.
