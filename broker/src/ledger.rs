@@ -164,13 +164,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// AC-4A: returns a refusal if a quarantine forbids this token.
-    pub(crate) fn require_not_quarantined(&self, token: &KnownToken) -> Result<(), Refusal> {
-        if self.log.view()?.is_token_quarantined(token) {
-            Err(Refusal::Quarantined)
-        } else {
-            Ok(())
+    /// P4, AC-4A: returns a refusal unless the token is alive at this moment, and no quarantine
+    /// forbids it. So nobody is answered with a token that is dead already, by a rule that came
+    /// while it was decided, or since it was given for the first time.
+    pub(crate) fn require_token_issuable(&self, token: &KnownToken) -> Result<(), Refusal> {
+        let view = self.log.view()?;
+        if let Liveness::Dead(cause) = view.token_liveness(token, clock::now_ms()) {
+            return Err(Refusal::TokenDead(cause));
         }
+        if view.is_token_quarantined(token) {
+            return Err(Refusal::Quarantined);
+        }
+        Ok(())
     }
 
     /// Leaves of an ended task what remains of it, and takes it off the list of its workload, and off

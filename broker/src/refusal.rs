@@ -145,6 +145,9 @@ pub enum Refusal {
     /// The task is dead or suspended.
     #[error("task is dead: {0}")]
     TaskDead(Cause),
+    /// The token that a retry asks for again is dead, or a rule came while it was decided.
+    #[error("token is dead: {0}")]
+    TokenDead(Cause),
     /// The workload has as many tasks as it may have.
     #[error("workload is at its limit of tasks")]
     TaskLimit,
@@ -240,6 +243,7 @@ impl Refusal {
             | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)
+            | Self::TokenDead(_)
             | Self::Unregistered
             | Self::UntrustedManufacturer(_) => {
                 Answer::new(Code::PermissionDenied, "NOT_PERMITTED", "not permitted")

@@ -162,6 +162,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Svid(_) => "svid",
         Refusal::TargetBusy => "target_busy",
         Refusal::TaskDead(_) => "task_dead",
+        Refusal::TokenDead(_) => "token_dead",
         Refusal::TokenLimit => "token_limit",
         Refusal::Unauthenticated => "unauthenticated",
         Refusal::Unregistered => "unregistered",

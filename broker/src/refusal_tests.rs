@@ -133,6 +133,7 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
             limit("TARGET_BUSY", "too many calls wait for this secret"),
         ),
         (R::TaskDead(Cause::Revoked), NOT_PERMITTED),
+        (R::TokenDead(Cause::Revoked), NOT_PERMITTED),
         (
             R::TaskLimit,
             limit("TASK_LIMIT", "too many tasks at a time"),
@@ -192,6 +193,7 @@ fn number_of_variants() -> usize {
         | Refusal::Svid(_)
         | Refusal::TargetBusy
         | Refusal::TaskDead(_)
+        | Refusal::TokenDead(_)
         | Refusal::TaskLimit
         | Refusal::TokenLimit
         | Refusal::Unauthenticated
@@ -273,6 +275,7 @@ fn unknown_not_yours_and_not_allowed_are_the_same_bytes_but_for_the_correlation_
         Refusal::Denied(Denial::Subject),
         Refusal::Role("responder"),
         Refusal::TaskDead(Cause::TaskEnded(Outcome::Completed)),
+        Refusal::TokenDead(Cause::Revoked),
         Refusal::Unregistered,
     ] {
         assert_eq!(

@@ -119,9 +119,9 @@ impl Tasks {
         decision: &Decision<'_>,
     ) -> Result<v1::BeginTaskResponse, Refusal> {
         // AC-4A: looked at before anything is written, and again before anything is answered.
-        self.ledger.require_not_quarantined(&new.token)?;
         // A key of a task that has ended begins none, and nothing goes on the record.
         self.ledger.require_usable(&new.task)?;
+        self.ledger.require_token_issuable(&new.token)?;
         let answered = self.begun_under_other_key(&new).await?;
         if let Some((task, token, credential)) = answered {
             return self.answer(&task, &token, &credential, registration);
@@ -179,7 +179,7 @@ impl Tasks {
             .await?;
         let (task, token, credential) = self.store_task(new).await?;
         self.ledger.require_usable(&task)?;
-        self.ledger.require_not_quarantined(&token)?;
+        self.ledger.require_token_issuable(&token)?;
         Ok((task, token, credential))
     }
 

@@ -123,11 +123,11 @@ impl Tasks {
         }
         let token = KnownToken::new(token, hash.token_id(), Arc::clone(&task.known));
         // AC-4A: looked at before anything is written, and again before anything is answered.
-        self.ledger.require_not_quarantined(&token)?;
+        self.ledger.require_token_issuable(&token)?;
         if let Some(before) = self.ledger.records.minted_before(&token, &hash)? {
             // It is on the record already.
             self.ledger.require_usable(task)?;
-            self.ledger.require_not_quarantined(&before)?;
+            self.ledger.require_token_issuable(&before)?;
             return Ok(super::token_message(&before, &credential));
         }
         let record = journal::record(event)
@@ -144,7 +144,7 @@ impl Tasks {
         let records = &self.ledger.records;
         let token = records.create_token(token, &hash, limit).await?;
         self.ledger.require_usable(task)?;
-        self.ledger.require_not_quarantined(&token)?;
+        self.ledger.require_token_issuable(&token)?;
         Ok(super::token_message(&token, &credential))
     }
 }

@@ -91,7 +91,7 @@ impl Tasks {
             .await?;
         let first = first.filter(|token| clock::now_ms() < token.expires_at_ms);
         let first = first.ok_or(Refusal::Idempotency)?;
-        self.ledger.require_not_quarantined(&first)?;
+        self.ledger.require_token_issuable(&first)?;
         Ok((task, first, credential))
     }
 

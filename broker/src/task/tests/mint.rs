@@ -294,6 +294,31 @@ async fn l11_a_retried_mint_is_never_answered_with_an_expired_token() {
     assert_refused!(late, Refusal::Idempotency);
 }
 
+/// P4: also where only the token was ended, and its task lives.
+#[tokio::test]
+async fn p4_a_retry_is_never_answered_with_a_revoked_token() {
+    let broker = TestBroker::start().await;
+    let (agent, begun) = broker.agent_with_task().await;
+    let request = v1::MintTokenRequest {
+        idempotency_key: "once".to_owned(),
+        ..begun.mint()
+    };
+    let first = broker.mint(request.clone(), &agent).await.unwrap();
+    let selector = v1::Selector {
+        token: first.token.clone(),
+        ..v1::Selector::default()
+    };
+    broker.respond(selector, v1::Effect::Revoke).await;
+    let again = broker.mint(request.clone(), &agent).await;
+    assert_refused!(again, Refusal::TokenDead(Cause::Revoked));
+    let with_another_key = v1::MintTokenRequest {
+        idempotency_key: "twice".to_owned(),
+        ..request
+    };
+    let second = broker.mint(with_another_key, &agent).await.unwrap();
+    assert!(broker.is_active(&second, &agent).await);
+}
+
 #[tokio::test]
 async fn a_quarantined_workload_mints_nothing() {
     let broker = TestBroker::start().await;
