@@ -21,9 +21,10 @@ impl Stopping {
         Self(stop.subscribe())
     }
 
-    /// Whether the broker was asked to stop.
+    /// Whether the broker was asked to stop, or nobody is there any more who could ask: a start that
+    /// is refused ends the listeners that serve already.
     pub(super) fn is_asked(&self) -> bool {
-        *self.0.borrow()
+        *self.0.borrow() || self.0.has_changed().is_err()
     }
 
     /// Resolves when the broker is asked to stop.
@@ -89,6 +90,16 @@ mod tests {
         let status = answers.next().await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(answers.next().await.is_none() && sender.is_closed());
+        assert!(stopping.is_asked());
+    }
+
+    #[tokio::test]
+    async fn a_start_that_is_refused_is_no_listener_that_ends_by_itself() {
+        let stop = watch::Sender::new(false);
+        let stopping = Stopping::new(&stop);
+        assert!(!stopping.is_asked());
+        drop(stop);
+        stopping.asked().await;
         assert!(stopping.is_asked());
     }
 }
