@@ -201,7 +201,7 @@ fn number_of_variants() -> usize {
         | Refusal::GroundsTooOld
         | Refusal::NodeGone
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 40,
+        | Refusal::UntrustedManufacturer(_) => 41,
     };
     known(&Refusal::Binding)
 }
