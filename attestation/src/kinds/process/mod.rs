@@ -4,6 +4,14 @@
 //! A statement is trusted no more than its node. The registration names the nodes whose statements
 //! are accepted, and the broker accepts one only while the node's own task is alive, which rests on
 //! the node's own evidence.
+//!
+//! I3: of unit and container the broker believes what the path of the control group says from the
+//! root, and not what the node read in it: nodes of earlier versions read the end of the path, which
+//! users write.
+
+pub mod control_group;
+#[cfg(test)]
+mod control_group_tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,9 +22,14 @@ use crate::claims::{Assurance, Claims, Values, Voucher};
 use crate::dsse::VerifyingKey;
 use crate::json;
 use crate::spiffe::{BundleSet, SpiffeId, SvidError, validate_chain};
+use control_group::ControlGroup;
 
 /// The largest evidence, in bytes.
 const MAX_EVIDENCE: usize = 64 << 10;
+
+/// The user id that the kernel gives for every user that it cannot name to who asks, because they
+/// have no number in that one's user namespace (user_namespaces(7)).
+pub const NOBODY: u32 = 65534;
 
 /// The evidence, in JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -44,20 +57,25 @@ pub struct Statement {
     pub gid: u32,
     /// The process id on the host.
     pub pid: u32,
-    /// The path of the executable.
+    /// The path of the executable; empty if the node has another file there, since whoever makes a
+    /// mount namespace chooses its paths.
     pub exe: String,
     /// The SHA-256 of the executable in lower-case hexadecimal.
     pub exe_sha256: String,
-    /// The control group of the process.
+    /// The path of the control group, by [`control_group::path_of`]. Its end is a hint: users name
+    /// what lies below their own groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// The id of the container that the control group belongs to.
+    /// The id of the container that the control group belongs to, for brokers that do not read the
+    /// path themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
-    /// The systemd unit that the control group belongs to.
+    /// The systemd unit that the control group belongs to, for brokers that do not read the path
+    /// themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd_unit: Option<String>,
-    /// The path of the parent process's executable.
+    /// The path of the parent process's executable. This is a hint: the parent may be another
+    /// process by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_exe: Option<String>,
 }
@@ -129,21 +147,26 @@ pub fn verify(
     }
     let mut values = Values::default();
     values.text("node", node.id());
-    for (name, value) in [
-        ("uid", statement.uid),
-        ("gid", statement.gid),
-        ("pid", statement.pid),
-    ] {
-        values.text(name, value);
+    if statement.uid != NOBODY {
+        values.text("uid", statement.uid);
     }
-    for (name, value) in [("exe", statement.exe), ("exe_sha256", statement.exe_sha256)] {
-        values.text(name, value);
-    }
+    values.text("gid", statement.gid);
+    values.text("pid", statement.pid);
+    values.text("exe_sha256", statement.exe_sha256);
+    let group = statement.cgroup.as_deref().map(ControlGroup::of);
+    let ControlGroup {
+        container_id,
+        systemd_unit,
+    } = group.unwrap_or_default();
     let optional = [
-        ("cgroup", statement.cgroup),
-        ("container_id", statement.container_id),
-        ("systemd_unit", statement.systemd_unit),
-        ("parent_exe", statement.parent_exe),
+        (
+            "exe",
+            Some(statement.exe.as_str()).filter(|path| !path.is_empty()),
+        ),
+        ("cgroup", statement.cgroup.as_deref()),
+        ("container_id", container_id),
+        ("systemd_unit", systemd_unit),
+        ("parent_exe", statement.parent_exe.as_deref()),
     ];
     for (name, value) in optional {
         if let Some(value) = value {
