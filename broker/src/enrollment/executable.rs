@@ -3,21 +3,23 @@
 //! A8: whoever may connect to the socket chooses the file that is read for him. So one file is read
 //! at a time for each user, none that is larger than [`MOST`], no further than the connection is
 //! open, and the same file once for each connection.
+//!
+//! I3: a file that a process may write is what the process likes when it is read. So the first
+//! digest of a connection is of the content that was there at the first look, and a later one counts
+//! only if it is the same.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ring::digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::program::Version;
+
 /// The largest executable that is read, in bytes.
 const MOST: u64 = 2 << 30;
-
-/// What tells one content of a file from another: device, inode, change time and size.
-type Version = (u64, u64, i64, i64, u64);
 
 /// The digest that was read last for a connection, and what bounds the reading.
 #[derive(Default)]
@@ -44,20 +46,24 @@ impl Executable {
         self.is_closed.store(true, Ordering::Relaxed);
     }
 
-    /// The lower-case hexadecimal SHA-256 of a file; nothing if it is too large or cannot be read,
-    /// or if the connection is closed meanwhile. Blocking.
-    pub(super) fn digest(&self, file: &File) -> Option<String> {
-        let version = version(file).ok()?;
-        if version.4 > MOST {
+    /// The lower-case hexadecimal SHA-256 of a file whose version at the first look is given;
+    /// nothing if it was changed into something else since, is too large or cannot be read, or if
+    /// the connection is closed meanwhile. Blocking.
+    pub(super) fn digest(&self, file: &File, at_first: Version) -> Option<String> {
+        let version = Version::of(file)?;
+        if version.size > MOST {
             return None;
         }
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, digest)) = known().as_ref().filter(|(known, _)| *known == version) {
-            return Some(digest.clone());
+        let before = known().clone();
+        match &before {
+            Some((known, digest)) if *known == version => return Some(digest.clone()),
+            None if version != at_first => return None,
+            _ => {}
         }
         let digest = self.read(file)?;
         // A file that changed while it was read has no digest.
-        if self::version(file).ok()? != version {
+        if Version::of(file)? != version || before.is_some_and(|(_, before)| before != digest) {
             return None;
         }
         *known() = Some((version, digest.clone()));
@@ -79,17 +85,6 @@ impl Executable {
     }
 }
 
-fn version(file: &File) -> io::Result<Version> {
-    let metadata = file.metadata()?;
-    Ok((
-        metadata.dev(),
-        metadata.ino(),
-        metadata.ctime(),
-        metadata.ctime_nsec(),
-        metadata.len(),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -104,21 +99,39 @@ mod tests {
     }
 
     #[test]
-    fn a8_a_file_is_read_once_for_each_connection_and_again_when_it_has_changed() {
+    fn a8_a_file_is_read_once_for_each_connection() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exe");
         std::fs::write(&path, "one").unwrap();
         let executable = Executable::default();
-        let digest = || executable.digest(&File::open(&path).unwrap());
-        let one = digest().unwrap();
-        assert_eq!(one.len(), 64);
-        let cached = executable.known.lock().unwrap().clone().unwrap();
+        let file = File::open(&path).unwrap();
+        let first = Version::of(&file).unwrap();
+        assert_eq!(executable.digest(&file, first).unwrap().len(), 64);
         // What is remembered is given, and not read again.
-        *executable.known.lock().unwrap() = Some((cached.0, "remembered".to_owned()));
-        assert_eq!(digest().as_deref(), Some("remembered"));
-        std::fs::write(&path, "another").unwrap();
-        let another = digest().unwrap();
-        assert!(another != one && another != "remembered");
+        *executable.known.lock().unwrap() = Some((first, "remembered".to_owned()));
+        let again = executable.digest(&File::open(&path).unwrap(), first);
+        assert_eq!(again.as_deref(), Some("remembered"));
+    }
+
+    /// I3: the same inode, as the process runs it that has written the file anew and executed it.
+    #[test]
+    fn i3_a_file_that_was_written_since_the_first_look_has_no_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("exe");
+        std::fs::write(&path, "own").unwrap();
+        let open = || File::open(&path).unwrap();
+        let first = Version::of(&open()).unwrap();
+        let (asked, not_asked) = (Executable::default(), Executable::default());
+        let own = asked.digest(&open(), first).unwrap();
+        std::fs::write(&path, "trusted").unwrap();
+        assert!(Version::of(&open()).unwrap().is_of_same_file(first));
+        assert_eq!(not_asked.digest(&open(), first), None);
+        assert_eq!(asked.digest(&open(), first), None);
+        // Another name for the same content, as an update makes it go, takes nothing away.
+        std::fs::write(&path, "own").unwrap();
+        std::fs::hard_link(&path, folder.path().join("link")).unwrap();
+        assert_ne!(Version::of(&open()), Some(first));
+        assert_eq!(asked.digest(&open(), first), Some(own));
     }
 
     #[test]
@@ -126,12 +139,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let executable = Arc::new(Executable::default());
         let began = clock::monotonic();
-        assert_eq!(executable.digest(&sparse(&folder, "huge", MOST + 1)), None);
+        let huge = sparse(&folder, "huge", MOST + 1);
+        let version = Version::of(&huge).unwrap();
+        assert_eq!(executable.digest(&huge, version), None);
         assert!(clock::since(began) < Duration::from_secs(1));
 
         let reading = Arc::clone(&executable);
         let file = sparse(&folder, "large", MOST);
-        let reader = std::thread::spawn(move || reading.digest(&file));
+        let version = Version::of(&file).unwrap();
+        let reader = std::thread::spawn(move || reading.digest(&file, version));
         std::thread::sleep(Duration::from_millis(50));
         let closed = clock::monotonic();
         executable.close();

@@ -1,8 +1,12 @@
 //! Local processes that the kernel vouches for, at the other end of a Unix socket.
 //!
-//! What is sent is believed of the process that connected only (`sender.rs`). Facts of /proc are read by the pidfd that the kernel gave with the connection, and believed only
-//! if that process still lives afterwards, so that a reused pid proves nothing. Where the kernel
-//! has no such pidfd (before Linux 6.5), nothing is read.
+//! What is sent is believed of the process that connected only (`sender.rs`). Facts of /proc are
+//! read by the pidfd that the kernel gave with the connection, and believed only if that process
+//! still lives afterwards, so that a reused pid proves nothing. Where the kernel has no such pidfd
+//! (before Linux 6.5), nothing is read.
+//!
+//! I3: what a process chooses itself is no fact. The path of its program is one where we see the same
+//! file there (`program.rs`), and of its control group only what root has written.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -13,6 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sundew_attestation::kinds::process::control_group::{self, ControlGroup};
 use sundew_core::LocalSelector;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
@@ -22,7 +27,8 @@ use super::executable::Executable;
 use super::grpc_c_authority::AuthorityFilter;
 use super::local_places::LocalPlace;
 pub use super::local_places::{LocalLimits, accept, accept_within};
-use super::sender::{Sender, program_of, receive, tell_senders};
+use super::program::{path_of, program_of};
+use super::sender::{Sender, receive, tell_senders};
 use crate::peer::speaking::FirstByte;
 
 /// The process at the other end of a socket, as the kernel names it.
@@ -219,11 +225,11 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 pub struct Facts {
     /// The process ID, in the namespace of this process.
     pub pid: Option<u32>,
-    /// The path of the executable.
+    /// The path of the executable, if the same file is there for this process too.
     pub exe: Option<String>,
     /// The SHA-256 digest of the executable, in lower-case hexadecimal.
     pub exe_sha256: Option<String>,
-    /// The control group (cgroup v2).
+    /// The path of the control group; users name what lies below their own groups.
     pub cgroup: Option<String>,
     /// The path of the parent's executable. This is a hint: the parent may be another process by
     /// now.
@@ -231,30 +237,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The container of the control group, as container runtimes name containers: 64 hexadecimal
-    /// digits.
+    /// What root has written in the path of the control group.
     #[must_use]
-    pub fn container_id(&self) -> Option<&str> {
-        let is_id = |text: &&str| {
-            text.len() == 64
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
-        self.cgroup
-            .as_deref()?
-            .rsplit('/')
-            .flat_map(|segment| segment.split(['-', '.', ':']))
-            .find(is_id)
-    }
-
-    /// The systemd unit of the control group.
-    #[must_use]
-    pub fn systemd_unit(&self) -> Option<&str> {
-        self.cgroup
-            .as_deref()?
-            .rsplit('/')
-            .find(|segment| segment.ends_with(".service") || segment.ends_with(".scope"))
+    pub fn control_group(&self) -> ControlGroup<'_> {
+        let group = self.cgroup.as_deref().map(ControlGroup::of);
+        group.unwrap_or_default()
     }
 }
 
@@ -273,15 +260,12 @@ impl LocalProcess {
 
     /// What /proc says of the process; its executable is read if the digest is wanted.
     pub async fn facts(self: Arc<Self>, want_digest: bool) -> Facts {
-        // A8: taken before a thread is, so that a user who waits for himself holds no threads.
         if !self.sender.has_answered().await {
             return Facts::default();
         }
-        let place = if want_digest {
-            self.executable.place().await
-        } else {
-            None
-        };
+        // A8: taken before a thread is, so that a user who waits for himself, or for a file system
+        // of his own, holds no more than one.
+        let place = self.executable.place().await;
         let read = tokio::task::spawn_blocking(move || {
             let _place = place;
             self.read_facts(want_digest)
@@ -321,31 +305,28 @@ impl LocalProcess {
         if !self.sender.runs_the_same(pid) {
             return None;
         }
-        let link = format!("/proc/{pid}/exe");
-        let path = |link: &str| Some(std::fs::read_link(link).ok()?.to_str()?.to_owned());
-        let exe = path(&link)?;
         let exe_sha256 = if want_digest {
-            Some(self.executable.digest(&std::fs::File::open(&link).ok()?)?)
+            let file = std::fs::File::open(format!("/proc/{pid}/exe")).ok()?;
+            Some(self.executable.digest(&file, self.sender.program()?)?)
         } else {
             None
         };
-        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
-        let cgroup = cgroups.and_then(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("0::").map(str::to_owned))
-        });
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let parent = stat
             .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
-        let parent_exe = parent.and_then(|parent| path(&format!("/proc/{parent}/exe")));
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        let exe = path_of(pid);
         // Only now is it certain that /proc/<pid> was this process all the time.
         (self.lives() && self.sender.runs_the_same(pid)).then_some(Facts {
             pid: Some(pid),
-            exe: Some(exe),
+            exe,
             exe_sha256,
-            cgroup,
-            parent_exe,
+            cgroup: groups
+                .as_deref()
+                .and_then(control_group::path_of)
+                .map(str::to_owned),
+            parent_exe: parent.and_then(path_of),
         })
     }
 

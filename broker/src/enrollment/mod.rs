@@ -11,6 +11,7 @@ mod join_token;
 mod local_places;
 pub mod local_process;
 mod own_identities;
+mod program;
 mod sender;
 #[cfg(test)]
 mod tests;

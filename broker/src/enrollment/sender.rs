@@ -11,7 +11,6 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,17 +20,16 @@ use nix::sys::socket::{
 };
 use tokio::sync::Notify;
 
+use super::program::{Version, program_of};
+
 /// How long a process is waited for that has not answered yet.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-
-/// A program: device and inode of its file.
-pub(super) type Program = (u64, u64);
 
 /// What is known of the sender of a connection.
 #[derive(Default)]
 pub(super) struct Sender {
     /// The program at the first look; `None` in it if there was none to be seen.
-    program: OnceLock<Option<Program>>,
+    program: OnceLock<Option<Version>>,
     has_answered: AtomicBool,
     answered: Notify,
 }
@@ -58,7 +56,7 @@ pub(super) fn receive(socket: &impl AsFd, space: &mut [u8]) -> io::Result<(usize
 
 impl Sender {
     /// Notes the program of the first look.
-    pub(super) fn looked(&self, program: Option<Program>) {
+    pub(super) fn looked(&self, program: Option<Version>) {
         let _ = self.program.set(program);
     }
 
@@ -81,15 +79,14 @@ impl Sender {
             || tokio::time::timeout(ANSWERS_WITHIN, answered).await.is_ok()
     }
 
+    /// The program of the first look.
+    pub(super) fn program(&self) -> Option<Version> {
+        self.program.get().copied().flatten()
+    }
+
     /// Whether a process runs the program still that it ran at the first look.
     pub(super) fn runs_the_same(&self, pid: u32) -> bool {
-        let first = self.program.get().copied().flatten();
-        first.is_some() && first == program_of(pid)
+        let (first, now) = (self.program(), program_of(pid));
+        first.is_some_and(|first| now.is_some_and(|now| first.is_of_same_file(now)))
     }
-}
-
-/// The program that a process runs now.
-pub(super) fn program_of(pid: u32) -> Option<Program> {
-    let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-    Some((file.dev(), file.ino()))
 }

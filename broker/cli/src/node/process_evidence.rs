@@ -22,23 +22,23 @@ pub(super) async fn inspect(
     binding: &[u8; 32],
 ) -> Result<Statement, Status> {
     let facts = Arc::clone(&process).facts(true).await;
-    let (Some(pid), Some(exe), Some(exe_sha256)) =
-        (facts.pid, facts.exe.clone(), facts.exe_sha256.clone())
-    else {
+    let (Some(pid), Some(exe_sha256)) = (facts.pid, facts.exe_sha256.clone()) else {
         return Err(Status::permission_denied(
             "the kernel does not let the node look at this process",
         ));
     };
+    let group = facts.control_group();
     Ok(Statement {
         binding: hex::encode(binding),
         task: task_id.to_owned(),
         uid: process.uid(),
         gid: process.gid(),
         pid,
-        exe,
+        // Empty says nothing: the node has another file at that path.
+        exe: facts.exe.clone().unwrap_or_default(),
         exe_sha256,
-        container_id: facts.container_id().map(str::to_owned),
-        systemd_unit: facts.systemd_unit().map(str::to_owned),
+        container_id: group.container_id.map(str::to_owned),
+        systemd_unit: group.systemd_unit.map(str::to_owned),
         cgroup: facts.cgroup,
         parent_exe: facts.parent_exe,
     })
