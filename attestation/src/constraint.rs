@@ -51,6 +51,14 @@ impl Constraint {
         !values.is_empty() && values.iter().all(accepts)
     }
 
+    /// Returns whether the constraint names what it accepts, value by value.
+    pub(crate) fn names_values(&self) -> bool {
+        match self {
+            Self::OneOf(_) | Self::Reference(_) => true,
+            Self::AtLeast(_) => false,
+        }
+    }
+
     /// Returns why the constraint is invalid in a registration, if it is.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self {

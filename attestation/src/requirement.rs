@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::constraint::Constraints;
+use crate::constraint::{Constraint, Constraints};
 use crate::dsse::VerifyingKey;
+use crate::kinds::process::control_group::can_pin;
 use crate::kinds::sev_snp::Endorsement;
 use crate::spiffe::SpiffeId;
 use crate::trust::{TrustKind, TrustMaterial};
@@ -55,7 +56,8 @@ pub enum Requirement {
     Process {
         /// The nodes whose statements are accepted.
         nodes: Vec<SpiffeId>,
-        /// The constraints; `exe_sha256`, `container_id` or `systemd_unit` must be among them.
+        /// The constraints; `uid` (of a user that runs nothing else), `container_id` or
+        /// `systemd_unit` must be among them. Executables only narrow.
         claims: Constraints,
     },
     /// The attestation report of an AMD SEV-SNP guest.
@@ -187,18 +189,8 @@ impl Requirement {
                 kind.as_str()
             ));
         }
-        // P1: without these claims, evidence of anybody's machine or account would be accepted.
-        let pins = |names: &[&str]| {
-            (!names.iter().any(|name| claims.contains_key(*name))).then(|| {
-                format!(
-                    "{}: claims must pin `{}`",
-                    self.kind(),
-                    names.join("` or `")
-                )
-            })
-        };
+        let unpinned = || self.unpinned(trust);
         match self {
-            Self::AwsIid { .. } => pins(&["accountId"]),
             Self::Cosign { keys, .. } => bad_key(keys),
             Self::Manifest {
                 keys, threshold, ..
@@ -210,24 +202,73 @@ impl Requirement {
                     )
                 })
             }),
-            // T30: without an expected measurement, any enclave would be accepted.
-            Self::Nitro { .. } => pins(&["pcr0", "pcr8"]),
-            Self::Oidc { issuer, .. } => match trust.issuers.get(issuer) {
-                Some(known) => pins(&[known.preset.pinned_claim()]),
-                None => Some(format!(
-                    "issuer `{issuer}` is not configured at this broker"
-                )),
-            },
+            Self::Oidc { issuer, .. } if !trust.issuers.contains_key(issuer) => Some(format!(
+                "issuer `{issuer}` is not configured at this broker"
+            )),
             Self::Process { nodes, .. } if nodes.is_empty() => {
                 Some("process: nodes must name whose word counts".to_owned())
             }
-            Self::Process { .. } => pins(&["exe_sha256", "container_id", "systemd_unit"]),
-            Self::SevSnp { .. } => pins(&["measurement"]),
-            Self::Tdx { .. } => pins(&["mrtd"]),
-            Self::Tpm2 { .. } => (!claims.keys().any(|claim| claim.starts_with("pcr.")))
-                .then(|| "tpm2: claims must pin a PCR, such as `pcr.sha256.7`".to_owned()),
+            Self::Process { claims, .. } => unpinned().or_else(|| bad_unit(claims)),
+            Self::AwsIid { .. }
+            | Self::Nitro { .. }
+            | Self::Oidc { .. }
+            | Self::SevSnp { .. }
+            | Self::Tdx { .. }
+            | Self::Tpm2 { .. } => unpinned(),
         }
     }
+
+    /// Returns the claims of which the requirement has to name values, if it does not, as a
+    /// sentence for the registrar. P1: evidence of anybody's machine, account or process would meet
+    /// it; a lowest value pins nothing.
+    #[must_use]
+    pub fn unpinned(&self, trust: &TrustMaterial) -> Option<String> {
+        let kind = self.kind();
+        let is_pinned = |name: &str| {
+            self.claims()
+                .get(name)
+                .is_some_and(Constraint::names_values)
+        };
+        let pins = |names: &[&str]| {
+            (!names.iter().any(|name| is_pinned(name))).then(|| {
+                let names = names.join("` or `");
+                format!("{kind}: claims must pin `{names}` to values or a reference")
+            })
+        };
+        match self {
+            Self::AwsIid { .. } => pins(&["accountId"]),
+            Self::Cosign { .. } | Self::Manifest { .. } => None,
+            // T30: without an expected measurement, any enclave would be accepted.
+            Self::Nitro { .. } => pins(&["pcr0", "pcr8"]),
+            Self::Oidc { issuer, .. } => {
+                let issuer = trust.issuers.get(issuer)?;
+                pins(&[issuer.preset.pinned_claim()])
+            }
+            // I2: a process becomes another program, and brings any file to any path.
+            Self::Process { .. } => pins(&["uid", "container_id", "systemd_unit"]).map(|problem| {
+                format!("{problem} (a user that runs nothing else); an executable only narrows")
+            }),
+            Self::SevSnp { .. } => pins(&["measurement"]),
+            Self::Tdx { .. } => pins(&["mrtd"]),
+            Self::Tpm2 { claims } => {
+                let mut pcrs = claims.keys().filter(|claim| claim.starts_with("pcr."));
+                (!pcrs.any(|claim| is_pinned(claim)))
+                    .then(|| "tpm2: claims must pin a PCR, such as `pcr.sha256.7`".to_owned())
+            }
+        }
+    }
+}
+
+/// Returns why a constraint on the unit of a process is met by none, or by whoever logs in in time.
+fn bad_unit(claims: &Constraints) -> Option<String> {
+    let Some(Constraint::OneOf(units)) = claims.get("systemd_unit") else {
+        return None;
+    };
+    let bad = units.iter().find(|unit| !can_pin(unit))?;
+    Some(format!(
+        "process: `{bad}` is not the whole name of a unit, such as `agent.service`, or is a \
+         session's: sessions are numbered in the order in which users log in"
+    ))
 }
 
 /// Returns why the keys are invalid, if they are.

@@ -17,8 +17,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sundew_attestation::TrustMaterial;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::store::Store;
-use sundew_core::{RootKey, SharedBounds, Ttl};
+use sundew_core::store::{DocumentKind, Store};
+use sundew_core::{Registration, RootKey, SharedBounds, Ttl, WorkloadRecord};
 use sundew_proto::v1;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -29,13 +29,13 @@ use crate::clock;
 use crate::evidence::{Evidence, TrustItems};
 use crate::journal::{self, Journal, Record};
 use crate::lease::Leases;
-use crate::ledger::Ledger;
+use crate::ledger::{Change, Ledger};
 use crate::limits::{CallLimits, IssuingPlace};
 use crate::liveness::{LogFollower, RevocationLog, agree};
 use crate::material::Material;
 use crate::metrics::Metrics;
 use crate::peer::Trust;
-use crate::records::Records;
+use crate::records::{DocumentPlace, Records};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::registry::Registry;
@@ -231,6 +231,25 @@ impl TestBroker {
         let registry = Arc::clone(&self.rooms.registry);
         let applied = registry.apply_workloads(self.operator(), request).await;
         assert_eq!(applied.unwrap().changes.len(), 1);
+    }
+
+    /// Writes a registration of `/path` as a broker of an earlier version has taken it, that looked
+    /// for less.
+    pub(crate) async fn register_unchecked(&self, path: &str, changes: Value) {
+        let document = self.registration(path, changes);
+        let registration: Registration = serde_json::from_value(document).unwrap();
+        let name = registration.spiffe_id.to_string();
+        let place = DocumentPlace::new(DocumentKind::Workload, &name);
+        let record = WorkloadRecord {
+            registration,
+            version: "former".to_owned(),
+            applied_at_ms: clock::now_ms(),
+            applied_by: name.clone(),
+        };
+        let before = self.ledger.before_change(place).await.unwrap();
+        let change = Change::Write(record.encode(), journal::record("workload_applied"));
+        let put = self.ledger.put_document(place, &before, change, ());
+        put.await.unwrap().unwrap();
     }
 
     /// Writes a secret.

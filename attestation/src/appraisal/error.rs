@@ -72,6 +72,9 @@ pub enum AppraisalError {
     /// The issuer that the registration names is not configured at this broker or has no keys yet.
     #[error("issuer is not configured, or has no keys")]
     UnknownIssuer,
+    /// The registration is of a time when less was enough: evidence of too many would meet it.
+    #[error("the registration is to be changed: {0}")]
+    Unpinned(String),
     /// The node that vouches has no live task of its own that allows it to serve.
     #[error("the node that vouches has no live task with the scope `node:serve`")]
     Unvouched,

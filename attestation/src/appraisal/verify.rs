@@ -35,6 +35,9 @@ fn check(
     trust: &TrustMaterial,
 ) -> Result<(), AppraisalError> {
     let kind = requirement.kind();
+    if let Some(problem) = requirement.unpinned(trust) {
+        return Err(AppraisalError::Unpinned(problem));
+    }
     let values = |claim: &str| {
         claims
             .values

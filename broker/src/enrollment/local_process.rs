@@ -349,14 +349,20 @@ impl LocalProcess {
         )
     }
 
-    /// Says whether a selector means this process.
+    /// Says whether a selector means this process. I2: one that was written when an executable was
+    /// enough means none.
     #[must_use]
     pub fn matches(&self, selector: &LocalSelector, facts: &Facts) -> bool {
-        let holds =
-            |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
-        selector.uid.is_none_or(|uid| uid == self.uid)
+        let holds = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == found
+        };
+        let group = facts.control_group();
+        selector.problem().is_none()
+            && selector.uid.is_none_or(|uid| uid == self.uid)
             && selector.gid.is_none_or(|gid| gid == self.gid)
-            && holds(&selector.exe, &facts.exe)
-            && holds(&selector.exe_sha256, &facts.exe_sha256)
+            && holds(&selector.container_id, group.container_id)
+            && holds(&selector.systemd_unit, group.systemd_unit)
+            && holds(&selector.exe, facts.exe.as_deref())
+            && holds(&selector.exe_sha256, facts.exe_sha256.as_deref())
     }
 }

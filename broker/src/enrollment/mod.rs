@@ -10,6 +10,8 @@ mod grpc_c_authority;
 mod join_token;
 mod local_places;
 pub mod local_process;
+#[cfg(test)]
+mod local_process_tests;
 mod own_identities;
 mod program;
 mod sender;

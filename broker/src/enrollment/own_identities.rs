@@ -109,7 +109,8 @@ impl Enrollment {
                 mut local,
                 ..
             } = document.decode(WorkloadRecord::decode)?.registration;
-            local.retain(|selector| selector.node.as_ref() == node);
+            // I2: nodes of earlier versions do not look themselves whether a selector pins anything.
+            local.retain(|selector| selector.node.as_ref() == node && selector.problem().is_none());
             if id.trust_domain() == ca.trust_domain() && !local.is_empty() && !is_forbidden(&id) {
                 candidates.push(Candidate { id, local });
             }

@@ -48,7 +48,7 @@ async fn broker_with(domain: Option<&str>, places: usize) -> (TestBroker, Arc<En
     (broker, Arc::new(enrollment))
 }
 
-async fn enrolling() -> (TestBroker, Arc<Enrollment>) {
+pub(super) async fn enrolling() -> (TestBroker, Arc<Enrollment>) {
     broker_with(Some(DOMAIN), 1).await
 }
 

@@ -2,6 +2,7 @@
 //! for.
 
 mod bounds;
+mod no_longer_enough;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use sundew_core::store::DocumentKind;
 use sundew_core::{Registration, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
+use self::no_longer_enough::NoLongerEnough;
 use crate::clock;
 use crate::evidence::Evidence;
 use crate::journal;
@@ -39,6 +41,7 @@ pub(crate) struct Registry {
     /// The trust domain of the embedded CA, if this broker has one.
     ca_domain: Option<TrustDomain>,
     evidence: Arc<Evidence>,
+    no_longer_enough: NoLongerEnough,
     responses: Arc<Responses>,
 }
 
@@ -54,6 +57,7 @@ impl Registry {
             ledger,
             ca_domain,
             evidence,
+            no_longer_enough: NoLongerEnough::default(),
             responses,
         }
     }
@@ -174,6 +178,7 @@ impl Registry {
             };
             let put = self.ledger.put_document(place, &before, change, answer);
             if let Some(answer) = put.await? {
+                self.no_longer_enough.forget(id.as_str());
                 return Ok(answer);
             }
         }
@@ -230,6 +235,7 @@ impl Registry {
         };
         let withdrawn = self.ledger.withdraw_document(place, record, &issued);
         let (existed, ()) = withdrawn.await?;
+        self.no_longer_enough.forget(id.as_str());
         Ok(v1::DeleteWorkloadResponse {
             action: deletion(existed).to_owned(),
         })

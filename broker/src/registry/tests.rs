@@ -217,3 +217,109 @@ async fn deleting_a_registration_ends_what_was_issued_to_its_workload() {
     let again = broker.begin(agent.request(&["exec:git"]), &agent).await;
     assert_refused!(again, Refusal::Unregistered);
 }
+
+/// I2: an executable, or a lowest value, leaves it to the caller to fit.
+#[tokio::test]
+async fn i2_an_executable_alone_is_refused_and_told_what_to_add() {
+    let broker = TestBroker::start().await;
+    let digest = "ab".repeat(32);
+    for selector in [
+        json!({ "exe_sha256": digest }),
+        json!({ "exe": "/usr/bin/agent", "gid": 7 }),
+        json!({ "node": format!("spiffe://{DOMAIN}/node"), "exe_sha256": digest }),
+    ] {
+        let local = json!({ "local": [{ "uid": 7 }, selector] });
+        assert_problem(
+            &broker,
+            local,
+            "add `uid` (of a user that runs nothing else)",
+        )
+        .await;
+    }
+    for (selector, word) in [
+        (json!({ "uid": 65534 }), "stands for all users"),
+        (json!({ "uid": u32::MAX }), "stands for all users"),
+        (json!({ "container_id": "4f" }), "64 lower-case"),
+        (json!({ "systemd_unit": "agent" }), "whole name of a unit"),
+        (
+            json!({ "systemd_unit": "session-3.scope" }),
+            "not of a session",
+        ),
+    ] {
+        assert_problem(&broker, json!({ "local": [selector] }), word).await;
+    }
+    let good = json!([
+        { "uid": 7 },
+        { "systemd_unit": "agent.service", "exe_sha256": digest },
+        { "container_id": digest },
+    ]);
+    let good = document(&broker, json!({ "local": good }));
+    apply(&broker, &[good], false).await.unwrap();
+
+    let process = |claims: Value| {
+        json!({ "evidence": [{
+            "kind": "process", "nodes": [format!("spiffe://{DOMAIN}/node")], "claims": claims,
+        }] })
+    };
+    for (claims, word) in [
+        (
+            json!({ "exe_sha256": [digest] }),
+            "an executable only narrows",
+        ),
+        (
+            json!({ "exe": ["/a"], "gid": ["7"], "pid": ["7"] }),
+            "an executable only narrows",
+        ),
+        (
+            json!({ "cgroup": ["/a.service"] }),
+            "must pin `uid` or `container_id`",
+        ),
+        (
+            json!({ "uid": { "at_least": "1" } }),
+            "to values or a reference",
+        ),
+        (
+            json!({ "uid": ["7"], "systemd_unit": ["agent"] }),
+            "whole name of a unit",
+        ),
+    ] {
+        assert_problem(&broker, process(claims), word).await;
+    }
+    for claims in [
+        json!({ "uid": ["7"] }),
+        json!({ "systemd_unit": ["agent.service"], "exe_sha256": { "reference": "agents" } }),
+        json!({ "container_id": { "reference": "containers" } }),
+    ] {
+        let good = document(&broker, process(claims));
+        apply(&broker, &[good], false).await.unwrap();
+    }
+}
+
+/// I2: registrations that were applied when an executable was enough.
+#[tokio::test]
+async fn i2_a_registration_that_is_no_longer_enough_is_named_until_it_is_changed() {
+    let broker = TestBroker::start().await;
+    let digest = "ab".repeat(32);
+    let former = json!({
+        "local": [{ "uid": 7 }, { "exe_sha256": digest }],
+        "evidence": [{ "any_of": [
+            { "kind": "process", "nodes": [format!("spiffe://{DOMAIN}/node")],
+              "claims": { "exe_sha256": [digest] } },
+            broker.registration("/agent", json!({}))["evidence"][0],
+        ] }],
+    });
+    broker.register_unchecked("/agent", former).await;
+    let registry = &broker.rooms.registry;
+    assert!(registry.problems_of_registrations().is_empty());
+    registry.look_for_no_longer_enough().await.unwrap();
+    let told = registry.problems_of_registrations();
+    assert_eq!(told.len(), 1);
+    for word in [id().as_str(), "local: ", "evidence: process: "] {
+        assert!(told[0].contains(word), "{word}: {told:?}");
+    }
+    let now = document(&broker, json!({ "local": [{ "uid": 7 }] }));
+    apply(&broker, &[now], false).await.unwrap();
+    assert!(registry.problems_of_registrations().is_empty());
+    registry.look_for_no_longer_enough().await.unwrap();
+    assert!(registry.problems_of_registrations().is_empty());
+}

@@ -17,6 +17,7 @@ use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::{FullLook, Ledger};
 use crate::material::{self, issuers};
 use crate::peer::files::{read_bundle, read_identity};
+use crate::registry::Registry;
 
 /// How often limiters and entries of the log are looked at that may be forgotten.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
@@ -120,7 +121,10 @@ pub(super) fn start_housekeeping(
     background.spawn(upkeep.run(Arc::clone(&ledger.log)));
     background.spawn(keep_house(Arc::clone(gate), ledger.clone()));
     background.spawn(Arc::clone(&broker.secrets).keep_sealed());
-    background.spawn(look_at_documents(ledger.clone()));
+    background.spawn(look_at_documents(
+        ledger.clone(),
+        Arc::clone(&broker.registry),
+    ));
 }
 
 /// Forgets limiters and entries of the log that nobody needs any more.
@@ -141,12 +145,17 @@ async fn keep_house(gate: Arc<Gate>, ledger: Ledger) {
 
 /// L21: looks at all documents after a start, after the store lost something, and now and then, so
 /// that operators hear of what somebody put back before anybody asks for it. L5: and so that
-/// brokers hear of changes whose broker died before it announced them.
-async fn look_at_documents(ledger: Ledger) {
+/// brokers hear of changes whose broker died before it announced them. I2: and so that operators
+/// hear of registrations of a time when less was enough.
+async fn look_at_documents(ledger: Ledger, registry: Arc<Registry>) {
     let look = FullLook::new(DOCUMENTS_INTERVAL);
     loop {
         if let Some(gaps) = look.is_due(&ledger) {
-            match ledger.look_at_documents().await {
+            let looked = match ledger.look_at_documents().await {
+                Ok(()) => registry.look_for_no_longer_enough().await,
+                failed => failed,
+            };
+            match looked {
                 Ok(()) => look.taken(gaps),
                 Err(error) => tracing::debug!(%error, "documents"),
             }

@@ -17,6 +17,7 @@ use crate::liveness::RevocationLog;
 use crate::metrics::{Metrics, Readings};
 use crate::peer::Trust;
 use crate::records::Records;
+use crate::registry::Registry;
 
 /// What is told of a broker that has not started: the alarm of one that answers nothing holds.
 const STARTING: &str = "# TYPE sundew_view_fresh gauge\nsundew_view_fresh 0\n# EOF\n";
@@ -32,6 +33,7 @@ pub(super) struct Health {
     log: Arc<RevocationLog>,
     metrics: Arc<Metrics>,
     records: Arc<Records>,
+    registry: Arc<Registry>,
     trust: Arc<Trust>,
 }
 
@@ -44,6 +46,7 @@ impl Health {
             log: Arc::clone(&ground.ledger.log),
             metrics: Arc::clone(&ground.metrics),
             records: Arc::clone(&ground.ledger.records),
+            registry: Arc::clone(&broker.registry),
             trust: Arc::clone(&ground.trust),
         }
     }
@@ -72,6 +75,7 @@ impl Health {
         problems.extend(of_store.map(|problem| format!("store: {problem}")));
         problems.extend(self.leases.problems());
         problems.extend(self.records.document_problems());
+        problems.extend(self.registry.problems_of_registrations());
         let view = self.log.latest_view();
         let is_over = |task| view.outcome(task).is_some();
         problems.extend(self.records.task_problems(is_over));

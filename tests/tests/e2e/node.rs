@@ -108,8 +108,8 @@ fn registrations(node: &str, program: &str) -> Value {
             "require_fresh_evidence": true,
         },
         {
-            "spiffe_id": id("/client"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "exe_sha256": own }],
-            "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)] } }],
+            "spiffe_id": id("/client"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "uid": uid, "exe_sha256": own }],
+            "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)], "uid": [uid.to_string()] } }],
             "jwt_svid_audiences": ["us"],
         },
     ])

@@ -4,9 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{IsCa, KeyPair, KeyUsagePurpose, SigningKey as _};
 use serde_json::{Value, json};
-use sundew_attestation::Assurance;
 use sundew_attestation::kinds::process::{ProcessError, Statement, signed_bytes, verify};
 use sundew_attestation::spiffe::{BundleSet, SpiffeId};
+use sundew_attestation::{
+    AppraisalError, AppraisalPolicy, Assurance, Binding, Circumstances, Presented, Rule,
+    TrustMaterial, appraise,
+};
 use sundew_tests::hardware::{Authority, named};
 
 /// A trust domain with nodes.
@@ -161,4 +164,118 @@ fn ac_05_a_nodes_statement_counts_if_a_registered_node_signed_it_for_this_challe
         ),
         "expired"
     );
+}
+
+/// A statement whose node has concluded this unit and container itself, of this control group.
+fn statement_in(cgroup: &str) -> String {
+    let statement = Statement {
+        binding: "09".repeat(32),
+        uid: 1000,
+        exe_sha256: "ab".repeat(32),
+        cgroup: Some(cgroup.to_owned()),
+        container_id: Some("4f".repeat(32)),
+        systemd_unit: Some("agent.service".to_owned()),
+        ..Statement::default()
+    };
+    serde_json::to_string(&statement).expect("made")
+}
+
+/// I3: nodes of earlier versions read the end of the path, which users write.
+#[test]
+fn i3_a_broker_reads_the_control_group_itself() {
+    let domain = Domain {
+        authority: Authority::new("example.org"),
+    };
+    let key = KeyPair::generate().expect("made");
+    let nodes = [SpiffeId::parse(NODE).expect("made")];
+    let claims = |statement: &str| {
+        let evidence = stated(statement, NODE, &key, &key, &domain).to_string();
+        let now_ms = sundew_tests::now_ms();
+        verify(
+            evidence.as_bytes(),
+            &nodes,
+            &domain.bundles(),
+            &[9; 32],
+            now_ms,
+        )
+        .expect("made")
+    };
+    let of_user = "/user.slice/user-1000.slice/user@1000.service/app.slice/agent.service";
+    for (cgroup, container, unit) in [
+        (of_user.to_owned(), None, Some("user@1000.service")),
+        (
+            "/system.slice/agent.service".to_owned(),
+            None,
+            Some("agent.service"),
+        ),
+        (
+            format!("/docker/{}", "4f".repeat(32)),
+            Some("4f".repeat(32)),
+            None,
+        ),
+        ("/../agent.service".to_owned(), None, None),
+    ] {
+        let claims = claims(&statement_in(&cgroup));
+        let value = |name: &str| Some(claims.values.get(name)?.first()?.as_str());
+        assert_eq!(value("systemd_unit"), unit, "{cgroup}");
+        assert_eq!(value("container_id"), container.as_deref(), "{cgroup}");
+        assert_eq!(value("uid"), Some("1000"));
+        // A node that has another file at the path says no path.
+        assert_eq!(value("exe"), None);
+    }
+    let nobody = statement_in(of_user).replace("1000,", "65534,");
+    assert!(!claims(&nobody).values.contains_key("uid"));
+}
+
+/// I2: also for registrations that were applied when an executable was enough.
+#[test]
+fn i2_a_requirement_that_pins_only_an_executable_is_met_by_no_process() {
+    let domain = Domain {
+        authority: Authority::new("example.org"),
+    };
+    let key = KeyPair::generate().expect("made");
+    let statement = statement_in("/system.slice/agent.service");
+    let payload = stated(&statement, NODE, &key, &key, &domain).to_string();
+    let appraised = |claims: Value| {
+        let rule = json!([{ "kind": "process", "nodes": [NODE], "claims": claims }]);
+        let rules: Vec<Rule> = serde_json::from_value(rule).expect("made");
+        let policy = AppraisalPolicy {
+            rules: &rules,
+            cross_checks: &[],
+        };
+        let circumstances = Circumstances {
+            public_key: &[],
+            binding: &Binding::from_bytes([9; 32]),
+            trust: &TrustMaterial::default(),
+            bundles: &domain.bundles(),
+            now_ms: sundew_tests::now_ms(),
+        };
+        let presented = [Presented {
+            kind: "process",
+            payload: payload.as_bytes(),
+        }];
+        appraise(policy, &presented, circumstances, &mut Vec::new()).map(drop)
+    };
+    let digest = "ab".repeat(32);
+    for pinned in [
+        json!({ "uid": ["1000"] }),
+        json!({ "systemd_unit": ["agent.service"] }),
+    ] {
+        let mut claims = pinned.clone();
+        claims["exe_sha256"] = json!([digest]);
+        assert!(appraised(claims).is_ok(), "{pinned}");
+        assert!(appraised(pinned).is_ok());
+    }
+    for free in [
+        json!({}),
+        json!({ "exe_sha256": [digest] }),
+        json!({ "exe_sha256": [digest], "uid": { "at_least": "0" } }),
+    ] {
+        let refused = appraised(free.clone()).expect_err("refused");
+        assert!(
+            matches!(refused, AppraisalError::Unpinned(_)),
+            "{free}: {refused}"
+        );
+        assert!(refused.to_string().contains("only narrows"), "{refused}");
+    }
 }

@@ -9,6 +9,8 @@ mod problems;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sundew_attestation::kinds::process::NOBODY;
+use sundew_attestation::kinds::process::control_group::{can_pin, is_container_id};
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{AppraisalPolicy, CrossCheck, Rule};
 
@@ -88,6 +90,10 @@ pub struct Registration {
 }
 
 /// The facts that the kernel must report of a local process. Every field that is given must match.
+///
+/// I2: a user, a container or a unit must be among them ([`LocalSelector::problem`]). A process can
+/// hand its socket to another program, become one, or bring a file of its own to any path; so an
+/// executable only narrows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalSelector {
@@ -95,14 +101,47 @@ pub struct LocalSelector {
     /// identity to processes on its own machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<SpiffeId>,
-    /// The effective user identifier of the process.
+    /// The effective user identifier of the process: of a user that runs nothing else.
     pub uid: Option<u32>,
     /// The effective group identifier of the process.
     pub gid: Option<u32>,
-    /// The path of the executable.
+    /// The id of the container that the process is in: 64 lower-case hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// The unit of the host's systemd that the process is in, such as `agent.service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd_unit: Option<String>,
+    /// The path of the executable, where the broker or the node has the same file.
     pub exe: Option<String>,
     /// The SHA-256 digest of the executable, in lower-case hexadecimal.
     pub exe_sha256: Option<String>,
+}
+
+impl LocalSelector {
+    /// Returns why the selector means no process at all, if it does, as a sentence for the
+    /// registrar.
+    #[must_use]
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.uid.is_none() && self.container_id.is_none() && self.systemd_unit.is_none() {
+            return Some(
+                "an executable or a group only narrows: add `uid` (of a user that runs nothing \
+                 else), `container_id` or `systemd_unit` to the selector",
+            );
+        }
+        if matches!(self.uid, Some(NOBODY | u32::MAX)) {
+            return Some("this `uid` stands for all users that the kernel cannot name");
+        }
+        if !self.container_id.as_deref().is_none_or(is_container_id) {
+            return Some("`container_id` must be 64 lower-case hexadecimal digits");
+        }
+        if !self.systemd_unit.as_deref().is_none_or(can_pin) {
+            return Some(
+                "`systemd_unit` must be the whole name of a unit, such as `agent.service`, and \
+                 not of a session: sessions are numbered in the order in which users log in",
+            );
+        }
+        None
+    }
 }
 
 fn default_task_ttl() -> Ttl {

@@ -1,8 +1,10 @@
 //! The checks that a registration must pass before it is stored.
 
+use std::collections::BTreeSet;
+
 use sundew_attestation::TrustMaterial;
 
-use super::Registration;
+use super::{LocalSelector, Registration};
 use crate::audience::{is_audience, is_pattern};
 
 /// The deepest delegation that a registration may allow, in levels: every use of a task looks at
@@ -145,12 +147,8 @@ impl Problems<'_> {
             "owner",
             "must name whom to call, in at most 256 bytes",
         );
-        for selector in &registration.local {
-            self.require(
-                selector.uid.is_some() || selector.exe_sha256.is_some(),
-                "local",
-                "a selector needs at least `uid` or `exe_sha256`",
-            );
+        for problem in registration.local.iter().filter_map(LocalSelector::problem) {
+            self.add("local", problem);
         }
     }
 }
@@ -169,5 +167,23 @@ impl Registration {
         problems.check_times_and_numbers();
         problems.check_lists_and_texts();
         problems.found
+    }
+
+    /// Returns what was enough when the registration was applied, and holds for nobody any more, as
+    /// sentences for operators: requirements and selectors that pin nothing (I2). The list is empty
+    /// for a registration that can still be applied.
+    #[must_use]
+    pub fn no_longer_enough(&self, trust: &TrustMaterial) -> Vec<String> {
+        let selectors = self.local.iter().filter_map(LocalSelector::problem);
+        let mut found: BTreeSet<String> = selectors.map(|why| format!("local: {why}")).collect();
+        for (field, policy) in [
+            ("evidence", self.policy()),
+            ("enrollment", self.enrollment_policy()),
+        ] {
+            let sets = policy.alternatives().unwrap_or_default();
+            let unpinned = sets.iter().flatten().filter_map(|r| r.unpinned(trust));
+            found.extend(unpinned.map(|why| format!("{field}: {why}")));
+        }
+        found.into_iter().collect()
     }
 }
