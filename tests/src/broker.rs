@@ -160,13 +160,19 @@ impl Broker {
 
     /// Gets a path from the operations listener: status and body, or nothing without an answer.
     pub async fn http(&self, path: &str) -> Option<(u16, String)> {
+        self.http_for(&self.operations(), path).await
+    }
+
+    /// Gets a path from the operations listener for this `Host`.
+    pub async fn http_for(&self, host: &str, path: &str) -> Option<(u16, String)> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(self.operations())
             .await
             .ok()?;
         stream
             .write_all(
-                format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+                format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
             )
             .await
             .ok()?;

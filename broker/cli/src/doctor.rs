@@ -220,10 +220,11 @@ async fn health(place: &str) -> Result<(bool, String)> {
     let mut stream = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(place))
         .await
         .context("no answer")??;
+    // By address, since the listener answers for few names (I12).
+    let host = stream.peer_addr()?;
     stream
         .write_all(
-            format!("GET /readyz HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n")
-                .as_bytes(),
+            format!("GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes(),
         )
         .await?;
     let mut answer = String::new();

@@ -24,6 +24,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::layer::util::{Identity, Stack};
 
+use super::allowed_hosts::AllowedHosts;
 use super::broker::{Broker, Ground};
 use super::config::{Config, LocalLimits};
 use super::gate::Gate;
@@ -113,10 +114,11 @@ impl Listeners {
     pub(super) async fn serve_operations(
         &mut self,
         address: SocketAddr,
+        hosts: AllowedHosts,
         health: CurrentHealth,
     ) -> Result<SocketAddr, StartError> {
         let (listener, address) = bind(address).await?;
-        let served = operations::serve(listener, health, self.stopping().asked());
+        let served = operations::serve(listener, hosts, health, self.stopping().asked());
         self.spawn_listener("operations", served);
         Ok(address)
     }

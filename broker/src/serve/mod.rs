@@ -3,6 +3,7 @@
 //! `server.rs` reads like a table of contents of starting and stopping. `grpc/` names the use case
 //! of each RPC, `gate.rs` is the way of every call into one.
 
+mod allowed_hosts;
 mod background;
 mod broker;
 pub mod config;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::allowed_hosts::{self, AllowedHosts};
 use super::broker::{Broker, Ground};
 use crate::journal::Journal;
 use crate::lease::Leases;
@@ -107,9 +109,10 @@ pub(super) fn upkeep_line(journal: &Journal) -> Option<String> {
     Some(format!("journal: upkeep: {problem}"))
 }
 
-/// Serves until `shutdown` resolves.
+/// Serves until `shutdown` resolves, to those that ask for one of these hosts.
 pub(super) async fn serve(
     listener: TcpListener,
+    hosts: AllowedHosts,
     current: CurrentHealth,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -117,7 +120,8 @@ pub(super) async fn serve(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(current);
+        .with_state(current)
+        .layer(from_fn_with_state(hosts, allowed_hosts::require));
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown)
         .await

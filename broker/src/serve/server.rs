@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::allowed_hosts::AllowedHosts;
 use super::background;
 use super::broker::{Broker, Ground};
 use super::config::{Config, StoreConfig};
@@ -42,8 +43,9 @@ impl Server {
         let mut listeners = Listeners::default();
         // Health answers from the first moment on, also while the store is waited for.
         let (health, current_health) = watch::channel(None);
+        let hosts = AllowedHosts::new(&config.listen.operations_hosts);
         let operations = listeners
-            .serve_operations(config.listen.operations, current_health)
+            .serve_operations(config.listen.operations, hosts, current_health)
             .await?;
 
         let metrics = Arc::new(Metrics::default());

@@ -196,6 +196,23 @@ async fn health_and_metrics_tell_what_happens() {
     assert!(metrics.contains("sundew_view_fresh 1") && !metrics.contains("stranger-with-a-name"));
 }
 
+/// I12: a page whose name leads to the operations listener reads nothing there; probes and scrapers
+/// come by address.
+#[tokio::test]
+async fn i12_the_operations_listener_answers_for_its_own_hosts_only() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+        let (status, text) = broker.http_for("evil.example", path).await.expect("answer");
+        assert_eq!(status, 421, "{path}");
+        assert!(text.contains("listen.operations_hosts"), "{text}");
+    }
+    for host in ["localhost:9090", "[::1]:9090", "10.42.0.7:9090"] {
+        let (status, _) = broker.http_for(host, "/readyz").await.expect("answer");
+        assert_eq!(status, 200, "{host}");
+    }
+}
+
 /// AC-88: ten times more is asked to be issued than the broker takes: what is too much is refused
 /// at once, and no ending ever is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use sundew_attestation::kinds::oidc::Preset;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
+use super::super::allowed_hosts::is_host;
 use super::file::{FileJournal, FileLimits, FileOperator, FileTrust};
 use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
 
@@ -168,6 +169,16 @@ pub(super) fn material(items: &[MaterialConfig], errors: &mut Vec<String>) {
                 errors.push(format!("trust_material: {name}: needs one of file and url"))
             }
         }
+    }
+}
+
+/// Checks the names for which the operations listener answers.
+pub(super) fn operations_hosts(listen: Option<&Listen>, errors: &mut Vec<String>) {
+    let names = listen.map_or(&[][..], |listen| &listen.operations_hosts);
+    if !names.iter().all(|name| is_host(name)) {
+        errors.push(
+            "listen.operations_hosts: must be names of hosts, without port and wildcard".to_owned(),
+        );
     }
 }
 

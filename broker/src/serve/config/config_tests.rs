@@ -40,6 +40,21 @@ fn redis_elsewhere_without_tls_is_refused() {
 }
 
 #[test]
+fn i12_names_of_the_operations_listener_are_names_alone() {
+    let parse = |names: &str| {
+        Config::parse(&format!(
+            "[listen]\nworkloads = \"127.0.0.1:1\"\noperations_hosts = {names}\n[identity]\nsource = \"embedded_ca\"\ntrust_domain = \"a\"\n[store]\nurl = \"embedded:s\"\n[keys]\nroot_key_file = \"k\"\n[journal]\ndirectory = \"j\"\n"
+        ))
+    };
+    let good = parse("[\"broker.internal\", \"sundew\"]").unwrap();
+    assert_eq!(good.listen.operations_hosts.len(), 2);
+    for names in ["[\"*\"]", "[\"sundew\", \"sundew:9090\"]", "[\"\"]"] {
+        let error = parse(names).unwrap_err().to_string();
+        assert!(error.contains("listen.operations_hosts"), "{error}");
+    }
+}
+
+#[test]
 fn o1_rules_about_segments_are_checked_by_key() {
     let parse = |journal: &str| {
         Config::parse(&format!(

@@ -70,6 +70,8 @@ pub(super) struct FileListen {
     enrollment: Option<SocketAddr>,
     #[serde(default = "default_operations")]
     operations: SocketAddr,
+    #[serde(default)]
+    operations_hosts: Vec<String>,
     workload_api: Option<PathBuf>,
     #[serde(default)]
     reflection: bool,
@@ -85,6 +87,7 @@ impl From<FileListen> for Listen {
             workloads: file.workloads,
             enrollment: file.enrollment,
             operations: file.operations,
+            operations_hosts: file.operations_hosts,
             workload_api: file.workload_api,
             reflection: file.reflection,
         }

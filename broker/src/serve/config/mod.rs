@@ -99,6 +99,8 @@ pub struct Listen {
     pub enrollment: Option<SocketAddr>,
     /// For metrics and health, in the clear: keep this address off the network of agents.
     pub operations: SocketAddr,
+    /// Names for which `operations` answers, besides `localhost` and addresses.
+    pub operations_hosts: Vec<String>,
     /// The Unix socket of the SPIFFE Workload API. Needs the embedded CA.
     pub workload_api: Option<PathBuf>,
     /// Whether the workload listener answers gRPC reflection.
@@ -203,6 +205,7 @@ impl Config {
         checks::journal(file.journal.as_ref(), &mut errors);
         checks::issuers(&file.issuers, &mut errors);
         checks::material(&file.material, &mut errors);
+        checks::operations_hosts(listen.as_ref(), &mut errors);
         if let (Some(listen), Some(identity)) = (&listen, &identity) {
             checks::identity(listen, identity, !file.trust.is_empty(), &mut errors);
         }
