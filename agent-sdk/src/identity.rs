@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_core::client::{BundleSet, SpiffeId, TrustBundle, thumbprint, validate_chain};
+use sundew_core::client::{
+    BundleSet, SpiffeId, SvidChoice, TrustBundle, thumbprint, validate_chain,
+};
 use tokio::sync::watch;
 
 use crate::clock;
@@ -33,6 +35,7 @@ pub(crate) struct Trust(ArcSwap<BundleSet>);
 impl Trust {
     /// Makes a trust that begins with these bundles.
     pub(crate) fn of(bundles: BundleSet) -> Self {
+        tell_left_out(&bundles);
         Self(ArcSwap::from_pointee(bundles))
     }
 
@@ -41,19 +44,29 @@ impl Trust {
         self.0.load_full()
     }
 
-    /// Takes these bundles in place of the current ones, and tells whether they differ.
+    /// Takes these bundles in place of all current ones, and tells whether they differ. A trust
+    /// domain that has none any more is not trusted any more (I4).
     fn replace(&self, bundles: BundleSet) -> bool {
-        let current = self.0.load();
-        let same = current.iter().count() == bundles.iter().count()
-            && bundles.iter().all(|bundle| {
-                current
-                    .of(bundle.trust_domain())
-                    .is_some_and(|known| known.is_same(bundle))
-            });
-        if !same {
+        let differs = !self.0.load().is_same(&bundles);
+        if differs {
+            tell_left_out(&bundles);
             self.0.store(Arc::new(bundles));
         }
-        !same
+        differs
+    }
+}
+
+/// Says in the log what cannot be used of bundles, and whose it is. The rest counts (I5).
+fn tell_left_out(bundles: &BundleSet) {
+    for bundle in bundles
+        .iter()
+        .filter(|bundle| bundle.left_out().count() > 0)
+    {
+        tracing::warn!(
+            trust_domain = %bundle.trust_domain(),
+            problem = %bundle.left_out(),
+            "parts of the trust bundle cannot be used; the rest counts"
+        );
     }
 }
 
@@ -101,8 +114,8 @@ impl Identity {
         sign(&self.key, message).map_err(|e| Error::Identity(e.to_string()))
     }
 
-    /// Returns the roots that others are checked with at this moment: for each trust domain, as
-    /// `spiffe://<name>`, its roots in DER, one after the other.
+    /// Returns the roots that others are checked with at this moment: for each trust domain that has
+    /// some, as `spiffe://<name>`, its roots in DER, one after the other.
     #[must_use]
     pub fn roots(&self) -> Vec<(String, Vec<u8>)> {
         let concatenated = |bundle: &TrustBundle| {
@@ -114,6 +127,7 @@ impl Identity {
         self.trust
             .bundles()
             .iter()
+            .filter(|bundle| !bundle.is_empty())
             .map(|bundle| (bundle.trust_domain().id(), concatenated(bundle)))
             .collect()
     }
@@ -142,7 +156,7 @@ impl IdentitySource {
             return files::follow(folder.clone());
         }
         match &settings.endpoint_socket {
-            Some(socket) => workload_api::follow(socket).await,
+            Some(socket) => workload_api::follow(socket, choice(settings)?).await,
             None => Err(Error::Identity(
                 "neither SPIFFE_ENDPOINT_SOCKET nor SUNDEW_SVID_DIR is set".to_owned(),
             )),
@@ -162,6 +176,20 @@ impl IdentitySource {
             std::future::pending::<()>().await;
         }
         self.0.mark_unchanged();
+    }
+}
+
+/// Returns which SVID of a Workload API the settings want.
+fn choice(settings: &Settings) -> Result<SvidChoice, Error> {
+    match (&settings.svid_id, &settings.svid_hint) {
+        (None, None) => Ok(SvidChoice::First),
+        (None, Some(hint)) => Ok(SvidChoice::Hint(hint.clone())),
+        (Some(id), None) => SpiffeId::parse(id)
+            .map(SvidChoice::Id)
+            .map_err(|e| Error::Identity(format!("SUNDEW_SVID_ID: {e}"))),
+        (Some(_), Some(_)) => Err(Error::Identity(
+            "SUNDEW_SVID_ID and SUNDEW_SVID_HINT exclude each other".to_owned(),
+        )),
     }
 }
 

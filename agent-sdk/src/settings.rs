@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// The places of the broker, of the identity and of evidence.
 ///
 /// [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`, `SPIFFE_ENDPOINT_SOCKET`,
-/// `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`,
+/// `SUNDEW_SVID_ID`, `SUNDEW_SVID_HINT`, `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`,
 /// `SUNDEW_SYSTEM_PROMPT_FILE`, `SUNDEW_CODE`, `SUNDEW_OIDC_TOKEN_FILE`,
 /// `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`,
 /// `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other kind
@@ -27,6 +27,11 @@ pub struct Settings {
     pub broker_id: Option<String>,
     /// The Workload API, as `unix:/path` or `unix:///path`.
     pub endpoint_socket: Option<String>,
+    /// The SPIFFE ID that this process wants to have, where the Workload API gives it several; the
+    /// first one if neither this nor a hint is set.
+    pub svid_id: Option<String>,
+    /// The hint of the SVID that this process wants to have, instead of its ID.
+    pub svid_hint: Option<String>,
     /// A folder with `svid.pem`, `key.pem` and `bundle.pem`; takes precedence over the socket.
     pub svid_dir: Option<PathBuf>,
     /// A DSSE-signed manifest of this agent.
@@ -85,6 +90,8 @@ impl Settings {
             broker: text("SUNDEW_BROKER"),
             broker_id: text("SUNDEW_BROKER_ID"),
             endpoint_socket: text("SPIFFE_ENDPOINT_SOCKET"),
+            svid_id: text("SUNDEW_SVID_ID"),
+            svid_hint: text("SUNDEW_SVID_HINT"),
             svid_dir: path("SUNDEW_SVID_DIR"),
             manifest: path("SUNDEW_MANIFEST"),
             model: text("SUNDEW_MODEL"),
@@ -129,6 +136,8 @@ mod tests {
             ("SUNDEW_BROKER", "127.0.0.1:7443"),
             ("SPIFFE_ENDPOINT_SOCKET", "unix:/run/agent.sock"),
             ("SUNDEW_SVID_DIR", "/svid"),
+            ("SUNDEW_SVID_ID", "spiffe://a.example/agent"),
+            ("SUNDEW_SVID_HINT", "internal"),
             ("SUNDEW_TPM2", "/dev/tpmrm0,0x81010002,0+4+7"),
             ("PATH", "/bin"),
         ]);
@@ -136,6 +145,8 @@ mod tests {
         let socket = found.endpoint_socket.as_deref();
         assert_eq!(socket, Some("unix:/run/agent.sock"));
         assert_eq!(found.svid_dir.as_deref(), Some(Path::new("/svid")));
+        assert_eq!(found.svid_id.as_deref(), Some("spiffe://a.example/agent"));
+        assert_eq!(found.svid_hint.as_deref(), Some("internal"));
         let tpm = found.tpm2.as_deref();
         assert_eq!(tpm, Some("/dev/tpmrm0,0x81010002,0+4+7"));
         assert_eq!(found.broker_id, None);

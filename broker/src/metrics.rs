@@ -19,6 +19,13 @@ struct Handshake {
     result: &'static str,
 }
 
+/// The label of parts that were left out: whose they are. The configuration names the issuers, and
+/// the configuration or the Workload API the trust domains.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct LeftOut {
+    source: String,
+}
+
 /// The result of a TLS handshake.
 pub(crate) enum HandshakeResult {
     /// The caller was let in.
@@ -46,6 +53,8 @@ pub(crate) struct Readings {
     pub(crate) journal_writable: bool,
     /// Credentials in other systems, and those of them that are due.
     pub(crate) leases: (u64, u64),
+    /// How many parts of a bundle or of a set of keys cannot be used, by whose it is.
+    pub(crate) trust_left_out: Vec<(String, usize)>,
     /// Whether the view of the revocation log is fresh.
     pub(crate) view_fresh: bool,
 }
@@ -107,6 +116,7 @@ pub(crate) struct Metrics {
     leases: Gauge,
     leases_due: Gauge,
     documents_altered: Gauge,
+    trust_left_out: Family<LeftOut, Gauge>,
     journal: JournalMetrics,
 }
 
@@ -162,6 +172,12 @@ impl Default for Metrics {
             "1 while the view of the revocation log is fresh",
             Gauge::clone(&metrics.4),
         );
+        let trust_left_out = Family::default();
+        registry.register(
+            "trust_left_out",
+            "Roots and keys that cannot be used, by whose they are",
+            Family::clone(&trust_left_out),
+        );
         let journal = JournalMetrics::default();
         journal.register(&mut registry);
         Self {
@@ -175,6 +191,7 @@ impl Default for Metrics {
             leases,
             leases_due,
             documents_altered,
+            trust_left_out,
         }
     }
 }
@@ -227,6 +244,13 @@ impl Metrics {
         self.journal
             .writable
             .set(i64::from(readings.journal_writable));
+        self.trust_left_out.clear();
+        for (source, count) in &readings.trust_left_out {
+            let source = source.clone();
+            self.trust_left_out
+                .get_or_create(&LeftOut { source })
+                .set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
         let mut out = String::new();
         if prometheus_client::encoding::text::encode(&mut out, &self.registry).is_err() {
             out.clear();

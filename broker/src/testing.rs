@@ -35,6 +35,7 @@ use crate::liveness::{LogFollower, RevocationLog, agree};
 use crate::material::Material;
 use crate::metrics::Metrics;
 use crate::peer::Trust;
+use crate::peer::trust::Source;
 use crate::records::{DocumentPlace, Records};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
@@ -169,7 +170,7 @@ impl TestBroker {
         );
         let mut follower = LogFollower::new(Arc::clone(&log), journal);
         let trust = Arc::new(Trust::default());
-        trust.publish(ca.bundle());
+        trust.publish(Source::Files, ca.bundle());
         let rooms = build_rooms(&ledger, &metrics, &trust, &mut follower);
         rooms.secrets.reload_keyring().await.unwrap();
         log.open_after(Duration::ZERO);

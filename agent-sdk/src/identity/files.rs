@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_core::client::{BundleSet, TrustBundle, TrustDomain};
+use sundew_core::client::{BundleSet, TrustBundle, spiffe_id_of};
 
 use super::{Found, IdentitySource, Publisher, Svid, SvidError};
 use crate::error::Error;
@@ -56,14 +56,9 @@ fn bundles(folder: &Path) -> Result<BundleSet, SvidError> {
         .first()
         .ok_or("no certificate")
         .map_err(SvidError::malformed("svid.pem"))?;
-    let domain =
-        spiffe::cert::spiffe_id_from_der(leaf).map_err(SvidError::malformed("svid.pem"))?;
-    let domain =
-        TrustDomain::parse(domain.trust_domain_name()).map_err(SvidError::malformed("svid.pem"))?;
-    let mut bundles = BundleSet::default();
-    bundles.insert(
-        TrustBundle::parse(domain, &file(folder, "bundle.pem")?)
-            .map_err(SvidError::malformed("bundle.pem"))?,
-    );
-    Ok(bundles)
+    let id = spiffe_id_of(leaf).map_err(SvidError::malformed("svid.pem"))?;
+    let domain = id.trust_domain().clone();
+    let bundle = TrustBundle::parse(domain, &file(folder, "bundle.pem")?)
+        .map_err(SvidError::malformed("bundle.pem"))?;
+    Ok(bundle.into())
 }

@@ -33,9 +33,13 @@ fn uri(text: &str) -> SanType {
 impl Ca {
     /// Returns certificate and key of a new SVID.
     fn svid(&self) -> (String, String) {
+        self.svid_of("/agent")
+    }
+
+    fn svid_of(&self, path: &str) -> (String, String) {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![uri("spiffe://test.example/agent")];
+        params.subject_alt_names = vec![uri(&format!("spiffe://test.example{path}"))];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let leaf = params.signed_by(&key, &self.issuer).expect("leaf");

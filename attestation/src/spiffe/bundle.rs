@@ -6,37 +6,31 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use serde::Deserialize;
 use serde_json::Value;
+use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::certificate::{has_unknown_critical_extension, is_acceptable_key};
 use super::id::TrustDomain;
 use super::jwt::JwtBundle;
 use crate::key_id;
+use crate::left_out::LeftOut;
 
 /// The largest bundle document that is parsed, in bytes.
 const MAX_DOCUMENT: usize = 1 << 20;
-/// The largest number of root certificates in a bundle.
-const MAX_ROOTS: usize = 64;
+/// The largest number of root certificates of a bundle that are used.
+const MAX_ROOTS: usize = 256;
 
-/// The reasons to reject a trust bundle.
+/// The reasons to reject the document of a trust bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// A root is not a usable CA certificate.
-    #[error("root {index}: {reason}")]
-    BadRoot {
-        /// The root's position in the bundle, from 0.
-        index: usize,
-        /// The check that the root failed.
-        reason: &'static str,
-    },
     /// The document is neither PEM certificates nor a SPIFFE JSON bundle.
     #[error("not a bundle: {0}")]
     Syntax(String),
-    /// The bundle has more than 1 MiB or more than 64 roots.
+    /// The document has more than 1 MiB.
     #[error("bundle is too large")]
     TooLarge,
 }
@@ -64,32 +58,82 @@ impl Root {
 }
 
 /// The roots and JWT keys of one trust domain. An empty bundle trusts nobody.
+///
+/// Parts that cannot be used are left out, as section 4.1.3 demands of keys of an unknown kind: what
+/// one of them is costs no other, and what the document no longer has is not kept for it.
 #[derive(Debug)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     roots: Vec<Root>,
     jwt: Option<Arc<JwtBundle>>,
+    left_out: LeftOut,
 }
 
 impl TrustBundle {
-    /// Makes a bundle without JWT keys of root certificates in DER; fails if one of them is not a
-    /// usable CA certificate or if there are more than 64.
+    /// Makes a bundle that trusts nobody.
+    #[must_use]
+    pub fn empty(trust_domain: TrustDomain) -> Self {
+        Self::of_parts(trust_domain, Vec::new(), LeftOut::default())
+    }
+
+    /// Makes a bundle without JWT keys of root certificates in DER. Those that are not usable CA
+    /// certificates are left out, and those beyond 256.
     pub fn from_der<'a>(
         trust_domain: TrustDomain,
         certificates: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<Self, BundleError> {
-        let mut roots = Vec::new();
-        for (index, der) in certificates.into_iter().enumerate() {
-            if index >= MAX_ROOTS {
-                return Err(BundleError::TooLarge);
-            }
-            roots.push(root(der).map_err(|reason| BundleError::BadRoot { index, reason })?);
+    ) -> Self {
+        let ders = certificates.into_iter().map(|der| Ok(der.to_vec()));
+        Self::of_parts(trust_domain, ders.collect(), LeftOut::default())
+    }
+
+    /// Makes a bundle without JWT keys of root certificates in DER, one after the other, as the
+    /// Workload API has them. What is not usable is left out.
+    #[must_use]
+    pub fn from_concatenated_der(trust_domain: TrustDomain, certificates: &[u8]) -> Self {
+        let ders = split_der(certificates);
+        let ders = ders.map(|der| der.map(<[u8]>::to_vec));
+        Self::of_parts(trust_domain, ders.collect(), LeftOut::default())
+    }
+
+    /// Reads a document of at most 1 MiB: PEM certificates, or a SPIFFE JSON bundle (Trust Domain
+    /// and Bundle, section 4) if its first character is `{`.
+    ///
+    /// # Errors
+    /// [`BundleError`] if the document is none, such as one that is written at this moment.
+    pub fn parse(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
+        if document.len() > MAX_DOCUMENT {
+            return Err(BundleError::TooLarge);
         }
-        Ok(Self {
+        if !document.trim_ascii_start().starts_with(b"{") {
+            let roots = pem_roots(document)?;
+            return Ok(Self::of_parts(trust_domain, roots, LeftOut::default()));
+        }
+        let (roots, jwt) = json_keys(document)?;
+        let mut left_out = LeftOut::default();
+        if let Some(jwt) = &jwt {
+            left_out.append(jwt.left_out());
+        }
+        Ok(Self::of_parts(trust_domain, roots, left_out).with_jwt(jwt))
+    }
+
+    fn of_parts(trust_domain: TrustDomain, certificates: Vec<Part>, mut left_out: LeftOut) -> Self {
+        let mut roots = Vec::new();
+        for (index, certificate) in certificates.into_iter().enumerate() {
+            match certificate.and_then(|der| root(&der)) {
+                Ok(root) if roots.len() < MAX_ROOTS => roots.push(root),
+                Ok(_) => left_out.add(
+                    format!("root {index}"),
+                    format!("more than {MAX_ROOTS} roots"),
+                ),
+                Err(reason) => left_out.add(format!("root {index}"), reason),
+            }
+        }
+        Self {
             trust_domain,
             roots,
             jwt: None,
-        })
+            left_out,
+        }
     }
 
     /// Returns this bundle with the given keys for JWT-SVIDs in place of those that it had.
@@ -101,18 +145,16 @@ impl TrustBundle {
         }
     }
 
-    /// Reads a document of at most 1 MiB: PEM certificates, or a SPIFFE JSON bundle (Trust Domain
-    /// and Bundle, section 4) if its first character is `{`.
-    pub fn parse(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
-        if document.len() > MAX_DOCUMENT {
-            return Err(BundleError::TooLarge);
-        }
-        let (ders, jwt) = if document.trim_ascii_start().starts_with(b"{") {
-            json_keys(document)?
-        } else {
-            (pem_roots(document)?, None)
-        };
-        Ok(Self::from_der(trust_domain, ders.iter().map(Vec::as_slice))?.with_jwt(jwt))
+    /// Returns what cannot be used of the document.
+    #[must_use]
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// Returns whether nobody of the trust domain can be verified.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty()
     }
 
     /// Returns the trust domain that the roots belong to.
@@ -132,10 +174,12 @@ impl TrustBundle {
         self.jwt.as_ref()
     }
 
-    /// Returns whether both bundles have the same roots and the same JWT keys.
+    /// Returns whether both bundles have the same roots and the same JWT keys, and whether the same
+    /// was left out.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.certificates().eq(other.certificates())
+            && self.left_out == other.left_out
             && self.jwt().map(|jwt| jwt.document()) == other.jwt().map(|jwt| jwt.document())
     }
 
@@ -150,10 +194,38 @@ impl TrustBundle {
 #[derive(Clone, Debug, Default)]
 pub struct BundleSet(BTreeMap<TrustDomain, Arc<TrustBundle>>);
 
+impl From<TrustBundle> for BundleSet {
+    fn from(bundle: TrustBundle) -> Self {
+        let mut only = Self::default();
+        only.insert(bundle);
+        only
+    }
+}
+
 impl BundleSet {
     /// Adds the bundle, in place of any earlier one of the same trust domain.
-    pub fn insert(&mut self, bundle: TrustBundle) {
-        self.0.insert(bundle.trust_domain.clone(), Arc::new(bundle));
+    pub fn insert(&mut self, bundle: impl Into<Arc<TrustBundle>>) {
+        let bundle = bundle.into();
+        self.0.insert(bundle.trust_domain.clone(), bundle);
+    }
+
+    /// Returns the bundles of all sets. Of several that have one trust domain, the first counts:
+    /// bundles are never joined (T04).
+    #[must_use]
+    pub fn first_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for bundle in sets.into_iter().flat_map(Self::iter) {
+            let domain = bundle.trust_domain.clone();
+            all.0.entry(domain).or_insert_with(|| Arc::clone(bundle));
+        }
+        all
+    }
+
+    /// Returns whether both have the same roots and JWT keys for the same trust domains.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let pairs = self.iter().zip(other.iter());
+        self.0.keys().eq(other.0.keys()) && pairs.into_iter().all(|(one, other)| one.is_same(other))
     }
 
     /// Returns the bundle of a trust domain.
@@ -206,21 +278,40 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
     })
 }
 
-fn pem_roots(document: &[u8]) -> Result<Vec<Vec<u8>>, BundleError> {
-    let mut ders = Vec::new();
-    for item in CertificateDer::pem_slice_iter(document) {
-        if ders.len() >= MAX_ROOTS {
-            return Err(BundleError::TooLarge);
+/// A certificate in DER, or the reason why it is none.
+type Part = Result<Vec<u8>, &'static str>;
+
+/// Splits values in DER that stand one after the other. What follows a value that does not end is
+/// told as one part.
+pub(super) fn split_der(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], &'static str>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
         }
-        ders.push(
-            item.map_err(|e| BundleError::Syntax(e.to_string()))?
-                .to_vec(),
-        );
+        let (value, rest) = match Any::from_der(bytes) {
+            Ok((rest, _)) => (bytes.get(..bytes.len().saturating_sub(rest.len())), rest),
+            Err(_) => (None, &[][..]),
+        };
+        bytes = rest;
+        Some(value.ok_or("not DER"))
+    })
+}
+
+fn pem_roots(document: &[u8]) -> Result<Vec<Part>, BundleError> {
+    let mut parts = Vec::new();
+    for item in CertificateDer::pem_slice_iter(document) {
+        match item {
+            Ok(certificate) => parts.push(Ok(certificate.to_vec())),
+            Err(pem::Error::Base64Decode(_) | pem::Error::IllegalSectionStart { .. }) => {
+                parts.push(Err("not PEM"));
+            }
+            Err(error) => return Err(BundleError::Syntax(error.to_string())),
+        }
     }
-    if ders.is_empty() && !document.trim_ascii().is_empty() {
+    if parts.iter().all(Result::is_err) && !document.trim_ascii().is_empty() {
         return Err(BundleError::Syntax("no PEM certificate found".to_owned()));
     }
-    Ok(ders)
+    Ok(parts)
 }
 
 #[derive(Deserialize)]
@@ -228,26 +319,18 @@ struct JsonBundle {
     keys: Vec<Value>,
 }
 
-fn json_keys(document: &[u8]) -> Result<(Vec<Vec<u8>>, Option<JwtBundle>), BundleError> {
+fn json_keys(document: &[u8]) -> Result<(Vec<Part>, Option<JwtBundle>), BundleError> {
     let bundle: JsonBundle =
         serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
     let used_for = |key: &Value, usage: &str| key.get("use").and_then(Value::as_str) == Some(usage);
-    let mut ders = Vec::new();
-    for key in bundle.keys.iter().filter(|key| used_for(key, "x509-svid")) {
-        let only = match key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {
-            Some([Value::String(only)]) => only,
-            _ => {
-                return Err(BundleError::Syntax(
-                    "an x509-svid key must have exactly one x5c value".to_owned(),
-                ));
-            }
+    let certificate =
+        |key: &Value| match key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([Value::String(only)]) => STANDARD.decode(only).map_err(|_| "x5c is not base64"),
+            _ => Err("must have exactly one x5c value"),
         };
-        ders.push(
-            STANDARD
-                .decode(only)
-                .map_err(|_| BundleError::Syntax("x5c is not base64".to_owned()))?,
-        );
-    }
+    // Section 4.2.2: keys of other uses are none of ours.
+    let x509 = bundle.keys.iter().filter(|key| used_for(key, "x509-svid"));
+    let roots = x509.map(certificate).collect();
     let jwt: Vec<Value> = bundle
         .keys
         .into_iter()
@@ -257,5 +340,8 @@ fn json_keys(document: &[u8]) -> Result<(Vec<Vec<u8>>, Option<JwtBundle>), Bundl
         .then(|| JwtBundle::new(jwt))
         .transpose()
         .map_err(|e| BundleError::Syntax(e.to_string()))?;
-    Ok((ders, jwt))
+    Ok((roots, jwt))
 }
+
+#[cfg(test)]
+mod tests;

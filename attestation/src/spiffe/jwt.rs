@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::id::{SpiffeId, TrustDomain};
 use crate::jws::{self, JwsError, KeySet};
+use crate::left_out::LeftOut;
 
 /// The largest lead of an issuer's clock over the verifier's, in seconds.
 const MAX_SKEW_S: i64 = 30;
@@ -39,19 +40,45 @@ pub struct JwtBundle {
 }
 
 impl JwtBundle {
-    /// Makes a bundle of JWKs (RFC 7517, section 4); fails if none of them is usable.
+    /// Makes a bundle of JWKs (RFC 7517, section 4), without those that cannot be used.
+    ///
+    /// # Errors
+    /// [`JwsError::KeySet`] if the keys are too large together.
     pub fn new(jwks: Vec<Value>) -> Result<Self, JwsError> {
-        Self::parse(json!({ "keys": jwks }).to_string().into_bytes())
-    }
-
-    /// Reads a JWKS (RFC 7517, section 5), as the SPIFFE Workload API serves it; fails if it has no
-    /// usable key.
-    pub fn parse(document: Vec<u8>) -> Result<Self, JwsError> {
-        let keys = KeySet::parse(&document)?;
+        let keys = KeySet::parse(json!({ "keys": jwks }).to_string().as_bytes())?;
+        // Others get the document, and some of them refuse all of it for one key.
+        let mut usable = Vec::new();
+        for jwk in jwks {
+            if keys.counts(&jwk) && !usable.contains(&jwk) {
+                usable.push(jwk);
+            }
+        }
+        let document = json!({ "keys": usable }).to_string().into_bytes();
         Ok(Self { document, keys })
     }
 
-    /// Returns the JWKS as it was read.
+    /// Reads a JWKS (RFC 7517, section 5), as the SPIFFE Workload API serves it, without the keys
+    /// that cannot be used.
+    ///
+    /// # Errors
+    /// [`JwsError::KeySet`] if the document is no JWKS.
+    pub fn parse(document: &[u8]) -> Result<Self, JwsError> {
+        Self::new(jws::keys_of(document)?)
+    }
+
+    /// Returns what cannot be used of the document.
+    #[must_use]
+    pub fn left_out(&self) -> &LeftOut {
+        self.keys.left_out()
+    }
+
+    /// Returns whether no JWT-SVID can be verified.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Returns the keys that count, as a JWKS.
     #[must_use]
     pub fn document(&self) -> &[u8] {
         &self.document

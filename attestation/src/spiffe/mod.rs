@@ -6,8 +6,10 @@ mod certificate;
 mod id;
 mod jwt;
 mod svid;
+mod workload_api;
 
 pub use bundle::{BundleError, BundleSet, TrustBundle};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use jwt::{JwtBundle, JwtSvid, JwtSvidError};
-pub use svid::{SvidError, VerifiedSvid, public_key_of, thumbprint, validate_chain};
+pub use svid::{SvidError, VerifiedSvid, public_key_of, spiffe_id_of, thumbprint, validate_chain};
+pub use workload_api::{ChosenSvid, ResponseError, SvidChoice, SvidEntry, WorkloadResponse};

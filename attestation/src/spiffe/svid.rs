@@ -48,6 +48,10 @@ pub enum SvidError {
     /// 4.2).
     #[error("leaf with name constraints")]
     NameConstraints,
+    /// A certificate is signed with an algorithm that is not accepted, such as ECDSA with SHA-512 or
+    /// RSASSA-PSS with other parameters than those of TLS.
+    #[error("signed with an algorithm that is not accepted")]
+    SignatureAlgorithm,
     /// The chain has more than 5 certificates or more than 32 KiB.
     #[error("chain is too long")]
     TooLong,
@@ -205,17 +209,7 @@ pub fn validate_chain(
             None,
             None,
         )
-        .map_err(|error| {
-            let expired = matches!(
-                error,
-                webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }
-            );
-            if expired {
-                SvidError::Expired
-            } else {
-                SvidError::Untrusted
-            }
-        })?;
+        .map_err(|error| untrusted(&error))?;
     // webpki does not look at the validity of a trust anchor, so the proof must end with it (T08).
     let used = path.anchor();
     if let Some(root) = roots.iter().find(|root| {
@@ -231,6 +225,29 @@ pub fn validate_chain(
         serial: leaf.tbs_certificate.raw_serial().to_vec(),
         not_after_ms: not_after.saturating_mul(1000),
     })
+}
+
+/// Returns the SPIFFE ID of a leaf in DER, whose form is checked and which is not validated.
+///
+/// # Errors
+/// The [`SvidError`] that names the check that failed.
+pub fn spiffe_id_of(leaf: &[u8]) -> Result<SpiffeId, SvidError> {
+    check_leaf(&parse(leaf)?)
+}
+
+/// Returns why there is no path.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "all other causes are one to whoever reads of it"
+)]
+fn untrusted(error: &webpki::Error) -> SvidError {
+    match error {
+        webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+            SvidError::Expired
+        }
+        webpki::Error::UnsupportedSignatureAlgorithmContext(_) => SvidError::SignatureAlgorithm,
+        _ => SvidError::Untrusted,
+    }
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {

@@ -3,8 +3,8 @@
 
 pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
 pub use sundew_attestation::spiffe::{
-    BundleSet, JwtBundle, SpiffeId, TrustBundle, TrustDomain, VerifiedSvid, public_key_of,
-    thumbprint, validate_chain,
+    BundleSet, JwtBundle, ResponseError, SpiffeId, SvidChoice, SvidEntry, TrustBundle, TrustDomain,
+    VerifiedSvid, WorkloadResponse, public_key_of, spiffe_id_of, thumbprint, validate_chain,
 };
 pub use sundew_attestation::{Binding, BindingPurpose, hex};
 

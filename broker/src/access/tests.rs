@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use sundew_attestation::spiffe::BundleSet;
 use sundew_proto::v1;
 
 use crate::clock;
+use crate::peer::trust::Source;
 use crate::refusal::Refusal;
 use crate::testing::{Agent, FRESHNESS, TestBroker, assert_refused};
 
@@ -267,9 +269,7 @@ async fn l23_a_token_of_a_trust_domain_that_is_not_trusted_any_more_is_not_activ
     let broker = TestBroker::start().await;
     let (agent, begun) = broker.agent_with_task().await;
     let operator = broker.agent("/operator");
-    broker
-        .trust
-        .withdraw(agent.peer.id().trust_domain().clone());
+    broker.trust.publish(Source::Files, BundleSet::default());
     let request = v1::IntrospectRequest {
         token: begun.token.token.clone(),
         presenter_certificate_sha256: agent.thumbprint(),

@@ -173,7 +173,7 @@ impl Ca {
         let keys = self.jwt.current();
         let jwt = JwtBundle::new(keys.trusted(now_ms).map(JwtAuthority::jwk).collect())?;
         let roots = roots.iter().map(AsRef::as_ref);
-        Ok(TrustBundle::from_der(self.trust_domain.clone(), roots)?.with_jwt(Some(jwt)))
+        Ok(TrustBundle::from_der(self.trust_domain.clone(), roots).with_jwt(Some(jwt)))
     }
 
     /// Issues a JWT-SVID.

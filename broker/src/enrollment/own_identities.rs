@@ -58,17 +58,21 @@ impl Identities for OwnIdentities {
     fn bundles(&self) -> Bundles {
         let current = self.0.trust.current();
         let roots = |bundle: &TrustBundle| bundle.certificates().flat_map(|c| c.to_vec()).collect();
+        // I5: some clients refuse a whole response for one bundle that is empty. Without it, its trust
+        // domain is redacted for them.
         Bundles {
             generation: current.generation,
             by_domain: current
                 .bundles
                 .iter()
+                .filter(|bundle| !bundle.is_empty())
                 .map(|bundle| (bundle.trust_domain().id(), roots(bundle)))
                 .collect(),
             jwt: current
                 .bundles
                 .iter()
                 .filter_map(|bundle| Some((bundle.trust_domain().id(), Arc::clone(bundle.jwt()?))))
+                .filter(|(_, jwt)| !jwt.is_empty())
                 .collect(),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::broker::{Broker, Ground};
@@ -11,12 +11,12 @@ use super::config::{Config, Identity};
 use super::gate::Gate;
 use super::journal_watch::watch_journal;
 use super::own_issue::OwnIssue;
-use super::sources;
+use super::sources::{FileBundles, TrustFiles, WorkloadApiSource, watch_identity};
 use super::start_error::{StartError, during};
 use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::{FullLook, Ledger};
 use crate::material::{self, issuers};
-use crate::peer::files::{read_bundle, read_identity};
+use crate::peer::files::read_identity;
 use crate::registry::Registry;
 
 /// How often limiters and entries of the log are looked at that may be forgotten.
@@ -26,28 +26,22 @@ const DOCUMENTS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often it is looked whether the store lost something, so that its documents are looked at.
 const GAP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows the files, sockets and URLs of the configuration.
+/// Follows the files, sockets and URLs of the configuration. `trust_files` says which files have
+/// bundles from then on.
 pub(super) fn start_sources(
     config: &Config,
     ground: &Ground,
     look_now: &Arc<Notify>,
+    trust_files: watch::Receiver<TrustFiles>,
     background: &mut JoinSet<()>,
 ) -> Result<(), StartError> {
     let Ground {
         material, trust, ..
     } = ground;
-    for (domain, path) in &config.trust {
-        // A bundle that is bad from the start is an error, not a wait (T85).
-        trust.publish(read_bundle(domain, path).map_err(during("trust"))?);
-    }
-    if !config.trust.is_empty() {
-        background.spawn(sources::watch_bundles(
-            Arc::clone(trust),
-            config.trust.clone(),
-            config.bundle_limit,
-            Arc::clone(look_now),
-        ));
-    }
+    // A bundle that is bad from the start is an error, not a wait (T85).
+    let mut bundles = FileBundles::new(Arc::clone(trust), config.bundle_limit);
+    bundles.look(&config.trust).map_err(during("trust"))?;
+    background.spawn(bundles.watch(trust_files, Arc::clone(look_now)));
     start_identity(config, ground, look_now, background)?;
     for issuer in &config.issuers {
         background.spawn(issuers::follow(
@@ -78,19 +72,18 @@ fn start_identity(
     match &config.identity {
         Identity::Files { certificate, key } => {
             trust.set_identity(read_identity(certificate, key).map_err(during("identity"))?);
-            background.spawn(sources::watch_identity(
+            background.spawn(watch_identity(
                 Arc::clone(trust),
                 certificate.clone(),
                 key.clone(),
                 Arc::clone(look_now),
             ));
         }
-        Identity::WorkloadApi { socket } => {
-            background.spawn(sources::follow_workload_api(
-                Arc::clone(trust),
-                socket.clone(),
-                config.bundle_limit,
-            ));
+        Identity::WorkloadApi { socket, choice } => {
+            let (socket, choice) = (socket.clone(), choice.clone());
+            let trust = Arc::clone(trust);
+            let source = WorkloadApiSource::new(trust, socket, choice, config.bundle_limit);
+            background.spawn(source.follow());
         }
         Identity::EmbeddedCa { .. } => {
             if let Some(ca) = &ground.ca {

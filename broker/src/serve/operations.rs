@@ -84,6 +84,14 @@ impl Health {
         problems
     }
 
+    /// How much cannot be used of what is trusted, by whose it is.
+    fn trust_left_out(&self) -> Vec<(String, usize)> {
+        let left_out = self.trust.left_out().into_iter();
+        left_out
+            .map(|(whose, parts)| (whose, parts.count()))
+            .collect()
+    }
+
     /// A source that fails while the last good state serves is for the operator, not for the load
     /// balancer. A1: a broker that cannot put on the record what it issues is not ready.
     fn is_ready(&self) -> bool {
@@ -162,6 +170,7 @@ async fn metrics(State(current): State<CurrentHealth>) -> impl IntoResponse {
             journal_upkeep_fails: journal.upkeep_problem.is_some(),
             journal_writable: journal.problem.is_none(),
             leases: health.leases.counts(),
+            trust_left_out: health.trust_left_out(),
             view_fresh: health.log.view().is_ok(),
         })
     });

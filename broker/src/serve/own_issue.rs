@@ -10,6 +10,7 @@ use crate::ca::{Ca, CaError, Moment};
 use crate::clock;
 use crate::peer::Trust;
 use crate::peer::files::certified;
+use crate::peer::trust::Source;
 
 /// How often it is looked which keys sign and are trusted.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -93,7 +94,7 @@ fn issue(trust: &Trust, ca: &Ca) -> Result<(), IssueError> {
         .map_err(IssueError::Id)?;
     let (svid, key) = ca.issue_own(&id).map_err(IssueError::Ca)?;
     let key = PrivateKeyDer::try_from(key.expose().to_vec()).map_err(IssueError::Key)?;
-    trust.publish(ca.bundle().map_err(IssueError::Ca)?);
+    trust.publish(Source::EmbeddedCa, ca.bundle().map_err(IssueError::Ca)?);
     trust.set_identity(certified(svid.chain, key).map_err(IssueError::Pair)?);
     Ok(())
 }

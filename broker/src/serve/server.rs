@@ -15,6 +15,7 @@ use super::gate::Gate;
 use super::ledger_opening::{Opened, open_ledger};
 use super::listeners::{Addresses, Listeners};
 use super::operations::Health;
+use super::sources::TrustFiles;
 use super::start_error::StartError;
 use crate::ca::Ca;
 use crate::ledger::Ledger;
@@ -34,6 +35,8 @@ pub struct Server {
     /// Notified when files are to be looked at now.
     look_now: Arc<Notify>,
     trust: Arc<Trust>,
+    /// Says which files have bundles.
+    trust_files: watch::Sender<TrustFiles>,
 }
 
 impl Server {
@@ -64,7 +67,8 @@ impl Server {
 
         let look_now = Arc::new(Notify::new());
         let background = listeners.background();
-        background::start_sources(&config, &ground, &look_now, background)?;
+        let (trust_files, files) = watch::channel(config.trust.clone());
+        background::start_sources(&config, &ground, &look_now, files, background)?;
         // A broker that shares its store waits for endings that only others know.
         ledger.log.open_after(match config.store {
             StoreConfig::Redis(_) => ledger.log.longest_freshness(),
@@ -91,6 +95,7 @@ impl Server {
             listeners,
             look_now,
             trust: ground.trust,
+            trust_files,
         })
     }
 
@@ -124,6 +129,7 @@ impl Server {
     pub fn reload(&self, config: Result<Config, impl Display>) {
         let taken = config.map(|config| {
             self.gate.operators.replace(config.operators);
+            self.trust_files.send_replace(config.trust);
             tracing::info!("configuration reloaded");
         });
         self.trust.report("configuration", taken);

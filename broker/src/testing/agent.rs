@@ -186,7 +186,7 @@ impl TestCa {
 
     pub(super) fn bundle(&self) -> TrustBundle {
         let domain = TrustDomain::parse(DOMAIN).unwrap();
-        TrustBundle::from_der(domain, [self.certificate.as_ref()]).unwrap()
+        TrustBundle::from_der(domain, [self.certificate.as_ref()])
     }
 
     fn leaf(&self, path: &str, key: &KeyPair) -> CertificateDer<'static> {

@@ -170,3 +170,23 @@ fn a_jwt_svid_under_another_key_type_or_algorithm_is_refused() {
         Err(JwtSvidError::Jws(JwsError::Header("jku".to_owned())))
     );
 }
+
+/// Others read the document that comes from a bundle, and some refuse all of it for one key.
+#[test]
+fn i5_a_key_that_cannot_be_used_costs_no_other_and_is_not_passed_on() {
+    let authority = Authority::new();
+    let good = authority.bundle();
+    let mut document: Value = serde_json::from_slice(good.document()).unwrap();
+    let keys = document["keys"].as_array_mut().unwrap();
+    let usable = keys[0].clone();
+    keys.push(
+        json!({ "kty": "AKP", "kid": "pq", "use": "jwt-svid", "alg": "ML-DSA-44", "pub": "AA" }),
+    );
+    keys.push(usable);
+    let bundle = JwtBundle::parse(document.to_string().as_bytes()).unwrap();
+    assert_eq!(bundle.document(), good.document());
+    assert_eq!(bundle.left_out().count(), 1);
+    assert!(!bundle.is_empty());
+    let token = authority.sign(&header(), &claims(json!({})));
+    assert!(JwtSvid::verify(&token, "us", |_| Some(&bundle), 1_050_000).is_ok());
+}

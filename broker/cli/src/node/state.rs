@@ -111,12 +111,17 @@ async fn list_entries(agent: &Agent, task: &str) -> Result<Entries> {
             local,
         });
     }
-    let jwt = answer
-        .jwt_bundles
-        .into_iter()
-        .map(|(domain, document)| Ok((domain, Arc::new(JwtBundle::parse(document)?))));
+    let jwt = answer.jwt_bundles.into_iter();
+    let jwt = jwt.filter_map(|(domain, document)| match JwtBundle::parse(&document) {
+        Ok(bundle) => Some((domain, Arc::new(bundle))),
+        // I5: one trust domain's keys cost no other.
+        Err(error) => {
+            tracing::warn!(domain, %error, "keys for JWT-SVIDs cannot be used");
+            None
+        }
+    });
     Ok(Entries {
         candidates,
-        jwt: jwt.collect::<Result<_>>()?,
+        jwt: jwt.collect(),
     })
 }

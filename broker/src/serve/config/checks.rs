@@ -9,7 +9,7 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 use super::super::allowed_hosts::is_host;
-use super::file::{FileJournal, FileLimits, FileOperator, FileTrust};
+use super::file::{FileIdentity, FileJournal, FileLimits, FileOperator, FileTrust};
 use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
 
 /// Checks limits, and the bounds that all brokers share.
@@ -202,6 +202,22 @@ pub(super) fn identity(
     }
     if matches!(identity, Identity::Files { .. }) && !has_bundles {
         errors.push("trust: at least one bundle is needed when identity.source is \"files\": without one nobody can connect".to_owned());
+    }
+}
+
+/// Checks that at most one thing says which SVID of a Workload API is the broker's.
+pub(super) fn svid_choice(identity: Option<&FileIdentity>, errors: &mut Vec<String>) {
+    let Some(FileIdentity::WorkloadApi {
+        spiffe_id, hint, ..
+    }) = identity
+    else {
+        return;
+    };
+    if spiffe_id.is_some() && hint.is_some() {
+        errors.push("identity.hint: excludes identity.spiffe_id".to_owned());
+    }
+    if hint.as_ref().is_some_and(String::is_empty) {
+        errors.push("identity.hint: must not be empty".to_owned());
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
+use sundew_attestation::spiffe::{SpiffeId, SvidChoice, TrustDomain};
 use sundew_core::Ttl;
 
 use super::{
@@ -108,6 +108,8 @@ pub(super) enum FileIdentity {
     },
     WorkloadApi {
         socket: PathBuf,
+        spiffe_id: Option<SpiffeId>,
+        hint: Option<String>,
     },
     EmbeddedCa {
         trust_domain: TrustDomain,
@@ -130,7 +132,18 @@ impl From<FileIdentity> for Identity {
     fn from(file: FileIdentity) -> Self {
         match file {
             FileIdentity::Files { certificate, key } => Self::Files { certificate, key },
-            FileIdentity::WorkloadApi { socket } => Self::WorkloadApi { socket },
+            FileIdentity::WorkloadApi {
+                socket,
+                spiffe_id,
+                hint,
+            } => Self::WorkloadApi {
+                socket,
+                choice: match (spiffe_id, hint) {
+                    (Some(id), _) => SvidChoice::Id(id),
+                    (None, Some(hint)) => SvidChoice::Hint(hint),
+                    (None, None) => SvidChoice::First,
+                },
+            },
             FileIdentity::EmbeddedCa {
                 trust_domain,
                 svid_ttl,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
+use sundew_attestation::spiffe::{SpiffeId, SvidChoice, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 pub use crate::enrollment::local_process::LocalLimits;
@@ -130,6 +130,8 @@ pub enum Identity {
     WorkloadApi {
         /// The socket of the API.
         socket: PathBuf,
+        /// The SVID that is the broker's, where the API has several for it.
+        choice: SvidChoice,
     },
 }
 
@@ -183,6 +185,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let (file, mut errors) = File::parse(text)?;
         let listen = file.listen.map(Listen::from);
+        checks::svid_choice(file.identity.as_ref(), &mut errors);
         let identity = file.identity.map(Identity::from);
         // Whatever is missing or wrong is an error by now or becomes one here, so that all are told
         // at once.
