@@ -141,10 +141,13 @@ impl Trusted {
 /// Reads the keys of an issuer from a file.
 fn read_keys(path: &Path) -> Result<KeySet, InspectionError> {
     let document = read_public(path).map_err(InspectionError::File)?;
-    KeySet::parse(&document).map_err(|cause| InspectionError::Keys {
-        path: path.to_owned(),
-        cause,
-    })
+    let none = || JwsError::KeySet("no usable key".to_owned());
+    KeySet::parse(&document)
+        .and_then(|keys| (!keys.is_empty()).then_some(keys).ok_or_else(none))
+        .map_err(|cause| InspectionError::Keys {
+            path: path.to_owned(),
+            cause,
+        })
 }
 
 /// Reads an item that verifiers trust from a file.

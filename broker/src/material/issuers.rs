@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use sundew_attestation::TrustMaterial;
@@ -91,6 +91,9 @@ enum KeysError {
     /// The discovery document names no place for keys, or one at another host.
     #[error("the discovery document names no keys at the issuer's own host; set jwks_url")]
     NoKeys,
+    /// The set has no key that can be used, so nothing that the issuer has signed is believed.
+    #[error("no usable key")]
+    NoUsableKey,
     /// The discovery document names another issuer.
     #[error("the discovery document is of another issuer")]
     OtherIssuer,
@@ -99,39 +102,88 @@ enum KeysError {
     Set(JwsError),
 }
 
-/// Keeps one issuer's keys up to date, for as long as it is polled. `unknown_key` is notified when
-/// a token named a key that is not known.
-pub(crate) async fn follow(
-    issuer: IssuerConfig,
+/// The keys of one issuer, as they were taken last.
+pub(crate) struct IssuerKeys {
+    source: String,
+    url: String,
     material: Arc<Material>,
     trust: Arc<Trust>,
-    unknown_key: Arc<Notify>,
-) {
-    let source = format!("keys of {}", issuer.url);
-    let mut last = None;
-    loop {
-        let (fetched, document) = match &issuer.jwks_file {
-            Some(path) => (None, read_public(path).map_err(KeysError::File)),
-            None => (Some(clock::monotonic()), fetch(&issuer).await),
-        };
+    limit: Duration,
+    document: Option<Vec<u8>>,
+    keys: KeySet,
+    /// The moment when the keys could be had last.
+    good_at: Instant,
+}
+
+impl IssuerKeys {
+    /// No keys yet. Those of an issuer that does not answer are used for `limit`.
+    pub(crate) fn new(
+        url: &str,
+        material: Arc<Material>,
+        trust: Arc<Trust>,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            source: format!("keys of {url}"),
+            url: url.to_owned(),
+            material,
+            trust,
+            limit,
+            document: None,
+            keys: KeySet::default(),
+            good_at: clock::monotonic(),
+        }
+    }
+
+    /// Takes the document in place of what there was: a key that is not in it any more counts no
+    /// more, whatever else is in it. The answer says whether the document was usable.
+    fn take(&mut self, document: Result<Vec<u8>, KeysError>) -> bool {
         let taken = document.and_then(|document| {
-            if last.as_ref() == Some(&document) {
-                return Ok(());
+            if self.document.as_ref() != Some(&document) {
+                let keys = KeySet::parse(&document).map_err(KeysError::Set)?;
+                self.put(keys);
+                self.document = Some(document);
             }
-            let keys = KeySet::parse(&document).map_err(KeysError::Set)?;
-            material.update_issuers(|next| put_keys(next, &issuer.url, &keys));
-            last = Some(document);
+            self.good_at = clock::monotonic();
+            if self.keys.is_empty() {
+                return Err(KeysError::NoUsableKey);
+            }
             Ok(())
         });
-        trust.report(&source, taken);
-        match fetched {
-            None => tokio::time::sleep(FILE_CHECK_INTERVAL).await,
-            // T14: however many tokens name unknown keys, the issuer is asked once in a while.
-            Some(at) => {
-                let _ = tokio::time::timeout(FETCH_INTERVAL, unknown_key.notified()).await;
-                tokio::time::sleep(SHORTEST_FETCH_INTERVAL.saturating_sub(clock::since(at))).await;
-            }
+        // I6: whoever keeps the issuer's answers from this broker must not keep a removed key alive.
+        if taken.is_err() && clock::since(self.good_at) > self.limit {
+            self.put(KeySet::default());
+            self.document = None;
         }
+        let is_good = taken.is_ok();
+        self.trust.report(&self.source, taken);
+        is_good
+    }
+
+    fn put(&mut self, keys: KeySet) {
+        self.trust.note_left_out(&self.source, keys.left_out());
+        self.material
+            .update_issuers(|next| put_keys(next, &self.url, &keys));
+        self.keys = keys;
+    }
+}
+
+/// Keeps one issuer's keys up to date, for as long as it is polled. `unknown_key` is notified when
+/// a token named a key that is not known.
+pub(crate) async fn follow(issuer: IssuerConfig, mut keys: IssuerKeys, unknown_key: Arc<Notify>) {
+    loop {
+        if let Some(path) = &issuer.jwks_file {
+            keys.take(read_public(path).map_err(KeysError::File));
+            tokio::time::sleep(FILE_CHECK_INTERVAL).await;
+            continue;
+        }
+        let asked_at = clock::monotonic();
+        // An issuer that did not answer is asked again soon.
+        if keys.take(fetch(&issuer).await) {
+            let _ = tokio::time::timeout(FETCH_INTERVAL, unknown_key.notified()).await;
+        }
+        // T14: however many tokens name unknown keys, the issuer is asked once in a while.
+        tokio::time::sleep(SHORTEST_FETCH_INTERVAL.saturating_sub(clock::since(asked_at))).await;
     }
 }
 
@@ -170,3 +222,6 @@ fn same_host(a: &str, b: &str) -> bool {
     };
     host(a).is_some() && host(a) == host(b)
 }
+
+#[cfg(test)]
+mod tests;

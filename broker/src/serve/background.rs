@@ -15,7 +15,8 @@ use super::sources::{FileBundles, TrustFiles, WorkloadApiSource, watch_identity}
 use super::start_error::{StartError, during};
 use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::{FullLook, Ledger};
-use crate::material::{self, issuers};
+use crate::material;
+use crate::material::issuers::{self, IssuerKeys};
 use crate::peer::files::read_identity;
 use crate::registry::Registry;
 
@@ -44,12 +45,14 @@ pub(super) fn start_sources(
     background.spawn(bundles.watch(trust_files, Arc::clone(look_now)));
     start_identity(config, ground, look_now, background)?;
     for issuer in &config.issuers {
-        background.spawn(issuers::follow(
-            issuer.clone(),
+        let keys = IssuerKeys::new(
+            &issuer.url,
             Arc::clone(material),
             Arc::clone(trust),
-            Arc::clone(&ground.unknown_key),
-        ));
+            config.bundle_limit,
+        );
+        let unknown_key = Arc::clone(&ground.unknown_key);
+        background.spawn(issuers::follow(issuer.clone(), keys, unknown_key));
     }
     for item in &config.material {
         background.spawn(material::follow(
