@@ -10,6 +10,7 @@ mod candidate;
 mod path;
 mod policies;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use attempt::Attempts;
@@ -41,6 +42,8 @@ pub struct Roots {
 pub struct Crl {
     list: CertRevocationList<'static>,
     issuer: Vec<u8>,
+    /// The serial numbers of the certificates that are taken back.
+    revoked: BTreeSet<Vec<u8>>,
     /// The id of the issuer's key, if the list names it.
     key_id: Option<Vec<u8>>,
     next_update_ms: i64,
@@ -58,6 +61,10 @@ impl Crl {
         Ok(Self {
             list: list.into(),
             issuer: parsed.issuer().as_raw().to_vec(),
+            revoked: parsed
+                .iter_revoked_certificates()
+                .map(|revoked| revoked.raw_serial().to_vec())
+                .collect(),
             key_id: key_id.map(<[u8]>::to_vec),
             next_update_ms: next_update.timestamp().saturating_mul(1000),
         })
@@ -68,6 +75,31 @@ impl Crl {
     #[must_use]
     pub fn next_update_ms(&self) -> i64 {
         self.next_update_ms
+    }
+
+    /// Returns the issuer's name in DER.
+    pub(crate) fn issuer(&self) -> &[u8] {
+        &self.issuer
+    }
+
+    /// Returns whether this list takes back a certificate that none of the others takes back.
+    pub(crate) fn revokes_more_than(&self, others: &[Arc<Self>]) -> bool {
+        let is_known = |serial: &Vec<u8>| {
+            let mut of_issuer = others.iter().filter(|other| other.issuer == self.issuer);
+            of_issuer.any(|other| other.revoked.contains(serial))
+        };
+        !self.revoked.iter().all(is_known)
+    }
+}
+
+impl Roots {
+    /// Returns whether one of the certificates has this name, in DER, as its subject.
+    pub(crate) fn has_subject(&self, name: &[u8]) -> bool {
+        let mut all = self.anchors.iter().chain(&self.intermediates);
+        all.any(|der| {
+            let candidate = Candidate::parse(der, false);
+            candidate.is_some_and(|candidate| candidate.certificate.subject().as_raw() == name)
+        })
     }
 }
 
@@ -147,6 +179,6 @@ pub(crate) fn verify_for(
 #[cfg(test)]
 mod building_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

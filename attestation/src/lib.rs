@@ -30,4 +30,4 @@ pub use constraint::{AtLeast, Constraint, Constraints, Reference};
 pub use left_out::LeftOut;
 pub use policy::{Alternative, AppraisalPolicy, CrossCheck, Rule};
 pub use requirement::Requirement;
-pub use trust::{MAX_CONTENT, TrustError, TrustItem, TrustKind, TrustMaterial};
+pub use trust::{Loss, MAX_CONTENT, TrustError, TrustItem, TrustKind, TrustMaterial};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::constraint::{Constraint, Reference};
 use crate::requirement::Requirement;
-use crate::trust::{TrustItem, TrustMaterial};
+use crate::trust::{Loss, TrustMaterial};
 
 /// The largest number of alternatives of one policy; appraisal may try each of them.
 const MAX_ALTERNATIVES: usize = 16;
@@ -92,29 +92,38 @@ impl<'a> AppraisalPolicy<'a> {
         all_of(self.rules, MAX_DEPTH)
     }
 
-    /// Returns what is affected if a trust item is removed: the claims, as
-    /// `<kind>.<claim>=<value>`, by which evidence that rests on the item can be found, or `None`
-    /// for all evidence. The result is empty if no evidence rests on the item.
+    /// Returns what rests on trust material that was lost: the claims, as
+    /// `<kind>.<claim>=<value>`, by which evidence that rests on it can be found, or `None`
+    /// for all evidence. The result is empty if no evidence rests on it.
     #[must_use]
-    pub fn affected_claims(&self, item: &TrustItem) -> Vec<Option<String>> {
+    pub fn resting_on(&self, losses: &[Loss]) -> BTreeSet<Option<String>> {
         let alternatives = self.alternatives().unwrap_or_default();
         let mut found = BTreeSet::new();
         for requirement in alternatives.into_iter().flatten() {
-            if requirement.needs().contains(&item.kind()) {
-                found.insert(item.claim().map(|(name, value)| format!("{name}={value}")));
-            }
-            for (claim, constraint) in requirement.claims() {
-                let set = if let Constraint::Reference(Reference { reference }) = constraint {
-                    Some(reference)
-                } else {
-                    None
-                };
-                if let Some(value) = set.and_then(|set| item.value_in(set)) {
-                    found.insert(Some(format!("{}.{claim}={value}", requirement.kind())));
+            for loss in losses {
+                match loss {
+                    Loss::Claim(kind, claim) if requirement.needs().contains(kind) => {
+                        found.insert(Some(claim.clone()));
+                    }
+                    Loss::Kind(kind) if requirement.needs().contains(kind) => {
+                        found.insert(None);
+                    }
+                    Loss::Claim(..) | Loss::Kind(_) => {}
+                    Loss::Value { set, value } => {
+                        let of_set = requirement.claims().iter().filter(|(_, constraint)| {
+                            matches!(constraint, Constraint::Reference(Reference { reference }) if reference == set)
+                        });
+                        found.extend(of_set.map(|(claim, _)| {
+                            Some(format!("{}.{claim}={value}", requirement.kind()))
+                        }));
+                    }
                 }
             }
         }
-        found.into_iter().collect()
+        if found.contains(&None) {
+            found.retain(Option::is_none);
+        }
+        found
     }
 
     /// Returns why the policy is invalid in a registration, as sentences for the registrar.

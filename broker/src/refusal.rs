@@ -166,6 +166,12 @@ pub enum Refusal {
     /// The task of the node whose word the identity rests on is not there any more.
     #[error("node: its task is gone, and its word with it")]
     NodeGone,
+    /// An operator took the TPM or its key back.
+    #[error(
+        "an operator took this TPM or its key back; `sundew trust remove tpm2_barred` lets it \
+         activate keys again"
+    )]
+    TpmBarred,
     /// The request needs something that is not configured at this broker.
     #[error("{0} is not configured at this broker")]
     Unsupported(&'static str),
@@ -244,6 +250,7 @@ impl Refusal {
             | Self::Role(_)
             | Self::TaskDead(_)
             | Self::TokenDead(_)
+            | Self::TpmBarred
             | Self::Unregistered
             | Self::UntrustedManufacturer(_) => {
                 Answer::new(Code::PermissionDenied, "NOT_PERMITTED", "not permitted")

@@ -150,6 +150,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::UnfinishedBytes => "unfinished_bytes",
         Refusal::Outdated { .. } => "outdated",
         Refusal::Overload => "overload",
+        Refusal::TpmBarred => "tpm_barred",
         Refusal::UntrustedManufacturer(_) => "manufacturer",
         Refusal::Quarantined => "quarantined",
         Refusal::RateLimit => "rate_limit",

@@ -154,6 +154,7 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
                 "not supported by this broker",
             ),
         ),
+        (R::TpmBarred, NOT_PERMITTED),
         (R::UntrustedManufacturer(CAUSE.to_owned()), NOT_PERMITTED),
     ]
 }
@@ -200,8 +201,9 @@ fn number_of_variants() -> usize {
         | Refusal::Unregistered
         | Refusal::GroundsTooOld
         | Refusal::NodeGone
+        | Refusal::TpmBarred
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 41,
+        | Refusal::UntrustedManufacturer(_) => 42,
     };
     known(&Refusal::Binding)
 }

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 /// Persistent handle of the attestation key.
 const KEY: &str = "0x81010002";
+/// The handle of another attestation key below the same endorsement key.
+const OTHER_KEY: &str = "0x81010003";
 
 /// A TPM emulator with an endorsement key and an attestation key below it.
 pub struct Tpm {
@@ -82,6 +84,11 @@ impl Tpm {
         ));
         run("tpm2_flushcontext -t");
         run(&format!("tpm2_evictcontrol -C o -c ak.ctx {KEY}"));
+        run(&format!(
+            "tpm2_createak -C 0x81010001 -c other.ctx -G {key} -g {hash} -s {scheme}"
+        ));
+        run("tpm2_flushcontext -t");
+        run(&format!("tpm2_evictcontrol -C o -c other.ctx {OTHER_KEY}"));
         tpm.restart();
         tpm
     }
@@ -168,10 +175,22 @@ impl Tpm {
 
     /// Returns the settings with which the SDK quotes these PCRs, such as `0+7`.
     pub fn settings(&self, pcrs: &str) -> Settings {
+        self.settings_with(KEY, pcrs)
+    }
+
+    fn settings_with(&self, key: &str, pcrs: &str) -> Settings {
         Settings {
-            tpm2: Some(format!("{},{KEY},{pcrs}", self.socket().display())),
+            tpm2: Some(format!("{},{key},{pcrs}", self.socket().display())),
             ..Settings::default()
         }
+    }
+
+    /// Returns evidence like [`Tpm::evidence`], by the TPM's other attestation key.
+    pub async fn other_evidence(&self, pcrs: &str, binding: [u8; 32]) -> Result<Vec<u8>, String> {
+        let settings = self.settings_with(OTHER_KEY, pcrs);
+        sundew_sdk::collect(&settings, "tpm2", binding, "", None)
+            .await
+            .map_err(|e| e.to_string())
     }
 
     /// Returns a quote of these PCRs as evidence that is bound to these bytes.

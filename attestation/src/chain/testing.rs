@@ -7,20 +7,20 @@ use rcgen::{
 };
 
 /// 2026-01-01.
-pub(super) const NOW_MS: i64 = 1_767_225_600_000;
+pub(crate) const NOW_MS: i64 = 1_767_225_600_000;
 
 /// An issuer of certificates and of lists of those that it has taken back.
-pub(super) struct Authority(pub(super) CertificateParams, pub(super) KeyPair);
+pub(crate) struct Authority(pub(super) CertificateParams, pub(super) KeyPair);
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Self(params, KeyPair::generate().unwrap())
     }
 
-    pub(super) fn with_serial(mut self, serial: u64) -> Self {
+    pub(crate) fn with_serial(mut self, serial: u64) -> Self {
         self.0.serial_number = Some(SerialNumber::from(serial));
         self
     }
@@ -29,11 +29,11 @@ impl Authority {
         Issuer::from_params(&self.0, &self.1)
     }
 
-    pub(super) fn root(&self) -> Vec<u8> {
+    pub(crate) fn root(&self) -> Vec<u8> {
         self.0.self_signed(&self.1).unwrap().der().to_vec()
     }
 
-    pub(super) fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+    pub(crate) fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
         params
             .signed_by(key, &self.issuer())
             .unwrap()
@@ -41,16 +41,16 @@ impl Authority {
             .to_vec()
     }
 
-    pub(super) fn below(&self, other: &Self) -> Vec<u8> {
+    pub(crate) fn below(&self, other: &Self) -> Vec<u8> {
         other.sign(&self.0, &self.1)
     }
 
-    pub(super) fn leaf(&self) -> Vec<u8> {
+    pub(crate) fn leaf(&self) -> Vec<u8> {
         self.sign(&named("leaf"), &KeyPair::generate().unwrap())
     }
 
     /// A list of these serial numbers that ends on the first of June.
-    pub(super) fn crl(
+    pub(crate) fn crl(
         &self,
         revoked: &[u64],
         next_update: i32,
@@ -74,7 +74,7 @@ impl Authority {
     }
 }
 
-pub(super) fn named(name: &str) -> CertificateParams {
+pub(crate) fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.use_authority_key_identifier_extension = true;

@@ -4,11 +4,14 @@
 //! `dcap-qvl` verifies signatures, certificate chains, revocation lists, QE identity, TDX module
 //! identity and TCB levels.
 
+use std::collections::BTreeSet;
+
 use dcap_qvl::quote::{Quote, Report, TDReport10};
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteCollateralV3, QuotePolicy};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use crate::claims::{Assurance, Claims, Values};
 use crate::json;
@@ -100,6 +103,23 @@ impl Collateral {
     pub fn next_update_ms(&self) -> i64 {
         self.next_update_ms
     }
+
+    /// Returns whether the revocation lists of this collateral take back a certificate that those of
+    /// `other` do not take back.
+    pub(crate) fn revokes_more_than(&self, other: &Self) -> bool {
+        let revoked = |collateral: &Self| {
+            let content = &collateral.content;
+            [
+                revoked_in(&content.root_ca_crl),
+                revoked_in(&content.pck_crl),
+            ]
+        };
+        let (ours, theirs) = (revoked(self), revoked(other));
+        !ours
+            .iter()
+            .zip(&theirs)
+            .all(|(ours, theirs)| ours.is_subset(theirs))
+    }
 }
 
 /// Verifies a quote against the collateral for its platform model, and that its report data is
@@ -170,6 +190,16 @@ pub fn verify<'a>(
         not_after_ms: Some(end_ms.min(collateral.next_update_ms)),
         ..Claims::of("tdx", Assurance::Hardware, true, values, payload)
     })
+}
+
+/// Returns the serial numbers of the certificates that a revocation list in DER takes back.
+fn revoked_in(list: &[u8]) -> BTreeSet<Vec<u8>> {
+    let list = CertificateRevocationList::from_der(list).ok();
+    let serials = list.iter().flat_map(|(_, list)| {
+        let revoked = list.iter_revoked_certificates();
+        revoked.map(|revoked| revoked.raw_serial().to_vec())
+    });
+    serials.collect()
 }
 
 /// Returns the fields that reports of all TDX versions have in common.

@@ -57,6 +57,7 @@ pub(super) enum Content {
     SevSnp(Roots),
     Tdx(Box<tdx::Collateral>),
     Tpm2Ak(Box<tpm2::AttestationKey>),
+    Tpm2Barred,
     Tpm2EkRoot(Roots),
 }
 
@@ -115,6 +116,17 @@ impl Content {
             TrustKind::Tpm2Ak => {
                 let key = tpm2::AttestationKey::parse(content).map_err(|e| fail(&e))?;
                 (Self::Tpm2Ak(Box::new(key)), None)
+            }
+            TrustKind::Tpm2Barred => {
+                // The digest of an endorsement key, or the name of a key, which begins with the two
+                // bytes of its hash algorithm.
+                let is_hex = name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                if !is_hex || !matches!(name.len(), 64 | 68) {
+                    return Err(TrustError::Name(
+                        "a TPM's `ek` or the name of its key, in lower-case hexadecimal",
+                    ));
+                }
+                (Self::Tpm2Barred, None)
             }
             TrustKind::Tpm2EkRoot => {
                 let (roots, end_ms) = roots(content)?;
@@ -179,29 +191,19 @@ impl TrustItem {
         hex::encode(self.digest)
     }
 
-    /// Returns the reference value that the item adds to a set; `None` if it is no reference value
-    /// or belongs to another set.
-    #[must_use]
-    pub fn value_in(&self, set: &str) -> Option<&str> {
-        let (own, value) = self
-            .name
-            .split_once('/')
-            .filter(|_| self.kind == TrustKind::Reference)?;
-        (own == set).then_some(value)
-    }
-
     /// Returns the name and value of the verified claim that this item alone makes possible, for
     /// the kinds that have one.
     #[must_use]
     pub fn claim(&self) -> Option<(&'static str, String)> {
         match &self.content {
             Content::AwsIid(_) => Some(("aws_iid.region", self.name.clone())),
+            Content::Tdx(collateral) => Some(("tdx.fmspc", collateral.fmspc().to_owned())),
             Content::Tpm2Ak(key) => Some(("tpm2.key", key.name())),
             Content::Crl(_)
             | Content::Nitro(_)
             | Content::Reference
             | Content::SevSnp(_)
-            | Content::Tdx(_)
+            | Content::Tpm2Barred
             | Content::Tpm2EkRoot(_) => None,
         }
     }
@@ -210,7 +212,24 @@ impl TrustItem {
     /// is made only by credential activation, so nobody may add one by hand.
     #[must_use]
     pub fn is_endorsed(&self) -> bool {
-        matches!(&self.content, Content::Tpm2Ak(key) if key.endorsement().is_some())
+        self.attestation_key()
+            .is_some_and(|key| key.endorsement().is_some())
+    }
+
+    /// Returns the attestation key that the item is, if it is one.
+    #[must_use]
+    pub fn attestation_key(&self) -> Option<&tpm2::AttestationKey> {
+        match &self.content {
+            Content::Tpm2Ak(key) => Some(key),
+            Content::AwsIid(_)
+            | Content::Crl(_)
+            | Content::Nitro(_)
+            | Content::Reference
+            | Content::SevSnp(_)
+            | Content::Tdx(_)
+            | Content::Tpm2Barred
+            | Content::Tpm2EkRoot(_) => None,
+        }
     }
 
     pub(super) fn content(&self) -> &Content {

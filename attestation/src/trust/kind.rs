@@ -21,13 +21,16 @@ pub enum TrustKind {
     Tdx,
     /// The attestation key of a TPM, in JSON.
     Tpm2Ak,
+    /// A TPM, or an attestation key, that an operator took back: no key of it is activated until the
+    /// item is removed. The item's name is the TPM's `ek` or the key's name, its content a remark.
+    Tpm2Barred,
     /// The certificates, in PEM, with which a TPM manufacturer certifies endorsement keys.
     Tpm2EkRoot,
 }
 
 impl TrustKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AwsIid,
         Self::Crl,
         Self::Nitro,
@@ -35,6 +38,7 @@ impl TrustKind {
         Self::SevSnp,
         Self::Tdx,
         Self::Tpm2Ak,
+        Self::Tpm2Barred,
         Self::Tpm2EkRoot,
     ];
 
@@ -49,6 +53,7 @@ impl TrustKind {
             Self::SevSnp => "sev_snp",
             Self::Tdx => "tdx",
             Self::Tpm2Ak => "tpm2_ak",
+            Self::Tpm2Barred => "tpm2_barred",
             Self::Tpm2EkRoot => "tpm2_ek_root",
         }
     }

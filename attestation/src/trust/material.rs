@@ -44,6 +44,12 @@ impl TrustMaterial {
         self.items.values()
     }
 
+    /// Returns the item of this kind and name.
+    #[must_use]
+    pub fn find(&self, kind: TrustKind, name: &str) -> Option<&Arc<TrustItem>> {
+        self.items.get(&(kind, name.to_owned()))
+    }
+
     /// Returns whether there is an item of this kind.
     #[must_use]
     pub fn has(&self, kind: TrustKind) -> bool {
@@ -65,7 +71,7 @@ impl TrustMaterial {
     }
 
     /// Returns the certificates of all items of a kind, with every revocation list.
-    fn roots_of(&self, kind: TrustKind) -> Roots {
+    pub(super) fn roots_of(&self, kind: TrustKind) -> Roots {
         let crl = |item: &TrustItem| {
             if let Content::Crl(crl) = item.content() {
                 Some(Arc::clone(crl))
@@ -116,15 +122,15 @@ impl TrustMaterial {
         })
     }
 
+    /// Returns the attestation keys of TPMs.
+    pub fn attestation_keys(&self) -> impl Iterator<Item = &tpm2::AttestationKey> {
+        self.of(TrustKind::Tpm2Ak)
+            .filter_map(TrustItem::attestation_key)
+    }
+
     /// Returns the attestation key with this TPM name, in lower-case hexadecimal.
     pub(crate) fn attestation_key(&self, name: &str) -> Option<&tpm2::AttestationKey> {
-        self.of(TrustKind::Tpm2Ak).find_map(|item| {
-            if let Content::Tpm2Ak(key) = item.content() {
-                (key.name() == name).then_some(key.as_ref())
-            } else {
-                None
-            }
-        })
+        self.attestation_keys().find(|key| key.name() == name)
     }
 
     /// Returns the certificate of an AWS region in DER.
@@ -141,6 +147,7 @@ impl TrustMaterial {
             | Content::SevSnp(_)
             | Content::Tdx(_)
             | Content::Tpm2Ak(_)
+            | Content::Tpm2Barred
             | Content::Tpm2EkRoot(_) => None,
         }
     }

@@ -6,8 +6,10 @@
 
 mod item;
 mod kind;
+mod loss;
 mod material;
 
 pub use item::{MAX_CONTENT, TrustError, TrustItem};
 pub use kind::TrustKind;
+pub use loss::Loss;
 pub use material::TrustMaterial;

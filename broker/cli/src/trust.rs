@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sundew_proto::v1::{
     AddTrustRequest, ListTrustRequest, RemoveTrustRequest, RemoveTrustResponse, TrustItem,
+    TrustRevocation,
 };
 use sundew_sdk::Ttl;
 
@@ -70,9 +71,14 @@ async fn add(
         .await
         .map_err(status_error)?
         .into_inner();
-    let value = json!({ "kind": kind, "name": name, "action": answer.action });
+    let value = json!({
+        "kind": kind, "name": name, "action": answer.action,
+        "revocations": revocations_json(&answer.revocations),
+    });
     output.result(&value, || {
-        vec![format!("{kind} {} {}", escape(&name, 256), answer.action)]
+        let mut lines = vec![format!("{kind} {} {}", escape(&name, 256), answer.action)];
+        lines.extend(revocation_lines(&answer.revocations));
+        lines
     });
     Ok(ExitCode::SUCCESS)
 }
@@ -167,11 +173,7 @@ fn item_table(items: &[TrustItem]) -> Vec<String> {
 }
 
 fn removal_json(kind: &str, name: &str, answer: &RemoveTrustResponse) -> Value {
-    let revocations: Vec<_> = answer
-        .revocations
-        .iter()
-        .map(|r| json!({ "spiffe_id": r.spiffe_id, "revocation_id": r.revocation_id }))
-        .collect();
+    let revocations = revocations_json(&answer.revocations);
     json!({ "kind": kind, "name": name, "action": answer.action, "revocations": revocations })
 }
 
@@ -181,13 +183,23 @@ fn removal_lines(kind: &str, name: &str, answer: &RemoveTrustResponse) -> Vec<St
         escape(name, 256),
         deletion(&answer.action)
     )];
-    lines.extend(answer.revocations.iter().map(|r| {
+    lines.extend(revocation_lines(&answer.revocations));
+    lines
+}
+
+fn revocations_json(revocations: &[TrustRevocation]) -> Vec<Value> {
+    let one =
+        |r: &TrustRevocation| json!({ "spiffe_id": r.spiffe_id, "revocation_id": r.revocation_id });
+    revocations.iter().map(one).collect()
+}
+
+fn revocation_lines(revocations: &[TrustRevocation]) -> impl Iterator<Item = String> {
+    revocations.iter().map(|r| {
         format!(
             "  tasks of {} that rested on it are dead ({})",
             r.spiffe_id, r.revocation_id
         )
-    }));
-    lines
+    })
 }
 
 #[cfg(test)]

@@ -254,6 +254,7 @@ impl Evidence {
 /// Whether an item of this name says what is not to be trusted any more, so that nothing may be
 /// decided without it.
 fn takes_back(name: &str) -> bool {
-    name.strip_prefix(TrustKind::Crl.as_str())
-        .is_some_and(|rest| rest.starts_with('/'))
+    let kind = name.split_once('/').map(|(kind, _)| kind);
+    kind.and_then(TrustKind::parse)
+        .is_some_and(|kind| matches!(kind, TrustKind::Crl | TrustKind::Tpm2Barred))
 }

@@ -13,6 +13,7 @@ pub mod offline;
 mod tests;
 mod tpm_keys;
 mod trust_items;
+mod withdrawal;
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! What registrars see of evidence, and what they let verifiers trust.
 
+mod replaced;
+
 use std::sync::Arc;
 
 use serde_json::json;
@@ -13,14 +15,23 @@ use crate::testing::documents::{put, put_back, stored};
 use crate::testing::{TestBroker, assert_refused};
 
 async fn add(broker: &TestBroker, kind: &str, name: &str) -> Result<String, Refusal> {
+    let answer = add_content(broker, kind, name, b"approved").await?;
+    Ok(answer.action)
+}
+
+async fn add_content(
+    broker: &TestBroker,
+    kind: &str,
+    name: &str,
+    content: &[u8],
+) -> Result<v1::AddTrustResponse, Refusal> {
     let request = v1::AddTrustRequest {
         kind: kind.to_owned(),
         name: name.to_owned(),
-        content: b"approved".to_vec(),
+        content: content.to_vec(),
     };
     let items = Arc::clone(&broker.rooms.trust_items);
-    let answer = items.add_trust(broker.operator(), request).await?;
-    Ok(answer.action)
+    items.add_trust(broker.operator(), request).await
 }
 
 async fn remove(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq as _;
 use sundew_attestation::kinds::tpm2::{AttestationKey, Endorsement};
-use sundew_attestation::{TrustItem, TrustKind};
+use sundew_attestation::{TrustItem, TrustKind, TrustMaterial};
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -23,6 +23,8 @@ use crate::refusal::Refusal;
 
 /// Longest time between a credential and its answer, in milliseconds: TPMs are slow.
 const ANSWER_TIMEOUT_MS: i64 = 120_000;
+/// Most trusted keys of one TPM (P12).
+const MAX_KEYS: usize = 8;
 
 /// The room of TPM keys.
 pub(crate) struct TpmKeys {
@@ -77,8 +79,7 @@ impl TpmKeys {
         })
     }
 
-    /// Trusts the key, because its TPM has opened the credential. A TPM has one trusted key: the
-    /// last that was activated.
+    /// Trusts the key, because its TPM has opened the credential.
     pub(crate) async fn activate_tpm_key(
         self: Arc<Self>,
         peer: Option<Arc<Peer>>,
@@ -100,20 +101,44 @@ impl TpmKeys {
             return Err(Refusal::Credential);
         }
         let ek = endorsement.id();
-        let item = TrustItem::parse(TrustKind::Tpm2Ak, &format!("ek-{ek}"), &document)
+        let trust = self.evidence.trusted().await?;
+        let item = TrustItem::parse(TrustKind::Tpm2Ak, &item_name(&trust, ek, &key)?, &document)
             .map_err(|e| Refusal::invalid("key", e))?;
         let mut record = journal::record("tpm_key_activated")
             .with("ek", ek)
             .with("key", key.name());
+        let mut actor = String::new();
         if let Some(peer) = &peer {
-            record = record.with("peer", peer.id());
+            actor = peer.id().to_string();
+            record = record.with("peer", &actor);
         }
-        let action = self.items.trust_item(&item, document, record).await?;
+        let trusted = self.items.trust_item(&item, document, (&actor, record));
+        let action = trusted.await?.action;
+        // AC-4A: looked at again, since an operator may have barred the TPM meanwhile.
+        if let Err(refusal) = self.require_not_barred(&endorsement, &key).await {
+            self.items.forget(&item).await?;
+            return Err(refusal);
+        }
         Ok(v1::ActivateTpmKeyResponse {
             ek: ek.to_owned(),
             key: key.name(),
-            action: action.to_owned(),
+            action,
         })
+    }
+
+    /// E10: refuses a TPM and a key that an operator took back. A machine cannot bring them back by
+    /// itself.
+    async fn require_not_barred(
+        &self,
+        endorsement: &Endorsement,
+        key: &AttestationKey,
+    ) -> Result<(), Refusal> {
+        let trust = self.evidence.trusted().await?;
+        let is_barred = |name: &str| trust.find(TrustKind::Tpm2Barred, name).is_some();
+        if is_barred(endorsement.id()) || is_barred(&key.name()) {
+            return Err(Refusal::TpmBarred);
+        }
+        Ok(())
     }
 
     /// Refuses callers that may not bring keys. A caller with an SVID must be registered and in no
@@ -158,6 +183,7 @@ impl TpmKeys {
         endorsement
             .verify(&makers, clock::now_ms())
             .map_err(|e| Refusal::UntrustedManufacturer(e.to_string()))?;
+        self.require_not_barred(&endorsement, &key).await?;
         Ok((key, endorsement, document))
     }
 
@@ -167,4 +193,27 @@ impl TpmKeys {
         let parts: [&[u8]; 3] = [b"tpm credential", document, &expires_at_ms.to_be_bytes()];
         self.ledger.root().derive_each(&parts)
     }
+}
+
+/// Returns the name of the item that a key becomes. A TPM may have several keys, such as one for each
+/// system that it starts; one that is trusted keeps its name.
+fn item_name(trust: &TrustMaterial, ek: &str, key: &AttestationKey) -> Result<String, Refusal> {
+    let mut others = 0_usize;
+    for item in trust.items() {
+        let Some(known) = item.attestation_key() else {
+            continue;
+        };
+        let of_tpm = known.endorsement().is_some_and(|known| known.id() == ek);
+        if of_tpm && known.name_bytes() == key.name_bytes() {
+            return Ok(item.name().to_owned());
+        }
+        others = others.saturating_add(usize::from(of_tpm));
+    }
+    if others >= MAX_KEYS {
+        return Err(Refusal::invalid(
+            "key",
+            format!("this TPM has {MAX_KEYS} trusted keys already: an operator has to remove one"),
+        ));
+    }
+    Ok(format!("ek-{ek}/{}", key.name()))
 }

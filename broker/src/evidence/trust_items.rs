@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_attestation::{TrustItem, TrustKind};
+use sundew_attestation::{TrustItem, TrustKind, TrustMaterial};
+use sundew_core::Selector;
 use sundew_core::store::DocumentKind;
-use sundew_core::{SealError, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use super::Evidence;
+use super::withdrawal::{self, BegunOn};
+use crate::clock;
 use crate::journal::{self, Record};
-use crate::ledger::{Change, Dependents, Ledger};
+use crate::ledger::{Change, Ledger, NoDependents};
 use crate::material::{Material, MaterialConfig};
 use crate::peer::Trust;
-use crate::records::{Before, DocumentPlace};
+use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::response::Responses;
 use crate::role::{Operator, Registrar};
@@ -24,12 +26,12 @@ const MAX_ADDED: usize = 4096;
 
 /// Items that registrars add, and that activated TPM keys become.
 pub(crate) struct TrustItems {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// Items that the configuration names, and where they come from.
     configured: Vec<MaterialConfig>,
     evidence: Arc<Evidence>,
-    material: Arc<Material>,
-    responses: Arc<Responses>,
+    pub(super) material: Arc<Material>,
+    pub(super) responses: Arc<Responses>,
     trust: Arc<Trust>,
 }
 
@@ -71,21 +73,25 @@ impl TrustItems {
             .with("kind", kind.as_str())
             .with("name", item.name())
             .with("digest", item.digest());
-        let action = self
-            .trust_item(&item, request.content, record.with("actor", operator.id()))
-            .await?;
-        Ok(v1::AddTrustResponse {
-            action: action.to_owned(),
-        })
+        let before = self.known().await;
+        if let Some(replaced) = before.find(kind, item.name())
+            && replaced.claim() != item.claim()
+        {
+            self.bar(replaced, operator.id(), "replaced").await?;
+        }
+        let record = record.with("actor", operator.id());
+        let by = (operator.id().as_str(), record);
+        self.trust_item(&item, request.content, by).await
     }
 
-    /// Trusts an item from now on; answers whether it was created, changed, or unchanged.
+    /// Trusts an item from now on; answers whether it was created, changed, or unchanged, and the
+    /// revocations of what rested on something that the item took away. `actor` is who wants that.
     pub(crate) async fn trust_item(
         &self,
         item: &TrustItem,
         content: Vec<u8>,
-        record: Record,
-    ) -> Result<&'static str, Refusal> {
+        (actor, record): (&str, Record),
+    ) -> Result<v1::AddTrustResponse, Refusal> {
         if self.material.is_configured(item.kind(), item.name()) {
             return Err(Refusal::invalid(
                 "name",
@@ -109,16 +115,76 @@ impl TrustItems {
                 ));
             }
         }
-        let change = if action == "unchanged" {
-            Change::Keep
+        // P4: what the item takes away ends what rests on it.
+        let (plan, change) = if action == "unchanged" {
+            (self.responses.left_of_plan(&name).await?, Change::Keep)
         } else {
+            let trust = self.known().await;
+            let losses = trust.losses(&trust.with_item(item.clone()), clock::now_ms());
+            let selectors = self.resting_on(&losses).await?;
+            let reason = format!("{name} {action}");
+            let plan = self.responses.plan(&name, selectors, actor, &reason);
             // P10: on the record before any verifier trusts the item.
-            Change::Write(content, record.with("action", action))
+            let change = Change::Write(content, record.with("action", action));
+            (plan.await?, change)
         };
         let put = self.ledger.put_document(place, &before, change, action);
         let put = put.await;
         self.material.changed();
-        put?.ok_or(Refusal::Conflict("trusted item"))
+        let Some(action) = put? else {
+            self.responses.give_up(plan).await?;
+            return Err(Refusal::Conflict("trusted item"));
+        };
+        let rules = self.responses.carry_out(plan).await?;
+        let revocation = |(selector, id): (Selector, String)| withdrawal::message(selector, id);
+        Ok(v1::AddTrustResponse {
+            action: action.to_owned(),
+            revocations: rules.into_iter().filter_map(revocation).collect(),
+        })
+    }
+
+    /// Returns what verifiers trust, or trusted last if something is missing that an operator may be
+    /// about to mend.
+    async fn known(&self) -> Arc<TrustMaterial> {
+        let trusted = self.evidence.trusted().await;
+        trusted.unwrap_or_else(|_| self.material.snapshot())
+    }
+
+    /// E10: keeps the TPM of a key that an operator takes back from activating that key or another
+    /// one. Anything but a TPM's key needs no bar: no machine brings it.
+    async fn bar(&self, item: &TrustItem, actor: &SpiffeId, reason: &str) -> Result<(), Refusal> {
+        let Some(key) = item.attestation_key() else {
+            return Ok(());
+        };
+        let of_tpm = key.endorsement().map(|ek| ek.id().to_owned());
+        for name in [Some(key.name()), of_tpm].into_iter().flatten() {
+            let bar = TrustItem::parse(TrustKind::Tpm2Barred, &name, reason.as_bytes())
+                .map_err(|e| Refusal::invalid("name", e))?;
+            if self.known().await.find(bar.kind(), &name).is_some() {
+                continue;
+            }
+            let record = journal::record("tpm_barred")
+                .with("name", &name)
+                .with("actor", actor)
+                .with("reason", reason);
+            let by = (actor.as_str(), record);
+            self.trust_item(&bar, reason.as_bytes().to_vec(), by)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away an item on which nothing was begun.
+    pub(super) async fn forget(&self, item: &TrustItem) -> Result<(), Refusal> {
+        let name = document_name(item);
+        let place = DocumentPlace::new(DocumentKind::Trust, &name);
+        let record = journal::record("trust_removed")
+            .with("kind", item.kind().as_str())
+            .with("name", item.name());
+        let forgotten = self.ledger.withdraw_document(place, record, &NoDependents);
+        let forgotten = forgotten.await.map(drop);
+        self.material.changed();
+        forgotten
     }
 
     /// Lists everything that is trusted at this broker, with the source of each item.
@@ -190,6 +256,10 @@ impl TrustItems {
             .with("name", &request.name)
             .with("actor", operator.id())
             .with("reason", reason);
+        let trusted = self.known().await;
+        if let Some(item) = trusted.find(kind, &request.name) {
+            self.bar(item, operator.id(), reason).await?;
+        }
         let begun = BegunOn {
             items: &self,
             kind,
@@ -205,106 +275,6 @@ impl TrustItems {
             action: deletion(existed).to_owned(),
         })
     }
-
-    /// Revokes what was begun on an item, by one rule for each registration and claim that names
-    /// it.
-    async fn end_what_rests_on(
-        &self,
-        item: &TrustItem,
-        reach: Reach,
-        actor: &SpiffeId,
-        reason: &str,
-    ) -> Result<Vec<v1::TrustRevocation>, Refusal> {
-        let mut revocations = Vec::new();
-        let documents = self
-            .ledger
-            .records
-            .documents(DocumentKind::Workload)
-            .await?;
-        for (name, document) in documents {
-            let record = document.and_then(|document| document.decode(WorkloadRecord::decode));
-            // What a registration that cannot be read wants is not known, so all of it may rest on
-            // the item.
-            let (workload, claims) = match record {
-                Ok(WorkloadRecord { registration, .. }) => {
-                    let mut claims = registration.policy().affected_claims(item);
-                    if reach == Reach::Kind && !claims.is_empty() {
-                        claims = vec![None];
-                    }
-                    (registration.spiffe_id, claims)
-                }
-                Err(_) => match SpiffeId::parse(&name) {
-                    Ok(workload) => (workload, vec![None]),
-                    Err(_) => continue,
-                },
-            };
-            for claim in claims {
-                let selector = Selector {
-                    claims: claim.into_iter().collect(),
-                    ..Selector::workload(workload.clone())
-                };
-                let reason = format!("{} withdrawn: {reason}", document_name(item));
-                let id = self.responses.revoke_for(selector, actor, &reason).await?;
-                revocations.push(v1::TrustRevocation {
-                    spiffe_id: workload.to_string(),
-                    revocation_id: id,
-                });
-            }
-        }
-        Ok(revocations)
-    }
-}
-
-/// What is ended with an item.
-#[derive(Clone, Copy, PartialEq)]
-enum Reach {
-    /// Tasks that were begun on the item.
-    Item,
-    /// Tasks of every workload that may have been begun on an item of this kind.
-    Kind,
-}
-
-/// Everything that was begun on an item.
-struct BegunOn<'a> {
-    items: &'a TrustItems,
-    kind: TrustKind,
-    name: &'a str,
-    actor: &'a SpiffeId,
-    reason: &'a str,
-}
-
-impl Dependents for BegunOn<'_> {
-    type Ended = Vec<v1::TrustRevocation>;
-    async fn end(&self, before: &Before) -> Result<Self::Ended, Refusal> {
-        // Only the item says what rests on it. Once it is gone, everything of it has ended.
-        if !before.is_expected() {
-            return Ok(Vec::new());
-        }
-        let parse = |content: &[u8]| TrustItem::parse(self.kind, self.name, content).ok();
-        let stored = before.document.as_ref().or(before.leftover.as_ref());
-        let stored = stored.and_then(|document| parse(document.body()));
-        let trusted = self.items.material.snapshot();
-        let trusted = trusted
-            .items()
-            .find(|item| item.kind() == self.kind && item.name() == self.name);
-        let (item, reach) = match (stored, trusted) {
-            (Some(item), _) if before.has_last_content() => (Arc::new(item), Reach::Item),
-            (_, Some(item)) => (Arc::clone(item), Reach::Item),
-            // L22: tasks were begun on something newer than what somebody has put back, or on
-            // something that is gone, and this does not say on what.
-            (stored, None) => {
-                let item = stored.or_else(|| parse(b"lost")).ok_or(Refusal::Seal {
-                    what: "trust",
-                    cause: SealError::Opening,
-                })?;
-                (Arc::new(item), Reach::Kind)
-            }
-        };
-        let rules = self
-            .items
-            .end_what_rests_on(&item, reach, self.actor, self.reason);
-        rules.await
-    }
 }
 
 /// Reads the field `kind`.
@@ -316,6 +286,6 @@ fn kind(word: &str) -> Result<TrustKind, Refusal> {
 }
 
 /// The name of an item in the store: its kind and name.
-fn document_name(item: &TrustItem) -> String {
+pub(super) fn document_name(item: &TrustItem) -> String {
     format!("{}/{}", item.kind().as_str(), item.name())
 }

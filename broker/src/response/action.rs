@@ -23,6 +23,9 @@ pub(super) struct Action {
     pub(super) actor: String,
     pub(super) reason: String,
     pub(super) at_ms: i64,
+    /// The change that the action follows, if it was noted before it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) planned_for: String,
     #[serde(default)]
     pub(super) tasks: u64,
     #[serde(default)]
@@ -67,6 +70,7 @@ impl Action {
             actor,
             reason,
             at_ms: clock::now_ms(),
+            planned_for: String::new(),
             tasks: 0,
             tokens: 0,
             leases: 0,

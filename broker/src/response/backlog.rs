@@ -99,7 +99,7 @@ impl Backlog {
     }
 
     /// Whether an action would be there by now, if the entry had one.
-    fn is_overdue(&self, id: EntryId) -> bool {
+    pub(super) fn is_overdue(&self, id: EntryId) -> bool {
         let open = self.lock().get(&id).copied();
         open.is_none_or(|open| clock::since(open.since) >= ACTION_WITHIN)
     }

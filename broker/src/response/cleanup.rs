@@ -58,11 +58,14 @@ impl Responses {
         }
         self.backlog.rest(id);
         let now_ms = clock::now_ms();
+        let is_in_log = self.ledger.log.view()?.is_in_log(&action.entry);
+        if !is_in_log && !action.planned_for.is_empty() && self.backlog.is_overdue(id) {
+            // L5: whoever planned it has died.
+            return self.put_planned_in_force(&action).await;
+        }
         // An action whose entry is not in this broker's view yet has killed nothing that this
         // broker could count.
-        if (action.worker_until_ms > now_ms && action.worker != worker)
-            || !self.ledger.log.view()?.is_in_log(&action.entry)
-        {
+        if (action.worker_until_ms > now_ms && action.worker != worker) || !is_in_log {
             return Ok(());
         }
         (action.worker, action.worker_until_ms) =

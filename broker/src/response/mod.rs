@@ -8,6 +8,7 @@ mod action;
 mod backlog;
 mod cleanup;
 mod list;
+mod plan;
 mod preview;
 mod rules;
 mod selector;

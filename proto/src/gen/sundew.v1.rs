@@ -3479,11 +3479,15 @@ pub struct AddTrustRequest {
     #[prost(bytes = "vec", tag = "3")]
     pub content: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AddTrustResponse {
     /// "created", "changed" or "unchanged"
     #[prost(string, tag = "1")]
     pub action: ::prost::alloc::string::String,
+    /// The workloads whose tasks may have rested on what the item took away, each with the revocation
+    /// that ended those tasks.
+    #[prost(message, repeated, tag = "2")]
+    pub revocations: ::prost::alloc::vec::Vec<TrustRevocation>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTrustRequest {}

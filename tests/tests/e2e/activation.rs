@@ -16,6 +16,9 @@ use tonic::{Code, Status};
 
 const KEY: u32 = 0x8101_0002;
 
+/// Another attestation key of the same TPM.
+const OTHER_KEY: u32 = 0x8101_0003;
+
 const ENDORSEMENT_KEY: u32 = 0x8101_0001;
 
 pub(crate) fn ek(tpm: &Tpm) -> String {
@@ -34,7 +37,11 @@ pub(crate) fn wanted(more: Value) -> Value {
 }
 
 pub(crate) fn brought(tpm: &Tpm) -> Brought {
-    let keys = TpmKey::read(&tpm.device(), KEY, ENDORSEMENT_KEY).expect("keys");
+    brought_key(tpm, KEY)
+}
+
+fn brought_key(tpm: &Tpm, key: u32) -> Brought {
+    let keys = TpmKey::read(&tpm.device(), key, ENDORSEMENT_KEY).expect("keys");
     Brought {
         attestation_key: keys.attestation_key,
         endorsement_key: keys.endorsement_key,
@@ -74,9 +81,13 @@ pub(crate) async fn answer(
 }
 
 pub(crate) fn open(tpm: &Tpm, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, TpmError> {
+    open_with(tpm, KEY, made)
+}
+
+fn open_with(tpm: &Tpm, key: u32, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, TpmError> {
     TpmKey::open(
         &tpm.device(),
-        KEY,
+        key,
         ENDORSEMENT_KEY,
         &made.credential,
         &made.secret,
@@ -361,4 +372,73 @@ async fn a_key_is_trusted_when_the_tpm_of_a_known_maker_opens_the_credential_for
     no_credential_is_made(&caller, &own, &second, &foreign).await;
     a_registrar_cannot_claim_it(&operator, &tpm).await;
     a_maker_is_trusted_no_more(&operator, &caller, &tpm, &begun).await;
+}
+
+/// Activates one of the TPM's keys.
+async fn activate(caller: &Caller, tpm: &Tpm, key: u32) -> Result<ActivateTpmKeyResponse, Status> {
+    let own = brought_key(tpm, key);
+    let made = challenge(caller, &own).await?;
+    let opened = open_with(tpm, key, &made).expect("opened");
+    answer(caller, &own, opened, made.expires_at_ms).await
+}
+
+async fn begin_by_other_key(caller: &Caller, tpm: &Tpm) -> Result<Begun, Status> {
+    let nonce = caller.nonce().await?;
+    let binding = *caller.bound(&nonce).as_bytes();
+    let payload = tpm.other_evidence("4+7", binding).await.expect("evidence");
+    caller.begin_on(nonce, vec![("tpm2", payload)]).await
+}
+
+/// E10: each key of a TPM counts for itself. What an operator took back, the host cannot bring back,
+/// neither with that key nor with a new one, until the operator lets it.
+#[tokio::test]
+async fn e10_a_key_that_was_taken_back_is_not_activated_again_and_other_keys_of_the_tpm_stay() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let operator = world.operator(&broker);
+    let maker = Maker::new();
+    let tpm = Tpm::made_by(&maker);
+    operator
+        .trust("tpm2_ek_root", "swtpm", &maker.certificates())
+        .await;
+    register(&world, &broker, &tpm).await;
+    let caller = world.caller(&broker, "/agent");
+    let first = activate(&caller, &tpm, KEY).await.expect("activated");
+    let by_first = begin(&caller, &tpm).await.expect("a task");
+    let second = activate(&caller, &tpm, OTHER_KEY).await.expect("another");
+    assert_eq!(second.action, "created");
+    let by_second = begin_by_other_key(&caller, &tpm).await.expect("a task");
+    let again = begin(&caller, &tpm)
+        .await
+        .expect("the first key counts still");
+
+    let remove = |kind: &str, name: String| {
+        let request = RemoveTrustRequest {
+            kind: kind.to_owned(),
+            name,
+            reason: "the host is lost".to_owned(),
+        };
+        let registry = operator.registry();
+        async move {
+            let mut registry = registry;
+            registry.remove_trust(request).await.expect("removed")
+        }
+    };
+    let ek = ek(&tpm);
+    remove("tpm2_ak", format!("ek-{ek}/{}", first.key)).await;
+    let presenter = caller.thumbprint();
+    for (task, lives) in [(&by_first, false), (&again, false), (&by_second, true)] {
+        let active = caller.active(&task.token, &presenter).await;
+        assert_eq!(active.expect("answer"), lives);
+    }
+    let refused = activate(&caller, &tpm, KEY).await.expect_err("taken back");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    begin(&caller, &tpm).await.expect_err("a key that is gone");
+    begin_by_other_key(&caller, &tpm).await.expect("stays");
+
+    for name in [ek.clone(), first.key.clone()] {
+        remove("tpm2_barred", name).await;
+    }
+    activate(&caller, &tpm, KEY).await.expect("let again");
+    begin(&caller, &tpm).await.expect("a task");
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::endorsement::{self, Endorsement};
 use super::public_area::Public;
 use super::{TpmError, decode};
+use crate::chain::Roots;
 use crate::json;
 
 /// The largest document, in bytes.
@@ -124,6 +125,16 @@ impl AttestationKey {
     #[must_use]
     pub fn endorsement(&self) -> Option<&Endorsement> {
         self.endorsement.as_ref()
+    }
+
+    /// Returns whether this trusted key is `other`, in the same place of the same TPM, and rests on
+    /// nothing that these manufacturers do not certify at `now_ms`, in milliseconds since the epoch.
+    pub(crate) fn stands_for(&self, other: &Self, manufacturers: &Roots, now_ms: i64) -> bool {
+        let ek = |key: &Self| key.endorsement.as_ref().map(|ek| ek.id().to_owned());
+        let is_certified = |ek: &Endorsement| ek.verify(manufacturers, now_ms).is_ok();
+        self.qualified_name == other.qualified_name
+            && ek(self) == ek(other)
+            && self.endorsement.as_ref().is_none_or(is_certified)
     }
 
     /// Returns the key's TPM name in lower-case hexadecimal.
