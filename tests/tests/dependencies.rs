@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Package to the packages of this workspace that it depends on; tests may depend on all.
-const PICTURE: [(&str, &str, &[&str]); 7] = [
+const PICTURE: [(&str, &str, &[&str]); 8] = [
     ("proto", "sundew-proto", &[]),
     ("attestation", "sundew-attestation", &[]),
     ("broker/core", "sundew-core", &["sundew-attestation"]),
@@ -29,9 +29,11 @@ const PICTURE: [(&str, &str, &[&str]); 7] = [
             "sundew-broker",
             "sundew-core",
             "sundew-proto",
+            "sundew-rebuilt",
             "sundew-sdk",
         ],
     ),
+    ("tests/rebuilt", "sundew-rebuilt", &[]),
 ];
 
 fn manifest(folder: &str) -> toml::Table {

@@ -122,12 +122,49 @@ impl Collateral {
     }
 }
 
-/// Verifies a quote against the collateral for its platform model, and that its report data is
-/// `binding`. `now_ms` is in milliseconds since the epoch.
+/// Verifies a quote under Intel's root against the collateral for its platform model, and that its
+/// report data is `binding`. `now_ms` is in milliseconds since the epoch.
 ///
 /// # Errors
 /// Each [`TdxError`] names the check that failed.
 pub fn verify<'a>(
+    payload: &[u8],
+    collateral: impl IntoIterator<Item = &'a Collateral>,
+    binding: &[u8; 64],
+    now_ms: i64,
+) -> Result<Claims, TdxError> {
+    verify_by(
+        &QuoteVerifier::new_prod(),
+        payload,
+        collateral,
+        binding,
+        now_ms,
+    )
+}
+
+/// Verifies a quote like [`verify`] under another root than Intel's, a self-signed certificate in
+/// DER. No configuration names one: rebuilt evidence has no other way to be verified.
+///
+/// # Errors
+/// Each [`TdxError`] names the check that failed.
+pub fn verify_under<'a>(
+    root: &[u8],
+    payload: &[u8],
+    collateral: impl IntoIterator<Item = &'a Collateral>,
+    binding: &[u8; 64],
+    now_ms: i64,
+) -> Result<Claims, TdxError> {
+    verify_by(
+        &QuoteVerifier::new(root.to_vec()),
+        payload,
+        collateral,
+        binding,
+        now_ms,
+    )
+}
+
+fn verify_by<'a>(
+    verifier: &QuoteVerifier,
     payload: &[u8],
     collateral: impl IntoIterator<Item = &'a Collateral>,
     binding: &[u8; 64],
@@ -151,7 +188,7 @@ pub fn verify<'a>(
     let seconds = u64::try_from(now_ms.div_euclid(1000)).map_err(|e| fail(&e))?;
     // Whether the TCB is good enough is appraised by the registration.
     let policy = QuotePolicy::claims_only(seconds);
-    let verified = QuoteVerifier::new_prod()
+    let verified = verifier
         .verify_with_policy(payload, collateral.content.clone(), seconds, &policy)
         .map_err(|e| TdxError::Unverified(format!("{e:#}")))?;
     // From here on, the report is the one that `dcap-qvl` verified.

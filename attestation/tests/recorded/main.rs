@@ -1,29 +1,43 @@
-//! Evidence that real hardware produced (`tests/vectors`), and hostile variants of it (AC-05, T28,
-//! T30 to T32, T34).
+//! Evidence that real hardware and clouds produced, and hostile variants of it (AC-05, T28, T30 to
+//! T32, T34).
+//!
+//! The recordings belong to others and are not in the repository. `SUNDEW_RECORDED` names the folder
+//! that has them, one folder for each kind:
+//! `SUNDEW_RECORDED=FOLDER cargo test -p sundew-attestation --test recorded -- --nocapture`. No
+//! other command runs these tests, and they fail without the folder. `tests/rebuilt` makes what
+//! everybody can test with, and [`shapes`] holds it to the form of the recordings.
 
-#![expect(clippy::disallowed_methods, reason = "a test reads its own switch")]
+#![expect(clippy::disallowed_methods, reason = "a test reads its own setting")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     reason = "a failing test panics"
 )]
 
 mod aws_iid;
 mod nitro;
 mod sev_snp;
+mod shapes;
 mod tdx;
 mod tpm2;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject as _;
 use sundew_attestation::{Claims, Roots};
+use sundew_rebuilt::edits;
+
+/// Returns the folder of the recordings.
+fn folder() -> PathBuf {
+    let named = std::env::var_os("SUNDEW_RECORDED");
+    let named = named.unwrap_or_else(|| panic!("SUNDEW_RECORDED names no folder of recordings"));
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(named)
+}
 
 fn vector(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/vectors")
-        .join(name);
+    let path = folder().join(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -33,49 +47,15 @@ fn pem(name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Cuts the document at every length and flips one bit of each byte, or every bit if the
-/// environment has `SUNDEW_ALL_BITS`. Each variant must be rejected or give the very same claims,
-/// apart from the digest of the evidence. Returns the positions of the bytes that could be changed.
-fn mutate<E: std::fmt::Debug>(
-    document: &[u8],
-    verify: impl Fn(&[u8]) -> Result<Claims, E>,
-) -> Vec<usize> {
-    let genuine = verify(document).unwrap();
-    let same = |claims: &Claims| {
-        let all = |claims: &Claims| {
-            format!(
-                "{:?} {:?} {} {:?}",
-                claims.values, claims.not_after_ms, claims.fresh, claims.assurance
-            )
-        };
-        all(claims) == all(&genuine)
-    };
-    for length in 0..document.len() {
-        // Zeros at the end mean nothing, so they alone may be missing.
-        if let Ok(claims) = verify(&document[..length]) {
-            assert!(
-                same(&claims) && document[length..].iter().all(|byte| *byte == 0),
-                "cut at {length} was taken"
-            );
-        }
-    }
-    let all = std::env::var_os("SUNDEW_ALL_BITS").is_some();
-    let mut free = Vec::new();
-    let mut variant = document.to_vec();
-    for at in 0..document.len() {
-        for bit in 0..8 {
-            if all || bit == at % 8 {
-                variant[at] ^= 1 << bit;
-                if let Ok(claims) = verify(&variant) {
-                    assert!(same(&claims), "byte {at}, bit {bit} changes the claims");
-                    free.push(at);
-                }
-                variant[at] = document[at];
-            }
-        }
-    }
-    free.dedup();
-    free
+/// Bends each byte (`SUNDEW_ALL_BITS`: each bit); returns the positions of the bytes that may differ.
+fn mutate<E>(document: &[u8], verify: impl Fn(&[u8]) -> Result<Claims, E>) -> Vec<usize> {
+    edits::bits(document, |variant| {
+        let claims = verify(variant).ok()?;
+        Some(format!(
+            "{:?} {:?} {} {:?}",
+            claims.values, claims.not_after_ms, claims.fresh, claims.assurance
+        ))
+    })
 }
 
 fn anchored(name: &str) -> Roots {

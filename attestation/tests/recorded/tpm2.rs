@@ -1,73 +1,69 @@
-//! A recorded quote of a TPM.
+//! Recorded event logs of measured boots.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use sundew_attestation::Roots;
-use sundew_attestation::kinds::tpm2;
+use std::collections::BTreeMap;
 
-use crate::{mutate, vector};
+use sundew_attestation::kinds::tpm2::{Hash, replay_event_log};
 
+use crate::vector;
+
+fn pcrs(values: &[(usize, &str)]) -> BTreeMap<usize, Vec<u8>> {
+    values
+        .iter()
+        .map(|(index, value)| (*index, hex::decode(value).unwrap()))
+        .collect()
+}
+
+/// `tpm2_eventlog` of tpm2-tools 5.4 has computed the values.
 #[test]
-fn t34_no_bit_of_a_tpm_quote_can_change_what_it_says() {
-    let evidence: tpm2::Evidence = serde_json::from_slice(&vector("tpm2/quote.json")).unwrap();
-    let key = tpm2::AttestationKey::parse(&vector("tpm2/key.json")).unwrap();
-    let verify = |evidence: &tpm2::Evidence| {
-        let payload = serde_json::to_vec(evidence).unwrap();
-        tpm2::verify(
-            &payload,
-            |name| (name == key.name()).then_some(&key),
-            &Roots::default(),
-            &[9; 32],
+fn recorded_logs_replay_to_what_a_second_decoder_computes() {
+    let cloud = vector("tpm-eventlogs/coreos_36_shielded_vm_no_secure_boot_eventlog");
+    let of_256 = pcrs(&[
+        (
             0,
-        )
-    };
-    let genuine = verify(&evidence).unwrap();
-    assert_eq!(genuine.values["pcr.sha256.7"], ["0".repeat(64)]);
-    // The quote and its signature, each bit; the values of PCRs, each digit.
-    let quote = STANDARD.decode(&evidence.quote).unwrap();
-    let free = mutate(&quote, |quote| {
-        verify(&tpm2::Evidence {
-            quote: STANDARD.encode(quote),
-            ..evidence.clone()
-        })
-    });
-    assert_eq!(free, Vec::<usize>::new());
-    let signature = STANDARD.decode(&evidence.signature).unwrap();
-    let free = mutate(&signature, |signature| {
-        verify(&tpm2::Evidence {
-            signature: STANDARD.encode(signature),
-            ..evidence.clone()
-        })
-    });
-    assert_eq!(free, Vec::<usize>::new());
-    for index in [0, 4, 7] {
-        let mut other = evidence.clone();
-        other.pcrs.insert(index, format!("{}1", "0".repeat(63)));
-        assert!(verify(&other).is_err(), "PCR {index}");
-        other.pcrs.remove(&index);
-        assert!(verify(&other).is_err(), "without PCR {index}");
-    }
-    // The public area of the key: a bit more or less is another key, with another name.
-    let document: serde_json::Value = serde_json::from_slice(&vector("tpm2/key.json")).unwrap();
-    for member in ["key", "parent"] {
-        let area = STANDARD.decode(document[member].as_str().unwrap()).unwrap();
-        for at in 0..area.len() {
-            let mut bent = area.clone();
-            bent[at] ^= 1 << (at % 8);
-            let mut document = document.clone();
-            document[member] = STANDARD.encode(&bent).into();
-            if let Ok(other) = tpm2::AttestationKey::parse(document.to_string().as_bytes()) {
-                let payload = serde_json::to_vec(&evidence).unwrap();
-                assert!(
-                    tpm2::verify(&payload, |_| Some(&other), &Roots::default(), &[9; 32], 0)
-                        .is_err(),
-                    "{member}, byte {at}"
-                );
-            }
-            assert!(
-                tpm2::Public::parse(&area[..at]).is_err(),
-                "{member} cut at {at}"
-            );
-        }
-    }
+            "0f35c214608d93c7a6e68ae7359b4a8be5a0e99eea9107ece427c4dea4e439cf",
+        ),
+        (
+            4,
+            "b465254355b722692d82ff3d46500d73f05cd56fb0d643d32cd9df100c78abb3",
+        ),
+        (
+            7,
+            "9340551428472c4820d41f51368427f5d1620b3e7d2081cf8859e7e220554bcd",
+        ),
+        (
+            9,
+            "f8bd4e934ac53e6d6fb4e16b6cd9a505dc0e639c4d0af06817b989f828376668",
+        ),
+        (
+            14,
+            "d7c4cc7ff7933022f013e03bdee875b91720b5b86cf1753cad830f95e791926f",
+        ),
+    ]);
+    let of_384 = pcrs(&[(
+        7,
+        "01c71e7c43af16384ee8e5eb407ff521146643fc93a6ce4bd6b6dea15c92107aa298428d6bddc11541058e81da192860",
+    )]);
+    assert!(replay_event_log(&cloud, Hash::Sha256, &of_256).is_ok());
+    assert!(replay_event_log(&cloud, Hash::Sha384, &of_384).is_ok());
+    let computer = vector("tpm-eventlogs/crypto_agile_eventlog");
+    let of_256 = pcrs(&[
+        (
+            0,
+            "1536de221b2187a421602cd81f43aa04496b0bd5a424d3b25b637a942080d0fa",
+        ),
+        (
+            5,
+            "3f2855fc9db5201707a42708e00f9f54ebf78e250152decbf5086cab1690add8",
+        ),
+        (
+            7,
+            "3d6207f9a2c3fa1db729f06e71b09d2e7ca7c0c198f6c1410c2186bbe2cc1826",
+        ),
+    ]);
+    assert!(replay_event_log(&computer, Hash::Sha256, &of_256).is_ok());
+    // It has no digests of that bank.
+    assert!(replay_event_log(&computer, Hash::Sha384, &of_384).is_err());
+    // The older format is refused, and one that is cut.
+    let short = vector("tpm-eventlogs/short_no_action_eventlog");
+    assert!(replay_event_log(&short, Hash::Sha256, &of_256).is_err());
 }
