@@ -1,25 +1,14 @@
-//! Evidence as real hardware and clouds sign it, under keys of the tests' own: for what no recording
-//! shows.
+//! Signers in the place of clouds and of platform teams; `sundew-rebuilt` is in that of hardware.
 
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ciborium::Value as Cbor;
-use coset::CborSerializable as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SigningKey as _,
 };
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
-use sundew_attestation::kinds::{nitro, sev_snp};
-use sundew_attestation::{Claims, Roots};
-
-/// The time of [`Enclave::content`] and [`Chip::verify`], in milliseconds since the epoch.
-pub const NOW_MS: i64 = 1_800_000_000_000;
 
 /// A root of P-384 and what it signs.
 pub struct Authority {
@@ -48,34 +37,6 @@ impl Authority {
             .to_vec()
     }
 
-    /// Returns a list, valid for a day and in DER, that revokes these certificates.
-    pub fn crl(&self, certificates: &[Vec<u8>]) -> Vec<u8> {
-        let now = time::OffsetDateTime::now_utc();
-        let taken_back = |der: &Vec<u8>| {
-            let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("made");
-            let serial_number = SerialNumber::from_slice(certificate.raw_serial());
-            RevokedCertParams {
-                serial_number,
-                revocation_time: now,
-                reason_code: None,
-                invalidity_date: None,
-            }
-        };
-        let params = CertificateRevocationListParams {
-            this_update: now,
-            next_update: now + time::Duration::DAY,
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: certificates.iter().map(taken_back).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params
-            .signed_by(&Issuer::from_params(&self.params, &self.key))
-            .expect("made")
-            .der()
-            .to_vec()
-    }
-
     /// Returns a certificate for another key, in DER.
     pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
         params
@@ -91,196 +52,6 @@ pub fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params
-}
-
-/// Signs with ECDSA on P-384 and SHA-384; R and S are 48 bytes each.
-fn sign_384(key: &KeyPair, message: &[u8]) -> Vec<u8> {
-    let random = SystemRandom::new();
-    let key = EcdsaKeyPair::from_pkcs8(
-        &ECDSA_P384_SHA384_FIXED_SIGNING,
-        &key.serialize_der(),
-        &random,
-    )
-    .expect("made");
-    key.sign(&random, message).expect("made").as_ref().to_vec()
-}
-
-/// A Nitro enclave, with the hypervisor's place taken by the tests.
-pub struct Enclave {
-    /// The root in AWS's place.
-    pub root: Authority,
-    /// The key in the hypervisor's place.
-    pub key: KeyPair,
-}
-
-impl Enclave {
-    /// With new keys.
-    pub fn new() -> Self {
-        Self {
-            root: Authority::new("root"),
-            key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made"),
-        }
-    }
-
-    /// Returns the members of a genuine document that is bound to 32 bytes of 9.
-    pub fn content(&self) -> Vec<(&'static str, Cbor)> {
-        let registers = (0..3)
-            .map(|index| {
-                (
-                    Cbor::from(index),
-                    Cbor::Bytes(vec![u8::try_from(index + 1).expect("made"); 48]),
-                )
-            })
-            .collect();
-        vec![
-            ("module_id", Cbor::from("i-1-enc2")),
-            ("digest", Cbor::from("SHA384")),
-            ("timestamp", Cbor::from(NOW_MS)),
-            ("pcrs", Cbor::Map(registers)),
-            (
-                "certificate",
-                Cbor::Bytes(self.root.sign(&named("enclave"), &self.key)),
-            ),
-            (
-                "cabundle",
-                Cbor::Array(vec![Cbor::Bytes(self.root.certificate())]),
-            ),
-            ("nonce", Cbor::Bytes(vec![9; 32])),
-        ]
-    }
-
-    /// Returns a signed document with these members.
-    pub fn document(&self, content: Vec<(&'static str, Cbor)>) -> Vec<u8> {
-        let map = Cbor::Map(
-            content
-                .into_iter()
-                .map(|(name, value)| (Cbor::from(name), value))
-                .collect(),
-        );
-        let mut payload = Vec::new();
-        ciborium::into_writer(&map, &mut payload).expect("made");
-        let header = coset::HeaderBuilder::new()
-            .algorithm(coset::iana::Algorithm::ES384)
-            .build();
-        let signed = coset::CoseSign1Builder::new()
-            .protected(header)
-            .payload(payload)
-            .create_signature(b"", |message| sign_384(&self.key, message));
-        signed.build().to_vec().expect("made")
-    }
-
-    /// Verifies a document as if a second had passed since it was made.
-    pub fn verify(&self, document: &[u8]) -> Result<Claims, nitro::NitroError> {
-        nitro::verify(
-            document,
-            &Roots {
-                anchors: vec![self.root.certificate()],
-                ..Roots::default()
-            },
-            &[9; 32],
-            NOW_MS + 1000,
-        )
-    }
-
-    /// Returns a signed document that differs in one member, or lacks it.
-    pub fn with(&self, name: &'static str, value: Option<Cbor>) -> Vec<u8> {
-        let mut content = self.content();
-        content.retain(|(other, _)| *other != name);
-        content.extend(value.map(|value| (name, value)));
-        self.document(content)
-    }
-}
-
-/// A chip, with AMD's place taken by the tests.
-pub struct Chip {
-    /// The ARK.
-    pub root: Authority,
-    /// The ASK.
-    pub signer: Authority,
-    /// The chip's endorsement key.
-    pub key: KeyPair,
-}
-
-impl Chip {
-    /// With new keys.
-    pub fn new() -> Self {
-        Self {
-            root: Authority::new("ARK"),
-            signer: Authority::new("ASK"),
-            key: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("made"),
-        }
-    }
-
-    /// Returns AMD's certificates for the chip.
-    pub fn roots(&self) -> Roots {
-        Roots {
-            anchors: vec![self.root.certificate()],
-            intermediates: vec![self.root.sign(&self.signer.params, &self.signer.key)],
-            ..Roots::default()
-        }
-    }
-
-    /// Returns the endorsement key's certificate for a chip id and TCB.
-    pub fn certificate(&self, chip: u8, tcb: [u8; 4]) -> Vec<u8> {
-        let mut params = named("SEV-VCEK");
-        let mut add = |last: &[u64], value: Vec<u8>| {
-            let oid: Vec<u64> = [1, 3, 6, 1, 4, 1, 3704, 1]
-                .iter()
-                .chain(last)
-                .copied()
-                .collect();
-            params
-                .custom_extensions
-                .push(CustomExtension::from_oid_content(&oid, value));
-        };
-        for (last, value) in [1, 2, 3, 8].into_iter().zip(tcb) {
-            add(
-                &[3, last],
-                if value < 0x80 {
-                    vec![2, 1, value]
-                } else {
-                    vec![2, 2, 0, value]
-                },
-            );
-        }
-        add(&[4], vec![chip; 64]);
-        self.signer.sign(&params, &self.key)
-    }
-
-    /// Returns a report that is changed before it is signed.
-    pub fn report(&self, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
-        let mut report = vec![0; 1184];
-        report[0] = 2;
-        report[0x34] = 1;
-        report[0x08..0x10].copy_from_slice(&0x3_001f_u64.to_le_bytes());
-        report[0x50..0x90].fill(7);
-        report[0x90..0xC0].fill(0xAB);
-        report[0x180..0x188].copy_from_slice(&[3, 0, 0, 0, 0, 0, 8, 200]);
-        report[0x1A0..0x1E0].fill(5);
-        change(&mut report);
-        let signature = sign_384(&self.key, &report[..0x2A0]);
-        for (half, at) in signature.chunks(48).zip([0x2A0, 0x2A0 + 72]) {
-            for (to, from) in report[at..at + 48].iter_mut().zip(half.iter().rev()) {
-                *to = *from;
-            }
-        }
-        report
-    }
-
-    /// Verifies a report that is bound to 64 bytes of 7.
-    pub fn verify(&self, report: &[u8], certificate: &[u8]) -> Result<Claims, sev_snp::SnpError> {
-        let evidence = sev_snp::Evidence {
-            report: STANDARD.encode(report),
-            certificate: STANDARD.encode(certificate),
-        };
-        sev_snp::verify(
-            &serde_json::to_vec(&evidence).expect("made"),
-            &self.roots(),
-            sev_snp::Endorsement::Vcek,
-            &[7; 64],
-            NOW_MS,
-        )
-    }
 }
 
 /// EC2's place, taken by OpenSSL.
@@ -413,18 +184,6 @@ pub fn bundle(statement: &Value) -> Value {
         "verificationMaterial": { "publicKey": { "hint": "a" }, "tlogEntries": [] },
         "dsseEnvelope": statement["envelope"],
     })
-}
-
-impl Default for Enclave {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Default for Chip {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl Default for Signer {

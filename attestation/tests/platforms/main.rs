@@ -6,12 +6,9 @@
     reason = "a failing test panics"
 )]
 
-mod aws_iid;
 mod cosign;
 mod manifest;
-mod nitro;
 mod oidc;
 mod rsa;
-mod sev_snp;
 mod svid;
 mod tpm2;

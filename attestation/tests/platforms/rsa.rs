@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use rcgen::{CertificateParams, DnType, KeyPair};
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -54,13 +53,5 @@ impl RsaKey {
         )
         .unwrap();
         signature
-    }
-
-    /// Returns a certificate for the key, signed by itself and in DER.
-    pub(crate) fn certificate(&self, name: &str) -> Vec<u8> {
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&self.0, &rcgen::PKCS_RSA_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.self_signed(&key).unwrap().der().to_vec()
     }
 }

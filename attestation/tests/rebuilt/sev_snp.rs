@@ -119,6 +119,85 @@ fn ac_05_a_rebuilt_vlek_report_is_taken_where_the_registration_wants_a_vlek() {
     assert!(matches!(error, SnpError::Vmpl(1)), "{error}");
 }
 
+/// T32: what a genuine chip says of a guest that nobody should trust.
+#[test]
+fn ac_05_t32_snp_reports_of_guests_that_can_be_read_or_of_another_chip_are_refused() {
+    let chip = Chip::new(Product::Milan);
+    let (roots, own, vcek) = (roots(&chip), chip.own_vcek(), Endorsement::Vcek);
+    type Change = fn(&mut [u8]);
+    let refused: [(&str, Change); 9] = [
+        ("debugging allowed", |r| r[0x0A] |= 1 << 3),
+        ("a migration agent allowed", |r| r[0x0A] |= 1 << 2),
+        ("requested from VMPL 1", |r| r[0x30] = 1),
+        ("signed by a VLEK", |r| r[0x48] = 1 << 2),
+        ("signed by no key", |r| r[0x48] = 7 << 2),
+        ("other report data", |r| r[0x8F] = 8),
+        ("another signature algorithm", |r| r[0x34] = 2),
+        ("a version before 2", |r| r[0] = 1),
+        ("a chip that hides its id", |r| r[0x1A0..0x1E0].fill(0)),
+    ];
+    for (what, change) in refused {
+        let report = chip.report(3, change);
+        assert!(
+            verify(&report, &own, &roots, vcek).is_err(),
+            "{what}: taken"
+        );
+    }
+    let report = chip.report(3, |_| {});
+    let bare = chip.vcek_of(&[], &[]);
+    assert!(
+        verify(&report, &bare, &roots, vcek).is_err(),
+        "without AMD's extensions"
+    );
+}
+
+/// Another chip's certificate, and this one's at another TCB, each component.
+#[test]
+fn e5_a_certificate_of_another_tcb_or_chip_is_refused() {
+    for product in [Product::Milan, Product::Turin] {
+        let chip = Chip::new(product);
+        let (roots, length) = (roots(&chip), product.id_length());
+        let (id, own) = (&chip.id[..length], Tcb::OWN.components(product));
+        for version in [2, 3] {
+            let report = chip.report(version, |_| {});
+            let verify =
+                |certificate: &[u8]| verify(&report, certificate, &roots, Endorsement::Vcek);
+            for (at, (arc, _)) in own.iter().enumerate() {
+                // Those between are reserved.
+                if matches!(arc, 4..=7) {
+                    continue;
+                }
+                let mut components = own.clone();
+                components[at].1 += 1;
+                let refused = verify(&chip.vcek_of(id, &components));
+                let is_tcb = matches!(refused, Err(SnpError::Chip("TCB")));
+                assert!(is_tcb, "{product:?}, component {arc}: {refused:?}");
+                components.remove(at);
+                let less = chip.vcek_of(id, &components);
+                assert!(verify(&less).is_err(), "{product:?}, without {arc}");
+            }
+            let mut wide = id.to_vec();
+            wide.resize(128, 1);
+            for id in [&vec![0xEE; length][..], &id[1..], &[], &wide] {
+                let refused = verify(&chip.vcek_of(id, &own));
+                let is_chip = matches!(refused, Err(SnpError::Chip("chip id")));
+                assert!(is_chip, "{product:?}: {refused:?}");
+            }
+        }
+    }
+}
+
+/// The order of the components comes from AMD's certificate, and the report must be of that product
+/// line.
+#[test]
+fn e5_the_order_of_components_is_not_the_claimants_choice() {
+    let chip = Chip::new(Product::Turin);
+    let report = chip.report(3, |report| report[0x188] = 0x19);
+    let refused = verify(&report, &chip.own_vcek(), &roots(&chip), Endorsement::Vcek);
+    let is_line = matches!(refused, Err(SnpError::Chip("product line")));
+    assert!(is_line, "{refused:?}");
+}
+
 #[test]
 fn t34_no_bit_of_a_rebuilt_snp_report_or_certificate_changes_what_it_says() {
     let chip = Chip::new(Product::Milan);

@@ -22,17 +22,25 @@ pub struct Enclave {
     keys: [Key; 4],
     /// The key that signs documents.
     pub key: Key,
+    /// The time of its documents, in seconds since the epoch.
+    now_s: i64,
 }
 
 impl Enclave {
     /// The enclave's id.
     pub const MODULE: &str = "i-0123456789abcdef0-enc0123456789abcde";
 
-    /// Makes an enclave with new keys.
+    /// Makes an enclave of [`NOW_S`] with new keys.
     pub fn new() -> Self {
+        Self::at(NOW_S)
+    }
+
+    /// Makes an enclave of this time, in seconds since the epoch, with new keys.
+    pub fn at(now_s: i64) -> Self {
         Self {
             keys: [(); 4].map(|()| Key::new(Algorithm::P384)),
             key: Key::new(Algorithm::P384),
+            now_s,
         }
     }
 
@@ -98,22 +106,22 @@ impl Enclave {
         [
             made(
                 0,
-                (NOW_S - 2600 * DAY_S, NOW_S + 8300 * DAY_S),
+                (self.now_s - 2600 * DAY_S, self.now_s + 8300 * DAY_S),
                 root_extensions,
             ),
             made(
                 1,
-                (NOW_S - 3 * DAY_S, NOW_S + 17 * DAY_S),
+                (self.now_s - 3 * DAY_S, self.now_s + 17 * DAY_S),
                 below(region, root, 2),
             ),
             made(
                 2,
-                (NOW_S - DAY_S / 2, NOW_S + 5 * DAY_S),
+                (self.now_s - DAY_S / 2, self.now_s + 5 * DAY_S),
                 below(zone, region, 1),
             ),
             made(
                 3,
-                (NOW_S - 2 * HOUR_S, NOW_S + 22 * HOUR_S),
+                (self.now_s - 2 * HOUR_S, self.now_s + 22 * HOUR_S),
                 instance_extensions,
             ),
         ]
@@ -143,7 +151,7 @@ impl Enclave {
         .signed_by(instance)
     }
 
-    /// Returns the members of a document of [`NOW_S`] that is bound to 32 bytes of 9, in their
+    /// Returns the members of a document that is bound to 32 bytes of 9, in their
     /// order.
     pub fn content(&self) -> Vec<Member> {
         // Of 16 registers, those of the image, the kernel, the application and the instance are set.
@@ -160,11 +168,11 @@ impl Enclave {
         vec![
             ("module_id", Value::from(Self::MODULE)),
             ("digest", Value::from("SHA384")),
-            ("timestamp", Value::from(NOW_S * 1000)),
+            ("timestamp", Value::from(self.now_s * 1000)),
             ("pcrs", Value::Map(registers)),
             (
                 "certificate",
-                Value::Bytes(self.certificate(NOW_S + 2 * HOUR_S)),
+                Value::Bytes(self.certificate(self.now_s + 2 * HOUR_S)),
             ),
             (
                 "cabundle",

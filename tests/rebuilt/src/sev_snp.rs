@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use crate::NOW_S;
 use crate::certificate::{
-    CERT_SIGN, CRL_SIGN, Certificate, Name, authority_key_id, basic_constraints, crl_distribution,
-    extension, key_usage, subject_key_id,
+    CERT_SIGN, CRL_SIGN, Certificate, Name, RevocationList, authority_key_id, basic_constraints,
+    crl_distribution, extension, key_usage, subject_key_id,
 };
 use crate::der::{element, unsigned};
 use crate::key::{Algorithm, Key};
@@ -18,6 +18,9 @@ pub const REPORT: usize = 1184;
 pub const SIGNED: usize = 0x2A0;
 /// The length of the signature's two numbers, in bytes; zeros follow.
 pub const SIGNATURE: usize = 144;
+
+/// The serial number of the ASK's and the ASVK's certificate.
+pub const INTERMEDIATE: [u8; 3] = [1, 0, 1];
 
 /// The fields of a report: offset and length, in bytes (AMD publication 56860, ATTESTATION_REPORT).
 pub const FIELDS: [(usize, usize); 31] = [
@@ -145,7 +148,7 @@ impl Tcb {
     }
 
     /// Returns the components by the last arc of their identifiers, in the order of certificates.
-    fn components(self, product: Product) -> Vec<(u8, u8)> {
+    pub fn components(self, product: Product) -> Vec<(u8, u8)> {
         let mut out = vec![
             (1, self.boot_loader),
             (2, self.tee),
@@ -190,11 +193,18 @@ pub struct Chip {
     pub vcek: Key,
     /// The key that a cloud has loaded.
     pub vlek: Key,
+    /// The time by which certificates begin and end, in seconds since the epoch.
+    now_s: i64,
 }
 
 impl Chip {
-    /// Makes a chip with new keys.
+    /// Makes a chip of [`NOW_S`] with new keys.
     pub fn new(product: Product) -> Self {
+        Self::at(product, NOW_S)
+    }
+
+    /// Makes a chip of this time, in seconds since the epoch, with new keys.
+    pub fn at(product: Product, now_s: i64) -> Self {
         let mut id = [0; 64];
         for (at, byte) in id.iter_mut().enumerate().take(product.id_length()) {
             *byte = u8::try_from(at * 3 + 1).expect("small");
@@ -204,6 +214,7 @@ impl Chip {
             id,
             vcek: Key::new(Algorithm::P384),
             vlek: Key::new(Algorithm::P384),
+            now_s,
         }
     }
 
@@ -214,7 +225,7 @@ impl Chip {
             serial: &[1, 0, 0],
             issuer: &name,
             subject: &name,
-            valid_s: (NOW_S - 6 * YEAR_S, NOW_S + 19 * YEAR_S),
+            valid_s: (self.now_s - 6 * YEAR_S, self.now_s + 19 * YEAR_S),
             key,
             extensions: vec![
                 key_usage(CERT_SIGN | CRL_SIGN, true),
@@ -235,10 +246,10 @@ impl Chip {
     pub fn intermediate(&self, is_vlek: bool) -> Vec<u8> {
         let (subject, key) = self.issuer(is_vlek);
         Certificate {
-            serial: &[1, 0, 1],
+            serial: &INTERMEDIATE,
             issuer: &named(&format!("ARK-{}", self.product.name())),
             subject: &subject,
-            valid_s: (NOW_S - 6 * YEAR_S, NOW_S + 19 * YEAR_S),
+            valid_s: (self.now_s - 6 * YEAR_S, self.now_s + 19 * YEAR_S),
             key: &key,
             extensions: vec![
                 subject_key_id(&key),
@@ -248,6 +259,16 @@ impl Chip {
                 extension("2.5.29.15", true, &element(3, &[&[1, CERT_SIGN]])),
                 self.list(),
             ],
+        }
+        .signed_by(maker(0))
+    }
+
+    /// Returns the ARK's revocation list of these serial numbers, good for a day, in DER.
+    pub fn revocation_list(&self, revoked: &[Vec<u8>]) -> Vec<u8> {
+        RevocationList {
+            issuer: &named(&format!("ARK-{}", self.product.name())),
+            valid_s: (self.now_s, self.now_s + 86_400),
+            revoked,
         }
         .signed_by(maker(0))
     }
@@ -265,6 +286,12 @@ impl Chip {
 
     /// Returns the certificate of the chip's own key for an id and a TCB version, in DER.
     pub fn vcek_for(&self, id: &[u8], tcb: Tcb) -> Vec<u8> {
+        self.vcek_of(id, &tcb.components(self.product))
+    }
+
+    /// Returns the certificate of the chip's own key for an id and components of a TCB, each by the
+    /// last arc of its identifier, in DER.
+    pub fn vcek_of(&self, id: &[u8], tcb: &[(u8, u8)]) -> Vec<u8> {
         let name = format!("{}-B0", self.product.name());
         let id = extension_of("4", id);
         self.endorsement("SEV-VCEK", &self.vcek, &name, tcb, id, 7 * YEAR_S)
@@ -283,7 +310,7 @@ impl Chip {
             "SEV-VLEK",
             &self.vlek,
             self.product.name(),
-            tcb,
+            &tcb.components(self.product),
             cloud,
             YEAR_S,
         )
@@ -294,7 +321,7 @@ impl Chip {
         subject: &str,
         key: &Key,
         product: &str,
-        tcb: Tcb,
+        tcb: &[(u8, u8)],
         last: Vec<u8>,
         life_s: i64,
     ) -> Vec<u8> {
@@ -303,15 +330,15 @@ impl Chip {
             extension_of("1", &[2, 1, 0]),
             extension_of("2", &element(0x16, &[product.as_bytes()])),
         ];
-        for (arc, value) in tcb.components(self.product) {
-            extensions.push(extension_of(&format!("3.{arc}"), &unsigned(&[value])));
+        for (arc, value) in tcb {
+            extensions.push(extension_of(&format!("3.{arc}"), &unsigned(&[*value])));
         }
         extensions.push(last);
         Certificate {
             serial: &[0],
             issuer: &issuer,
             subject: &named(subject),
-            valid_s: (NOW_S - YEAR_S / 2, NOW_S - YEAR_S / 2 + life_s),
+            valid_s: (self.now_s - YEAR_S / 2, self.now_s - YEAR_S / 2 + life_s),
             key,
             extensions,
         }

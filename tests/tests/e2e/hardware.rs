@@ -7,9 +7,11 @@ use ciborium::Value as Cbor;
 use serde_json::{Value, json};
 use sundew_attestation::Binding;
 use sundew_proto::v1::AddTrustRequest;
+use sundew_rebuilt::nitro::Enclave;
+use sundew_rebuilt::sev_snp::{Chip, INTERMEDIATE, Product, Tcb};
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
-use sundew_tests::hardware::{Chip, Enclave, Region, Signer};
+use sundew_tests::hardware::{Region, Signer};
 use sundew_tests::pki::pem;
 use sundew_tests::world::World;
 use sundew_tests::{now_ms, until};
@@ -75,25 +77,24 @@ async fn ac_05(
 async fn ac_05_nitro_documents_from_outside() {
     let world = World::embedded();
     let broker = world.broker().await;
-    let (enclave, evil) = (Enclave::new(), Enclave::new());
+    let now_s = now_ms() / 1000;
+    let (enclave, evil) = (Enclave::at(now_s), Enclave::at(now_s));
     world
         .operator(&broker)
-        .trust(
-            "nitro",
-            "aws",
-            &pem("CERTIFICATE", &enclave.root.certificate()),
-        )
+        .trust("nitro", "aws", &pem("CERTIFICATE", &enclave.root()))
         .await;
     let claims = |pcr0: &str| json!({ "evidence": [{ "kind": "nitro", "claims": { "pcr0": [pcr0.repeat(48)] } }], "require_fresh_evidence": true });
     world.register(&broker, "/agent", claims("01")).await;
     world.register(&broker, "/other", claims("07")).await;
     let document = |enclave: &Enclave, nonce: &[u8], age_ms: i64| {
         let mut content = enclave.content();
-        content.retain(|(name, _)| !matches!(*name, "nonce" | "timestamp"));
-        content.extend([
-            ("nonce", Cbor::Bytes(nonce.to_vec())),
-            ("timestamp", Cbor::from(now_ms() - age_ms)),
-        ]);
+        for (name, value) in &mut content {
+            match *name {
+                "nonce" => *value = Cbor::Bytes(nonce.to_vec()),
+                "timestamp" => *value = Cbor::from(now_ms() - age_ms),
+                _ => {}
+            }
+        }
         vec![("nitro", enclave.document(content))]
     };
     let bent = vec![
@@ -138,12 +139,19 @@ async fn ac_05_nitro_documents_from_outside() {
 
 /// A report of this chip, with a certificate of the chip at the same TCB.
 fn report(chip: &Chip, data: &[u8; 64], digest: u8, tcb: u8) -> Vec<u8> {
-    let report = chip.report(|report| {
+    let report = chip.report(3, |report| {
         report[0x50..0x90].copy_from_slice(data);
         report[0xC0..0xE0].fill(digest);
         report[0x187] = tcb;
     });
-    let certificate = chip.certificate(5, [3, 0, 8, tcb]);
+    let microcode = tcb;
+    let certificate = chip.vcek_for(
+        &chip.id,
+        Tcb {
+            microcode,
+            ..Tcb::OWN
+        },
+    );
     json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(certificate) })
         .to_string()
         .into_bytes()
@@ -174,7 +182,7 @@ async fn an_intermediate_is_taken_back(
     );
     world
         .operator(broker)
-        .trust("crl", "amd", &pem("X509 CRL", &chip.root.crl(&[])))
+        .trust("crl", "amd", &pem("X509 CRL", &chip.revocation_list(&[])))
         .await;
     genuine().await.expect("nothing was taken back");
     world
@@ -182,7 +190,7 @@ async fn an_intermediate_is_taken_back(
         .trust(
             "crl",
             "amd",
-            &pem("X509 CRL", &chip.root.crl(&chip.roots().intermediates)),
+            &pem("X509 CRL", &chip.revocation_list(&[INTERMEDIATE.to_vec()])),
         )
         .await;
     assert_eq!(
@@ -203,11 +211,13 @@ async fn an_intermediate_is_taken_back(
 async fn ac_05_snp_reports_and_signed_digests_from_outside() {
     let world = World::embedded();
     let broker = world.broker().await;
-    let (chip, evil, signer) = (Chip::new(), Chip::new(), Signer::new());
+    let now_s = now_ms() / 1000;
+    let chip = Chip::at(Product::Milan, now_s);
+    let (evil, signer) = (Chip::at(Product::Genoa, now_s), Signer::new());
     let amd = format!(
         "{}{}",
-        pem("CERTIFICATE", &chip.root.certificate()),
-        pem("CERTIFICATE", &chip.roots().intermediates[0])
+        pem("CERTIFICATE", &chip.ark()),
+        pem("CERTIFICATE", &chip.intermediate(false))
     );
     world
         .operator(&broker)

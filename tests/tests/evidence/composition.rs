@@ -11,7 +11,10 @@ use sundew_attestation::{
     AppraisalPolicy, Assurance, Binding, Circumstances, CrossCheck, Finding, Presented, Rule,
     TrustItem, TrustKind, TrustMaterial, appraise,
 };
-use sundew_tests::hardware::{Chip, Enclave, NOW_MS, Signer};
+use sundew_rebuilt::NOW_MS;
+use sundew_rebuilt::nitro::Enclave;
+use sundew_rebuilt::sev_snp::{Chip, Product};
+use sundew_tests::hardware::Signer;
 use sundew_tests::pki::pem;
 
 /// A cosign signature, and the Nitro enclave whose evidence is appraised beside it.
@@ -61,7 +64,7 @@ impl Case {
     }
 
     fn trust(&self, more: &[(TrustKind, &str)]) -> TrustMaterial {
-        let root = pem("CERTIFICATE", &self.enclave.root.certificate());
+        let root = pem("CERTIFICATE", &self.enclave.root());
         let mut items =
             vec![TrustItem::parse(TrustKind::Nitro, "aws", root.as_bytes()).expect("made")];
         items.extend(
@@ -151,19 +154,21 @@ fn a_check_must_compare_two_kinds(rules: Value, checks: &[CrossCheck], trust: &T
 
 /// Returns evidence of a chip that runs this image.
 fn running(chip: &Chip, digest: u8) -> Vec<u8> {
-    let report = chip.report(|report| {
+    let report = chip.report(3, |report| {
         report[0x50..0x90].copy_from_slice(&Binding::from_bytes([9; 32]).wide());
         report[0xC0..0xE0].fill(digest);
     });
-    json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(chip.certificate(5, [3, 0, 8, 200])) }).to_string().into_bytes()
+    json!({ "report": STANDARD.encode(report), "certificate": STANDARD.encode(chip.own_vcek()) })
+        .to_string()
+        .into_bytes()
 }
 
 /// Trust in the maker of a chip.
 fn trusting(chip: &Chip) -> TrustMaterial {
     let amd = format!(
         "{}{}",
-        pem("CERTIFICATE", &chip.root.certificate()),
-        pem("CERTIFICATE", &chip.roots().intermediates[0])
+        pem("CERTIFICATE", &chip.ark()),
+        pem("CERTIFICATE", &chip.intermediate(false))
     );
     let mut trust = TrustMaterial::default();
     trust.replace_items([Arc::new(
@@ -178,7 +183,7 @@ fn a_signed_digest_counts_only_if_it_is_the_one_that_another_kind_saw_running() 
         enclave: Enclave::new(),
         signer: Signer::new(),
     };
-    let chip = Chip::new();
+    let chip = Chip::new(Product::Milan);
     let trust = trusting(&chip);
     let checks = [CrossCheck {
         claim: "sev_snp.host_data".to_owned(),
@@ -252,7 +257,7 @@ fn evidence_composes_and_what_no_rule_mentions_never_grants() {
         signer: Signer::new(),
     };
 
-    let nitro = case.enclave.document(case.enclave.content());
+    let nitro = case.enclave.genuine();
     let cosign = case.signer.image(&"ab".repeat(32)).to_string().into_bytes();
     let trust = case.trust(&[(TrustKind::Reference, &format!("images/{}", "01".repeat(48)))]);
 
