@@ -30,13 +30,10 @@ impl Domain {
     fn bundles(&self) -> BundleSet {
         use sundew_attestation::spiffe::{TrustBundle, TrustDomain};
         let mut bundles = BundleSet::default();
-        bundles.insert(
-            TrustBundle::from_der(
-                TrustDomain::parse("example.org").expect("made"),
-                [self.authority.certificate().as_slice()],
-            )
-            .expect("made"),
-        );
+        bundles.insert(TrustBundle::from_der(
+            TrustDomain::parse("example.org").expect("made"),
+            [self.authority.certificate().as_slice()],
+        ));
         bundles
     }
 }

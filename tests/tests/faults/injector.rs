@@ -227,7 +227,11 @@ impl Injector {
         tokio::time::sleep(self.random.between(0, 1000)).await;
         brokers[broker].kill();
         brokers[broker].up();
-        let _ = tokio::time::timeout(Duration::from_secs(25), brokers[broker].ready()).await;
+        let _ = tokio::time::timeout(
+            Duration::from_secs(25),
+            brokers[broker].ready_within(STARTS_WITHIN),
+        )
+        .await;
         let _ = rotation.await;
         let rotate = RotateKeyringRequest::default();
         match operators[broker].registry().rotate_keyring(rotate).await {
@@ -289,8 +293,11 @@ impl Injector {
                 brokers[broker].kill();
                 tokio::time::sleep(self.random.between(0, 400)).await;
                 brokers[broker].up();
-                let _ =
-                    tokio::time::timeout(Duration::from_secs(25), brokers[broker].ready()).await;
+                let _ = tokio::time::timeout(
+                    Duration::from_secs(25),
+                    brokers[broker].ready_within(STARTS_WITHIN),
+                )
+                .await;
                 "broker killed"
             }
             2 => {
@@ -306,7 +313,11 @@ impl Injector {
                 tokio::time::sleep(self.random.between(50, 1500)).await;
                 brokers[broker].signal(Signal::CONT);
                 brokers[other].up();
-                let _ = tokio::time::timeout(Duration::from_secs(25), brokers[other].ready()).await;
+                let _ = tokio::time::timeout(
+                    Duration::from_secs(25),
+                    brokers[other].ready_within(STARTS_WITHIN),
+                )
+                .await;
                 "one broker killed while the other stands still"
             }
         }

@@ -105,7 +105,7 @@ impl Suite {
             let file = file.replace("replicas = 2", replicated);
             std::fs::write(broker.config_file(), file).expect("config");
             broker.up();
-            broker.ready().await;
+            broker.ready_within(STARTS_WITHIN).await;
         }
         assert!(prepare(&world, &brokers[0], &postgres).await);
         let operators: Vec<Caller> = brokers
