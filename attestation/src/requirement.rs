@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::constraint::{Constraint, Constraints};
 use crate::dsse::VerifyingKey;
-use crate::kinds::process::control_group::can_pin;
+use crate::kinds::process::NOBODY;
+use crate::kinds::process::control_group::{can_pin, is_container_id};
 use crate::kinds::sev_snp::Endorsement;
 use crate::spiffe::SpiffeId;
 use crate::trust::{TrustKind, TrustMaterial};
@@ -208,7 +209,7 @@ impl Requirement {
             Self::Process { nodes, .. } if nodes.is_empty() => {
                 Some("process: nodes must name whose word counts".to_owned())
             }
-            Self::Process { claims, .. } => unpinned().or_else(|| bad_unit(claims)),
+            Self::Process { claims, .. } => unpinned().or_else(|| bad_pin(claims)),
             Self::AwsIid { .. }
             | Self::Nitro { .. }
             | Self::Oidc { .. }
@@ -259,14 +260,24 @@ impl Requirement {
     }
 }
 
-/// Returns why a constraint on the unit of a process is met by none, or by whoever logs in in time.
-fn bad_unit(claims: &Constraints) -> Option<String> {
-    let Some(Constraint::OneOf(units)) = claims.get("systemd_unit") else {
-        return None;
+/// Returns why a value that pins a process is met by none, or by whoever logs in in time.
+fn bad_pin(claims: &Constraints) -> Option<String> {
+    let bad = |claim: &str, is_good: &dyn Fn(&str) -> bool| match claims.get(claim) {
+        Some(Constraint::OneOf(values)) => values.iter().find(|value| !is_good(value)).cloned(),
+        _ => None,
     };
-    let bad = units.iter().find(|unit| !can_pin(unit))?;
+    let is_user = |value: &str| value.parse::<u32>().is_ok_and(|uid| uid != NOBODY);
+    if let Some(uid) = bad("uid", &is_user) {
+        return Some(format!("process: `{uid}` is not the number of a user"));
+    }
+    if let Some(id) = bad("container_id", &is_container_id) {
+        return Some(format!(
+            "process: `{id}` is not 64 lower-case hexadecimal digits"
+        ));
+    }
+    let unit = bad("systemd_unit", &can_pin)?;
     Some(format!(
-        "process: `{bad}` is not the whole name of a unit, such as `agent.service`, or is a \
+        "process: `{unit}` is not the whole name of a unit, such as `agent.service`, or is a \
          session's: sessions are numbered in the order in which users log in"
     ))
 }

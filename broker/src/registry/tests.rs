@@ -278,6 +278,9 @@ async fn i2_an_executable_alone_is_refused_and_told_what_to_add() {
             json!({ "uid": { "at_least": "1" } }),
             "to values or a reference",
         ),
+        (json!({ "uid": ["7", "65534"] }), "not the number of a user"),
+        (json!({ "uid": ["root"] }), "not the number of a user"),
+        (json!({ "container_id": ["4f"] }), "64 lower-case"),
         (
             json!({ "uid": ["7"], "systemd_unit": ["agent"] }),
             "whole name of a unit",
