@@ -1,9 +1,16 @@
 //! Event logs of measured boots (TCG "PC Client Platform Firmware Profile", section 10), in the
 //! crypto-agile format.
 
-use std::collections::BTreeMap;
+pub mod hostile;
 
-use ring::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, digest};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use ring::digest::{Algorithm as Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, digest};
+
+use crate::NOW_S;
+use crate::certificate::{Certificate, Name, basic_constraints};
+use crate::key::{Algorithm, Key};
 
 /// `EV_NO_ACTION`.
 pub const NO_ACTION: u32 = 3;
@@ -30,7 +37,7 @@ const GPT: u32 = 0x8000_0006;
 /// `EV_EFI_ACTION`.
 pub const ACTION: u32 = 0x8000_0007;
 /// `EV_EFI_VARIABLE_AUTHORITY`.
-const AUTHORITY: u32 = 0x8000_00e0;
+pub const AUTHORITY: u32 = 0x8000_00e0;
 
 /// `EFI_GLOBAL_VARIABLE` in the byte order of memory (UEFI specification, section 3.3).
 const GLOBAL: [u8; 16] = [
@@ -74,7 +81,7 @@ impl Bank {
         }
     }
 
-    fn algorithm(self) -> &'static Algorithm {
+    fn algorithm(self) -> &'static Digest {
         match self {
             Self::Sha1 => &SHA1_FOR_LEGACY_USE_ONLY,
             Self::Sha256 => &SHA256,
@@ -153,6 +160,7 @@ impl Log {
         log.events.push(Event::new(4, ACTION, calling));
         log.separators();
         log.events.push(Event::new(5, GPT, &partitions(4)));
+        log.events.extend(secure_boot.then(authority));
         log.events
             .push(application("\\EFI\\fedora\\shimx64.efi", b"shim"));
         log.shim();
@@ -197,6 +205,7 @@ impl Log {
             log.events.push(boot_variable(name, &load_option(name)));
         }
         log.events.push(application("firmware", b"setup"));
+        log.events.extend(secure_boot.then(authority));
         log.events
             .push(application("\\EFI\\BOOT\\BOOTX64.EFI", b"loader"));
         log
@@ -204,16 +213,18 @@ impl Log {
 
     /// Adds the policy of secure boot and the separator behind it.
     fn policy(&mut self, secure_boot: bool) {
-        let certificates = |sizes: &[usize]| -> Vec<u8> {
-            let list = |size: &usize| signatures(X509, 1, size + 16);
-            sizes.iter().flat_map(list).collect()
+        let certificates = |indices: &[usize]| -> Vec<u8> {
+            let list = |index: &usize| signatures(X509, &[certificate(*index)]);
+            indices.iter().flat_map(list).collect()
         };
+        let forbidden: Vec<[u8; 32]> = (0..246).map(|byte| [byte; 32]).collect();
+        let forbidden: Vec<&[u8]> = forbidden.iter().map(<[u8; 32]>::as_slice).collect();
         for (name, guid, data) in [
             ("SecureBoot", GLOBAL, vec![u8::from(secure_boot)]),
-            ("PK", GLOBAL, certificates(&[762])),
-            ("KEK", GLOBAL, certificates(&[1518])),
-            ("db", SECURITY, certificates(&[1499, 1572])),
-            ("dbx", SECURITY, signatures(DIGESTS, 246, 48)),
+            ("PK", GLOBAL, certificates(&[0])),
+            ("KEK", GLOBAL, certificates(&[1])),
+            ("db", SECURITY, certificates(&[2, 3])),
+            ("dbx", SECURITY, signatures(DIGESTS, &forbidden)),
         ] {
             let content = variable(guid, name, &data);
             self.events.push(Event::new(7, DRIVER_CONFIG, &content));
@@ -228,7 +239,7 @@ impl Log {
 
     fn shim(&mut self) {
         for name in ["MokList\0", "MokListX\0"] {
-            let data = signatures(X509, 1, 900);
+            let data = signatures(X509, &[certificate(4)]);
             self.events.push(Event::of(14, IPL, &data, name.as_bytes()));
         }
         let sbat = variable(SHIM, "SbatLevel", b"sbat,1,2022052400\n");
@@ -336,18 +347,46 @@ fn boot_variable(name: &str, data: &[u8]) -> Event {
     Event::of(1, VARIABLE_BOOT, data, &variable(GLOBAL, name, data))
 }
 
-/// Returns `EFI_SIGNATURE_LIST` of so many signatures of this size, in bytes, their owner included.
-fn signatures(kind: [u8; 16], count: usize, size: usize) -> Vec<u8> {
+/// Returns `EFI_SIGNATURE_LIST` of signatures that are equally long.
+fn signatures(kind: [u8; 16], all: &[&[u8]]) -> Vec<u8> {
+    let size = 16 + all.first().map_or(0, |first| first.len());
     let mut out = kind.to_vec();
-    for number in [28 + count * size, 0, size] {
+    for number in [28 + all.len() * size, 0, size] {
         out.extend(little(number));
     }
-    for index in 0..count {
-        out.extend(SHIM);
-        let byte = u8::try_from(index % 251).expect("small");
-        out.extend(vec![byte; size - 16]);
-    }
+    out.extend(all.iter().flat_map(|signature| owned(signature)));
     out
+}
+
+/// Returns `EFI_SIGNATURE_DATA`: the owner and the signature.
+fn owned(signature: &[u8]) -> Vec<u8> {
+    [&SHIM, signature].concat()
+}
+
+/// Returns a certificate of the firmware's databases; it is the same for the whole process.
+fn certificate(index: usize) -> &'static [u8] {
+    static ALL: [OnceLock<Vec<u8>>; 5] = [const { OnceLock::new() }; 5];
+    ALL[index].get_or_init(|| {
+        let (key, name) = (
+            Key::new(Algorithm::P256),
+            Name::new(&[("CN", "Sundew firmware")]),
+        );
+        Certificate {
+            serial: &[1],
+            issuer: &name,
+            subject: &name,
+            valid_s: (NOW_S - 86_400, NOW_S + 86_400),
+            key: &key,
+            extensions: vec![basic_constraints(true, None)],
+        }
+        .signed_by(&key)
+    })
+}
+
+/// Returns the event of the certificate that has verified an image.
+fn authority() -> Event {
+    let content = variable(SECURITY, "db", &owned(certificate(2)));
+    Event::new(7, AUTHORITY, &content)
 }
 
 /// Returns a device path of one file.

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sundew_proto::v1::{BeginTaskRequest, Evidence, RemoveTrustRequest};
+use sundew_rebuilt::event_log::Log;
 use sundew_sdk::{Agent, Settings, minutes};
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Begun, Caller};
@@ -129,11 +130,7 @@ async fn other_quotes(tpm: &Tpm, other: &Tpm, caller: &Caller, used: Vec<u8>) ->
 
 /// A quote of the registered TPM beside values, signatures and logs that are not its own.
 async fn bent_quotes(tpm: &Tpm, caller: &Caller) -> Vec<Case> {
-    let log = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/vectors/tpm-eventlogs/crypto_agile_eventlog"
-    ));
-    let log = json!(STANDARD.encode(log.expect("log")));
+    let log = json!(STANDARD.encode(Log::of_computer(true).bytes()));
     type Row<'a> = (&'static str, &'a dyn Fn(&mut Value), &'static str);
     let rows: [Row<'_>; 4] = [
         (

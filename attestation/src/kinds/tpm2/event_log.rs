@@ -88,6 +88,4 @@ pub(super) fn replay(
 }
 
 #[cfg(test)]
-mod hostile;
-#[cfg(test)]
 mod tests;
