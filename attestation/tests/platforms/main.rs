@@ -3,10 +3,12 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a failing test panics"
 )]
 
 mod cosign;
+mod event_log;
 mod manifest;
 mod oidc;
 mod rsa;

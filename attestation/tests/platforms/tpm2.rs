@@ -58,14 +58,14 @@ fn qualified(parent: &[u8], name: &[u8]) -> Vec<u8> {
     [&[0, 0x0b][..], &sha256(&[parent, name])].concat()
 }
 
-struct Tpm {
+pub(crate) struct Tpm {
     maker: KeyPair,
     endorsement: KeyPair,
     attestation: KeyPair,
 }
 
 impl Tpm {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = || KeyPair::generate().unwrap();
         Self {
             maker: key(),
@@ -99,7 +99,7 @@ impl Tpm {
     }
 
     /// Returns the endorsement of a certificate that a maker changed.
-    fn endorsed(
+    pub(crate) fn endorsed(
         &self,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Result<(AttestationKey, Endorsement), TpmError> {
@@ -123,7 +123,7 @@ impl Tpm {
 
     /// Returns evidence with a quote over these PCRs, bound to 32 bytes of 9, of the key below the
     /// endorsement key.
-    fn evidence(&self, pcrs: &BTreeMap<usize, Vec<u8>>, log: Option<&[u8]>) -> Vec<u8> {
+    pub(crate) fn evidence(&self, pcrs: &BTreeMap<usize, Vec<u8>>, log: Option<&[u8]>) -> Vec<u8> {
         let parent = qualified(&ENDORSEMENT, &name(&self.endorsement_area()));
         self.evidence_below(&parent, pcrs, log)
     }
@@ -174,7 +174,7 @@ impl Tpm {
         serde_json::to_vec(&evidence).unwrap()
     }
 
-    fn verify(&self, key: &AttestationKey, evidence: &[u8]) -> Result<Claims, TpmError> {
+    pub(crate) fn verify(&self, key: &AttestationKey, evidence: &[u8]) -> Result<Claims, TpmError> {
         tpm2::verify(
             evidence,
             |name| (name == key.name()).then_some(key),
