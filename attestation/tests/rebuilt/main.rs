@@ -12,6 +12,7 @@
 mod aws_iid;
 mod event_log;
 mod nitro;
+mod oidc;
 mod sev_snp;
 mod tdx;
 mod tpm2;

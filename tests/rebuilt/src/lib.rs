@@ -13,6 +13,7 @@ pub mod edits;
 pub mod event_log;
 pub mod key;
 pub mod nitro;
+pub mod oidc;
 pub mod sev_snp;
 pub mod tdx;
 
