@@ -10,6 +10,7 @@ use sundew_attestation::spiffe::BundleSet;
 use sundew_attestation::{
     AppraisalPolicy, Binding, Circumstances, Presented, Rule, TrustMaterial, appraise,
 };
+use sundew_rebuilt::edits::{self, json};
 
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 const V0: &str = "https://in-toto.io/Statement/v0.1";
@@ -214,5 +215,57 @@ fn e13_envelopes_are_taken_in_both_alphabets_and_with_members_of_later_versions(
     assert_eq!(
         envelope(STANDARD.encode(payload), mixed),
         Err(DsseError::Base64)
+    );
+}
+
+/// The edits know the envelope and the statement in it. The attacker has a key of his own, and signs
+/// other statements with it.
+#[test]
+fn t34_no_structural_edit_of_a_signed_statement_changes_what_it_says() {
+    let (signer, evil) = (signer(), signer());
+    let keys = signer.keys();
+    let genuine = signer.statement(V1, PROVENANCE, json!({ "builder": { "id": "b" } }));
+    let genuine: Value = serde_json::from_slice(&genuine).unwrap();
+    let theirs = evil.statement(V1, SUMMARY, json!({ "verificationResult": "PASSED" }));
+    let theirs: Value = serde_json::from_slice(&theirs).unwrap();
+    let outcome = edits::structural(
+        &genuine,
+        0x5eed_0000_0000_0007,
+        |dice| {
+            let mut variant = genuine.clone();
+            for pointer in [
+                "/envelope/payload",
+                "/envelope/signatures",
+                "/envelope/payloadType",
+            ] {
+                if dice.one_in(4) {
+                    *variant.pointer_mut(pointer).unwrap() =
+                        theirs.pointer(pointer).unwrap().clone();
+                }
+            }
+            if dice.one_in(2) {
+                let more = theirs["envelope"]["signatures"][0].clone();
+                variant["envelope"]["signatures"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(more);
+            }
+            if dice.one_in(2) {
+                json::edit_within(&mut variant, "/envelope/payload", dice);
+            }
+            if dice.one_in(2) {
+                json::edit(&mut variant, dice);
+            }
+            variant
+        },
+        |evidence| {
+            let claims = cosign::verify(evidence.to_string().as_bytes(), &keys).ok()?;
+            Some(format!("{:?}", claims.values))
+        },
+    );
+    // Signatures of others may stand beside, and names of keys mean nothing.
+    assert!(
+        outcome.taken > 0 && outcome.taken < outcome.different / 2,
+        "{outcome:?}"
     );
 }

@@ -3,13 +3,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use sundew_attestation::Binding;
 use sundew_attestation::dsse::{DsseError, VerifyingKey};
 use sundew_attestation::kinds::manifest::{
     self, Measured, PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, pre_authentication_encoding,
     signed_bytes,
 };
+use sundew_rebuilt::edits::{self, json};
 
 use crate::rsa::RsaKey;
 
@@ -79,4 +80,54 @@ fn e11_an_rsa_key_signs_manifests_too_and_short_ones_do_not() {
         VerifyingKey::from_der(&short.public_key()).unwrap_err(),
         DsseError::Key
     );
+}
+
+/// The edits know the manifest, the measurement and the envelope. The attacker has keys of his own
+/// in the place of the platform team's and of the workload's.
+#[test]
+fn t34_no_structural_edit_of_a_manifest_changes_what_it_says() {
+    let key = || KeyPair::generate().unwrap();
+    let (platform, holder, evil) = (key(), key(), key());
+    let keys = [VerifyingKey::from_pem(&platform.public_key_pem()).unwrap()];
+    let binding = Binding::from_bytes([9; 32]);
+    let of = |platform: &KeyPair, holder: &KeyPair| -> Value {
+        let evidence = evidence(
+            |message| platform.sign(message).unwrap(),
+            |message| holder.sign(message).unwrap(),
+            &binding,
+        );
+        serde_json::from_slice(&evidence).unwrap()
+    };
+    let (genuine, theirs) = (of(&platform, &holder), of(&evil, &evil));
+    let outcome = edits::structural(
+        &genuine,
+        0x5eed_0000_0000_0008,
+        |dice| {
+            let mut variant = genuine.clone();
+            for pointer in [
+                "/envelope/payload",
+                "/envelope/signatures",
+                "/measured",
+                "/signature",
+            ] {
+                if dice.one_in(4) {
+                    *variant.pointer_mut(pointer).unwrap() =
+                        theirs.pointer(pointer).unwrap().clone();
+                }
+                if dice.one_in(3) {
+                    json::edit_within(&mut variant, pointer, dice);
+                }
+            }
+            if dice.one_in(3) {
+                json::edit(&mut variant, dice);
+            }
+            variant
+        },
+        |evidence| {
+            let (evidence, peer) = (evidence.to_string(), holder.subject_public_key_info());
+            let verdict = manifest::verify(evidence.as_bytes(), &keys, 1, &binding, &peer, 0);
+            Some(format!("{:?}", verdict.ok()?.values))
+        },
+    );
+    assert!(outcome.taken < outcome.different / 2, "{outcome:?}");
 }

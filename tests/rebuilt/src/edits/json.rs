@@ -1,8 +1,29 @@
 //! Edits of documents in JSON.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
+
+/// Makes one edit of a document that a member, named by its JSON pointer, has in base64 or as text.
+pub fn edit_within(value: &mut Value, pointer: &str, dice: &mut Dice) {
+    let Some(member) = value.pointer_mut(pointer) else {
+        return;
+    };
+    let text = member.as_str().unwrap_or_default();
+    let decoded = STANDARD.decode(text);
+    let document = decoded.as_deref().unwrap_or(text.as_bytes());
+    let Ok(mut inner) = serde_json::from_slice(document) else {
+        return;
+    };
+    edit(&mut inner, dice);
+    let inner = inner.to_string();
+    *member = match decoded {
+        Ok(_) => STANDARD.encode(inner).into(),
+        Err(_) => inner.into(),
+    };
+}
 
 /// Makes one edit of a value at a level that the dice choose.
 pub fn edit(value: &mut Value, dice: &mut Dice) {
