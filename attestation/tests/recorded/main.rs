@@ -1,8 +1,8 @@
 //! Evidence that real hardware and clouds produced, and hostile variants of it (AC-05, T28, T30 to
 //! T32, T34).
 //!
-//! The recordings belong to others and are not in the repository. `SUNDEW_RECORDED` names the folder
-//! that has them, one folder for each kind:
+//! The recordings belong to others and are not in the repository. `SUNDEW_RECORDED` names the
+//! folder that has them, one folder for each kind:
 //! `SUNDEW_RECORDED=FOLDER cargo test -p sundew-attestation --test recorded -- --nocapture`. No
 //! other command runs these tests, and they fail without the folder. `tests/rebuilt` makes what
 //! everybody can test with, and [`shapes`] holds it to the form of the recordings.
@@ -47,7 +47,7 @@ fn pem(name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Bends each byte (`SUNDEW_ALL_BITS`: each bit); returns the positions of the bytes that may differ.
+/// Bends each byte (`SUNDEW_ALL_BITS`: each bit); returns where bytes may differ.
 fn mutate<E>(document: &[u8], verify: impl Fn(&[u8]) -> Result<Claims, E>) -> Vec<usize> {
     edits::bits(document, |variant| {
         let claims = verify(variant).ok()?;

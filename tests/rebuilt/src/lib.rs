@@ -1,5 +1,5 @@
-//! Evidence as platforms send it, rebuilt byte structure for byte structure under keys of the tests'
-//! own.
+//! Evidence as platforms send it, rebuilt byte structure for byte structure under keys of the
+//! tests' own.
 //!
 //! No byte of genuine evidence is here. What genuine evidence looks like was read from recordings,
 //! and `attestation/tests/recorded` compares the two where recordings are at hand. The crate knows

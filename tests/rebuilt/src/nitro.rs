@@ -151,10 +151,9 @@ impl Enclave {
         .signed_by(instance)
     }
 
-    /// Returns the members of a document that is bound to 32 bytes of 9, in their
-    /// order.
+    /// Returns the members of a document that is bound to 32 bytes of 9, in their order.
     pub fn content(&self) -> Vec<Member> {
-        // Of 16 registers, those of the image, the kernel, the application and the instance are set.
+        // Of 16 registers, those of image, kernel, application and instance are set.
         let registers = (0..16_u8)
             .map(|index| {
                 let value = if matches!(index, 0 | 1 | 2 | 4) {

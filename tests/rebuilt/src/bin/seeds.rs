@@ -1,5 +1,5 @@
-//! Writes what fuzzing begins with: `seeds FOLDER` makes `corpus/TARGET` with inputs for each target
-//! and `material` with the genuine evidence and its roots, all under keys made now.
+//! Writes what fuzzing begins with: `seeds FOLDER` makes `corpus/TARGET` with inputs for each
+//! target, and `material` with the genuine evidence and its roots, all under keys made now.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::firmware::{GLOBAL, X509, authority, certificate, signatures};
 use super::{
-    ACTION, APPLICATION, AUTHORITY, Bank, DRIVER_CONFIG, GLOBAL, NO_ACTION, SEPARATOR,
-    VARIABLE_BOOT, X509, authority, certificate, signatures,
+    ACTION, APPLICATION, AUTHORITY, Bank, DRIVER_CONFIG, NO_ACTION, SEPARATOR, VARIABLE_BOOT,
 };
 use crate::dice::Dice;
 
@@ -38,7 +38,7 @@ impl Event {
 
 /// Returns the UEFI_VARIABLE_DATA of a global variable.
 pub fn variable(name: &str, data: &[u8]) -> Vec<u8> {
-    super::variable(GLOBAL, name, data)
+    super::firmware::variable(GLOBAL, name, data)
 }
 
 /// A TPM with the log that is told of it.

@@ -52,7 +52,13 @@ impl Collateral {
                 "tcbLevels": levels,
             })
         };
-        let of_module = |svn: u8, date: &str, status: &str| json!({ "tcb": { "isvsvn": svn }, "tcbDate": date, "tcbStatus": status });
+        let of_module = |svn: u8, date: &str, status: &str| {
+            json!({
+                "tcb": { "isvsvn": svn },
+                "tcbDate": date,
+                "tcbStatus": status,
+            })
+        };
         let (old, new) = ("2023-08-09T00:00:00Z", "2024-03-13T00:00:00Z");
         let tcb_info = json!({
             "id": "TDX",
@@ -74,7 +80,7 @@ impl Collateral {
             ],
             "tcbLevels": [
                 level(PCE_SVN, new, "UpToDate", &[]),
-                level(5, "2018-01-04T00:00:00Z", "OutOfDate", &["INTEL-SA-00106", "INTEL-SA-00837"]),
+                level(5, "2018-01-04T00:00:00Z", "OutOfDate", &["INTEL-SA-00106"]),
             ],
         });
         let qe_identity = json!({
