@@ -11,7 +11,7 @@ use sundew_attestation::spiffe::SpiffeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Limits on calls.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CallLimits {
     /// Calls per second and workload, with bursts of twice as many.
     pub calls_per_second: NonZeroU32,

@@ -61,7 +61,7 @@ impl Local {
     pub(crate) fn write_svid_of(&self, name: &str, out: &Path) -> Result<()> {
         let id = SpiffeId::parse(&format!("spiffe://{}/{name}", self.domain))
             .map_err(|e| anyhow!("{e}"))?;
-        let (svid, key) = self.ca()?.issue_own(&id)?;
+        let (svid, key) = self.ca()?.issue_own(&id, &[])?;
         write_svid(out, &svid.chain, key.expose(), &svid.bundle)
     }
 
@@ -123,6 +123,7 @@ reflection = true
 [identity]
 source = "embedded_ca"
 trust_domain = "{domain}"
+dns_names = ["localhost"]
 
 [store]
 url = {store}

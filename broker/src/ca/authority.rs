@@ -8,7 +8,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName};
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::spiffe::{BundleError, JwtBundle, SpiffeId, TrustBundle, TrustDomain};
 use sundew_core::{SealError, SecretBytes, Ttl};
@@ -219,9 +219,14 @@ impl Ca {
     }
 
     /// Issues an SVID to the program itself that has this CA: to a broker, and to the operator of a
-    /// broker for development.
-    pub fn issue_own(&self, id: &SpiffeId) -> Result<(IssuedSvid, SecretBytes), CaError> {
-        self.issue_with_key(&IdentityPermit::own(id))
+    /// broker for development. I9: with DNS names for clients that look for one in a certificate, and
+    /// not for a SPIFFE ID.
+    pub fn issue_own(
+        &self,
+        id: &SpiffeId,
+        dns_names: &[DnsName<'static>],
+    ) -> Result<(IssuedSvid, SecretBytes), CaError> {
+        self.issue_with_key(&IdentityPermit::own(id, dns_names))
     }
 
     fn issue(
@@ -244,6 +249,10 @@ impl Ca {
         let unit = DnType::OrganizationalUnitName;
         params.distinguished_name.push(unit, permit.grounds.text());
         params.subject_alt_names = vec![SanType::URI(permit.id.as_str().try_into()?)];
+        for name in &permit.dns_names {
+            let name = SanType::DnsName(name.as_ref().try_into()?);
+            params.subject_alt_names.push(name);
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use rustls_pki_types::DnsName;
 use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
 use sundew_core::{KnownTask, TaskId, WorkloadRecord};
 
@@ -28,6 +29,8 @@ pub(crate) enum Shown<'a> {
 pub(crate) struct IdentityPermit {
     pub(super) id: SpiffeId,
     pub(super) audience: Vec<String>,
+    /// The DNS names beside the identity: none but in the SVID of a broker.
+    pub(super) dns_names: Vec<DnsName<'static>>,
     pub(super) grounds: Grounds,
     /// The serial number of the SVID before, if that was shown.
     pub(super) serial: Option<Vec<u8>>,
@@ -37,10 +40,11 @@ pub(crate) struct IdentityPermit {
 
 impl IdentityPermit {
     /// For the program itself that has the CA.
-    pub(super) fn own(id: &SpiffeId) -> Self {
+    pub(super) fn own(id: &SpiffeId, dns_names: &[DnsName<'static>]) -> Self {
         Self {
             id: id.clone(),
             audience: Vec::new(),
+            dns_names: dns_names.to_vec(),
             grounds: since(clock::now_ms(), None),
             serial: None,
             ends_ms: i64::MAX,
@@ -76,6 +80,7 @@ impl Ca {
         let permit = IdentityPermit {
             id: id.clone(),
             audience: audience.to_vec(),
+            dns_names: Vec::new(),
             grounds,
             serial,
             ends_ms: counts_until_ms.min(node_ends_ms),

@@ -1,8 +1,9 @@
 //! Rotations of the CA's keys, at brokers over one store whose clocks stand still.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use serde_json::json;
 use sundew_attestation::spiffe::{
     BundleSet, JwtSvid, SpiffeId, SvidError, TrustDomain, validate_chain,
@@ -66,7 +67,7 @@ type Chain = Vec<CertificateDer<'static>>;
 
 /// An SVID, with the bundle that comes with it.
 fn svid(ca: &Ca) -> (Chain, Chain) {
-    let (svid, _) = ca.issue_own(&agent()).unwrap();
+    let (svid, _) = ca.issue_own(&agent(), &[]).unwrap();
     (svid.chain, svid.bundle)
 }
 
@@ -80,7 +81,7 @@ fn judged(by: &Ca, chain: &Chain) -> Result<(), SvidError> {
 fn token(ca: &Ca) -> (String, i64) {
     let permit = IdentityPermit {
         audience: vec!["api".to_owned()],
-        ..IdentityPermit::own(&agent())
+        ..IdentityPermit::own(&agent(), &[])
     };
     let issued = ca.issue_jwt(&permit).unwrap();
     (issued.token, issued.expires_at_ms)
@@ -380,4 +381,34 @@ async fn keys_from_before_there_were_rotations_go_on_and_rotate() {
     judged(&again, &svid).unwrap();
     assert!(verifies(&again, &token));
     assert_eq!(states(&roots(&broker, &again)), ["active", "next"]);
+}
+
+/// Clients on gRPC's C library, and most others that are not SPIFFE's, look for a DNS name.
+#[tokio::test]
+async fn i9_the_brokers_own_svid_has_the_dns_names_of_the_configuration() {
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    let broker = TestBroker::start().await;
+    let ca = ca(&broker).await;
+    let names = ["sundew.internal", "localhost"].map(|name| DnsName::try_from(name).unwrap());
+    let (own, _) = ca.issue_own(&agent(), &names).unwrap();
+    assert!(judged(&ca, &own.chain).is_ok());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.bundle[0].clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+    let verifier = verifier.build().unwrap();
+    let now = UnixTime::since_unix_epoch(Duration::from_millis(
+        u64::try_from(clock::now_ms()).unwrap(),
+    ));
+    let is_server = |chain: &Chain, name: &str| {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let verified = verifier.verify_server_cert(&chain[0], &[], &name, &[], now);
+        verified.is_ok()
+    };
+    assert!(is_server(&own.chain, "sundew.internal") && is_server(&own.chain, "localhost"));
+    assert!(!is_server(&own.chain, "other.internal"));
+    // Nobody else gets one.
+    let (plain, _) = svid(&ca);
+    assert!(!is_server(&plain, "sundew.internal"));
 }

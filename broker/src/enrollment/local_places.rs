@@ -17,7 +17,7 @@ use super::sender::tell_senders;
 const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
 
 /// Limits on the connections of local processes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LocalLimits {
     /// Most connections.
     pub connections: usize,

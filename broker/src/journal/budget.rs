@@ -13,7 +13,7 @@ use super::{JournalError, Record};
 const WORKLOAD: &str = "workload";
 
 /// The bytes of the journal that one workload may fill.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RecordBudget {
     /// In a minute, in bytes.
     pub per_minute: NonZeroU32,

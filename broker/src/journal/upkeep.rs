@@ -20,7 +20,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// When segments end, and how long they are kept in the journal's folder.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SegmentRules {
     /// The length at which a segment ends, in bytes. What was carried over into it is not counted.
     pub segment_bytes: u64,

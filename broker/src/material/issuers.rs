@@ -26,7 +26,7 @@ use crate::peer::files::{FileError, read_public};
 const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// An OpenID issuer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
     /// The issuer's URL, exactly as in the `iss` of its tokens.

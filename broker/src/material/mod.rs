@@ -27,7 +27,7 @@ const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An item that verifiers trust, from the configuration.
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaterialConfig {
     /// The kind of the item, which says which verifier uses it.

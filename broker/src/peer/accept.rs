@@ -32,7 +32,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
 
 /// Limits of a listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ListenerLimits {
     /// Most connections whose handshake has succeeded.
     pub connections: usize,

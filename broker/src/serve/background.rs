@@ -88,9 +88,9 @@ fn start_identity(
             let source = WorkloadApiSource::new(trust, socket, choice, config.bundle_limit);
             background.spawn(source.follow());
         }
-        Identity::EmbeddedCa { .. } => {
+        Identity::EmbeddedCa { dns_names, .. } => {
             if let Some(ca) = &ground.ca {
-                let issued = OwnIssue::new(trust, ca).map_err(during("embedded CA"))?;
+                let issued = OwnIssue::new(trust, ca, dns_names).map_err(during("embedded CA"))?;
                 background.spawn(issued.follow());
             }
         }

@@ -77,6 +77,7 @@ pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Op
             trust_domain,
             svid_ttl,
             renew_within,
+            dns_names: _,
         } => Some(
             Ca::open(&ledger, trust_domain.clone(), (*svid_ttl, *renew_within))
                 .await

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{DnsName, PrivateKeyDer};
 use sundew_attestation::spiffe::{IdError, SpiffeId};
 
 use crate::ca::{Ca, CaError, Moment};
@@ -40,18 +40,24 @@ pub(super) enum IssueError {
 pub(super) struct OwnIssue {
     trust: Arc<Trust>,
     ca: Arc<Ca>,
+    dns_names: Vec<DnsName<'static>>,
     moment: Moment,
     issued_at: Instant,
 }
 
 impl OwnIssue {
     /// Issues the broker's own SVID, and publishes the CA's bundle.
-    pub(super) fn new(trust: &Arc<Trust>, ca: &Arc<Ca>) -> Result<Self, IssueError> {
+    pub(super) fn new(
+        trust: &Arc<Trust>,
+        ca: &Arc<Ca>,
+        dns_names: &[DnsName<'static>],
+    ) -> Result<Self, IssueError> {
         let moment = ca.moment();
-        issue(trust, ca)?;
+        issue(trust, ca, dns_names)?;
         Ok(Self {
             trust: Arc::clone(trust),
             ca: Arc::clone(ca),
+            dns_names: dns_names.to_vec(),
             moment,
             issued_at: clock::monotonic(),
         })
@@ -81,7 +87,7 @@ impl OwnIssue {
         let moment = self.ca.moment();
         let half = self.ca.ttl().to_std() / 2;
         if moment != self.moment || clock::since(self.issued_at) >= half {
-            issue(&self.trust, &self.ca)?;
+            issue(&self.trust, &self.ca, &self.dns_names)?;
             (self.moment, self.issued_at) = (moment, clock::monotonic());
         }
         read.map_err(|refusal| IssueError::Ca(refusal.into()))
@@ -89,10 +95,10 @@ impl OwnIssue {
 }
 
 /// Publishes the CA's bundle, and issues the broker's own SVID.
-fn issue(trust: &Trust, ca: &Ca) -> Result<(), IssueError> {
+fn issue(trust: &Trust, ca: &Ca, dns_names: &[DnsName<'static>]) -> Result<(), IssueError> {
     let id = SpiffeId::parse(&format!("{}/sundew/broker", ca.trust_domain().id()))
         .map_err(IssueError::Id)?;
-    let (svid, key) = ca.issue_own(&id).map_err(IssueError::Ca)?;
+    let (svid, key) = ca.issue_own(&id, dns_names).map_err(IssueError::Ca)?;
     let key = PrivateKeyDer::try_from(key.expose().to_vec()).map_err(IssueError::Key)?;
     trust.publish(Source::EmbeddedCa, ca.bundle().map_err(IssueError::Ca)?);
     trust.set_identity(certified(svid.chain, key).map_err(IssueError::Pair)?);

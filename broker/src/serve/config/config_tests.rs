@@ -81,3 +81,53 @@ fn o1_rules_about_segments_are_checked_by_key() {
         assert!(errors.contains(problem), "{journal}: {errors}");
     }
 }
+
+/// A configuration with this in the section of its identity, and this after all others.
+fn with(identity: &str, more: &str) -> Result<Config, ConfigError> {
+    Config::parse(&format!(
+        "[listen]\nworkloads = \"127.0.0.1:1\"\n[identity]\n{identity}\n[store]\nurl = \"embedded:s\"\n[keys]\nroot_key_file = \"k\"\n[journal]\ndirectory = \"j\"\n{more}\n"
+    ))
+}
+
+#[test]
+fn i11_the_svid_of_a_workload_api_is_chosen_by_one_thing_at_most() {
+    let api = |more: &str| {
+        let text = format!("source = \"workload_api\"\nsocket = \"/s\"\n{more}");
+        with(&text, "").map(|config| match config.identity {
+            Identity::WorkloadApi { choice, .. } => choice,
+            other => panic!("{other:?}"),
+        })
+    };
+    let id = SpiffeId::parse("spiffe://a/b").unwrap();
+    assert_eq!(api("").unwrap(), SvidChoice::First);
+    let hint = SvidChoice::Hint("core".to_owned());
+    assert_eq!(api("hint = \"core\"").unwrap(), hint);
+    assert_eq!(
+        api("spiffe_id = \"spiffe://a/b\"").unwrap(),
+        SvidChoice::Id(id)
+    );
+    for wrong in [
+        "hint = \"core\"\nspiffe_id = \"spiffe://a/b\"",
+        "hint = \"\"",
+        "spiffe_id = \"a\"",
+    ] {
+        assert!(api(wrong).unwrap_err().to_string().starts_with("identity"));
+    }
+}
+
+#[test]
+fn i9_dns_names_of_the_broker_are_dns_names() {
+    let own = |names: &str| {
+        let text = format!("source = \"embedded_ca\"\ntrust_domain = \"a\"\ndns_names = {names}");
+        with(&text, "")
+    };
+    assert!(own("[\"sundew.internal\", \"localhost\"]").is_ok());
+    for wrong in [
+        "[\"\"]",
+        "[\"*.internal\"]",
+        "[\"a b\"]",
+        "[\"spiffe://a/b\"]",
+    ] {
+        assert!(own(wrong).is_err(), "{wrong}");
+    }
+}

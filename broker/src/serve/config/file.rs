@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use rustls_pki_types::DnsName;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sundew_attestation::spiffe::{SpiffeId, SvidChoice, TrustDomain};
@@ -117,7 +118,23 @@ pub(super) enum FileIdentity {
         svid_ttl: Ttl,
         #[serde(default = "default_renew_within")]
         renew_within: Ttl,
+        #[serde(default)]
+        dns_names: Vec<FileDnsName>,
     },
+}
+
+/// A DNS name without a wildcard.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct FileDnsName(DnsName<'static>);
+
+impl TryFrom<String> for FileDnsName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let name = DnsName::try_from(text);
+        name.map(Self).map_err(|_| "must be a DNS name")
+    }
 }
 
 fn default_svid_ttl() -> Ttl {
@@ -148,10 +165,12 @@ impl From<FileIdentity> for Identity {
                 trust_domain,
                 svid_ttl,
                 renew_within,
+                dns_names,
             } => Self::EmbeddedCa {
                 trust_domain,
                 svid_ttl,
                 renew_within,
+                dns_names: dns_names.into_iter().map(|name| name.0).collect(),
             },
         }
     }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls_pki_types::DnsName;
 use sundew_attestation::spiffe::{SpiffeId, SvidChoice, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
@@ -76,7 +77,7 @@ pub struct Config {
 }
 
 /// The journal: where it is, and what of its disk is kept for what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct JournalConfig {
     /// Folder of the segments.
     pub directory: PathBuf,
@@ -91,7 +92,7 @@ pub struct JournalConfig {
 }
 
 /// Where to listen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listen {
     /// For agents, resource servers and operators: mutual TLS.
     pub workloads: SocketAddr,
@@ -108,7 +109,7 @@ pub struct Listen {
 }
 
 /// The source of the broker's own SVID.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Identity {
     /// The embedded CA.
     EmbeddedCa {
@@ -118,6 +119,8 @@ pub enum Identity {
         svid_ttl: Ttl,
         /// For how long an identity is renewed before something must be shown for it again.
         renew_within: Ttl,
+        /// The DNS names in the broker's own SVID, for clients that look for one.
+        dns_names: Vec<DnsName<'static>>,
     },
     /// PEM files, watched.
     Files {
@@ -136,7 +139,7 @@ pub enum Identity {
 }
 
 /// The store that holds all state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StoreConfig {
     /// A file, which one broker has to itself.
     Embedded(PathBuf),
@@ -145,7 +148,7 @@ pub enum StoreConfig {
 }
 
 /// A Redis as the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RedisConfig {
     /// The address and the way to it.
     pub url: RedisUrl,
