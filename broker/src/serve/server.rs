@@ -29,6 +29,8 @@ const READY_INTERVAL: Duration = Duration::from_millis(5);
 pub struct Server {
     addresses: Addresses,
     ca: Option<Arc<Ca>>,
+    /// The configuration of the start.
+    config: Config,
     gate: Arc<Gate>,
     ledger: Ledger,
     listeners: Listeners,
@@ -90,6 +92,7 @@ impl Server {
         Ok(Self {
             addresses,
             ca: ground.ca,
+            config,
             gate,
             ledger,
             listeners,
@@ -123,15 +126,25 @@ impl Server {
         self.addresses.operations
     }
 
-    /// Takes over what can change while running: operators now; files are looked at at once. The
-    /// rest needs a restart. A configuration that could not be read changes nothing, and health
-    /// shows why.
+    /// Takes over what can change while running: operators, and the files that have bundles. All
+    /// files are looked at at once. Log and health say which other sections were changed and need a
+    /// restart. A configuration that could not be read changes nothing, and health shows why.
     pub fn reload(&self, config: Result<Config, impl Display>) {
-        let taken = config.map(|config| {
-            self.gate.operators.replace(config.operators);
-            self.trust_files.send_replace(config.trust);
-            tracing::info!("configuration reloaded");
-        });
+        let taken = config
+            .map_err(|error| error.to_string())
+            .and_then(|config| {
+                let others = self.config.sections_for_a_restart(&config);
+                self.gate.operators.replace(config.operators);
+                self.trust_files.send_replace(config.trust);
+                tracing::info!("operators and trust reloaded");
+                if others.is_empty() {
+                    return Ok(());
+                }
+                Err(format!(
+                    "changed, and taken at a restart only: {}",
+                    others.join(", ")
+                ))
+            });
         self.trust.report("configuration", taken);
         self.look_now.notify_waiters();
     }

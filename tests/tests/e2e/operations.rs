@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
+use sundew_tests::pki::{Ca, pem};
 use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tonic::Code;
@@ -131,6 +132,41 @@ async fn a_reload_takes_operators_over_and_a_broken_file_changes_nothing() {
         .apply(&[World::registration("/agent", json!({}))])
         .await
         .expect("the successor may");
+}
+
+/// I8: SIGHUP takes the trust domains of the file too, and says what it does not take.
+#[tokio::test]
+async fn i8_a_reload_withdraws_a_trust_domain_and_names_what_needs_a_restart() {
+    let world = World::embedded();
+    let partner = Ca::new("partner.example");
+    let bundle = world.folder().join("partner.pem");
+    std::fs::write(&bundle, pem("CERTIFICATE", &partner.certificate)).expect("bundle");
+    let section = format!(
+        "[[trust]]\ntrust_domain = \"partner.example\"\nbundle = \"{}\"\n",
+        bundle.display()
+    );
+    let broker = world.broker_with(&section).await;
+    let theirs = world.caller_with(&broker, partner.svid("/agent"));
+    theirs.nonce().await.expect("the partner's");
+    let with = std::fs::read_to_string(broker.config_file()).expect("config");
+    let without = with.replace(&section, "[limits]\nstreams = 100\n");
+    std::fs::write(broker.config_file(), without).expect("config");
+    broker.signal(Signal::HUP);
+    until("the partner is out", || async {
+        let refused = theirs.nonce().await;
+        refused.is_err_and(|status| status.code() == Code::Unauthenticated)
+    })
+    .await;
+    let (status, health) = broker.http("/readyz").await.expect("health");
+    let told = "configuration: changed, and taken at a restart only: limits";
+    assert!(status == 200 && health.contains(told), "{health}");
+    std::fs::write(broker.config_file(), with).expect("config");
+    broker.signal(Signal::HUP);
+    until("the partner is back", || async {
+        let health = broker.http("/readyz").await;
+        theirs.nonce().await.is_ok() && health.is_some_and(|(_, text)| text == "ready\n")
+    })
+    .await;
 }
 
 /// SIGTERM drains: it ends by itself, with success, and soon.

@@ -131,3 +131,23 @@ fn i9_dns_names_of_the_broker_are_dns_names() {
         assert!(own(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn i8_a_reload_takes_operators_and_trust_and_names_every_other_section() {
+    let own = "source = \"embedded_ca\"\ntrust_domain = \"a\"";
+    let trust = "[[trust]]\ntrust_domain = \"b\"\nbundle = \"b\"\n[[operators]]\nspiffe_id = \"spiffe://a/o\"\nroles = [\"registrar\"]";
+    let issuer = "[[issuers]]\nurl = \"https://i\"\naudience = \"a\"";
+    let before = with(own, "").unwrap();
+    let others = |identity: &str, more: &str| {
+        let next = with(identity, more).unwrap();
+        before.sections_for_a_restart(&next).join(", ")
+    };
+    assert_eq!(others(own, trust), "");
+    assert_eq!(others(own, issuer), "issuers");
+    assert_eq!(others(own, "[limits]\nstreams = 100"), "limits");
+    let files = "source = \"embedded_ca\"\ntrust_domain = \"b\"";
+    assert_eq!(
+        others(files, "[revocation]\nfreshness = \"2s\""),
+        "identity, revocation and limits.max_task_ttl"
+    );
+}

@@ -24,6 +24,7 @@ use crate::store::redis::{Durability, RedisUrl};
 
 mod checks;
 mod file;
+mod reload;
 mod store;
 
 use file::File;
