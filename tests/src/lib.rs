@@ -20,6 +20,7 @@ pub mod replicated;
 pub mod selectors;
 pub mod tls;
 pub mod tpm;
+pub mod workload_api;
 pub mod world;
 
 use std::net::TcpListener;

@@ -10,6 +10,7 @@ use sundew_tests::calls::{Caller, oidc};
 use sundew_tests::dev::Dev;
 use sundew_tests::issuer::{AUDIENCE, TestIssuer};
 use sundew_tests::pki::{Ca, Svid, leaf, pem};
+use sundew_tests::workload_api::{ScriptedApi, entry};
 use sundew_tests::world::World;
 use sundew_tests::{sundew, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,6 +72,71 @@ async fn a_broker_lives_on_a_workload_api() {
             .is_some_and(|(code, text)| code == 200 && text.contains("workload api"))
     })
     .await;
+}
+
+/// A broker on a Workload API that gives it two SVIDs, beside a partner whose bundle is bad (I4, I5,
+/// I11).
+#[tokio::test]
+async fn i4_i5_i11_a_broker_takes_each_part_of_what_a_workload_api_says_by_itself() {
+    let world = World::embedded();
+    let (own, partner) = (Ca::new("own.example"), Ca::new("partner.example"));
+    let api = ScriptedApi::serve(&world.folder().join("agent.sock"));
+    let svids = [
+        entry(&own, "/gateway", "edge"),
+        entry(&own, "/broker", "core"),
+    ];
+    let bad = ("bad.example", b"\x30\x03\x02\x01\x00garbage".to_vec());
+    let good = ("partner.example", partner.certificate.to_vec());
+    api.says(&svids, &[bad.clone(), good]);
+    let mut broker = world.prepare("");
+    let text = std::fs::read_to_string(broker.config_file()).expect("config");
+    let (from, to) = (
+        text.find("[identity]").expect("section"),
+        text.find("[store]").expect("section"),
+    );
+    let socket = api.socket().display();
+    let identity =
+        format!("[identity]\nsource = \"workload_api\"\nsocket = \"{socket}\"\nhint = \"core\"\n");
+    let text = format!("{}{identity}{}", &text[..from], &text[to..]);
+    std::fs::write(broker.config_file(), text).expect("config");
+    broker.up();
+    broker.ready().await;
+    let output = broker.output();
+    assert!(output.contains("spiffe://own.example/broker"), "{output}");
+    assert!(!output.contains("spiffe://own.example/gateway"), "{output}");
+    let (ours, theirs) = (
+        world.caller_with(&broker, own.svid("/agent")),
+        world.caller_with(&broker, partner.svid("/agent")),
+    );
+    ours.nonce().await.expect("one's own");
+    theirs.nonce().await.expect("the partner's");
+    let (status, health) = broker.http("/readyz").await.expect("health");
+    let told =
+        "bundle of bad.example: 2 left out: root 0: not an X.509 certificate; root 1: not DER";
+    assert!(status == 200 && health.contains(told), "{health}");
+    let (_, metrics) = broker.http("/metrics").await.expect("metrics");
+    let counted = "sundew_trust_left_out{source=\"bundle of bad.example\"} 2";
+    assert!(metrics.contains(counted), "{metrics}");
+    // Absent is redacted, also for a connection that is open.
+    api.says(&svids, &[bad]);
+    until("the partner is out", || async {
+        let refused = theirs.nonce().await;
+        refused.is_err_and(|status| status.code() == tonic::Code::Unauthenticated)
+    })
+    .await;
+    ours.nonce().await.expect("one's own");
+    // What was taken back is not used, and comes back with the Workload API's word alone.
+    api.denies();
+    let is_without = |text: &str| text.contains("no identity issued") && text.contains("own SVID");
+    until("the broker has no identity", || async {
+        let health = broker.http("/readyz").await;
+        health.is_some_and(|(status, text)| status == 503 && is_without(&text))
+    })
+    .await;
+    assert!(ours.nonce().await.is_err());
+    api.says(&svids, &[]);
+    broker.ready().await;
+    ours.nonce().await.expect("back");
 }
 
 /// An https server that answers what the test says for each path.
