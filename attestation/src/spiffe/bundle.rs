@@ -104,11 +104,18 @@ impl TrustBundle {
         if document.len() > MAX_DOCUMENT {
             return Err(BundleError::TooLarge);
         }
-        if !document.trim_ascii_start().starts_with(b"{") {
-            let roots = pem_roots(document)?;
-            return Ok(Self::of_parts(trust_domain, roots, LeftOut::default()));
+        let (roots, jwt) = if document.trim_ascii_start().starts_with(b"{") {
+            json_keys(document)?
+        } else {
+            (pem_roots(document)?, None)
+        };
+        // A certificate that cannot be used says that the others are gone. Bytes that are no
+        // certificate say nothing.
+        if !roots.is_empty() && !roots.iter().any(is_certificate) {
+            return Err(BundleError::Syntax(
+                "no certificate is well-formed".to_owned(),
+            ));
         }
-        let (roots, jwt) = json_keys(document)?;
         let mut left_out = LeftOut::default();
         if let Some(jwt) = &jwt {
             left_out.append(jwt.left_out());
@@ -281,6 +288,11 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
 /// A certificate in DER, or the reason why it is none.
 type Part = Result<Vec<u8>, &'static str>;
 
+fn is_certificate(part: &Part) -> bool {
+    let der = part.as_deref().unwrap_or_default();
+    X509Certificate::from_der(der).is_ok()
+}
+
 /// Splits values in DER that stand one after the other. What follows a value that does not end is
 /// told as one part.
 pub(super) fn split_der(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], &'static str>> {
@@ -308,7 +320,7 @@ fn pem_roots(document: &[u8]) -> Result<Vec<Part>, BundleError> {
             Err(error) => return Err(BundleError::Syntax(error.to_string())),
         }
     }
-    if parts.iter().all(Result::is_err) && !document.trim_ascii().is_empty() {
+    if parts.is_empty() && !document.trim_ascii().is_empty() {
         return Err(BundleError::Syntax("no PEM certificate found".to_owned()));
     }
     Ok(parts)

@@ -123,6 +123,23 @@ fn a_document_that_ends_in_the_middle_is_no_bundle() {
     assert!(TrustBundle::parse(domain(), broken.as_bytes()).is_err());
 }
 
+/// AC-09: such a document keeps the last good one for a while. One of certificates says more.
+#[test]
+fn a_document_of_what_is_no_certificate_is_no_bundle_and_one_of_unusable_ones_is_empty() {
+    let garbage = pem(b"\0\0\0");
+    assert!(TrustBundle::parse(domain(), garbage.as_bytes()).is_err());
+    let keys = json!({ "keys": [{ "use": "x509-svid", "x5c": ["AAAA"] }] }).to_string();
+    assert!(TrustBundle::parse(domain(), keys.as_bytes()).is_err());
+    for document in [
+        pem(&p521()),
+        garbage + &pem(&p521()),
+        r#"{"keys":[]}"#.to_owned(),
+    ] {
+        let bundle = TrustBundle::parse(domain(), document.as_bytes()).unwrap();
+        assert!(bundle.is_empty());
+    }
+}
+
 #[test]
 fn bytes_after_the_last_certificate_are_told() {
     let root = good();
