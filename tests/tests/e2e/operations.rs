@@ -146,6 +146,8 @@ async fn i8_a_reload_withdraws_a_trust_domain_and_names_what_needs_a_restart() {
         bundle.display()
     );
     let broker = world.broker_with(&section).await;
+    let id = json!({ "spiffe_id": "spiffe://partner.example/agent" });
+    world.register(&broker, "/agent", id).await;
     let theirs = world.caller_with(&broker, partner.svid("/agent"));
     theirs.nonce().await.expect("the partner's");
     let with = std::fs::read_to_string(broker.config_file()).expect("config");

@@ -98,12 +98,22 @@ async fn i4_i5_i11_a_broker_takes_each_part_of_what_a_workload_api_says_by_itsel
     let identity =
         format!("[identity]\nsource = \"workload_api\"\nsocket = \"{socket}\"\nhint = \"core\"\n");
     let text = format!("{}{identity}{}", &text[..from], &text[to..]);
+    let text = text.replace(
+        "spiffe://test.example/operator",
+        "spiffe://own.example/operator",
+    );
     std::fs::write(broker.config_file(), text).expect("config");
     broker.up();
     broker.ready().await;
     let output = broker.output();
     assert!(output.contains("spiffe://own.example/broker"), "{output}");
     assert!(!output.contains("spiffe://own.example/gateway"), "{output}");
+    let operator = world.caller_with(&broker, own.svid("/operator"));
+    for domain in ["own.example", "partner.example"] {
+        let id = json!({ "spiffe_id": format!("spiffe://{domain}/agent") });
+        let document = [World::registration("/agent", id)];
+        operator.apply(&document).await.expect("registration");
+    }
     let (ours, theirs) = (
         world.caller_with(&broker, own.svid("/agent")),
         world.caller_with(&broker, partner.svid("/agent")),
