@@ -9,7 +9,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sundew_core::client::{ResponseError, SvidChoice, SvidEntry, WorkloadResponse};
 use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use sundew_proto::spiffe::{X509svidRequest, X509svidResponse};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
@@ -30,15 +30,21 @@ pub(super) async fn follow(socket: &str, choice: SvidChoice) -> Result<IdentityS
     let endpoint =
         Endpoint::from_shared(socket.replacen("unix:///", "unix:/", 1)).map_err(|e| fail(&e))?;
     // Whoever begins may be there before the API, or before its own registration.
-    let until = Instant::now() + FIRST_WITHIN;
-    let (publisher, identities, mut stream) = loop {
-        let begun = timeout_at(until, begin(&endpoint, &choice)).await;
-        match begun.map_err(|_| fail(&"no answer within 10 seconds"))? {
-            Ok(begun) => break begun,
-            Err(problem) if Instant::now() + RETRY_AFTER >= until => return Err(fail(&problem)),
-            Err(_) => sleep(RETRY_AFTER).await,
+    let mut last = None;
+    let begun = timeout(FIRST_WITHIN, async {
+        loop {
+            match begin(&endpoint, &choice).await {
+                Ok(begun) => return begun,
+                Err(problem) => last = Some(problem),
+            }
+            sleep(RETRY_AFTER).await;
         }
-    };
+    })
+    .await;
+    let (publisher, identities, mut stream) = begun.map_err(|_| match last {
+        Some(problem) => fail(&problem),
+        None => fail(&"no answer within 10 seconds"),
+    })?;
     tokio::spawn(async move {
         while !publisher.is_closed() {
             if let Err(problem) = take(&publisher, &mut stream, &choice).await {

@@ -155,7 +155,7 @@ fn trusted(source: &IdentitySource) -> Vec<String> {
 async fn l14_a_bundle_that_changes_at_the_workload_api_is_taken() {
     let (old, new) = (ca(), ca());
     let entry = old.entry("/agent", "");
-    let api = Api::serve("l14", response(&[entry.clone()], &[]));
+    let api = Api::serve("l14", response(std::slice::from_ref(&entry), &[]));
     let mut source = IdentitySource::open(&api.settings())
         .await
         .expect("an identity");
@@ -197,7 +197,7 @@ async fn i5_an_agent_starts_and_goes_on_beside_a_partners_bad_bundle() {
     let (own, partner) = (ca(), ca());
     let bad = ("bad.example", b"\x30\x03\x02\x01\x00".to_vec());
     let entry = [own.entry("/agent", "")];
-    let api = Api::serve("i5", response(&entry, &[bad.clone()]));
+    let api = Api::serve("i5", response(&entry, std::slice::from_ref(&bad)));
     let mut source = IdentitySource::open(&api.settings())
         .await
         .expect("an identity");

@@ -144,7 +144,7 @@ fn i5_a_bundle_that_cannot_be_used_costs_no_other_and_not_ones_own() {
         .iter()
         .find(|b| b.trust_domain().id().ends_with("own.example"));
     let own: Vec<_> = own.unwrap().certificates().map(|c| c.to_vec()).collect();
-    assert_eq!(own, [served.bundle.clone()]);
+    assert_eq!(own, std::slice::from_ref(&served.bundle));
     let told = response.left_out.to_string();
     assert!(
         told.starts_with("2 left out: federated bundle `spiffe://Not A Domain`: "),

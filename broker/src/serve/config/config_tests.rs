@@ -95,7 +95,7 @@ fn i11_the_svid_of_a_workload_api_is_chosen_by_one_thing_at_most() {
         let text = format!("source = \"workload_api\"\nsocket = \"/s\"\n{more}");
         with(&text, "").map(|config| match config.identity {
             Identity::WorkloadApi { choice, .. } => choice,
-            other => panic!("{other:?}"),
+            other @ (Identity::EmbeddedCa { .. } | Identity::Files { .. }) => panic!("{other:?}"),
         })
     };
     let id = SpiffeId::parse("spiffe://a/b").unwrap();

@@ -76,7 +76,7 @@ fn i4_a_trust_domain_that_is_not_listed_any_more_is_withdrawn_at_once() {
     let mut source = source(SvidChoice::First);
     let svid = own.svid(BROKER, "");
     source.take(response(
-        &[svid.clone()],
+        std::slice::from_ref(&svid),
         &[("partner.example", &partner.der)],
     ));
     assert_eq!(roots(&source, "partner.example"), Some(1));
@@ -93,12 +93,15 @@ fn i5_one_partners_bundle_costs_no_other_and_not_ones_own() {
     let (own, good, next) = (Authority::new(), Authority::new(), Authority::new());
     let mut source = source(SvidChoice::First);
     let svid = own.svid(BROKER, "");
-    source.take(response(&[svid.clone()], &[("good.example", &good.der)]));
+    source.take(response(
+        std::slice::from_ref(&svid),
+        &[("good.example", &good.der)],
+    ));
     let rotated = own.svid(BROKER, "");
     let bad = [&b"\x30\x03\x02\x01\x00"[..], &good.der].concat();
     let both = [&good.der[..], &next.der].concat();
     source.take(response(
-        &[rotated.clone()],
+        std::slice::from_ref(&rotated),
         &[
             ("bad.example", &bad),
             ("good.example", &both),
@@ -128,7 +131,7 @@ fn i5_a_removed_root_goes_at_once_even_if_the_rest_is_bad() {
     let mut source = source(SvidChoice::First);
     let svid = own.svid(BROKER, "");
     source.take(response(
-        &[svid.clone()],
+        std::slice::from_ref(&svid),
         &[("partner.example", &partner.der)],
     ));
     source.take(response(&[svid], &[("partner.example", b"\x30")]));
