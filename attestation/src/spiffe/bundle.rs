@@ -67,6 +67,8 @@ pub struct TrustBundle {
     roots: Vec<Root>,
     jwt: Option<Arc<JwtBundle>>,
     left_out: LeftOut,
+    sequence: Option<u64>,
+    refresh_hint_s: Option<u64>,
 }
 
 impl TrustBundle {
@@ -104,23 +106,41 @@ impl TrustBundle {
         if document.len() > MAX_DOCUMENT {
             return Err(BundleError::TooLarge);
         }
-        let (roots, jwt) = if document.trim_ascii_start().starts_with(b"{") {
-            json_keys(document)?
-        } else {
-            (pem_roots(document)?, None)
-        };
-        // A certificate that cannot be used says that the others are gone. Bytes that are no
-        // certificate say nothing.
-        if !roots.is_empty() && !roots.iter().any(is_certificate) {
-            return Err(BundleError::Syntax(
-                "no certificate is well-formed".to_owned(),
-            ));
+        if document.trim_ascii_start().starts_with(b"{") {
+            return Self::parse_json(trust_domain, document);
         }
+        let roots = has_certificate(pem_roots(document)?)?;
+        Ok(Self::of_parts(trust_domain, roots, LeftOut::default()))
+    }
+
+    /// Reads a SPIFFE JSON bundle of at most 1 MiB, as a bundle endpoint serves it (Trust Domain and
+    /// Bundle, section 4).
+    ///
+    /// # Errors
+    /// [`BundleError`] if the document is none.
+    pub fn parse_json(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
+        if document.len() > MAX_DOCUMENT {
+            return Err(BundleError::TooLarge);
+        }
+        let bundle: JsonBundle =
+            serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
+        let number = |value: &Option<Value>| value.as_ref().and_then(Value::as_u64);
+        let (sequence, refresh_hint_s) = (
+            number(&bundle.spiffe_sequence),
+            number(&bundle.spiffe_refresh_hint),
+        );
+        let (roots, jwt) = json_keys(bundle)?;
+        let roots = has_certificate(roots)?;
         let mut left_out = LeftOut::default();
         if let Some(jwt) = &jwt {
             left_out.append(jwt.left_out());
         }
-        Ok(Self::of_parts(trust_domain, roots, left_out).with_jwt(jwt))
+        let bundle = Self::of_parts(trust_domain, roots, left_out).with_jwt(jwt);
+        Ok(Self {
+            sequence,
+            refresh_hint_s,
+            ..bundle
+        })
     }
 
     fn of_parts(trust_domain: TrustDomain, certificates: Vec<Part>, mut left_out: LeftOut) -> Self {
@@ -140,6 +160,8 @@ impl TrustBundle {
             roots,
             jwt: None,
             left_out,
+            sequence: None,
+            refresh_hint_s: None,
         }
     }
 
@@ -156,6 +178,20 @@ impl TrustBundle {
     #[must_use]
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
+    }
+
+    /// Returns the sequence number, which grows with every change, if the document has one (section
+    /// 4.1.1).
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// Returns after how many seconds the document should be fetched again, if it says so (section
+    /// 4.1.2).
+    #[must_use]
+    pub fn refresh_hint_s(&self) -> Option<u64> {
+        self.refresh_hint_s
     }
 
     /// Returns whether nobody of the trust domain can be verified.
@@ -288,9 +324,18 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
 /// A certificate in DER, or the reason why it is none.
 type Part = Result<Vec<u8>, &'static str>;
 
-fn is_certificate(part: &Part) -> bool {
-    let der = part.as_deref().unwrap_or_default();
-    X509Certificate::from_der(der).is_ok()
+/// Refuses a document in which no part is a certificate: it says nothing. One with certificates that
+/// cannot be used says that all others are gone.
+fn has_certificate(parts: Vec<Part>) -> Result<Vec<Part>, BundleError> {
+    let is_certificate = |part: &Part| {
+        let der = part.as_deref().unwrap_or_default();
+        X509Certificate::from_der(der).is_ok()
+    };
+    if parts.is_empty() || parts.iter().any(is_certificate) {
+        return Ok(parts);
+    }
+    let problem = "no certificate is well-formed".to_owned();
+    Err(BundleError::Syntax(problem))
 }
 
 /// Splits values in DER that stand one after the other. What follows a value that does not end is
@@ -329,11 +374,11 @@ fn pem_roots(document: &[u8]) -> Result<Vec<Part>, BundleError> {
 #[derive(Deserialize)]
 struct JsonBundle {
     keys: Vec<Value>,
+    spiffe_sequence: Option<Value>,
+    spiffe_refresh_hint: Option<Value>,
 }
 
-fn json_keys(document: &[u8]) -> Result<(Vec<Part>, Option<JwtBundle>), BundleError> {
-    let bundle: JsonBundle =
-        serde_json::from_slice(document).map_err(|e| BundleError::Syntax(e.to_string()))?;
+fn json_keys(bundle: JsonBundle) -> Result<(Vec<Part>, Option<JwtBundle>), BundleError> {
     let used_for = |key: &Value, usage: &str| key.get("use").and_then(Value::as_str) == Some(usage);
     let certificate =
         |key: &Value| match key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {

@@ -43,13 +43,23 @@ pub(crate) enum FetchError {
     },
 }
 
-/// A client that trusts the public CAs, or only those in the file.
-pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, FetchError> {
-    let mut builder = reqwest::Client::builder()
+fn limited() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .https_only(true)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(FETCH_TIMEOUT)
-        .user_agent(concat!("sundew/", env!("CARGO_PKG_VERSION")));
+        .user_agent(concat!("sundew/", env!("CARGO_PKG_VERSION")))
+}
+
+/// A client that trusts whom this TLS configuration trusts.
+pub(crate) fn client_with(tls: rustls::ClientConfig) -> Result<reqwest::Client, FetchError> {
+    let builder = limited().tls_backend_preconfigured(tls);
+    builder.build().map_err(FetchError::Client)
+}
+
+/// A client that trusts the public CAs, or only those in the file.
+pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, FetchError> {
+    let mut builder = limited();
     if let Some(path) = ca_file {
         let pem = read_public(path).map_err(FetchError::CaFile)?;
         let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(FetchError::Client)?;

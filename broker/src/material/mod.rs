@@ -5,7 +5,7 @@
 //! health says so. P4: a broker that has seen a withdrawal in the log does not use the item that
 //! was withdrawn: it reads the snapshot anew before it uses it.
 
-mod fetch;
+pub(crate) mod fetch;
 mod follow;
 pub(crate) mod issuers;
 

@@ -4,6 +4,7 @@
 pub(crate) mod accept;
 mod caller;
 mod channel;
+pub(crate) mod endpoint;
 pub(crate) mod files;
 mod grounds;
 mod pending;

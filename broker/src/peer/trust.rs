@@ -31,6 +31,8 @@ pub(crate) enum Source {
     EmbeddedCa,
     /// The files that the configuration names.
     Files,
+    /// The bundle endpoints of partners.
+    Federation,
     /// A SPIFFE Workload API.
     WorkloadApi,
 }

@@ -11,7 +11,9 @@ use super::config::{Config, Identity};
 use super::gate::Gate;
 use super::journal_watch::watch_journal;
 use super::own_issue::OwnIssue;
-use super::sources::{FileBundles, TrustFiles, WorkloadApiSource, watch_identity};
+use super::sources::{
+    Federation, FileBundles, Partner, TrustFiles, WorkloadApiSource, watch_identity,
+};
 use super::start_error::{StartError, during};
 use crate::journal::{SegmentRules, Upkeep};
 use crate::ledger::{FullLook, Ledger};
@@ -43,6 +45,12 @@ pub(super) fn start_sources(
     let mut bundles = FileBundles::new(Arc::clone(trust), config.bundle_limit);
     bundles.look(&config.trust).map_err(during("trust"))?;
     background.spawn(bundles.watch(trust_files, Arc::clone(look_now)));
+    let federation = Arc::new(Federation::new(Arc::clone(trust)));
+    for partner in &config.federation {
+        let federation = Arc::clone(&federation);
+        let partner = Partner::new(partner.clone(), federation, config.bundle_limit);
+        background.spawn(partner.follow());
+    }
     start_identity(config, ground, look_now, background)?;
     for issuer in &config.issuers {
         let keys = IssuerKeys::new(

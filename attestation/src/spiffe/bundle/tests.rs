@@ -88,6 +88,10 @@ fn i5_keys_of_unknown_kinds_and_uses_are_ignored() {
     let bundle = TrustBundle::parse(domain(), document.to_string().as_bytes()).unwrap();
     assert_eq!(ders(&bundle), [root]);
     assert_eq!(
+        (bundle.sequence(), bundle.refresh_hint_s()),
+        (Some(7), None)
+    );
+    assert_eq!(
         bundle.left_out().to_string(),
         "3 left out: key `pq`: key is of an unknown kind; root 1: x5c is not base64; \
          root 2: must have exactly one x5c value"

@@ -9,8 +9,10 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 use super::super::allowed_hosts::is_host;
-use super::file::{FileIdentity, FileJournal, FileLimits, FileOperator, FileTrust};
-use super::{Identity, IssuerConfig, Listen, MaterialConfig, Role};
+use super::file::{
+    FileFederation, FileIdentity, FileJournal, FileLimits, FileOperator, FileProfile, FileTrust,
+};
+use super::{FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig, Profile, Role};
 
 /// Checks limits, and the bounds that all brokers share.
 pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Vec<String>) {
@@ -237,6 +239,62 @@ pub(super) fn bundles(
         }
     }
     bundles
+}
+
+/// The partners whose bundles are fetched. Nobody but the files and the own CA speaks for a trust
+/// domain that is theirs.
+pub(super) fn federation(
+    partners: Vec<FileFederation>,
+    trust: &BTreeMap<TrustDomain, PathBuf>,
+    identity: Option<&Identity>,
+    errors: &mut Vec<String>,
+) -> Vec<FederationConfig> {
+    let mut seen: BTreeSet<TrustDomain> = trust.keys().cloned().collect();
+    if let Some(Identity::EmbeddedCa { trust_domain, .. }) = identity {
+        seen.insert(trust_domain.clone());
+    }
+    let mut taken = Vec::new();
+    for partner in partners {
+        let name = partner.trust_domain.clone();
+        let mut fail = |problem: &str| errors.push(format!("federation: {name}: {problem}"));
+        if !seen.insert(name.clone()) {
+            fail("has a bundle already");
+        }
+        let authority = partner.url.strip_prefix("https://");
+        let authority =
+            authority.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+        if authority.is_none_or(|authority| authority.is_empty() || authority.contains('@')) {
+            fail("url: must be https, without user or password");
+        }
+        let profile = match (partner.profile, partner.spiffe_id) {
+            (FileProfile::HttpsWeb, None) if partner.bundle.is_none() => Profile::HttpsWeb {
+                ca_file: partner.ca_file,
+            },
+            (FileProfile::HttpsSpiffe, Some(endpoint)) if partner.ca_file.is_none() => {
+                if (*endpoint.trust_domain() == name) != partner.bundle.is_some() {
+                    fail(
+                        "bundle: is for an endpoint in the partner's own trust domain, which needs it",
+                    );
+                }
+                let bundle = partner.bundle;
+                Profile::HttpsSpiffe { endpoint, bundle }
+            }
+            (FileProfile::HttpsWeb, _) => {
+                fail("spiffe_id and bundle are for profile https_spiffe");
+                continue;
+            }
+            (FileProfile::HttpsSpiffe, _) => {
+                fail("profile https_spiffe needs spiffe_id, and takes no ca_file");
+                continue;
+            }
+        };
+        taken.push(FederationConfig {
+            trust_domain: name.clone(),
+            url: partner.url,
+            profile,
+        });
+    }
+    taken
 }
 
 /// The roles of each operator; an operator that is named twice has the roles of both.

@@ -31,6 +31,7 @@ pub(super) struct File {
     pub(super) revocation: FileRevocation,
     pub(super) store: Option<FileStore>,
     pub(super) trust: Vec<FileTrust>,
+    pub(super) federation: Vec<FileFederation>,
 }
 
 impl File {
@@ -49,6 +50,7 @@ impl File {
             listen: sections.need("listen"),
             identity: sections.need("identity"),
             trust: sections.take("trust").unwrap_or_default(),
+            federation: sections.take("federation").unwrap_or_default(),
             store: sections.need("store"),
             keys: sections.need("keys"),
             journal: sections.need("journal"),
@@ -201,6 +203,24 @@ fn default_store_timeout() -> Ttl {
 pub(super) struct FileTrust {
     pub(super) trust_domain: TrustDomain,
     pub(super) bundle: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileFederation {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) url: String,
+    pub(super) profile: FileProfile,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) spiffe_id: Option<SpiffeId>,
+    pub(super) bundle: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileProfile {
+    HttpsSpiffe,
+    HttpsWeb,
 }
 
 #[derive(Deserialize)]

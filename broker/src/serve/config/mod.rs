@@ -20,6 +20,7 @@ pub use crate::limits::CallLimits;
 pub use crate::material::{IssuerConfig, MaterialConfig};
 pub use crate::peer::ListenerLimits;
 pub use crate::role::Role;
+pub use crate::serve::sources::{FederationConfig, Profile};
 use crate::store::redis::{Durability, RedisUrl};
 
 mod checks;
@@ -43,6 +44,8 @@ pub struct Config {
     pub identity: Identity,
     /// Trust domain to the file that has its bundle.
     pub trust: BTreeMap<TrustDomain, PathBuf>,
+    /// Partners whose bundles are fetched from their bundle endpoints.
+    pub federation: Vec<FederationConfig>,
     /// Longest use of a bundle whose source fails.
     pub bundle_limit: Duration,
     /// The store.
@@ -217,6 +220,8 @@ impl Config {
             checks::identity(listen, identity, !file.trust.is_empty(), &mut errors);
         }
         let trust = checks::bundles(file.trust, &mut errors);
+        let federation =
+            checks::federation(file.federation, &trust, identity.as_ref(), &mut errors);
         let operators = checks::operators(file.operators, &mut errors);
         let limits = file.limits;
         match (listen, identity, store, file.keys, file.journal) {
@@ -227,6 +232,7 @@ impl Config {
                     listen,
                     identity,
                     trust,
+                    federation,
                     bundle_limit: limits.bundle_age.to_std(),
                     store,
                     root_key_file: keys.root_key_file,

@@ -11,6 +11,7 @@ impl Config {
             listen,
             identity,
             trust: _,
+            federation,
             bundle_limit,
             store,
             root_key_file,
@@ -42,6 +43,7 @@ impl Config {
         let sections = [
             ("listen", *listen == next.listen),
             ("identity", *identity == next.identity),
+            ("federation", *federation == next.federation),
             ("store", *store == next.store),
             ("keys", same_keys),
             ("journal", *journal == next.journal),

@@ -3,6 +3,7 @@
 //! A source that fails keeps the last good state until the bundle limit, then what it had is
 //! withdrawn (AC-09). What one trust domain has costs no other (I5).
 
+mod federation;
 mod files;
 mod workload_api;
 
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+pub(super) use federation::{Federation, Partner};
+pub use federation::{FederationConfig, Profile};
 pub(super) use files::{FileBundles, TrustFiles, watch_identity};
 pub(super) use workload_api::WorkloadApiSource;
 
