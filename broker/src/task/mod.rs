@@ -3,6 +3,7 @@
 mod attend;
 pub(crate) mod attendance;
 mod begin;
+mod claims;
 mod delegate;
 mod ending;
 mod finish;

@@ -10,6 +10,7 @@ use sundew_core::{
 use sundew_proto::v1;
 
 use super::Tasks;
+use super::claims::claims;
 use super::delegate::DelegationParent;
 use crate::clock;
 use crate::evidence::attested_digests;
@@ -20,8 +21,6 @@ use crate::refusal::Refusal;
 
 /// The name of a task's first token among its tokens.
 const FIRST: &str = "first";
-/// Longest claims of one task, in bytes.
-const MAX_CLAIMS: usize = 16 << 10;
 
 /// Claims that the journal has with the beginning of a task: they tell workloads of one kind apart.
 const JOURNALED: [&str; 11] = [
@@ -197,50 +196,6 @@ fn grace_ms(registration: &Registration) -> i64 {
         .prove_every
         .map(|every| every.as_ms().saturating_add(every.as_ms() / 2))
         .map_or(grace_ms, |longest_ms| grace_ms.min(longest_ms))
-}
-
-/// Claims that differ from one piece of evidence to the next, though nothing has changed.
-const VOLATILE: [&str; 12] = [
-    "aio",
-    "at_hash",
-    "clock_safe",
-    "exp",
-    "iat",
-    "jti",
-    "nbf",
-    "nonce",
-    "reset_count",
-    "restart_count",
-    "rh",
-    "uti",
-];
-
-/// The verified claims that rules may later be about, each as `kind.name=value`: all but those that
-/// differ from one piece of evidence to the next. Refuses claims that are longer than a record may
-/// have.
-pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
-    let mut all = Vec::new();
-    for claims in attested.claims() {
-        for (name, values) in claims
-            .values
-            .iter()
-            .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
-        {
-            all.extend(
-                values
-                    .iter()
-                    .map(|value| format!("{}.{name}={value}", claims.kind)),
-            );
-        }
-    }
-    // No claim is left out: a rule about it would not find the task.
-    if all.iter().map(String::len).sum::<usize>() > MAX_CLAIMS {
-        return Err(Refusal::invalid(
-            "evidence",
-            format!("its claims are longer than {MAX_CLAIMS} bytes"),
-        ));
-    }
-    Ok(all)
 }
 
 /// The record of the journal that a task with this first token was begun.

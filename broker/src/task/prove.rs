@@ -172,8 +172,8 @@ impl Tasks {
     }
 
     /// Takes evidence for a task that has begun. It must be good enough for the present
-    /// registration, and have the claims that the task was begun on, so that a rule about a claim
-    /// still finds the task.
+    /// registration, and have the claims that the task was begun on, but for those that change by
+    /// themselves, so that a rule about a claim still finds the task.
     pub(super) async fn attest_again(
         &self,
         peer: &Peer,
@@ -197,15 +197,9 @@ impl Tasks {
         if workload.registration.require_fresh_evidence && !attested.is_fresh() {
             return Err(sundew_core::Denial::NotFresh.into());
         }
-        let now = super::new_task::claims(&attested)?;
-        match now
-            .iter()
-            .find(|claim| !task.claims.contains(claim))
-            .or_else(|| task.claims.iter().find(|claim| !now.contains(claim)))
-        {
-            Some(claim) => Err(Refusal::EvidenceChanged(claim.clone())),
-            None => Ok(attested),
-        }
+        let now = super::claims::claims(&attested)?;
+        super::claims::require_same(&task.claims, &now)?;
+        Ok(attested)
     }
 
     /// Suspends a task for want of evidence.
