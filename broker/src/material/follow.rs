@@ -1,11 +1,11 @@
 //! Keeps items of the configuration up to date from their files and URLs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sundew_attestation::{TrustError, TrustItem};
 
-use super::{FETCH_INTERVAL, FILE_CHECK_INTERVAL, Material, MaterialConfig, fetch};
+use super::pace::Pace;
+use super::{FILE_CHECK_INTERVAL, Material, MaterialConfig, fetch};
 use crate::peer::Trust;
 use crate::peer::files::{FileError, read_public};
 
@@ -33,21 +33,21 @@ enum ItemError {
 pub(crate) async fn follow(config: MaterialConfig, material: Arc<Material>, trust: Arc<Trust>) {
     let source = config.source();
     let mut last = None;
+    let mut pace = Pace::default();
+    // A file costs less than a URL.
+    let is_fetched = config.file.is_none() && config.url.is_some();
     loop {
         let taken = read(&config)
             .await
             .and_then(|content| take(&config, &material, &mut last, content));
+        let wait = pace.after(taken.is_ok());
         trust.report(&source, taken);
-        tokio::time::sleep(pause(&config)).await;
-    }
-}
-
-/// How long to wait before the item is read again: a file costs less than a URL.
-fn pause(config: &MaterialConfig) -> Duration {
-    if config.file.is_none() && config.url.is_some() {
-        FETCH_INTERVAL
-    } else {
-        FILE_CHECK_INTERVAL
+        tokio::time::sleep(if is_fetched {
+            wait
+        } else {
+            FILE_CHECK_INTERVAL
+        })
+        .await;
     }
 }
 

@@ -17,7 +17,8 @@ use sundew_core::Ttl;
 use tokio::sync::Notify;
 
 use super::fetch::FetchError;
-use super::{FETCH_INTERVAL, FILE_CHECK_INTERVAL, Material, fetch};
+use super::pace::Pace;
+use super::{FILE_CHECK_INTERVAL, Material, fetch};
 use crate::clock;
 use crate::peer::Trust;
 use crate::peer::files::{FileError, read_public};
@@ -171,6 +172,7 @@ impl IssuerKeys {
 /// Keeps one issuer's keys up to date, for as long as it is polled. `unknown_key` is notified when
 /// a token named a key that is not known.
 pub(crate) async fn follow(issuer: IssuerConfig, mut keys: IssuerKeys, unknown_key: Arc<Notify>) {
+    let mut pace = Pace::default();
     loop {
         if let Some(path) = &issuer.jwks_file {
             keys.take(read_public(path).map_err(KeysError::File));
@@ -178,10 +180,12 @@ pub(crate) async fn follow(issuer: IssuerConfig, mut keys: IssuerKeys, unknown_k
             continue;
         }
         let asked_at = clock::monotonic();
-        // An issuer that did not answer is asked again soon.
-        if keys.take(fetch(&issuer).await) {
-            let _ = tokio::time::timeout(FETCH_INTERVAL, unknown_key.notified()).await;
+        let wait = pace.after(keys.take(fetch(&issuer).await));
+        if pace.is_retrying() {
+            tokio::time::sleep(wait).await;
+            continue;
         }
+        let _ = tokio::time::timeout(wait, unknown_key.notified()).await;
         // T14: however many tokens name unknown keys, the issuer is asked once in a while.
         tokio::time::sleep(SHORTEST_FETCH_INTERVAL.saturating_sub(clock::since(asked_at))).await;
     }

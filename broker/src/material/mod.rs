@@ -8,6 +8,7 @@
 pub(crate) mod fetch;
 mod follow;
 pub(crate) mod issuers;
+mod pace;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,8 +22,6 @@ use sundew_core::{Changed, Event};
 
 use crate::liveness::Subscriber;
 
-/// How often a document that is fetched is fetched again.
-const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 /// How often it is looked whether a file has changed.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
