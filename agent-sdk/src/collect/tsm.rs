@@ -13,12 +13,12 @@ use super::{CollectError, Collected, Collector, Context};
 /// The kernel's folder of reports.
 const FOLDER: &str = "/sys/kernel/config/tsm/report";
 /// GUIDs of the certificate table (AMD publication 56421, "SEV-ES Guest-Hypervisor Communication
-/// Block Standardization"), as they lie in memory.
+/// Block Standardization") as they lie in it: in the order of RFC 4122, section 4.1.2.
 const VCEK: [u8; 16] = [
-    0x8d, 0x75, 0xda, 0x63, 0x64, 0xe6, 0x64, 0x45, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd,
+    0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd,
 ];
 const VLEK: [u8; 16] = [
-    0x5a, 0xc2, 0x74, 0xa8, 0x2a, 0xa2, 0x3e, 0x48, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1,
+    0xa8, 0x07, 0x4b, 0xc2, 0xa2, 0x5a, 0x48, 0x3e, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1,
 ];
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -143,4 +143,66 @@ fn in_table(table: &[u8]) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a table as a host hands it out: the entries, one of zeros, and then the certificates.
+    fn table(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let (mut head, mut certificates) = (Vec::new(), Vec::new());
+        let start = (entries.len() + 1) * 24;
+        for (guid, certificate) in entries {
+            let digits: String = guid.chars().filter(|c| *c != '-').collect();
+            let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits");
+            head.extend((0..digits.len()).step_by(2).map(byte));
+            let place = u32::try_from(start + certificates.len()).expect("small");
+            head.extend(place.to_le_bytes());
+            let length = u32::try_from(certificate.len()).expect("small");
+            head.extend(length.to_le_bytes());
+            certificates.extend_from_slice(certificate);
+        }
+        head.extend([0; 24]);
+        head.extend(certificates);
+        // Hosts fill the page.
+        head.resize(head.len().next_multiple_of(4096), 0);
+        head
+    }
+
+    const ARK: &str = "c0b406a4-a803-4952-9743-3fb6014cd0ae";
+    const ASK: &str = "4ab7b379-bbac-4fe4-a02f-05aef327c782";
+    const CRL: &str = "92f81bc3-5811-4d3d-97ff-d19f88dc67ea";
+    const OF_CHIP: &str = "63da758d-e664-4564-adc5-f4b93be8accd";
+    const OF_HOST: &str = "a8074bc2-a25a-483e-aae6-39c045a0b8a1";
+
+    #[test]
+    fn e5_the_key_of_the_chip_or_of_the_host_is_found_in_the_table() {
+        for guid in [OF_CHIP, OF_HOST] {
+            let table = table(&[
+                (ARK, b"root"),
+                (ASK, b"intermediate"),
+                (CRL, b"list"),
+                (guid, b"the certificate"),
+            ]);
+            assert_eq!(in_table(&table).as_deref(), Some(&b"the certificate"[..]));
+        }
+    }
+
+    #[test]
+    fn a_table_without_such_a_key_or_with_a_wrong_place_has_none() {
+        assert_eq!(
+            in_table(&table(&[(ARK, b"root"), (ASK, b"intermediate")])),
+            None
+        );
+        assert_eq!(in_table(&[]), None);
+        let mut wrong = table(&[(OF_CHIP, b"the certificate")]);
+        wrong[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(in_table(&wrong), None);
+        // What comes after the last entry is no entry.
+        let mut after = table(&[(ARK, b"root")]);
+        after.truncate(48);
+        after.extend(table(&[(OF_CHIP, b"x")]));
+        assert_eq!(in_table(&after), None);
+    }
 }
