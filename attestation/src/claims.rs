@@ -9,12 +9,23 @@ use crate::spiffe::SpiffeId;
 /// The largest number of values of one claim that is a list.
 const MAX_VALUES: usize = 64;
 
+/// Those among whom evidence is good once.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Once {
+    /// The evidence was made for one presentation: whoever shows it next is refused.
+    ForAll,
+    /// The evidence is of a machine, and everything on it may show it: each workload may once.
+    ForEachWorkload,
+}
+
 /// The identity of evidence that is accepted once because its kind cannot carry a nonce. The broker
 /// consumes it before anything rests on the evidence (P2).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SingleUse {
     /// The identity of the evidence, unique over all claimants and brokers.
     pub id: [u8; 32],
+    /// Those among whom the evidence is good once.
+    pub once: Once,
     /// The time until which the identity must be remembered, in milliseconds since the epoch.
     pub until_ms: i64,
 }

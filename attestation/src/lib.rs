@@ -25,7 +25,7 @@ pub use appraisal::{
 };
 pub use chain::{ChainError, Crl, Roots};
 pub use challenge::{Binding, BindingPurpose, Nonce};
-pub use claims::{Assurance, Claims, Counter, SingleUse, Voucher, hex};
+pub use claims::{Assurance, Claims, Counter, Once, SingleUse, Voucher, hex};
 pub use constraint::{AtLeast, Constraint, Constraints, Reference};
 pub use left_out::LeftOut;
 pub use policy::{Alternative, AppraisalPolicy, CrossCheck, Rule};

@@ -92,6 +92,15 @@ impl<'a> AppraisalPolicy<'a> {
         all_of(self.rules, MAX_DEPTH)
     }
 
+    /// Returns whether each alternative has a piece of evidence that identifies the claimant. P1:
+    /// without one, whoever has seen the evidence once can show it.
+    #[must_use]
+    pub fn identifies(&self) -> bool {
+        let alternatives = self.alternatives().unwrap_or_default();
+        let mut sets = alternatives.iter();
+        sets.all(|set| set.iter().any(|requirement| requirement.identifies()))
+    }
+
     /// Returns what rests on trust material that was lost: the claims, as
     /// `<kind>.<claim>=<value>`, by which evidence that rests on it can be found, or `None`
     /// for all evidence. The result is empty if no evidence rests on it.

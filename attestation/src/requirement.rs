@@ -120,18 +120,18 @@ impl Requirement {
     }
 
     /// Returns whether evidence of this kind identifies the claimant, so that an SVID can be issued
-    /// on it. A signature or manifest does not: everybody who has seen it can present it.
+    /// on it. A signature, a manifest or an instance's document does not: everybody who has seen it
+    /// can present it, and it says nothing of when it was made.
     #[must_use]
     pub fn identifies(&self) -> bool {
         match self {
-            Self::AwsIid { .. }
-            | Self::Nitro { .. }
+            Self::Nitro { .. }
             | Self::Oidc { .. }
             | Self::Process { .. }
             | Self::SevSnp { .. }
             | Self::Tdx { .. }
             | Self::Tpm2 { .. } => true,
-            Self::Cosign { .. } | Self::Manifest { .. } => false,
+            Self::AwsIid { .. } | Self::Cosign { .. } | Self::Manifest { .. } => false,
         }
     }
 

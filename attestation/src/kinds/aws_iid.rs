@@ -2,7 +2,7 @@
 //! SignedData (RFC 5652, section 5) under the certificate that AWS publishes for the region.
 //!
 //! Every process on the instance can read the document, and it carries no nonce. It is therefore
-//! accepted once for each instance and minute.
+//! accepted once for each instance, workload and minute, and gives nobody a first SVID.
 
 use cms::content_info::ContentInfo;
 use cms::signed_data::{SignedData, SignerInfo};
@@ -12,12 +12,13 @@ use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::ber;
-use crate::claims::{Assurance, Claims, SingleUse, Values, sha256};
+use crate::claims::{Assurance, Claims, Once, SingleUse, Values, sha256};
 use crate::json;
 
 /// The largest document with its signature, in bytes.
 const MAX_EVIDENCE: usize = 16 << 10;
-/// The time for which an instance's document is not accepted again, in milliseconds.
+/// The time for which an instance's document is not accepted again from one workload, in
+/// milliseconds.
 const WINDOW_MS: i64 = 60_000;
 
 const SIGNED_DATA: &str = "1.2.840.113549.1.7.2";
@@ -141,6 +142,7 @@ pub fn verify<'a>(
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse {
             id,
+            once: Once::ForEachWorkload,
             until_ms: now_ms.saturating_add(WINDOW_MS),
         }),
         ..Claims::of("aws_iid", Assurance::Vouched, false, values, payload)

@@ -134,6 +134,12 @@ impl Enrollment {
         // registered.
         let public_key = Ca::public_key_of(&request.csr)?;
         let workload = ca.registration(&id).await?;
+        // E8: also where the registration is from a time that took more.
+        let registration = &workload.registration;
+        let policy = registration.enrollment_policy();
+        if !registration.enrollment.is_empty() && !policy.identifies() {
+            return Err(sundew_core::Denial::NotFresh.into());
+        }
         // Before evidence is used up that is good once.
         let permit = ca.permit(&id, Shown::Fresh, &[]).await?;
         let presentation = Presentation {

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ring::digest;
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::kinds::oidc::OidcError;
+use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{
-    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Presented,
-    TrustItem, TrustKind, TrustMaterial, Voucher, appraise,
+    AppraisalError, Attested, Binding, BindingPurpose, Circumstances, Counter, Finding, Once,
+    Presented, SingleUse, TrustItem, TrustKind, TrustMaterial, Voucher, appraise,
 };
 use sundew_core::store::DocumentKind;
 use sundew_core::{TaskId, WorkloadRecord};
@@ -137,13 +139,9 @@ impl Evidence {
         }
         let mut consumed = BTreeSet::new();
         for item in appraised.single_use() {
-            if self
-                .ledger
-                .records
-                .store()
-                .consume(&item.id, item.until_ms)
-                .await?
-            {
+            let id = single_use_id(item, &workload.registration.spiffe_id);
+            let store = self.ledger.records.store();
+            if store.consume(&id, item.until_ms).await? {
                 consumed.insert(item.clone());
             }
         }
@@ -248,6 +246,21 @@ impl Evidence {
             self.material.publish_added(items, change);
         }
         Ok(self.material.snapshot())
+    }
+}
+
+/// The identity under which evidence is consumed that this workload shows.
+fn single_use_id(item: &SingleUse, workload: &SpiffeId) -> [u8; 32] {
+    match item.once {
+        Once::ForAll => item.id,
+        Once::ForEachWorkload => {
+            let mut context = digest::Context::new(&digest::SHA256);
+            context.update(&item.id);
+            context.update(workload.as_str().as_bytes());
+            let mut id = [0; 32];
+            id.copy_from_slice(context.finish().as_ref());
+            id
+        }
     }
 }
 

@@ -293,6 +293,24 @@ async fn register_accounts(world: &World, broker: &Broker) {
             json!({ "evidence": wanted("999999999999") }),
         )
         .await;
+    world
+        .register(
+            broker,
+            "/beside",
+            json!({ "evidence": wanted("123456789012") }),
+        )
+        .await;
+    let by_document = World::registration(
+        "/first",
+        json!({ "evidence": wanted("123456789012"), "enrollment": wanted("123456789012") }),
+    );
+    let refused = world.operator(broker).apply(&[by_document]).await;
+    assert!(
+        refused
+            .expect_err("whoever has seen the document")
+            .message()
+            .contains("identifies the claimant")
+    );
     let needs_fresh = World::registration(
         "/fresh",
         json!({ "evidence": wanted("123456789012"), "require_fresh_evidence": true }),
@@ -355,6 +373,10 @@ async fn ac_05_identity_documents_from_outside_are_good_once_in_their_window() {
     attempt(&caller, document("i-2"))
         .await
         .expect("another instance");
+    // E8: another workload of the instance has read the same document.
+    let beside = world.caller(&broker, "/beside");
+    attempt(&beside, document("i-1")).await.expect("for itself");
+    assert!(attempt(&beside, document("i-1")).await.is_err(), "once");
     let begun = broker
         .journal()
         .into_iter()

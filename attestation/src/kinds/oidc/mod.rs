@@ -9,7 +9,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::claims::{Assurance, Claims, SingleUse};
+use crate::claims::{Assurance, Claims, Once, SingleUse};
 use crate::jws::{self, JwsError, KeySet};
 use crate::spiffe::SpiffeId;
 use profile::claim_values;
@@ -148,6 +148,7 @@ pub fn verify(token: &[u8], issuer: &Issuer, now_ms: i64) -> Result<Claims, Oidc
         not_after_ms: Some(until_ms),
         single_use: Some(SingleUse {
             id: single_use_id(issuer, claims, signed.signing_input())?,
+            once: Once::ForAll,
             until_ms: until_ms.saturating_add(MAX_SKEW_S * 1000),
         }),
         ..Claims::of(

@@ -71,16 +71,11 @@ impl Problems<'_> {
         for problem in policy.problems(trust) {
             self.add("enrollment", problem.to_string());
         }
-        // P1: a manifest or a signature can be shown by anybody who has it.
-        let each_identifies = policy
-            .alternatives()
-            .unwrap_or_default()
-            .iter()
-            .all(|set| set.iter().any(|requirement| requirement.identifies()));
         self.require(
-            each_identifies,
+            policy.identifies(),
             "enrollment",
-            "each set needs a kind that identifies the claimant: not `manifest` or `cosign` alone",
+            "each set needs a kind that identifies the claimant: not `manifest`, `cosign` or \
+             `aws_iid` alone, which anybody can show who has seen them",
         );
     }
 
