@@ -9,7 +9,7 @@ use sundew_proto::v1::{ChallengeRequest, Evidence, EvidenceSet};
 use tonic::Status;
 
 use crate::call::{client, is_declined, is_transient, repeated};
-use crate::collect::{self, Collector, Context};
+use crate::collect::{self, AudiencePin, Collector, Context};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::identity::{Identity, IdentitySource};
@@ -33,6 +33,7 @@ struct Inner {
     identities: IdentitySource,
     connection: ArcSwap<Connection>,
     collectors: Vec<Arc<dyn Collector>>,
+    audience: AudiencePin,
 }
 
 impl std::fmt::Debug for Agent {
@@ -79,6 +80,9 @@ impl AgentBuilder {
             .map_err(|e| Error::Invalid(format!("SUNDEW_BROKER_ID: {e}")))?;
         let identities = IdentitySource::open(&self.settings).await?;
         let connection = open(&broker, broker_id.as_ref(), identities.current())?;
+        let expected = expected_broker(broker_id.as_ref(), &identities.current())?;
+        let domain = expected.trust_domain().as_str();
+        let audience = AudiencePin::new(&self.settings, &broker, domain);
         Ok(Agent {
             inner: Arc::new(Inner {
                 broker,
@@ -86,6 +90,7 @@ impl AgentBuilder {
                 identities,
                 connection: ArcSwap::from_pointee(connection),
                 collectors,
+                audience,
             }),
         })
     }
@@ -127,6 +132,14 @@ impl Agent {
                 identities,
                 connection: ArcSwap::from_pointee(connection),
                 collectors,
+                audience: AudiencePin::new(
+                    &Settings {
+                        oidc_audience: Some("broker".to_owned()),
+                        ..Settings::default()
+                    },
+                    "",
+                    "",
+                ),
             }),
         }
     }
@@ -277,6 +290,7 @@ impl Agent {
         let public_key = public_key_of(leaf).map_err(|e| Error::Identity(e.to_string()))?;
         let binding = Binding::new(purpose, nonce, &public_key, &exporter);
         let context = Context::new(&binding, audience, Some(&identity.key));
+        let context = context.pinned(&self.inner.audience);
         collect::first_whole_set(&self.inner.collectors, sets, &context).await
     }
 }

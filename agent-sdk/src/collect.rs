@@ -5,6 +5,7 @@
     reason = "what this machine can show is in its environment"
 )]
 
+mod audience;
 mod chosen;
 mod command;
 mod error;
@@ -25,6 +26,7 @@ use sundew_core::client::{Binding, hex};
 use crate::error::Error;
 use crate::identity::{self, Identity};
 use crate::settings::Settings;
+pub(crate) use audience::AudiencePin;
 pub use command::EvidenceCollector;
 pub use error::{CollectError, TpmError};
 pub use manifest::ManifestCollector;
@@ -38,8 +40,11 @@ pub use tsm::{TsmCollector, TsmKind};
 pub struct Context<'a> {
     /// The bytes that fresh evidence must be bound to.
     pub binding: &'a Binding,
-    /// The audience that tokens for this broker must have.
+    /// The audience that tokens for this broker must have. It is empty if the broker named one that
+    /// is neither set nor its own.
     pub audience: &'a str,
+    /// The audience that the broker named and gets no token for.
+    foreign: Option<&'a str>,
     key: Option<&'a PrivateKeyDer<'static>>,
 }
 
@@ -52,7 +57,28 @@ impl<'a> Context<'a> {
         Self {
             binding,
             audience,
+            foreign: None,
             key,
+        }
+    }
+
+    /// Lets the pin decide about the audience that a broker named.
+    pub(crate) fn pinned(mut self, pin: &'a AudiencePin) -> Self {
+        match pin.audience(self.audience) {
+            Some(audience) => self.audience = audience,
+            None => self.foreign = Some(std::mem::take(&mut self.audience)),
+        }
+        self
+    }
+
+    /// Returns the audience for a token that is asked for.
+    ///
+    /// # Errors
+    /// [`CollectError::Audience`] if the broker named one that is neither set nor its own.
+    pub fn token_audience(&self) -> Result<&str, CollectError> {
+        match self.foreign {
+            Some(foreign) => Err(CollectError::Audience(foreign.chars().take(256).collect())),
+            None => Ok(self.audience),
         }
     }
 
@@ -94,6 +120,31 @@ pub async fn collect(
     audience: &str,
     identity: Option<&Identity>,
 ) -> Result<Vec<u8>, Error> {
+    let binding = Binding::from_bytes(binding);
+    let key = identity.map(|identity| &identity.key);
+    collect_in(settings, kind, &Context::new(&binding, audience, key)).await
+}
+
+/// Collects one piece of evidence for a broker, bound to these 32 bytes. The broker is at `place`
+/// (`host:port`), is in this trust domain, and names the audience.
+pub async fn collect_for(
+    settings: &Settings,
+    kind: &str,
+    binding: [u8; 32],
+    audience: &str,
+    (place, trust_domain): (&str, &str),
+) -> Result<Vec<u8>, Error> {
+    let pin = AudiencePin::new(settings, place, trust_domain);
+    let binding = Binding::from_bytes(binding);
+    let context = Context::new(&binding, audience, None).pinned(&pin);
+    collect_in(settings, kind, &context).await
+}
+
+async fn collect_in(
+    settings: &Settings,
+    kind: &str,
+    context: &Context<'_>,
+) -> Result<Vec<u8>, Error> {
     let fail = |problem: String| Error::Evidence {
         kind: kind.to_owned(),
         problem,
@@ -103,13 +154,8 @@ pub async fn collect(
         .iter()
         .find(|c| c.kind() == kind)
         .ok_or_else(|| fail(format!("nothing here collects it{}", chosen::hint(kind))))?;
-    let binding = Binding::from_bytes(binding);
     collector
-        .collect(&Context::new(
-            &binding,
-            audience,
-            identity.map(|identity| &identity.key),
-        ))
+        .collect(context)
         .await
         .map_err(|problem| fail(problem.to_string()))
 }

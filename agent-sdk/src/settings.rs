@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// [`Settings::from_env`] reads `SUNDEW_BROKER`, `SUNDEW_BROKER_ID`, `SPIFFE_ENDPOINT_SOCKET`,
 /// `SUNDEW_SVID_ID`, `SUNDEW_SVID_HINT`, `SUNDEW_SVID_DIR`, and for evidence `SUNDEW_MANIFEST`, `SUNDEW_MODEL`,
 /// `SUNDEW_SYSTEM_PROMPT_FILE`, `SUNDEW_CODE`, `SUNDEW_OIDC_TOKEN_FILE`,
-/// `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`,
+/// `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_OIDC_AUDIENCE`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`,
 /// `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other kind
 /// `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as
 /// `SUNDEW_EVIDENCE_COMMAND_NITRO`.
@@ -46,6 +46,9 @@ pub struct Settings {
     pub oidc_token_file: Option<PathBuf>,
     /// A command that prints an OIDC token.
     pub oidc_token_command: Option<String>,
+    /// The audience that tokens for the broker have. If it is not set, the broker names it, and only
+    /// a name of the broker's host or trust domain is taken.
+    pub oidc_audience: Option<String>,
     /// A TPM with an attestation key: `DEVICE,HANDLE,PCR+PCR…`, such as
     /// `/dev/tpmrm0,0x81010002,0+4+7`.
     pub tpm2: Option<String>,
@@ -99,6 +102,7 @@ impl Settings {
             code: path("SUNDEW_CODE"),
             oidc_token_file: path("SUNDEW_OIDC_TOKEN_FILE"),
             oidc_token_command: text("SUNDEW_OIDC_TOKEN_COMMAND"),
+            oidc_audience: text("SUNDEW_OIDC_AUDIENCE"),
             tpm2: text("SUNDEW_TPM2"),
             tpm2_event_log: path("SUNDEW_TPM2_EVENT_LOG"),
             sev_snp_certificate: path("SUNDEW_SEV_SNP_CERTIFICATE"),

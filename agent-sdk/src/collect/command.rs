@@ -27,11 +27,20 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) async fn read(&self, context: &Context<'_>) -> Result<Vec<u8>, CollectError> {
+        self.read_again(context, 1).await
+    }
+
+    /// Reads the evidence, for the first time or again: `attempt` counts from 1.
+    pub(super) async fn read_again(
+        &self,
+        context: &Context<'_>,
+        attempt: u32,
+    ) -> Result<Vec<u8>, CollectError> {
         match self {
             Self::File(path) => tokio::fs::read(path)
                 .await
                 .map_err(CollectError::file(path)),
-            Self::Command(command) => run(command, context).await,
+            Self::Command(command) => run(command, context, attempt).await,
         }
     }
 }
@@ -69,12 +78,13 @@ impl Collector for EvidenceCollector {
 }
 
 /// Runs a command by the shell, and returns what it prints.
-async fn run(command: &str, context: &Context<'_>) -> Result<Vec<u8>, CollectError> {
+async fn run(command: &str, context: &Context<'_>, attempt: u32) -> Result<Vec<u8>, CollectError> {
     let mut shell = tokio::process::Command::new("/bin/sh");
     shell
         .arg("-c")
         .arg(command)
         .env("SUNDEW_AUDIENCE", context.audience)
+        .env("SUNDEW_ATTEMPT", attempt.to_string())
         .kill_on_drop(true);
     shell
         .env("SUNDEW_BINDING", hex(context.binding.as_bytes()))

@@ -8,6 +8,12 @@ use std::process::ExitStatus;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CollectError {
+    /// The broker asked for a token with this audience, which is neither set nor its own.
+    #[error(
+        "the broker asks for a token for `{0}`, which is no name of its own: if tokens for it have \
+         that audience, set SUNDEW_OIDC_AUDIENCE"
+    )]
+    Audience(String),
     /// The command that should print the evidence failed; `said` is the beginning of what it wrote
     /// to its standard error.
     #[error("the command failed: {status}{}{said}", if said.is_empty() { "" } else { ": " })]

@@ -73,7 +73,7 @@ async fn enroll(connect: &Connect, output: &Output, command: EnrollSvid) -> Resu
     let (key, csr) = generate_key_and_csr()?;
     let connection =
         enrollment_connection(&command.enrollment, &command.bundle, &command.trust_domain)?;
-    let request = match command.spiffe_id {
+    let request = match command.spiffe_id.clone() {
         None => EnrollRequest {
             join_token: read_credential("join token")?.trim().to_owned(),
             csr,
@@ -82,7 +82,7 @@ async fn enroll(connect: &Connect, output: &Output, command: EnrollSvid) -> Resu
         Some(spiffe_id) => EnrollRequest {
             csr,
             spiffe_id,
-            ..prove(connect, &connection, &key, command.evidence).await?
+            ..prove(connect, &connection, &key, &command).await?
         },
     };
     let answer = EnrollmentServiceClient::new(connection.channel())
@@ -93,14 +93,14 @@ async fn enroll(connect: &Connect, output: &Output, command: EnrollSvid) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Collects evidence of each of `kinds` for an enrollment, and returns a request that has the
+/// Collects evidence of each of the command's kinds for an enrollment, and returns a request that has the
 /// evidence and the nonce. The evidence is bound to the nonce, to the new key and to the connection
 /// (P2), so that nobody else can show it.
 async fn prove(
     connect: &Connect,
     connection: &AnonymousConnection,
     key: &KeyPair,
-    kinds: Vec<String>,
+    command: &EnrollSvid,
 ) -> Result<EnrollRequest> {
     let challenge = EnrollmentServiceClient::new(connection.channel())
         .enroll_challenge(EnrollChallengeRequest {})
@@ -115,16 +115,14 @@ async fn prove(
     );
     let settings = settings(connect);
     let mut evidence = Vec::new();
-    for kind in kinds {
-        let payload = sundew_sdk::collect(
-            &settings,
-            &kind,
-            *binding.as_bytes(),
-            &challenge.audience,
-            None,
-        )
-        .await?;
-        evidence.push(Evidence { kind, payload });
+    let broker = (command.enrollment.as_str(), command.trust_domain.as_str());
+    for kind in &command.evidence {
+        let (binding, audience) = (*binding.as_bytes(), &challenge.audience);
+        let payload = sundew_sdk::collect_for(&settings, kind, binding, audience, broker).await?;
+        evidence.push(Evidence {
+            kind: kind.clone(),
+            payload,
+        });
     }
     Ok(EnrollRequest {
         nonce: challenge.nonce,
