@@ -107,8 +107,12 @@ pub trait Collector: Send + Sync {
 
 /// Returns the collectors that these settings choose, with what the machine itself may show.
 pub(crate) fn from_settings(settings: &Settings) -> Result<Vec<Arc<dyn Collector>>, Error> {
-    let in_github = std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL").is_ok();
-    chosen::collectors(settings, in_github)
+    chosen::collectors(settings, in_github())
+}
+
+/// Whether this is a GitHub Actions job that may ask for OIDC tokens.
+fn in_github() -> bool {
+    std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL").is_ok()
 }
 
 /// Collects one piece of evidence away from any broker, bound to these 32 bytes. Kinds that the
@@ -138,6 +142,26 @@ pub async fn collect_for(
     let binding = Binding::from_bytes(binding);
     let context = Context::new(&binding, audience, None).pinned(&pin);
     collect_in(settings, kind, &context).await
+}
+
+/// Looks whether this machine can show one OIDC token after the other, as brokers want it: collects
+/// two for a broker that is at `place` (`host:port`), is in this trust domain, and names the audience.
+/// Returns in one line what to change if both are one token, and `None` if nothing collects any.
+///
+/// # Errors
+/// Returns why no token was collected.
+pub async fn examine_tokens(
+    settings: &Settings,
+    audience: &str,
+    (place, trust_domain): (&str, &str),
+) -> Result<Option<String>, CollectError> {
+    let Some(collector) = chosen::oidc(settings, in_github()) else {
+        return Ok(None);
+    };
+    let pin = AudiencePin::new(settings, place, trust_domain);
+    let binding = Binding::from_bytes([0; 32]);
+    let context = Context::new(&binding, audience, None).pinned(&pin);
+    collector.examine(&context).await
 }
 
 async fn collect_in(

@@ -82,7 +82,7 @@ fn manifest(settings: &Settings) -> Result<Option<ManifestCollector>, Error> {
     Ok(Some(manifest))
 }
 
-fn oidc(settings: &Settings, in_github: bool) -> Option<OidcCollector> {
+pub(super) fn oidc(settings: &Settings, in_github: bool) -> Option<OidcCollector> {
     match (&settings.oidc_token_file, &settings.oidc_token_command) {
         (Some(path), _) => Some(OidcCollector::file(path)),
         (None, Some(command)) => Some(OidcCollector::command(command)),

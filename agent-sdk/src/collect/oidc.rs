@@ -50,6 +50,16 @@ impl OidcCollector {
         }
     }
 
+    /// Collects a token twice. Returns in one line what to change if the second one is the first one.
+    pub(super) async fn examine(
+        &self,
+        context: &Context<'_>,
+    ) -> Result<Option<String>, CollectError> {
+        let first = self.token(context).await?;
+        let second = self.token(context).await?;
+        Ok((first == second).then(|| self.hint()))
+    }
+
     async fn token(&self, context: &Context<'_>) -> Result<Vec<u8>, CollectError> {
         if matches!(self.source, Source::Command(_)) {
             context.token_audience()?;
@@ -149,6 +159,10 @@ mod tests {
         std::fs::write(&path, "token\n").expect("written");
         let projected = OidcCollector::file(&path);
         assert_eq!(collected(&projected, 2).await, ["token", "token"]);
+        let binding = Binding::from_bytes([0; 32]);
+        let context = Context::new(&binding, "broker", None);
+        let hint = projected.examine(&context).await.expect("a token");
+        assert_eq!(hint, Some(projected.hint()));
         assert!(projected.hint().contains("SUNDEW_OIDC_TOKEN_COMMAND"));
         assert!(!projected.hint().contains('\n'));
     }

@@ -1,7 +1,9 @@
 //! The verifiers, one file or folder for each kind of evidence.
 //!
-//! A new kind needs a module here, a variant of [`crate::Requirement`] and a collector in the SDK.
+//! A new kind needs a module here with a line in [`about::KINDS`], a variant of
+//! [`crate::Requirement`] and a collector in the SDK.
 
+pub mod about;
 pub mod aws_iid;
 pub mod cosign;
 pub mod manifest;

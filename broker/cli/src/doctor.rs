@@ -125,7 +125,7 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
     checks.pass(format!("mutual TLS 1.3 with {expected}"));
 
     checks.begin("registration");
-    let channel = Connection::open(&broker, expected, identity)?.channel();
+    let channel = Connection::open(&broker, expected.clone(), identity)?.channel();
     let challenge = AgentServiceClient::new(channel.clone())
         .challenge(ChallengeRequest {})
         .await
@@ -152,7 +152,21 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
     checks.begin("evidence");
     check_evidence(&challenge, &sundew_sdk::kinds(&settings)?)?;
     checks.pass("everything wanted can be collected".to_owned());
+
+    if wants(&challenge, "oidc") {
+        checks.begin("tokens");
+        let trust_domain = expected.trust_domain().as_str().to_owned();
+        let place = (broker.as_str(), trust_domain.as_str());
+        let same = sundew_sdk::examine_tokens(&settings, &challenge.audience, place).await?;
+        checks.pass(same.unwrap_or_else(|| "each one that is asked for is a new one".to_owned()));
+    }
     Ok(())
+}
+
+/// Returns whether a kind of evidence is in one of the sets of which the broker wants one.
+fn wants(challenge: &ChallengeResponse, kind: &str) -> bool {
+    let mut sets = challenge.evidence_sets.iter();
+    sets.any(|set| set.kinds.iter().any(|wanted| wanted == kind))
 }
 
 /// Returns the roles of this SPIFFE ID, of those that look at something. That a broker cannot answer

@@ -1,7 +1,7 @@
 //! The part of the domain that clients share with the broker: the grammars, the binding, and the
 //! validation of X.509-SVIDs.
 
-pub use sundew_attestation::kinds::{manifest, process, sev_snp, tpm2};
+pub use sundew_attestation::kinds::{about, manifest, process, sev_snp, tpm2};
 pub use sundew_attestation::spiffe::{
     BundleSet, JwtBundle, ResponseError, SpiffeId, SvidChoice, SvidEntry, TrustBundle, TrustDomain,
     VerifiedSvid, WorkloadResponse, public_key_of, spiffe_id_of, thumbprint, validate_chain,

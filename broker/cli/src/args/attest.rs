@@ -62,6 +62,10 @@ pub(crate) enum AttestCommand {
     },
     /// Collect one piece of evidence, as the SDK would, and write it to a file.
     Collect(CollectEvidence),
+    /// Say what each kind of evidence proves, what it needs, and what its verifier was proven
+    /// against: evidence that a platform made (genuine), its structure under keys of ours (rebuilt),
+    /// or what only our own programs make.
+    Kinds,
     /// Make the broker trust the attestation key of this host's TPM, for what the TPM's maker says.
     /// Prints the claims to pin: `ek` and `key`.
     ///

@@ -1,6 +1,7 @@
 //! `sundew attest`: looking at evidence, collecting it, verifying it, and activating TPM keys.
 
 mod activate;
+mod kinds;
 mod render;
 mod verify;
 
@@ -28,6 +29,7 @@ pub(crate) async fn attest(
             explain(connect, output, spiffe_id, limit).await
         }
         AttestCommand::Collect(command) => collect(connect, output, command).await,
+        AttestCommand::Kinds => Ok(kinds::kinds(output)),
         AttestCommand::Activate(command) => activate::activate(connect, output, command).await,
         AttestCommand::Verify(command) => verify::verify(output, command),
     }
