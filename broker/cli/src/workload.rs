@@ -144,6 +144,7 @@ fn parse_registration(document: &str) -> Result<Value> {
 fn change_json(change: &WorkloadChange, dry_run: bool) -> Value {
     json!({
         "spiffe_id": change.spiffe_id, "action": change.action, "diff": change.diff,
+        "revocations": change.revocations,
         "version": change.version, "dry_run": dry_run,
     })
 }
@@ -156,6 +157,12 @@ fn change_lines(change: &WorkloadChange, dry_run: bool) -> Vec<String> {
     };
     let mut lines = vec![format!("{} {}{remark}", change.spiffe_id, change.action)];
     lines.extend(change.diff.iter().map(|line| format!("  {line}")));
+    lines.extend(
+        change
+            .revocations
+            .iter()
+            .map(|id| format!("  what it allows no more is dead ({id})")),
+    );
     lines
 }
 

@@ -23,7 +23,7 @@ use crate::journal;
 use crate::ledger::{Change, Dependents, Ledger};
 use crate::records::{Before, DocumentPlace};
 use crate::refusal::Refusal;
-use crate::response::Responses;
+use crate::response::{Plan, Responses};
 use crate::role::{Operator, Registrar};
 use crate::wire::{deletion, spiffe_id};
 
@@ -138,27 +138,44 @@ impl Registry {
     ) -> Result<v1::WorkloadChange, Refusal> {
         let id = registration.spiffe_id.clone();
         let version = version_of(&registration);
+        let change_name = format!("registration of {id}");
         let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
         // The version is compared by content, so a repeated request changes nothing.
         for _ in 0..REPLACE_ATTEMPTS {
             let before = self.ledger.before_change(place).await?;
-            let old = before.document.as_ref();
-            let old = old.and_then(|old| old.decode(WorkloadRecord::decode).ok());
+            let stored = before.document.as_ref();
+            let old = stored.and_then(|old| old.decode(WorkloadRecord::decode).ok());
             let diff = registration.diff_from(old.as_ref().map(|o| &o.registration));
             let action = match &old {
                 None => "created",
                 Some(old) if old.version == version => "unchanged",
                 Some(_) => "changed",
             };
-            let answer = v1::WorkloadChange {
+            let mut answer = v1::WorkloadChange {
                 spiffe_id: id.to_string(),
                 action: action.to_owned(),
                 diff,
                 version: version.clone(),
+                revocations: Vec::new(),
             };
             if dry_run {
                 return Ok(answer);
             }
+            // P4: what a narrower registration takes away ends what rests on it.
+            let plan = match (&old, stored) {
+                _ if action == "unchanged" => self.responses.left_of_plan(&change_name).await?,
+                (None, None) => Plan::default(),
+                (old, _) => {
+                    // What a registration allowed that cannot be read is not known.
+                    let selectors = old.as_ref().map_or_else(
+                        || vec![Selector::workload(id.clone())],
+                        |old| registration.narrowing_from(&old.registration),
+                    );
+                    let (actor, reason) = (operator.id().as_str(), "registration narrowed");
+                    let plan = self.responses.plan(&change_name, selectors, actor, reason);
+                    plan.await?
+                }
+            };
             let change = if action == "unchanged" {
                 Change::Keep
             } else {
@@ -176,11 +193,15 @@ impl Registry {
                 };
                 Change::Write(body.encode(), record)
             };
-            let put = self.ledger.put_document(place, &before, change, answer);
-            if let Some(answer) = put.await? {
-                self.no_longer_enough.forget(id.as_str());
-                return Ok(answer);
+            let put = self.ledger.put_document(place, &before, change, ());
+            if put.await?.is_none() {
+                self.responses.give_up(plan).await?;
+                continue;
             }
+            self.no_longer_enough.forget(id.as_str());
+            let rules = self.responses.carry_out(plan).await?;
+            answer.revocations = rules.into_iter().map(|(_, id)| id).collect();
+            return Ok(answer);
         }
         Err(Refusal::Conflict("registration"))
     }

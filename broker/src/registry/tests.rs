@@ -7,6 +7,8 @@ use sundew_core::store::DocumentKind;
 use sundew_proto::v1;
 
 use crate::refusal::Refusal;
+use crate::store::embedded::Refused;
+use crate::testing::documents::caught_up;
 use crate::testing::{DOMAIN, TestBroker, assert_refused};
 
 async fn apply(
@@ -325,4 +327,51 @@ async fn i2_a_registration_that_is_no_longer_enough_is_named_until_it_is_changed
     assert!(registry.problems_of_registrations().is_empty());
     registry.look_for_no_longer_enough().await.unwrap();
     assert!(registry.problems_of_registrations().is_empty());
+}
+
+/// E9: what the former registration allowed and the new one does not, and nothing else.
+#[tokio::test]
+async fn e9_narrowing_a_registration_ends_what_it_allows_no_more() {
+    let broker = TestBroker::start().await;
+    let (agent, by_git) = broker.agent_with_task().await;
+    let by_secret = broker.begin(agent.request(&["secret:app/db"]), &agent);
+    let by_secret = by_secret.await.unwrap();
+    let wider = json!({ "scopes": ["secret:app/*", "tool:*", "exec:git"] });
+    let changed = apply(&broker, &[document(&broker, wider)], false).await;
+    assert!(changed.unwrap()[0].revocations.is_empty());
+    let narrower = document(&broker, json!({ "scopes": ["secret:app/*"] }));
+    let dry = apply(&broker, std::slice::from_ref(&narrower), true).await;
+    assert!(dry.unwrap()[0].revocations.is_empty());
+    assert!(broker.is_active(&by_git.token, &agent).await);
+    let changed = apply(&broker, std::slice::from_ref(&narrower), false).await;
+    assert_eq!(changed.unwrap()[0].revocations.len(), 2);
+    assert!(!broker.is_active(&by_git.token, &agent).await);
+    assert!(broker.is_active(&by_secret.token, &agent).await);
+    // The evidence of the time before is not enough any more.
+    let mut other = broker.registration("/agent", json!({ "scopes": ["secret:app/*"] }));
+    other["evidence"][0]["claims"] = json!({ "model": ["m-2"] });
+    let changed = apply(&broker, &[other.to_string()], false).await;
+    assert_eq!(changed.unwrap()[0].revocations.len(), 1);
+    assert!(!broker.is_active(&by_secret.token, &agent).await);
+}
+
+/// L5: the broker died after it wrote the registration; the registrar repeats it at another one.
+#[tokio::test]
+async fn e9_a_retry_of_a_narrowing_that_broke_off_ends_what_it_allows_no_more() {
+    let one = TestBroker::start().await;
+    let (agent, begun) = one.agent_with_task().await;
+    let narrower = document(&one, json!({ "scopes": ["secret:app/*"] }));
+    *one.store.refuses.lock().unwrap() = Some(Refused::Entries);
+    let broken_off = apply(&one, std::slice::from_ref(&narrower), false).await;
+    assert!(broken_off.is_err());
+    one.die();
+    *one.store.refuses.lock().unwrap() = None;
+    let two = one.beside().await;
+    caught_up(&two).await;
+    let again = apply(&two, &[narrower], false).await.unwrap();
+    assert_eq!(
+        (again[0].action.as_str(), again[0].revocations.len()),
+        ("unchanged", 2)
+    );
+    assert!(!two.is_active(&begun.token, &agent).await);
 }

@@ -32,6 +32,7 @@ use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use action::Action;
 use backlog::Backlog;
+pub(crate) use plan::Plan;
 
 /// How often a preview and a watch send how far they are.
 const TELL_INTERVAL: Duration = Duration::from_millis(250);

@@ -14,6 +14,7 @@ use crate::liveness::RevocationLog;
 use crate::refusal::Refusal;
 
 /// The rules that follow one change, noted and not yet in force.
+#[derive(Default)]
 #[must_use]
 pub(crate) struct Plan(Vec<(Action, Vec<u8>)>);
 

@@ -3146,6 +3146,9 @@ pub struct WorkloadChange {
     pub diff: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
+    /// The revocations of what the former registration allowed and this one does not.
+    #[prost(string, repeated, tag = "5")]
+    pub revocations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListWorkloadsRequest {}

@@ -4,6 +4,7 @@
 //! that satisfies it, the workload gets nothing.
 
 mod diff;
+mod narrowing;
 mod problems;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,120 @@
+//! What a registration allowed before it was replaced and allows no more.
+
+use sundew_attestation::Narrowing;
+
+use super::Registration;
+use crate::audience::allows_audiences;
+use crate::selector::Selector;
+
+impl Registration {
+    /// Returns the selectors of everything that was issued under `former` and may be more than this
+    /// registration allows (P3, P4). Times and numbers are not among them: they count from the next
+    /// task or token on.
+    #[must_use]
+    pub fn narrowing_from(&self, former: &Self) -> Vec<Selector> {
+        let workload = || Selector::workload(self.spiffe_id.clone());
+        let ceiling = self.audience_ceiling();
+        let has_audiences = ceiling.is_empty()
+            || former
+                .audiences
+                .as_ref()
+                .is_some_and(|former| allows_audiences(ceiling, former));
+        let mut bindings = former.bindings.iter();
+        let has_bindings = bindings.all(|binding| self.bindings.contains(binding));
+        let evidence = self.policy().narrowing_from(&former.policy());
+        if !has_audiences || !has_bindings || evidence == Narrowing::Everything {
+            return vec![workload()];
+        }
+        let mut selectors = Vec::new();
+        if let Narrowing::Values(values) = evidence {
+            selectors.extend(values.into_iter().map(|claim| Selector {
+                claims: vec![claim],
+                ..workload()
+            }));
+        }
+        let lost = former
+            .scopes
+            .iter()
+            .filter(|scope| !self.scopes.covers(scope));
+        selectors.extend(lost.map(|scope| Selector {
+            scope: Some(scope.clone()),
+            ..workload()
+        }));
+        // Each rule costs something, and a registration may lose very many values at once.
+        if selectors.len() > MAX_SELECTORS {
+            return vec![workload()];
+        }
+        selectors
+    }
+}
+
+/// The largest number of selectors. Instead of more, everything of the workload is selected.
+const MAX_SELECTORS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn registration(changes: Value) -> Registration {
+        let mut document = json!({
+            "spiffe_id": "spiffe://a.test/agent",
+            "evidence": [{ "kind": "nitro", "claims": { "pcr0": ["aa", "bb"] } }],
+            "scopes": ["secret:app/*", "exec:git"],
+            "audiences": ["https://api.test/*"],
+            "bindings": ["certificate", "bearer"],
+            "owner": "tests",
+        });
+        if let (Some(document), Value::Object(changes)) = (document.as_object_mut(), changes) {
+            document.extend(changes);
+        }
+        serde_json::from_value(document).unwrap()
+    }
+
+    fn narrowing(changes: Value) -> Vec<Selector> {
+        registration(changes).narrowing_from(&registration(json!({})))
+    }
+
+    #[test]
+    fn e9_what_is_as_wide_as_before_takes_nothing_back() {
+        for changes in [
+            json!({}),
+            json!({ "scopes": ["secret:*", "exec:*"] }),
+            json!({ "audiences": ["https://api.test/*", "https://more.test"] }),
+            json!({ "max_token_ttl": "60s", "max_tasks": 1, "prove_every": "60s", "owner": "others" }),
+        ] {
+            assert_eq!(narrowing(changes.clone()), [], "{changes}");
+        }
+        let unbounded = registration(json!({ "audiences": null }));
+        assert_eq!(unbounded.narrowing_from(&registration(json!({}))), []);
+    }
+
+    #[test]
+    fn e9_scopes_and_values_that_are_left_out_are_taken_back_alone() {
+        let changes = json!({
+            "scopes": ["secret:app/db", "exec:git"],
+            "evidence": [{ "kind": "nitro", "claims": { "pcr0": ["aa"] } }],
+        });
+        let selectors = narrowing(changes);
+        let claims: Vec<_> = selectors.iter().map(|selector| &selector.claims).collect();
+        assert_eq!(claims, [&vec!["nitro.pcr0=bb".to_owned()], &Vec::new()]);
+        let scope = selectors[1].scope.as_ref().unwrap();
+        assert_eq!(scope.as_str(), "secret:app/*");
+    }
+
+    #[test]
+    fn e9_what_no_selector_tells_apart_takes_everything_of_the_workload_back() {
+        let former = registration(json!({}));
+        let everything = [Selector::workload(former.spiffe_id.clone())];
+        for changes in [
+            json!({ "bindings": ["certificate"] }),
+            json!({ "audiences": ["https://api.test/v1/*"] }),
+            json!({ "evidence": [{ "kind": "nitro", "claims": { "pcr0": ["aa", "bb"], "pcr8": ["cc"] } }] }),
+        ] {
+            assert_eq!(narrowing(changes.clone()), everything, "{changes}");
+        }
+        let unbounded = registration(json!({ "audiences": null }));
+        assert_eq!(former.narrowing_from(&unbounded), everything);
+    }
+}
