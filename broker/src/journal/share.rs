@@ -6,7 +6,7 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 25] = [
+const WITH_RESERVE: [&str; 26] = [
     "bounds_set",
     "ca_keys_dropped",
     "ca_keys_put_back",
@@ -28,6 +28,7 @@ const WITH_RESERVE: [&str; 25] = [
     "secret_written",
     "task_ended",
     "task_suspended",
+    "tpm_barred",
     "trust_added",
     "trust_removed",
     "workload_applied",

@@ -3,26 +3,19 @@
 use sundew_attestation::Narrowing;
 
 use super::Registration;
-use crate::audience::allows_audiences;
 use crate::selector::Selector;
 
 impl Registration {
     /// Returns the selectors of everything that was issued under `former` and may be more than this
-    /// registration allows (P3, P4). Times and numbers are not among them: they count from the next
-    /// task or token on.
+    /// registration allows (P3, P4). Times and numbers are not among them, which count from the next
+    /// task or token on, nor are audiences, which are looked at whenever a token is (L26).
     #[must_use]
     pub fn narrowing_from(&self, former: &Self) -> Vec<Selector> {
         let workload = || Selector::workload(self.spiffe_id.clone());
-        let ceiling = self.audience_ceiling();
-        let has_audiences = ceiling.is_empty()
-            || former
-                .audiences
-                .as_ref()
-                .is_some_and(|former| allows_audiences(ceiling, former));
         let mut bindings = former.bindings.iter();
         let has_bindings = bindings.all(|binding| self.bindings.contains(binding));
         let evidence = self.policy().narrowing_from(&former.policy());
-        if !has_audiences || !has_bindings || evidence == Narrowing::Everything {
+        if !has_bindings || evidence == Narrowing::Everything {
             return vec![workload()];
         }
         let mut selectors = Vec::new();
@@ -81,13 +74,11 @@ mod tests {
         for changes in [
             json!({}),
             json!({ "scopes": ["secret:*", "exec:*"] }),
-            json!({ "audiences": ["https://api.test/*", "https://more.test"] }),
+            json!({ "audiences": ["https://other.test"] }),
             json!({ "max_token_ttl": "60s", "max_tasks": 1, "prove_every": "60s", "owner": "others" }),
         ] {
             assert_eq!(narrowing(changes.clone()), [], "{changes}");
         }
-        let unbounded = registration(json!({ "audiences": null }));
-        assert_eq!(unbounded.narrowing_from(&registration(json!({}))), []);
     }
 
     #[test]
@@ -109,12 +100,9 @@ mod tests {
         let everything = [Selector::workload(former.spiffe_id.clone())];
         for changes in [
             json!({ "bindings": ["certificate"] }),
-            json!({ "audiences": ["https://api.test/v1/*"] }),
             json!({ "evidence": [{ "kind": "nitro", "claims": { "pcr0": ["aa", "bb"], "pcr8": ["cc"] } }] }),
         ] {
             assert_eq!(narrowing(changes.clone()), everything, "{changes}");
         }
-        let unbounded = registration(json!({ "audiences": null }));
-        assert_eq!(former.narrowing_from(&unbounded), everything);
     }
 }

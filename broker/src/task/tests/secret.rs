@@ -68,7 +68,7 @@ async fn a_secret_outside_of_the_task_or_of_the_registration_of_today_is_refused
     let narrower = json!({ "scopes": ["exec:git"] });
     broker.register("/agent", narrower).await;
     let narrowed = read(&broker, &agent, request(&begun, "app/db")).await;
-    assert_refused!(narrowed, Refusal::Denied(Denial::Scope));
+    assert_refused!(narrowed, Refusal::TaskDead(_));
     assert!(broker.journal("secret_read").is_empty());
 }
 
