@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::claims::Claims;
 use crate::constraint::{Constraint, Reference};
 use crate::requirement::Requirement;
-use crate::trust::{Loss, TrustMaterial};
+use crate::trust::{ITEM_CLAIMS, Loss, TrustMaterial};
 
 /// The largest number of alternatives of one policy; appraisal may try each of them.
 const MAX_ALTERNATIVES: usize = 16;
@@ -99,6 +100,31 @@ impl<'a> AppraisalPolicy<'a> {
         let alternatives = self.alternatives().unwrap_or_default();
         let mut sets = alternatives.iter();
         sets.all(|set| set.iter().any(|requirement| requirement.identifies()))
+    }
+
+    /// Returns those of the claims that a withdrawal can name, each written as
+    /// `<kind>.<claim>=<value>`: those that a trust item makes possible, and those that must be
+    /// reference values.
+    #[must_use]
+    pub fn withdrawable(&self, claims: &[Claims]) -> BTreeSet<String> {
+        let alternatives = self.alternatives().unwrap_or_default();
+        let requirements: Vec<_> = alternatives.into_iter().flatten().collect();
+        let is_reference = |kind: &str, name: &str| {
+            requirements.iter().any(|requirement| {
+                let constraint = requirement.claims().get(name);
+                requirement.kind() == kind && matches!(constraint, Some(Constraint::Reference(_)))
+            })
+        };
+        let mut found = BTreeSet::new();
+        for piece in claims {
+            for (name, values) in &piece.values {
+                let full = format!("{}.{name}", piece.kind);
+                if ITEM_CLAIMS.contains(&full.as_str()) || is_reference(piece.kind, name) {
+                    found.extend(values.iter().map(|value| format!("{full}={value}")));
+                }
+            }
+        }
+        found
     }
 
     /// Returns what rests on trust material that was lost: the claims, as

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
+use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{
     Cause, EntryId, Event, KnownTask, KnownToken, Liveness, LogEntry, Position, RootKey, TaskId,
 };
@@ -142,6 +143,20 @@ impl Ledger {
         let task = task.ok_or(Refusal::NodeGone)?;
         self.require_issuable(&task)?;
         Ok(task.deadline_ms)
+    }
+
+    /// E9: refuses an SVID of this identity that rests, since this time in milliseconds since the epoch,
+    /// on evidence that was taken back.
+    pub(crate) fn require_grounds(
+        &self,
+        id: &SpiffeId,
+        claims: &[String],
+        since_ms: i64,
+    ) -> Result<(), Refusal> {
+        if !claims.is_empty() && self.log.view()?.takes_grounds_back(id, claims, since_ms) {
+            return Err(Refusal::GroundsWithdrawn);
+        }
+        Ok(())
     }
 
     /// P4, P5, P7: returns a refusal unless the task is alive and not suspended at this moment.

@@ -136,7 +136,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Denied(_) => "policy",
         Refusal::EndingPending(_) => "ending_pending",
         Refusal::Engine(_) => "engine",
-        Refusal::GroundsTooOld => "grounds",
+        Refusal::GroundsTooOld | Refusal::GroundsWithdrawn => "grounds",
         Refusal::NodeGone => "node_gone",
         Refusal::TaskLimit => "task_limit",
         Refusal::Idempotency => "idempotency",

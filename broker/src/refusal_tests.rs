@@ -145,6 +145,7 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         (R::Unauthenticated, UNAUTHENTICATED),
         (R::Unregistered, NOT_PERMITTED),
         (R::GroundsTooOld, NOT_PERMITTED),
+        (R::GroundsWithdrawn, NOT_PERMITTED),
         (R::NodeGone, NOT_PERMITTED),
         (
             R::Unsupported(CAUSE),
@@ -200,6 +201,7 @@ fn number_of_variants() -> usize {
         | Refusal::Unauthenticated
         | Refusal::Unregistered
         | Refusal::GroundsTooOld
+        | Refusal::GroundsWithdrawn
         | Refusal::NodeGone
         | Refusal::TpmBarred
         | Refusal::Unsupported(_)

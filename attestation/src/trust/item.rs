@@ -18,6 +18,9 @@ const MAX_CERTIFICATES: usize = 16;
 /// The largest content of an item, in bytes.
 pub const MAX_CONTENT: usize = 512 << 10;
 
+/// The claims that a single item makes possible, as [`TrustItem::claim`] returns them.
+pub(crate) const ITEM_CLAIMS: [&str; 3] = ["aws_iid.region", "tdx.fmspc", "tpm2.key"];
+
 /// The reasons to reject a trust item. The texts are for the operator who adds it.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {

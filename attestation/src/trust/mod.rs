@@ -9,6 +9,7 @@ mod kind;
 mod loss;
 mod material;
 
+pub(crate) use item::ITEM_CLAIMS;
 pub use item::{MAX_CONTENT, TrustError, TrustItem};
 pub use kind::TrustKind;
 pub use loss::Loss;

@@ -175,6 +175,16 @@ impl Rules {
         })
     }
 
+    /// Returns whether some rule that names the attribute, and revokes, matches the subject whatever
+    /// the positions of both.
+    pub(crate) fn takes_back(&self, attribute: &Attribute, subject: &Subject<'_>) -> bool {
+        self.candidates(subject).any(|(_, rule)| {
+            rule.effect.revokes()
+                && rule.criteria.iter().any(|any| any.contains(attribute))
+                && rule.matches(subject)
+        })
+    }
+
     /// Makes every result that was remembered for an earlier generation worthless.
     pub(crate) fn advance_generation(&mut self) {
         self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);

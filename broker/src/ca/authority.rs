@@ -248,6 +248,10 @@ impl Ca {
         params.distinguished_name = name("Sundew workload");
         let unit = DnType::OrganizationalUnitName;
         params.distinguished_name.push(unit, permit.grounds.text());
+        if let Some(marks) = permit.grounds.marks_text() {
+            let organization = DnType::OrganizationName;
+            params.distinguished_name.push(organization, marks);
+        }
         params.subject_alt_names = vec![SanType::URI(permit.id.as_str().try_into()?)];
         for name in &permit.dns_names {
             let name = SanType::DnsName(name.as_ref().try_into()?);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::DnsName;
 use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
-use sundew_core::{KnownTask, TaskId, WorkloadRecord};
+use sundew_core::{KnownTask, TaskId, WorkloadRecord, svid_marks};
 
 use super::Ca;
 use crate::clock;
@@ -49,6 +49,11 @@ impl IdentityPermit {
             serial: None,
             ends_ms: i64::MAX,
         }
+    }
+
+    /// Lets the identity rest on evidence with these claims, which a withdrawal can name (E9).
+    pub(crate) fn rest_on<'a>(&mut self, claims: impl IntoIterator<Item = &'a str>) {
+        self.grounds.marks = svid_marks(claims);
     }
 
     /// The identity.
@@ -104,6 +109,9 @@ impl Ca {
     }
 
     fn require_not_forbidden(&self, permit: &IdentityPermit) -> Result<(), Refusal> {
+        let grounds = &permit.grounds;
+        self.ledger
+            .require_grounds(&permit.id, &grounds.claims(), grounds.since_ms)?;
         let view = self.ledger.log.view()?;
         let serial = permit.serial.as_deref();
         if view.forbids_identity(&permit.id, &permit.audience, serial, clock::now_ms()) {
@@ -114,5 +122,9 @@ impl Ca {
 }
 
 fn since(since_ms: i64, node: Option<TaskId>) -> Grounds {
-    Grounds { since_ms, node }
+    Grounds {
+        since_ms,
+        node,
+        marks: Vec::new(),
+    }
 }

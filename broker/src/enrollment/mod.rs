@@ -141,7 +141,7 @@ impl Enrollment {
             return Err(sundew_core::Denial::NotFresh.into());
         }
         // Before evidence is used up that is good once.
-        let permit = ca.permit(&id, Shown::Fresh, &[]).await?;
+        let mut permit = ca.permit(&id, Shown::Fresh, &[]).await?;
         let presentation = Presentation {
             workload: &workload,
             public_key: &public_key,
@@ -151,6 +151,10 @@ impl Enrollment {
             purpose: BindingPurpose::Enroll,
         };
         let attested = self.evidence.attest(presentation).await?;
+        let named = registration
+            .enrollment_policy()
+            .withdrawable(attested.claims());
+        permit.rest_on(named.iter().map(String::as_str));
         let grounds = format!("evidence: {}", attested_digests(&attested).join(" "));
         Ok(v1::EnrollResponse {
             svid: Some(self.issue(&permit, &request.csr, &grounds).await?),

@@ -389,3 +389,67 @@ async fn a_broker_without_a_ca_says_so() {
     let challenge = enrollment.enroll_challenge(&Channel::new([1; 32]));
     assert_eq!(challenge.err().unwrap().to_string(), refused);
 }
+
+/// E9: evidence that is trusted no more ends the SVID that it gave, and no other.
+#[tokio::test]
+async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
+    let (broker, enrollment) = enrolling().await;
+    let process = |claims: serde_json::Value| {
+        let nodes = [id("/node")];
+        json!({ "enrollment": [{ "kind": "process", "nodes": nodes, "claims": claims }] })
+    };
+    let approved = json!({ "exe_sha256": { "reference": "agents" } });
+    broker.register("/agent", process(approved)).await;
+    let items = &broker.rooms.trust_items;
+    let add = v1::AddTrustRequest {
+        kind: "reference".to_owned(),
+        name: "agents/aa".to_owned(),
+        content: Vec::new(),
+    };
+    let added = Arc::clone(items).add_trust(broker.operator(), add).await;
+    assert_eq!(added.unwrap().action, "created");
+    let ca = enrollment.own_ca().unwrap();
+    let workload = SpiffeId::parse(&id("/agent")).unwrap();
+    let given_for = async |claim: &str| {
+        let mut permit = ca.permit(&workload, Shown::Fresh, &[]).await.unwrap();
+        permit.rest_on([claim]);
+        let svid = enrollment.issue(&permit, &csr(), "evidence").await;
+        holder(&enrollment, svid.unwrap())
+    };
+    let peer = given_for("process.exe_sha256=aa").await;
+    let other = given_for("process.exe_sha256=bb").await;
+    let require = |peer: &Peer| {
+        let grounds = peer.grounds().unwrap();
+        let claims = grounds.claims();
+        assert!(!claims.is_empty());
+        broker
+            .ledger
+            .require_grounds(peer.id(), &claims, grounds.since_ms)
+    };
+    let renewed = holder(&enrollment, renew(&enrollment, &peer).await.unwrap());
+    require(&renewed).unwrap();
+
+    let remove = v1::RemoveTrustRequest {
+        kind: "reference".to_owned(),
+        name: "agents/aa".to_owned(),
+        reason: "withdrawn".to_owned(),
+    };
+    let removed = Arc::clone(items).remove_trust(broker.operator(), remove);
+    removed.await.unwrap();
+    for peer in [&peer, &renewed] {
+        assert_refused!(require(peer), Refusal::GroundsWithdrawn);
+        let again = renew(&enrollment, peer).await;
+        assert_refused!(again, Refusal::GroundsWithdrawn);
+    }
+    require(&other).unwrap();
+    assert!(renew(&enrollment, &other).await.is_ok());
+
+    // Whoever shows it anew later, once it is approved again, has an SVID of another time.
+    clock::testing::advance(std::time::Duration::from_secs(2));
+    let anew = given_for("process.exe_sha256=aa").await;
+    require(&anew).unwrap();
+    // A registration that takes less evidence for a first SVID ends all that were given for any.
+    let narrower = json!({ "exe_sha256": ["cc"] });
+    broker.register("/agent", process(narrower)).await;
+    assert_refused!(require(&other), Refusal::GroundsWithdrawn);
+}

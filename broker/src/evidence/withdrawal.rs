@@ -96,6 +96,13 @@ impl TrustItems {
             // what was lost.
             let (workload, claims) = match record {
                 Ok(WorkloadRecord { registration, .. }) => {
+                    let svids = registration.enrollment_policy().resting_on(losses);
+                    let skew_ms = self.ledger.log.agreement().bounds.max_clock_skew.as_ms();
+                    let now_ms = clock::now_ms().saturating_add(skew_ms);
+                    selectors.extend(svids.iter().flat_map(|claim| {
+                        let (id, claim) = (&registration.spiffe_id, claim.as_deref());
+                        Selector::svids_given_for(id, claim, now_ms)
+                    }));
                     let claims = registration.policy().resting_on(losses);
                     (registration.spiffe_id, claims)
                 }

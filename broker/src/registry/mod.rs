@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ring::digest;
 use sundew_attestation::json::{self, JsonError};
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
-use sundew_attestation::{TrustMaterial, hex};
+use sundew_attestation::{Narrowing, TrustMaterial, hex};
 use sundew_core::store::DocumentKind;
 use sundew_core::{Registration, Selector, WorkloadRecord};
 use sundew_proto::v1;
@@ -169,7 +169,7 @@ impl Registry {
                     // What a registration allowed that cannot be read is not known.
                     let selectors = old.as_ref().map_or_else(
                         || vec![Selector::workload(id.clone())],
-                        |old| registration.narrowing_from(&old.registration),
+                        |old| self.narrowing(&registration, &old.registration),
                     );
                     let (actor, reason) = (operator.id().as_str(), "registration narrowed");
                     let plan = self.responses.plan(&change_name, selectors, actor, reason);
@@ -204,6 +204,18 @@ impl Registry {
             return Ok(answer);
         }
         Err(Refusal::Conflict("registration"))
+    }
+
+    /// The selectors of what a registration takes back, SVIDs included.
+    fn narrowing(&self, new: &Registration, former: &Registration) -> Vec<Selector> {
+        let mut selectors = new.narrowing_from(former);
+        let policy = new.enrollment_policy();
+        if policy.narrowing_from(&former.enrollment_policy()) != Narrowing::Nothing {
+            let skew_ms = self.ledger.log.agreement().bounds.max_clock_skew.as_ms();
+            let now_ms = clock::now_ms().saturating_add(skew_ms);
+            selectors.extend(Selector::svids_given_for(&new.spiffe_id, None, now_ms));
+        }
+        selectors
     }
 
     /// Lists all registrations.

@@ -31,9 +31,9 @@ const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The messages to the caller, the last of which may be a status that says why the stream ended.
 pub(crate) type Answers = mpsc::Receiver<Result<v1::AttendResponse, Status>>;
 
-/// Whether a node's word has ended for good.
+/// Whether what an SVID rests on has ended for good.
 fn is_end(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::NodeGone)
+    matches!(refusal, Refusal::NodeGone | Refusal::GroundsWithdrawn)
         || matches!(refusal, Refusal::TaskDead(cause) if *cause != Cause::Suspended)
 }
 
@@ -72,6 +72,16 @@ impl Tasks {
             }
         });
         Ok(receiver)
+    }
+
+    /// Refuses an SVID whose grounds have ended.
+    async fn require_grounds(&self, peer: &Peer) -> Result<(), Refusal> {
+        let Some(grounds) = peer.grounds() else {
+            return Ok(());
+        };
+        self.ledger.require_node(grounds.node).await?;
+        self.ledger
+            .require_grounds(peer.id(), &grounds.claims(), grounds.since_ms)
     }
 
     /// Serves a stream until the task has ended, the caller is gone, or the caller is refused.
@@ -144,7 +154,7 @@ impl Tasks {
             // there (T81).
             peer.check(&self.trust, clock::now_ms())?;
             // An outage and a suspension end nothing here (L12).
-            if let Err(refusal) = self.ledger.require_node(peer.node()).await
+            if let Err(refusal) = self.require_grounds(peer).await
                 && is_end(&refusal)
             {
                 return Err(refusal);

@@ -3,6 +3,7 @@
 
 use sundew_attestation::Attested;
 
+use crate::peer::{Grounds, Peer};
 use crate::refusal::Refusal;
 
 /// Longest claims of one task, in bytes.
@@ -59,6 +60,14 @@ pub(super) fn claims(attested: &Attested) -> Result<Vec<String>, Refusal> {
     Ok(all)
 }
 
+/// The claims of a task that begins on this evidence with the SVID of this peer, which may rest on
+/// evidence of its own.
+pub(super) fn claims_of(attested: &Attested, peer: &Peer) -> Result<Vec<String>, Refusal> {
+    let mut all = claims(attested)?;
+    all.extend(peer.grounds().into_iter().flat_map(Grounds::claims));
+    Ok(all)
+}
+
 /// E7: refuses claims that are not those of the same workload. Claims about what surrounds it are not
 /// compared: the registration says, each time anew, which of them it takes.
 pub(super) fn require_same(before: &[String], now: &[String]) -> Result<(), Refusal> {
@@ -73,8 +82,11 @@ pub(super) fn require_same(before: &[String], now: &[String]) -> Result<(), Refu
     }
 }
 
-/// Whether a claim, written as `kind.name=value`, is about what surrounds the workload.
+/// Whether a claim, written as `kind.name=value`, is about the SVID that the task was begun with, or about what surrounds the workload.
 fn is_surrounding(claim: &str) -> bool {
+    if claim.starts_with("svid.") {
+        return true;
+    }
     let name = claim.split_once('=').map_or(claim, |(name, _)| name);
     let name = name.split_once('.').map_or(name, |(_, name)| name);
     let mut prefixes = SURROUNDING_PREFIXES.iter();

@@ -10,7 +10,7 @@ use sundew_core::{
 use sundew_proto::v1;
 
 use super::Tasks;
-use super::claims::claims;
+use super::claims::claims_of;
 use super::delegate::DelegationParent;
 use crate::clock;
 use crate::evidence::attested_digests;
@@ -161,7 +161,7 @@ impl Tasks {
             registration: workload.version.clone(),
             request: *request_digest,
             evidence: attested_digests(attested),
-            claims: claims(attested)?,
+            claims: claims_of(attested, peer)?,
             ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
             depth_left: permit.depth_left(),
         };

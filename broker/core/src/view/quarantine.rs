@@ -3,7 +3,7 @@
 use sundew_attestation::spiffe::SpiffeId;
 
 use super::View;
-use crate::selector::{Subject, audience_attributes, workload_attributes};
+use crate::selector::{Attribute, Subject, audience_attributes, workload_attributes};
 use crate::subject::{KnownTask, KnownToken, serial_attribute};
 
 impl View {
@@ -57,5 +57,31 @@ impl View {
             false => self.rules.is_quarantined(&subject),
         };
         is_quarantined || serial.is_some_and(|serial| self.rules.revokes_for(&serial, &subject))
+    }
+
+    /// Returns whether a rule takes back what an SVID of this identity rests on since `since_ms`, in
+    /// milliseconds since the epoch: evidence with one of these claims, as [`svid_claim`] writes them.
+    ///
+    /// [`svid_claim`]: crate::svid_claim
+    #[must_use]
+    pub fn takes_grounds_back(&self, id: &SpiffeId, claims: &[String], since_ms: i64) -> bool {
+        if claims.is_empty() || self.rules.is_empty() {
+            return false;
+        }
+        let mut identity = workload_attributes(id);
+        let claims = claims
+            .iter()
+            .map(|claim| Attribute::Claim(claim.as_str().into()));
+        let claims: Vec<_> = claims.collect();
+        identity.extend(claims.iter().cloned());
+        let subject = Subject {
+            position: self.applied,
+            issued_at_ms: since_ms,
+            task: &identity,
+            own: &[],
+        };
+        claims
+            .iter()
+            .any(|claim| self.rules.takes_back(claim, &subject))
     }
 }
