@@ -1,5 +1,5 @@
-//! The wire: messages, clients and servers generated from `sundew/v1/*.proto` and
-//! `spiffe/workload.proto`.
+//! The wire: messages, clients and servers generated from `sundew/v1/*.proto`,
+//! `spiffe/workload.proto` and `envoy/secret.proto`.
 //!
 //! Nothing here is written by hand but the redacting `Debug` of messages that carry credentials
 //! (P9). The proto files hold the documentation.
@@ -46,6 +46,12 @@ pub mod v1 {
 pub mod spiffe {
     include!("gen/_.rs");
     super::redacted!(Jwtsvid, ValidateJwtsvidRequest, X509svid);
+}
+
+/// Envoy's Secret Discovery Service.
+pub mod envoy {
+    include!("gen/envoy.service.secret.v3.rs");
+    super::redacted!(DataSource, DiscoveryResponse, data_source::Specifier);
 }
 
 /// The serialized `FileDescriptorSet` of all protos here.

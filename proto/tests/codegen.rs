@@ -8,13 +8,14 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "sundew/v1/access.proto",
     "sundew/v1/agent.proto",
     "sundew/v1/enrollment.proto",
     "sundew/v1/registry.proto",
     "sundew/v1/response.proto",
     "spiffe/workload.proto",
+    "envoy/secret.proto",
 ];
 
 fn generate(out: &Path) {
@@ -31,6 +32,8 @@ fn generate(out: &Path) {
             ".JWTSVID",
             ".ValidateJWTSVIDRequest",
             ".X509SVID",
+            ".envoy.service.secret.v3.DataSource",
+            ".envoy.service.secret.v3.DiscoveryResponse",
             ".sundew.v1.Evidence",
             ".sundew.v1.Token",
             ".sundew.v1.GetSecretResponse",

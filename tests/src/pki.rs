@@ -8,6 +8,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+pub use sundew_attestation::pem;
 
 /// The trust domain of all tests.
 pub const DOMAIN: &str = "test.example";
@@ -78,21 +79,6 @@ pub fn write_private(path: &Path, text: &str) {
         .expect("private file");
     file.write_all(text.as_bytes()).expect("private file");
     std::fs::rename(&fresh, path).expect("private file");
-}
-
-/// Returns DER as PEM (RFC 7468).
-pub fn pem(label: &str, der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<_> = text
-        .as_bytes()
-        .chunks(64)
-        .map(|c| String::from_utf8_lossy(c).into_owned())
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
 }
 
 /// Returns parameters of a correct leaf, which tests break.

@@ -340,7 +340,7 @@ fn has_certificate(parts: Vec<Part>) -> Result<Vec<Part>, BundleError> {
 
 /// Splits values in DER that stand one after the other. What follows a value that does not end is
 /// told as one part.
-pub(super) fn split_der(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], &'static str>> {
+pub fn split_der(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], &'static str>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;

@@ -8,7 +8,7 @@ mod jwt;
 mod svid;
 mod workload_api;
 
-pub use bundle::{BundleError, BundleSet, TrustBundle};
+pub use bundle::{BundleError, BundleSet, TrustBundle, split_der};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use jwt::{JwtBundle, JwtSvid, JwtSvidError};
 pub use svid::{SvidError, VerifiedSvid, public_key_of, spiffe_id_of, thumbprint, validate_chain};

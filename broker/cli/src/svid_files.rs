@@ -6,9 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
+use sundew_core::client::pem;
 
 /// Writes svid.pem, key.pem and bundle.pem into a folder, which is made if it is not there.
 ///
@@ -21,15 +20,15 @@ pub(crate) fn write_svid(
     bundle: &[CertificateDer<'_>],
 ) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let pem = |certificates: &[CertificateDer<'_>]| {
+    let all = |certificates: &[CertificateDer<'_>]| {
         certificates
             .iter()
-            .map(|c| pem_of("CERTIFICATE", c))
+            .map(|c| pem("CERTIFICATE", c))
             .collect::<String>()
     };
-    replace(&folder.join("key.pem"), &pem_of("PRIVATE KEY", key), 0o600)?;
-    replace(&folder.join("bundle.pem"), &pem(bundle), 0o644)?;
-    replace(&folder.join("svid.pem"), &pem(chain), 0o644)
+    replace(&folder.join("key.pem"), &pem("PRIVATE KEY", key), 0o600)?;
+    replace(&folder.join("bundle.pem"), &all(bundle), 0o644)?;
+    replace(&folder.join("svid.pem"), &all(chain), 0o644)
 }
 
 /// Replaces a file in one step: a reader sees the old content or the new, and never a part.
@@ -46,39 +45,13 @@ fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     fs::rename(&fresh, path).with_context(|| path.display().to_string())
 }
 
-/// Returns a structure in DER as PEM (RFC 7468).
-pub(crate) fn pem_of(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines: Vec<&str> = (0..text.len())
-        .step_by(64)
-        .filter_map(|at| text.get(at..text.len().min(at + 64)))
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use rustls::pki_types::CertificateDer;
 
-    use super::{pem_of, write_svid};
-
-    #[test]
-    fn pem_has_lines_of_64_characters() {
-        let lines = format!("{}\nAA==", "A".repeat(64));
-        assert_eq!(
-            pem_of("X", &[0; 49]),
-            format!("-----BEGIN X-----\n{lines}\n-----END X-----\n")
-        );
-        assert_eq!(
-            pem_of("X", b"a"),
-            "-----BEGIN X-----\nYQ==\n-----END X-----\n"
-        );
-    }
+    use super::write_svid;
 
     #[test]
     fn the_key_of_an_svid_is_for_its_owner_alone() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sundew_proto::envoy::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::access_service_server::AccessServiceServer;
 use sundew_proto::v1::agent_service_server::AgentServiceServer;
@@ -35,7 +36,7 @@ use super::operations::{self, CurrentHealth};
 use super::start_error::{StartError, during};
 use super::stopping::Stopping;
 use crate::enrollment::local_process;
-use crate::enrollment::workload_api::WorkloadApi;
+use crate::enrollment::workload_api::{WorkloadApi, secrets};
 use crate::enrollment::{Enrollment, OwnIdentities};
 use crate::peer::accept::accept;
 use crate::peer::{Clients, Connection};
@@ -220,11 +221,15 @@ impl Listeners {
         self.background
             .spawn(local_process::accept_within(limits, listener, connections));
         let identities = Arc::new(OwnIdentities(Arc::clone(enrollment)));
-        let service = SpiffeWorkloadApiServer::new(WorkloadApi::new(identities))
-            .max_decoding_message_size(WORKLOAD_API_MESSAGE);
+        let api = WorkloadApi::new(identities);
+        let secrets = SecretDiscoveryServiceServer::new(api.clone())
+            .max_decoding_message_size(secrets::MAX_REQUEST);
+        let service =
+            SpiffeWorkloadApiServer::new(api).max_decoding_message_size(WORKLOAD_API_MESSAGE);
         let served = Grpc::builder()
             .max_concurrent_streams(WORKLOAD_API_STREAMS)
             .add_service(service)
+            .add_service(secrets)
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping().asked());
         // Its streams of SVIDs and bundles never end by themselves (L18).
         let stopping = self.stopping();

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use prost::Message as _;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
+use sundew_proto::envoy::DiscoveryRequest;
+use sundew_proto::envoy::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use sundew_proto::spiffe::{JwtsvidRequest, X509svidRequest};
 use sundew_proto::v1::*;
@@ -15,6 +17,7 @@ use sundew_tests::pki::Svid;
 use sundew_tests::tpm::{Maker, Tpm};
 use sundew_tests::until;
 use sundew_tests::world::World;
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Status};
 
 use crate::activation::{answer, brought, challenge, open};
@@ -23,8 +26,11 @@ const AGENT: &str = "spiffe://own.example/agent";
 const NODE: &str = "spiffe://own.example/node";
 const AUDIENCE: &str = "https://api.example";
 
+/// The services on the Workload API's socket.
+const LOCAL: [&str; 2] = ["SecretDiscoveryService.", "SpiffeWorkloadAPI."];
+
 /// The methods that give authority to a workload.
-const GIVING: [&str; 12] = [
+const GIVING: [&str; 14] = [
     "AgentService.BeginTask",
     "AgentService.Delegate",
     "AgentService.GetSecret",
@@ -35,6 +41,8 @@ const GIVING: [&str; 12] = [
     "EnrollmentService.IssueEntry",
     "EnrollmentService.IssueEntryJwt",
     "EnrollmentService.Renew",
+    "SecretDiscoveryService.FetchSecrets",
+    "SecretDiscoveryService.StreamSecrets",
     "SpiffeWorkloadAPI.FetchJWTSVID",
     "SpiffeWorkloadAPI.FetchX509SVID",
 ];
@@ -223,9 +231,20 @@ impl Gate {
                 let mut node = self.node.enrollment();
                 node.issue_entry_jwt(request).await.map(drop)
             }
+            "SecretDiscoveryService.FetchSecrets" => {
+                let mut secrets = SecretDiscoveryServiceClient::new(self.workload_api().await);
+                secrets.fetch_secrets(default_svid()).await.map(drop)
+            }
+            "SecretDiscoveryService.StreamSecrets" => {
+                let mut secrets = SecretDiscoveryServiceClient::new(self.workload_api().await);
+                let asked = tokio_stream::once(default_svid()).chain(tokio_stream::pending());
+                let mut answers = secrets.stream_secrets(asked).await?;
+                answers.get_mut().message().await.map(drop)
+            }
             "SpiffeWorkloadAPI.FetchX509SVID" => {
                 let call = with_header(X509svidRequest {});
-                let mut svids = self.workload_api().await.fetch_x509svid(call).await?;
+                let mut api = SpiffeWorkloadApiClient::new(self.workload_api().await);
+                let mut svids = api.fetch_x509svid(call).await?;
                 svids.get_mut().message().await.map(drop)
             }
             "SpiffeWorkloadAPI.FetchJWTSVID" => {
@@ -233,22 +252,19 @@ impl Gate {
                     audience: vec![AUDIENCE.to_owned()],
                     ..JwtsvidRequest::default()
                 });
-                self.workload_api()
-                    .await
-                    .fetch_jwtsvid(call)
-                    .await
-                    .map(drop)
+                let mut api = SpiffeWorkloadApiClient::new(self.workload_api().await);
+                api.fetch_jwtsvid(call).await.map(drop)
             }
             other => panic!("{other} gives authority, and nobody asks for it here"),
         }
     }
 
-    async fn workload_api(&self) -> SpiffeWorkloadApiClient<tonic::transport::Channel> {
+    async fn workload_api(&self) -> tonic::transport::Channel {
         let socket = self.world.folder().join("api.sock");
         let endpoint =
             tonic::transport::Endpoint::from_shared(format!("unix:{}", socket.display()));
         let channel = endpoint.expect("uri").connect().await;
-        SpiffeWorkloadApiClient::new(channel.expect("connected"))
+        channel.expect("connected")
     }
 }
 
@@ -265,7 +281,7 @@ fn registrations() -> [Value; 2] {
     ]
 }
 
-async fn join_token(operator: &Caller, id: &str) -> String {
+pub(crate) async fn join_token(operator: &Caller, id: &str) -> String {
     let request = CreateJoinTokenRequest {
         spiffe_id: id.to_owned(),
         ttl_ms: 0,
@@ -274,7 +290,7 @@ async fn join_token(operator: &Caller, id: &str) -> String {
     made.expect("join token").into_inner().join_token
 }
 
-async fn enroll(caller: &Caller, join_token: &str) -> Result<Svid, Status> {
+pub(crate) async fn enroll(caller: &Caller, join_token: &str) -> Result<Svid, Status> {
     let (key, csr) = csr();
     let request = EnrollRequest {
         join_token: join_token.to_owned(),
@@ -287,6 +303,13 @@ async fn enroll(caller: &Caller, join_token: &str) -> Result<Svid, Status> {
         chain: chain.into_iter().map(Into::into).collect(),
         key: key.serialize_der(),
     })
+}
+
+fn default_svid() -> DiscoveryRequest {
+    DiscoveryRequest {
+        resource_names: vec!["default".to_owned()],
+        ..DiscoveryRequest::default()
+    }
 }
 
 fn with_header<T>(message: T) -> Request<T> {
@@ -329,14 +352,16 @@ async fn i1_every_method_that_gives_authority_refuses_under_a_quarantine() {
             Code::PermissionDenied,
             "{method}: {refused}"
         );
-        let (_, name) = method.split_once('.').expect("a method");
-        let reason = match method.starts_with("SpiffeWorkloadAPI.") {
+        // Both methods of secrets are served by one loop.
+        let (_, rpc) = method.split_once('.').expect("a method");
+        let rpc = rpc.replace("FetchSecrets", "StreamSecrets");
+        let reason = match LOCAL.iter().any(|service| method.starts_with(service)) {
             // What is quarantined is not among the identities that a process may have.
             true => "no registration matches the process",
             false => "quarantined",
         };
         until("the record", || async {
-            gate.broker.refusals(name).contains(&reason.to_owned())
+            gate.broker.refusals(&rpc).contains(&reason.to_owned())
         })
         .await;
     }

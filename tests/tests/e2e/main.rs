@@ -16,6 +16,7 @@ mod delegation;
 mod ending;
 mod engines;
 mod enrollment;
+mod envoy_secrets;
 mod evidence;
 mod gate;
 mod hardware;

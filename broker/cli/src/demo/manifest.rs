@@ -13,7 +13,6 @@ use sundew_core::client::manifest::{
 };
 
 use crate::example_agent::digest;
-use crate::svid_files::pem_of;
 
 /// The model that the agent says it runs with.
 pub(super) const MODEL: &str = "demo-model-1";
@@ -61,7 +60,7 @@ impl SignedManifest {
         spki.extend_from_slice(key.public_key().as_ref());
         Ok(Self {
             file,
-            public_key: pem_of("PUBLIC KEY", &spki),
+            public_key: sundew_core::client::pem("PUBLIC KEY", &spki),
         })
     }
 }

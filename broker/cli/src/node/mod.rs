@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use sundew_broker::enrollment::local_process;
-use sundew_broker::enrollment::workload_api::WorkloadApi;
+use sundew_broker::enrollment::workload_api::{WorkloadApi, secrets};
+use sundew_proto::envoy::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::node_service_server::NodeServiceServer;
 use sundew_sdk::Ttl;
@@ -41,10 +42,13 @@ pub(crate) async fn node(connect: &Connect, socket: PathBuf, ttl: Ttl) -> Result
     let listener = local_process::bind(&socket).with_context(|| socket.display().to_string())?;
     let (connections, incoming) = mpsc::channel(MAX_PENDING_CONNECTIONS);
     tokio::spawn(local_process::accept(listener, connections));
+    let api = WorkloadApi::new(Arc::clone(&node));
     let server = tonic::transport::Server::builder()
         .add_service(
-            SpiffeWorkloadApiServer::new(WorkloadApi::new(Arc::clone(&node)))
-                .max_decoding_message_size(MAX_MESSAGE),
+            SpiffeWorkloadApiServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            SecretDiscoveryServiceServer::new(api).max_decoding_message_size(secrets::MAX_REQUEST),
         )
         .add_service(NodeServiceServer::new(Service(node)).max_decoding_message_size(MAX_MESSAGE));
     let (mut terminate, mut interrupt) = (

@@ -21,6 +21,12 @@ pub(super) enum CallError {
     /// No registration gives the process an identity.
     #[error("no identity issued")]
     NoIdentity,
+    /// A request of the Secret Discovery Service has too many names.
+    #[error("resource_names: must be at most 64")]
+    NamesInvalid,
+    /// The process may have no secret of a name, or the resource is no secret.
+    #[error("no such secret for this process")]
+    NoSecret,
     /// The kernel did not say who is at the other end of the socket.
     #[error("no peer")]
     NoPeer,
@@ -42,6 +48,8 @@ impl From<CallError> for Status {
             CallError::AudienceInvalid
             | CallError::AudienceMissing
             | CallError::HeaderMissing
+            | CallError::NamesInvalid
+            | CallError::NoSecret
             | CallError::Svid(_) => Code::InvalidArgument,
             CallError::NoIdentity => Code::PermissionDenied,
             CallError::NoPeer => Code::Unavailable,

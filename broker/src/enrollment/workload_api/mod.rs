@@ -6,6 +6,7 @@
 
 mod call_error;
 mod jwt_svids;
+pub mod secrets;
 mod x509_svids;
 
 use std::collections::HashMap;
@@ -108,11 +109,13 @@ pub fn caller<T>(request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
     {
         return Err(CallError::HeaderMissing.into());
     }
-    request
-        .extensions()
-        .get::<Arc<LocalProcess>>()
-        .cloned()
-        .ok_or_else(|| CallError::NoPeer.into())
+    process_of(request)
+}
+
+/// Answers the process that calls.
+fn process_of<T>(request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
+    let process = request.extensions().get::<Arc<LocalProcess>>();
+    process.cloned().ok_or_else(|| CallError::NoPeer.into())
 }
 
 impl<I: Identities> WorkloadApi<I> {
@@ -132,10 +135,14 @@ impl<I: Identities> WorkloadApi<I> {
     /// may call too, and each call is looked at.
     fn admit<T>(&self, request: &Request<T>) -> Result<Arc<LocalProcess>, Status> {
         let process = caller(request)?;
-        match self.calls.check_key(&process.uid()) {
-            Ok(()) => Ok(process),
-            Err(_) => Err(CallError::RateLimit.into()),
-        }
+        self.count_call(&process)?;
+        Ok(process)
+    }
+
+    /// Refuses a call of a user that calls too often.
+    fn count_call(&self, process: &LocalProcess) -> Result<(), Status> {
+        let counted = self.calls.check_key(&process.uid());
+        counted.map_err(|_| CallError::RateLimit.into())
     }
 
     /// Answers the IDs of all identities that the process may have, at least one.
@@ -175,7 +182,8 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
         let (answers, receiver) = mpsc::channel(1);
         let service = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = service.serve_svids(process, answers.clone()).await {
+            let served = service.serve_svids("FetchX509SVID", process, answers.clone());
+            if let Err(status) = served.await {
                 let _ = answers.send(Err(status)).await;
             }
         });

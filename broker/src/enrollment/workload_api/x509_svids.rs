@@ -83,12 +83,13 @@ impl<I: Identities> WorkloadApi<I> {
     /// identities or bundles changed, until the process or its stream ends.
     pub(super) async fn serve_svids(
         self,
+        rpc: &'static str,
         process: Arc<LocalProcess>,
         answers: mpsc::Sender<Result<X509svidResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut svids, mut renew_at_ms, mut generation) = (Svids::new(), 0, 0);
         loop {
-            let ids = self.matching("FetchX509SVID", &process).await?;
+            let ids = self.matching(rpc, &process).await?;
             let bundles = self.identities.bundles();
             let trust = bundles.generation;
             let stale = clock::now_ms() >= renew_at_ms

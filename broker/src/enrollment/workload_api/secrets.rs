@@ -1,0 +1,397 @@
+//! Envoy's Secret Discovery Service, version 3, for the same processes and with the same SVIDs and
+//! bundles as the Workload API. Resources have the names that SPIRE's agent gives them, so that
+//! configurations for it hold here.
+//!
+//! | name                  | secret                                                        |
+//! | --------------------- | ------------------------------------------------------------- |
+//! | `default`             | the first X.509-SVID of the process, with its key             |
+//! | a SPIFFE ID           | that X.509-SVID, with its key                                 |
+//! | `ROOTCA`              | the bundle of the trust domain of the first X.509-SVID        |
+//! | `spiffe://<domain>`   | the bundle of that trust domain                               |
+//! | `ALL`                 | all bundles                                                   |
+//!
+//! Without names, everything is sent by SPIFFE ID. Bundles are for Envoy's SPIFFE validator (Envoy
+//! 1.18 and later), which takes a certificate by the bundle of its own trust domain only (P1). The
+//! header of the Workload API is not asked for: Envoy does not send it, and no browser or proxy can
+//! be made to speak gRPC over a Unix socket by who cannot open the socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use prost::Message as _;
+use prost_types::Any;
+use sundew_attestation::{pem, spiffe};
+use sundew_proto::envoy::data_source::Specifier;
+use sundew_proto::envoy::secret::Type;
+use sundew_proto::envoy::secret_discovery_service_server::SecretDiscoveryService;
+use sundew_proto::envoy::spiffe_cert_validator_config::TrustDomain;
+use sundew_proto::envoy::{
+    CertificateValidationContext, DataSource, DiscoveryRequest, DiscoveryResponse, Secret,
+    SpiffeCertValidatorConfig, TlsCertificate, TypedExtensionConfig,
+};
+use sundew_proto::spiffe::{X509svid, X509svidResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::call_error::CallError;
+use super::{Identities, WorkloadApi};
+use crate::enrollment::local_process::LocalProcess;
+
+/// The longest request, in bytes. Envoy names all its extensions in the first one.
+pub const MAX_REQUEST: usize = 256 << 10;
+
+/// Characters of the reason why a client does not take a secret that go into the log.
+const MAX_REASON: usize = 200;
+
+/// Most names of a request.
+const MAX_NAMES: usize = 64;
+
+const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+const VALIDATOR_CONFIG: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+const VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
+const DEFAULT_SVID: &str = "default";
+const DEFAULT_BUNDLE: &str = "ROOTCA";
+const ALL_BUNDLES: &str = "ALL";
+
+/// What a process may have at a moment.
+struct Held {
+    svids: Vec<X509svid>,
+    /// Concatenated DER of the roots, by trust domain as `spiffe://<name>`.
+    bundles: BTreeMap<String, Vec<u8>>,
+    /// The trust domain of the first SVID.
+    own: Option<String>,
+}
+
+impl Held {
+    fn new(answer: X509svidResponse) -> Self {
+        let mut bundles: BTreeMap<_, _> = answer.federated_bundles.into_iter().collect();
+        let mut own = None;
+        for svid in &answer.svids {
+            if let Ok(id) = spiffe::SpiffeId::parse(&svid.spiffe_id) {
+                let domain = id.trust_domain().id();
+                own.get_or_insert_with(|| domain.clone());
+                bundles.insert(domain, svid.bundle.clone());
+            }
+        }
+        Self {
+            svids: answer.svids,
+            bundles,
+            own,
+        }
+    }
+
+    /// The secrets of these names; all that there are, if there is no name.
+    fn secrets(&self, names: &BTreeSet<&str>) -> Result<Vec<Secret>, CallError> {
+        if names.is_empty() {
+            let svids = self
+                .svids
+                .iter()
+                .map(|svid| certificate(&svid.spiffe_id, svid));
+            let bundles = self.bundles.keys().map(|of| self.validation(of, &[of]));
+            return Ok(svids.chain(bundles).collect());
+        }
+        names.iter().map(|name| self.secret(name)).collect()
+    }
+
+    fn secret(&self, name: &str) -> Result<Secret, CallError> {
+        let svid = match name {
+            DEFAULT_SVID => self.svids.first(),
+            id => self.svids.iter().find(|svid| svid.spiffe_id == id),
+        };
+        if let Some(svid) = svid {
+            return Ok(certificate(name, svid));
+        }
+        match (name, &self.own) {
+            (DEFAULT_BUNDLE, Some(own)) => Ok(self.validation(name, &[own])),
+            (ALL_BUNDLES, _) => {
+                let all: Vec<_> = self.bundles.keys().collect();
+                Ok(self.validation(name, &all))
+            }
+            (domain, _) if self.bundles.contains_key(domain) => {
+                Ok(self.validation(name, &[&domain.to_owned()]))
+            }
+            _ => Err(CallError::NoSecret),
+        }
+    }
+
+    /// The rule by which Envoy takes certificates of these trust domains.
+    fn validation(&self, name: &str, domains: &[&String]) -> Secret {
+        let trust_domain = |id: &&String| {
+            let roots = self.bundles.get(*id)?;
+            Some(TrustDomain {
+                name: id.strip_prefix("spiffe://")?.to_owned(),
+                trust_bundle: Some(inline(certificates(roots))),
+            })
+        };
+        let config = SpiffeCertValidatorConfig {
+            trust_domains: domains.iter().filter_map(trust_domain).collect(),
+        };
+        let validator = TypedExtensionConfig {
+            name: VALIDATOR.to_owned(),
+            typed_config: Some(Any {
+                type_url: VALIDATOR_CONFIG.to_owned(),
+                value: config.encode_to_vec(),
+            }),
+        };
+        Secret {
+            name: name.to_owned(),
+            r#type: Some(Type::ValidationContext(CertificateValidationContext {
+                custom_validator_config: Some(validator),
+            })),
+        }
+    }
+}
+
+fn certificate(name: &str, svid: &X509svid) -> Secret {
+    Secret {
+        name: name.to_owned(),
+        r#type: Some(Type::TlsCertificate(TlsCertificate {
+            certificate_chain: Some(inline(certificates(&svid.x509_svid))),
+            private_key: Some(inline(pem("PRIVATE KEY", &svid.x509_svid_key))),
+        })),
+    }
+}
+
+/// Certificates in concatenated DER as PEM.
+fn certificates(concatenated: &[u8]) -> String {
+    spiffe::split_der(concatenated)
+        .flatten()
+        .map(|der| pem("CERTIFICATE", der))
+        .collect()
+}
+
+fn inline(text: String) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::InlineBytes(text.into_bytes())),
+    }
+}
+
+/// The names in a request; refuses a request for something else than secrets.
+fn names(request: &DiscoveryRequest) -> Result<BTreeSet<&str>, CallError> {
+    if !request.type_url.is_empty() && request.type_url != SECRET {
+        return Err(CallError::NoSecret);
+    }
+    if request.resource_names.len() > MAX_NAMES {
+        return Err(CallError::NamesInvalid);
+    }
+    let names = request.resource_names.iter().map(String::as_str);
+    Ok(names.filter(|name| !name.is_empty()).collect())
+}
+
+fn response(
+    held: &Held,
+    request: &DiscoveryRequest,
+    version: u64,
+) -> Result<DiscoveryResponse, CallError> {
+    let resource = |secret: Secret| Any {
+        type_url: SECRET.to_owned(),
+        value: secret.encode_to_vec(),
+    };
+    let secrets = held.secrets(&names(request)?)?;
+    Ok(DiscoveryResponse {
+        version_info: version.to_string(),
+        resources: secrets.into_iter().map(resource).collect(),
+        type_url: SECRET.to_owned(),
+        nonce: version.to_string(),
+    })
+}
+
+impl<I: Identities> WorkloadApi<I> {
+    /// What the process may have, now and whenever it changes.
+    fn held(&self, process: Arc<LocalProcess>) -> mpsc::Receiver<Result<X509svidResponse, Status>> {
+        let (answers, receiver) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let served = service.serve_svids("StreamSecrets", process, answers.clone());
+            if let Err(status) = served.await {
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        receiver
+    }
+
+    /// Answers the requests of one stream. A request that names the version that was sent last takes
+    /// it or does not; one with other names is answered at once.
+    async fn serve_secrets(
+        &self,
+        process: &Arc<LocalProcess>,
+        mut requests: Streaming<DiscoveryRequest>,
+        answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut changes = self.held(Arc::clone(process));
+        let (mut held, mut wanted, mut version) = (None, None::<DiscoveryRequest>, 0_u64);
+        loop {
+            tokio::select! {
+                changed = changes.recv() => match changed {
+                    Some(answer) => held = Some(Held::new(answer?)),
+                    None => return Ok(()),
+                },
+                request = requests.message() => {
+                    let Some(request) = request? else { return Ok(()) };
+                    self.count_call(process)?;
+                    if let Some(error) = &request.error_detail {
+                        let reason: String = error.message.chars().take(MAX_REASON).collect();
+                        tracing::debug!(uid = process.uid(), reason, "a secret is not taken");
+                    }
+                    let is_old = version > 0 && request.response_nonce != version.to_string();
+                    let is_same = wanted.as_ref()
+                        .is_some_and(|wanted| names(wanted).ok() == names(&request).ok());
+                    if is_old || is_same {
+                        continue;
+                    }
+                    wanted = Some(request);
+                },
+            }
+            if let (Some(held), Some(wanted)) = (&held, &wanted) {
+                version = version.saturating_add(1);
+                let answer = response(held, wanted, version)?;
+                if answers.send(Ok(answer)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<I: Identities> SecretDiscoveryService for WorkloadApi<I> {
+    type StreamSecretsStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let process = super::process_of(&request)?;
+        self.count_call(&process)?;
+        let (answers, receiver) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let requests = request.into_inner();
+            let served = service.serve_secrets(&process, requests, &answers).await;
+            if let Err(status) = served {
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        request: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        let process = super::process_of(&request)?;
+        self.count_call(&process)?;
+        let held = self.held(process).recv().await;
+        let held = Held::new(held.ok_or(CallError::NoIdentity)??);
+        Ok(Response::new(response(&held, request.get_ref(), 1)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "spiffe://own.example/agent";
+
+    /// Two values in DER, as certificates.
+    const DER: [u8; 6] = [0x30, 1, 1, 0x30, 1, 2];
+
+    fn held() -> Held {
+        let svid = |id: &str| X509svid {
+            spiffe_id: id.to_owned(),
+            x509_svid: DER.to_vec(),
+            x509_svid_key: vec![7],
+            bundle: DER[..3].to_vec(),
+            hint: String::new(),
+        };
+        Held::new(X509svidResponse {
+            svids: vec![svid(ID), svid("spiffe://own.example/other")],
+            crl: Vec::new(),
+            federated_bundles: [("spiffe://partner.example".to_owned(), DER.to_vec())].into(),
+        })
+    }
+
+    fn secrets(names: &[&str]) -> Result<Vec<Secret>, CallError> {
+        held().secrets(&names.iter().copied().collect())
+    }
+
+    /// The trust domains of a validation context, and how many roots each has.
+    fn domains(secret: &Secret) -> Vec<(String, usize)> {
+        let Some(Type::ValidationContext(context)) = &secret.r#type else {
+            panic!("{secret:?}")
+        };
+        let validator = context.custom_validator_config.as_ref().unwrap();
+        let config = validator.typed_config.as_ref().unwrap();
+        let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
+        let roots = |of: &TrustDomain| match &of.trust_bundle.as_ref().unwrap().specifier {
+            Some(Specifier::InlineBytes(pem)) => String::from_utf8_lossy(pem)
+                .matches("BEGIN CERTIFICATE")
+                .count(),
+            None => 0,
+        };
+        config
+            .trust_domains
+            .iter()
+            .map(|of| (of.name.clone(), roots(of)))
+            .collect()
+    }
+
+    #[test]
+    fn each_name_gives_the_secret_that_envoys_for_spire_know_by_it() {
+        let own = ("own.example".to_owned(), 1);
+        let partner = ("partner.example".to_owned(), 2);
+        for (name, expected) in [
+            ("ROOTCA", vec![own.clone()]),
+            ("spiffe://own.example", vec![own.clone()]),
+            ("spiffe://partner.example", vec![partner.clone()]),
+            ("ALL", vec![own, partner]),
+        ] {
+            let found = secrets(&[name]).unwrap();
+            assert_eq!((found.len(), found[0].name.as_str()), (1, name));
+            assert_eq!(domains(&found[0]), expected, "{name}");
+        }
+        for name in ["default", ID, "spiffe://own.example/other"] {
+            let found = secrets(&[name]).unwrap();
+            assert_eq!((found.len(), found[0].name.as_str()), (1, name));
+            let Some(Type::TlsCertificate(pair)) = &found[0].r#type else {
+                panic!("{name}")
+            };
+            assert!(pair.private_key.is_some() && pair.certificate_chain.is_some());
+        }
+        let all = secrets(&[]).unwrap();
+        assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn what_the_process_may_not_have_is_refused_and_spoils_the_rest() {
+        for name in [
+            "spiffe://own.example/third",
+            "spiffe://third.example",
+            "rootca",
+            "x",
+        ] {
+            assert!(secrets(&["default", name]).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_resources_and_too_many_names_are_refused() {
+        let request = |type_url: &str, count: usize| DiscoveryRequest {
+            type_url: type_url.to_owned(),
+            resource_names: (0..count).map(|n| n.to_string()).collect(),
+            ..DiscoveryRequest::default()
+        };
+        assert_eq!(names(&request(SECRET, MAX_NAMES)).unwrap().len(), MAX_NAMES);
+        assert!(names(&request("", 0)).unwrap().is_empty());
+        assert!(names(&request(SECRET, MAX_NAMES + 1)).is_err());
+        assert!(
+            names(&request(
+                "type.googleapis.com/envoy.config.listener.v3.Listener",
+                1
+            ))
+            .is_err()
+        );
+    }
+}
