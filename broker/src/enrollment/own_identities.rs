@@ -10,7 +10,7 @@ use sundew_proto::v1;
 
 use super::Enrollment;
 use super::local_process::LocalProcess;
-use super::workload_api::{Answer, Bundles, Candidate, Identities};
+use super::workload_api::{Answer, Bundles, Candidate, Identities, NoIdentity};
 use crate::ca::Shown;
 use crate::clock;
 use crate::evidence::node;
@@ -77,18 +77,18 @@ impl Identities for OwnIdentities {
         }
     }
 
-    fn refused(&self, rpc: &'static str, process: &LocalProcess) {
-        let reason = "no registration matches the process";
+    fn refused(&self, rpc: &'static str, process: &LocalProcess, why: NoIdentity) {
+        let reason = why.to_string();
         let kind = RefusalKind {
             event: "refused",
             rpc: Some(rpc),
             class: "process",
             caller: format!("uid {}", process.uid()),
         };
-        self.0.refusals.take(kind, reason, "", || {
+        self.0.refusals.take(kind, &reason, "", || {
             journal::record("refused")
                 .with("rpc", rpc)
-                .with("reason", reason)
+                .with("reason", &reason)
                 .with("uid", process.uid())
                 .with("gid", process.gid())
         });
@@ -97,8 +97,8 @@ impl Identities for OwnIdentities {
 
 impl Enrollment {
     /// Lists the identities that a node gives to its local processes; without a node, those that
-    /// this broker gives to the processes of its own machine. What a quarantine forbids is not among
-    /// them (I1).
+    /// this broker gives to the processes of its own machine. What a quarantine forbids is withheld
+    /// (I1).
     async fn served_by(&self, node: Option<&SpiffeId>) -> Result<Vec<Candidate>, Refusal> {
         let ca = self.own_ca()?;
         let mut candidates = Vec::new();
@@ -115,8 +115,13 @@ impl Enrollment {
             } = document.decode(WorkloadRecord::decode)?.registration;
             // I2: nodes of earlier versions do not look themselves whether a selector pins anything.
             local.retain(|selector| selector.node.as_ref() == node && selector.problem().is_none());
-            if id.trust_domain() == ca.trust_domain() && !local.is_empty() && !is_forbidden(&id) {
-                candidates.push(Candidate { id, local });
+            if id.trust_domain() == ca.trust_domain() && !local.is_empty() {
+                let is_withheld = is_forbidden(&id);
+                candidates.push(Candidate {
+                    id,
+                    local,
+                    is_withheld,
+                });
             }
         }
         Ok(candidates)
@@ -159,6 +164,7 @@ impl Enrollment {
     ) -> Result<v1::ListEntriesResponse, Refusal> {
         self.node(&peer, &request.task_id).await?;
         let entries = self.served_by(Some(peer.id())).await?;
+        let given = entries.into_iter().filter(|entry| !entry.is_withheld);
         let jwt = self.trust.current();
         let jwt_bundle = |bundle: &Arc<TrustBundle>| {
             Some((
@@ -175,7 +181,7 @@ impl Enrollment {
                 .collect(),
         };
         Ok(v1::ListEntriesResponse {
-            entries: entries.into_iter().map(entry).collect(),
+            entries: given.map(entry).collect(),
             jwt_bundles: jwt.bundles.iter().filter_map(jwt_bundle).collect(),
         })
     }

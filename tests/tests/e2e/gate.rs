@@ -356,8 +356,7 @@ async fn i1_every_method_that_gives_authority_refuses_under_a_quarantine() {
         let (_, rpc) = method.split_once('.').expect("a method");
         let rpc = rpc.replace("FetchSecrets", "StreamSecrets");
         let reason = match LOCAL.iter().any(|service| method.starts_with(service)) {
-            // What is quarantined is not among the identities that a process may have.
-            true => "no registration matches the process",
+            true => "a quarantine or a rule covers each registration that matches the process",
             false => "quarantined",
         };
         until("the record", || async {

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sundew_broker::enrollment::local_process::LocalProcess;
-use sundew_broker::enrollment::workload_api::{Answer, Bundles, Candidate, Identities, caller};
+use sundew_broker::enrollment::workload_api::{
+    Answer, Bundles, Candidate, Identities, NoIdentity, caller,
+};
 use sundew_core::client::{JwtBundle, SpiffeId};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -133,12 +135,12 @@ impl Identities for Node {
         }
     }
 
-    fn refused(&self, rpc: &'static str, process: &LocalProcess) {
+    fn refused(&self, rpc: &'static str, process: &LocalProcess, why: NoIdentity) {
         tracing::warn!(
             rpc,
             uid = process.uid(),
             gid = process.gid(),
-            "no entry matches a local process"
+            %why, "a local process gets no identity"
         );
     }
 }

@@ -109,6 +109,8 @@ async fn list_entries(agent: &Agent, task: &str) -> Result<Entries> {
         candidates.push(Candidate {
             id: SpiffeId::parse(&entry.spiffe_id)?,
             local,
+            // The broker lists what it gives.
+            is_withheld: false,
         });
     }
     let jwt = answer.jwt_bundles.into_iter();

@@ -46,6 +46,19 @@ pub struct Candidate {
     pub id: SpiffeId,
     /// The processes that may get it.
     pub local: Vec<LocalSelector>,
+    /// Whether nobody may get it now: a quarantine covers it, for example (I1).
+    pub is_withheld: bool,
+}
+
+/// Why a process gets no identity.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NoIdentity {
+    /// No registration says that the process has one.
+    #[error("no registration matches the process")]
+    Unmatched,
+    /// Each identity that the process has is withheld.
+    #[error("a quarantine or a rule covers each registration that matches the process")]
+    Withheld,
 }
 
 /// The bundles of one moment.
@@ -73,8 +86,8 @@ pub trait Identities: Send + Sync + 'static {
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String]) -> Answer<'a, String>;
     /// Answers the bundles of this moment.
     fn bundles(&self) -> Bundles;
-    /// Puts on the record that no identity was given to a process.
-    fn refused(&self, rpc: &'static str, process: &LocalProcess);
+    /// Puts on the record that no identity was given to a process, and why.
+    fn refused(&self, rpc: &'static str, process: &LocalProcess, why: NoIdentity);
 }
 
 /// The service, over one source of identities.
@@ -156,15 +169,19 @@ impl<I: Identities> WorkloadApi<I> {
             .iter()
             .any(|c| c.local.iter().any(|s| s.exe_sha256.is_some()));
         let facts = Arc::clone(process).facts(want_digest).await;
-        let matching = candidates
+        let (withheld, given): (Vec<_>, Vec<_>) = candidates
             .into_iter()
-            .filter(|c| c.local.iter().any(|s| process.matches(s, &facts)));
-        let ids: Vec<_> = matching.map(|c| c.id).collect();
-        if ids.is_empty() {
-            self.identities.refused(rpc, process);
+            .filter(|c| c.local.iter().any(|s| process.matches(s, &facts)))
+            .partition(|c| c.is_withheld);
+        if given.is_empty() {
+            let why = match withheld.is_empty() {
+                true => NoIdentity::Unmatched,
+                false => NoIdentity::Withheld,
+            };
+            self.identities.refused(rpc, process, why);
             return Err(CallError::NoIdentity.into());
         }
-        Ok(ids)
+        Ok(given.into_iter().map(|c| c.id).collect())
     }
 }
 
