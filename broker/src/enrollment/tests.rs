@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustDomain, validate_chain};
-use sundew_core::{TaskId, Ttl};
+use sundew_core::{Event, TaskId, Ttl};
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -443,6 +443,8 @@ async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
     }
     require(&other).unwrap();
     assert!(renew(&enrollment, &other).await.is_ok());
+    // As long as an SVID may live, the rule does.
+    assert!(svid_rules_of_a_year(&broker) >= 2);
 
     // Whoever shows it anew later, once it is approved again, has an SVID of another time.
     clock::testing::advance(std::time::Duration::from_secs(2));
@@ -452,4 +454,15 @@ async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
     let narrower = json!({ "exe_sha256": ["cc"] });
     broker.register("/agent", process(narrower)).await;
     assert_refused!(require(&other), Refusal::GroundsWithdrawn);
+}
+
+/// The number of rules about SVIDs that stand for as long as an SVID may live.
+fn svid_rules_of_a_year(broker: &TestBroker) -> usize {
+    let view = broker.ledger.log.view().unwrap();
+    let year_ms = 366 * 24 * 3_600_000;
+    let stands = view.active_rules().into_iter().filter(|(_, entry, _)| {
+        matches!(&entry.event, Event::Rule { selector, .. } if selector.is_about_svids())
+            && view.matters_until_ms(entry) >= clock::now_ms() + year_ms
+    });
+    stands.count()
 }

@@ -24,6 +24,7 @@ use sundew_core::{Effect, EntryId, Event, LogEntry, Position, Selector};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tonic::Status;
 
+use crate::clock;
 use crate::journal;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
@@ -36,6 +37,8 @@ pub(crate) use plan::Plan;
 
 /// How often a preview and a watch send how far they are.
 const TELL_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest life of an SVID of the embedded CA, in milliseconds: the longest `identity.svid_ttl`.
+const LONGEST_SVID_MS: i64 = 366 * 24 * 3_600_000;
 /// Most previews at a time: each is a walk over everything.
 const MAX_PREVIEWS: usize = 2;
 
@@ -83,7 +86,7 @@ impl Responses {
                 selector: Box::new(selector.clone()),
                 effect: Effect::Revoke,
             },
-            self.ledger.log.rule_stands_until_ms(),
+            self.stands_until_ms(&selector),
         )?;
         let action = Action::new(
             entry.id,
@@ -95,6 +98,17 @@ impl Responses {
         let id = name(&entry.id);
         self.put_in_force(entry, &selector, &action).await?;
         Ok(id)
+    }
+
+    /// Until when a revocation by this selector matters, in milliseconds since the epoch: as long as
+    /// what it kills, an SVID longer than a task.
+    fn stands_until_ms(&self, selector: &Selector) -> i64 {
+        let until_ms = self.ledger.log.rule_stands_until_ms();
+        if selector.is_about_svids() {
+            until_ms.max(clock::now_ms().saturating_add(LONGEST_SVID_MS))
+        } else {
+            until_ms
+        }
     }
 
     /// Puts the rule on the record and appends it, and notes the clean-up.

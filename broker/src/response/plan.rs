@@ -33,7 +33,7 @@ impl Responses {
                 selector: Box::new(selector.clone()),
                 effect: Effect::Revoke,
             };
-            let entry = RevocationLog::entry(event, self.ledger.log.rule_stands_until_ms())?;
+            let entry = RevocationLog::entry(event, self.stands_until_ms(&selector))?;
             let (actor, reason) = (actor.to_owned(), reason.to_owned());
             let mut action = Action::new(entry.id, selector, Effect::Revoke, actor, reason);
             action.planned_for = change.to_owned();
@@ -88,7 +88,7 @@ impl Responses {
             selector: Box::new(action.selector.clone()),
             effect: action.effect,
         };
-        let mut entry = RevocationLog::entry(event, self.ledger.log.rule_stands_until_ms())?;
+        let mut entry = RevocationLog::entry(event, self.stands_until_ms(&action.selector))?;
         entry.id = action.entry;
         self.put_in_force(entry, &action.selector, action)
             .await

@@ -9,6 +9,8 @@ use super::Selector;
 
 /// The most marks of one SVID.
 const MAX_MARKS: usize = 6;
+/// What stands before a mark in a claim.
+const CLAIM: &str = "svid.on=";
 /// The mark of evidence whatever it was.
 const EVIDENCE: &str = "evidence";
 /// The mark of an SVID that rests on more than it has room for.
@@ -35,7 +37,7 @@ pub fn svid_marks<'a>(claims: impl IntoIterator<Item = &'a str>) -> Vec<String> 
 /// Returns the claim by which rules find an SVID with this mark, and what was begun with it.
 #[must_use]
 pub fn svid_claim(mark: &str) -> String {
-    format!("svid.on={mark}")
+    format!("{CLAIM}{mark}")
 }
 
 /// Returns the first four bytes of the digest of a claim in hexadecimal.
@@ -45,6 +47,12 @@ fn mark(claim: &str) -> String {
 }
 
 impl Selector {
+    /// Returns whether the selector is about SVIDs, and what was begun with them, by their marks.
+    #[must_use]
+    pub fn is_about_svids(&self) -> bool {
+        self.claims.iter().any(|claim| claim.starts_with(CLAIM))
+    }
+
     /// Returns the selectors of the SVIDs of a workload that were given before a time, in milliseconds
     /// since the epoch, for evidence with this claim, or for any evidence.
     #[must_use]
