@@ -400,5 +400,7 @@ fn json_keys(bundle: JsonBundle) -> Result<(Vec<Part>, Option<JwtBundle>), Bundl
     Ok((roots, jwt))
 }
 
+mod document;
+
 #[cfg(test)]
 mod tests;

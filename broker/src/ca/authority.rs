@@ -25,6 +25,9 @@ use crate::refusal::Refusal;
 
 /// How far back a certificate's validity begins, for clocks that differ, in milliseconds.
 const BACKDATE_MS: i64 = 30_000;
+/// Longest time after which partners should fetch the bundle again, in seconds (SPIFFE Federation,
+/// section 4.1).
+const MAX_REFRESH_HINT_S: u64 = 300;
 /// How long the CA's own certificate lives, in milliseconds: ten years.
 const CA_LIFE_MS: i64 = 3650 * 24 * 3_600_000;
 
@@ -174,6 +177,20 @@ impl Ca {
         let jwt = JwtBundle::new(keys.trusted(now_ms).map(JwtAuthority::jwk).collect())?;
         let roots = roots.iter().map(AsRef::as_ref);
         Ok(TrustBundle::from_der(self.trust_domain.clone(), roots).with_jwt(Some(jwt)))
+    }
+
+    /// The trust bundle as partners fetch it (SPIFFE Federation, section 4). It has every key of the
+    /// documents, so that the same sequence number says the same at every broker and at every time:
+    /// one that is not trusted any more stays until it is taken out of the store.
+    pub(crate) fn published(&self) -> Result<Vec<u8>, CaError> {
+        let (roots, keys) = (self.roots.current(), self.jwt.current());
+        let jwt = JwtBundle::new(keys.iter().map(|(_, key)| key.jwk()).collect())?;
+        let ders = roots.iter().map(|(_, root)| root.certificate.as_ref());
+        let bundle = TrustBundle::from_der(self.trust_domain.clone(), ders).with_jwt(Some(jwt));
+        // A new key signs after the life of an SVID, and should be fetched several times before.
+        let ttl_s = self.ttl.to_std().as_secs();
+        let refresh_hint_s = (ttl_s / 5).clamp(30, MAX_REFRESH_HINT_S);
+        Ok(bundle.to_json(roots.version.saturating_add(keys.version), refresh_hint_s))
     }
 
     /// Issues a JWT-SVID.

@@ -1,4 +1,4 @@
-//! TLS 1.3 handshakes with X.509-SVIDs, without resumption.
+//! TLS handshakes with X.509-SVIDs, without resumption: TLS 1.3, but for the bundle endpoint.
 //!
 //! P1: no other place makes a [`Peer`]. T06: a resumed session would skip the check of the
 //! certificate, so sessions are not resumed.
@@ -42,6 +42,9 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 pub(crate) enum Clients {
     /// Anybody, without a certificate: the enrollment listener.
     Anonymous,
+    /// Anybody, over HTTP/1.1: the bundle endpoint, for clients that need not know TLS 1.3 (SPIFFE
+    /// Federation, section 5).
+    Http,
     /// Only callers with a valid X.509-SVID.
     WithSvid,
 }
@@ -123,7 +126,7 @@ pub(super) async fn handshake(
         .export_keying_material(&mut exporter, EXPORTER, None)
         .map_err(HandshakeError::Settings)?;
     let caller = match (clients, verified, session.peer_certificates()) {
-        (Clients::Anonymous, _, _) => {
+        (Clients::Anonymous | Clients::Http, _, _) => {
             Caller::Anonymous(Arc::new(Channel::new(exporter)), remote.ip())
         }
         (Clients::WithSvid, Some((svid, generation)), Some(chain)) => {
@@ -149,18 +152,24 @@ fn server_config(
     clients: Clients,
     verifier: &Arc<SvidVerifier>,
 ) -> Result<ServerConfig, TlsError> {
+    let (versions, protocol) = match clients {
+        Clients::Anonymous | Clients::WithSvid => (&[&rustls::version::TLS13][..], &b"h2"[..]),
+        Clients::Http => (rustls::DEFAULT_VERSIONS, &b"http/1.1"[..]),
+    };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?;
+        .with_protocol_versions(versions)?;
     let resolver = Arc::new(OwnCertificate(Arc::clone(trust)));
     let mut config = match clients {
         Clients::WithSvid => builder
             .with_client_cert_verifier(Arc::<SvidVerifier>::clone(verifier))
             .with_cert_resolver(resolver),
-        Clients::Anonymous => builder.with_no_client_auth().with_cert_resolver(resolver),
+        Clients::Anonymous | Clients::Http => {
+            builder.with_no_client_auth().with_cert_resolver(resolver)
+        }
     };
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)
 }
 

@@ -12,7 +12,7 @@ use super::gate::Gate;
 use super::journal_watch::watch_journal;
 use super::own_issue::OwnIssue;
 use super::sources::{
-    Federation, FileBundles, Partner, TrustFiles, WorkloadApiSource, watch_identity,
+    Federation, FileBundles, Partner, TrustFiles, WorkloadApiSource, watch_certificate,
 };
 use super::start_error::{StartError, during};
 use crate::journal::{SegmentRules, Upkeep};
@@ -83,11 +83,13 @@ fn start_identity(
     match &config.identity {
         Identity::Files { certificate, key } => {
             trust.set_identity(read_identity(certificate, key).map_err(during("identity"))?);
-            background.spawn(watch_identity(
+            let (own, files) = (Arc::clone(trust), (certificate.clone(), key.clone()));
+            background.spawn(watch_certificate(
                 Arc::clone(trust),
-                certificate.clone(),
-                key.clone(),
+                "own SVID",
+                files,
                 Arc::clone(look_now),
+                move |identity| own.set_identity(identity),
             ));
         }
         Identity::WorkloadApi { socket, choice } => {

@@ -27,19 +27,23 @@ use tower::layer::util::{Identity, Stack};
 
 use super::allowed_hosts::AllowedHosts;
 use super::broker::{Broker, Ground};
-use super::config::{Config, LocalLimits};
+use super::bundle_endpoint;
+use super::config::{BundleEndpoint, Config, LocalLimits};
 use super::gate::Gate;
 use super::grpc::{AnonymousEnrollment, Services};
 use super::handshake_recorder::HandshakeRecorder;
 use super::open_calls::OpenCalls;
 use super::operations::{self, CurrentHealth};
+use super::sources::watch_certificate;
 use super::start_error::{StartError, during};
 use super::stopping::Stopping;
+use crate::ca::Ca;
 use crate::enrollment::local_process;
 use crate::enrollment::workload_api::{WorkloadApi, secrets};
 use crate::enrollment::{Enrollment, OwnIdentities};
 use crate::peer::accept::accept;
-use crate::peer::{Clients, Connection};
+use crate::peer::files::read_identity;
+use crate::peer::{Clients, Connection, Trust};
 
 /// Longest time for open calls to end at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,6 +70,9 @@ pub(super) struct Addresses {
     pub(super) operations: SocketAddr,
     pub(super) workloads: SocketAddr,
 }
+
+/// The connections of a listener whose handshake has ended, and its address.
+type Accepted = (mpsc::Receiver<std::io::Result<Connection>>, SocketAddr);
 
 /// The listeners that serve, what runs beside them, and the way to stop both.
 pub(super) struct Listeners {
@@ -173,6 +180,10 @@ impl Listeners {
                 );
             self.spawn_listener("enrollment", served);
         }
+        if let (Some(endpoint), Some(ca)) = (&config.bundle_endpoint, &ground.ca) {
+            self.serve_bundle(endpoint, ca, config, (ground, gate))
+                .await?;
+        }
         if let Some(path) = &config.listen.workload_api {
             self.serve_workload_api(path, config.local_connections, &broker.enrollment)?;
         }
@@ -183,14 +194,63 @@ impl Listeners {
         })
     }
 
+    /// Serves the bundle of the embedded CA to partners.
+    async fn serve_bundle(
+        &mut self,
+        endpoint: &BundleEndpoint,
+        ca: &Arc<Ca>,
+        config: &Config,
+        (ground, gate): (&Ground, &Arc<Gate>),
+    ) -> Result<(), StartError> {
+        let mut shown = Arc::clone(&ground.trust);
+        if let Some(files) = &endpoint.certificate {
+            let first = read_identity(&files.0, &files.1).map_err(during("bundle_endpoint"))?;
+            // Nobody is let in by it: it holds the certificate alone.
+            shown = Arc::default();
+            shown.set_identity(first);
+            let web = Arc::clone(&shown);
+            self.background.spawn(watch_certificate(
+                Arc::clone(&ground.trust),
+                "certificate of the bundle endpoint",
+                files.clone(),
+                Arc::default(),
+                move |next| web.set_identity(next),
+            ));
+        }
+        let callers = (&shown, Clients::Http);
+        let (connections, address) = self
+            .accept_as(endpoint.listen, callers, config, (ground, gate))
+            .await?;
+        let incoming = bundle_endpoint::Incoming {
+            address,
+            connections,
+        };
+        let stopped = self.stopping().asked();
+        let served = bundle_endpoint::serve(incoming, Arc::clone(ca), stopped);
+        self.spawn_listener("bundle endpoint", served);
+        Ok(())
+    }
+
     /// Binds a TLS listener, and accepts on it for as long as the broker runs.
     async fn accept(
         &mut self,
         address: SocketAddr,
         clients: Clients,
         config: &Config,
+        of: (&Ground, &Arc<Gate>),
+    ) -> Result<Accepted, StartError> {
+        let callers = (&of.0.trust, clients);
+        self.accept_as(address, callers, config, of).await
+    }
+
+    /// Accepts like [`accept`](Self::accept), with the certificate that `trust` holds.
+    async fn accept_as(
+        &mut self,
+        address: SocketAddr,
+        (trust, clients): (&Arc<Trust>, Clients),
+        config: &Config,
         (ground, gate): (&Ground, &Arc<Gate>),
-    ) -> Result<(mpsc::Receiver<std::io::Result<Connection>>, SocketAddr), StartError> {
+    ) -> Result<Accepted, StartError> {
         let (listener, address) = bind(address).await?;
         let (connections, incoming) = mpsc::channel(64);
         let observer = HandshakeRecorder {
@@ -199,7 +259,7 @@ impl Listeners {
         };
         self.background.spawn(accept(
             listener,
-            Arc::clone(&ground.trust),
+            Arc::clone(trust),
             clients,
             config.connections,
             Arc::new(observer),

@@ -6,6 +6,7 @@
 mod allowed_hosts;
 mod background;
 mod broker;
+mod bundle_endpoint;
 pub mod config;
 mod detached;
 mod gate;

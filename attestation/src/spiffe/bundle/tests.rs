@@ -1,5 +1,6 @@
 //! Bundles of which a part cannot be used.
 
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::json;
 
@@ -142,6 +143,47 @@ fn a_document_of_what_is_no_certificate_is_no_bundle_and_one_of_unusable_ones_is
         let bundle = TrustBundle::parse(domain(), document.as_bytes()).unwrap();
         assert!(bundle.is_empty());
     }
+}
+
+#[test]
+fn a_bundle_is_read_as_it_was_written_with_each_kind_of_key() {
+    let keys = [
+        KeyPair::generate().unwrap(),
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap(),
+        KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap(),
+    ];
+    let roots = keys.map(|key| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.self_signed(&key).unwrap().der().to_vec()
+    });
+    let x = URL_SAFE_NO_PAD.encode([7; 32]);
+    let jwt = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x });
+    let bundle = TrustBundle::from_der(domain(), roots.iter().map(Vec::as_slice))
+        .with_jwt(Some(JwtBundle::new(vec![jwt]).unwrap()));
+    let document = bundle.to_json(9, 60);
+    let read = TrustBundle::parse_json(domain(), &document).unwrap();
+    assert_eq!(ders(&read), roots);
+    assert_eq!(
+        (read.sequence(), read.refresh_hint_s()),
+        (Some(9), Some(60))
+    );
+    assert_eq!(read.left_out().count(), 0);
+    assert!(read.jwt().is_some_and(|jwt| !jwt.is_empty()));
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    let kinds = document["keys"].as_array().unwrap().iter().map(|key| {
+        let text = |name: &str| key[name].as_str().unwrap().to_owned();
+        (text("kty"), text("crv"), text("use"))
+    });
+    let expected = [
+        ("EC", "P-256", "x509-svid"),
+        ("EC", "P-384", "x509-svid"),
+        ("OKP", "Ed25519", "x509-svid"),
+        ("OKP", "Ed25519", "jwt-svid"),
+    ];
+    let expected =
+        expected.map(|(kty, crv, used)| (kty.to_owned(), crv.to_owned(), used.to_owned()));
+    assert!(kinds.eq(expected));
 }
 
 #[test]

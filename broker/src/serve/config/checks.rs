@@ -10,9 +10,12 @@ use sundew_core::{SharedBounds, Ttl};
 
 use super::super::allowed_hosts::is_host;
 use super::file::{
-    FileFederation, FileIdentity, FileJournal, FileLimits, FileOperator, FileProfile, FileTrust,
+    FileBundleEndpoint, FileFederation, FileIdentity, FileJournal, FileLimits, FileOperator,
+    FileProfile, FileTrust,
 };
-use super::{FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig, Profile, Role};
+use super::{
+    BundleEndpoint, FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig, Profile, Role,
+};
 
 /// Checks limits, and the bounds that all brokers share.
 pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Vec<String>) {
@@ -239,6 +242,25 @@ pub(super) fn bundles(
         }
     }
     bundles
+}
+
+/// The endpoint where partners fetch the bundle of the embedded CA.
+pub(super) fn bundle_endpoint(
+    file: Option<FileBundleEndpoint>,
+    identity: Option<&Identity>,
+    errors: &mut Vec<String>,
+) -> Option<BundleEndpoint> {
+    let file = file?;
+    if identity.is_some_and(|identity| !matches!(identity, Identity::EmbeddedCa { .. })) {
+        errors.push("bundle_endpoint: needs identity.source = \"embedded_ca\"".to_owned());
+    }
+    if file.certificate.is_some() != file.key.is_some() {
+        errors.push("bundle_endpoint: certificate and key need each other".to_owned());
+    }
+    Some(BundleEndpoint {
+        listen: file.listen,
+        certificate: file.certificate.zip(file.key),
+    })
 }
 
 /// The partners whose bundles are fetched. Nobody but the files and the own CA speaks for a trust

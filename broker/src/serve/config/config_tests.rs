@@ -151,3 +151,50 @@ fn i8_a_reload_takes_operators_and_trust_and_names_every_other_section() {
         "identity, revocation and limits.max_task_ttl"
     );
 }
+
+#[test]
+fn partners_are_configured_with_what_their_profile_needs() {
+    let own = "source = \"embedded_ca\"\ntrust_domain = \"a\"";
+    let parse = |domain: &str, more: &str| {
+        let partner = format!("[[federation]]\ntrust_domain = \"{domain}\"\n{more}\n");
+        let trust = "[[trust]]\ntrust_domain = \"file\"\nbundle = \"f\"\n";
+        with(own, &format!("{partner}{trust}")).map(|config| config.federation)
+    };
+    let web = "url = \"https://p/x\"\nprofile = \"https_web\"";
+    let spiffe = "url = \"https://p:1/x\"\nprofile = \"https_spiffe\"";
+    let taken = [
+        ("p", web.to_owned()),
+        ("p", format!("{web}\nca_file = \"c\"")),
+        (
+            "p",
+            format!("{spiffe}\nspiffe_id = \"spiffe://p/s\"\nbundle = \"b\""),
+        ),
+        ("p", format!("{spiffe}\nspiffe_id = \"spiffe://file/s\"")),
+    ];
+    for (domain, text) in taken {
+        assert_eq!(parse(domain, &text).unwrap().len(), 1, "{text}");
+    }
+    let refused = [
+        // Nobody but the CA and the file speaks for a trust domain that is theirs.
+        ("a", web.to_owned()),
+        ("file", web.to_owned()),
+        ("p", "url = \"https://p/x\"".to_owned()),
+        ("p", web.replace("https://p", "http://p")),
+        ("p", web.replace("https://p", "https://u:p@p")),
+        ("p", format!("{web}\nbundle = \"b\"")),
+        ("p", spiffe.to_owned()),
+        ("p", format!("{spiffe}\nspiffe_id = \"spiffe://p/s\"")),
+        (
+            "p",
+            format!("{spiffe}\nspiffe_id = \"spiffe://q/s\"\nbundle = \"b\""),
+        ),
+        (
+            "p",
+            format!("{spiffe}\nspiffe_id = \"spiffe://q/s\"\nca_file = \"c\""),
+        ),
+    ];
+    for (domain, text) in refused {
+        let errors = parse(domain, &text).unwrap_err().to_string();
+        assert!(errors.starts_with("federation"), "{text}: {errors}");
+    }
+}

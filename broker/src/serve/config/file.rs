@@ -32,6 +32,7 @@ pub(super) struct File {
     pub(super) store: Option<FileStore>,
     pub(super) trust: Vec<FileTrust>,
     pub(super) federation: Vec<FileFederation>,
+    pub(super) bundle_endpoint: Option<FileBundleEndpoint>,
 }
 
 impl File {
@@ -50,6 +51,7 @@ impl File {
             listen: sections.need("listen"),
             identity: sections.need("identity"),
             trust: sections.take("trust").unwrap_or_default(),
+            bundle_endpoint: sections.take("bundle_endpoint"),
             federation: sections.take("federation").unwrap_or_default(),
             store: sections.need("store"),
             keys: sections.need("keys"),
@@ -203,6 +205,14 @@ fn default_store_timeout() -> Ttl {
 pub(super) struct FileTrust {
     pub(super) trust_domain: TrustDomain,
     pub(super) bundle: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileBundleEndpoint {
+    pub(super) listen: SocketAddr,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]

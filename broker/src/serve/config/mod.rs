@@ -44,6 +44,8 @@ pub struct Config {
     pub identity: Identity,
     /// Trust domain to the file that has its bundle.
     pub trust: BTreeMap<TrustDomain, PathBuf>,
+    /// Where partners fetch the bundle of the embedded CA.
+    pub bundle_endpoint: Option<BundleEndpoint>,
     /// Partners whose bundles are fetched from their bundle endpoints.
     pub federation: Vec<FederationConfig>,
     /// Longest use of a bundle whose source fails.
@@ -110,6 +112,16 @@ pub struct Listen {
     pub workload_api: Option<PathBuf>,
     /// Whether the workload listener answers gRPC reflection.
     pub reflection: bool,
+}
+
+/// Where partners fetch the bundle of the embedded CA (SPIFFE Federation, section 5).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BundleEndpoint {
+    /// The address, for anybody.
+    pub listen: SocketAddr,
+    /// PEM files of a certificate for the endpoint's host and its key, watched: profile `https_web`.
+    /// Without them, the broker's own SVID is shown: `https_spiffe`.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// The source of the broker's own SVID.
@@ -220,6 +232,8 @@ impl Config {
             checks::identity(listen, identity, !file.trust.is_empty(), &mut errors);
         }
         let trust = checks::bundles(file.trust, &mut errors);
+        let bundle_endpoint =
+            checks::bundle_endpoint(file.bundle_endpoint, identity.as_ref(), &mut errors);
         let federation =
             checks::federation(file.federation, &trust, identity.as_ref(), &mut errors);
         let operators = checks::operators(file.operators, &mut errors);
@@ -232,6 +246,7 @@ impl Config {
                     listen,
                     identity,
                     trust,
+                    bundle_endpoint,
                     federation,
                     bundle_limit: limits.bundle_age.to_std(),
                     store,

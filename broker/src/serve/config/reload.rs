@@ -11,6 +11,7 @@ impl Config {
             listen,
             identity,
             trust: _,
+            bundle_endpoint,
             federation,
             bundle_limit,
             store,
@@ -43,6 +44,7 @@ impl Config {
         let sections = [
             ("listen", *listen == next.listen),
             ("identity", *identity == next.identity),
+            ("bundle_endpoint", *bundle_endpoint == next.bundle_endpoint),
             ("federation", *federation == next.federation),
             ("store", *store == next.store),
             ("keys", same_keys),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::sign::CertifiedKey;
 use sundew_attestation::spiffe::{BundleSet, TrustBundle, TrustDomain};
 use tokio::sync::{Notify, watch};
 
@@ -81,23 +82,25 @@ impl FileBundles {
     }
 }
 
-/// Keeps the broker's own SVID of files up to date, for as long as it is polled.
-pub(in crate::serve) async fn watch_identity(
+/// Keeps a certificate of files up to date, for as long as it is polled: `source` names it in health,
+/// and `set` takes it.
+pub(in crate::serve) async fn watch_certificate(
     trust: Arc<Trust>,
-    certificate: PathBuf,
-    key: PathBuf,
+    source: &'static str,
+    (certificate, key): (PathBuf, PathBuf),
     now: Arc<Notify>,
+    set: impl Fn(CertifiedKey) + Send,
 ) {
     let mut seen = None;
     loop {
         let read = read_identity(&certificate, &key).map(|identity| {
             if seen.as_ref() != Some(&identity.cert) {
-                tracing::info!(file = %certificate.display(), "own SVID loaded");
+                tracing::info!(file = %certificate.display(), "{source} loaded");
                 seen = Some(identity.cert.clone());
-                trust.set_identity(identity);
+                set(identity);
             }
         });
-        trust.report("own SVID", read);
+        trust.report(source, read);
         next_look(&now).await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 pub(super) use federation::{Federation, Partner};
 pub use federation::{FederationConfig, Profile};
-pub(super) use files::{FileBundles, TrustFiles, watch_identity};
+pub(super) use files::{FileBundles, TrustFiles, watch_certificate};
 pub(super) use workload_api::WorkloadApiSource;
 
 /// How often files, and a Workload API that failed, are looked at.
