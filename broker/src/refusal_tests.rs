@@ -205,7 +205,7 @@ fn number_of_variants() -> usize {
         | Refusal::NodeGone
         | Refusal::TpmBarred
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 42,
+        | Refusal::UntrustedManufacturer(_) => 43,
     };
     known(&Refusal::Binding)
 }

@@ -398,7 +398,7 @@ async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
         let nodes = [id("/node")];
         json!({ "enrollment": [{ "kind": "process", "nodes": nodes, "claims": claims }] })
     };
-    let approved = json!({ "exe_sha256": { "reference": "agents" } });
+    let approved = json!({ "uid": ["7"], "exe_sha256": { "reference": "agents" } });
     broker.register("/agent", process(approved)).await;
     let items = &broker.rooms.trust_items;
     let add = v1::AddTrustRequest {
@@ -451,7 +451,7 @@ async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
     let anew = given_for("process.exe_sha256=aa").await;
     require(&anew).unwrap();
     // A registration that takes less evidence for a first SVID ends all that were given for any.
-    let narrower = json!({ "exe_sha256": ["cc"] });
+    let narrower = json!({ "uid": ["7"], "exe_sha256": ["cc"] });
     broker.register("/agent", process(narrower)).await;
     assert_refused!(require(&other), Refusal::GroundsWithdrawn);
 }
