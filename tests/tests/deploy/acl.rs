@@ -1,5 +1,7 @@
 //! The shipped ACL of Redis, by a Redis.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use sundew_broker::store::redis::{RedisSettings, RedisStore};
@@ -10,6 +12,7 @@ use sundew_core::{EntryId, LeaseId, Position, SecretBytes, TaskId, TokenHash};
 use sundew_tests::now_ms;
 use sundew_tests::pki::{Ca, leaf};
 use sundew_tests::redis::Redis;
+use sundew_tests::until;
 use tempfile::TempDir;
 
 use super::text;
@@ -19,7 +22,7 @@ const PASSWORD: &str = "correct horse";
 
 /// A Redis with the shipped ACL, which speaks TLS.
 struct Guarded {
-    _redis: Redis,
+    redis: Redis,
     folder: TempDir,
     port: u16,
 }
@@ -55,17 +58,28 @@ impl Guarded {
             "--tls-auth-clients",
             "no",
         ]);
-        sundew_tests::until("the TLS port listens", || async {
+        until("the TLS port listens", || async {
             tokio::net::TcpStream::connect(("127.0.0.1", port))
                 .await
                 .is_ok()
         })
         .await;
         Self {
-            _redis: redis,
+            redis,
             folder,
             port,
         }
+    }
+
+    /// Kills Redis, starts it again, and waits until it answers.
+    async fn restart(&mut self) {
+        self.redis.kill();
+        self.redis.up();
+        until("Redis answers", || async {
+            let store = RedisStore::new(self.settings(PASSWORD));
+            store.check().await.is_ok()
+        })
+        .await;
     }
 
     fn ca(&self) -> Vec<u8> {
@@ -108,13 +122,7 @@ fn shipped_acl(folder: &Path) -> PathBuf {
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
-    // Redis reads nothing but users from an ACL file.
-    let acl: String = text("redis.acl")
-        .replace(&"0".repeat(64), &hash)
-        .lines()
-        .filter(|l| l.starts_with("user "))
-        .map(|l| format!("{l}\n"))
-        .collect();
+    let acl = text("redis.acl").replace(&"0".repeat(64), &hash);
     let acl_file = folder.join("users.acl");
     std::fs::write(&acl_file, acl).expect("acl");
     acl_file
@@ -257,5 +265,69 @@ async fn t73_the_shipped_acl_lets_the_store_work_and_nothing_else() {
             Some("NOPERM"),
             "{command:?}"
         );
+    }
+}
+
+/// The user of Redis that replays the append-only file is `default`. Where it may do nothing, Redis
+/// leaves out each transaction and each script that writes twice.
+#[tokio::test]
+async fn d1_the_shipped_acl_keeps_transactions_and_scripts_over_a_restart() {
+    sundew_tests::init();
+    let mut redis = Guarded::start().await;
+    let mut connection = redis.connection();
+    redis::pipe()
+        .atomic()
+        .hset("sundew:t", "f", 1)
+        .hset("sundew:t", "g", 2)
+        .query::<()>(&mut connection)
+        .expect("transaction");
+    let script = "redis.call('hset', KEYS[1], 'f', 1) redis.call('hset', KEYS[1], 'g', 2)";
+    redis::Script::new(script)
+        .key("sundew:s")
+        .invoke::<()>(&mut connection)
+        .expect("script");
+    redis.restart().await;
+    let mut connection = redis.connection();
+    for key in ["sundew:t", "sundew:s"] {
+        for (field, value) in [("f", 1), ("g", 2)] {
+            let found = redis::cmd("HGET")
+                .arg(key)
+                .arg(field)
+                .query::<Option<i64>>(&mut connection);
+            assert_eq!(found, Ok(Some(value)), "{key} {field}");
+        }
+    }
+    // Nobody can be that user.
+    let mut stranger = TcpStream::connect(("127.0.0.1", redis.redis.port())).expect("connect");
+    stranger.write_all(b"PING\r\n").expect("asked");
+    let mut answer = [0; 7];
+    stranger.read_exact(&mut answer).expect("answer");
+    assert_eq!(&answer, b"-NOAUTH");
+}
+
+/// Each command that the store's sources and scripts name is one that the shipped user may give.
+#[test]
+fn d1_the_shipped_acl_allows_each_command_that_the_sources_name() {
+    let acl = text("redis.acl");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/src/store/redis");
+    let mut named = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(root).expect("sources") {
+        let path = entry.expect("entry").path();
+        let Ok(source) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        for before in ["cmd(\"", "redis.call(\"", "redis.call('"] {
+            for part in source.split(before).skip(1) {
+                let name: String = part.chars().take_while(char::is_ascii_alphabetic).collect();
+                named.insert(name.to_ascii_lowercase());
+            }
+        }
+    }
+    assert!(named.len() > 30, "{named:?}");
+    for command in named {
+        let allowed = acl
+            .split_whitespace()
+            .any(|rule| rule == format!("+{command}") || rule.starts_with(&format!("+{command}|")));
+        assert!(allowed, "{command} is not in deploy/redis.acl");
     }
 }

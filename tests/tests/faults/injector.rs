@@ -175,7 +175,7 @@ impl Injector {
         };
         let id = answer.into_inner().revocation_id;
         tokio::time::sleep(self.random.between(200, 2000)).await;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + STARTS_WITHIN;
         while let Err(status) = operators[1 - broker].lift(&id).await {
             if Instant::now() > deadline {
                 self.shared
