@@ -67,6 +67,12 @@ impl Error {
         match status.code() {
             Code::PermissionDenied => Self::NotPermitted { correlation },
             Code::Unauthenticated => Self::Handshake(status.message().to_owned()),
+            // What is there does not know the call at all, and says nothing.
+            Code::Unimplemented if status.message().is_empty() => Self::Unavailable(
+                "what listens there does not serve this call; a broker serves it on \
+                 `listen.workloads`, not on the ports for enrollment or operations"
+                    .to_owned(),
+            ),
             Code::InvalidArgument
             | Code::AlreadyExists
             | Code::OutOfRange
@@ -141,6 +147,8 @@ mod tests {
         ] {
             assert!(matches!(of(code), Error::Unavailable(text) if text == "said"));
         }
+        let elsewhere = Error::of(&Status::new(Code::Unimplemented, ""));
+        assert!(elsewhere.to_string().contains("listen.workloads"));
         assert!(matches!(of(Code::Unauthenticated), Error::Handshake(_)));
         assert!(matches!(of(Code::ResourceExhausted), Error::Limit(_)));
     }

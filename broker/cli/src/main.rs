@@ -11,6 +11,7 @@ mod backup;
 mod bounds;
 mod ca;
 mod client;
+mod closed_output;
 mod csr;
 mod demo;
 mod dev;
@@ -48,6 +49,7 @@ use sundew_proto::v1::Effect;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    closed_output::end_quietly();
     let cli = Cli::parse();
     // One crypto provider for everything that asks for the process default.
     let _ = rustls::crypto::ring::default_provider().install_default();

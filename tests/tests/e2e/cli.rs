@@ -18,6 +18,27 @@ pub(crate) fn text(output: &Output) -> String {
     )
 }
 
+/// C6: `sundew … | head`, and a full disk.
+#[test]
+fn c6_output_that_cannot_be_written_ends_a_command_without_a_backtrace() {
+    let kinds = |stdout: Stdio| {
+        let mut command = Command::new(sundew());
+        command.args(["attest", "kinds"]).stdout(stdout);
+        let output = command.stderr(Stdio::piped()).output().expect("run");
+        (output.status.code(), text(&output))
+    };
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    drop(reader);
+    assert_eq!(kinds(writer.into()), (Some(141), String::new()));
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let (code, said) = kinds(full.expect("/dev/full").into());
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("No space left") && !said.contains("panicked"),
+        "{said}"
+    );
+}
+
 /// Runs `sundew` as somebody, with something on standard input.
 pub(crate) fn run_as(
     world: &World,
