@@ -19,6 +19,7 @@ mod enrollment;
 mod envoy_secrets;
 mod evidence;
 mod gate;
+mod go_spiffe;
 mod hardware;
 mod holes;
 mod hostile_leases;
