@@ -1,6 +1,8 @@
 //! go-spiffe, which most SPIFFE programs are built on, against us in both directions: the Workload
 //! API, mutual TLS, and bundle endpoints.
 
+mod federation;
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
