@@ -7,6 +7,8 @@ use crate::peer::files::{FileError, read_public};
 
 /// Longest time for one document, from the connection to the last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest text of a cause, in characters: a certificate that is refused may have many names.
+const MAX_CAUSE: usize = 300;
 /// Largest document, in bytes.
 pub(crate) const MAX_DOCUMENT: usize = 1 << 20;
 
@@ -24,8 +26,8 @@ pub(crate) enum FetchError {
     Request {
         /// The URL of the document.
         url: String,
-        /// The cause, without the URL.
-        cause: reqwest::Error,
+        /// What failed, without the URL, and why.
+        cause: String,
     },
     /// The answer is neither an error nor the document.
     #[error("{url}: answered {status}")]
@@ -72,7 +74,7 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, FetchErr
 pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, FetchError> {
     let failed = |cause: reqwest::Error| FetchError::Request {
         url: url.to_owned(),
-        cause: cause.without_url(),
+        cause: with_cause(&cause.without_url()),
     };
     let mut response = client
         .get(url)
@@ -97,4 +99,22 @@ pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, 
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// What failed, and the innermost cause: the text of the error itself says that a request could not
+/// be sent, and not that the server's certificate is of another.
+fn with_cause(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    let mut innermost = None;
+    while let Some(cause) = source {
+        innermost = Some(cause);
+        source = cause.source();
+    }
+    if let Some(cause) = innermost {
+        let cause = cause.to_string();
+        text.push_str(": ");
+        text.extend(cause.chars().take(MAX_CAUSE));
+    }
+    text
 }

@@ -191,9 +191,15 @@ async fn an_endpoint_with_another_id_or_under_other_roots_is_refused() {
         bundle: None,
     });
     let public = served.fetched(Profile::HttpsWeb { ca_file: None });
-    for trust in [&other, &foreign, &public] {
+    for (trust, why) in [
+        (&other, "and not spiffe://test.example/other"),
+        (&foreign, "the endpoint's SVID: "),
+        (&public, "UnknownIssuer"),
+    ] {
         until(|| !trust.problems().is_empty()).await;
         assert_eq!(keys(trust), (0, 0));
+        let problem = trust.problems().concat();
+        assert!(problem.contains(why), "{problem}");
     }
     let problem = other.problems().concat();
     assert!(
