@@ -5,6 +5,7 @@ use super::{AppraisalError, Circumstances};
 use crate::claims::Claims;
 use crate::dsse::VerifyingKey;
 use crate::kinds::cosign::VERDICTS;
+use crate::kinds::tpm2::TpmError;
 use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, process, sev_snp, tdx, tpm2};
 use crate::requirement::Requirement;
 use crate::trust::TrustMaterial;
@@ -157,7 +158,15 @@ fn verify(
             &trust.tpm_manufacturers(),
             binding.as_bytes(),
             now_ms,
-        )?,
+        )
+        .map_err(|error| {
+            if let TpmError::UnknownKey(name) = &error
+                && trust.bars_key(name)
+            {
+                return TpmError::Barred(name.clone());
+            }
+            error
+        })?,
     })
 }
 

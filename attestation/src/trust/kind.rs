@@ -21,8 +21,8 @@ pub enum TrustKind {
     Tdx,
     /// The attestation key of a TPM, in JSON.
     Tpm2Ak,
-    /// A TPM, or an attestation key, that an operator took back: no key of it is activated until the
-    /// item is removed. The item's name is the TPM's `ek` or the key's name, its content a remark.
+    /// A TPM, or an attestation key, that an operator took back: no key of it is activated, and none
+    /// that it activated before counts, until the item is removed. The item's name is the TPM's `ek` or the key's name, its content a remark.
     Tpm2Barred,
     /// The certificates, in PEM, with which a TPM manufacturer certifies endorsement keys.
     Tpm2EkRoot,

@@ -122,15 +122,30 @@ impl TrustMaterial {
         })
     }
 
-    /// Returns the attestation keys of TPMs.
-    pub fn attestation_keys(&self) -> impl Iterator<Item = &tpm2::AttestationKey> {
+    /// Returns the attestation keys of TPMs, barred ones among them.
+    fn attestation_keys(&self) -> impl Iterator<Item = &tpm2::AttestationKey> {
         self.of(TrustKind::Tpm2Ak)
             .filter_map(TrustItem::attestation_key)
     }
 
-    /// Returns the attestation key with this TPM name, in lower-case hexadecimal.
+    /// Returns the attestation key with this TPM name, in lower-case hexadecimal, unless it is barred.
     pub(crate) fn attestation_key(&self, name: &str) -> Option<&tpm2::AttestationKey> {
-        self.attestation_keys().find(|key| key.name() == name)
+        self.attestation_keys()
+            .find(|key| key.name() == name && !self.bars(key))
+    }
+
+    /// Returns whether a key of this TPM name is trusted but for a bar.
+    pub(crate) fn bars_key(&self, name: &str) -> bool {
+        self.attestation_keys()
+            .any(|key| key.name() == name && self.bars(key))
+    }
+
+    /// E10: an operator who takes a TPM back takes all keys that it has shown to be its own. A key
+    /// that an operator registered stands for itself.
+    fn bars(&self, key: &tpm2::AttestationKey) -> bool {
+        let is_barred = |name: &str| self.find(TrustKind::Tpm2Barred, name).is_some();
+        key.endorsement()
+            .is_some_and(|of_tpm| is_barred(of_tpm.id()) || is_barred(&key.name()))
     }
 
     /// Returns the certificate of an AWS region in DER.

@@ -10,7 +10,7 @@ use rcgen::{
     date_time_ymd,
 };
 use sundew_attestation::kinds::tpm2::{self, AttestationKey, Endorsement, TpmError};
-use sundew_attestation::{Claims, Roots};
+use sundew_attestation::{Claims, Loss, Roots, TrustItem, TrustKind, TrustMaterial};
 
 const NOW_MS: i64 = 1_800_000_000_000;
 /// The end of the endorsement certificate, 2030-01-01.
@@ -103,6 +103,15 @@ impl Tpm {
         &self,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Result<(AttestationKey, Endorsement), TpmError> {
+        let (key, endorsement, _) = self.activated(change)?;
+        Ok((key, endorsement))
+    }
+
+    /// Returns such an endorsement with the document of the item that the key becomes.
+    fn activated(
+        &self,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<(AttestationKey, Endorsement, Vec<u8>), TpmError> {
         let mut params = CertificateParams::default();
         params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
@@ -111,14 +120,14 @@ impl Tpm {
         let maker = Self::maker_params();
         let issuer = Issuer::from_params(&maker, &self.maker);
         let certificate = params.signed_by(&self.endorsement, &issuer).unwrap();
-        let (key, endorsement, _) = AttestationKey::endorsed(
+        let (key, endorsement, document) = AttestationKey::endorsed(
             &sized(&self.attestation_area()),
             &sized(&self.endorsement_area()),
             certificate.der(),
             &[],
         )?;
         endorsement.verify(&self.roots(), NOW_MS)?;
-        Ok((key, endorsement))
+        Ok((key, endorsement, document))
     }
 
     /// Returns evidence with a quote over these PCRs, bound to 32 bytes of 9, of the key below the
@@ -247,6 +256,37 @@ fn e13_a_log_speaks_of_the_pcrs_that_it_mentions_and_the_quote_of_all() {
     ] {
         let refused = tpm.verify(&key, &tpm.evidence(&pcrs, Some(&bad)));
         assert!(matches!(refused, Err(TpmError::EventLog(_))), "{refused:?}");
+    }
+}
+
+/// Returns the document that registers the key by hand.
+fn registered(tpm: &Tpm) -> Vec<u8> {
+    let key = STANDARD.encode(sized(&tpm.attestation_area()));
+    let parent = STANDARD.encode(sized(&tpm.endorsement_area()));
+    format!(r#"{{"key": "{key}", "parent": "{parent}"}}"#).into_bytes()
+}
+
+/// E10: a bar takes away what rests on each key that the TPM activated, whichever key was removed.
+#[test]
+fn e10_no_key_that_a_barred_tpm_activated_counts_until_the_bar_is_removed() {
+    let tpm = Tpm::new();
+    let (key, endorsement, document) = tpm.activated(|_| {}).unwrap();
+    let item = |kind, name: &str, content: &[u8]| TrustItem::parse(kind, name, content).unwrap();
+    let root = sundew_attestation::pem("CERTIFICATE", &tpm.roots().anchors[0]);
+    let trusted =
+        TrustMaterial::default().with_item(item(TrustKind::Tpm2EkRoot, "maker", root.as_bytes()));
+    let lost = Loss::Claim(TrustKind::Tpm2Ak, format!("tpm2.key={}", key.name()));
+    for (content, losses) in [(document, vec![lost]), (registered(&tpm), vec![])] {
+        let trusted = trusted.with_item(item(TrustKind::Tpm2Ak, "key", &content));
+        for name in [endorsement.id(), &key.name()] {
+            let barred = trusted.with_item(item(TrustKind::Tpm2Barred, name, b"lost"));
+            assert_eq!(trusted.losses(&barred, NOW_MS), losses);
+            let lifted = barred.without(TrustKind::Tpm2Barred, name);
+            assert!(trusted.losses(&lifted, NOW_MS).is_empty());
+        }
+        let other = "00".repeat(32);
+        let barred = trusted.with_item(item(TrustKind::Tpm2Barred, &other, b"lost"));
+        assert!(trusted.losses(&barred, NOW_MS).is_empty());
     }
 }
 

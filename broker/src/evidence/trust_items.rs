@@ -74,14 +74,17 @@ impl TrustItems {
             .with("name", item.name())
             .with("digest", item.digest());
         let before = self.known().await;
+        let mut barred = Vec::new();
         if let Some(replaced) = before.find(kind, item.name())
             && replaced.claim() != item.claim()
         {
-            self.bar(replaced, operator.id(), "replaced").await?;
+            barred = self.bar(replaced, operator.id(), "replaced").await?;
         }
         let record = record.with("actor", operator.id());
         let by = (operator.id().as_str(), record);
-        self.trust_item(&item, request.content, by).await
+        let mut added = self.trust_item(&item, request.content, by).await?;
+        added.revocations.extend(barred);
+        Ok(added)
     }
 
     /// Trusts an item from now on; answers whether it was created, changed, or unchanged, and the
@@ -136,10 +139,9 @@ impl TrustItems {
             return Err(Refusal::Conflict("trusted item"));
         };
         let rules = self.responses.carry_out(plan).await?;
-        let revocation = |(selector, id): (Selector, String)| withdrawal::message(selector, id);
         Ok(v1::AddTrustResponse {
             action: action.to_owned(),
-            revocations: rules.into_iter().filter_map(revocation).collect(),
+            revocations: revocations_of(rules),
         })
     }
 
@@ -151,16 +153,23 @@ impl TrustItems {
     }
 
     /// E10: keeps the TPM of a key that an operator takes back from activating that key or another
-    /// one. Anything but a TPM's key needs no bar: no machine brings it.
-    async fn bar(&self, item: &TrustItem, actor: &SpiffeId, reason: &str) -> Result<(), Refusal> {
-        let Some(key) = item.attestation_key() else {
-            return Ok(());
-        };
-        let of_tpm = key.endorsement().map(|ek| ek.id().to_owned());
-        for name in [Some(key.name()), of_tpm].into_iter().flatten() {
+    /// one, and takes its other keys back. Anything but a TPM's key needs no bar: no machine brings
+    /// it. Answers the revocations of what rested on the keys.
+    async fn bar(
+        &self,
+        item: &TrustItem,
+        actor: &SpiffeId,
+        reason: &str,
+    ) -> Result<Vec<v1::TrustRevocation>, Refusal> {
+        let mut revocations = Vec::new();
+        for name in withdrawal::bars(item) {
             let bar = TrustItem::parse(TrustKind::Tpm2Barred, &name, reason.as_bytes())
                 .map_err(|e| Refusal::invalid("name", e))?;
             if self.known().await.find(bar.kind(), &name).is_some() {
+                // A removal of before may have broken off in the middle.
+                let left = self.responses.left_of_plan(&document_name(&bar)).await?;
+                let rules = self.responses.carry_out(left).await?;
+                revocations.extend(revocations_of(rules));
                 continue;
             }
             let record = journal::record("tpm_barred")
@@ -168,10 +177,10 @@ impl TrustItems {
                 .with("actor", actor)
                 .with("reason", reason);
             let by = (actor.as_str(), record);
-            self.trust_item(&bar, reason.as_bytes().to_vec(), by)
-                .await?;
+            let barred = self.trust_item(&bar, reason.as_bytes().to_vec(), by);
+            revocations.extend(barred.await?.revocations);
         }
-        Ok(())
+        Ok(revocations)
     }
 
     /// Takes away an item on which nothing was begun.
@@ -257,8 +266,9 @@ impl TrustItems {
             .with("actor", operator.id())
             .with("reason", reason);
         let trusted = self.known().await;
+        let mut barred = Vec::new();
         if let Some(item) = trusted.find(kind, &request.name) {
-            self.bar(item, operator.id(), reason).await?;
+            barred = self.bar(item, operator.id(), reason).await?;
         }
         let begun = BegunOn {
             items: &self,
@@ -269,12 +279,19 @@ impl TrustItems {
         };
         let withdrawn = self.ledger.withdraw_document(place, record, &begun).await;
         self.material.changed();
-        let (existed, revocations) = withdrawn?;
+        let (existed, mut revocations) = withdrawn?;
+        revocations.extend(barred);
         Ok(v1::RemoveTrustResponse {
             revocations,
             action: deletion(existed).to_owned(),
         })
     }
+}
+
+/// The rules that were put in force, as registrars see them.
+fn revocations_of(rules: Vec<(Selector, String)>) -> Vec<v1::TrustRevocation> {
+    let revocation = |(selector, id)| withdrawal::message(selector, id);
+    rules.into_iter().filter_map(revocation).collect()
 }
 
 /// Reads the field `kind`.

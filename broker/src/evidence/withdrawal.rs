@@ -50,6 +50,15 @@ impl BegunOn<'_> {
     }
 }
 
+/// E10: the names of the items that bar the key that an item is, and the TPM that activated it.
+pub(super) fn bars(item: &TrustItem) -> Vec<String> {
+    let Some(key) = item.attestation_key() else {
+        return Vec::new();
+    };
+    let of_tpm = key.endorsement().map(|of_tpm| of_tpm.id().to_owned());
+    [Some(key.name()), of_tpm].into_iter().flatten().collect()
+}
+
 impl Dependents for BegunOn<'_> {
     type Ended = Vec<v1::TrustRevocation>;
     async fn end(&self, before: &Before) -> Result<Self::Ended, Refusal> {
@@ -58,7 +67,11 @@ impl Dependents for BegunOn<'_> {
             return Ok(Vec::new());
         }
         let (item, is_the_last) = self.item(before)?;
-        let rest = self.items.material.snapshot().without(self.kind, self.name);
+        let mut rest = self.items.material.snapshot().without(self.kind, self.name);
+        // The bars that came before this withdrawal do not say that nothing rests on the key (E10).
+        for name in bars(&item) {
+            rest = rest.without(TrustKind::Tpm2Barred, &name);
+        }
         let losses = rest
             .with_item(TrustItem::clone(&item))
             .losses(&rest, clock::now_ms());

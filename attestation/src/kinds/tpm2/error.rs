@@ -6,6 +6,9 @@ use crate::json::JsonError;
 /// The reasons to reject a TPM's quote, an attestation key or an endorsement.
 #[derive(Debug, thiserror::Error)]
 pub enum TpmError {
+    /// An operator took back the attestation key or its TPM (`tpm2_barred`).
+    #[error("attestation key `{0}`: an operator took it or its TPM back (`tpm2_barred`)")]
+    Barred(String),
     /// The qualifying data of the quote is not the binding.
     #[error("not bound to this challenge and key")]
     Binding,

@@ -35,6 +35,9 @@ use quote::Quote;
 /// The largest evidence, in bytes: the largest event log in base64, and 16 KiB for the rest.
 const MAX_EVIDENCE: usize = (event_log::MAX_LOG / 3) * 4 + (16 << 10);
 
+/// The longest TPM name that is put into an error, in characters: one with SHA-512.
+const MAX_NAME: usize = 132;
+
 /// The largest lag of a TPM's clock behind an earlier quote's, in milliseconds: the lifetime of a
 /// challenge. A reset or restart count that was set back is a far greater lag.
 const CLOCK_SLACK_MS: u128 = 60_000;
@@ -93,7 +96,7 @@ pub fn verify<'a>(
 ) -> Result<Claims, TpmError> {
     let evidence: Evidence = json::read(payload, MAX_EVIDENCE)?;
     let key = key_named(&evidence.key)
-        .ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(72).collect()))?;
+        .ok_or_else(|| TpmError::UnknownKey(evidence.key.chars().take(MAX_NAME).collect()))?;
     let quote = decode(&evidence.quote)?;
     let hash = key.public.verify(&quote, &decode(&evidence.signature)?)?;
     let quote = Quote::parse(&quote)?;

@@ -14,8 +14,8 @@ pub(crate) enum TrustCommand {
     /// collateral, JSON), `tpm2_ak` (an attestation key, JSON: {"key": …, "parent": …,
     /// "hierarchy": "endorsement"}, base64 of TPM2B_PUBLIC; a primary key has no parent), `tpm2_ek_root` (what a maker of TPMs
     /// certifies endorsement keys with, PEM), `crl` (what a maker of hardware has taken back,
-    /// PEM or DER), `tpm2_barred` (a TPM that activates no key: NAME is its `ek`, or a key's name;
-    /// set by itself when a key is removed), `aws_iid` (the certificate of the region that NAME is, PEM), `reference`
+    /// PEM or DER), `tpm2_barred` (a TPM no activated key of which counts: NAME is its `ek`, or a
+    /// key's name; set by itself when a key is removed), `aws_iid` (the certificate of the region that NAME is, PEM), `reference`
     /// (an approved value: NAME is SET/VALUE).
     Add {
         /// What it is for; see above.
