@@ -245,6 +245,15 @@ impl Facts {
     }
 }
 
+#[cfg(test)]
+impl LocalProcess {
+    /// This process, as a server sees it.
+    pub(crate) fn own() -> Arc<Self> {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        LocalConnection::new(ours).unwrap().connect_info()
+    }
+}
+
 impl LocalProcess {
     /// The effective user ID.
     #[must_use]

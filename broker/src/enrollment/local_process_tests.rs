@@ -1,26 +1,17 @@
 //! What is believed of a local process, by selectors of registrations.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sundew_core::LocalSelector;
-use tokio::net::UnixStream;
 
-use super::local_process::{Facts, LocalConnection, LocalProcess};
+use super::local_process::{Facts, LocalProcess};
 use super::program::path_of;
 use super::workload_api::Identities as _;
 use super::{OwnIdentities, tests};
 use crate::testing::DOMAIN;
 
 const DIGEST: &str = "4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f4f";
-
-/// This process, as a server sees it.
-fn this_process() -> Arc<LocalProcess> {
-    let (ours, _theirs) = UnixStream::pair().unwrap();
-    let connection = LocalConnection::new(ours).unwrap();
-    tonic::transport::server::Connected::connect_info(&connection)
-}
 
 fn selector(value: Value) -> LocalSelector {
     serde_json::from_value(value).unwrap()
@@ -37,7 +28,7 @@ fn facts(cgroup: &str) -> Facts {
 
 #[tokio::test]
 async fn i2_an_executable_only_narrows_what_a_user_container_or_unit_pins() {
-    let process = this_process();
+    let process = LocalProcess::own();
     let own = format!("/system.slice/docker-{DIGEST}.scope");
     let facts = facts(&own);
     let unit = format!("docker-{DIGEST}.scope");
@@ -73,7 +64,7 @@ async fn i2_an_executable_only_narrows_what_a_user_container_or_unit_pins() {
 /// I3: `systemd-run --user --unit=agent`, and a group that is named like a container.
 #[tokio::test]
 async fn i3_the_units_and_containers_of_users_match_no_selector() {
-    let process = this_process();
+    let process = LocalProcess::own();
     let of_user = "/user.slice/user-1000.slice/user@1000.service/app.slice";
     for own in [
         format!("{of_user}/agent.service"),

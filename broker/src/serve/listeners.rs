@@ -32,6 +32,7 @@ use super::config::{BundleEndpoint, Config, LocalLimits};
 use super::gate::Gate;
 use super::grpc::{AnonymousEnrollment, Services};
 use super::handshake_recorder::HandshakeRecorder;
+use super::local_calls::local_grpc;
 use super::open_calls::OpenCalls;
 use super::operations::{self, CurrentHealth};
 use super::sources::watch_certificate;
@@ -61,8 +62,6 @@ const WORKLOAD_API_MESSAGE: usize = 4 << 10;
 /// What a caller may send of a call, and over a connection, before somebody has read it, in bytes.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 128 << 10;
-/// Most streams of a connection to the Workload API's socket.
-const WORKLOAD_API_STREAMS: u32 = 64;
 
 /// The addresses of the listeners.
 pub(super) struct Addresses {
@@ -286,8 +285,7 @@ impl Listeners {
             .max_decoding_message_size(secrets::MAX_REQUEST);
         let service =
             SpiffeWorkloadApiServer::new(api).max_decoding_message_size(WORKLOAD_API_MESSAGE);
-        let served = Grpc::builder()
-            .max_concurrent_streams(WORKLOAD_API_STREAMS)
+        let served = local_grpc()
             .add_service(service)
             .add_service(secrets)
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping().asked());

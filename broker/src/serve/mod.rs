@@ -15,6 +15,7 @@ mod handshake_recorder;
 mod journal_watch;
 mod ledger_opening;
 mod listeners;
+mod local_calls;
 mod messages;
 mod open_calls;
 mod operations;
@@ -26,5 +27,6 @@ mod start_error;
 mod stopping;
 
 pub use ledger_opening::{open_store_of, read_root_keys};
+pub use local_calls::{ChargedToUser, LocalCalls, local_grpc};
 pub use server::Server;
 pub use start_error::StartError;

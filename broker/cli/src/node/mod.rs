@@ -16,6 +16,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use sundew_broker::enrollment::local_process;
 use sundew_broker::enrollment::workload_api::{WorkloadApi, secrets};
+use sundew_broker::serve::local_grpc;
 use sundew_proto::envoy::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::node_service_server::NodeServiceServer;
@@ -43,7 +44,7 @@ pub(crate) async fn node(connect: &Connect, socket: PathBuf, ttl: Ttl) -> Result
     let (connections, incoming) = mpsc::channel(MAX_PENDING_CONNECTIONS);
     tokio::spawn(local_process::accept(listener, connections));
     let api = WorkloadApi::new(Arc::clone(&node));
-    let server = tonic::transport::Server::builder()
+    let server = local_grpc()
         .add_service(
             SpiffeWorkloadApiServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE),
         )

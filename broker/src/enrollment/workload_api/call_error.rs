@@ -21,8 +21,8 @@ pub(super) enum CallError {
     /// No registration gives the process an identity.
     #[error("no identity issued")]
     NoIdentity,
-    /// A request of the Secret Discovery Service has too many names.
-    #[error("resource_names: must be at most 64")]
+    /// A request of the Secret Discovery Service has too many names, or too long ones.
+    #[error("resource_names: must be at most 64, of 16384 bytes together")]
     NamesInvalid,
     /// The process may have no secret of a name, or the resource is no secret.
     #[error("no such secret for this process")]

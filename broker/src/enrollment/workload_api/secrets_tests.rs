@@ -1,0 +1,106 @@
+use super::*;
+
+const ID: &str = "spiffe://own.example/agent";
+
+/// Two values in DER, as certificates.
+const DER: [u8; 6] = [0x30, 1, 1, 0x30, 1, 2];
+
+fn held() -> Held {
+    let svid = |id: &str| X509svid {
+        spiffe_id: id.to_owned(),
+        x509_svid: DER.to_vec(),
+        x509_svid_key: vec![7],
+        bundle: DER[..3].to_vec(),
+        hint: String::new(),
+    };
+    Held::new(X509svidResponse {
+        svids: vec![svid(ID), svid("spiffe://own.example/other")],
+        crl: Vec::new(),
+        federated_bundles: [("spiffe://partner.example".to_owned(), DER.to_vec())].into(),
+    })
+}
+
+fn secrets(names: &[&str]) -> Result<Vec<Secret>, CallError> {
+    held().secrets(&names.iter().copied().collect())
+}
+
+/// The trust domains of a validation context, and how many roots each has.
+fn domains(secret: &Secret) -> Vec<(String, usize)> {
+    let Some(Type::ValidationContext(context)) = &secret.r#type else {
+        panic!("{secret:?}")
+    };
+    let validator = context.custom_validator_config.as_ref().unwrap();
+    let config = validator.typed_config.as_ref().unwrap();
+    let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
+    let roots = |of: &TrustDomain| match &of.trust_bundle.as_ref().unwrap().specifier {
+        Some(Specifier::InlineBytes(pem)) => String::from_utf8_lossy(pem)
+            .matches("BEGIN CERTIFICATE")
+            .count(),
+        None => 0,
+    };
+    config
+        .trust_domains
+        .iter()
+        .map(|of| (of.name.clone(), roots(of)))
+        .collect()
+}
+
+#[test]
+fn each_name_gives_the_secret_that_envoys_for_spire_know_by_it() {
+    let own = ("own.example".to_owned(), 1);
+    let partner = ("partner.example".to_owned(), 2);
+    for (name, expected) in [
+        ("ROOTCA", vec![own.clone()]),
+        ("spiffe://own.example", vec![own.clone()]),
+        ("spiffe://partner.example", vec![partner.clone()]),
+        ("ALL", vec![own, partner]),
+    ] {
+        let found = secrets(&[name]).unwrap();
+        assert_eq!((found.len(), found[0].name.as_str()), (1, name));
+        assert_eq!(domains(&found[0]), expected, "{name}");
+    }
+    for name in ["default", ID, "spiffe://own.example/other"] {
+        let found = secrets(&[name]).unwrap();
+        assert_eq!((found.len(), found[0].name.as_str()), (1, name));
+        let Some(Type::TlsCertificate(pair)) = &found[0].r#type else {
+            panic!("{name}")
+        };
+        assert!(pair.private_key.is_some() && pair.certificate_chain.is_some());
+    }
+    let all = secrets(&[]).unwrap();
+    assert_eq!(all.len(), 4);
+}
+
+#[test]
+fn what_the_process_may_not_have_is_refused_and_spoils_the_rest() {
+    for name in [
+        "spiffe://own.example/third",
+        "spiffe://third.example",
+        "rootca",
+        "x",
+    ] {
+        assert!(secrets(&["default", name]).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn other_resources_and_too_many_names_are_refused() {
+    let request = |type_url: &str, count: usize| DiscoveryRequest {
+        type_url: type_url.to_owned(),
+        resource_names: (0..count).map(|n| n.to_string()).collect(),
+        ..DiscoveryRequest::default()
+    };
+    assert_eq!(names(&request(SECRET, MAX_NAMES)).unwrap().len(), MAX_NAMES);
+    assert!(names(&request("", 0)).unwrap().is_empty());
+    assert!(names(&request(SECRET, MAX_NAMES + 1)).is_err());
+    let mut long = request(SECRET, 1);
+    long.resource_names.push("x".repeat(MAX_NAMES_BYTES));
+    assert!(names(&long).is_err());
+    assert!(
+        names(&request(
+            "type.googleapis.com/envoy.config.listener.v3.Listener",
+            1
+        ))
+        .is_err()
+    );
+}
