@@ -10,10 +10,13 @@
 //! | `spiffe://<domain>`   | the bundle of that trust domain                               |
 //! | `ALL`                 | all bundles                                                   |
 //!
-//! Without names, everything is sent by SPIFFE ID. Bundles are for Envoy's SPIFFE validator (Envoy
-//! 1.18 and later), which takes a certificate by the bundle of its own trust domain only (P1). The
-//! header of the Workload API is not asked for: Envoy does not send it, and no browser or proxy can
-//! be made to speak gRPC over a Unix socket by who cannot open the socket.
+//! A stream that has an SVID as `default` gets no other ID under that name: it ends when the process
+//! may not have that ID any more. Without names, everything is sent by SPIFFE ID.
+//!
+//! Bundles are for Envoy's SPIFFE validator (Envoy 1.18 and later), which takes a certificate by the
+//! bundle of its own trust domain only (P1). The header of the Workload API is not
+//! asked for: Envoy does not send it, and no browser or proxy can be made to speak gRPC over a Unix
+//! socket by who cannot open the socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,7 +69,14 @@ struct Held {
 }
 
 impl Held {
-    fn new(answer: X509svidResponse) -> Self {
+    /// What the process has by an answer. The SVID that it was given as `default` stays that one: an
+    /// Envoy does not become somebody else while it runs.
+    fn new(mut answer: X509svidResponse, default: Option<&str>) -> Result<Self, CallError> {
+        if let Some(default) = default {
+            let mut ids = answer.svids.iter().map(|svid| &svid.spiffe_id);
+            let at = ids.position(|id| id == default);
+            answer.svids.swap(0, at.ok_or(CallError::NoIdentity)?);
+        }
         let mut bundles: BTreeMap<_, _> = answer.federated_bundles.into_iter().collect();
         let mut own = None;
         for svid in &answer.svids {
@@ -76,11 +86,11 @@ impl Held {
                 bundles.insert(domain, svid.bundle.clone());
             }
         }
-        Self {
+        Ok(Self {
             svids: answer.svids,
             bundles,
             own,
-        }
+        })
     }
 
     /// The secrets of these names; all that there are, if there is no name.
@@ -215,7 +225,8 @@ impl<I: Identities> WorkloadApi<I> {
     }
 
     /// Answers the requests of one stream. A request that names the version that was sent last takes
-    /// it or does not; one with other names is answered at once.
+    /// it or does not; one with other names is answered at once. The stream ends with the SVID that it
+    /// has as `default`.
     async fn serve_secrets(
         &self,
         process: &Arc<LocalProcess>,
@@ -224,10 +235,11 @@ impl<I: Identities> WorkloadApi<I> {
     ) -> Result<(), Status> {
         let mut changes = self.held(Arc::clone(process));
         let (mut held, mut wanted, mut version) = (None, None::<DiscoveryRequest>, 0_u64);
+        let mut default = None;
         loop {
             tokio::select! {
                 changed = changes.recv() => match changed {
-                    Some(answer) => held = Some(Held::new(answer?)),
+                    Some(answer) => held = Some(Held::new(answer?, default.as_deref())?),
                     None => return Ok(()),
                 },
                 request = requests.message() => {
@@ -253,6 +265,9 @@ impl<I: Identities> WorkloadApi<I> {
             if let (Some(held), Some(wanted)) = (&held, &wanted) {
                 version = version.saturating_add(1);
                 let answer = response(held, wanted, version)?;
+                if names(wanted)?.contains(DEFAULT_SVID) {
+                    default = held.svids.first().map(|svid| svid.spiffe_id.clone());
+                }
                 if answers.send(Ok(answer)).await.is_err() {
                     return Ok(());
                 }
@@ -290,7 +305,7 @@ impl<I: Identities> SecretDiscoveryService for WorkloadApi<I> {
         let process = super::process_of(&request)?;
         self.count_call(&process)?;
         let held = self.held(process).recv().await;
-        let held = Held::new(held.ok_or(CallError::NoIdentity)??);
+        let held = Held::new(held.ok_or(CallError::NoIdentity)??, None)?;
         Ok(Response::new(response(&held, request.get_ref(), 1)?))
     }
 }

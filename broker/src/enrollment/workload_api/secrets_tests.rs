@@ -5,23 +5,26 @@ const ID: &str = "spiffe://own.example/agent";
 /// Two values in DER, as certificates.
 const DER: [u8; 6] = [0x30, 1, 1, 0x30, 1, 2];
 
-fn held() -> Held {
-    let svid = |id: &str| X509svid {
-        spiffe_id: id.to_owned(),
+const OTHER: &str = "spiffe://own.example/other";
+
+fn answer(ids: &[&str]) -> X509svidResponse {
+    let svid = |id: &&str| X509svid {
+        spiffe_id: (*id).to_owned(),
         x509_svid: DER.to_vec(),
-        x509_svid_key: vec![7],
+        x509_svid_key: id.as_bytes().to_vec(),
         bundle: DER[..3].to_vec(),
         hint: String::new(),
     };
-    Held::new(X509svidResponse {
-        svids: vec![svid(ID), svid("spiffe://own.example/other")],
+    X509svidResponse {
+        svids: ids.iter().map(svid).collect(),
         crl: Vec::new(),
         federated_bundles: [("spiffe://partner.example".to_owned(), DER.to_vec())].into(),
-    })
+    }
 }
 
 fn secrets(names: &[&str]) -> Result<Vec<Secret>, CallError> {
-    held().secrets(&names.iter().copied().collect())
+    let held = Held::new(answer(&[ID, OTHER]), None)?;
+    held.secrets(&names.iter().copied().collect())
 }
 
 /// The trust domains of a validation context, and how many roots each has.
@@ -81,6 +84,26 @@ fn what_the_process_may_not_have_is_refused_and_spoils_the_rest() {
     ] {
         assert!(secrets(&["default", name]).is_err(), "{name}");
     }
+}
+
+/// The first SVID is withheld, or another one comes before it.
+#[test]
+fn a_stream_that_has_an_id_as_default_gets_no_other_one_under_that_name() {
+    for ids in [&[ID, OTHER], &[OTHER, ID]] {
+        let held = Held::new(answer(ids), Some(ID)).unwrap();
+        assert_eq!(
+            held.secret("default").unwrap(),
+            certificate("default", &held.svids[0])
+        );
+        assert_eq!(held.svids[0].spiffe_id, ID);
+        assert_eq!(held.svids.len(), 2);
+    }
+    for ids in [&[OTHER][..], &[]] {
+        let ended = Held::new(answer(ids), Some(ID)).map(drop).unwrap_err();
+        assert_eq!(Status::from(ended).code(), tonic::Code::PermissionDenied);
+    }
+    let first = Held::new(answer(&[OTHER]), None).unwrap();
+    assert_eq!(first.svids[0].spiffe_id, OTHER);
 }
 
 #[test]
