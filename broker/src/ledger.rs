@@ -145,8 +145,15 @@ impl Ledger {
         Ok(task.deadline_ms)
     }
 
+    /// E9: returns the time, in milliseconds since the epoch, before which everything counts as given
+    /// until now by any broker: the clocks of two brokers may be on different sides of the store's.
+    pub(crate) fn given_before_ms(&self) -> i64 {
+        let skew_ms = self.log.agreement().bounds.max_clock_skew.as_ms();
+        clock::now_ms().saturating_add(skew_ms.saturating_mul(2))
+    }
+
     /// E9: refuses an SVID of this identity that rests, since this time in milliseconds since the epoch,
-    /// on evidence that was taken back.
+    /// on something that was taken back.
     pub(crate) fn require_grounds(
         &self,
         id: &SpiffeId,

@@ -163,7 +163,7 @@ pub enum Refusal {
     /// What was shown for the identity is too long ago for another renewal.
     #[error("SVID: nothing was shown for it within identity.renew_within; enroll again")]
     GroundsTooOld,
-    /// The evidence that was shown for the identity was taken back.
+    /// What was shown for the identity was taken back.
     #[error("SVID: what it was given for is trusted no more; enroll again")]
     GroundsWithdrawn,
     /// The task of the node whose word the identity rests on is not there any more.

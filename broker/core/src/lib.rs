@@ -77,7 +77,7 @@ pub use registration::{LocalSelector, Registration, RegistrationProblem, Workloa
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};
 pub use secret::{SecretBytes, SecretRecord};
-pub use selector::{Attribute, Selector, SelectorError, Subject, svid_claim, svid_marks};
+pub use selector::{Attribute, GivenFor, Selector, SelectorError, Subject, svid_claim, svid_marks};
 pub use subject::{KnownTask, KnownToken};
 pub use token_binding::TokenBinding;
 pub use ttl::{Ttl, TtlError};

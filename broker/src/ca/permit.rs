@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::DnsName;
 use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
-use sundew_core::{KnownTask, TaskId, WorkloadRecord, svid_marks};
+use sundew_core::{GivenFor, KnownTask, TaskId, WorkloadRecord, svid_claim, svid_marks};
 
 use super::Ca;
 use crate::clock;
@@ -19,8 +19,12 @@ use crate::refusal::Refusal;
 pub(crate) enum Shown<'a> {
     /// The SVID before, and what that rests on.
     Before(&'a VerifiedSvid, &'a Grounds),
-    /// Something of this moment: a join token, evidence, or a process that the kernel vouches for.
+    /// Evidence of this moment.
     Fresh,
+    /// A join token, which was made at this time, in milliseconds since the epoch.
+    JoinToken(i64),
+    /// A process on this machine, for which the kernel vouches.
+    LocalProcess,
     /// The word of a node, which has this task.
     Node(&'a KnownTask),
 }
@@ -45,7 +49,11 @@ impl IdentityPermit {
             id: id.clone(),
             audience: Vec::new(),
             dns_names: dns_names.to_vec(),
-            grounds: since(clock::now_ms(), None),
+            grounds: Grounds {
+                since_ms: clock::now_ms(),
+                node: None,
+                marks: Vec::new(),
+            },
             serial: None,
             ends_ms: i64::MAX,
         }
@@ -74,8 +82,13 @@ impl Ca {
         let now_ms = clock::now_ms();
         let (grounds, serial) = match shown {
             Shown::Before(svid, grounds) => (grounds.clone(), Some(svid.serial().to_vec())),
-            Shown::Fresh => (since(now_ms, None), None),
-            Shown::Node(task) => (since(now_ms, Some(task.id)), None),
+            Shown::Fresh => (given_for(GivenFor::Anything, None), None),
+            Shown::JoinToken(made_ms) => {
+                self.require_made_since(id, made_ms)?;
+                (given_for(GivenFor::Anything, None), None)
+            }
+            Shown::LocalProcess => (given_for(GivenFor::LocalProcess, None), None),
+            Shown::Node(task) => (given_for(GivenFor::NodeProcess, Some(task.id)), None),
         };
         let counts_until_ms = grounds.since_ms.saturating_add(self.renew_within.as_ms());
         if now_ms >= counts_until_ms {
@@ -108,6 +121,14 @@ impl Ca {
             .ok_or(Refusal::Unregistered)
     }
 
+    /// E9: refuses a join token that was made, at this time in milliseconds since the epoch, before the
+    /// registration of its identity was deleted.
+    pub(crate) fn require_made_since(&self, id: &SpiffeId, made_ms: i64) -> Result<(), Refusal> {
+        let marks = GivenFor::Anything.marks();
+        let claims: Vec<_> = marks.iter().map(|mark| svid_claim(mark)).collect();
+        self.ledger.require_grounds(id, &claims, made_ms)
+    }
+
     fn require_not_forbidden(&self, permit: &IdentityPermit) -> Result<(), Refusal> {
         let grounds = &permit.grounds;
         self.ledger
@@ -121,10 +142,11 @@ impl Ca {
     }
 }
 
-fn since(since_ms: i64, node: Option<TaskId>) -> Grounds {
+/// The grounds of an identity that is given at this moment.
+fn given_for(what: GivenFor<'_>, node: Option<TaskId>) -> Grounds {
     Grounds {
-        since_ms,
+        since_ms: clock::now_ms(),
         node,
-        marks: Vec::new(),
+        marks: what.marks(),
     }
 }

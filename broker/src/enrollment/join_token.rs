@@ -60,7 +60,14 @@ impl Enrollment {
                 "a join token lives at most 24 hours",
             ));
         }
-        let expires_at_ms = clock::now_ms().saturating_add(ttl_ms);
+        let now_ms = clock::now_ms();
+        // E9: so shortly after a deletion, nobody can tell later that the token was made after it.
+        ca.require_made_since(&id, now_ms)
+            .map_err(|refusal| match refusal {
+                Refusal::GroundsWithdrawn => Refusal::Conflict("registration"),
+                other => other,
+            })?;
+        let expires_at_ms = now_ms.saturating_add(ttl_ms);
         // P10: on the record before anybody has the token, which is stored nowhere.
         self.ledger
             .journal
@@ -72,15 +79,21 @@ impl Enrollment {
             )
             .await?;
         Ok(v1::CreateJoinTokenResponse {
-            join_token: self.join_token(&id, expires_at_ms)?,
+            join_token: self.join_token(&id, now_ms, expires_at_ms)?,
             expires_at_ms,
         })
     }
 
-    /// Makes a join token. It has its expiry and its SPIFFE ID in the clear, is tagged under the
-    /// root key, and is unique by 128 random bits.
-    fn join_token(&self, id: &SpiffeId, expires_at_ms: i64) -> Result<String, Refusal> {
-        let text = format!("{expires_at_ms} {} {id}", random_name()?);
+    /// Makes a join token. It has its expiry, the time at which it was made, and its SPIFFE ID in the
+    /// clear, is tagged under the root key, and is unique by 128 random bits.
+    fn join_token(
+        &self,
+        id: &SpiffeId,
+        made_ms: i64,
+        expires_at_ms: i64,
+    ) -> Result<String, Refusal> {
+        // Older brokers take the second word as it is.
+        let text = format!("{expires_at_ms} {made_ms}.{} {id}", random_name()?);
         Ok(format!(
             "{PREFIX}{}",
             URL_SAFE_NO_PAD.encode(self.ledger.root().tag(&[b"join"], text.into_bytes()))
@@ -90,11 +103,18 @@ impl Enrollment {
     /// Uses up a join token, unless something forbids to give the identity that it is for.
     pub(super) async fn redeem(&self, token: &str) -> Result<IdentityPermit, Refusal> {
         let parsed = parse_join_token(self.ledger.root(), token).ok_or(Refusal::JoinToken)?;
-        let permit = self.own_ca()?.permit(&parsed.0, Shown::Fresh, &[]).await?;
+        let (id, expires_at_ms) = (&parsed.id, parsed.expires_at_ms);
+        let shown = Shown::JoinToken(parsed.made_ms);
+        let permit = self.own_ca()?.permit(id, shown, &[]).await?;
         let mut name = [0; 32];
         name.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        if clock::now_ms() >= parsed.1
-            || !self.ledger.records.store().consume(&name, parsed.1).await?
+        if clock::now_ms() >= expires_at_ms
+            || !self
+                .ledger
+                .records
+                .store()
+                .consume(&name, expires_at_ms)
+                .await?
         {
             return Err(Refusal::JoinToken);
         }
@@ -102,16 +122,31 @@ impl Enrollment {
     }
 }
 
-/// Reads a join token of this root key; answers its SPIFFE ID, and its expiry in milliseconds since
-/// the epoch.
-fn parse_join_token(root: &RootKey, token: &str) -> Option<(SpiffeId, i64)> {
+/// What a join token says. Times are in milliseconds since the epoch.
+struct JoinToken {
+    id: SpiffeId,
+    made_ms: i64,
+    expires_at_ms: i64,
+}
+
+/// Reads a join token of this root key.
+fn parse_join_token(root: &RootKey, token: &str) -> Option<JoinToken> {
     if token.len() > MAX_TOKEN_BYTES {
         return None;
     }
     let tagged = URL_SAFE_NO_PAD.decode(token.strip_prefix(PREFIX)?).ok()?;
     let text = std::str::from_utf8(root.untag(&[b"join"], &tagged).ok()?).ok()?;
     let mut parts = text.splitn(3, ' ');
-    let expires_at_ms = parts.next()?.parse().ok()?;
-    let id = SpiffeId::parse(parts.nth(1)?).ok()?;
-    Some((id, expires_at_ms))
+    let expires_at_ms: i64 = parts.next()?.parse().ok()?;
+    let made_ms = match parts.next()?.split_once('.') {
+        Some((made_ms, _)) => made_ms.parse().ok()?,
+        // Older brokers did not say it.
+        None => expires_at_ms.saturating_sub(MAX_LIFE_MS),
+    };
+    let id = SpiffeId::parse(parts.next()?).ok()?;
+    Some(JoinToken {
+        id,
+        made_ms,
+        expires_at_ms,
+    })
 }

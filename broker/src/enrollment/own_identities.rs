@@ -46,7 +46,7 @@ impl Identities for OwnIdentities {
         Box::pin(async move {
             let result = match self.0.issue_permits.try_acquire() {
                 Ok(_place) => {
-                    let of = (Shown::Fresh, "local process");
+                    let of = (Shown::LocalProcess, "local process");
                     self.0.issue_jwt(id, audience, of).await
                 }
                 Err(_) => Err(Refusal::Overload),
@@ -131,7 +131,7 @@ impl Enrollment {
     /// ends, in milliseconds since the epoch.
     async fn issue_local(&self, id: &SpiffeId) -> Result<(X509svid, i64), Refusal> {
         let ca = self.own_ca()?;
-        let permit = ca.permit(id, Shown::Fresh, &[]).await?;
+        let permit = ca.permit(id, Shown::LocalProcess, &[]).await?;
         let (svid, key) = ca.issue_with_key(&permit)?;
         self.record_svid(id, &svid, "local process").await?;
         ca.confirm(&permit).await?;

@@ -1,12 +1,14 @@
 //! First SVIDs and their renewal, from an embedded CA over a store without a process.
 
+mod taken_back;
+
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use sundew_attestation::spiffe::{BundleSet, SpiffeId, TrustDomain, validate_chain};
-use sundew_core::{Event, TaskId, Ttl};
+use sundew_core::{TaskId, Ttl};
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -388,81 +390,4 @@ async fn a_broker_without_a_ca_says_so() {
     assert_eq!(redeemed.err().unwrap().to_string(), refused);
     let challenge = enrollment.enroll_challenge(&Channel::new([1; 32]));
     assert_eq!(challenge.err().unwrap().to_string(), refused);
-}
-
-/// E9: evidence that is trusted no more ends the SVID that it gave, and no other.
-#[tokio::test]
-async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
-    let (broker, enrollment) = enrolling().await;
-    let process = |claims: serde_json::Value| {
-        let nodes = [id("/node")];
-        json!({ "enrollment": [{ "kind": "process", "nodes": nodes, "claims": claims }] })
-    };
-    let approved = json!({ "uid": ["7"], "exe_sha256": { "reference": "agents" } });
-    broker.register("/agent", process(approved)).await;
-    let items = &broker.rooms.trust_items;
-    let add = v1::AddTrustRequest {
-        kind: "reference".to_owned(),
-        name: "agents/aa".to_owned(),
-        content: Vec::new(),
-    };
-    let added = Arc::clone(items).add_trust(broker.operator(), add).await;
-    assert_eq!(added.unwrap().action, "created");
-    let ca = enrollment.own_ca().unwrap();
-    let workload = SpiffeId::parse(&id("/agent")).unwrap();
-    let given_for = async |claim: &str| {
-        let mut permit = ca.permit(&workload, Shown::Fresh, &[]).await.unwrap();
-        permit.rest_on([claim]);
-        let svid = enrollment.issue(&permit, &csr(), "evidence").await;
-        holder(&enrollment, svid.unwrap())
-    };
-    let peer = given_for("process.exe_sha256=aa").await;
-    let other = given_for("process.exe_sha256=bb").await;
-    let require = |peer: &Peer| {
-        let grounds = peer.grounds().unwrap();
-        let claims = grounds.claims();
-        assert!(!claims.is_empty());
-        broker
-            .ledger
-            .require_grounds(peer.id(), &claims, grounds.since_ms)
-    };
-    let renewed = holder(&enrollment, renew(&enrollment, &peer).await.unwrap());
-    require(&renewed).unwrap();
-
-    let remove = v1::RemoveTrustRequest {
-        kind: "reference".to_owned(),
-        name: "agents/aa".to_owned(),
-        reason: "withdrawn".to_owned(),
-    };
-    let removed = Arc::clone(items).remove_trust(broker.operator(), remove);
-    removed.await.unwrap();
-    for peer in [&peer, &renewed] {
-        assert_refused!(require(peer), Refusal::GroundsWithdrawn);
-        let again = renew(&enrollment, peer).await;
-        assert_refused!(again, Refusal::GroundsWithdrawn);
-    }
-    require(&other).unwrap();
-    assert!(renew(&enrollment, &other).await.is_ok());
-    // As long as an SVID may live, the rule does.
-    assert!(svid_rules_of_a_year(&broker) >= 2);
-
-    // Whoever shows it anew later, once it is approved again, has an SVID of another time.
-    clock::testing::advance(std::time::Duration::from_secs(2));
-    let anew = given_for("process.exe_sha256=aa").await;
-    require(&anew).unwrap();
-    // A registration that takes less evidence for a first SVID ends all that were given for any.
-    let narrower = json!({ "uid": ["7"], "exe_sha256": ["cc"] });
-    broker.register("/agent", process(narrower)).await;
-    assert_refused!(require(&other), Refusal::GroundsWithdrawn);
-}
-
-/// The number of rules about SVIDs that stand for as long as an SVID may live.
-fn svid_rules_of_a_year(broker: &TestBroker) -> usize {
-    let view = broker.ledger.log.view().unwrap();
-    let year_ms = 366 * 24 * 3_600_000;
-    let stands = view.active_rules().into_iter().filter(|(_, entry, _)| {
-        matches!(&entry.event, Event::Rule { selector, .. } if selector.is_about_svids())
-            && view.matters_until_ms(entry) >= clock::now_ms() + year_ms
-    });
-    stands.count()
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_attestation::{Loss, TrustItem, TrustKind};
 use sundew_core::store::DocumentKind;
-use sundew_core::{SealError, Selector, WorkloadRecord};
+use sundew_core::{GivenFor, SealError, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use super::TrustItems;
@@ -110,11 +110,11 @@ impl TrustItems {
             let (workload, claims) = match record {
                 Ok(WorkloadRecord { registration, .. }) => {
                     let svids = registration.enrollment_policy().resting_on(losses);
-                    let skew_ms = self.ledger.log.agreement().bounds.max_clock_skew.as_ms();
-                    let now_ms = clock::now_ms().saturating_add(skew_ms);
+                    let before_ms = self.ledger.given_before_ms();
                     selectors.extend(svids.iter().flat_map(|claim| {
-                        let (id, claim) = (&registration.spiffe_id, claim.as_deref());
-                        Selector::svids_given_for(id, claim, now_ms)
+                        let claim = claim.as_deref();
+                        let what = claim.map_or(GivenFor::Evidence, GivenFor::Claim);
+                        Selector::svids_given_for(&registration.spiffe_id, what, before_ms)
                     }));
                     let claims = registration.policy().resting_on(losses);
                     (registration.spiffe_id, claims)

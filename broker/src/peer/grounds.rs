@@ -1,7 +1,7 @@
 //! The grounds of an SVID of an embedded CA: since when its identity is its holder's without
 //! anything new having been shown, and the node whose word that is.
 //!
-//! With them are the marks of the evidence that was shown (E9). All of that stands in the subject of
+//! With them are the marks of what was shown (E9). All of that stands in the subject of
 //! the certificate, which the CA signs, so that every broker knows them
 //! at each call and at each renewal (I1). Of a foreign certificate that says the same of itself, they
 //! only take something away.
@@ -24,7 +24,7 @@ pub(crate) struct Grounds {
     pub(crate) since_ms: i64,
     /// The task of the node whose word it was, if it was a node's.
     pub(crate) node: Option<TaskId>,
-    /// The marks of the evidence that was shown, if it was evidence.
+    /// The marks of what was shown.
     pub(crate) marks: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use sundew_attestation::json::{self, JsonError};
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_attestation::{Narrowing, TrustMaterial, hex};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Registration, Selector, WorkloadRecord};
+use sundew_core::{GivenFor, Registration, Selector, WorkloadRecord};
 use sundew_proto::v1;
 
 use self::no_longer_enough::NoLongerEnough;
@@ -211,9 +211,10 @@ impl Registry {
         let mut selectors = new.narrowing_from(former);
         let policy = new.enrollment_policy();
         if policy.narrowing_from(&former.enrollment_policy()) != Narrowing::Nothing {
-            let skew_ms = self.ledger.log.agreement().bounds.max_clock_skew.as_ms();
-            let now_ms = clock::now_ms().saturating_add(skew_ms);
-            selectors.extend(Selector::svids_given_for(&new.spiffe_id, None, now_ms));
+            let before_ms = self.ledger.given_before_ms();
+            let of_evidence =
+                Selector::svids_given_for(&new.spiffe_id, GivenFor::Evidence, before_ms);
+            selectors.extend(of_evidence);
         }
         selectors
     }
@@ -249,8 +250,8 @@ impl Registry {
         })
     }
 
-    /// Removes a registration, and revokes everything that was issued to the workload. L5: what was
-    /// issued is revoked too if there is no registration any more.
+    /// Removes a registration, and revokes everything that was issued to the workload: tokens, tasks,
+    /// SVIDs of the embedded CA, and join tokens. L5: also if there is no registration any more.
     pub(crate) async fn delete_workload(
         self: Arc<Self>,
         operator: Operator<Registrar>,
@@ -263,6 +264,7 @@ impl Registry {
         let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
         let issued = IssuedTo {
             actor: operator.id(),
+            ledger: &self.ledger,
             responses: &self.responses,
             workload: &id,
         };
@@ -278,6 +280,7 @@ impl Registry {
 /// Everything that was issued to a workload.
 struct IssuedTo<'a> {
     actor: &'a SpiffeId,
+    ledger: &'a Ledger,
     responses: &'a Responses,
     workload: &'a SpiffeId,
 }
@@ -285,11 +288,18 @@ struct IssuedTo<'a> {
 impl Dependents for IssuedTo<'_> {
     type Ended = ();
     async fn end(&self, _: &Before) -> Result<(), Refusal> {
-        let selector = Selector::workload(self.workload.clone());
-        let revoked = self
-            .responses
-            .revoke_for(selector, self.actor, "registration deleted");
-        revoked.await.map(drop)
+        let before_ms = self.ledger.given_before_ms();
+        let mut selectors = vec![Selector::workload(self.workload.clone())];
+        // E9: also where somebody registers the same ID later.
+        let what = GivenFor::Anything;
+        selectors.extend(Selector::svids_given_for(self.workload, what, before_ms));
+        for selector in selectors {
+            let revoked = self
+                .responses
+                .revoke_for(selector, self.actor, "registration deleted");
+            revoked.await?;
+        }
+        Ok(())
     }
 }
 

@@ -23,7 +23,8 @@ pub(crate) enum WorkloadCommand {
     List,
     /// Show one registration.
     Show { spiffe_id: String },
-    /// Remove a registration; everything issued to it dies.
+    /// Remove a registration; everything issued to it dies, SVIDs of the embedded CA and join tokens
+    /// included, also if it is registered again.
     Delete { spiffe_id: String },
 }
 

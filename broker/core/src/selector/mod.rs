@@ -17,7 +17,7 @@ use crate::scope::Scope;
 
 pub use attribute::{Attribute, Subject};
 pub(crate) use attribute::{audience_attributes, scope_attributes, workload_attributes};
-pub use grounds::{svid_claim, svid_marks};
+pub use grounds::{GivenFor, svid_claim, svid_marks};
 
 /// The number of claims that one selector may name.
 const MAX_CLAIMS: usize = 8;
