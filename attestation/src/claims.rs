@@ -105,6 +105,16 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Returns each value of each claim, written as `<kind>.<claim>=<value>`.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        let kind = self.kind;
+        let each = self.values.iter();
+        each.flat_map(move |(name, values)| {
+            let text = move |value| format!("{kind}.{name}={value}");
+            values.iter().map(text)
+        })
+    }
+
     /// Makes the claims of evidence that has no end of its own, is not single-use, and has neither
     /// counter nor voucher.
     pub(crate) fn of(

@@ -81,4 +81,4 @@ pub use selector::{Attribute, GivenFor, Selector, SelectorError, Subject, svid_c
 pub use subject::{KnownTask, KnownToken};
 pub use token_binding::TokenBinding;
 pub use ttl::{Ttl, TtlError};
-pub use view::{Cause, Liveness, View, still_matter};
+pub use view::{AskedIdentity, Cause, Liveness, View, still_matter};

@@ -185,6 +185,18 @@ impl Rules {
         })
     }
 
+    /// Returns the claims that rules name, lifted or not.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = &str> {
+        let criteria = self.rules.values().flat_map(|rule| &rule.criteria);
+        criteria.flatten().filter_map(|attribute| {
+            if let Attribute::Claim(claim) = attribute {
+                Some(&**claim)
+            } else {
+                None
+            }
+        })
+    }
+
     /// Makes every result that was remembered for an earlier generation worthless.
     pub(crate) fn advance_generation(&mut self) {
         self.generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);

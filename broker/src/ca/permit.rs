@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use rustls_pki_types::DnsName;
 use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
-use sundew_core::{GivenFor, KnownTask, TaskId, WorkloadRecord, svid_claim, svid_marks};
+use sundew_core::{
+    AskedIdentity, GivenFor, KnownTask, TaskId, WorkloadRecord, svid_claim, svid_marks,
+};
 
 use super::Ca;
 use crate::clock;
@@ -36,6 +38,9 @@ pub(crate) struct IdentityPermit {
     /// The DNS names beside the identity: none but in the SVID of a broker.
     pub(super) dns_names: Vec<DnsName<'static>>,
     pub(super) grounds: Grounds,
+    /// What rules find the identity by: the claims of the evidence that was shown, or what the SVID
+    /// before says of its grounds.
+    pub(super) claims: Vec<String>,
     /// The serial number of the SVID before, if that was shown.
     pub(super) serial: Option<Vec<u8>>,
     /// When what is shown counts no longer, in milliseconds since the epoch. No SVID outlives that.
@@ -54,14 +59,10 @@ impl IdentityPermit {
                 node: None,
                 marks: Vec::new(),
             },
+            claims: Vec::new(),
             serial: None,
             ends_ms: i64::MAX,
         }
-    }
-
-    /// Lets the identity rest on evidence with these claims, which a withdrawal can name (E9).
-    pub(crate) fn rest_on<'a>(&mut self, claims: impl IntoIterator<Item = &'a str>) {
-        self.grounds.marks = svid_marks(claims);
     }
 
     /// The identity.
@@ -99,10 +100,25 @@ impl Ca {
             id: id.clone(),
             audience: audience.to_vec(),
             dns_names: Vec::new(),
+            claims: grounds.claims(),
             grounds,
             serial,
             ends_ms: counts_until_ms.min(node_ends_ms),
         };
+        self.require_not_forbidden(&permit)?;
+        Ok(permit)
+    }
+
+    /// Lets an identity rest on evidence with these claims, `named` among them, which a withdrawal can
+    /// name (E9). A rule about any of them may forbid the identity (I1).
+    pub(crate) fn rest_on<'a>(
+        &self,
+        mut permit: IdentityPermit,
+        claims: Vec<String>,
+        named: impl IntoIterator<Item = &'a str>,
+    ) -> Result<IdentityPermit, Refusal> {
+        permit.grounds.marks = svid_marks(named);
+        permit.claims = claims;
         self.require_not_forbidden(&permit)?;
         Ok(permit)
     }
@@ -134,8 +150,13 @@ impl Ca {
         self.ledger
             .require_grounds(&permit.id, &grounds.claims(), grounds.since_ms)?;
         let view = self.ledger.log.view()?;
-        let serial = permit.serial.as_deref();
-        if view.forbids_identity(&permit.id, &permit.audience, serial, clock::now_ms()) {
+        let asked = AskedIdentity {
+            id: Some(&permit.id),
+            audience: &permit.audience,
+            svid_serial: permit.serial.as_deref(),
+            claims: &permit.claims,
+        };
+        if view.forbids_identity(&asked, clock::now_ms()) {
             return Err(Refusal::Quarantined);
         }
         Ok(())

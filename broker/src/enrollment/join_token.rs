@@ -62,11 +62,10 @@ impl Enrollment {
         }
         let now_ms = clock::now_ms();
         // E9: so shortly after a deletion, nobody can tell later that the token was made after it.
-        ca.require_made_since(&id, now_ms)
-            .map_err(|refusal| match refusal {
-                Refusal::GroundsWithdrawn => Refusal::Conflict("registration"),
-                other => other,
-            })?;
+        match ca.require_made_since(&id, now_ms) {
+            Err(Refusal::GroundsWithdrawn) => return Err(Refusal::Conflict("registration")),
+            looked => looked?,
+        }
         let expires_at_ms = now_ms.saturating_add(ttl_ms);
         // P10: on the record before anybody has the token, which is stored nowhere.
         self.ledger

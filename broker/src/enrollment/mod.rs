@@ -21,8 +21,8 @@ pub mod workload_api;
 
 use std::sync::Arc;
 
-use sundew_attestation::BindingPurpose;
 use sundew_attestation::spiffe::SpiffeId;
+use sundew_attestation::{BindingPurpose, Claims};
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -141,7 +141,7 @@ impl Enrollment {
             return Err(sundew_core::Denial::NotFresh.into());
         }
         // Before evidence is used up that is good once.
-        let mut permit = ca.permit(&id, Shown::Fresh, &[]).await?;
+        let permit = ca.permit(&id, Shown::Fresh, &[]).await?;
         let presentation = Presentation {
             workload: &workload,
             public_key: &public_key,
@@ -154,7 +154,8 @@ impl Enrollment {
         let named = registration
             .enrollment_policy()
             .withdrawable(attested.claims());
-        permit.rest_on(named.iter().map(String::as_str));
+        let claims = attested.claims().iter().flat_map(Claims::texts).collect();
+        let permit = ca.rest_on(permit, claims, named.iter().map(String::as_str))?;
         let grounds = format!("evidence: {}", attested_digests(&attested).join(" "));
         Ok(v1::EnrollResponse {
             svid: Some(self.issue(&permit, &request.csr, &grounds).await?),

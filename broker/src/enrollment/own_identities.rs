@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sundew_attestation::spiffe::{SpiffeId, TrustBundle};
 use sundew_core::store::DocumentKind;
-use sundew_core::{Registration, WorkloadRecord};
+use sundew_core::{AskedIdentity, Registration, WorkloadRecord};
 use sundew_proto::spiffe::X509svid;
 use sundew_proto::v1;
 
@@ -104,7 +104,11 @@ impl Enrollment {
         let mut candidates = Vec::new();
         let is_forbidden = |id: &SpiffeId| {
             let view = self.ledger.log.latest_view();
-            view.forbids_identity(id, &[], None, clock::now_ms())
+            let asked = AskedIdentity {
+                id: Some(id),
+                ..AskedIdentity::default()
+            };
+            view.forbids_identity(&asked, clock::now_ms())
         };
         let records = &self.ledger.records;
         for (_, document) in records.readable_documents(DocumentKind::Workload).await? {

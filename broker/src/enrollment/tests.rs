@@ -1,5 +1,6 @@
 //! First SVIDs and their renewal, from an embedded CA over a store without a process.
 
+mod claims;
 mod taken_back;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 use sundew_attestation::kinds::tpm2::{AttestationKey, Endorsement};
 use sundew_attestation::{TrustItem, TrustKind, TrustMaterial};
+use sundew_core::AskedIdentity;
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -18,7 +19,7 @@ use super::{Evidence, TrustItems};
 use crate::clock;
 use crate::journal;
 use crate::ledger::Ledger;
-use crate::peer::Peer;
+use crate::peer::{Grounds, Peer};
 use crate::refusal::Refusal;
 
 /// Longest time between a credential and its answer, in milliseconds: TPMs are slow.
@@ -66,7 +67,7 @@ impl TpmKeys {
             .try_acquire()
             .map_err(|_| Refusal::Overload)?;
         self.may_bring_keys(peer.as_deref()).await?;
-        let (key, endorsement, document) = self.endorsed(request.key).await?;
+        let (key, endorsement, document) = self.endorsed(peer.as_deref(), request.key).await?;
         let expires_at_ms = clock::now_ms().saturating_add(ANSWER_TIMEOUT_MS);
         let hidden = self.hidden(&document, expires_at_ms);
         let hidden = hidden.first().ok_or(Refusal::Credential)?;
@@ -90,7 +91,7 @@ impl TpmKeys {
             .try_acquire()
             .map_err(|_| Refusal::Overload)?;
         self.may_bring_keys(peer.as_deref()).await?;
-        let (key, endorsement, document) = self.endorsed(request.key).await?;
+        let (key, endorsement, document) = self.endorsed(peer.as_deref(), request.key).await?;
         let (now_ms, until_ms) = (clock::now_ms(), request.expires_at_ms);
         // The time is the caller's word until the credential is compared: it is part of the
         // content.
@@ -119,6 +120,13 @@ impl TpmKeys {
             self.items.forget(&item).await?;
             return Err(refusal);
         }
+        // A key that was trusted before stays; nothing rests on one that was not.
+        if let Err(refusal) = self.require_no_quarantine(peer.as_deref(), &endorsement, &key) {
+            if action == "created" {
+                self.items.forget(&item).await?;
+            }
+            return Err(refusal);
+        }
         Ok(v1::ActivateTpmKeyResponse {
             ek: ek.to_owned(),
             key: key.name(),
@@ -141,29 +149,58 @@ impl TpmKeys {
         Ok(())
     }
 
-    /// Refuses callers that may not bring keys. A caller with an SVID must be registered and in no
-    /// quarantine; a caller without one may come if this broker enrolls.
+    /// I1: refuses a key that a quarantine is about, by the claims that evidence under it would have,
+    /// or by whose it is, as far as the caller has an SVID.
+    fn require_no_quarantine(
+        &self,
+        peer: Option<&Peer>,
+        endorsement: &Endorsement,
+        key: &AttestationKey,
+    ) -> Result<(), Refusal> {
+        let mut claims = vec![
+            format!("tpm2.ek={}", endorsement.id()),
+            format!("tpm2.key={}", key.name()),
+        ];
+        claims.extend(
+            peer.and_then(Peer::grounds)
+                .into_iter()
+                .flat_map(Grounds::claims),
+        );
+        let asked = AskedIdentity {
+            id: peer.map(Peer::id),
+            svid_serial: peer.map(|peer| peer.svid().serial()),
+            claims: &claims,
+            ..AskedIdentity::default()
+        };
+        match self
+            .ledger
+            .log
+            .view()?
+            .forbids_identity(&asked, clock::now_ms())
+        {
+            true => Err(Refusal::Quarantined),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses callers that may not bring keys. A caller with an SVID must be registered; a caller
+    /// without one may come if this broker enrolls.
     async fn may_bring_keys(&self, peer: Option<&Peer>) -> Result<(), Refusal> {
         match peer {
             Some(peer) if self.ledger.records.workload(peer.id()).await?.is_none() => {
                 Err(Refusal::Unregistered)
             }
-            Some(peer) => {
-                let (view, serial) = (self.ledger.log.view()?, peer.svid().serial());
-                match view.forbids_identity(peer.id(), &[], Some(serial), clock::now_ms()) {
-                    true => Err(Refusal::Quarantined),
-                    false => Ok(()),
-                }
-            }
-            None if self.enrolls => Ok(()),
-            None => Err(Refusal::Unsupported("embedded CA")),
+            None if !self.enrolls => Err(Refusal::Unsupported("embedded CA")),
+            _ => Ok(()),
         }
     }
 
     /// Reads a key that may become trusted. Answers the key, the endorsement of its TPM, and the
-    /// document of both; refuses a TPM whose manufacturer is not trusted.
+    /// document of both; refuses a TPM whose manufacturer is not trusted, and what an operator keeps
+    /// from becoming trusted.
     async fn endorsed(
         &self,
+        peer: Option<&Peer>,
         key: Option<v1::TpmKey>,
     ) -> Result<(AttestationKey, Endorsement, Vec<u8>), Refusal> {
         let v1::TpmKey {
@@ -184,6 +221,7 @@ impl TpmKeys {
             .verify(&makers, clock::now_ms())
             .map_err(|e| Refusal::UntrustedManufacturer(e.to_string()))?;
         self.require_not_barred(&endorsement, &key).await?;
+        self.require_no_quarantine(peer, &endorsement, &key)?;
         Ok((key, endorsement, document))
     }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sundew_proto::v1::{
     ActivateTpmKeyRequest, ActivateTpmKeyResponse, AddTrustRequest, ChallengeTpmKeyRequest,
-    ChallengeTpmKeyResponse, RemoveTrustRequest, TpmKey as Brought,
+    ChallengeTpmKeyResponse, Effect, RemoveTrustRequest, Selector, TpmKey as Brought,
 };
 use sundew_sdk::{TpmError, TpmKey};
 use sundew_tests::broker::Broker;
@@ -444,4 +444,38 @@ async fn e10_a_key_that_was_taken_back_takes_its_tpm_with_it_until_the_operator_
     begin_by_other_key(&caller, &tpm).await.expect("let again");
     activate(&caller, &tpm, KEY).await.expect("let again");
     begin(&caller, &tpm).await.expect("a task");
+}
+
+/// I1: a key that a quarantine is about does not become trusted, whoever brings it.
+#[tokio::test]
+async fn i1_a_quarantine_by_claim_lets_no_key_of_the_tpm_be_activated() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let operator = world.operator(&broker);
+    let maker = Maker::new();
+    let tpm = Tpm::made_by(&maker);
+    operator
+        .trust("tpm2_ek_root", "swtpm", &maker.certificates())
+        .await;
+    register(&world, &broker, &tpm).await;
+    let caller = world.caller(&broker, "/agent");
+    let first = activate(&caller, &tpm, KEY).await.expect("activated");
+    for (claim, other_key_too) in [
+        (format!("tpm2.ek={}", ek(&tpm)), true),
+        (format!("tpm2.key={}", first.key), false),
+    ] {
+        let selector = Selector {
+            claims: vec![claim],
+            ..Selector::default()
+        };
+        let rule = operator.respond(selector, Effect::Quarantine).await;
+        let refused = activate(&caller, &tpm, KEY).await.expect_err("quarantined");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let other = activate(&caller, &tpm, OTHER_KEY).await;
+        assert_eq!(other.is_err(), other_key_too);
+        let rule = rule.expect("in force").revocation_id;
+        operator.lift(&rule).await.expect("lifted");
+    }
+    let again = activate(&caller, &tpm, KEY).await.expect("activated");
+    assert_eq!(again.action, "unchanged");
 }

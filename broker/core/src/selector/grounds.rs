@@ -88,6 +88,13 @@ pub fn svid_claim(mark: &str) -> String {
     format!("{CLAIM}{mark}")
 }
 
+/// Returns whether an SVID may rest on evidence with a claim: its claims, as [`svid_claim`] writes
+/// them, have the mark of the claim, or say that there was no room for all marks.
+pub(crate) fn may_rest_on(svid_claims: &[String], claim: &str) -> bool {
+    let mut marks = [mark(claim), mark(MANY)].into_iter();
+    marks.any(|mark| svid_claims.contains(&svid_claim(&mark)))
+}
+
 /// Returns the first four bytes of the digest of a claim in hexadecimal.
 fn mark(claim: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, claim.as_bytes());

@@ -23,6 +23,7 @@ use crate::position::{EntryId, Position};
 use crate::rules::Rules;
 
 pub use liveness::{Cause, Liveness};
+pub use quarantine::AskedIdentity;
 pub use retention::still_matter;
 
 /// The ending of a task.

@@ -3,8 +3,22 @@
 use sundew_attestation::spiffe::SpiffeId;
 
 use super::View;
-use crate::selector::{Attribute, Subject, audience_attributes, workload_attributes};
+use crate::selector::{Attribute, Subject, audience_attributes, may_rest_on, workload_attributes};
 use crate::subject::{KnownTask, KnownToken, serial_attribute};
+
+/// An identity that somebody asks for, as rules see it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AskedIdentity<'a> {
+    /// The SPIFFE ID; none where the caller has none and asks for something else.
+    pub id: Option<&'a SpiffeId>,
+    /// The audiences, if it is given as a JWT-SVID.
+    pub audience: &'a [String],
+    /// The big-endian serial number of the SVID that is shown, if one is.
+    pub svid_serial: Option<&'a [u8]>,
+    /// What it rests on: the claims of evidence of this moment, each as `<kind>.<claim>=<value>`, or
+    /// those of the SVID that is shown, as [`svid_claim`](crate::svid_claim) writes them.
+    pub claims: &'a [String],
+}
 
 impl View {
     /// Returns whether a quarantine forbids to begin this task or to issue anything in it. A
@@ -25,27 +39,25 @@ impl View {
     }
 
     /// Returns whether a rule forbids to give an identity at `now_ms`, in milliseconds since the
-    /// epoch, for these audiences if it is given as a JWT-SVID.
+    /// epoch.
     ///
     /// A quarantine forbids that. A suspension forbids JWT-SVIDs; whoever is suspended keeps an
     /// X.509-SVID, without which no task could be resumed, and which gives nothing else meanwhile.
-    /// Where an SVID is shown, with this serial number, each rule forbids it that names the number
-    /// and kills something: otherwise its holder would shake the rule off by a renewal (I1).
+    /// Where an SVID is shown, each rule forbids it that names its serial number and kills something:
+    /// otherwise its holder would shake the rule off by a renewal (I1).
     #[must_use]
-    pub fn forbids_identity(
-        &self,
-        id: &SpiffeId,
-        audience: &[String],
-        svid_serial: Option<&[u8]>,
-        now_ms: i64,
-    ) -> bool {
-        let serial = svid_serial.map(serial_attribute);
+    pub fn forbids_identity(&self, asked: &AskedIdentity<'_>, now_ms: i64) -> bool {
+        let serial = asked.svid_serial.map(serial_attribute);
         if !self.rules.any_quarantine() && serial.is_none() {
             return false;
         }
-        let mut identity = workload_attributes(id);
+        let mut identity = asked.id.map(workload_attributes).unwrap_or_default();
         identity.extend(serial.clone());
-        let audience = audience_attributes(audience);
+        identity.extend(
+            self.claims_of(asked)
+                .map(|claim| Attribute::Claim(claim.into())),
+        );
+        let audience = audience_attributes(asked.audience);
         let subject = Subject {
             position: self.applied,
             issued_at_ms: now_ms,
@@ -57,6 +69,15 @@ impl View {
             false => self.rules.is_quarantined(&subject),
         };
         is_quarantined || serial.is_some_and(|serial| self.rules.revokes_for(&serial, &subject))
+    }
+
+    /// Returns the claims of an identity, and those that rules name and that its SVID may rest on.
+    fn claims_of<'a>(&'a self, asked: &AskedIdentity<'a>) -> impl Iterator<Item = &'a str> {
+        let claims = asked.claims;
+        let named = (!claims.is_empty()).then(|| self.rules.claims());
+        let named = named.into_iter().flatten();
+        let known = claims.iter().map(String::as_str);
+        known.chain(named.filter(move |claim| may_rest_on(claims, claim)))
     }
 
     /// Returns whether a rule takes back what an SVID of this identity rests on since `since_ms`, in

@@ -25,8 +25,8 @@ async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
     let ca = enrollment.own_ca().unwrap();
     let workload = SpiffeId::parse(&id("/agent")).unwrap();
     let given_for = async |claim: &str| {
-        let mut permit = ca.permit(&workload, Shown::Fresh, &[]).await.unwrap();
-        permit.rest_on([claim]);
+        let permit = ca.permit(&workload, Shown::Fresh, &[]).await.unwrap();
+        let permit = ca.rest_on(permit, vec![claim.to_owned()], [claim]).unwrap();
         let svid = enrollment.issue(&permit, &csr(), "evidence").await;
         holder(&enrollment, svid.unwrap())
     };
@@ -86,8 +86,9 @@ async fn e9_a_deletion_ends_svids_and_join_tokens_for_whoever_has_the_id_next() 
         let svid = enrollment.issue(&permit, &csr(), "test").await.unwrap();
         peers.push(holder(&enrollment, svid));
     }
-    let mut permit = ca.permit(&agent, Shown::Fresh, &[]).await.unwrap();
-    permit.rest_on(["process.exe_sha256=aa"]);
+    let permit = ca.permit(&agent, Shown::Fresh, &[]).await.unwrap();
+    let claim = "process.exe_sha256=aa";
+    let permit = ca.rest_on(permit, vec![claim.to_owned()], [claim]).unwrap();
     let svid = enrollment.issue(&permit, &csr(), "test").await.unwrap();
     peers.push(holder(&enrollment, svid));
     for at in 0..peers.len() {
