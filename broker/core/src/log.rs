@@ -24,9 +24,9 @@ pub enum Effect {
     Quarantine,
     /// Everything that was decided before the rule's position is dead.
     Revoke,
-    /// What lives is suspended, and nothing new is issued until the rule is lifted. A suspended task
-    /// stays so after that, until its agent resumes it with fresh evidence. Tokens from before stay
-    /// dead.
+    /// What lives is suspended, and nothing new is issued until the rule is lifted, except
+    /// X.509-SVIDs, by which agents resume. A suspended task stays so after that, until its agent
+    /// resumes it with fresh evidence. Tokens from before stay dead.
     Suspend,
 }
 

@@ -179,9 +179,9 @@ pub(crate) enum Command {
         override_usage = "sundew contain --reason <TEXT> <SELECTOR>…\n       sundew contain --preview <SELECTOR>…"
     )]
     Contain(Respond),
-    /// Suspend what a selector matches, and issue nothing new to it, until lifted. Tokens die at
-    /// once. After the lift, agents resume their tasks with fresh evidence. Needs the role
-    /// `responder`.
+    /// Suspend what a selector matches, until lifted. Tokens die at once, and no task, token, secret
+    /// or JWT-SVID is issued; X.509-SVIDs are, since agents resume by them. After the lift, agents
+    /// resume their tasks with fresh evidence. Needs the role `responder`.
     #[command(
         after_help = EXIT_CODES,
         override_usage = "sundew suspend --reason <TEXT> <SELECTOR>…\n       sundew suspend --preview <SELECTOR>…"

@@ -112,7 +112,10 @@ fn meaning(revocation_id: &str, effect: Effect) -> String {
         Effect::Unspecified | Effect::Revoke => "dead everywhere from now on".to_owned(),
         Effect::Quarantine => format!("nothing new is issued, {lift}"),
         Effect::Suspend => {
-            format!("suspended everywhere from now on, and nothing new is issued, {lift}")
+            format!(
+                "suspended everywhere from now on, and no task, token, secret or JWT-SVID is \
+                 issued (X.509-SVIDs are), {lift}"
+            )
         }
         Effect::Contain => {
             format!("dead everywhere from now on, and nothing new is issued, {lift}")
