@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use rustix::process::Signal;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::json;
 use sundew_attestation::spiffe::{spiffe_id_of, thumbprint};
 use sundew_tests::calls::Caller;
-use sundew_tests::pki::Svid;
+use sundew_tests::pki::{DOMAIN, Svid};
 use sundew_tests::until;
 use sundew_tests::world::World;
 
@@ -118,7 +119,7 @@ fn the_shipped_configuration_is_good_as_it_is() {
 }
 
 /// P1: Envoy shows the SVID that it was given, also the next one, and takes a certificate by the
-/// bundle of its own trust domain.
+/// bundle of its own trust domain. I4: a trust domain that is withdrawn is withdrawn from Envoy.
 #[tokio::test]
 async fn envoy_has_its_svid_and_bundles_by_secret_discovery() {
     let world = World::embedded();
@@ -147,6 +148,8 @@ async fn envoy_has_its_svid_and_bundles_by_secret_discovery() {
 
     let envoy = Envoy::start(&world, ("name: ROOTCA", "name: ROOTCA"));
     let of_all = Envoy::start(&world, ("name: ROOTCA", "name: ALL"));
+    let of_partner = format!("name: spiffe://{DOMAIN}");
+    let of_partner = Envoy::start(&world, ("name: ROOTCA", &of_partner));
     for envoy in [&envoy, &of_all] {
         until("Envoy serves", || async {
             envoy.status(own).as_deref() == Some("200")
@@ -157,6 +160,10 @@ async fn envoy_has_its_svid_and_bundles_by_secret_discovery() {
     // The partner's domain is in the list of all, and in no other.
     assert_eq!(envoy.status(partner), None);
     assert_eq!(of_all.status(partner).as_deref(), Some("200"));
+    until("Envoy serves the partner", || async {
+        of_partner.status(partner).as_deref() == Some("200")
+    })
+    .await;
 
     let first = envoy.certificate(&client).await;
     assert_eq!(spiffe_id_of(&first).expect("ID").as_str(), ENVOY);
@@ -165,4 +172,17 @@ async fn envoy_has_its_svid_and_bundles_by_secret_discovery() {
         thumbprint(&envoy.certificate(&client).await) != first
     })
     .await;
+
+    let text = std::fs::read_to_string(broker.config_file()).expect("configuration");
+    let from = text.find("[[trust]]").expect("section");
+    let to = text.find("[store]").expect("section");
+    let without = format!("{}{}", &text[..from], &text[to..]);
+    std::fs::write(broker.config_file(), without).expect("configuration");
+    broker.signal(Signal::HUP);
+    until("the partner is withdrawn", || async {
+        of_partner.status(partner).is_none() && of_all.status(partner).is_none()
+    })
+    .await;
+    assert_eq!(of_partner.status(own), None, "nobody is let in instead");
+    assert_eq!(of_all.status(own).as_deref(), Some("200"));
 }

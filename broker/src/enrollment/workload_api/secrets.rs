@@ -14,9 +14,11 @@
 //! may not have that ID any more. Without names, everything is sent by SPIFFE ID.
 //!
 //! Bundles are for Envoy's SPIFFE validator (Envoy 1.18 and later), which takes a certificate by the
-//! bundle of its own trust domain only (P1). The header of the Workload API is not
-//! asked for: Envoy does not send it, and no browser or proxy can be made to speak gRPC over a Unix
-//! socket by who cannot open the socket.
+//! bundle of its own trust domain only (P1). A trust domain that a stream knew and that is withdrawn
+//! is answered with one that nobody has, so that Envoy forgets its roots.
+//!
+//! The header of the Workload API is not asked for: Envoy does not send it, and no browser or proxy
+//! can be made to speak gRPC over a Unix socket by who cannot open the socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -58,12 +60,16 @@ const VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
 const DEFAULT_SVID: &str = "default";
 const DEFAULT_BUNDLE: &str = "ROOTCA";
 const ALL_BUNDLES: &str = "ALL";
+/// A trust domain that nobody has (RFC 6761).
+const NOBODY: &str = "withdrawn.invalid";
 
 /// What a process may have at a moment.
 struct Held {
     svids: Vec<X509svid>,
     /// Concatenated DER of the roots, by trust domain as `spiffe://<name>`.
     bundles: BTreeMap<String, Vec<u8>>,
+    /// Trust domains of which the stream knew a bundle, and that are trusted no more.
+    withdrawn: BTreeSet<String>,
     /// The trust domain of the first SVID.
     own: Option<String>,
 }
@@ -89,8 +95,19 @@ impl Held {
         Ok(Self {
             svids: answer.svids,
             bundles,
+            withdrawn: BTreeSet::new(),
             own,
         })
+    }
+
+    /// What the process has now, after this.
+    fn then(self, next: Self) -> Self {
+        let known = self.bundles.into_keys().chain(self.withdrawn);
+        let withdrawn = known.filter(|domain| !next.bundles.contains_key(domain));
+        Self {
+            withdrawn: withdrawn.collect(),
+            ..next
+        }
     }
 
     /// The secrets of these names; all that there are, if there is no name.
@@ -123,22 +140,34 @@ impl Held {
             (domain, _) if self.bundles.contains_key(domain) => {
                 Ok(self.validation(name, &[&domain.to_owned()]))
             }
+            (domain, Some(own)) if self.withdrawn.contains(domain) => Ok(self.nobody(name, own)),
             _ => Err(CallError::NoSecret),
         }
     }
 
     /// The rule by which Envoy takes certificates of these trust domains.
     fn validation(&self, name: &str, domains: &[&String]) -> Secret {
-        let trust_domain = |id: &&String| {
-            let roots = self.bundles.get(*id)?;
-            Some(TrustDomain {
-                name: id.strip_prefix("spiffe://")?.to_owned(),
-                trust_bundle: Some(inline(certificates(roots))),
-            })
-        };
-        let config = SpiffeCertValidatorConfig {
-            trust_domains: domains.iter().filter_map(trust_domain).collect(),
-        };
+        let named = |id: &&String| self.trust_domain(id.strip_prefix("spiffe://")?, id);
+        Self::validator(name, domains.iter().filter_map(named).collect())
+    }
+
+    /// The rule by which Envoy takes no certificate. Envoy wants a trust domain and roots for it, and
+    /// our own CA makes no certificate in this one.
+    fn nobody(&self, name: &str, own: &str) -> Secret {
+        Self::validator(name, self.trust_domain(NOBODY, own).into_iter().collect())
+    }
+
+    /// A trust domain of this name, with the roots of the bundle of `of`.
+    fn trust_domain(&self, name: &str, of: &str) -> Option<TrustDomain> {
+        let roots = self.bundles.get(of)?;
+        Some(TrustDomain {
+            name: name.to_owned(),
+            trust_bundle: Some(inline(certificates(roots))),
+        })
+    }
+
+    fn validator(name: &str, trust_domains: Vec<TrustDomain>) -> Secret {
+        let config = SpiffeCertValidatorConfig { trust_domains };
         let validator = TypedExtensionConfig {
             name: VALIDATOR.to_owned(),
             typed_config: Some(Any {
@@ -239,7 +268,13 @@ impl<I: Identities> WorkloadApi<I> {
         loop {
             tokio::select! {
                 changed = changes.recv() => match changed {
-                    Some(answer) => held = Some(Held::new(answer?, default.as_deref())?),
+                    Some(answer) => {
+                        let next = Held::new(answer?, default.as_deref())?;
+                        held = Some(match held.take() {
+                            Some(before) => Held::then(before, next),
+                            None => next,
+                        });
+                    }
                     None => return Ok(()),
                 },
                 request = requests.message() => {

@@ -106,6 +106,31 @@ fn a_stream_that_has_an_id_as_default_gets_no_other_one_under_that_name() {
     assert_eq!(first.svids[0].spiffe_id, OTHER);
 }
 
+/// A withdrawal reaches Envoy: a stream that ended instead would leave it the former roots.
+#[test]
+fn a_trust_domain_that_is_withdrawn_is_replaced_by_one_that_nobody_has() {
+    let partner = "spiffe://partner.example";
+    let with = || Held::new(answer(&[ID]), None).unwrap();
+    let without = || {
+        let mut answer = answer(&[ID]);
+        answer.federated_bundles.clear();
+        Held::new(answer, None).unwrap()
+    };
+    assert!(without().secret(partner).is_err(), "never known");
+    let then = with().then(without());
+    for held in [with().then(without()).then(without()), then] {
+        let names = BTreeSet::from(["default", partner]);
+        let found = held.secrets(&names).unwrap();
+        assert_eq!(found[1].name, partner);
+        assert_eq!(domains(&found[1]), [(NOBODY.to_owned(), 1)]);
+        let all = held.secret("ALL").unwrap();
+        assert_eq!(domains(&all), [("own.example".to_owned(), 1)]);
+        assert!(held.secret("spiffe://third.example").is_err());
+        let again = held.then(with()).secret(partner).unwrap();
+        assert_eq!(domains(&again), [("partner.example".to_owned(), 2)]);
+    }
+}
+
 #[test]
 fn other_resources_and_too_many_names_are_refused() {
     let request = |type_url: &str, count: usize| DiscoveryRequest {
