@@ -1,6 +1,7 @@
 //! The connections of a Workload API's socket: how many there are in all, and of one user.
 //!
-//! A7: one user of the machine does not take the places, or the file descriptors, of others.
+//! A7: one user of the machine does not take the places, or the file descriptors, of others. A few
+//! users do not take them all either: the fewer places are left, the fewer one user may have.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +22,8 @@ const RETRY_ACCEPT_AFTER: Duration = Duration::from_millis(50);
 pub struct LocalLimits {
     /// Most connections.
     pub connections: usize,
-    /// Most connections of one user.
+    /// Most connections of one user, who gets another one only as long as he has less than half of
+    /// what is left.
     pub per_uid: usize,
 }
 
@@ -62,7 +64,8 @@ impl LocalPlaces {
         let counts = taken.values().map(|one| one.count);
         let all = counts.fold(0, usize::saturating_add);
         let own = taken.get(&uid).map_or(0, |one| one.count);
-        if all >= limits.connections || own >= limits.per_uid {
+        let left = limits.connections.saturating_sub(all);
+        if own >= limits.per_uid.min(left.div_ceil(2)) {
             return None;
         }
         let own = taken.entry(uid).or_insert_with(|| OfOne {
@@ -152,14 +155,35 @@ mod tests {
     fn a7_one_user_leaves_places_for_others() {
         let places = LocalPlaces::default();
         let limits = LocalLimits {
-            connections: 5,
+            connections: 9,
             per_uid: 3,
         };
         let mut held: Vec<_> = (0..4).filter_map(|_| places.take(limits, 1)).collect();
         assert_eq!(held.len(), 3);
-        held.extend((0..4).filter_map(|_| places.take(limits, 2)));
-        assert_eq!(held.len(), 5);
+        for uid in 2..=7 {
+            held.extend((0..4).filter_map(|_| places.take(limits, uid)));
+        }
+        assert_eq!(held.len(), 9);
         drop(held);
         assert!(places.taken().is_empty());
+    }
+
+    /// Nobody knows the four: they have no identity here.
+    #[test]
+    fn a7_four_users_leave_places_for_others() {
+        let places = LocalPlaces::default();
+        let limits = LocalLimits::default();
+        let mut held = Vec::new();
+        let mut counts = Vec::new();
+        for uid in 1..=4 {
+            let before = held.len();
+            held.extend((0..200).filter_map(|_| places.take(limits, uid)));
+            counts.push(held.len() - before);
+        }
+        assert_eq!(counts, [128, 128, 86, 57]);
+        let again = (1..=4).filter_map(|uid| places.take(limits, uid));
+        assert_eq!(again.count(), 0, "what is left is for others");
+        let others: Vec<_> = (5..12).map(|uid| places.take(limits, uid)).collect();
+        assert!(others.iter().all(Option::is_some));
     }
 }
