@@ -112,11 +112,16 @@ impl Enrollment {
         };
         let records = &self.ledger.records;
         for (_, document) in records.readable_documents(DocumentKind::Workload).await? {
+            let WorkloadRecord {
+                registration,
+                applied_at_ms,
+                ..
+            } = document.decode(WorkloadRecord::decode)?;
             let Registration {
                 spiffe_id: id,
                 mut local,
                 ..
-            } = document.decode(WorkloadRecord::decode)?.registration;
+            } = registration;
             // I2: nodes of earlier versions do not look themselves whether a selector pins anything.
             local.retain(|selector| selector.node.as_ref() == node && selector.problem().is_none());
             if id.trust_domain() == ca.trust_domain() && !local.is_empty() {
@@ -124,6 +129,7 @@ impl Enrollment {
                 candidates.push(Candidate {
                     id,
                     local,
+                    applied_at_ms,
                     is_withheld,
                 });
             }
@@ -183,6 +189,7 @@ impl Enrollment {
                 .iter()
                 .map(|selector| serde_json::to_string(selector).unwrap_or_default())
                 .collect(),
+            applied_at_ms: candidate.applied_at_ms,
         };
         Ok(v1::ListEntriesResponse {
             entries: given.map(entry).collect(),

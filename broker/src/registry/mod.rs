@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ring::digest;
 use sundew_attestation::json::{self, JsonError};
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
-use sundew_attestation::{Narrowing, TrustMaterial, hex};
+use sundew_attestation::{TrustMaterial, hex};
 use sundew_core::store::DocumentKind;
 use sundew_core::{GivenFor, Registration, Selector, WorkloadRecord};
 use sundew_proto::v1;
@@ -209,12 +209,9 @@ impl Registry {
     /// The selectors of what a registration takes back, SVIDs included.
     fn narrowing(&self, new: &Registration, former: &Registration) -> Vec<Selector> {
         let mut selectors = new.narrowing_from(former);
-        let policy = new.enrollment_policy();
-        if policy.narrowing_from(&former.enrollment_policy()) != Narrowing::Nothing {
-            let before_ms = self.ledger.given_before_ms();
-            let of_evidence =
-                Selector::svids_given_for(&new.spiffe_id, GivenFor::Evidence, before_ms);
-            selectors.extend(of_evidence);
+        let before_ms = self.ledger.given_before_ms();
+        for what in new.svids_narrowing_from(former) {
+            selectors.extend(Selector::svids_given_for(&new.spiffe_id, what, before_ms));
         }
         selectors
     }

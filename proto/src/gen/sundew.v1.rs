@@ -1778,6 +1778,9 @@ pub struct NodeEntry {
     /// JSON in the form of `local` in a registration.
     #[prost(string, repeated, tag = "2")]
     pub selectors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// When the registration was applied. SVIDs of before may have ended with that.
+    #[prost(int64, tag = "3")]
+    pub applied_at_ms: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListEntriesResponse {

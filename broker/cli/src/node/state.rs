@@ -109,6 +109,7 @@ async fn list_entries(agent: &Agent, task: &str) -> Result<Entries> {
         candidates.push(Candidate {
             id: SpiffeId::parse(&entry.spiffe_id)?,
             local,
+            applied_at_ms: entry.applied_at_ms,
             // The broker lists what it gives.
             is_withheld: false,
         });

@@ -145,6 +145,23 @@ impl LocalSelector {
     }
 }
 
+impl LocalSelector {
+    /// Returns whether the selector means every process that `other` means.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        fn is_wider<T: PartialEq>(wide: Option<&T>, narrow: Option<&T>) -> bool {
+            wide.is_none() || wide == narrow
+        }
+        self.node == other.node
+            && is_wider(self.uid.as_ref(), other.uid.as_ref())
+            && is_wider(self.gid.as_ref(), other.gid.as_ref())
+            && is_wider(self.container_id.as_ref(), other.container_id.as_ref())
+            && is_wider(self.systemd_unit.as_ref(), other.systemd_unit.as_ref())
+            && is_wider(self.exe.as_ref(), other.exe.as_ref())
+            && is_wider(self.exe_sha256.as_ref(), other.exe_sha256.as_ref())
+    }
+}
+
 fn default_task_ttl() -> Ttl {
     Ttl::HOUR
 }

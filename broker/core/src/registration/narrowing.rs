@@ -2,8 +2,8 @@
 
 use sundew_attestation::Narrowing;
 
-use super::Registration;
-use crate::selector::Selector;
+use super::{LocalSelector, Registration};
+use crate::selector::{GivenFor, Selector};
 
 impl Registration {
     /// Returns the selectors of everything that was issued under `former` and may be more than this
@@ -38,6 +38,28 @@ impl Registration {
             return vec![workload()];
         }
         selectors
+    }
+
+    /// Returns what SVIDs were given for under `former` and may be given for no more.
+    #[must_use]
+    pub fn svids_narrowing_from(&self, former: &Self) -> Vec<GivenFor<'static>> {
+        let mut lost = Vec::new();
+        let evidence = self.enrollment_policy();
+        if evidence.narrowing_from(&former.enrollment_policy()) != Narrowing::Nothing {
+            lost.push(GivenFor::Evidence);
+        }
+        // An SVID does not say which selector meant its process.
+        let is_lost = |old: &&LocalSelector| !self.local.iter().any(|new| new.covers(old));
+        for selector in former.local.iter().filter(is_lost) {
+            let what = match selector.node {
+                None => GivenFor::LocalProcess,
+                Some(_) => GivenFor::NodeProcess,
+            };
+            if !lost.contains(&what) {
+                lost.push(what);
+            }
+        }
+        lost
     }
 }
 
@@ -103,6 +125,46 @@ mod tests {
             json!({ "evidence": [{ "kind": "nitro", "claims": { "pcr0": ["aa", "bb"], "pcr8": ["cc"] } }] }),
         ] {
             assert_eq!(narrowing(changes.clone()), everything, "{changes}");
+        }
+    }
+
+    #[test]
+    fn e9_local_processes_that_are_meant_no_more_lose_their_svids() {
+        let node = "spiffe://a.test/node";
+        let former = json!([
+            { "uid": 1, "exe": "/bin/a" },
+            { "uid": 2 },
+            { "node": node, "uid": 3 },
+        ]);
+        let with = |local: &Value| registration(json!({ "local": local }));
+        let (local, nodes) = (GivenFor::LocalProcess, GivenFor::NodeProcess);
+        for (now, lost) in [
+            (former.clone(), vec![]),
+            (
+                json!([{ "uid": 1 }, { "uid": 2 }, { "node": node, "uid": 3 }, { "uid": 4 }]),
+                vec![],
+            ),
+            (json!([{ "uid": 1 }, { "uid": 2 }]), vec![nodes]),
+            (
+                json!([{ "uid": 1, "exe": "/bin/a" }, { "node": node, "uid": 3 }]),
+                vec![local],
+            ),
+            (
+                json!([
+                    { "uid": 1, "exe": "/bin/a" },
+                    { "uid": 2, "gid": 2 },
+                    { "node": node, "uid": 3 },
+                ]),
+                vec![local],
+            ),
+            (
+                json!([{ "uid": 1 }, { "uid": 2 }, { "node": "spiffe://a.test/other", "uid": 3 }]),
+                vec![nodes],
+            ),
+            (json!([]), vec![local, nodes]),
+        ] {
+            let found = with(&now).svids_narrowing_from(&with(&former));
+            assert_eq!(found, lost, "{now}");
         }
     }
 }

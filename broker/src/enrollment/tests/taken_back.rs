@@ -128,6 +128,47 @@ async fn e9_a_deletion_ends_svids_and_join_tokens_for_whoever_has_the_id_next() 
     assert!(renew(&enrollment, &anew).await.is_ok());
 }
 
+/// E9: a registration that means fewer local processes ends the SVIDs of such processes, and no other.
+#[tokio::test]
+async fn e9_local_svids_end_once_fewer_local_processes_are_meant() {
+    let (broker, enrollment) = enrolling().await;
+    let node = id("/node");
+    let (_, begun) = broker.agent_with_task().await;
+    let local = json!([{ "uid": 1 }, { "uid": 2 }, { "node": node, "uid": 3 }]);
+    broker.register("/agent", json!({ "local": local })).await;
+    let task = TaskId::parse(&begun.id).unwrap();
+    let task = broker.ledger.records.task(task).await.unwrap().unwrap();
+    let ca = enrollment.own_ca().unwrap();
+    let agent = SpiffeId::parse(&id("/agent")).unwrap();
+    let given_for = async |shown: Shown<'_>| {
+        let permit = ca.permit(&agent, shown, &[]).await.unwrap();
+        let svid = enrollment.issue(&permit, &csr(), "test").await.unwrap();
+        let renewed = renew(&enrollment, &holder(&enrollment, svid)).await;
+        holder(&enrollment, renewed.unwrap())
+    };
+    let local = given_for(Shown::LocalProcess).await;
+    let on_node = given_for(Shown::Node(&task)).await;
+    let joined = enrolled(&broker, &enrollment).await;
+    let renews = async |peer: &Arc<Peer>| match renew(&enrollment, peer).await {
+        Ok(_) => true,
+        Err(Refusal::GroundsWithdrawn) => false,
+        Err(other) => panic!("{other}"),
+    };
+
+    let more = json!([{ "uid": 1 }, { "uid": 2 }, { "node": node, "uid": 3 }, { "uid": 4 }]);
+    broker.register("/agent", json!({ "local": more })).await;
+    assert!(renews(&local).await);
+    let narrower = json!([{ "uid": 1 }, { "uid": 2, "gid": 2 }, { "node": node, "uid": 3 }]);
+    broker
+        .register("/agent", json!({ "local": narrower }))
+        .await;
+    assert!(!renews(&local).await);
+    assert!(renews(&on_node).await);
+    broker.register("/agent", json!({ "local": [] })).await;
+    assert!(!renews(&on_node).await);
+    assert!(renews(&joined).await);
+}
+
 /// The number of rules about SVIDs that stand for as long as an SVID may live.
 fn svid_rules_of_a_year(broker: &TestBroker) -> usize {
     let view = broker.ledger.log.view().unwrap();

@@ -33,6 +33,7 @@ impl<I: Identities> WorkloadApi<I> {
         let mut refused = Status::from(CallError::NoIdentity);
         for id in ids
             .iter()
+            .map(|(id, _)| id)
             .filter(|id| request.spiffe_id.is_empty() || id.as_str() == request.spiffe_id)
         {
             // P12: each is signed and put on the record.

@@ -46,6 +46,9 @@ pub struct Candidate {
     pub id: SpiffeId,
     /// The processes that may get it.
     pub local: Vec<LocalSelector>,
+    /// When the registration was applied, in milliseconds since the epoch. What was issued before may
+    /// have ended with that (E9).
+    pub applied_at_ms: i64,
     /// Whether nobody may get it now: a quarantine covers it, for example (I1).
     pub is_withheld: bool,
 }
@@ -158,12 +161,13 @@ impl<I: Identities> WorkloadApi<I> {
         counted.map_err(|_| CallError::RateLimit.into())
     }
 
-    /// Answers the IDs of all identities that the process may have, at least one.
+    /// Answers the IDs of all identities that the process may have, at least one, each with the time
+    /// when its registration was applied.
     async fn matching(
         &self,
         rpc: &'static str,
         process: &Arc<LocalProcess>,
-    ) -> Result<Vec<SpiffeId>, Status> {
+    ) -> Result<Vec<(SpiffeId, i64)>, Status> {
         let candidates = self.identities.candidates().await?;
         let want_digest = candidates
             .iter()
@@ -181,7 +185,8 @@ impl<I: Identities> WorkloadApi<I> {
             self.identities.refused(rpc, process, why);
             return Err(CallError::NoIdentity.into());
         }
-        Ok(given.into_iter().map(|c| c.id).collect())
+        let named = given.into_iter().map(|c| (c.id, c.applied_at_ms));
+        Ok(named.collect())
     }
 }
 

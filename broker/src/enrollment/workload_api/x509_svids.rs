@@ -31,6 +31,8 @@ pub(super) struct Issued {
     svid: X509svid,
     /// In milliseconds since the epoch.
     renew_at_ms: i64,
+    /// When the registration was applied, in milliseconds since the epoch.
+    applied_at_ms: i64,
     generation: u64,
 }
 
@@ -38,11 +40,11 @@ type Svids = BTreeMap<SpiffeId, X509svid>;
 
 impl<I: Identities> WorkloadApi<I> {
     /// Answers the SVID that the process has for this identity, or a new one; with the time to
-    /// renew it, half of its life.
+    /// renew it, half of its life. E9: one from before the registration was applied may have ended.
     async fn svid_for(
         &self,
         process: &LocalProcess,
-        id: &SpiffeId,
+        (id, applied_at_ms): (&SpiffeId, i64),
         generation: u64,
     ) -> Result<Issued, Status> {
         let holder = process
@@ -53,6 +55,7 @@ impl<I: Identities> WorkloadApi<I> {
             issued
                 .get(holder.as_ref()?)
                 .filter(|i| now_ms < i.renew_at_ms && i.generation == generation)
+                .filter(|i| i.applied_at_ms == applied_at_ms)
                 .cloned()
         };
         if let Some(issued) = known(&self.lock()) {
@@ -63,6 +66,7 @@ impl<I: Identities> WorkloadApi<I> {
         let fresh = Issued {
             svid,
             renew_at_ms: now_ms.saturating_add(not_after_ms.saturating_sub(now_ms) / 2),
+            applied_at_ms,
             generation,
         };
         if let Some(holder) = holder {
@@ -88,22 +92,22 @@ impl<I: Identities> WorkloadApi<I> {
         answers: mpsc::Sender<Result<X509svidResponse, Status>>,
     ) -> Result<(), Status> {
         let (mut svids, mut renew_at_ms, mut generation) = (Svids::new(), 0, 0);
+        let mut served = Vec::new();
         loop {
             let ids = self.matching(rpc, &process).await?;
             let bundles = self.identities.bundles();
             let trust = bundles.generation;
-            let stale = clock::now_ms() >= renew_at_ms
-                || trust != generation
-                || !svids.keys().eq(ids.iter());
+            let stale = clock::now_ms() >= renew_at_ms || trust != generation || served != ids;
             // A response replaces all SVIDs of the process, so all are sent when one is stale.
             if stale {
                 svids.clear();
                 renew_at_ms = i64::MAX;
-                for id in ids {
-                    let issued = self.svid_for(&process, &id, trust).await?;
+                for (id, applied_at_ms) in &ids {
+                    let issued = self.svid_for(&process, (id, *applied_at_ms), trust).await?;
                     renew_at_ms = renew_at_ms.min(issued.renew_at_ms);
-                    svids.insert(id, issued.svid);
+                    svids.insert(id.clone(), issued.svid);
                 }
+                served = ids;
                 generation = trust;
                 let own: Vec<_> = svids.keys().map(|id| id.trust_domain().id()).collect();
                 let federated_bundles = bundles
