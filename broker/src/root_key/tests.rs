@@ -136,15 +136,13 @@ async fn i10_after_the_rewrite_nothing_that_stays_needs_the_former_key() {
     for kind in KINDS {
         put(&one, kind, 1).await.unwrap().unwrap();
     }
-    one.register("/gone", json!({})).await;
-    let gone = v1::DeleteWorkloadRequest {
-        spiffe_id: "spiffe://test.example/gone".to_owned(),
+    // A deleted secret: what a deleted registration leaves stands as long as an SVID may live.
+    one.put_secret("gone", "v").await;
+    let gone = v1::DeleteSecretRequest {
+        name: "gone".to_owned(),
     };
-    let registry = Arc::clone(&one.rooms.registry);
-    registry
-        .delete_workload(one.operator(), gone)
-        .await
-        .unwrap();
+    let secrets = Arc::clone(&one.rooms.secrets);
+    secrets.delete_secret(one.operator(), gone).await.unwrap();
     let agent = one.agent("/agent");
     let begun = begin_named(&one, &agent).await.unwrap();
     let held = one.respond(selector("/held"), v1::Effect::Quarantine).await;
