@@ -9,10 +9,8 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 use super::super::allowed_hosts::is_host;
-use super::file::{
-    FileBundleEndpoint, FileFederation, FileIdentity, FileJournal, FileLimits, FileOperator,
-    FileProfile, FileTrust,
-};
+use super::file::{FileJournal, FileLimits, FileOperator};
+use super::trust::{FileBundleEndpoint, FileFederation, FileIdentity, FileProfile, FileTrust};
 use super::{
     BundleEndpoint, FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig, Profile, Role,
 };

@@ -27,6 +27,7 @@ mod checks;
 mod file;
 mod reload;
 mod store;
+mod trust;
 
 use file::File;
 
