@@ -105,16 +105,20 @@ pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, 
 /// be sent, and not that the server's certificate is of another.
 fn with_cause(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    let mut innermost = None;
-    while let Some(cause) = source {
-        innermost = Some(cause);
-        source = cause.source();
-    }
-    if let Some(cause) = innermost {
-        let cause = cause.to_string();
+    if let Some(cause) = std::error::Error::source(error) {
+        let cause = innermost(cause).to_string();
         text.push_str(": ");
         text.extend(cause.chars().take(MAX_CAUSE));
     }
     text
+}
+
+/// The innermost cause of an error, which says more than all others.
+pub(crate) fn innermost<'e>(
+    mut error: &'e (dyn std::error::Error + 'static),
+) -> &'e (dyn std::error::Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
 }

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::CHECK_INTERVAL;
 use crate::clock;
+use crate::material::fetch::innermost;
 use crate::peer::Trust;
 use crate::peer::files::certified;
 use crate::peer::trust::Source;
@@ -63,15 +64,6 @@ enum WorkloadApiError {
     /// The API did not answer.
     #[error("no answer within 10 seconds")]
     TimedOut,
-}
-
-/// The innermost cause of an error, which says more than all others.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    innermost.to_string()
 }
 
 impl From<Status> for WorkloadApiError {
