@@ -11,6 +11,7 @@ pub mod dev;
 pub mod disk;
 pub mod hardware;
 pub mod issuer;
+pub mod joining;
 pub mod pki;
 pub mod postgres;
 pub mod process;

@@ -200,3 +200,10 @@ pub fn unknown_critical() -> CustomExtension {
 pub fn expired(params: &mut CertificateParams) {
     (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
 }
+
+/// Returns a new key, and a request for a certificate of it (PKCS#10) in DER.
+pub fn csr() -> (KeyPair, Vec<u8>) {
+    let key = KeyPair::generate().expect("key");
+    let request = CertificateParams::default().serialize_request(&key);
+    (key, request.expect("request").der().to_vec())
+}

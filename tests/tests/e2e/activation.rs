@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sundew_proto::v1::{
     ActivateTpmKeyRequest, ActivateTpmKeyResponse, AddTrustRequest, ChallengeTpmKeyRequest,
-    ChallengeTpmKeyResponse, Effect, RemoveTrustRequest, Selector, TpmKey as Brought,
+    ChallengeTpmKeyResponse, RemoveTrustRequest, TpmKey as Brought,
 };
 use sundew_sdk::{TpmError, TpmKey};
 use sundew_tests::broker::Broker;
@@ -14,10 +14,7 @@ use sundew_tests::until;
 use sundew_tests::world::World;
 use tonic::{Code, Status};
 
-const KEY: u32 = 0x8101_0002;
-
-/// Another attestation key of the same TPM.
-const OTHER_KEY: u32 = 0x8101_0003;
+pub(crate) const KEY: u32 = 0x8101_0002;
 
 const ENDORSEMENT_KEY: u32 = 0x8101_0001;
 
@@ -40,7 +37,7 @@ pub(crate) fn brought(tpm: &Tpm) -> Brought {
     brought_key(tpm, KEY)
 }
 
-fn brought_key(tpm: &Tpm, key: u32) -> Brought {
+pub(crate) fn brought_key(tpm: &Tpm, key: u32) -> Brought {
     let keys = TpmKey::read(&tpm.device(), key, ENDORSEMENT_KEY).expect("keys");
     Brought {
         attestation_key: keys.attestation_key,
@@ -84,7 +81,11 @@ pub(crate) fn open(tpm: &Tpm, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>,
     open_with(tpm, KEY, made)
 }
 
-fn open_with(tpm: &Tpm, key: u32, made: &ChallengeTpmKeyResponse) -> Result<Vec<u8>, TpmError> {
+pub(crate) fn open_with(
+    tpm: &Tpm,
+    key: u32,
+    made: &ChallengeTpmKeyResponse,
+) -> Result<Vec<u8>, TpmError> {
     TpmKey::open(
         &tpm.device(),
         key,
@@ -301,7 +302,7 @@ async fn a_maker_is_trusted_no_more(operator: &Caller, caller: &Caller, tpm: &Tp
 }
 
 /// A registration of /agent that names this TPM, and one of /anyone that names none.
-async fn register(world: &World, broker: &Broker, tpm: &Tpm) {
+pub(crate) async fn register(world: &World, broker: &Broker, tpm: &Tpm) {
     let named = json!({ "evidence": wanted(json!({ "ek": [ek(tpm)] })) });
     world.register(broker, "/agent", named).await;
     let unnamed = json!({ "evidence": wanted(json!({})) });
@@ -372,110 +373,4 @@ async fn a_key_is_trusted_when_the_tpm_of_a_known_maker_opens_the_credential_for
     no_credential_is_made(&caller, &own, &second, &foreign).await;
     a_registrar_cannot_claim_it(&operator, &tpm).await;
     a_maker_is_trusted_no_more(&operator, &caller, &tpm, &begun).await;
-}
-
-/// Activates one of the TPM's keys.
-async fn activate(caller: &Caller, tpm: &Tpm, key: u32) -> Result<ActivateTpmKeyResponse, Status> {
-    let own = brought_key(tpm, key);
-    let made = challenge(caller, &own).await?;
-    let opened = open_with(tpm, key, &made).expect("opened");
-    answer(caller, &own, opened, made.expires_at_ms).await
-}
-
-async fn begin_by_other_key(caller: &Caller, tpm: &Tpm) -> Result<Begun, Status> {
-    let nonce = caller.nonce().await?;
-    let binding = *caller.bound(&nonce).as_bytes();
-    let payload = tpm.other_evidence("4+7", binding).await.expect("evidence");
-    caller.begin_on(nonce, vec![("tpm2", payload)]).await
-}
-
-/// E10: a TPM may have several keys. One that an operator took back takes the others with it, and the
-/// host cannot bring them back, neither with a key of before nor with a new one, until the operator
-/// lets it.
-#[tokio::test]
-async fn e10_a_key_that_was_taken_back_takes_its_tpm_with_it_until_the_operator_lets_it_again() {
-    let world = World::embedded();
-    let broker = world.broker().await;
-    let operator = world.operator(&broker);
-    let maker = Maker::new();
-    let tpm = Tpm::made_by(&maker);
-    operator
-        .trust("tpm2_ek_root", "swtpm", &maker.certificates())
-        .await;
-    register(&world, &broker, &tpm).await;
-    let caller = world.caller(&broker, "/agent");
-    let first = activate(&caller, &tpm, KEY).await.expect("activated");
-    let by_first = begin(&caller, &tpm).await.expect("a task");
-    let second = activate(&caller, &tpm, OTHER_KEY).await.expect("another");
-    assert_eq!(second.action, "created");
-    let by_second = begin_by_other_key(&caller, &tpm).await.expect("a task");
-    let again = begin(&caller, &tpm)
-        .await
-        .expect("the first key counts still");
-
-    let remove = |kind: &str, name: String| {
-        let request = RemoveTrustRequest {
-            kind: kind.to_owned(),
-            name,
-            reason: "the host is lost".to_owned(),
-        };
-        let registry = operator.registry();
-        async move {
-            let mut registry = registry;
-            registry.remove_trust(request).await.expect("removed")
-        }
-    };
-    let ek = ek(&tpm);
-    remove("tpm2_ak", format!("ek-{ek}/{}", first.key)).await;
-    let presenter = caller.thumbprint();
-    for task in [&by_first, &again, &by_second] {
-        let active = caller.active(&task.token, &presenter).await;
-        assert!(!active.expect("answer"));
-    }
-    let refused = activate(&caller, &tpm, KEY).await.expect_err("taken back");
-    assert_eq!(refused.code(), Code::PermissionDenied);
-    begin(&caller, &tpm).await.expect_err("a key that is gone");
-    let refused = begin_by_other_key(&caller, &tpm).await.expect_err("barred");
-    assert_eq!(refused.code(), Code::PermissionDenied);
-
-    for name in [ek.clone(), first.key.clone()] {
-        remove("tpm2_barred", name).await;
-    }
-    begin_by_other_key(&caller, &tpm).await.expect("let again");
-    activate(&caller, &tpm, KEY).await.expect("let again");
-    begin(&caller, &tpm).await.expect("a task");
-}
-
-/// I1: a key that a quarantine is about does not become trusted, whoever brings it.
-#[tokio::test]
-async fn i1_a_quarantine_by_claim_lets_no_key_of_the_tpm_be_activated() {
-    let world = World::embedded();
-    let broker = world.broker().await;
-    let operator = world.operator(&broker);
-    let maker = Maker::new();
-    let tpm = Tpm::made_by(&maker);
-    operator
-        .trust("tpm2_ek_root", "swtpm", &maker.certificates())
-        .await;
-    register(&world, &broker, &tpm).await;
-    let caller = world.caller(&broker, "/agent");
-    let first = activate(&caller, &tpm, KEY).await.expect("activated");
-    for (claim, other_key_too) in [
-        (format!("tpm2.ek={}", ek(&tpm)), true),
-        (format!("tpm2.key={}", first.key), false),
-    ] {
-        let selector = Selector {
-            claims: vec![claim],
-            ..Selector::default()
-        };
-        let rule = operator.respond(selector, Effect::Quarantine).await;
-        let refused = activate(&caller, &tpm, KEY).await.expect_err("quarantined");
-        assert_eq!(refused.code(), Code::PermissionDenied);
-        let other = activate(&caller, &tpm, OTHER_KEY).await;
-        assert_eq!(other.is_err(), other_key_too);
-        let rule = rule.expect("in force").revocation_id;
-        operator.lift(&rule).await.expect("lifted");
-    }
-    let again = activate(&caller, &tpm, KEY).await.expect("activated");
-    assert_eq!(again.action, "unchanged");
 }

@@ -378,11 +378,7 @@ async fn a9_enrollment_answers_alike_for_registered_and_unknown_ids() {
     let operator = world.operator(&broker);
     operator.apply(&known).await.expect("registered");
     let anybody = Caller::new(format!("127.0.0.1:{port}"), None);
-    let csr = {
-        let key = rcgen::KeyPair::generate().expect("key");
-        let request = rcgen::CertificateParams::default().serialize_request(&key);
-        request.expect("CSR").der().to_vec()
-    };
+    let (_, csr) = sundew_tests::pki::csr();
     for csr in [Vec::new(), b"x".to_vec(), csr] {
         for evidence in [Vec::new(), vec![oidc(b"x".to_vec())]] {
             for challenged in [true, false] {

@@ -5,9 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sundew_proto::v1::{
-    CaKey, CreateJoinTokenRequest, DropOldCaKeysRequest, RotateCaRequest, ShowCaRequest,
-};
+use sundew_proto::v1::{CaKey, DropOldCaKeysRequest, RotateCaRequest, ShowCaRequest};
 use sundew_tests::broker::Broker;
 use sundew_tests::dev::Dev;
 use sundew_tests::pki::pem;
@@ -54,14 +52,7 @@ async fn enrolled(world: &World, broker: &Broker, port: u16) -> PathBuf {
     let mut document = World::registration("/agent", json!({}));
     document["spiffe_id"] = json!("spiffe://own.example/agent");
     operator.apply(&[document]).await.expect("registered");
-    let token = || async {
-        let request = CreateJoinTokenRequest {
-            spiffe_id: "spiffe://own.example/agent".to_owned(),
-            ttl_ms: 0,
-        };
-        let created = operator.registry().create_join_token(request).await;
-        created.expect("token").into_inner().join_token
-    };
+    let token = || operator.join_token("spiffe://own.example/agent");
     let bundle = world.folder().join("own-root.pem");
     let root = own_root(&token().await, port).await;
     std::fs::write(&bundle, pem("CERTIFICATE", &root)).expect("bundle");

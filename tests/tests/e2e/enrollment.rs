@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use sundew_proto::v1::{CreateJoinTokenRequest, EnrollRequest};
+use sundew_proto::v1::CreateJoinTokenRequest;
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::Caller;
 use sundew_tests::dev::Dev;
@@ -180,24 +180,14 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     let mut document = World::registration("/agent", json!({}));
     document["spiffe_id"] = json!("spiffe://own.example/agent");
     operator.apply(&[document]).await.expect("registered");
-    let create = |id: &str| CreateJoinTokenRequest {
-        spiffe_id: id.to_owned(),
+    let of_unknown = CreateJoinTokenRequest {
+        spiffe_id: "spiffe://own.example/unknown".to_owned(),
         ttl_ms: 0,
     };
-    assert!(
-        operator
-            .registry()
-            .create_join_token(create("spiffe://own.example/unknown"))
-            .await
-            .is_err()
-    );
-    let token = operator
-        .registry()
-        .create_join_token(create("spiffe://own.example/agent"))
-        .await
-        .expect("token")
-        .into_inner()
-        .join_token;
+    let refused = operator.registry().create_join_token(of_unknown).await;
+    assert!(refused.is_err());
+    let agent = "spiffe://own.example/agent";
+    let token = operator.join_token(agent).await;
     // The roots come out of band; here from the broker's own handshake.
     let bundle = world.folder().join("own-root.pem");
     let chain = server_chain(&world, &broker).await;
@@ -208,13 +198,7 @@ async fn a_join_token_is_good_once_and_gives_an_svid_that_can_be_renewed() {
     );
     let root = own_root(&token, port).await;
     std::fs::write(&bundle, pem("CERTIFICATE", &root)).expect("bundle");
-    let second = operator
-        .registry()
-        .create_join_token(create("spiffe://own.example/agent"))
-        .await
-        .expect("token")
-        .into_inner()
-        .join_token;
+    let second = operator.join_token(agent).await;
     let out = world.folder().join("enrolled");
     let enroll = |token: &str| enroll_with(token, port, &bundle, &out);
     let first = enroll(&second);
@@ -355,26 +339,7 @@ async fn server_chain(
 
 /// Enrolls by hand, without looking at the server, to learn the root.
 pub(crate) async fn own_root(token: &str, port: u16) -> Vec<u8> {
-    let key = KeyPair::generate().expect("key");
-    let csr = rcgen::CertificateParams::default()
-        .serialize_request(&key)
-        .expect("csr")
-        .der()
-        .to_vec();
     let caller = Caller::new(format!("127.0.0.1:{port}"), None);
-    let request = EnrollRequest {
-        join_token: token.to_owned(),
-        csr,
-        ..Default::default()
-    };
-    caller
-        .enrollment()
-        .enroll(request)
-        .await
-        .expect("enrolled")
-        .into_inner()
-        .svid
-        .expect("svid")
-        .bundle[0]
-        .clone()
+    let (_, bundle) = caller.redeem(token).await.expect("enrolled");
+    bundle[0].clone()
 }

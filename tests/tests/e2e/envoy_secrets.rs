@@ -15,7 +15,6 @@ use sundew_tests::until;
 use sundew_tests::world::World;
 
 use crate::enrollment::own_ca_in;
-use crate::gate::{enroll, join_token};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/envoy-sds.yaml");
 const ENVOY: &str = "spiffe://own.example/envoy";
@@ -136,8 +135,8 @@ async fn envoy_has_its_svid_and_bundles_by_secret_discovery() {
     ];
     operator.apply(&documents).await.expect("registered");
     let enrollment = Caller::new(format!("127.0.0.1:{port}"), None);
-    let token = join_token(&operator, client).await;
-    let client = enroll(&enrollment, &token).await.expect("enrolled");
+    let redeemed = enrollment.redeem(&operator.join_token(client).await).await;
+    let (client, _) = redeemed.expect("enrolled");
     let stranger = world.ca.svid("/client");
     let folders = [("client", &client), ("stranger", &stranger)].map(|(name, svid)| {
         let folder = world.folder().join(name);

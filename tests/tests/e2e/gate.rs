@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use prost::Message as _;
-use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use sundew_proto::envoy::DiscoveryRequest;
 use sundew_proto::envoy::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -13,7 +12,7 @@ use sundew_proto::spiffe::{JwtsvidRequest, X509svidRequest};
 use sundew_proto::v1::*;
 use sundew_tests::broker::Broker;
 use sundew_tests::calls::{Caller, oidc};
-use sundew_tests::pki::Svid;
+use sundew_tests::pki::csr;
 use sundew_tests::tpm::{Maker, Tpm};
 use sundew_tests::until;
 use sundew_tests::world::World;
@@ -84,13 +83,6 @@ fn methods() -> BTreeSet<String> {
         .collect()
 }
 
-/// A key and a CSR for it.
-fn csr() -> (KeyPair, Vec<u8>) {
-    let key = KeyPair::generate().expect("key");
-    let request = CertificateParams::default().serialize_request(&key);
-    (key, request.expect("csr").der().to_vec())
-}
-
 /// A broker with a CA of its own, and one workload that may have whatever there is.
 struct Gate {
     world: World,
@@ -122,8 +114,9 @@ impl Gate {
         let enrollment = Caller::new(format!("127.0.0.1:{port}"), None);
         let mut callers = Vec::new();
         for id in [AGENT, NODE] {
-            let svid = enroll(&enrollment, &join_token(&operator, id).await).await;
-            callers.push(world.caller_with(&broker, svid.expect("enrolled")));
+            let redeemed = enrollment.redeem(&operator.join_token(id).await).await;
+            let (svid, _) = redeemed.expect("enrolled");
+            callers.push(world.caller_with(&broker, svid));
         }
         let (node, agent) = (callers.remove(1), callers.remove(0));
         let begun = |caller: Caller, sub: &'static str, scope: &'static str| {
@@ -140,7 +133,7 @@ impl Gate {
             task: begun(agent.clone(), "/agent", "secret:app/*").await,
             suspended: begun(agent.clone(), "/agent", "secret:app/*").await,
             node_task: begun(node.clone(), "/node", "node:serve").await,
-            join_token: join_token(&operator, AGENT).await,
+            join_token: operator.join_token(AGENT).await,
             activation: (key, opened, made.expires_at_ms),
             world,
             broker,
@@ -199,9 +192,7 @@ impl Gate {
                 let activated = answer(&self.agent, &key, opened, expires_at_ms);
                 activated.await.map(drop)
             }
-            "EnrollmentService.Enroll" => {
-                enroll(&self.enrollment, &self.join_token).await.map(drop)
-            }
+            "EnrollmentService.Enroll" => self.enrollment.redeem(&self.join_token).await.map(drop),
             "EnrollmentService.Renew" => {
                 let request = RenewRequest { csr: csr().1 };
                 self.agent.enrollment().renew(request).await.map(drop)
@@ -281,30 +272,6 @@ fn registrations() -> [Value; 2] {
     ]
 }
 
-pub(crate) async fn join_token(operator: &Caller, id: &str) -> String {
-    let request = CreateJoinTokenRequest {
-        spiffe_id: id.to_owned(),
-        ttl_ms: 0,
-    };
-    let made = operator.registry().create_join_token(request).await;
-    made.expect("join token").into_inner().join_token
-}
-
-pub(crate) async fn enroll(caller: &Caller, join_token: &str) -> Result<Svid, Status> {
-    let (key, csr) = csr();
-    let request = EnrollRequest {
-        join_token: join_token.to_owned(),
-        csr,
-        ..EnrollRequest::default()
-    };
-    let svid = caller.enrollment().enroll(request).await?.into_inner().svid;
-    let chain = svid.expect("SVID").certificates;
-    Ok(Svid {
-        chain: chain.into_iter().map(Into::into).collect(),
-        key: key.serialize_der(),
-    })
-}
-
 fn default_svid() -> DiscoveryRequest {
     DiscoveryRequest {
         resource_names: vec!["default".to_owned()],
@@ -352,15 +319,13 @@ async fn i1_every_method_that_gives_authority_refuses_under_a_quarantine() {
             Code::PermissionDenied,
             "{method}: {refused}"
         );
-        // Both methods of secrets are served by one loop.
         let (_, rpc) = method.split_once('.').expect("a method");
-        let rpc = rpc.replace("FetchSecrets", "StreamSecrets");
         let reason = match LOCAL.iter().any(|service| method.starts_with(service)) {
             true => "a quarantine or a rule covers each registration that matches the process",
             false => "quarantined",
         };
         until("the record", || async {
-            gate.broker.refusals(&rpc).contains(&reason.to_owned())
+            gate.broker.refusals(rpc).contains(&reason.to_owned())
         })
         .await;
     }
@@ -371,7 +336,7 @@ async fn i1_every_method_that_gives_authority_refuses_under_a_quarantine() {
     }
 
     gate.suspend().await;
-    gate.join_token = join_token(&gate.operator, AGENT).await;
+    gate.join_token = gate.operator.join_token(AGENT).await;
     gate.quarantine(NODE).await;
     for method in GIVING {
         let through_the_node = method.starts_with("EnrollmentService.IssueEntry");

@@ -21,7 +21,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::enrollment::{own_ca_in, own_root};
-use crate::gate::{enroll, join_token};
 
 const TOOL: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -172,8 +171,8 @@ async fn go_spiffe_takes_our_svids_and_partners_in_mutual_tls_and_nobody_else() 
     let world = World::embedded();
     let (ours, port, operator) = broker(&world, "").await;
     let enrollment = Caller::new(format!("127.0.0.1:{port}"), None);
-    let token = join_token(&operator, AGENT).await;
-    let agent = enroll(&enrollment, &token).await.expect("enrolled");
+    let redeemed = enrollment.redeem(&operator.join_token(AGENT).await).await;
+    let (agent, _) = redeemed.expect("enrolled");
     let partner = world.ca.svid("/client");
     let stranger = Ca::new("own.example").svid("/agent");
     let other_id = "unexpected ID";
@@ -196,7 +195,7 @@ async fn go_spiffe_takes_our_svids_and_partners_in_mutual_tls_and_nobody_else() 
         }
     }
 
-    let root = own_root(&join_token(&operator, AGENT).await, port).await;
+    let root = own_root(&operator.join_token(AGENT).await, port).await;
     let file = world.folder().join("own-root.pem");
     std::fs::write(&file, pem("CERTIFICATE", &root)).expect("bundle");
     let trust = format!(

@@ -56,6 +56,7 @@ mod sources;
 mod stopping;
 mod survival;
 mod sweeping;
+mod taken_back_keys;
 mod tasks;
 mod tokens;
 mod tpm2;

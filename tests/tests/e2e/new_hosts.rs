@@ -5,7 +5,6 @@ use std::process::{Command, Output, Stdio};
 
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
-use sundew_proto::v1::CreateJoinTokenRequest;
 use sundew_tests::sundew;
 use sundew_tests::tpm::{Maker, Tpm};
 use sundew_tests::world::World;
@@ -68,14 +67,8 @@ async fn a_new_host_gets_its_first_svid_by_what_the_maker_of_its_tpm_says() {
     );
     document["spiffe_id"] = json!("spiffe://own.example/host");
     operator.apply(&[document]).await.expect("registered");
-    let token = operator
-        .registry()
-        .create_join_token(CreateJoinTokenRequest {
-            spiffe_id: "spiffe://own.example/host".to_owned(),
-            ttl_ms: 0,
-        })
-        .await;
-    let root = own_root(&token.expect("token").into_inner().join_token, port).await;
+    let token = operator.join_token("spiffe://own.example/host").await;
+    let root = own_root(&token, port).await;
     let bundle = world.folder().join("own-root.pem");
     std::fs::write(&bundle, sundew_tests::pki::pem("CERTIFICATE", &root)).expect("bundle");
     let host = |arguments: &[&str], more: &[&Path]| host(&tpm, port, &bundle, arguments, more);

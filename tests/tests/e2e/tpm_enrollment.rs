@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::{Value, json};
 use sundew_attestation::{Binding, BindingPurpose};
-use sundew_proto::v1::{CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence};
+use sundew_proto::v1::{EnrollChallengeRequest, EnrollRequest, Evidence};
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::pem;
 use sundew_tests::sundew;
@@ -178,14 +178,8 @@ async fn a_tpm_gives_a_first_svid_to_the_key_that_it_was_asked_for() {
         .await;
     register_host(&operator).await;
 
-    let token = operator
-        .registry()
-        .create_join_token(CreateJoinTokenRequest {
-            spiffe_id: "spiffe://own.example/plain".to_owned(),
-            ttl_ms: 0,
-        })
-        .await;
-    let root = own_root(&token.expect("token").into_inner().join_token, port).await;
+    let token = operator.join_token("spiffe://own.example/plain").await;
+    let root = own_root(&token, port).await;
     let bundle = world.folder().join("own-root.pem");
     std::fs::write(&bundle, pem("CERTIFICATE", &root)).expect("bundle");
     let out = world.folder().join("host");
