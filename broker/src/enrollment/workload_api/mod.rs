@@ -24,7 +24,6 @@ use sundew_proto::spiffe::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
     X509svidResponse,
 };
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -200,16 +199,8 @@ impl<I: Identities> SpiffeWorkloadApi for WorkloadApi<I> {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let process = self.admit(&request)?;
-        let (answers, receiver) = mpsc::channel(1);
-        let service = self.clone();
-        tokio::spawn(async move {
-            let served = service.serve_svids("FetchX509SVID", process, answers.clone());
-            if let Err(status) = served.await {
-                let _ = answers.send(Err(status)).await;
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let svids = self.svids("FetchX509SVID", self.admit(&request)?);
+        Ok(Response::new(ReceiverStream::new(svids)))
     }
 
     async fn fetch_x509_bundles(

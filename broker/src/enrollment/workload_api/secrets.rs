@@ -111,7 +111,7 @@ impl Held {
     }
 
     /// The secrets of these names; all that there are, if there is no name.
-    fn secrets(&self, names: &BTreeSet<&str>) -> Result<Vec<Secret>, CallError> {
+    fn secrets(&self, names: &BTreeSet<String>) -> Result<Vec<Secret>, CallError> {
         if names.is_empty() {
             let svids = self
                 .svids
@@ -209,7 +209,7 @@ fn inline(text: String) -> DataSource {
 }
 
 /// The names in a request; refuses a request for something else than secrets.
-fn names(request: &DiscoveryRequest) -> Result<BTreeSet<&str>, CallError> {
+fn names(request: DiscoveryRequest) -> Result<BTreeSet<String>, CallError> {
     if !request.type_url.is_empty() && request.type_url != SECRET {
         return Err(CallError::NoSecret);
     }
@@ -217,20 +217,20 @@ fn names(request: &DiscoveryRequest) -> Result<BTreeSet<&str>, CallError> {
     if lengths.len() > MAX_NAMES || lengths.sum::<usize>() > MAX_NAMES_BYTES {
         return Err(CallError::NamesInvalid);
     }
-    let names = request.resource_names.iter().map(String::as_str);
+    let names = request.resource_names.into_iter();
     Ok(names.filter(|name| !name.is_empty()).collect())
 }
 
 fn response(
     held: &Held,
-    request: &DiscoveryRequest,
+    names: &BTreeSet<String>,
     version: u64,
 ) -> Result<DiscoveryResponse, CallError> {
     let resource = |secret: Secret| Any {
         type_url: SECRET.to_owned(),
         value: secret.encode_to_vec(),
     };
-    let secrets = held.secrets(&names(request)?)?;
+    let secrets = held.secrets(names)?;
     Ok(DiscoveryResponse {
         version_info: version.to_string(),
         resources: secrets.into_iter().map(resource).collect(),
@@ -240,19 +240,6 @@ fn response(
 }
 
 impl<I: Identities> WorkloadApi<I> {
-    /// What the process may have, now and whenever it changes.
-    fn held(&self, process: Arc<LocalProcess>) -> mpsc::Receiver<Result<X509svidResponse, Status>> {
-        let (answers, receiver) = mpsc::channel(1);
-        let service = self.clone();
-        tokio::spawn(async move {
-            let served = service.serve_svids("StreamSecrets", process, answers.clone());
-            if let Err(status) = served.await {
-                let _ = answers.send(Err(status)).await;
-            }
-        });
-        receiver
-    }
-
     /// Answers the requests of one stream. A request that names the version that was sent last takes
     /// it or does not; one with other names is answered at once. The stream ends with the SVID that it
     /// has as `default`.
@@ -262,8 +249,8 @@ impl<I: Identities> WorkloadApi<I> {
         mut requests: Streaming<DiscoveryRequest>,
         answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
     ) -> Result<(), Status> {
-        let mut changes = self.held(Arc::clone(process));
-        let (mut held, mut wanted, mut version) = (None, None::<DiscoveryRequest>, 0_u64);
+        let mut changes = self.svids("StreamSecrets", Arc::clone(process));
+        let (mut held, mut wanted, mut version) = (None, None, 0_u64);
         let mut default = None;
         loop {
             tokio::select! {
@@ -280,27 +267,22 @@ impl<I: Identities> WorkloadApi<I> {
                 request = requests.message() => {
                     let Some(request) = request? else { return Ok(()) };
                     self.count_call(process)?;
-                    names(&request)?;
                     if let Some(error) = &request.error_detail {
                         let reason: String = error.message.chars().take(MAX_REASON).collect();
                         tracing::debug!(uid = process.uid(), reason, "a secret is not taken");
                     }
                     let is_old = version > 0 && request.response_nonce != version.to_string();
-                    let is_same = wanted.as_ref()
-                        .is_some_and(|wanted| names(wanted).ok() == names(&request).ok());
-                    if is_old || is_same {
+                    let names = Some(names(request)?);
+                    if is_old || wanted == names {
                         continue;
                     }
-                    wanted = Some(DiscoveryRequest {
-                        resource_names: request.resource_names,
-                        ..DiscoveryRequest::default()
-                    });
+                    wanted = names;
                 },
             }
             if let (Some(held), Some(wanted)) = (&held, &wanted) {
                 version = version.saturating_add(1);
                 let answer = response(held, wanted, version)?;
-                if names(wanted)?.contains(DEFAULT_SVID) {
+                if wanted.contains(DEFAULT_SVID) {
                     default = held.svids.first().map(|svid| svid.spiffe_id.clone());
                 }
                 if answers.send(Ok(answer)).await.is_err() {
@@ -339,9 +321,10 @@ impl<I: Identities> SecretDiscoveryService for WorkloadApi<I> {
     ) -> Result<Response<DiscoveryResponse>, Status> {
         let process = super::process_of(&request)?;
         self.count_call(&process)?;
-        let held = self.held(process).recv().await;
+        let held = self.svids("FetchSecrets", process).recv().await;
         let held = Held::new(held.ok_or(CallError::NoIdentity)??, None)?;
-        Ok(Response::new(response(&held, request.get_ref(), 1)?))
+        let names = names(request.into_inner())?;
+        Ok(Response::new(response(&held, &names, 1)?))
     }
 }
 

@@ -24,7 +24,7 @@ fn answer(ids: &[&str]) -> X509svidResponse {
 
 fn secrets(names: &[&str]) -> Result<Vec<Secret>, CallError> {
     let held = Held::new(answer(&[ID, OTHER]), None)?;
-    held.secrets(&names.iter().copied().collect())
+    held.secrets(&names.iter().map(ToString::to_string).collect())
 }
 
 /// The trust domains of a validation context, and how many roots each has.
@@ -119,7 +119,7 @@ fn a_trust_domain_that_is_withdrawn_is_replaced_by_one_that_nobody_has() {
     assert!(without().secret(partner).is_err(), "never known");
     let then = with().then(without());
     for held in [with().then(without()).then(without()), then] {
-        let names = BTreeSet::from(["default", partner]);
+        let names = ["default", partner].map(str::to_owned).into();
         let found = held.secrets(&names).unwrap();
         assert_eq!(found[1].name, partner);
         assert_eq!(domains(&found[1]), [(NOBODY.to_owned(), 1)]);
@@ -138,14 +138,14 @@ fn other_resources_and_too_many_names_are_refused() {
         resource_names: (0..count).map(|n| n.to_string()).collect(),
         ..DiscoveryRequest::default()
     };
-    assert_eq!(names(&request(SECRET, MAX_NAMES)).unwrap().len(), MAX_NAMES);
-    assert!(names(&request("", 0)).unwrap().is_empty());
-    assert!(names(&request(SECRET, MAX_NAMES + 1)).is_err());
+    assert_eq!(names(request(SECRET, MAX_NAMES)).unwrap().len(), MAX_NAMES);
+    assert!(names(request("", 0)).unwrap().is_empty());
+    assert!(names(request(SECRET, MAX_NAMES + 1)).is_err());
     let mut long = request(SECRET, 1);
     long.resource_names.push("x".repeat(MAX_NAMES_BYTES));
-    assert!(names(&long).is_err());
+    assert!(names(long).is_err());
     assert!(
-        names(&request(
+        names(request(
             "type.googleapis.com/envoy.config.listener.v3.Listener",
             1
         ))

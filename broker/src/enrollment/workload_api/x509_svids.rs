@@ -83,9 +83,26 @@ impl<I: Identities> WorkloadApi<I> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The SVIDs of a process, now and whenever they change; the last answer may be why there are none.
+    pub(super) fn svids(
+        &self,
+        rpc: &'static str,
+        process: Arc<LocalProcess>,
+    ) -> mpsc::Receiver<Result<X509svidResponse, Status>> {
+        let (answers, receiver) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let served = service.serve_svids(rpc, process, answers.clone());
+            if let Err(status) = served.await {
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        receiver
+    }
+
     /// Sends the SVIDs of a process, and sends them anew when one is to be renewed or when
     /// identities or bundles changed, until the process or its stream ends.
-    pub(super) async fn serve_svids(
+    async fn serve_svids(
         self,
         rpc: &'static str,
         process: Arc<LocalProcess>,
