@@ -5832,8 +5832,9 @@ pub enum Effect {
     Quarantine = 2,
     /// Both, in one append.
     Contain = 3,
-    /// What lives is suspended, and nothing new is issued until the rule is lifted. After that, agents
-    /// resume their tasks with fresh evidence. Tokens from before stay dead.
+    /// What lives is suspended, and nothing new is issued until the rule is lifted, except X.509-SVIDs,
+    /// by which agents resume. After that, agents resume their tasks with fresh evidence. Tokens from
+    /// before stay dead.
     Suspend = 4,
 }
 impl Effect {
