@@ -151,9 +151,7 @@ impl Enrollment {
             purpose: BindingPurpose::Enroll,
         };
         let attested = self.evidence.attest(presentation).await?;
-        let named = registration
-            .enrollment_policy()
-            .withdrawable(attested.claims());
+        let named = policy.withdrawable(attested.claims());
         let claims = attested.claims().iter().flat_map(Claims::texts).collect();
         let permit = ca.rest_on(permit, claims, named.iter().map(String::as_str))?;
         let grounds = format!("evidence: {}", attested_digests(&attested).join(" "));

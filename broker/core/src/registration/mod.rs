@@ -143,9 +143,7 @@ impl LocalSelector {
         }
         None
     }
-}
 
-impl LocalSelector {
     /// Returns whether the selector means every process that `other` means.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
