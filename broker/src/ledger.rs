@@ -9,7 +9,8 @@ use std::sync::Arc;
 use prometheus_client::metrics::counter::Counter;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{
-    Cause, EntryId, Event, KnownTask, KnownToken, Liveness, LogEntry, Position, RootKey, TaskId,
+    AskedIdentity, Cause, EntryId, Event, Grounds, KnownTask, KnownToken, Liveness, LogEntry,
+    Position, RootKey, TaskId,
 };
 use tokio::task::JoinSet;
 
@@ -152,16 +153,37 @@ impl Ledger {
         clock::now_ms().saturating_add(skew_ms.saturating_mul(2))
     }
 
-    /// E9: refuses an SVID of this identity that rests, since this time in milliseconds since the epoch,
-    /// on something that was taken back.
-    pub(crate) fn require_grounds(
+    /// E9: refuses an identity whose grounds were taken back. Without marks there is nothing that could
+    /// be, whatever is known of rules.
+    pub(crate) fn require_not_taken_back(
         &self,
         id: &SpiffeId,
-        claims: &[String],
-        since_ms: i64,
+        grounds: &Grounds,
     ) -> Result<(), Refusal> {
-        if !claims.is_empty() && self.log.view()?.takes_grounds_back(id, claims, since_ms) {
+        if !grounds.marks.is_empty() && self.log.view()?.takes_grounds_back(id, grounds) {
             return Err(Refusal::GroundsWithdrawn);
+        }
+        Ok(())
+    }
+
+    /// I1, E9: refuses an SVID of this identity whose grounds have ended. One that says nothing of its
+    /// grounds rests on nothing that could.
+    pub(crate) async fn require_grounds(
+        &self,
+        id: &SpiffeId,
+        grounds: Option<&Grounds>,
+    ) -> Result<(), Refusal> {
+        let Some(grounds) = grounds else {
+            return Ok(());
+        };
+        self.require_node(grounds.node).await?;
+        self.require_not_taken_back(id, grounds)
+    }
+
+    /// I1: returns a refusal if a rule forbids to give this identity.
+    pub(crate) fn require_not_forbidden(&self, asked: &AskedIdentity<'_>) -> Result<(), Refusal> {
+        if self.log.view()?.forbids_identity(asked, clock::now_ms()) {
+            return Err(Refusal::Quarantined);
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ fn check(
 }
 
 /// Returns a claim that evidence has and that the registration would have to constrain to accept it,
-/// but does not.
+/// but does not. `narrowing` has the names of all of them.
 fn must_be_constrained<'c>(
     requirement: &Requirement,
     values: impl Fn(&str) -> &'c [String],

@@ -140,9 +140,10 @@ impl TrustMaterial {
             .any(|key| key.name() == name && self.bars(key))
     }
 
-    /// E10: an operator who takes a TPM back takes all keys that it has shown to be its own. A key
-    /// that an operator registered stands for itself.
-    fn bars(&self, key: &tpm2::AttestationKey) -> bool {
+    /// Returns whether an operator took a key or its TPM back. E10: with a TPM go all keys that it has
+    /// shown to be its own. A key that an operator registered stands for itself.
+    #[must_use]
+    pub fn bars(&self, key: &tpm2::AttestationKey) -> bool {
         let is_barred = |name: &str| self.find(TrustKind::Tpm2Barred, name).is_some();
         key.endorsement()
             .is_some_and(|of_tpm| is_barred(of_tpm.id()) || is_barred(&key.name()))

@@ -18,11 +18,11 @@
 //! secret        ─▶ record                           secret bytes, and stored secrets
 //! credential    ─▶ id                               what the holder of a token has
 //! sealing       ─▶ secret                           root key, keyring
-//! registration  ─▶ audience, record, scope, token_binding, ttl
+//! selector      ─▶ id, position, scope              what a rule is about
+//! registration  ─▶ audience, record, scope, selector, token_binding, ttl
 //! delegation    ─▶ audience, denial, id, record, registration, scope, sealing, ttl
 //! policy        ─▶ audience, delegation, denial, record, registration, scope, token_binding, ttl
 //! lease         ─▶ id, record, sealing
-//! selector      ─▶ id, position, scope              what a rule is about
 //! log           ─▶ id, outcome, position, record, selector
 //! rules         ─▶ log, position, selector          the index of all rules
 //! subject       ─▶ id, record, selector             tasks and tokens as rules see them
@@ -77,7 +77,9 @@ pub use registration::{LocalSelector, Registration, RegistrationProblem, Workloa
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};
 pub use secret::{SecretBytes, SecretRecord};
-pub use selector::{Attribute, GivenFor, Selector, SelectorError, Subject, svid_claim, svid_marks};
+pub use selector::{
+    Attribute, GivenFor, Grounds, Selector, SelectorError, Subject, svid_claim, svid_marks,
+};
 pub use subject::{KnownTask, KnownToken};
 pub use token_binding::TokenBinding;
 pub use ttl::{Ttl, TtlError};

@@ -20,6 +20,7 @@ use super::permit::IdentityPermit;
 use super::schedule::StoredKey;
 use crate::clock;
 use crate::ledger::Ledger;
+use crate::peer::grounds;
 use crate::records::CaKeys;
 use crate::refusal::Refusal;
 
@@ -264,8 +265,10 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.distinguished_name = name("Sundew workload");
         let unit = DnType::OrganizationalUnitName;
-        params.distinguished_name.push(unit, permit.grounds.text());
-        if let Some(marks) = permit.grounds.marks_text() {
+        params
+            .distinguished_name
+            .push(unit, grounds::text(&permit.grounds));
+        if let Some(marks) = grounds::marks_text(&permit.grounds) {
             let organization = DnType::OrganizationName;
             params.distinguished_name.push(organization, marks);
         }

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use rustls_pki_types::DnsName;
 use sundew_attestation::spiffe::{SpiffeId, VerifiedSvid};
 use sundew_core::{
-    AskedIdentity, GivenFor, KnownTask, TaskId, WorkloadRecord, svid_claim, svid_marks,
+    AskedIdentity, GivenFor, Grounds, KnownTask, TaskId, WorkloadRecord, svid_marks,
 };
 
 use super::Ca;
 use crate::clock;
-use crate::peer::Grounds;
 use crate::refusal::Refusal;
 
 /// What is shown for an identity.
@@ -140,26 +139,22 @@ impl Ca {
     /// E9: refuses a join token that was made, at this time in milliseconds since the epoch, before the
     /// registration of its identity was deleted.
     pub(crate) fn require_made_since(&self, id: &SpiffeId, made_ms: i64) -> Result<(), Refusal> {
-        let marks = GivenFor::Anything.marks();
-        let claims: Vec<_> = marks.iter().map(|mark| svid_claim(mark)).collect();
-        self.ledger.require_grounds(id, &claims, made_ms)
+        let grounds = Grounds {
+            since_ms: made_ms,
+            ..given_for(GivenFor::Anything, None)
+        };
+        self.ledger.require_not_taken_back(id, &grounds)
     }
 
     fn require_not_forbidden(&self, permit: &IdentityPermit) -> Result<(), Refusal> {
-        let grounds = &permit.grounds;
         self.ledger
-            .require_grounds(&permit.id, &grounds.claims(), grounds.since_ms)?;
-        let view = self.ledger.log.view()?;
-        let asked = AskedIdentity {
+            .require_not_taken_back(&permit.id, &permit.grounds)?;
+        self.ledger.require_not_forbidden(&AskedIdentity {
             id: Some(&permit.id),
             audience: &permit.audience,
             svid_serial: permit.serial.as_deref(),
             claims: &permit.claims,
-        };
-        if view.forbids_identity(&asked, clock::now_ms()) {
-            return Err(Refusal::Quarantined);
-        }
-        Ok(())
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 use sundew_attestation::kinds::tpm2::{AttestationKey, Endorsement};
 use sundew_attestation::{TrustItem, TrustKind, TrustMaterial};
-use sundew_core::AskedIdentity;
+use sundew_core::{AskedIdentity, Grounds};
 use sundew_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -19,7 +19,7 @@ use super::{Evidence, TrustItems};
 use crate::clock;
 use crate::journal;
 use crate::ledger::Ledger;
-use crate::peer::{Grounds, Peer};
+use crate::peer::Peer;
 use crate::refusal::Refusal;
 
 /// Longest time between a credential and its answer, in milliseconds: TPMs are slow.
@@ -116,7 +116,7 @@ impl TpmKeys {
         let trusted = self.items.trust_item(&item, document, (&actor, record));
         let action = trusted.await?.action;
         // AC-4A: looked at again, since an operator may have barred the TPM meanwhile.
-        if let Err(refusal) = self.require_not_barred(&endorsement, &key).await {
+        if let Err(refusal) = self.require_not_barred(&key).await {
             self.items.forget(&item).await?;
             return Err(refusal);
         }
@@ -134,19 +134,13 @@ impl TpmKeys {
         })
     }
 
-    /// E10: refuses a TPM and a key that an operator took back. A machine cannot bring them back by
-    /// itself.
-    async fn require_not_barred(
-        &self,
-        endorsement: &Endorsement,
-        key: &AttestationKey,
-    ) -> Result<(), Refusal> {
-        let trust = self.evidence.trusted().await?;
-        let is_barred = |name: &str| trust.find(TrustKind::Tpm2Barred, name).is_some();
-        if is_barred(endorsement.id()) || is_barred(&key.name()) {
-            return Err(Refusal::TpmBarred);
+    /// E10: refuses a key that an operator took back, or of a TPM that was. A machine cannot bring them
+    /// back by itself.
+    async fn require_not_barred(&self, key: &AttestationKey) -> Result<(), Refusal> {
+        match self.evidence.trusted().await?.bars(key) {
+            true => Err(Refusal::TpmBarred),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// I1: refuses a key that a quarantine is about, by the claims that evidence under it would have,
@@ -161,26 +155,14 @@ impl TpmKeys {
             format!("tpm2.ek={}", endorsement.id()),
             format!("tpm2.key={}", key.name()),
         ];
-        claims.extend(
-            peer.and_then(Peer::grounds)
-                .into_iter()
-                .flat_map(Grounds::claims),
-        );
-        let asked = AskedIdentity {
+        let grounds = peer.and_then(Peer::grounds);
+        claims.extend(grounds.into_iter().flat_map(Grounds::claims));
+        self.ledger.require_not_forbidden(&AskedIdentity {
             id: peer.map(Peer::id),
             svid_serial: peer.map(|peer| peer.svid().serial()),
             claims: &claims,
             ..AskedIdentity::default()
-        };
-        match self
-            .ledger
-            .log
-            .view()?
-            .forbids_identity(&asked, clock::now_ms())
-        {
-            true => Err(Refusal::Quarantined),
-            false => Ok(()),
-        }
+        })
     }
 
     /// Refuses callers that may not bring keys. A caller with an SVID must be registered; a caller
@@ -220,7 +202,7 @@ impl TpmKeys {
         endorsement
             .verify(&makers, clock::now_ms())
             .map_err(|e| Refusal::UntrustedManufacturer(e.to_string()))?;
-        self.require_not_barred(&endorsement, &key).await?;
+        self.require_not_barred(&key).await?;
         self.require_no_quarantine(peer, &endorsement, &key)?;
         Ok((key, endorsement, document))
     }

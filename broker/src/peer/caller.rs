@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use rustls_pki_types::CertificateDer;
 use sundew_attestation::spiffe::{SpiffeId, SvidError, VerifiedSvid, validate_chain};
-use sundew_core::TaskId;
+use sundew_core::Grounds;
 
 use super::channel::Channel;
-use super::grounds::Grounds;
+use super::grounds;
 use super::trust::Trust;
 use crate::limits::WorkloadLimiter;
 use crate::refusal::Refusal;
@@ -49,7 +49,7 @@ impl Peer {
     ) -> Self {
         Self {
             svid,
-            grounds: chain.first().and_then(Grounds::of),
+            grounds: chain.first().and_then(grounds::of),
             chain,
             channel: Channel::new(exporter),
             remote,
@@ -72,11 +72,6 @@ impl Peer {
     /// What the SVID rests on, as its CA says.
     pub(crate) fn grounds(&self) -> Option<&Grounds> {
         self.grounds.as_ref()
-    }
-
-    /// The task of the node whose word the SVID rests on, if it is a node's.
-    pub(crate) fn node(&self) -> Option<TaskId> {
-        self.grounds.as_ref()?.node
     }
 
     /// The address of the peer.

@@ -180,12 +180,9 @@ impl Gate {
         }
         // A stream of attendance looks at it by itself, again and again.
         if !is_ending(rpc) && rpc != "Attend" {
-            self.ledger.require_node(peer.node()).await?;
-            if let Some(grounds) = peer.grounds() {
-                let claims = grounds.claims();
-                self.ledger
-                    .require_grounds(peer.id(), &claims, grounds.since_ms)?;
-            }
+            self.ledger
+                .require_grounds(peer.id(), peer.grounds())
+                .await?;
         }
         Ok(Arc::clone(peer))
     }

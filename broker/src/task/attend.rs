@@ -74,16 +74,6 @@ impl Tasks {
         Ok(receiver)
     }
 
-    /// Refuses an SVID whose grounds have ended.
-    async fn require_grounds(&self, peer: &Peer) -> Result<(), Refusal> {
-        let Some(grounds) = peer.grounds() else {
-            return Ok(());
-        };
-        self.ledger.require_node(grounds.node).await?;
-        self.ledger
-            .require_grounds(peer.id(), &grounds.claims(), grounds.since_ms)
-    }
-
     /// Serves a stream until the task has ended, the caller is gone, or the caller is refused.
     async fn follow(
         &self,
@@ -154,7 +144,8 @@ impl Tasks {
             // there (T81).
             peer.check(&self.trust, clock::now_ms())?;
             // An outage and a suspension end nothing here (L12).
-            if let Err(refusal) = self.require_grounds(peer).await
+            let grounds = self.ledger.require_grounds(peer.id(), peer.grounds());
+            if let Err(refusal) = grounds.await
                 && is_end(&refusal)
             {
                 return Err(refusal);

@@ -2,8 +2,9 @@
 //! lives.
 
 use sundew_attestation::Attested;
+use sundew_core::Grounds;
 
-use crate::peer::{Grounds, Peer};
+use crate::peer::Peer;
 use crate::refusal::Refusal;
 
 /// Longest claims of one task, in bytes.

@@ -45,7 +45,11 @@ fn root_key(root: &[u8]) -> Option<Value> {
                 (4, rest) => rest.split_at_checked(rest.len() / 2)?,
                 _ => return None,
             };
-            let curve = if x.len() == 32 { "P-256" } else { "P-384" };
+            let curve = match x.len() {
+                32 => "P-256",
+                48 => "P-384",
+                _ => return None,
+            };
             json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) })
         }
         PublicKey::RSA(key) => {

@@ -7,6 +7,7 @@
 use sundew_attestation::spiffe::SpiffeId;
 
 use super::Selector;
+use crate::id::TaskId;
 
 /// The most marks of the evidence of one SVID.
 const MAX_MARKS: usize = 6;
@@ -22,6 +23,25 @@ const NODE: &str = "node";
 const EVIDENCE: &str = "evidence";
 /// The mark of an SVID that rests on more than it has room for.
 const MANY: &str = "many";
+
+/// Why an identity is its holder's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Grounds {
+    /// When something was shown for the identity last, in milliseconds since the epoch.
+    pub since_ms: i64,
+    /// The task of the node whose word it was, if it was a node's.
+    pub node: Option<TaskId>,
+    /// The marks of what was shown.
+    pub marks: Vec<String>,
+}
+
+impl Grounds {
+    /// Returns the claims by which rules find what the identity rests on.
+    #[must_use]
+    pub fn claims(&self) -> Vec<String> {
+        self.marks.iter().map(|mark| svid_claim(mark)).collect()
+    }
+}
 
 /// What an SVID was given for, as far as rules tell it apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

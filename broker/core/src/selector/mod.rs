@@ -18,7 +18,7 @@ use crate::scope::Scope;
 pub use attribute::{Attribute, Subject};
 pub(crate) use attribute::{audience_attributes, scope_attributes, workload_attributes};
 pub(crate) use grounds::may_rest_on;
-pub use grounds::{GivenFor, svid_claim, svid_marks};
+pub use grounds::{GivenFor, Grounds, svid_claim, svid_marks};
 
 /// The number of claims that one selector may name.
 const MAX_CLAIMS: usize = 8;

@@ -3,7 +3,9 @@
 use sundew_attestation::spiffe::SpiffeId;
 
 use super::View;
-use crate::selector::{Attribute, Subject, audience_attributes, may_rest_on, workload_attributes};
+use crate::selector::{
+    Attribute, Grounds, Subject, audience_attributes, may_rest_on, workload_attributes,
+};
 use crate::subject::{KnownTask, KnownToken, serial_attribute};
 
 /// An identity that somebody asks for, as rules see it.
@@ -80,24 +82,19 @@ impl View {
         known.chain(named.filter(move |claim| may_rest_on(claims, claim)))
     }
 
-    /// Returns whether a rule takes back what an SVID of this identity rests on since `since_ms`, in
-    /// milliseconds since the epoch: evidence with one of these claims, as [`svid_claim`] writes them.
-    ///
-    /// [`svid_claim`]: crate::svid_claim
+    /// Returns whether a rule takes back what an identity rests on.
     #[must_use]
-    pub fn takes_grounds_back(&self, id: &SpiffeId, claims: &[String], since_ms: i64) -> bool {
-        if claims.is_empty() || self.rules.is_empty() {
+    pub fn takes_grounds_back(&self, id: &SpiffeId, grounds: &Grounds) -> bool {
+        if self.rules.is_empty() {
             return false;
         }
+        let claims = grounds.claims().into_iter();
+        let claims: Vec<_> = claims.map(|claim| Attribute::Claim(claim.into())).collect();
         let mut identity = workload_attributes(id);
-        let claims = claims
-            .iter()
-            .map(|claim| Attribute::Claim(claim.as_str().into()));
-        let claims: Vec<_> = claims.collect();
         identity.extend(claims.iter().cloned());
         let subject = Subject {
             position: self.applied,
-            issued_at_ms: since_ms,
+            issued_at_ms: grounds.since_ms,
             task: &identity,
             own: &[],
         };

@@ -34,11 +34,8 @@ async fn e9_an_svid_ends_with_the_evidence_that_it_was_given_for() {
     let other = given_for("process.exe_sha256=bb").await;
     let require = |peer: &Peer| {
         let grounds = peer.grounds().unwrap();
-        let claims = grounds.claims();
-        assert!(!claims.is_empty());
-        broker
-            .ledger
-            .require_grounds(peer.id(), &claims, grounds.since_ms)
+        assert!(!grounds.claims().is_empty());
+        broker.ledger.require_not_taken_back(peer.id(), grounds)
     };
     let renewed = holder(&enrollment, renew(&enrollment, &peer).await.unwrap());
     require(&renewed).unwrap();
@@ -114,10 +111,7 @@ async fn e9_a_deletion_ends_svids_and_join_tokens_for_whoever_has_the_id_next() 
     broker.fresh().await;
     for peer in &peers {
         let grounds = peer.grounds().unwrap();
-        let required =
-            broker
-                .ledger
-                .require_grounds(peer.id(), &grounds.claims(), grounds.since_ms);
+        let required = broker.ledger.require_not_taken_back(peer.id(), grounds);
         assert_refused!(required, Refusal::GroundsWithdrawn);
         assert!(renew(&enrollment, peer).await.is_err());
     }
