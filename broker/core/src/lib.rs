@@ -78,7 +78,8 @@ pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};
 pub use secret::{SecretBytes, SecretRecord};
 pub use selector::{
-    Attribute, GivenFor, Grounds, Selector, SelectorError, Subject, svid_claim, svid_marks,
+    Attribute, GivenFor, Grounds, Renewals, Selector, SelectorError, Subject, svid_claim,
+    svid_marks, svid_serial,
 };
 pub use subject::{KnownTask, KnownToken};
 pub use token_binding::TokenBinding;

@@ -10,7 +10,8 @@ use crate::id::{TaskId, TokenId};
 use crate::record::{TaskRecord, TokenRecord};
 use crate::sealing::KeyFingerprint;
 use crate::selector::{
-    Attribute, Subject, audience_attributes, scope_attributes, workload_attributes,
+    Attribute, Subject, audience_attributes, scope_attributes, serial_attribute,
+    workload_attributes,
 };
 
 /// A task with its attributes and with the tasks that it was delegated from.
@@ -29,18 +30,6 @@ impl Deref for KnownTask {
     fn deref(&self) -> &TaskRecord {
         &self.record
     }
-}
-
-/// Returns the attribute of a big-endian serial number, written as certificates are printed:
-/// without the zero that keeps a number positive.
-pub(crate) fn serial_attribute(serial: &[u8]) -> Attribute {
-    let text = hex::encode(serial);
-    let text = if serial.len() > 1 {
-        text.strip_prefix("00").unwrap_or(&text)
-    } else {
-        &text
-    };
-    Attribute::Serial(text.into())
 }
 
 impl KnownTask {

@@ -11,7 +11,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName};
 use sundew_attestation::jws::JwsError;
 use sundew_attestation::spiffe::{BundleError, JwtBundle, SpiffeId, TrustBundle, TrustDomain};
-use sundew_core::{SealError, SecretBytes, Ttl};
+use sundew_core::{SealError, SecretBytes, Ttl, svid_serial};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::jwt_authority::{IssuedJwt, JwtAuthority};
@@ -289,7 +289,7 @@ impl Ca {
             now_ms.saturating_sub(BACKDATE_MS),
             not_after_ms,
         )?;
-        params.serial_number = Some(serial()?);
+        params.serial_number = Some(serial(permit.serial.as_deref())?);
         let certificate = params.signed_by(key, &root.issuer)?;
         Ok(IssuedSvid {
             chain: vec![certificate.der().clone()],
@@ -320,7 +320,7 @@ fn create(trust_domain: &TrustDomain) -> Result<StoredKey, CaError> {
         now_ms.saturating_sub(BACKDATE_MS),
         now_ms.saturating_add(CA_LIFE_MS),
     )?;
-    params.serial_number = Some(serial()?);
+    params.serial_number = Some(serial(None)?);
     let certificate = params.self_signed(&key)?;
     Ok(StoredKey::first(
         certificate.der().to_vec(),
@@ -340,15 +340,12 @@ fn name(common_name: &str) -> DistinguishedName {
     name
 }
 
-fn serial() -> Result<SerialNumber, CaError> {
-    let mut bytes = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+/// A new serial number. `before` is that of the SVID that is renewed, if one is.
+fn serial(before: Option<&[u8]>) -> Result<SerialNumber, CaError> {
+    let mut random = [0; 18];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
         .map_err(|_| SealError::Random)?;
-    // Positive and never zero (RFC 5280, section 4.1.2.2).
-    if let Some(first) = bytes.first_mut() {
-        *first = *first & 0x7f | 0x40;
-    }
-    Ok(SerialNumber::from_slice(&bytes))
+    Ok(SerialNumber::from_slice(&svid_serial(before, random)))
 }
 
 fn set_validity(params: &mut CertificateParams, from_ms: i64, to_ms: i64) -> Result<(), CaError> {

@@ -291,6 +291,35 @@ async fn i1_an_svid_whose_serial_was_revoked_is_not_renewed() {
     assert!(renew(&enrollment, &other).await.is_ok());
 }
 
+/// I1: a rule by serial number is about all SVIDs of one chain of renewals: a holder that renews before
+/// the rule comes does not shake it off.
+#[tokio::test]
+async fn i1_a_rule_by_serial_number_finds_every_renewal() {
+    for effect in [v1::Effect::Revoke, v1::Effect::Contain] {
+        let (broker, enrollment) = enrolling().await;
+        let mut chain = vec![enrolled(&broker, &enrollment).await];
+        for at in 0..3 {
+            let next = renew(&enrollment, &chain[at]).await.unwrap();
+            chain.push(holder(&enrollment, next));
+        }
+        let other = enrolled(&broker, &enrollment).await;
+        let serials: std::collections::HashSet<_> =
+            chain.iter().map(|peer| peer.svid().serial()).collect();
+        assert_eq!(serials.len(), 4, "each has a number of its own");
+        let selector = v1::Selector {
+            svid_serial: sundew_attestation::hex(chain[1].svid().serial()),
+            ..v1::Selector::default()
+        };
+        broker.respond(selector, effect).await;
+        for renewed in &chain {
+            assert_refused!(renew(&enrollment, renewed).await, Refusal::Quarantined);
+        }
+        assert!(renew(&enrollment, &other).await.is_ok());
+        // An SVID may live much longer than a task.
+        assert_eq!(taken_back::svid_rules_of_a_year(&broker), 1);
+    }
+}
+
 /// I1: renewals have an end, however often one follows another.
 #[tokio::test]
 async fn i1_what_was_shown_counts_for_a_while() {

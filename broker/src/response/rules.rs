@@ -106,7 +106,7 @@ impl Responses {
     /// needed for that (L7, L20): the record only says whether the task lives longer than this
     /// broker lets tasks live.
     async fn event_for(&self, selector: &Selector, effect: Effect) -> (Event, i64) {
-        let until_ms = self.ledger.log.rule_stands_until_ms();
+        let until_ms = self.stands_until_ms(selector);
         if let (Some(task), Effect::Revoke) = (selector.only_task(), effect) {
             let record = async {
                 let is_fresh = self.ledger.log.view().is_ok();

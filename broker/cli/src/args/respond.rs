@@ -40,7 +40,7 @@ pub(crate) struct Select {
     /// A verified claim, such as oidc.repository=org/repo or manifest.digest=HEX. May be repeated.
     #[arg(long = "claim", value_name = "KIND.NAME=VALUE")]
     pub(crate) claims: Vec<String>,
-    /// Serial number of an SVID, in hexadecimal.
+    /// Serial number of an SVID, in hexadecimal. Counts for all renewals of an SVID of Sundew's CA.
     #[arg(long, value_name = "HEX")]
     pub(crate) svid_serial: Option<String>,
     /// What this version of a registration decided.

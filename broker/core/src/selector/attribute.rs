@@ -8,6 +8,8 @@ use crate::id::{TaskId, TokenId};
 use crate::position::Position;
 use crate::scope::Scope;
 
+use super::serial::Renewals;
+
 /// A property by which a subject is found.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Attribute {
@@ -21,10 +23,10 @@ pub enum Attribute {
     Prefix(Arc<str>),
     /// The version of the registration that allowed the subject is this one.
     Registration(Arc<str>),
+    /// The serial number of the SVID is one of these renewals.
+    Renewals(Renewals),
     /// The subject holds this scope, as written.
     Scope(Arc<str>),
-    /// The SVID has this serial number.
-    Serial(Arc<str>),
     /// The subject is this task or a token of it.
     Task(TaskId),
     /// The subject is this token.

@@ -122,10 +122,11 @@ fn mark(claim: &str) -> String {
 }
 
 impl Selector {
-    /// Returns whether the selector is about SVIDs, and what was begun with them, by their marks.
+    /// Returns whether the selector is about SVIDs, and what was begun with them, by their marks or
+    /// by a serial number.
     #[must_use]
     pub fn is_about_svids(&self) -> bool {
-        self.claims.iter().any(|claim| claim.starts_with(CLAIM))
+        self.svid_serial.is_some() || self.claims.iter().any(|claim| claim.starts_with(CLAIM))
     }
 
     /// Returns the selectors of the SVIDs of a workload that were given for this before a time, in

@@ -6,6 +6,7 @@
 
 mod attribute;
 mod grounds;
+mod serial;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,8 @@ pub use attribute::{Attribute, Subject};
 pub(crate) use attribute::{audience_attributes, scope_attributes, workload_attributes};
 pub(crate) use grounds::may_rest_on;
 pub use grounds::{GivenFor, Grounds, svid_claim, svid_marks};
+pub(crate) use serial::serial_attribute;
+pub use serial::{Renewals, svid_serial};
 
 /// The number of claims that one selector may name.
 const MAX_CLAIMS: usize = 8;
@@ -57,7 +60,8 @@ pub struct Selector {
     /// All of these claims were verified, each written as `kind.name=value`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<String>,
-    /// The SVID had this serial number, in lower-case hexadecimal.
+    /// The SVID had this serial number, in lower-case hexadecimal, or that of another SVID in one
+    /// chain of renewals with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub svid_serial: Option<String>,
     /// The version of the registration that allowed the subject was this one.
@@ -181,7 +185,7 @@ impl Selector {
         all.extend(
             self.svid_serial
                 .as_deref()
-                .map(|serial| vec![Attribute::Serial(serial.into())]),
+                .map(|serial| vec![serial::attribute_of_text(serial)]),
         );
         all.extend(
             self.workload

@@ -4,9 +4,10 @@ use sundew_attestation::spiffe::SpiffeId;
 
 use super::View;
 use crate::selector::{
-    Attribute, Grounds, Subject, audience_attributes, may_rest_on, workload_attributes,
+    Attribute, Grounds, Subject, audience_attributes, may_rest_on, serial_attribute,
+    workload_attributes,
 };
-use crate::subject::{KnownTask, KnownToken, serial_attribute};
+use crate::subject::{KnownTask, KnownToken};
 
 /// An identity that somebody asks for, as rules see it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,8 +46,9 @@ impl View {
     ///
     /// A quarantine forbids that. A suspension forbids JWT-SVIDs; whoever is suspended keeps an
     /// X.509-SVID, without which no task could be resumed, and which gives nothing else meanwhile.
-    /// Where an SVID is shown, each rule forbids it that names its serial number and kills something:
-    /// otherwise its holder would shake the rule off by a renewal (I1).
+    /// Where an SVID is shown, each rule forbids it that names its serial number, or that of another
+    /// renewal of it, and kills something: otherwise its holder would shake the rule off by a renewal
+    /// (I1).
     #[must_use]
     pub fn forbids_identity(&self, asked: &AskedIdentity<'_>, now_ms: i64) -> bool {
         let serial = asked.svid_serial.map(serial_attribute);

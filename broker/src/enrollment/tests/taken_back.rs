@@ -164,7 +164,7 @@ async fn e9_local_svids_end_once_fewer_local_processes_are_meant() {
 }
 
 /// The number of rules about SVIDs that stand for as long as an SVID may live.
-fn svid_rules_of_a_year(broker: &TestBroker) -> usize {
+pub(super) fn svid_rules_of_a_year(broker: &TestBroker) -> usize {
     let view = broker.ledger.log.view().unwrap();
     let year_ms = 366 * 24 * 3_600_000;
     let stands = view.active_rules().into_iter().filter(|(_, entry, _)| {
