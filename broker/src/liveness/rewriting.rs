@@ -13,7 +13,8 @@ use crate::clock;
 /// The entries of the log that are not under the active root key.
 #[derive(Default)]
 pub(crate) struct OtherEntries {
-    /// Those that stand for ever: the last versions of documents, quarantines, and lifts.
+    /// Those that stand for ever, which are the last versions of documents, quarantines and lifts, and
+    /// the rules about SVIDs, which stand as long as an SVID may live.
     pub(crate) standing: Vec<(Position, LogEntry)>,
     /// The number of those that leave the log by themselves.
     pub(crate) passing: u64,
@@ -25,12 +26,18 @@ pub(crate) struct OtherEntries {
     current: HashSet<EntryId>,
 }
 
+/// Whether an entry is a rule that stands longer than a task may live.
+fn outlives_tasks(entry: &LogEntry) -> bool {
+    matches!(&entry.event, Event::Rule { selector, .. } if selector.is_about_svids())
+}
+
 impl RevocationLog {
     /// Reads the whole log, for entries that are not under the active root key.
     pub(crate) async fn other_entries(&self) -> Result<OtherEntries, StoreError> {
         let mut stored = Vec::new();
         each_entry(self.store.as_ref(), |entry| stored.push(entry)).await?;
         let (mut other, view) = (OtherEntries::default(), self.read());
+        let now_ms = clock::now_ms();
         for stored in stored {
             let opened = self.root.untag_by(&entry_place(&stored.id), &stored.bytes);
             let opened = opened
@@ -42,7 +49,7 @@ impl RevocationLog {
                 }
                 Some((entry, _)) => {
                     let until_ms = view.matters_until_ms(&entry);
-                    if until_ms >= FOR_EVER_MS {
+                    if until_ms >= FOR_EVER_MS || outlives_tasks(&entry) && until_ms > now_ms {
                         other.standing.push((stored.position, entry));
                     } else {
                         other.passing = other.passing.saturating_add(1);
@@ -56,10 +63,14 @@ impl RevocationLog {
         Ok(other)
     }
 
-    /// Appends once more, under the active root key, the entries that would stand for ever under
-    /// another one, and then drops them from where they were. The position of such an entry means
-    /// nothing: what a version or a lift says is the same wherever it stands, and while a quarantine
-    /// stands, nothing is issued that it would kill at a later position. It may be repeated.
+    /// Appends once more, under the active root key, the entries that would stand under another one
+    /// after all tasks of today are over, and then drops them from where they were. It may be
+    /// repeated.
+    ///
+    /// The position of such an entry means nothing: what a version or a lift says is the same wherever
+    /// it stands, while a quarantine stands nothing is issued that it would kill at a later position,
+    /// and a rule about what SVIDs were given for names the time before which. Only a rule about a
+    /// serial number is put in force once more: who goes on with such an SVID begins anew.
     pub(crate) async fn rewrite_entries(&self, other: OtherEntries) -> Result<(), AppendError> {
         if other.standing.is_empty() && other.passing == 0 {
             return Ok(());
