@@ -13,7 +13,7 @@ use crate::json;
 mod keys;
 
 pub use keys::KeySet;
-pub(crate) use keys::keys_of;
+pub(crate) use keys::{bare, keys_of};
 
 /// The largest token, in bytes (T20).
 const MAX_TOKEN: usize = 16 << 10;

@@ -8,6 +8,7 @@ mod chain;
 mod challenge;
 mod claims;
 mod constraint;
+mod curve;
 pub mod dsse;
 pub mod json;
 pub mod jws;

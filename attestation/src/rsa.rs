@@ -25,10 +25,32 @@ pub(crate) fn is_roca(modulus: &[u8]) -> bool {
 }
 
 /// Returns whether a key is strong enough to be trusted and small enough to be verified cheaply (T08,
-/// T09): 2048 to 4096 bits, and without the fingerprint of ROCA.
+/// T09): 2048 to 4096 bits.
 pub(crate) fn is_acceptable(modulus: &[u8], exponent: &[u8]) -> bool {
-    let bits = stripped(modulus).len().saturating_mul(8);
-    (2048..=4096).contains(&bits) && exponent.len() <= 8 && !is_roca(modulus)
+    bits(modulus) <= 4096 && is_sound(modulus, exponent)
+}
+
+/// Returns whether a key has at least 2048 bits, not the fingerprint of ROCA, and the form that every
+/// library takes: a modulus and an exponent that are odd, and an exponent of 3 to 2³² - 1.
+pub(crate) fn is_sound(modulus: &[u8], exponent: &[u8]) -> bool {
+    let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+    let exponent = stripped(exponent);
+    bits(modulus) >= 2048
+        && is_odd(modulus)
+        && is_odd(exponent)
+        && exponent.len() <= 4
+        && exponent != [1]
+        && !is_roca(modulus)
+}
+
+/// Returns the number of bits of a number, big-endian.
+fn bits(number: &[u8]) -> u32 {
+    let number = stripped(number);
+    let first = number.first().map_or(0, |first| first.leading_zeros());
+    let bits = u32::try_from(number.len())
+        .unwrap_or(u32::MAX)
+        .saturating_mul(8);
+    bits.saturating_sub(first)
 }
 
 /// Returns a number, big-endian, without leading zeros, which DER, TPMs and some writers of JWKs

@@ -9,6 +9,8 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 pub use sundew_attestation::pem;
+use sundew_rebuilt::der::{element, oid};
+use sundew_rebuilt::edits::ber::{self, Node};
 
 /// The trust domain of all tests.
 pub const DOMAIN: &str = "test.example";
@@ -22,6 +24,28 @@ pub struct Ca {
     /// The certificate of the CA, in DER.
     pub certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    /// Returns the certificate of the CA in two forms that some readers refuse: with a negative serial
+    /// number, which Go does, and with a UTF8String that is none in its name, which Go and BoringSSL do.
+    pub fn odd_certificates(&self) -> [Vec<u8>; 2] {
+        let odd = |at: usize, with: Node| {
+            let mut certificate = ber::parse(&self.certificate).expect("DER");
+            if let Some(Node::Tree(_, _, parts)) = certificate.first_mut()
+                && let Some(Node::Tree(_, _, content)) = parts.first_mut()
+            {
+                content[at] = with;
+            }
+            ber::bytes(&certificate)
+        };
+        let attribute = element(0x30, &[&oid("2.5.4.3"), &element(0x0c, &[&[0xe9]])]);
+        let name = ber::parse(&element(0x30, &[&element(0x31, &[&attribute])])).expect("DER");
+        [
+            odd(1, Node::Leaf(2, vec![0x80, 1])),
+            odd(5, name[0].clone()),
+        ]
+    }
 }
 
 /// A certificate chain with its key.

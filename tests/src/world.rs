@@ -84,9 +84,15 @@ impl World {
 
     /// Replaces the trust bundle by these CAs.
     pub fn write_bundle(&self, cas: &[&Ca]) {
-        let text: String = cas
+        let roots: Vec<&[u8]> = cas.iter().map(|ca| ca.certificate.as_ref()).collect();
+        self.write_roots(&roots);
+    }
+
+    /// Replaces the trust bundle by these certificates, each in DER.
+    pub fn write_roots(&self, roots: &[&[u8]]) {
+        let text: String = roots
             .iter()
-            .map(|ca| crate::pki::pem("CERTIFICATE", &ca.certificate))
+            .map(|root| crate::pki::pem("CERTIFICATE", root))
             .collect();
         let fresh = self.folder.path().join("bundle.fresh");
         std::fs::write(&fresh, text).expect("bundle");

@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::certificate::{has_unknown_critical_extension, is_acceptable_key};
 use super::id::TrustDomain;
 use super::jwt::JwtBundle;
+use super::strict;
 use crate::key_id;
 use crate::left_out::LeftOut;
 
@@ -306,6 +307,8 @@ fn root(der: &[u8]) -> Result<Root, &'static str> {
     if !is_acceptable_key(cert.public_key()) {
         return Err("key is too weak or of an unknown kind");
     }
+    // I5: others refuse all that we hand them for one certificate that they do not take.
+    strict::check(der)?;
     let owned = CertificateDer::from(der.to_vec());
     let anchor = webpki::anchor_from_trusted_cert(&owned)
         .map_err(|_| "not usable as a trust anchor")?

@@ -48,9 +48,10 @@ impl JwtBundle {
         let keys = KeySet::parse(json!({ "keys": jwks }).to_string().as_bytes())?;
         // Others get the document, and some of them refuse all of it for one key.
         let mut usable = Vec::new();
-        for jwk in jwks {
-            if keys.counts(&jwk) && !usable.contains(&jwk) {
-                usable.push(jwk);
+        for jwk in jwks.iter().filter(|jwk| keys.counts(jwk)) {
+            let bare = jws::bare(jwk);
+            if !usable.contains(&bare) {
+                usable.push(bare);
             }
         }
         let document = json!({ "keys": usable }).to_string().into_bytes();

@@ -5,6 +5,7 @@ mod bundle;
 mod certificate;
 mod id;
 mod jwt;
+mod strict;
 mod svid;
 mod workload_api;
 

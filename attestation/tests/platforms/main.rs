@@ -7,6 +7,7 @@
     reason = "a failing test panics"
 )]
 
+mod bundles;
 mod cosign;
 mod event_log;
 mod manifest;

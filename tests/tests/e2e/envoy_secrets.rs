@@ -118,10 +118,13 @@ fn the_shipped_configuration_is_good_as_it_is() {
 }
 
 /// P1: Envoy shows the SVID that it was given, also the next one, and takes a certificate by the
-/// bundle of its own trust domain. I4: a trust domain that is withdrawn is withdrawn from Envoy.
+/// bundle of its own trust domain. I4: a trust domain that is withdrawn is withdrawn from Envoy. I5:
+/// roots of a partner that Envoy refuses cost nobody.
 #[tokio::test]
 async fn envoy_has_its_svid_and_bundles_by_secret_discovery() {
     let world = World::embedded();
+    let [one, other] = world.ca.odd_certificates();
+    world.write_roots(&[&one, &world.ca.certificate, &other]);
     let (broker, port) = own_ca_in(&world, "svid_ttl = \"12s\"").await;
     let operator = world.operator(&broker);
     let uid = rustix::process::geteuid().as_raw();

@@ -114,11 +114,18 @@ fn refuses(line: &Value, why: &str) {
 }
 
 /// P1, P4: every document of the Workload API is good for go-spiffe, it hears of the next SVID, and
-/// a quarantine takes all of them.
+/// a quarantine takes all of them. I5: roots of a partner that go-spiffe refuses cost nobody.
 #[tokio::test]
 async fn go_spiffe_has_an_identity_and_the_next_one_and_none_under_a_quarantine() {
     let world = World::embedded();
-    let (_broker, _, operator) = broker(&world, "svid_ttl = \"12s\"").await;
+    let [one, other] = world.ca.odd_certificates();
+    world.write_roots(&[&one, &world.ca.certificate, &other]);
+    let (broker, _, operator) = broker(&world, "svid_ttl = \"12s\"").await;
+    let (_, health) = broker.http("/readyz").await.expect("health");
+    let told = format!(
+        "bundle of {DOMAIN}: 2 left out: root 0: serial number is negative; root 2: bad UTF8String"
+    );
+    assert!(health.contains(&told), "{health}");
     let mut go = Go::start(&world, &["identity", AUDIENCE]);
     let bundles = json!({ "own.example": 1, DOMAIN: 1 });
     let expected = json!({
