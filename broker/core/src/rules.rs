@@ -16,6 +16,8 @@ static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 /// A rule, prepared for matching.
 struct Rule {
     criteria: Vec<Vec<Attribute>>,
+    /// The criteria of what the rule forbids: also what rests on an SVID that has the mark of a claim.
+    forbids: Vec<Vec<Attribute>>,
     issued_before_ms: Option<i64>,
     /// Whether the rule kills subjects whatever their position, as a rule that names a token does.
     any_position: bool,
@@ -27,9 +29,13 @@ struct Rule {
 
 impl Rule {
     fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.matches_by(&self.criteria, subject)
+    }
+
+    fn matches_by(&self, criteria: &[Vec<Attribute>], subject: &Subject<'_>) -> bool {
         self.issued_before_ms
             .is_none_or(|before| subject.issued_at_ms < before)
-            && self.criteria.iter().all(|any| {
+            && criteria.iter().all(|any| {
                 any.iter()
                     .any(|attribute| subject.attributes().any(|own| own == attribute))
             })
@@ -42,7 +48,7 @@ impl Rule {
     }
 
     fn quarantines(&self, subject: &Subject<'_>) -> bool {
-        self.effect.quarantines() && !self.is_lifted && self.matches(subject)
+        self.effect.quarantines() && !self.is_lifted && self.matches_by(&self.forbids, subject)
     }
 }
 
@@ -78,7 +84,11 @@ impl Rules {
             return;
         }
         let criteria = selector.criteria();
-        match criteria.first() {
+        let forbids = match effect.quarantines() {
+            true => selector.criteria_of_what_rests(),
+            false => Vec::new(),
+        };
+        match forbids.first().or(criteria.first()) {
             Some(any) => any
                 .iter()
                 .for_each(|attribute| self.index.entry(attribute.clone()).or_default().push(id)),
@@ -92,6 +102,7 @@ impl Rules {
             .saturating_add(usize::from(effect == Effect::Suspend));
         let rule = Rule {
             criteria,
+            forbids,
             issued_before_ms: selector.issued_before_ms,
             any_position: selector.token.is_some(),
             effect,
@@ -182,18 +193,6 @@ impl Rules {
             rule.effect.revokes()
                 && rule.criteria.iter().any(|any| any.contains(attribute))
                 && rule.matches(subject)
-        })
-    }
-
-    /// Returns the claims that rules name, lifted or not.
-    pub(crate) fn claims(&self) -> impl Iterator<Item = &str> {
-        let criteria = self.rules.values().flat_map(|rule| &rule.criteria);
-        criteria.flatten().filter_map(|attribute| {
-            if let Attribute::Claim(claim) = attribute {
-                Some(&**claim)
-            } else {
-                None
-            }
         })
     }
 

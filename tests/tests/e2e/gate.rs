@@ -251,12 +251,16 @@ impl Gate {
     }
 
     async fn workload_api(&self) -> tonic::transport::Channel {
-        let socket = self.world.folder().join("api.sock");
-        let endpoint =
-            tonic::transport::Endpoint::from_shared(format!("unix:{}", socket.display()));
-        let channel = endpoint.expect("uri").connect().await;
-        channel.expect("connected")
+        workload_api(&self.world).await
     }
+}
+
+/// Connects to the Workload API of the broker with a CA of its own.
+pub(crate) async fn workload_api(world: &World) -> tonic::transport::Channel {
+    let socket = world.folder().join("api.sock");
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("unix:{}", socket.display()));
+    let channel = endpoint.expect("uri").connect().await;
+    channel.expect("connected")
 }
 
 fn registrations() -> [Value; 2] {
@@ -279,7 +283,7 @@ fn default_svid() -> DiscoveryRequest {
     }
 }
 
-fn with_header<T>(message: T) -> Request<T> {
+pub(crate) fn with_header<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     let value = "true".parse().expect("value");
     request.metadata_mut().insert("workload.spiffe.io", value);

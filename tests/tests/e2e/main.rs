@@ -55,6 +55,7 @@ mod secrets;
 mod sources;
 mod stopping;
 mod survival;
+mod svid_marks;
 mod sweeping;
 mod taken_back_keys;
 mod tasks;

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::{Value, json};
 use sundew_attestation::{Binding, BindingPurpose};
-use sundew_proto::v1::{EnrollChallengeRequest, EnrollRequest, Evidence};
+use sundew_proto::v1::{EnrollChallengeRequest, EnrollRequest, EnrollResponse, Evidence};
 use sundew_tests::calls::Caller;
 use sundew_tests::pki::pem;
 use sundew_tests::sundew;
@@ -70,12 +70,18 @@ fn enroll_by_tpm(id: &str, tpm: &Tpm, port: u16, bundle: &Path, out: &Path) -> O
 }
 
 /// Enrollment by hand, over one connection.
-struct ByHand {
+pub(crate) struct ByHand {
     caller: Caller,
 }
 
 impl ByHand {
-    async fn nonce(&self) -> Vec<u8> {
+    /// Comes to the enrollment listener at this port.
+    pub(crate) fn new(port: u16) -> Self {
+        let caller = Caller::new(format!("127.0.0.1:{port}"), None);
+        Self { caller }
+    }
+
+    pub(crate) async fn nonce(&self) -> Vec<u8> {
         self.caller
             .enrollment()
             .enroll_challenge(EnrollChallengeRequest {})
@@ -86,7 +92,7 @@ impl ByHand {
     }
 
     /// Evidence of a TPM, bound to this connection.
-    async fn evidence(
+    pub(crate) async fn evidence(
         &self,
         tpm: &Tpm,
         purpose: BindingPurpose,
@@ -100,12 +106,12 @@ impl ByHand {
             .expect("evidence")
     }
 
-    async fn enroll(
+    pub(crate) async fn enroll(
         &self,
         key: &KeyPair,
         nonce: Vec<u8>,
         payload: Vec<u8>,
-    ) -> Result<(), tonic::Status> {
+    ) -> Result<EnrollResponse, tonic::Status> {
         let csr = rcgen::CertificateParams::default()
             .serialize_request(key)
             .expect("csr")
@@ -122,15 +128,14 @@ impl ByHand {
             evidence,
             ..EnrollRequest::default()
         };
-        self.caller.enrollment().enroll(request).await.map(drop)
+        let answer = self.caller.enrollment().enroll(request).await?;
+        Ok(answer.into_inner())
     }
 }
 
 /// By hand: evidence is bound to this key, this nonce, this purpose, and from this TPM.
 async fn enrollment_evidence_is_bound(port: u16, tpm: &Tpm, other: &Tpm) {
-    let client = ByHand {
-        caller: Caller::new(format!("127.0.0.1:{port}"), None),
-    };
+    let client = ByHand::new(port);
     let (key, thief) = (
         KeyPair::generate().expect("key"),
         KeyPair::generate().expect("key"),

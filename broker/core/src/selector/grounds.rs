@@ -108,11 +108,16 @@ pub fn svid_claim(mark: &str) -> String {
     format!("{CLAIM}{mark}")
 }
 
-/// Returns whether an SVID may rest on evidence with a claim: its claims, as [`svid_claim`] writes
-/// them, have the mark of the claim, or say that there was no room for all marks.
-pub(crate) fn may_rest_on(svid_claims: &[String], claim: &str) -> bool {
-    let mut marks = [mark(claim), mark(MANY)].into_iter();
-    marks.any(|mark| svid_claims.contains(&svid_claim(&mark)))
+/// Returns the claims, as [`svid_claim`] writes them, of which an SVID has one that may rest on evidence
+/// with this claim: the mark of the claim, or that there was no room for all marks. What is written
+/// like these itself stands for nothing else.
+pub(super) fn marks_of_claim(claim: &str) -> Vec<String> {
+    if claim.starts_with(CLAIM) {
+        return Vec::new();
+    }
+    [mark(claim), mark(MANY)]
+        .map(|mark| svid_claim(&mark))
+        .to_vec()
 }
 
 /// Returns the first four bytes of the digest of a claim in hexadecimal.

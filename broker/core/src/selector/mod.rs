@@ -18,7 +18,6 @@ use crate::scope::Scope;
 
 pub use attribute::{Attribute, Subject};
 pub(crate) use attribute::{audience_attributes, scope_attributes, workload_attributes};
-pub(crate) use grounds::may_rest_on;
 pub use grounds::{GivenFor, Grounds, svid_claim, svid_marks};
 pub(crate) use serial::serial_attribute;
 pub use serial::{Renewals, svid_serial};
@@ -218,6 +217,20 @@ impl Selector {
                 .clone()
                 .map(|domain| vec![Attribute::TrustDomain(domain)]),
         );
+        all
+    }
+
+    /// Returns the criteria like [`Selector::criteria`], and lets the mark of an SVID stand for each
+    /// claim: what they match rests on the claims, by its own evidence or by that of its SVID.
+    #[must_use]
+    pub(crate) fn criteria_of_what_rests(&self) -> Vec<Vec<Attribute>> {
+        let mut all = self.criteria();
+        for any in &mut all {
+            if let [Attribute::Claim(claim)] = any.as_slice() {
+                let marks = grounds::marks_of_claim(claim).into_iter();
+                any.extend(marks.map(|mark| Attribute::Claim(mark.into())));
+            }
+        }
         all
     }
 

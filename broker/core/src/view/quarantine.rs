@@ -4,8 +4,7 @@ use sundew_attestation::spiffe::SpiffeId;
 
 use super::View;
 use crate::selector::{
-    Attribute, Grounds, Subject, audience_attributes, may_rest_on, serial_attribute,
-    workload_attributes,
+    Attribute, Grounds, Subject, audience_attributes, serial_attribute, workload_attributes,
 };
 use crate::subject::{KnownTask, KnownToken};
 
@@ -57,10 +56,8 @@ impl View {
         }
         let mut identity = asked.id.map(workload_attributes).unwrap_or_default();
         identity.extend(serial.clone());
-        identity.extend(
-            self.claims_of(asked)
-                .map(|claim| Attribute::Claim(claim.into())),
-        );
+        let claims = asked.claims.iter();
+        identity.extend(claims.map(|claim| Attribute::Claim(claim.as_str().into())));
         let audience = audience_attributes(asked.audience);
         let subject = Subject {
             position: self.applied,
@@ -73,15 +70,6 @@ impl View {
             false => self.rules.is_quarantined(&subject),
         };
         is_quarantined || serial.is_some_and(|serial| self.rules.revokes_for(&serial, &subject))
-    }
-
-    /// Returns the claims of an identity, and those that rules name and that its SVID may rest on.
-    fn claims_of<'a>(&'a self, asked: &AskedIdentity<'a>) -> impl Iterator<Item = &'a str> {
-        let claims = asked.claims;
-        let named = (!claims.is_empty()).then(|| self.rules.claims());
-        let named = named.into_iter().flatten();
-        let known = claims.iter().map(String::as_str);
-        known.chain(named.filter(move |claim| may_rest_on(claims, claim)))
     }
 
     /// Returns whether a rule takes back what an identity rests on.

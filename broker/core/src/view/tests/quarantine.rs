@@ -1,6 +1,7 @@
 //! Quarantines, and containments that are lifted.
 
 use super::*;
+use crate::{svid_claim, svid_marks};
 
 #[test]
 fn ac_4a_lifting_a_containment_lets_new_things_live_and_revives_nothing() {
@@ -104,4 +105,44 @@ fn a_quarantine_alone_kills_nothing_and_stands_until_it_is_lifted() {
     assert!(view.is_token_quarantined(&token(1, 1)));
     view.apply(Position(6), entry(2, Event::Lifted(EntryId([1; 16]))));
     assert!(!view.is_token_quarantined(&token(1, 1)) && view.active_rules().is_empty());
+}
+
+/// I1: what begins with an SVID rests on the evidence that the SVID was given for.
+#[test]
+fn i1_a_quarantine_by_claim_forbids_what_begins_with_an_svid_that_rests_on_it() {
+    let of = |claims: &[&str]| {
+        let mut record = samples::task(9);
+        let marks = svid_marks(claims.iter().copied());
+        record.claims = marks.iter().map(|mark| svid_claim(mark)).collect();
+        KnownTask::new(record, vec![], KEY)
+    };
+    let ek = Selector {
+        claims: vec!["tpm2.ek=aa".to_owned()],
+        ..Selector::default()
+    };
+    for effect in [Effect::Quarantine, Effect::Contain, Effect::Suspend] {
+        let mut view = View::default();
+        let set = LogEntry {
+            retain_until_ms: FOR_EVER_MS,
+            ..entry(1, rule(ek.clone(), effect))
+        };
+        view.apply(Position(12), set);
+        let many: Vec<_> = (0..9).map(|at| format!("nitro.pcr0={at}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        for (claims, is_forbidden) in [
+            (&["tpm2.ek=aa"][..], true),
+            (&["nitro.pcr0=1", "tpm2.ek=aa"], true),
+            (&many, true),
+            (&["tpm2.ek=bb"], false),
+            (&[], false),
+        ] {
+            let task = of(claims);
+            assert_eq!(view.is_quarantined(&task), is_forbidden, "{claims:?}");
+            // What has begun lives: the claim is none of its own.
+            assert_eq!(view.task_liveness(&task, 1), Liveness::Alive);
+            assert!(!view.is_suspended(&task));
+        }
+        view.apply(Position(13), entry(2, Event::Lifted(EntryId([1; 16]))));
+        assert!(!view.is_quarantined(&of(&["tpm2.ek=aa"])));
+    }
 }
