@@ -10,7 +10,15 @@ use crate::policy::{Alternative, AppraisalPolicy};
 use crate::requirement::Requirement;
 
 /// Claims of which evidence is refused that has them, unless a registration constrains them.
-const REFUSED_IF_FREE: [&str; 5] = ["ek", "event_name", "key", "predicate_type", "tcb_status"];
+const REFUSED_IF_FREE: [&str; 7] = [
+    "ek",
+    "event_name",
+    "key",
+    "oidc.circleci.com/ssh-rerun",
+    "predicate_type",
+    "tcb_status",
+    "terraform_run_phase",
+];
 
 /// What a narrower policy takes back.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -63,6 +63,11 @@ fn check(
     }
 }
 
+/// The phase of a run of Terraform: a plan runs the code of a pull request too.
+const RUN_PHASE: &str = "terraform_run_phase";
+/// Whether somebody runs a job of CircleCI again over SSH.
+const SSH_RERUN: &str = "oidc.circleci.com/ssh-rerun";
+
 /// Returns a claim that evidence has and that the registration would have to constrain to accept it,
 /// but does not. `narrowing` has the names of all of them.
 fn must_be_constrained<'c>(
@@ -75,8 +80,19 @@ fn must_be_constrained<'c>(
         // T22: a pull request runs somebody else's code.
         Requirement::Oidc { .. } => {
             let of_pull_request = |event: &String| event.starts_with("pull_request");
-            (is_free("event_name") && values("event_name").iter().any(of_pull_request))
-                .then_some("event_name")
+            let has = |claim: &str, value: &str| values(claim).iter().any(|own| own == value);
+            let is_plan = has(RUN_PHASE, "plan") && is_free("sub");
+            [
+                (
+                    "event_name",
+                    values("event_name").iter().any(of_pull_request),
+                ),
+                (RUN_PHASE, is_plan),
+                // Somebody has a shell in the job.
+                (SSH_RERUN, has(SSH_RERUN, "true")),
+            ]
+            .into_iter()
+            .find_map(|(claim, is_so)| (is_so && is_free(claim)).then_some(claim))
         }
         // T31: a TCB status below UpToDate.
         Requirement::Tdx { .. } => {

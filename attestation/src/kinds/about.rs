@@ -102,7 +102,7 @@ pub const KINDS: [About; 9] = [
         proves: "an issuer said this of the holder: of a job, a pod, an instance or an application",
         needs: "the issuer in the broker's file; SUNDEW_OIDC_TOKEN_FILE or SUNDEW_OIDC_TOKEN_COMMAND",
         proven: &[rebuilt(
-            "tokens of GitHub, GitLab, Kubernetes, Google and Azure in their shapes",
+            "tokens of GitHub, GitLab, Buildkite, CircleCI, Terraform, Kubernetes, Google and Azure",
         )],
     },
     About {

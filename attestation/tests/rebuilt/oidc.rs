@@ -1,9 +1,12 @@
 //! Tokens of clouds and of CI systems.
 
 use serde_json::{Value, json};
-use sundew_attestation::Claims;
 use sundew_attestation::jws::KeySet;
 use sundew_attestation::kinds::oidc::{self, Issuer, OidcError, Preset};
+use sundew_attestation::spiffe::BundleSet;
+use sundew_attestation::{
+    AppraisalPolicy, Binding, Circumstances, Claims, Presented, Rule, TrustMaterial, appraise,
+};
 use sundew_rebuilt::NOW_MS;
 use sundew_rebuilt::edits::{self, json};
 use sundew_rebuilt::key::Key;
@@ -38,7 +41,11 @@ fn all() -> Vec<(Token, Preset, &'static str)> {
         "kubernetes.pod.uid",
     ));
     out.extend(of(tokens::azure(), Preset::Azure, "xms_mirid"));
-    out.extend(of(tokens::others(), Preset::Generic, "sub"));
+    let vcs = "oidc.circleci.com/vcs-origin";
+    out.extend(of(tokens::buildkite(), Preset::Buildkite, "build_commit"));
+    out.extend(of(tokens::circleci(), Preset::CircleCi, vcs));
+    let run = "terraform_run_id";
+    out.extend(of(tokens::terraform(), Preset::Terraform, run));
     out
 }
 
@@ -69,6 +76,87 @@ fn e3_tokens_of_every_platform_are_taken_with_the_header_claims_and_life_that_it
         let refused = verify(elsewhere.signed_by(&key).as_bytes(), &issuer);
         assert_eq!(refused.unwrap_err(), OidcError::Audience, "{name}");
     }
+}
+
+/// Returns why a token is not enough for a registration with these constraints.
+fn refused(token: &Token, preset: Preset, key: &Key, claims: Value) -> Option<String> {
+    let issuer = issuer(token, preset, key);
+    let rule = json!({ "kind": "oidc", "issuer": issuer.url, "claims": claims });
+    let trust = TrustMaterial::of_issuers([issuer]);
+    let rules: Vec<Rule> = serde_json::from_value(json!([rule])).unwrap();
+    let signed = token.signed_by(key);
+    let presented = [Presented {
+        kind: "oidc",
+        payload: signed.as_bytes(),
+    }];
+    let circumstances = Circumstances {
+        public_key: &[],
+        binding: &Binding::from_bytes([9; 32]),
+        trust: &trust,
+        bundles: &BundleSet::default(),
+        now_ms: NOW_MS + 1000,
+    };
+    let policy = AppraisalPolicy {
+        rules: &rules,
+        cross_checks: &[],
+    };
+    let taken = appraise(policy, &presented, circumstances, &mut Vec::new());
+    taken.err().map(|error| error.to_string())
+}
+
+/// T22: what stays the same of a job is pinned, and where others than the platform team may have
+/// written what runs, the registration has to say that it takes it.
+#[test]
+fn e3_ci_platforms_are_pinned_by_ids_and_code_of_others_is_not_taken_unless_it_is_named() {
+    let key = tokens::issuer_key();
+    let of = |list: Vec<Token>| list.into_iter().next().unwrap();
+    let mut without = of(tokens::buildkite());
+    without
+        .claims
+        .as_object_mut()
+        .unwrap()
+        .remove("pipeline_id");
+    let verdict = |token: &Token, preset| {
+        verify(
+            token.signed_by(&key).as_bytes(),
+            &issuer(token, preset, &key),
+        )
+        .map(drop)
+    };
+    let missing = Err(OidcError::Claim("pipeline_id"));
+    assert_eq!(verdict(&without, Preset::Buildkite), missing);
+    let mut without = of(tokens::terraform());
+    without
+        .claims
+        .as_object_mut()
+        .unwrap()
+        .remove("terraform_run_phase");
+    let missing = Err(OidcError::Claim("terraform_run_phase"));
+    assert_eq!(verdict(&without, Preset::Terraform), missing);
+
+    let [plan, apply] = <[Token; 2]>::try_from(tokens::terraform()).unwrap();
+    let refused = |token: &Token, preset, claims| refused(token, preset, &key, claims);
+    let workspace = json!({ "terraform_workspace_id": ["ws-1"] });
+    let phase = json!({ "terraform_workspace_id": ["ws-1"], "terraform_run_phase": ["plan"] });
+    let subject = json!({ "terraform_workspace_id": ["ws-1"], "sub": [plan.claims["sub"]] });
+    assert_eq!(refused(&apply, Preset::Terraform, workspace.clone()), None);
+    let why = refused(&plan, Preset::Terraform, workspace.clone()).unwrap();
+    assert!(why.contains("terraform_run_phase"), "{why}");
+    for claims in [phase, subject] {
+        assert_eq!(refused(&plan, Preset::Terraform, claims.clone()), None);
+        assert!(refused(&apply, Preset::Terraform, claims).is_some());
+    }
+
+    let project = "oidc.circleci.com/project-id";
+    let job = of(tokens::circleci());
+    let (mut again, own) = (job.clone(), json!({ project: [job.claims[project]] }));
+    again.claims["oidc.circleci.com/ssh-rerun"] = json!(true);
+    assert_eq!(refused(&job, Preset::CircleCi, own.clone()), None);
+    let why = refused(&again, Preset::CircleCi, own.clone()).unwrap();
+    assert!(why.contains("ssh-rerun"), "{why}");
+    let mut named = own;
+    named["oidc.circleci.com/ssh-rerun"] = json!(["true"]);
+    assert_eq!(refused(&again, Preset::CircleCi, named), None);
 }
 
 /// The edits know the header and the claims. The attacker has a key of his own, signs by the public

@@ -328,65 +328,80 @@ pub fn azure() -> Vec<Token> {
     ]
 }
 
-/// Returns tokens of Buildkite, CircleCI and Terraform Cloud.
-pub fn others() -> Vec<Token> {
-    let buildkite = json!({
-        "sub": format!("organization:org:pipeline:app:ref:refs/heads/main:commit:{COMMIT}:step:"),
-        "nbf": NOW_S,
-        "jti": UUID,
-        "organization_slug": "org",
-        "organization_id": UUID,
-        "pipeline_slug": "app",
-        "pipeline_id": UUID,
-        "build_number": 5,
-        "build_branch": "main",
-        "build_tag": null,
-        "build_commit": COMMIT,
-        "build_source": "ui",
-        "step_key": null,
-        "job_id": UUID,
-        "agent_id": UUID,
-        "runner_environment": "self-hosted",
-    });
-    let circleci = json!({
-        "sub": format!("org/{UUID}/project/{UUID}/user/{UUID}"),
-        "oidc.circleci.com/project-id": UUID,
-        "oidc.circleci.com/context-ids": [UUID],
-        "oidc.circleci.com/ssh-rerun": false,
-        "oidc.circleci.com/vcs-origin": "github.com/org/repo",
-        "oidc.circleci.com/vcs-ref": "refs/heads/main",
-    });
-    let terraform = json!({
-        "sub": "organization:org:project:Default Project:workspace:w:run_phase:apply",
-        "nbf": NOW_S - 5,
-        "jti": UUID,
-        "terraform_organization_id": "org-1",
-        "terraform_organization_name": "org",
-        "terraform_project_id": "prj-1",
-        "terraform_project_name": "Default Project",
-        "terraform_workspace_id": "ws-1",
-        "terraform_workspace_name": "w",
-        "terraform_full_workspace": "organization:org:project:Default Project:workspace:w",
-        "terraform_run_id": "run-1",
-        "terraform_run_phase": "apply",
-    });
-    let typed = || json!({ "typ": "JWT" });
-    let organization = format!("https://oidc.circleci.com/org/{UUID}");
+/// Returns tokens of Buildkite, with the claim `pipeline_id` that a job has to ask for: of a branch, of
+/// a tag, and of a step with a key.
+pub fn buildkite() -> Vec<Token> {
+    let of = |name, reference: &str, step: Value| {
+        let key = step.as_str().unwrap_or_default();
+        let claims = json!({
+            "sub": format!("organization:org:pipeline:app:ref:{reference}:commit:{COMMIT}:step:{key}"),
+            "nbf": NOW_S,
+            "organization_slug": "org",
+            "pipeline_slug": "app",
+            "pipeline_id": UUID,
+            "build_number": 5,
+            "build_branch": "main",
+            "build_commit": COMMIT,
+            "step_key": step,
+            "job_id": UUID,
+            "agent_id": UUID,
+            "build_source": "ui",
+            "runner_environment": "self-hosted",
+        });
+        Token::new(name, json!({}), "https://agent.buildkite.com", 300, claims)
+    };
+    let mut of_tag = of("Buildkite, a tag", "refs/tags/v1", Value::Null);
+    of_tag.claims["build_tag"] = json!("v1");
     vec![
-        Token::new(
-            "Buildkite",
-            json!({}),
-            "https://agent.buildkite.com",
-            300,
-            buildkite,
-        ),
-        Token::new("CircleCI", typed(), &organization, 3600, circleci),
-        Token::new(
-            "Terraform Cloud",
-            typed(),
-            "https://app.terraform.io",
-            7200,
-            terraform,
-        ),
+        of("Buildkite, a branch", "refs/heads/main", Value::Null),
+        of_tag,
+        of("Buildkite, a step", "refs/heads/main", json!("build")),
+    ]
+}
+
+/// Returns tokens of CircleCI, with both forms of their subject.
+pub fn circleci() -> Vec<Token> {
+    let of = |name, sub: String| {
+        let claims = json!({
+            "sub": sub,
+            "oidc.circleci.com/project-id": UUID,
+            "oidc.circleci.com/context-ids": [UUID],
+            "oidc.circleci.com/ssh-rerun": false,
+            "oidc.circleci.com/vcs-origin": "github.com/org/repo",
+            "oidc.circleci.com/vcs-ref": "refs/heads/main",
+        });
+        let organization = format!("https://oidc.circleci.com/org/{UUID}");
+        let header = json!({ "typ": "JWT" });
+        Token::new(name, header, &organization, 3600, claims)
+    };
+    let first = format!("org/{UUID}/project/{UUID}/user/{UUID}");
+    let second = format!("{first}/vcs-origin/github.com/org/repo/vcs-ref/refs/heads/main");
+    vec![of("CircleCI", first), of("CircleCI, version 2", second)]
+}
+
+/// Returns tokens of HCP Terraform, of a plan and of an apply.
+pub fn terraform() -> Vec<Token> {
+    let of = |name, phase: &str| {
+        let workspace = "organization:org:project:Default Project:workspace:w";
+        let claims = json!({
+            "sub": format!("{workspace}:run_phase:{phase}"),
+            "nbf": NOW_S - 5,
+            "jti": UUID,
+            "terraform_organization_id": "org-1",
+            "terraform_organization_name": "org",
+            "terraform_project_id": "prj-1",
+            "terraform_project_name": "Default Project",
+            "terraform_workspace_id": "ws-1",
+            "terraform_workspace_name": "w",
+            "terraform_full_workspace": workspace,
+            "terraform_run_id": "run-1",
+            "terraform_run_phase": phase,
+        });
+        let header = json!({ "typ": "JWT" });
+        Token::new(name, header, "https://app.terraform.io", 7200, claims)
+    };
+    vec![
+        of("Terraform, a plan", "plan"),
+        of("Terraform, an apply", "apply"),
     ]
 }

@@ -28,6 +28,15 @@ pub enum Preset {
     /// Managed identities and other applications of Azure: `oid` must be pinned. Tokens of users,
     /// and tokens of another tenant than the issuer's, are rejected.
     Azure,
+    /// Jobs of Buildkite: `pipeline_id` must be pinned, because all organizations have one issuer and
+    /// slugs can be taken over, and `sub` has the commit in it. A job asks for the claim by
+    /// `buildkite-agent oidc request-token --claim pipeline_id`.
+    Buildkite,
+    /// Jobs of CircleCI: `oidc.circleci.com/project-id` must be pinned, because `sub` has the user in
+    /// it. Tokens of jobs that somebody runs again over SSH are accepted only if the registration
+    /// constrains `oidc.circleci.com/ssh-rerun`.
+    #[serde(rename = "circleci")]
+    CircleCi,
     /// Instances of Google Compute Engine with tokens in the `full` format: `sub`, the service
     /// account's number, must be pinned. A token that the account obtained elsewhere names no
     /// instance and is rejected.
@@ -46,6 +55,10 @@ pub enum Preset {
     /// JWT-SVIDs of the trust domain that the issuer's URL names, `spiffe://<domain>`: `sub` must
     /// be pinned.
     SpiffeJwt,
+    /// Runs of HCP Terraform and Terraform Enterprise: `terraform_workspace_id` must be pinned, because
+    /// names can be taken over. Tokens of plans, which may run a pull request's code, are accepted only
+    /// if the registration constrains `terraform_run_phase` or `sub`.
+    Terraform,
 }
 
 impl Preset {
@@ -54,9 +67,12 @@ impl Preset {
     pub fn pinned_claim(self) -> &'static str {
         match self {
             Self::Azure => "oid",
+            Self::Buildkite => "pipeline_id",
+            Self::CircleCi => "oidc.circleci.com/project-id",
             Self::Gcp | Self::Generic | Self::Kubernetes | Self::SpiffeJwt => "sub",
             Self::Github => "repository_id",
             Self::Gitlab => "project_id",
+            Self::Terraform => "terraform_workspace_id",
         }
     }
 }
@@ -175,9 +191,14 @@ fn check_issuer(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), Oidc
                 && text("tid")
                     .is_some_and(|tenant| issuer.url.split('/').any(|part| part == tenant))
         }
-        Preset::Gcp | Preset::Generic | Preset::Github | Preset::Gitlab | Preset::Kubernetes => {
-            text("iss") == Some(&issuer.url)
-        }
+        Preset::Buildkite
+        | Preset::CircleCi
+        | Preset::Gcp
+        | Preset::Generic
+        | Preset::Github
+        | Preset::Gitlab
+        | Preset::Kubernetes
+        | Preset::Terraform => text("iss") == Some(&issuer.url),
     };
     if is_its_own {
         Ok(())

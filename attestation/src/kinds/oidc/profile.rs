@@ -26,7 +26,17 @@ pub(super) fn claim_values(
     match preset {
         Preset::Azure => check_azure(claims)?,
         Preset::Gcp => add_compute_engine(&mut values, claims)?,
-        Preset::Generic | Preset::Gitlab | Preset::SpiffeJwt => {}
+        Preset::Buildkite
+        | Preset::CircleCi
+        | Preset::Generic
+        | Preset::Gitlab
+        | Preset::SpiffeJwt => {}
+        Preset::Terraform => {
+            // As with pull requests of GitHub: each token must name its phase.
+            if !values.contains_key("terraform_run_phase") {
+                return Err(OidcError::Claim("terraform_run_phase"));
+            }
+        }
         Preset::Github => {
             // T22: a pull request runs somebody else's code. Only a registration that constrains
             // the event accepts it, so each token must name its event.
