@@ -135,7 +135,7 @@ pub const KINDS: [About; 9] = [
                 SUNDEW_TPM2",
         proven: &[
             genuine("an event log of a cloud's virtual machine"),
-            rebuilt("quotes and activations of an emulated TPM, certificates in makers' shapes"),
+            rebuilt("quotes of an emulated TPM, with certificates in the shapes of six makers"),
         ],
     },
 ];

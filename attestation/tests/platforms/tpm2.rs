@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rcgen::PublicKeyData as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey as _,
@@ -11,6 +12,8 @@ use rcgen::{
 };
 use sundew_attestation::kinds::tpm2::{self, AttestationKey, Endorsement, TpmError};
 use sundew_attestation::{Claims, Loss, Roots, TrustItem, TrustKind, TrustMaterial};
+use sundew_rebuilt::edits::{ber, structural};
+use sundew_rebuilt::endorsement::{Chain, Maker};
 
 const NOW_MS: i64 = 1_800_000_000_000;
 /// The end of the endorsement certificate, 2030-01-01.
@@ -360,6 +363,110 @@ fn e13_certificates_in_the_shape_that_makers_issue_endorse() {
     let pcrs = BTreeMap::from([(0, vec![0; 32])]);
     let claims = tpm.verify(&key, &tpm.evidence(&pcrs, None)).unwrap();
     assert!(claims.values.contains_key("ek"));
+}
+
+/// The makers' chains as they are: names, critical policies, an empty subject, authorities in the chip
+/// that only the claimant can bring, and other makers' authorities of the same names beside.
+#[test]
+fn e13_chains_in_the_shape_of_each_maker_endorse_their_own_keys() {
+    let tpm = Tpm::new();
+    let spki = tpm.endorsement.subject_public_key_info();
+    let published = |chains: &[Chain]| Roots {
+        anchors: chains.iter().map(|of| of.published[0].clone()).collect(),
+        intermediates: chains
+            .iter()
+            .flat_map(|of| of.published[1..].to_vec())
+            .collect(),
+        crls: Vec::new(),
+    };
+    let mut chains: Vec<_> = Maker::ALL.map(|maker| maker.certify(&spki)).into();
+    let unknown = published(&chains);
+    for maker in Maker::ALL {
+        let chain = maker.certify(&spki);
+        let endorsement = |certificate: &[u8], intermediates: &[Vec<u8>]| {
+            let endorsed = AttestationKey::endorsed(
+                &sized(&tpm.attestation_area()),
+                &sized(&tpm.endorsement_area()),
+                certificate,
+                intermediates,
+            );
+            endorsed.unwrap_or_else(|e| panic!("{maker:?}: {e}")).1
+        };
+        chains.push(chain.clone());
+        let trusted = published(&chains);
+        let own = endorsement(&chain.certificate, &chain.intermediates);
+        let ends_ms = own.verify(&trusted, NOW_MS);
+        assert_eq!(ends_ms.unwrap(), 2_500_000_000_000, "{maker:?}");
+        assert!(
+            own.verify(&unknown, NOW_MS).is_err(),
+            "{maker:?}: another root"
+        );
+        assert!(
+            own.verify(&trusted, 2_500_000_001_000).is_err(),
+            "{maker:?}"
+        );
+        if !chain.intermediates.is_empty() {
+            let cut = endorsement(&chain.certificate, &chain.intermediates[1..]);
+            assert!(cut.verify(&trusted, NOW_MS).is_err(), "{maker:?}: cut");
+        }
+        let mut forged = chain.certificate.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        let forged = endorsement(&forged, &chain.intermediates);
+        assert!(
+            forged.verify(&trusted, NOW_MS).is_err(),
+            "{maker:?}: forged"
+        );
+    }
+}
+
+/// T34: the edits know the elements of certificates. The attacker has authorities of the same names, and
+/// another chain of the same maker.
+#[test]
+fn t34_no_structural_edit_of_a_makers_chain_endorses_anything_else() {
+    let (tpm, other) = (Tpm::new(), Tpm::new());
+    let spki = tpm.endorsement.subject_public_key_info();
+    let (chain, fake) = (Maker::Intel.certify(&spki), Maker::Intel.certify(&spki));
+    let theirs = Maker::Intel.certify(&other.endorsement.subject_public_key_info());
+    let trusted = Roots {
+        anchors: [&chain, &theirs].map(|of| of.published[0].clone()).into(),
+        intermediates: [&chain, &theirs].map(|of| of.published[1].clone()).into(),
+        crls: Vec::new(),
+    };
+    let genuine = (chain.certificate.clone(), chain.intermediates.clone());
+    let outcome = structural(
+        &genuine,
+        0x5eed_0000_0000_0018,
+        |dice| {
+            let (mut certificate, mut intermediates) = genuine.clone();
+            let from = if dice.one_in(2) { &fake } else { &theirs };
+            let at = dice.roll(intermediates.len());
+            match dice.roll(6) {
+                0 => certificate.clone_from(&from.certificate),
+                1 => intermediates[at].clone_from(&from.intermediates[at]),
+                2 => intermediates[at] = ber::edited(&intermediates[at], dice),
+                3 => drop(intermediates.remove(at)),
+                4 => intermediates.push(ber::edited(&from.intermediates[at], dice)),
+                _ => certificate = ber::edited(&certificate, dice),
+            }
+            if dice.one_in(3) && ber::parse(&certificate).is_some() {
+                certificate = ber::edited(&certificate, dice);
+            }
+            (certificate, intermediates)
+        },
+        |(certificate, intermediates)| {
+            let endorsed = AttestationKey::endorsed(
+                &sized(&tpm.attestation_area()),
+                &sized(&tpm.endorsement_area()),
+                certificate,
+                intermediates,
+            );
+            let (_, endorsement, _) = endorsed.ok()?;
+            let ends_ms = endorsement.verify(&trusted, NOW_MS).ok()?;
+            Some(format!("{} {ends_ms}", endorsement.id()))
+        },
+    );
+    // An authority beside the path means nothing.
+    assert!(outcome.taken < outcome.different / 3, "{outcome:?}");
 }
 
 /// The attestation keys of a cloud's TPMs are primary keys: their parent is the hierarchy itself.

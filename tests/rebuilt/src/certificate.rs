@@ -23,7 +23,19 @@ pub struct Name(pub Vec<u8>);
 impl Name {
     /// Makes a name of attributes such as `("CN", "root")`, each in a set of its own.
     pub fn new(attributes: &[(&str, &str)]) -> Self {
-        let sets: Vec<Vec<u8>> = attributes
+        let sets = Self::attributes(attributes).into_iter();
+        let sets: Vec<_> = sets.map(|one| element(0x31, &[&one])).collect();
+        Self(element(0x30, &[&sets.concat()]))
+    }
+
+    /// Makes a name of attributes that are all in one set.
+    pub fn of_one_set(attributes: &[(&str, &str)]) -> Self {
+        let attributes = Self::attributes(attributes).concat();
+        Self(element(0x30, &[&element(0x31, &[&attributes])]))
+    }
+
+    fn attributes(attributes: &[(&str, &str)]) -> Vec<Vec<u8>> {
+        attributes
             .iter()
             .map(|(kind, text)| {
                 let (arc, tag) = match *kind {
@@ -36,10 +48,9 @@ impl Name {
                     other => panic!("no attribute {other}"),
                 };
                 let value = element(tag, &[text.as_bytes()]);
-                element(0x31, &[&element(0x30, &[&oid(arc), &value])])
+                element(0x30, &[&oid(arc), &value])
             })
-            .collect();
-        Self(element(0x30, &[&sets.concat()]))
+            .collect()
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Algorithm {
     P256,
     /// ECDSA on P-384 with SHA-384.
     P384,
+    /// A key that others have, and that signs nothing here.
+    Other,
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     RsaPkcs1,
     /// RSASSA-PSS with SHA-384 and a salt of 48 bytes; all parameters are written.
@@ -35,7 +37,7 @@ pub enum Algorithm {
 pub struct Key {
     algorithm: Algorithm,
     pkcs8: Vec<u8>,
-    /// The point, or RSAPublicKey in DER.
+    /// The point, or RSAPublicKey in DER; of a key of others, its SubjectPublicKeyInfo in DER.
     public: Vec<u8>,
 }
 
@@ -72,6 +74,15 @@ impl Key {
         }
     }
 
+    /// Returns a key that others have, by its SubjectPublicKeyInfo in DER.
+    pub fn of_others(spki: &[u8]) -> Self {
+        Self {
+            algorithm: Algorithm::Other,
+            pkcs8: Vec::new(),
+            public: spki.to_vec(),
+        }
+    }
+
     /// Returns the key under another name of its algorithm: RSA keys serve all of theirs.
     pub fn with(&self, algorithm: Algorithm) -> Self {
         Self {
@@ -84,9 +95,10 @@ impl Key {
     pub fn public(&self) -> &[u8] {
         match self.algorithm {
             Algorithm::P256 | Algorithm::P384 => &self.public[1..],
-            Algorithm::RsaPkcs1 | Algorithm::RsaPss | Algorithm::RsaPssDefaultTrailer => {
-                &self.public
-            }
+            Algorithm::Other
+            | Algorithm::RsaPkcs1
+            | Algorithm::RsaPss
+            | Algorithm::RsaPssDefaultTrailer => &self.public,
         }
     }
 
@@ -96,6 +108,7 @@ impl Key {
         let kind = match self.algorithm {
             Algorithm::P256 => curve("1.2.840.10045.3.1.7"),
             Algorithm::P384 => curve("1.3.132.0.34"),
+            Algorithm::Other => return self.public.clone(),
             Algorithm::RsaPkcs1 | Algorithm::RsaPss | Algorithm::RsaPssDefaultTrailer => {
                 algorithm("1.2.840.113549.1.1.1")
             }
@@ -127,6 +140,7 @@ impl Key {
         match self.algorithm {
             Algorithm::P256 => element(0x30, &[&oid("1.2.840.10045.4.3.2")]),
             Algorithm::P384 => element(0x30, &[&oid("1.2.840.10045.4.3.3")]),
+            Algorithm::Other => panic!("a key of others signs nothing"),
             Algorithm::RsaPkcs1 => algorithm("1.2.840.113549.1.1.11"),
             Algorithm::RsaPss => pss(&element(0xa3, &[&[2, 1, 1]])),
             Algorithm::RsaPssDefaultTrailer => pss(&[]),
@@ -137,6 +151,7 @@ impl Key {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self.algorithm {
             Algorithm::P256 | Algorithm::P384 => self.sign_ecdsa(message, true),
+            Algorithm::Other => panic!("a key of others signs nothing"),
             Algorithm::RsaPkcs1 => self.sign_rsa(&RSA_PKCS1_SHA256, message),
             Algorithm::RsaPss | Algorithm::RsaPssDefaultTrailer => {
                 self.sign_rsa(&RSA_PSS_SHA384, message)

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod der;
 pub mod dice;
 pub mod edits;
+pub mod endorsement;
 pub mod event_log;
 pub mod key;
 pub mod nitro;

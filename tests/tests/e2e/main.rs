@@ -13,6 +13,7 @@ mod ca_rotation;
 mod cli;
 mod clocks;
 mod delegation;
+mod ek_makers;
 mod ending;
 mod engines;
 mod enrollment;
