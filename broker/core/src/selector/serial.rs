@@ -54,7 +54,7 @@ pub(crate) fn serial_attribute(serial: &[u8]) -> Attribute {
 
 /// Returns the attribute of a serial number in hexadecimal, as a selector has it.
 pub(super) fn attribute_of_text(serial: &str) -> Attribute {
-    let even = serial.len() % 2 == 0;
+    let even = serial.len().is_multiple_of(2);
     let text = if even {
         serial.to_owned()
     } else {
