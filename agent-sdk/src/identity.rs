@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sundew_core::client::{
-    BundleSet, SpiffeId, SvidChoice, TrustBundle, thumbprint, validate_chain,
+    BundleSet, SecretFileError, SpiffeId, SvidChoice, TrustBundle, thumbprint, validate_chain,
 };
 use tokio::sync::watch;
 
@@ -279,6 +279,9 @@ enum SvidError {
     /// The SVID would not be accepted by its own trust domain.
     #[error("own SVID: {0}")]
     NotAccepted(String),
+    /// The key could not be read, or others may read it.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// The Workload API gave something that cannot be used.
     #[error("{0}")]
     WorkloadApi(String),

@@ -13,6 +13,7 @@ pub mod hardware;
 pub mod issuer;
 pub mod joining;
 pub mod pki;
+pub mod pod;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

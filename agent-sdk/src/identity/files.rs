@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use sundew_core::client::{BundleSet, TrustBundle, spiffe_id_of};
+use sundew_core::client::{BundleSet, TrustBundle, read_secret_file, spiffe_id_of};
 
 use super::{Found, IdentitySource, Publisher, Svid, SvidError};
 use crate::error::Error;
@@ -45,7 +45,7 @@ fn chain(folder: &Path) -> Result<Vec<CertificateDer<'static>>, SvidError> {
 
 fn svid(folder: &Path) -> Result<Svid, SvidError> {
     let chain = chain(folder)?;
-    let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(file(folder, "key.pem")?))
+    let key = PrivateKeyDer::from_pem_slice(&read_secret_file(&folder.join("key.pem"))?)
         .map_err(SvidError::malformed("key.pem"))?;
     Ok(Svid { chain, key })
 }

@@ -49,6 +49,12 @@ impl Ca {
 
 fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).expect("written");
+    set_mode(folder, name, 0o600);
+}
+
+fn set_mode(folder: &Path, name: &str, mode: u32) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(folder.join(name), mode).expect("mode");
 }
 
 fn roots(source: &IdentitySource) -> usize {
@@ -125,6 +131,28 @@ async fn l14_a_changed_bundle_is_taken_by_identities_that_stay() {
     write(&followed.folder, "bundle.pem", "-----BEGIN");
     followed.look();
     assert_eq!(roots(&followed.source), 1);
+}
+
+/// An SDK reads the key of its SVID by the rule of all files with secrets.
+#[test]
+fn d2_a_key_that_everybody_may_read_is_refused() {
+    let folder = std::env::temp_dir().join(format!("sundew-d2-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("folder");
+    let ca = ca();
+    let (leaf, key) = ca.svid();
+    write(&folder, "svid.pem", &leaf);
+    write(&folder, "key.pem", &key);
+    write(&folder, "bundle.pem", &ca.certificate);
+    set_mode(&folder, "key.pem", 0o440);
+    assert!(files::read(&folder).svid.is_ok(), "its group is ours");
+    set_mode(&folder, "key.pem", 0o644);
+    let refused = files::read(&folder)
+        .svid
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(refused.contains("key.pem: others may read it"), "{refused}");
+    std::fs::remove_dir_all(&folder).expect("removed");
 }
 
 #[tokio::test]

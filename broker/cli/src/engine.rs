@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use sundew_core::client::read_secret_file;
 use sundew_proto::v1::{DeleteEngineRequest, EngineInfo, ListEnginesRequest, PutEngineRequest};
 
 use crate::args::{Connect, EngineCommand};
@@ -164,8 +165,8 @@ fn take_password(document: &mut Value) -> Result<Vec<u8>> {
     };
     match (text("password_file")?, text("password_env")?) {
         (Some(_), Some(_)) => bail!("`password_file` and `password_env` do not go together"),
-        (Some(path), None) => Ok(std::fs::read(&path)
-            .with_context(|| format!("password_file: {path}"))?
+        (Some(path), None) => Ok(read_secret_file(Path::new(&path))
+            .context("password_file")?
             .trim_ascii()
             .to_vec()),
         (None, Some(variable)) => Ok(std::env::var(&variable)
@@ -196,7 +197,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, " s3cret\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode;
+        std::fs::set_permissions(&path, mode(0o644)).unwrap();
         let mut document = json!({ "name": "db", "password_file": path });
+        let error = format!("{:#}", take_password(&mut document.clone()).unwrap_err());
+        assert!(error.contains("chmod 600"), "{error}");
+        std::fs::set_permissions(&path, mode(0o600)).unwrap();
         assert_eq!(take_password(&mut document).unwrap(), b"s3cret");
         assert_eq!(document, json!({ "name": "db" }));
         assert_eq!(take_password(&mut document).unwrap(), b"");

@@ -10,4 +10,5 @@ pub use sundew_attestation::{Binding, BindingPurpose, hex, pem};
 
 pub use crate::scope::{Scope, ScopeError, ScopeSet};
 pub use crate::secret::SecretBytes;
+pub use crate::secret_file::{SecretFileError, read_secret_file};
 pub use crate::ttl::{Ttl, TtlError};

@@ -2,7 +2,8 @@
 //! whether a task or a token is alive.
 //!
 //! The crate upholds P1, P3, P4, P8 and P9. It has no runtime, no transport and no store: time is
-//! an argument, and the store is a port, [`store::Store`].
+//! an argument, and the store is a port, [`store::Store`]. The only files that it reads are those
+//! with secrets, because broker, command line and SDK read them by one rule.
 //!
 //! # Modules
 //!
@@ -16,6 +17,7 @@
 //! record        ─▶ id, position, scope, token_binding
 //! agreement     ─▶ record, ttl                      the bounds that all brokers share
 //! secret        ─▶ record                           secret bytes, and stored secrets
+//! secret_file                                       files with secrets, and who may read them
 //! credential    ─▶ id                               what the holder of a token has
 //! sealing       ─▶ secret                           root key, keyring
 //! selector      ─▶ id, position, scope              what a rule is about
@@ -28,7 +30,7 @@
 //! subject       ─▶ id, record, selector             tasks and tokens as rules see them
 //! view          ─▶ id, log, outcome, position, rules, selector, subject
 //! store         ─▶ credential, id, position         the port
-//! client        ─▶ scope, secret, ttl               the part that the SDK uses
+//! client        ─▶ scope, secret, secret_file, ttl  the part that the SDK uses
 //! ```
 
 mod agreement;
@@ -52,6 +54,7 @@ mod rules;
 mod scope;
 mod sealing;
 mod secret;
+mod secret_file;
 mod selector;
 pub mod store;
 mod subject;
@@ -77,6 +80,7 @@ pub use registration::{LocalSelector, Registration, RegistrationProblem, Workloa
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};
 pub use secret::{SecretBytes, SecretRecord};
+pub use secret_file::{SecretFileError, read_secret_file};
 pub use selector::{
     Attribute, GivenFor, Grounds, Renewals, Selector, SelectorError, Subject, svid_claim,
     svid_marks, svid_serial,

@@ -1,13 +1,13 @@
 //! Files with bundles, certificates and keys.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 use sundew_attestation::spiffe::{BundleError, TrustBundle, TrustDomain};
+use sundew_core::{SecretFileError, read_secret_file};
 use zeroize::Zeroizing;
 
 /// Why a file was not taken. Every text begins with the path of the file.
@@ -37,17 +37,9 @@ pub enum FileError {
         /// The fault in the content.
         cause: pem::Error,
     },
-    /// The file holds a secret, and others may read it.
-    #[error(
-        "{path}: others may read it (mode {mode:o}); run `chmod 600 {path}`",
-        path = .path.display()
-    )]
-    Permissions {
-        /// The file.
-        path: PathBuf,
-        /// The permission bits of the file.
-        mode: u32,
-    },
+    /// The file holds a secret, and cannot be read, or others may read it.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// The file cannot be read.
     #[error("{}: {cause}", .path.display())]
     Unreadable {
@@ -65,15 +57,7 @@ pub(crate) fn read_public(path: &Path) -> Result<Vec<u8>, FileError> {
 
 /// Reads a file that holds a secret; refuses one that others may read (T85).
 pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let metadata = std::fs::metadata(path).map_err(unreadable(path))?;
-    let mode = metadata.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(FileError::Permissions {
-            path: path.to_owned(),
-            mode: mode & 0o777,
-        });
-    }
-    read_public(path).map(Zeroizing::new)
+    Ok(read_secret_file(path)?)
 }
 
 /// Reads the bundle of a trust domain.

@@ -1,6 +1,7 @@
 //! The files that `deploy/` ships are accepted by the programs that read them.
 
 mod acl;
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

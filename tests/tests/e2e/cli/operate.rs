@@ -106,7 +106,7 @@ async fn tasks_and_tokens_can_be_looked_at_and_ended() {
 fn engine_file(world: &World, postgres: &Postgres) -> PathBuf {
     let engine = world.folder().join("engine.toml");
     let password = world.folder().join("admin.password");
-    std::fs::write(&password, PASSWORD).expect("password");
+    sundew_tests::pki::write_private(&password, PASSWORD);
     let toml = format!(
         "name = \"db/app\"\npassword_file = \"{}\"\n[target]\nkind = \"postgres\"\nhost = \"127.0.0.1\"\nport = {}\ndatabase = \"app\"\nusername = \"admin\"\n\
          [roles.readonly]\ngrants = [\"GRANT reader TO {{{{name}}}}\"]\n",
