@@ -30,6 +30,7 @@ mod root_key;
 mod run;
 mod secret;
 mod serve;
+mod service_manager;
 mod svid;
 mod svid_files;
 mod task;

@@ -1,14 +1,6 @@
-//! `sundew serve`: the production broker, which drains on SIGTERM, reloads on SIGHUP and tells
-//! systemd when it is ready; and `sundew config`.
+//! `sundew serve`: the production broker, which drains on SIGTERM and reloads on SIGHUP; and
+//! `sundew config`.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "sd_notify(3): the socket is in the environment"
-)]
-
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::ConfigCommand;
 use crate::output::{Output, success_if};
+use crate::service_manager::ServiceManager;
 
 /// Runs a broker until SIGTERM or SIGINT, which also end a start that takes long.
 pub(crate) async fn serve(path: &Path) -> Result<ExitCode> {
@@ -39,39 +32,24 @@ pub(crate) async fn serve(path: &Path) -> Result<ExitCode> {
         _ = terminate.recv() => { server.stop().await; return Ok(ExitCode::SUCCESS) }
         _ = interrupt.recv() => { server.stop().await; return Ok(ExitCode::SUCCESS) }
     }
-    notify_systemd("READY=1");
+    let mut manager = ServiceManager::from_env();
+    manager.ready();
     tracing::info!("ready");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                notify_systemd("RELOADING=1");
+                manager.reloading();
                 server.reload(Config::load(path).map_err(|e| e.to_string()));
-                notify_systemd("READY=1");
+                manager.ready();
             }
+            () = manager.live() => {}
         }
     }
-    notify_systemd("STOPPING=1");
+    manager.stopping();
     server.stop().await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Sends a state to the service manager, if one listens: a datagram to the socket that it names
-/// (`sd_notify(3)`).
-fn notify_systemd(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let address = match path.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the service manager could not be told");
-    }
 }
 
 pub(crate) fn config(output: &Output, command: ConfigCommand) -> Result<ExitCode> {

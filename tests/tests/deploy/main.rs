@@ -2,9 +2,9 @@
 
 mod acl;
 mod secrets;
+mod systemd;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use sundew_broker::serve::config::Config;
 
@@ -71,78 +71,6 @@ fn every_setting_is_in_the_example() {
             "{setting} is not in the example"
         );
     }
-}
-
-#[test]
-fn units_and_manifests_name_what_there_is() {
-    let unit = text("systemd/sundew.service");
-    for line in unit.lines().filter_map(|l| {
-        l.strip_prefix("ExecStart=")
-            .or(l.strip_prefix("ExecStartPre="))
-    }) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let end = words
-            .iter()
-            .position(|w| *w == "--config")
-            .expect("--config");
-        let help = Command::new(sundew_tests::sundew())
-            .args(&words[1..end])
-            .arg("--help")
-            .output()
-            .expect("run");
-        assert!(
-            help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--config"),
-            "{line}"
-        );
-    }
-    assert!(unit.contains("Type=notify-reload") && unit.contains("LimitCORE=0"));
-    for name in ["broker.yaml", "redis.yaml", "network-policy.yaml"] {
-        let manifest = text(&format!("kubernetes/{name}"));
-        assert!(!manifest.contains('\t'), "{name}: YAML has no tabs");
-        for document in manifest.split("\n---\n") {
-            for member in ["apiVersion: ", "kind: ", "metadata:", "spec:"] {
-                assert!(
-                    document.lines().any(|l| l.starts_with(member)),
-                    "{name}: {member} is missing in\n{document}"
-                );
-            }
-        }
-    }
-    // L7: with a stale view a broker is not ready, and takes endings all the same.
-    let brokers = text("kubernetes/broker.yaml");
-    let for_responders = brokers.split("\n---\n").find(|document| {
-        document.contains("\nkind: Service\n") && document.contains("name: sundew-responders")
-    });
-    assert!(for_responders.is_some_and(|s| s.contains("\n  publishNotReadyAddresses: true\n")));
-    let redis = text("kubernetes/redis.yaml") + &text("container/compose.yaml");
-    assert_eq!(redis.matches("noeviction").count(), 2);
-    let policy = text("kubernetes/network-policy.yaml");
-    assert!(policy.contains("app: sundew-redis") && policy.contains("egress: []"));
-}
-
-/// systemd hears when the broker is ready, and when it stops.
-#[tokio::test]
-async fn systemd_is_told() {
-    use sundew_tests::world::World;
-    let world = World::embedded();
-    let path = world.folder().join("notify");
-    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("socket");
-    socket
-        .set_read_timeout(Some(std::time::Duration::from_secs(10)))
-        .expect("timeout");
-    let mut broker = world.prepare("");
-    let mut command = Command::new(sundew_tests::sundew());
-    command.env("NOTIFY_SOCKET", &path);
-    broker.up_as(command);
-    let hear = || {
-        let mut buffer = [0; 64];
-        let length = socket.recv(&mut buffer).expect("told");
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
-    };
-    assert_eq!(hear(), "READY=1");
-    broker.signal(rustix::process::Signal::TERM);
-    assert_eq!(hear(), "STOPPING=1");
-    assert!(broker.wait().success());
 }
 
 /// Every registration and issuer that the documents show is one that the program reads.
