@@ -34,7 +34,9 @@ exec chroot --userspec="$user:$user" --groups="$user" "$root" "$@"
 
 /// A container that can be started.
 pub struct Pod {
-    folder: TempDir,
+    folder: PathBuf,
+    /// The folder, if it goes with this value.
+    _own: Option<TempDir>,
     user: u32,
     volumes: Vec<(&'static str, PathBuf, String)>,
 }
@@ -49,8 +51,15 @@ impl Pod {
     /// A container of this user and group, which is the pod's `fsGroup` too, with the programs of
     /// this machine and the binary under test as `/sundew`.
     pub fn new(user: u32) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let root = folder.path().join("root");
+        let own = tempfile::tempdir().expect("folder");
+        let mut pod = Self::within(own.path().to_owned(), user);
+        pod._own = Some(own);
+        pod
+    }
+
+    /// A container as [`Self::new`] makes one, in a folder that outlives this value.
+    pub fn within(folder: PathBuf, user: u32) -> Self {
+        let root = folder.join("root");
         for name in ["usr", "proc", "dev", "bin", "lib", "lib64", "etc"] {
             let machine = Path::new("/").join(name);
             match std::fs::read_link(&machine) {
@@ -61,13 +70,13 @@ impl Pod {
                 Err(_) => std::fs::create_dir_all(root.join(name)).expect("folder"),
             }
         }
-        std::fs::write(root.join("sundew"), "").expect("file");
-        // The folders above are those of a container runtime, which others do not see.
-        for folder in [folder.path(), &root] {
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        // The folders of a container runtime are not seen by others; what is in an image is.
+        for folder in [&folder, &root] {
+            set_mode(folder, 0o755);
         }
         let mut pod = Self {
             folder,
+            _own: None,
             user,
             volumes: Vec::new(),
         };
@@ -77,7 +86,7 @@ impl Pod {
 
     /// Mounts a folder or file, which has the modes that it has.
     pub fn mount(&mut self, way: &'static str, from: &Path, to: &str) {
-        let place = self.folder.path().join("root").join(&to[1..]);
+        let place = self.folder.join("root").join(&to[1..]);
         if from.is_dir() {
             std::fs::create_dir_all(&place).expect("place");
         } else if !place.exists() {
@@ -87,48 +96,28 @@ impl Pod {
         self.volumes.push((way, from.to_owned(), to.to_owned()));
     }
 
-    /// Mounts a ConfigMap, a Secret, or a projection of several, as a kubelet does: files of this
-    /// mode behind a link that is replaced as a whole, owned by root, with `fsGroup` as their group.
-    /// It adds what `fsGroup` adds to the modes of volumes that are read only.
+    /// Mounts a projection of these files.
     pub fn project(&mut self, at: &str, mode: u32, files: &[(&str, &[u8])]) {
-        let volume = self
-            .folder
-            .path()
-            .join(format!("volume-{}", self.volumes.len()));
-        let data = volume.join("..2026_11_27");
-        std::fs::create_dir_all(&data).expect("volume");
-        for (name, content) in files {
-            let path = data.join(name);
-            std::fs::write(&path, content).expect("file");
-            let mode = std::fs::Permissions::from_mode(mode | 0o440);
-            std::fs::set_permissions(&path, mode).expect("mode");
-            chown(&path, Some(0), Some(self.user)).expect("tests run as root");
-            symlink(Path::new("..data").join(name), volume.join(name)).expect("link");
-        }
-        symlink("..2026_11_27", volume.join("..data")).expect("link");
-        for folder in [&volume, &data] {
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o2770))
-                .expect("mode");
-            chown(folder, Some(0), Some(self.user)).expect("tests run as root");
-        }
+        let volume = self.fresh();
+        project(&volume, self.user, mode, files);
         self.mount("ro", &volume, at);
     }
 
-    /// Mounts an empty volume that the container may write: an `emptyDir`, or a claim of a
-    /// StatefulSet, of which `fsGroup` is the group. Returns where it is outside.
+    /// Mounts an empty volume that the container may write. Returns where it is outside.
     pub fn volume(&mut self, at: &str) -> PathBuf {
-        let volume = self
-            .folder
-            .path()
-            .join(format!("volume-{}", self.volumes.len()));
-        std::fs::create_dir_all(&volume).expect("volume");
-        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o2775)).expect("mode");
-        chown(&volume, Some(0), Some(self.user)).expect("tests run as root");
+        let volume = self.fresh();
+        empty_volume(&volume, self.user);
         self.mount("rw", &volume, at);
         volume
     }
 
-    /// A command that enters the container and becomes the program that follows.
+    fn fresh(&self) -> PathBuf {
+        let number = self.volumes.len();
+        self.folder.join(format!("volume-{number}"))
+    }
+
+    /// A command that enters the container and becomes the program that follows, with an environment
+    /// of its own.
     pub fn command(&self) -> Command {
         let volumes: String = self
             .volumes
@@ -137,6 +126,8 @@ impl Pod {
             .collect();
         let mut command = Command::new("unshare");
         command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .args([
                 "--mount",
                 "--propagation",
@@ -146,9 +137,41 @@ impl Pod {
                 ENTER,
                 "sh",
             ])
-            .arg(self.folder.path().join("root"))
+            .arg(self.folder.join("root"))
             .arg(self.user.to_string())
             .arg(volumes);
         command
     }
+}
+
+/// Makes a ConfigMap, a Secret, or a projection of several, as a kubelet does: files of this mode
+/// behind a link that is replaced as a whole, owned by root, with `fsGroup` as their group. A kubelet
+/// lets that group read each file, whatever the mode is.
+pub fn project(volume: &Path, group: u32, mode: u32, files: &[(&str, &[u8])]) {
+    let data = volume.join("..2026_11_27");
+    std::fs::create_dir_all(&data).expect("volume");
+    for (name, content) in files {
+        let path = data.join(name);
+        std::fs::write(&path, content).expect("file");
+        set_mode(&path, mode | 0o440);
+        chown(&path, Some(0), Some(group)).expect("tests run as root");
+        symlink(Path::new("..data").join(name), volume.join(name)).expect("link");
+    }
+    symlink("..2026_11_27", volume.join("..data")).expect("link");
+    for folder in [volume, &data] {
+        set_mode(folder, 0o2750);
+        chown(folder, Some(0), Some(group)).expect("tests run as root");
+    }
+}
+
+/// Makes an empty volume: an `emptyDir`, or a claim of a StatefulSet, of which `fsGroup` is the
+/// group.
+pub fn empty_volume(volume: &Path, group: u32) {
+    std::fs::create_dir_all(volume).expect("volume");
+    set_mode(volume, 0o2775);
+    chown(volume, Some(0), Some(group)).expect("tests run as root");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
 }

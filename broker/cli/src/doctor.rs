@@ -230,7 +230,7 @@ fn check_evidence(challenge: &ChallengeResponse, collected: &[String]) -> Result
 
 /// Asks the operations listener at `place` for `/readyz`, and returns whether the broker is ready,
 /// with the text of the answer. One request to one known server needs no HTTP client.
-async fn health(place: &str) -> Result<(bool, String)> {
+pub(crate) async fn health(place: &str) -> Result<(bool, String)> {
     let mut stream = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(place))
         .await
         .context("no answer")??;

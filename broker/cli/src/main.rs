@@ -18,6 +18,7 @@ mod dev;
 mod doctor;
 mod engine;
 mod example_agent;
+mod health;
 mod input;
 mod journal;
 mod lease;
@@ -101,6 +102,9 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Dev { state, listen } => dev::dev(output, &state, listen).await,
         Command::Doctor { operations } => doctor::doctor(connect, output, operations).await,
         Command::ExampleAgent => example_agent::run().await,
+        Command::Health { operations, within } => {
+            health::health(output, &operations, within.to_std()).await
+        }
         Command::Journal(command) => journal::journal(output, command),
         Command::Keyring(command) => secret::keyring(connect, output, command).await,
         Command::Lease(command) => lease::lease(connect, output, command).await,

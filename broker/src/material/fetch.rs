@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use zeroize::Zeroizing;
+
 use crate::peer::files::{FileError, read_public};
 
 /// Longest time for one document, from the connection to the last byte.
@@ -37,6 +40,9 @@ pub(crate) enum FetchError {
         /// The status of the answer.
         status: reqwest::StatusCode,
     },
+    /// The token has characters that no token has.
+    #[error("the token in token_file is no bearer token")]
+    Token,
     /// The document is longer than [`MAX_DOCUMENT`].
     #[error("{url}: larger than {MAX_DOCUMENT} bytes")]
     TooLarge {
@@ -72,12 +78,29 @@ pub(crate) fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, FetchErr
 
 /// Fetches the document at a URL.
 pub(crate) async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, FetchError> {
+    get_as(client, url, None).await
+}
+
+/// Fetches the document at a URL with a bearer token (RFC 6750), around which white space is left
+/// out. No redirect is followed, so that nobody else gets the token.
+pub(crate) async fn get_as(
+    client: &reqwest::Client,
+    url: &str,
+    token: Option<&[u8]>,
+) -> Result<Vec<u8>, FetchError> {
     let failed = |cause: reqwest::Error| FetchError::Request {
         url: url.to_owned(),
         cause: with_cause(&cause.without_url()),
     };
-    let mut response = client
-        .get(url)
+    let mut request = client.get(url);
+    if let Some(token) = token {
+        let mut value = Zeroizing::new(b"Bearer ".to_vec());
+        value.extend_from_slice(token.trim_ascii());
+        let mut value = HeaderValue::from_bytes(&value).map_err(|_| FetchError::Token)?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    let mut response = request
         .send()
         .await
         .map_err(failed)?

@@ -21,7 +21,7 @@ use super::pace::Pace;
 use super::{FILE_CHECK_INTERVAL, Material, fetch};
 use crate::clock;
 use crate::peer::Trust;
-use crate::peer::files::{FileError, read_public};
+use crate::peer::files::{FileError, read_private, read_public};
 
 /// Shortest time between two fetches of one issuer's keys (T14).
 const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(30);
@@ -44,6 +44,9 @@ pub struct IssuerConfig {
     pub jwks_url: Option<String>,
     /// PEM of the CA of the URL, if it is not a public one.
     pub ca_file: Option<PathBuf>,
+    /// A file with a bearer token for `jwks_url`, which is read anew each time: the API server of
+    /// Kubernetes gives its keys to accounts of the cluster.
+    pub token_file: Option<PathBuf>,
     /// Longest time since the `iat` of a token.
     #[serde(default = "default_max_age")]
     pub max_age: Ttl,
@@ -196,7 +199,10 @@ pub(crate) async fn follow(issuer: IssuerConfig, mut keys: IssuerKeys, unknown_k
 async fn fetch(issuer: &IssuerConfig) -> Result<Vec<u8>, KeysError> {
     let client = fetch::client(issuer.ca_file.as_deref()).map_err(KeysError::Fetch)?;
     if let Some(url) = &issuer.jwks_url {
-        return fetch::get(&client, url).await.map_err(KeysError::Fetch);
+        let token = issuer.token_file.as_deref().map(read_private).transpose();
+        let token = token.map_err(KeysError::File)?;
+        let fetched = fetch::get_as(&client, url, token.as_deref().map(Vec::as_slice));
+        return fetched.await.map_err(KeysError::Fetch);
     }
     let url = issuer.url.trim_end_matches('/');
     let discovery = fetch::get(&client, &format!("{url}/.well-known/openid-configuration"))

@@ -1,6 +1,8 @@
 //! The files that `deploy/` ships are accepted by the programs that read them.
 
 mod acl;
+mod cluster;
+mod kubernetes;
 mod secrets;
 mod systemd;
 
@@ -60,6 +62,7 @@ fn every_setting_is_in_the_example() {
         "jwks_file",
         "jwks_url",
         "ca_file",
+        "token_file",
         "max_age",
         "freshness",
         "max_clock_skew",

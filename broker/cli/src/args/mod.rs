@@ -226,6 +226,21 @@ pub(crate) enum Command {
         #[arg(long, env = "SUNDEW_OPERATIONS", value_name = "HOST:PORT")]
         operations: Option<String>,
     },
+    /// Ask a broker's operations listener whether the broker is ready: exits with 0 if it is, and
+    /// with 1 and the reasons if not, or without an answer.
+    Health {
+        /// The broker's operations listener.
+        #[arg(
+            long,
+            env = "SUNDEW_OPERATIONS",
+            default_value = "127.0.0.1:9090",
+            value_name = "HOST:PORT"
+        )]
+        operations: String,
+        /// How long to wait for an answer.
+        #[arg(long, default_value = "5s", value_name = "DURATION")]
+        within: Ttl,
+    },
     /// Print a completion script.
     Completion { shell: Shell },
     /// The agent of the demo.

@@ -151,6 +151,11 @@ pub(super) fn issuers(issuers: &[IssuerConfig], errors: &mut Vec<String>) {
                 "issuers: {name}: jwks_file and jwks_url exclude each other"
             ));
         }
+        if issuer.token_file.is_some() && issuer.jwks_url.is_none() {
+            errors.push(format!(
+                "issuers: {name}: token_file is for jwks_url, and for no other place"
+            ));
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn t85_every_error_is_reported_by_key_and_at_once() {
-    let text = "[listen]\nworkloads = \"x\"\nextra = 1\n[identity]\nsource = \"none\"\n[store]\nurl = \"http://x\"\n[other]\n[[issuers]]\nurl = \"http://i\"\naudience = \"\"\n[limits]\nconnections = 0\n";
+    let text = "[listen]\nworkloads = \"x\"\nextra = 1\n[identity]\nsource = \"none\"\n[store]\nurl = \"http://x\"\n[other]\n[[issuers]]\nurl = \"http://i\"\naudience = \"\"\ntoken_file = \"t\"\n[limits]\nconnections = 0\n";
     let errors = Config::parse(text).unwrap_err().0;
     for part in [
         "listen",
@@ -13,6 +13,7 @@ fn t85_every_error_is_reported_by_key_and_at_once() {
         "other: unknown section",
         "audience must not be empty",
         "https only",
+        "token_file is for jwks_url",
         "limits",
     ] {
         assert!(
