@@ -172,6 +172,14 @@ pub fn empty_volume(volume: &Path, group: u32) {
     chown(volume, Some(0), Some(group)).expect("tests run as root");
 }
 
+/// Makes a volume that Docker fills from an image: it belongs to the user to whom the folder in the
+/// image belongs.
+pub fn owned_volume(volume: &Path, user: u32) {
+    std::fs::create_dir_all(volume).expect("volume");
+    set_mode(volume, 0o755);
+    chown(volume, Some(user), Some(user)).expect("tests run as root");
+}
+
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
 }

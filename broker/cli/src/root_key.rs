@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow, bail};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
-use sundew_core::{KeyFingerprint, RootKey};
+use sundew_core::{KeyFingerprint, RootKey, read_secret_file};
 use sundew_proto::v1::{
     RewriteUnderRootKeyRequest, RewriteUnderRootKeyResponse, UnderOtherRootKey,
 };
@@ -25,14 +25,23 @@ pub(crate) async fn root_key(
     command: RootKeyCommand,
 ) -> Result<ExitCode> {
     match command {
-        RootKeyCommand::New { file } => new(output, &file),
+        RootKeyCommand::New { file, if_missing } => new(output, &file, if_missing),
         RootKeyCommand::Rewrite => rewrite(connect, output, false).await,
         RootKeyCommand::Status => rewrite(connect, output, true).await,
     }
 }
 
-fn new(output: &Output, file: &Path) -> Result<ExitCode> {
-    let name = write_new(file)?.to_string();
+fn new(output: &Output, file: &Path, if_missing: bool) -> Result<ExitCode> {
+    let name = if if_missing && file.exists() {
+        // A file that is no root key is an error, and not taken for one.
+        let key = read_secret_file(file)?;
+        RootKey::parse(&key)
+            .with_context(|| file.display().to_string())?
+            .active()
+    } else {
+        write_new(file)?
+    };
+    let name = name.to_string();
     output.result(&json!({ "file": file, "root_key": name }), || {
         vec![format!("{}: root key {name}", file.display())]
     });

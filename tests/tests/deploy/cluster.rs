@@ -42,7 +42,7 @@ const HOSTS: [(&str, &str); 5] = [
 ];
 
 /// Runs something on a thread with a network of its own, which has loopback addresses alone.
-fn in_own_network(work: impl FnOnce() + Send + 'static) {
+pub(super) fn in_own_network(work: impl FnOnce() + Send + 'static) {
     let mut holder = Command::new("unshare")
         .args([
             "--net",

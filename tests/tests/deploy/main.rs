@@ -2,7 +2,10 @@
 
 mod acl;
 mod cluster;
+mod container;
 mod kubernetes;
+mod package;
+mod readers;
 mod secrets;
 mod systemd;
 
@@ -133,4 +136,40 @@ fn what_the_quick_starts_show_is_what_the_program_reads() {
         }
     }
     assert!(seen >= 10, "{seen} were read");
+}
+
+/// The role that the page on engines shows is one that a broker takes from the command line.
+#[tokio::test]
+async fn what_the_page_on_engines_shows_is_what_a_broker_takes() {
+    use sundew_tests::world::World;
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let operator = world.folder().join("operator");
+    let roots = std::slice::from_ref(&world.ca.certificate);
+    world.ca.svid("/operator").write(&operator, roots);
+    let page = text("engines.md");
+    let mut seen = 0;
+    for block in page.split("```toml\n").skip(1) {
+        seen += 1;
+        let roles = block.split("```").next().expect("block");
+        let file = world.folder().join("engine.toml");
+        let engine = format!(
+            "name = \"db/{seen}\"\n[target]\nkind = \"postgres\"\nhost = \"127.0.0.1\"\n\
+             port = 1\ndatabase = \"app\"\nusername = \"admin\"\n{roles}"
+        );
+        std::fs::write(&file, engine).expect("engine");
+        let output = std::process::Command::new(sundew_tests::sundew())
+            .args(["secret", "engine", "put", "--unchecked", "-f"])
+            .arg(&file)
+            .env("SUNDEW_BROKER", broker.address())
+            .env("SUNDEW_SVID_DIR", &operator)
+            .output()
+            .expect("run");
+        assert!(
+            output.status.success(),
+            "{roles}{}",
+            kubernetes::printed(&output)
+        );
+    }
+    assert!(seen > 0);
 }

@@ -55,8 +55,11 @@ pub(crate) enum KeyringCommand {
 pub(crate) enum RootKeyCommand {
     /// Write a new root key into a new file.
     New {
-        /// The file; it must not exist.
+        /// The file; no file is overwritten.
         file: PathBuf,
+        /// Leave a root key that is there already, and succeed.
+        #[arg(long)]
+        if_missing: bool,
     },
     /// Show which root keys each broker has, and what is under another key than the active one. That
     /// key may go when there is nothing. Needs the role `registrar`.
