@@ -3,6 +3,7 @@
 
 mod abuse;
 mod abuse_together;
+mod actions;
 mod activation;
 mod attendance;
 mod bad_certificates;
