@@ -204,16 +204,31 @@ fn wait(what: &str, kubelet: &mut Kubelet, mut holds: impl FnMut(&mut Kubelet) -
     }
 }
 
-/// What the Sentinel of a node of Redis says of who the primary is.
+/// What the Sentinel of a node of Redis answers, line by line.
+fn sentinel(kubelet: &Kubelet, node: &PodName, question: &str) -> Vec<String> {
+    let script = format!(
+        "redis-cli --tls --cacert /tls/ca.crt -h $POD_IP -p 26379 sentinel {question} main"
+    );
+    let output = kubelet.exec(node, "sentinel", &["sh", "-c", &script]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Who the primary is, as the Sentinel of a node says.
 fn primary(kubelet: &Kubelet, node: &PodName) -> String {
-    let script = "redis-cli --tls --cacert /tls/ca.crt -h $POD_IP -p 26379 \
-                  sentinel get-master-addr-by-name main";
-    let output = kubelet.exec(node, "sentinel", &["sh", "-c", script]);
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    let answer = sentinel(kubelet, node, "get-master-addr-by-name");
+    answer.into_iter().next().unwrap_or_default()
+}
+
+/// Whether the Sentinel of a node knows the two others and both replicas: before that, a failover has
+/// no majority.
+fn knows_all(kubelet: &Kubelet, node: &PodName) -> bool {
+    let answer = sentinel(kubelet, node, "master");
+    ["num-slaves", "num-other-sentinels"].iter().all(|name| {
+        let at = answer.iter().position(|line| line == name);
+        at.and_then(|at| answer.get(at + 1))
+            .is_some_and(|count| count == "2")
+    })
 }
 
 fn is_healthy(kubelet: &Kubelet, broker: &PodName) -> bool {
@@ -248,6 +263,11 @@ fn d2_the_objects_of_the_chart_work_with_the_modes_users_and_roots_of_kubernetes
             given.load(Ordering::Relaxed) > 0
         });
         wait("health", &mut kubelet, |k| is_healthy(k, &broker));
+        for node in &redis {
+            wait("the Sentinels know each other", &mut kubelet, |k| {
+                knows_all(k, node)
+            });
+        }
         // A node of Redis is lost: the Sentinels choose another primary, and the broker follows.
         let first = HOSTS[0].1;
         assert_eq!(primary(&kubelet, &redis[1]), first);

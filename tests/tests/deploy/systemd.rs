@@ -14,7 +14,7 @@ use super::{deploy, text};
 
 /// The units, and the exposure that systemd counts for each at most, of 10. The node reads the
 /// processes of every user as root.
-const UNITS: [(&str, f64); 2] = [("sundew.service", 1.5), ("sundew-node.service", 3.5)];
+const UNITS: [(&str, f64); 2] = [("sundew.service", 2.0), ("sundew-node.service", 3.5)];
 
 fn systemd_analyze(arguments: &[&str]) -> Output {
     Command::new("systemd-analyze")
