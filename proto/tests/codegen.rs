@@ -8,10 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "sundew/v1/access.proto",
     "sundew/v1/agent.proto",
     "sundew/v1/enrollment.proto",
+    "sundew/v1/local.proto",
     "sundew/v1/registry.proto",
     "sundew/v1/response.proto",
     "spiffe/workload.proto",

@@ -47,7 +47,7 @@ const GIVING: [&str; 14] = [
 ];
 
 /// The other methods, and whole services, with what they do instead.
-const NOT_GIVING: [(&str, &str); 14] = [
+const NOT_GIVING: [(&str, &str); 16] = [
     ("AccessService.Introspect", "says what stands"),
     ("AgentService.Attend", "keeps what was given"),
     ("AgentService.Challenge", "a nonce"),
@@ -57,8 +57,16 @@ const NOT_GIVING: [(&str, &str); 14] = [
     ("EnrollmentService.EnrollChallenge", "a nonce"),
     ("EnrollmentService.ListEntries", "says what stands"),
     (
+        "LocalService.AttestUser",
+        "evidence, which BeginTask looks at",
+    ),
+    (
         "NodeService.AttestProcess",
         "evidence, which BeginTask looks at",
+    ),
+    (
+        "OwnerService.*",
+        "for who lifts quarantines; no rule covers a role",
     ),
     (
         "RegistryService.*",
