@@ -64,7 +64,7 @@ pub use agent::{Agent, AgentBuilder};
 pub use collect::{
     CollectError, Collected, Collector, Context, EvidenceCollector, ManifestCollector,
     OidcCollector, ProcessCollector, Tpm2Collector, TpmError, TpmKey, TsmCollector, TsmKind,
-    collect, collect_for, examine_tokens, kinds,
+    collect, collect_for, examine_tokens, kinds, measure,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
 pub use ended::Ended;

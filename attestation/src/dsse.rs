@@ -134,6 +134,32 @@ impl VerifyingKey {
 }
 
 impl Envelope {
+    /// Makes an envelope that nobody has signed yet.
+    #[must_use]
+    pub fn unsigned(payload_type: &str, payload: &[u8]) -> Self {
+        Self {
+            payload_type: payload_type.to_owned(),
+            payload: STANDARD.encode(payload),
+            signatures: Vec::new(),
+        }
+    }
+
+    /// Returns the payload without looking at any signature: for showing it, and for signing it.
+    ///
+    /// # Errors
+    /// [`DsseError::Base64`] if it is not base64.
+    pub fn unverified_payload(&self) -> Result<Vec<u8>, DsseError> {
+        decode(&self.payload)
+    }
+
+    /// Adds a signature over [`pre_authentication_encoding`], and a hint at its key.
+    pub fn add(&mut self, key_id: &str, signature: &[u8]) {
+        self.signatures.push(Signature {
+            keyid: Some(key_id.to_owned()),
+            sig: STANDARD.encode(signature),
+        });
+    }
+
     /// Returns the payload, if at least `threshold` distinct keys of `keys` signed it under this
     /// payload type. The caller must use these bytes and nothing else of the envelope (T27).
     ///

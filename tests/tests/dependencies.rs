@@ -142,6 +142,7 @@ fn every_test_that_security_names_exists() {
         "agent-sdk/src",
         "attestation/src",
         "attestation/tests",
+        "broker/cli/src",
         "broker/core/src",
         "broker/src",
         "proto/tests",

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use sundew_core::client::manifest::ManifestError;
+
 /// Why a piece of evidence could not be collected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -37,6 +39,15 @@ pub enum CollectError {
     /// The SVID's key does not sign.
     #[error("{0}")]
     Key(String),
+    /// What is measured is not what the manifest says.
+    #[error(
+        "{0}, which was measured at {1}: run what was signed, or sign it anew \
+         (`sundew manifest sign`)"
+    )]
+    Manifest(ManifestError, PathBuf),
+    /// The manifest names a model, and this agent says that it uses another one, or none.
+    #[error("the manifest is for the model `{0}`: set SUNDEW_MODEL to the model that is in use")]
+    Model(String),
     /// The host hands out no certificate with its reports.
     #[error("the host hands out no VCEK or VLEK: set SUNDEW_SEV_SNP_CERTIFICATE to a file with it")]
     NoCertificate,

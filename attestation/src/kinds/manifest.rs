@@ -2,12 +2,14 @@
 //!
 //! The platform team signs the expected digests as an in-toto statement in a DSSE envelope. The SDK
 //! measures its own process and signs the result and the binding with the SVID key.
+//! `deploy/manifest.md` documents the form for who writes manifests with other tools.
 //!
 //! The evidence proves that the holder of the SVID key claims to run what the platform team signed.
 //! It does not prove that the claim is true; that takes a kind of evidence that measures the
 //! claimant from outside.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::challenge::Binding;
 use crate::claims::{Assurance, Claims, sha256};
-use crate::dsse::{DsseError, Envelope, VerifyingKey};
-pub use crate::dsse::{Envelope as SignedManifest, pre_authentication_encoding};
+use crate::dsse::{DsseError, Envelope};
+pub use crate::dsse::{Envelope as SignedManifest, VerifyingKey, pre_authentication_encoding};
 use crate::json;
 
 /// The DSSE payload type of in-toto statements.
@@ -79,6 +81,25 @@ pub struct Subject {
     pub name: String,
     /// The digests by algorithm; only `sha256` counts.
     pub digest: BTreeMap<String, String>,
+    /// Where the part is, for who measures it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<Annotations>,
+}
+
+/// Where a part of the agent is.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Annotations {
+    /// The path of the file or folder, relative to the folder of the manifest and within it.
+    pub path: String,
+}
+
+impl Subject {
+    /// Returns where the part is, relative to the folder of the manifest.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.annotations.as_ref().map(|note| Path::new(&note.path))
+    }
 }
 
 /// The statements of a manifest besides digests.
@@ -117,6 +138,81 @@ pub enum ManifestError {
     Type,
 }
 
+impl Statement {
+    /// Reads a statement. Nothing says who signed it.
+    ///
+    /// # Errors
+    /// [`ManifestError::Malformed`], or [`ManifestError::Type`] if it is no agent manifest.
+    pub fn read(payload: &[u8]) -> Result<Self, ManifestError> {
+        let statement: Self = strict(payload)?;
+        if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE
+        {
+            return Err(ManifestError::Type);
+        }
+        let is_outside = |path: &Path| {
+            let mut parts = path.components();
+            !parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        };
+        match statement
+            .subject
+            .iter()
+            .filter_map(Subject::path)
+            .any(is_outside)
+        {
+            true => Err(ManifestError::Malformed(
+                "a path that leaves the folder of the manifest".to_owned(),
+            )),
+            false => Ok(statement),
+        }
+    }
+
+    /// Checks that measured and signed subjects are the same set with the same digests, and that the
+    /// model is the same.
+    ///
+    /// # Errors
+    /// [`ManifestError::Measurement`] names the first difference.
+    pub fn compare(&self, measured: &Measured) -> Result<(), ManifestError> {
+        if self.subject.len() > MAX_SUBJECTS || !self.subject.iter().any(|s| s.name == "code") {
+            return Err(ManifestError::Malformed(
+                "a manifest lists `code` and at most 256 subjects".to_owned(),
+            ));
+        }
+        let mut signed = BTreeMap::new();
+        for subject in &self.subject {
+            let hash = subject
+                .digest
+                .get("sha256")
+                .filter(|h| h.len() == 64)
+                .ok_or_else(|| ManifestError::Malformed("subject without sha256".to_owned()))?;
+            if signed.insert(subject.name.clone(), hash.clone()).is_some() {
+                return Err(ManifestError::Malformed("subject listed twice".to_owned()));
+            }
+        }
+        for name in signed.keys().chain(measured.subjects.keys()) {
+            if signed.get(name) != measured.subjects.get(name) {
+                return Err(ManifestError::Measurement(name.chars().take(64).collect()));
+            }
+        }
+        if measured.model != self.predicate.model {
+            return Err(ManifestError::Measurement("model".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the digest of a folder: the SHA-256, in lower-case hexadecimal, over one line for each
+/// file below it, sorted by the bytes of the path. `files` has the SHA-256 of each file by its path,
+/// relative to the folder and with `/` between names. A line is the digest, two spaces, the path and
+/// a line feed, as `sha256sum` prints it.
+#[must_use]
+pub fn folder_digest(files: &BTreeMap<String, String>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for (path, file) in files {
+        context.update(format!("{file}  {path}\n").as_bytes());
+    }
+    hex::encode(context.finish().as_ref())
+}
+
 /// Returns the bytes that the SVID key signs: a label, the binding, and the SHA-256 of the
 /// measurement.
 #[must_use]
@@ -151,10 +247,7 @@ pub fn verify(
         return Err(ManifestError::Binding);
     }
     let signed = evidence.envelope.verify(PAYLOAD_TYPE, keys, threshold)?;
-    let statement: Statement = strict(&signed)?;
-    if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE {
-        return Err(ManifestError::Type);
-    }
+    let statement = Statement::read(&signed)?;
     if statement
         .predicate
         .expires_ms
@@ -163,7 +256,7 @@ pub fn verify(
         return Err(ManifestError::Expired);
     }
     let measured: Measured = strict(evidence.measured.as_bytes())?;
-    compare(&statement, &measured)?;
+    statement.compare(&measured)?;
     let mut values: BTreeMap<String, Vec<String>> = measured
         .subjects
         .iter()
@@ -176,37 +269,6 @@ pub fn verify(
         not_after_ms: statement.predicate.expires_ms,
         ..Claims::of("manifest", Assurance::Claimed, true, values, payload)
     })
-}
-
-/// Checks that measured and signed subjects are the same set with the same digests, and that the
-/// model is the same.
-fn compare(statement: &Statement, measured: &Measured) -> Result<(), ManifestError> {
-    if statement.subject.len() > MAX_SUBJECTS || !statement.subject.iter().any(|s| s.name == "code")
-    {
-        return Err(ManifestError::Malformed(
-            "a manifest lists `code` and at most 256 subjects".to_owned(),
-        ));
-    }
-    let mut signed = BTreeMap::new();
-    for subject in &statement.subject {
-        let hash = subject
-            .digest
-            .get("sha256")
-            .filter(|h| h.len() == 64)
-            .ok_or_else(|| ManifestError::Malformed("subject without sha256".to_owned()))?;
-        if signed.insert(subject.name.clone(), hash.clone()).is_some() {
-            return Err(ManifestError::Malformed("subject listed twice".to_owned()));
-        }
-    }
-    for name in signed.keys().chain(measured.subjects.keys()) {
-        if signed.get(name) != measured.subjects.get(name) {
-            return Err(ManifestError::Measurement(name.chars().take(64).collect()));
-        }
-    }
-    if measured.model != statement.predicate.model {
-        return Err(ManifestError::Measurement("model".to_owned()));
-    }
-    Ok(())
 }
 
 /// Parses untrusted JSON into a type.

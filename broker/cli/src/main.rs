@@ -23,6 +23,7 @@ mod input;
 mod journal;
 mod lease;
 mod local;
+mod manifest;
 mod node;
 mod output;
 mod pending;
@@ -112,6 +113,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
             revocation_id,
             reason,
         } => respond::lift(connect, output, revocation_id, reason).await,
+        Command::Manifest(command) => manifest::manifest(output, command),
         Command::Node { socket, ttl } => node::node(connect, socket, ttl).await,
         Command::Quarantine(command) => {
             respond::respond(connect, output, command, Effect::Quarantine).await

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
-use sundew_sdk::{Task, Ttl};
+use sundew_sdk::{Agent, Task, Ttl};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::args::{Connect, Run, TokenWay};
-use crate::client::agent;
+use crate::client::settings;
+use crate::manifest::with_manifest;
 
 /// The exit code of `env` and of shells for a command that is not there.
 const NOT_FOUND: u8 = 127;
@@ -41,7 +42,9 @@ pub(crate) async fn run(connect: &Connect, run: Run) -> Result<ExitCode> {
 /// Begins the task, and returns the task with the command that is to run. The descriptor is the
 /// read end of the pipe with the token, which must stay open until the command has inherited it.
 async fn start(connect: &Connect, run: &Run) -> Result<(Task, Command, Option<OwnedFd>)> {
-    let mut builder = agent(connect)
+    let settings = with_manifest(settings(connect), run.manifest.as_deref(), &run.command)?;
+    let mut builder = Agent::builder(settings)
+        .build()
         .await?
         .task(&run.task)
         .instruction(&run.instruction);

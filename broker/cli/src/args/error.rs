@@ -6,6 +6,8 @@
 pub(super) enum ArgumentError {
     #[error("must be like 2026-11-24T06:00:00Z, or milliseconds since the epoch")]
     Instant,
+    #[error("must be NAME=PATH, such as search=tools/search.json")]
+    Part,
     #[error("must be ENV=NAME, such as API_KEY=demo/api-key")]
     SecretVariable,
     #[error("must be hexadecimal, such as 0x81010002")]

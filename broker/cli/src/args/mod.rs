@@ -4,6 +4,7 @@
 
 mod attest;
 mod error;
+mod manifest;
 mod registry;
 mod respond;
 mod run;
@@ -14,6 +15,9 @@ pub(crate) use attest::{
     ActivateKey, AttestCommand, CollectEvidence, TrustCommand, VerifyEvidence,
 };
 use error::ArgumentError;
+pub(crate) use manifest::{
+    InitManifest, ManifestCommand, ShowManifest, SignManifest, VerifyManifest,
+};
 pub(crate) use registry::{
     CaCommand, EngineCommand, KeyringCommand, RootKeyCommand, SecretCommand, WorkloadCommand,
 };
@@ -204,6 +208,9 @@ pub(crate) enum Command {
     /// Look at evidence: why it was refused, collect it, verify it.
     #[command(subcommand)]
     Attest(AttestCommand),
+    /// Say what an agent consists of, sign it, and look at what was signed.
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
     /// Serve the processes of this host: say which they are, and give them the identities that are
     /// delegated to this node.
     Node {

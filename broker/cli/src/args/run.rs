@@ -19,6 +19,10 @@ pub(crate) struct Run {
     /// Put a secret into a variable of the command's environment. May be repeated.
     #[arg(long = "secret", value_name = "ENV=NAME", value_parser = env_and_name)]
     pub(crate) secrets: Vec<(String, String)>,
+    /// A signed manifest to show: what `sundew manifest sign` wrote. It is held against the program or
+    /// script that the command runs [env: SUNDEW_MANIFEST].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<std::path::PathBuf>,
     /// How long the task may take.
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<Ttl>,

@@ -3,7 +3,6 @@
 
 mod agent_process;
 mod example;
-mod manifest;
 mod operator;
 mod own_command;
 mod record;
@@ -17,18 +16,21 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::local::Local;
+use crate::manifest::{program_of, sign_program};
 use crate::output::{Output, success_if};
-use manifest::{MODEL, SignedManifest};
 use operator::Operator;
 use story::Story;
 
 const DOMAIN: &str = "demo.local";
+/// The model that the agent says it runs with.
+const MODEL: &str = "demo-model-1";
 
 /// The broker, the operator and the agent's program, with which each part of the story happens.
 struct Setup {
     local: Local,
     operator: Operator,
-    manifest: SignedManifest,
+    /// The signed manifest of the agent.
+    manifest: PathBuf,
     /// This very program, which is the agent too.
     program: PathBuf,
 }
@@ -41,7 +43,7 @@ impl Setup {
         command
             .env("SUNDEW_BROKER", self.local.broker())
             .env("SPIFFE_ENDPOINT_SOCKET", self.local.socket())
-            .env("SUNDEW_MANIFEST", &self.manifest.file)
+            .env("SUNDEW_MANIFEST", &self.manifest)
             .env("SUNDEW_MODEL", MODEL);
         for variable in [
             "SUNDEW_SVID_DIR",
@@ -102,13 +104,16 @@ async fn tell_story(story: &mut Story<'_>, folder: &Path, command: Vec<String>) 
         "mutual TLS 1.3 only; state in one file, the record in a hash-chained journal",
     );
     let program = std::env::current_exe()?;
+    let code = program_of(&command).unwrap_or_else(|| program.clone());
+    let manifest = folder.join("manifest.json");
+    let public_key = sign_program(&manifest, "demo agent", MODEL, &code)?;
     let setup = Setup {
         operator: Operator::connect(&local).await?,
-        manifest: SignedManifest::new(folder, &program)?,
+        manifest,
         local,
         program,
     };
-    let secret = setup.operator.register(&setup.manifest).await?;
+    let secret = setup.operator.register(&public_key).await?;
     story.tell(
         "registration",
         true,

@@ -13,7 +13,7 @@ use sundew_proto::v1::{
 use tonic::transport::Channel;
 
 use super::DOMAIN;
-use super::manifest::{MODEL, SignedManifest};
+use super::MODEL;
 use crate::client::{connection, status_error};
 use crate::local::Local;
 
@@ -73,10 +73,10 @@ impl Operator {
     }
 
     /// Registers the agent and the thief, writes the secret, and returns the value of the secret.
-    pub(super) async fn register(&self, manifest: &SignedManifest) -> Result<String> {
+    pub(super) async fn register(&self, public_key: &str) -> Result<String> {
         let uid = rustix::process::geteuid().as_raw();
         let evidence = json!([{
-            "kind": "manifest", "keys": [manifest.public_key], "claims": { "model": [MODEL] },
+            "kind": "manifest", "keys": [public_key], "claims": { "model": [MODEL] },
         }]);
         let workload = |name: &str, local: Value| {
             json!({
