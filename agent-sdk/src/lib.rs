@@ -62,9 +62,9 @@ mod testing;
 
 pub use agent::{Agent, AgentBuilder};
 pub use collect::{
-    CollectError, Collected, Collector, Context, EvidenceCollector, ManifestCollector,
-    OidcCollector, ProcessCollector, Tpm2Collector, TpmError, TpmKey, TsmCollector, TsmKind,
-    collect, collect_for, examine_tokens, kinds, measure,
+    CollectError, Collected, Collector, Context, EvidenceCollector, LocalUserCollector,
+    ManifestCollector, OidcCollector, ProcessCollector, Tpm2Collector, TpmError, TpmKey,
+    TsmCollector, TsmKind, collect, collect_for, examine_tokens, kinds, measure,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
 pub use ended::Ended;

@@ -33,7 +33,8 @@ pub struct SingleUse {
 /// The highest assurance that a kind of evidence can give, the weakest first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Assurance {
-    /// The claimant measured itself, and another party signed the expected values (`manifest`).
+    /// The claimant measured itself, and another party signed the expected values (`manifest`); or the
+    /// kernel said whose process it is, and nobody what the process runs (`local_user`).
     Claimed,
     /// A third party that knows the claimant vouches for it (`oidc`, `aws_iid`, `cosign`,
     /// `process`).

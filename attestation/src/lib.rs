@@ -21,6 +21,7 @@ mod policy;
 mod requirement;
 mod rsa;
 pub mod spiffe;
+pub mod statement;
 mod trust;
 
 pub use appraisal::{

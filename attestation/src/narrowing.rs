@@ -127,6 +127,12 @@ fn takes_the_same(new: &Requirement, former: &Requirement) -> bool {
             all_in(now, before)
         }
         (
+            Requirement::LocalUser { brokers: now, .. },
+            Requirement::LocalUser {
+                brokers: before, ..
+            },
+        ) => before.iter().all(|broker| now.contains(broker)),
+        (
             Requirement::Manifest {
                 keys: now,
                 threshold,

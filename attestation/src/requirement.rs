@@ -30,6 +30,13 @@ pub enum Requirement {
         #[serde(default)]
         claims: Constraints,
     },
+    /// A broker's statement about the user that asked at the broker's own socket.
+    LocalUser {
+        /// The brokers whose statements are accepted, by their SPIFFE IDs.
+        brokers: Vec<SpiffeId>,
+        /// The constraints; `uid` must be among them.
+        claims: Constraints,
+    },
     /// A signed manifest of the agent.
     Manifest {
         /// The public keys in PEM that may sign the manifest.
@@ -95,6 +102,7 @@ impl Requirement {
         match self {
             Self::AwsIid { .. } => "aws_iid",
             Self::Cosign { .. } => "cosign",
+            Self::LocalUser { .. } => "local_user",
             Self::Manifest { .. } => "manifest",
             Self::Nitro { .. } => "nitro",
             Self::Oidc { .. } => "oidc",
@@ -109,7 +117,8 @@ impl Requirement {
     #[must_use]
     pub fn can_be_fresh(&self) -> bool {
         match self {
-            Self::Manifest { .. }
+            Self::LocalUser { .. }
+            | Self::Manifest { .. }
             | Self::Nitro { .. }
             | Self::Process { .. }
             | Self::SevSnp { .. }
@@ -121,7 +130,8 @@ impl Requirement {
 
     /// Returns whether evidence of this kind identifies the claimant, so that an SVID can be issued
     /// on it. A signature, a manifest or an instance's document does not: everybody who has seen it
-    /// can present it, and it says nothing of when it was made.
+    /// can present it, and it says nothing of when it was made. A user does not either: everything
+    /// that runs as the user is the same claimant, and `local` gives such processes their SVIDs.
     #[must_use]
     pub fn identifies(&self) -> bool {
         match self {
@@ -131,7 +141,10 @@ impl Requirement {
             | Self::SevSnp { .. }
             | Self::Tdx { .. }
             | Self::Tpm2 { .. } => true,
-            Self::AwsIid { .. } | Self::Cosign { .. } | Self::Manifest { .. } => false,
+            Self::AwsIid { .. }
+            | Self::Cosign { .. }
+            | Self::LocalUser { .. }
+            | Self::Manifest { .. } => false,
         }
     }
 
@@ -141,6 +154,7 @@ impl Requirement {
         match self {
             Self::AwsIid { claims }
             | Self::Cosign { claims, .. }
+            | Self::LocalUser { claims, .. }
             | Self::Manifest { claims, .. }
             | Self::Nitro { claims }
             | Self::Oidc { claims, .. }
@@ -162,6 +176,7 @@ impl Requirement {
             Self::Tdx { .. } => &[TrustKind::Tdx],
             Self::Tpm2 { .. } => &[TrustKind::Tpm2Ak, TrustKind::Tpm2EkRoot],
             Self::Cosign { .. }
+            | Self::LocalUser { .. }
             | Self::Manifest { .. }
             | Self::Oidc { .. }
             | Self::Process { .. } => &[],
@@ -193,6 +208,12 @@ impl Requirement {
         let unpinned = || self.unpinned(trust);
         match self {
             Self::Cosign { keys, .. } => bad_key(keys),
+            Self::LocalUser { brokers, .. } if brokers.is_empty() => Some(
+                "local_user: brokers must name whose word counts, such as \
+                 spiffe://example.org/sundew/broker"
+                    .to_owned(),
+            ),
+            Self::LocalUser { claims, .. } => unpinned().or_else(|| bad_user(self.kind(), claims)),
             Self::Manifest {
                 keys, threshold, ..
             } => bad_key(keys).or_else(|| {
@@ -239,6 +260,7 @@ impl Requirement {
         match self {
             Self::AwsIid { .. } => pins(&["accountId"]),
             Self::Cosign { .. } | Self::Manifest { .. } => None,
+            Self::LocalUser { .. } => pins(&["uid"]),
             // T30: without an expected measurement, any enclave would be accepted.
             Self::Nitro { .. } => pins(&["pcr0", "pcr8"]),
             Self::Oidc { issuer, .. } => {
@@ -260,22 +282,32 @@ impl Requirement {
     }
 }
 
-/// Returns why a value that pins a process is met by none, or by whoever logs in in time.
-fn bad_pin(claims: &Constraints) -> Option<String> {
-    let bad = |claim: &str, is_good: &dyn Fn(&str) -> bool| match claims.get(claim) {
+/// Returns a value that the constraint names for a claim and that is not a good one.
+fn bad(claims: &Constraints, claim: &str, is_good: impl Fn(&str) -> bool) -> Option<String> {
+    match claims.get(claim) {
         Some(Constraint::OneOf(values)) => values.iter().find(|value| !is_good(value)).cloned(),
         _ => None,
-    };
-    let is_user = |value: &str| value.parse::<u32>().is_ok_and(|uid| uid != NOBODY);
-    if let Some(uid) = bad("uid", &is_user) {
-        return Some(format!("process: `{uid}` is not the number of a user"));
     }
-    if let Some(id) = bad("container_id", &is_container_id) {
+}
+
+/// Returns why a value that pins a user is met by none.
+fn bad_user(kind: &str, claims: &Constraints) -> Option<String> {
+    let is_user = |value: &str| value.parse::<u32>().is_ok_and(|uid| uid != NOBODY);
+    let uid = bad(claims, "uid", is_user)?;
+    Some(format!("{kind}: `{uid}` is not the number of a user"))
+}
+
+/// Returns why a value that pins a process is met by none, or by whoever logs in in time.
+fn bad_pin(claims: &Constraints) -> Option<String> {
+    if let Some(problem) = bad_user("process", claims) {
+        return Some(problem);
+    }
+    if let Some(id) = bad(claims, "container_id", is_container_id) {
         return Some(format!(
             "process: `{id}` is not 64 lower-case hexadecimal digits"
         ));
     }
-    let unit = bad("systemd_unit", &can_pin)?;
+    let unit = bad(claims, "systemd_unit", can_pin)?;
     Some(format!(
         "process: `{unit}` is not the whole name of a unit, such as `agent.service`, or is a \
          session's: sessions are numbered in the order in which users log in"

@@ -9,31 +9,66 @@ use tempfile::TempDir;
 /// A running `sundew dev`.
 pub struct Dev {
     folder: TempDir,
+    listen: String,
+    operations: String,
     child: Child,
     place: Value,
 }
 
 impl Dev {
-    /// Starts one.
+    /// Starts one on free ports, and takes its first workload away.
     pub fn new() -> Self {
+        let dev = Self::with_first_workload();
+        dev.did(&["workload", "delete", "spiffe://dev.local/me"], "");
+        dev
+    }
+
+    /// Starts one on free ports, as it is.
+    pub fn with_first_workload() -> Self {
+        Self::begin("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned())
+    }
+
+    /// Starts one on this port, with its operations listener on the next.
+    pub fn at(port: u16) -> Self {
+        Self::begin(
+            format!("127.0.0.1:{port}"),
+            format!("127.0.0.1:{}", port + 1),
+        )
+    }
+
+    fn begin(listen: String, operations: String) -> Self {
         let folder = TempDir::new().expect("folder");
-        let mut child = Command::new(crate::sundew())
-            .args(["--json", "dev", "--listen", "127.0.0.1:0", "--state"])
-            .arg(folder.path().join("state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("dev");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("pipe"))
-            .read_line(&mut line)
-            .expect("line");
+        // Other users go through it to the socket.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(folder.path(), mode).expect("mode");
+        let (child, place) = start(folder.path(), &listen, &operations, &[]);
         Self {
             folder,
+            listen,
+            operations,
             child,
-            place: serde_json::from_str(&line).expect("JSON"),
+            place,
         }
+    }
+
+    /// Starts it again with the state that it has left, and with these arguments.
+    pub fn start_again(&mut self, arguments: &[&str]) {
+        let folder = self.folder.path();
+        (self.child, self.place) = start(folder, &self.listen, &self.operations, arguments);
+    }
+
+    /// Returns the folder of its journal.
+    pub fn journal(&self) -> String {
+        self.folder
+            .path()
+            .join("state/journal")
+            .display()
+            .to_string()
+    }
+
+    /// Returns a value that the broker prints.
+    pub fn value(&self, name: &str) -> Value {
+        self.place[name].clone()
     }
 
     /// Returns a folder for files that belong to this broker.
@@ -73,6 +108,36 @@ impl Dev {
         crate::process::signal(self.child.id(), rustix::process::Signal::TERM);
         self.child.wait().expect("wait")
     }
+}
+
+fn start(
+    folder: &std::path::Path,
+    listen: &str,
+    operations: &str,
+    arguments: &[&str],
+) -> (Child, Value) {
+    let mut child = Command::new(crate::sundew())
+        .args([
+            "--json",
+            "dev",
+            "--listen",
+            listen,
+            "--operations",
+            operations,
+        ])
+        .args(arguments)
+        .arg("--state")
+        .arg(folder.join("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("dev");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("pipe"))
+        .read_line(&mut line)
+        .expect("line");
+    (child, serde_json::from_str(&line).expect("JSON"))
 }
 
 impl Default for Dev {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::command::AWS_IID;
 use super::oidc::GITHUB;
 use super::{
-    Collector, EvidenceCollector, ManifestCollector, OidcCollector, ProcessCollector,
-    Tpm2Collector, TsmCollector, TsmKind,
+    Collector, EvidenceCollector, LocalUserCollector, ManifestCollector, OidcCollector,
+    ProcessCollector, Tpm2Collector, TsmCollector, TsmKind,
 };
 use crate::error::Error;
 use crate::settings::Settings;
@@ -31,6 +31,9 @@ pub(super) fn collectors(
     if let Some(socket) = &settings.node_socket {
         collectors.push(Arc::new(ProcessCollector::new(socket)));
     }
+    if let Some(socket) = &settings.endpoint_socket {
+        collectors.push(Arc::new(LocalUserCollector::new(socket)));
+    }
     for (kind, path) in &settings.evidence_files {
         collectors.push(Arc::new(EvidenceCollector::file(kind, path)));
     }
@@ -52,6 +55,7 @@ pub(super) fn collectors(
 /// Tells what to set for a kind that nothing collects.
 pub(super) fn hint(kind: &str) -> String {
     let own = match kind {
+        "local_user" => "SPIFFE_ENDPOINT_SOCKET to the broker's own socket",
         "manifest" => "SUNDEW_MANIFEST",
         "oidc" => "SUNDEW_OIDC_TOKEN_FILE or SUNDEW_OIDC_TOKEN_COMMAND",
         "process" => "SUNDEW_NODE_SOCKET",

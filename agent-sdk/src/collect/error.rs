@@ -39,6 +39,14 @@ pub enum CollectError {
     /// The SVID's key does not sign.
     #[error("{0}")]
     Key(String),
+    /// The broker's own socket did not answer, or refused.
+    #[error("{socket}: {problem}")]
+    LocalSocket {
+        /// The socket.
+        socket: String,
+        /// The reason.
+        problem: String,
+    },
     /// What is measured is not what the manifest says.
     #[error(
         "{0}, which was measured at {1}: run what was signed, or sign it anew \

@@ -1,7 +1,9 @@
 //! The reasons to reject evidence.
 
 use crate::dsse::DsseError;
-use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, process, sev_snp, tdx, tpm2};
+use crate::kinds::{
+    aws_iid, cosign, local_user, manifest, nitro, oidc, process, sev_snp, tdx, tpm2,
+};
 
 /// The reasons why evidence was rejected or did not meet the registration. They are for the
 /// operator's record, never for the claimant (P11).
@@ -38,6 +40,9 @@ pub enum AppraisalError {
     /// A public key in the registration cannot be read.
     #[error("registered key: {0}")]
     Key(#[from] DsseError),
+    /// The broker's statement about the user was rejected.
+    #[error("local_user: {0}")]
+    LocalUser(#[from] local_user::LocalUserError),
     /// The agent manifest was rejected.
     #[error("manifest: {0}")]
     Manifest(#[from] manifest::ManifestError),

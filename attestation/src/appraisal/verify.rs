@@ -6,7 +6,9 @@ use crate::claims::Claims;
 use crate::dsse::VerifyingKey;
 use crate::kinds::cosign::VERDICTS;
 use crate::kinds::tpm2::TpmError;
-use crate::kinds::{aws_iid, cosign, manifest, nitro, oidc, process, sev_snp, tdx, tpm2};
+use crate::kinds::{
+    aws_iid, cosign, local_user, manifest, nitro, oidc, process, sev_snp, tdx, tpm2,
+};
 use crate::requirement::Requirement;
 use crate::trust::TrustMaterial;
 
@@ -107,6 +109,7 @@ fn must_be_constrained<'c>(
             .chain(VERDICTS)
             .find(|claim| has(claim) && is_free(claim)),
         Requirement::AwsIid { .. }
+        | Requirement::LocalUser { .. }
         | Requirement::Manifest { .. }
         | Requirement::Nitro { .. }
         | Requirement::Process { .. }
@@ -132,6 +135,9 @@ fn verify(
             aws_iid::verify(payload, |region| trust.region_certificate(region), now_ms)?
         }
         Requirement::Cosign { keys, .. } => cosign::verify(payload, &parsed(keys)?)?,
+        Requirement::LocalUser { brokers, .. } => {
+            local_user::verify(payload, brokers, bundles, binding, now_ms)?
+        }
         Requirement::Manifest {
             keys, threshold, ..
         } => manifest::verify(

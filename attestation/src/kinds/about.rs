@@ -65,7 +65,7 @@ const fn own(what: &'static str) -> Proven {
 }
 
 /// All kinds, sorted by their names.
-pub const KINDS: [About; 9] = [
+pub const KINDS: [About; 10] = [
     About {
         kind: "aws_iid",
         proves: "AWS says that an instance of this account and image is there; not that the holder is it",
@@ -80,6 +80,14 @@ pub const KINDS: [About; 9] = [
         needs: "the signer's public key in the registration; the signature or bundle as a file",
         proven: &[rebuilt(
             "signatures, envelopes and bundles in cosign's form",
+        )],
+    },
+    About {
+        kind: "local_user",
+        proves: "a process of this user, on the machine of a broker, asked for it; which program is not said",
+        needs: "a broker's own socket (`listen.workload_api`), named in SPIFFE_ENDPOINT_SOCKET",
+        proven: &[own(
+            "real processes of several users at a real broker's socket",
         )],
     },
     About {

@@ -6,6 +6,7 @@
 pub mod about;
 pub mod aws_iid;
 pub mod cosign;
+pub mod local_user;
 pub mod manifest;
 pub mod nitro;
 pub mod oidc;

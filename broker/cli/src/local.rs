@@ -16,6 +16,24 @@ use crate::args::Connect;
 use crate::root_key;
 use crate::svid_files::write_svid;
 
+/// Where a local broker listens; with port 0, on a free port.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    pub(crate) workloads: SocketAddr,
+    pub(crate) operations: SocketAddr,
+}
+
+impl Places {
+    /// Free ports of this machine.
+    pub(crate) fn any() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            workloads: any,
+            operations: any,
+        }
+    }
+}
+
 /// A local broker and the folder with its state.
 pub(crate) struct Local {
     pub(crate) server: Server,
@@ -26,17 +44,13 @@ pub(crate) struct Local {
 impl Local {
     /// Starts a broker, and returns when it serves. State that is in the folder from an earlier run
     /// is used again.
-    pub(crate) async fn start(
-        folder: &Path,
-        domain: &'static str,
-        listen: SocketAddr,
-    ) -> Result<Self> {
+    pub(crate) async fn start(folder: &Path, domain: &'static str, places: Places) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
         let folder = folder.canonicalize()?;
         make_root_key(&folder.join("root.key"))?;
         let config =
-            Config::parse(&config_text(&folder, domain, listen)).map_err(|e| anyhow!("{e}"))?;
+            Config::parse(&config_text(&folder, domain, places)).map_err(|e| anyhow!("{e}"))?;
         let server = Server::start(config).await?;
         let local = Self {
             server,
@@ -110,13 +124,13 @@ fn make_root_key(path: &Path) -> Result<()> {
     root_key::write_new(path).map(drop)
 }
 
-fn config_text(folder: &Path, domain: &str, listen: SocketAddr) -> String {
+fn config_text(folder: &Path, domain: &str, places: Places) -> String {
     let path = |name: &str| toml_string(&folder.join(name).display().to_string());
     format!(
         r#"
 [listen]
-workloads = "{listen}"
-operations = "127.0.0.1:0"
+workloads = "{workloads}"
+operations = "{operations}"
 workload_api = {socket}
 reflection = true
 
@@ -138,6 +152,8 @@ directory = {journal}
 spiffe_id = "spiffe://{domain}/operator"
 roles = ["registrar", "responder", "introspector"]
 "#,
+        workloads = places.workloads,
+        operations = places.operations,
         socket = path("workload.sock"),
         store = toml_string(&format!("embedded:{}", folder.join("store.log").display())),
         key = path("root.key"),
@@ -157,13 +173,12 @@ mod tests {
 
     use sundew_broker::serve::config::Config;
 
-    use super::{config_text, make_root_key, toml_string};
+    use super::{Places, config_text, make_root_key, toml_string};
 
     #[test]
     fn the_configuration_is_valid_wherever_the_folder_is() {
-        let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         for folder in ["/tmp/state", "/tmp/a \"quoted\" \\ folder"] {
-            Config::parse(&config_text(Path::new(folder), "dev.local", listen)).unwrap();
+            Config::parse(&config_text(Path::new(folder), "dev.local", Places::any())).unwrap();
         }
     }
 

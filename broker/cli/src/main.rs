@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     start_logging(&cli.command);
     if matches!(
         cli.command,
-        Command::Serve { .. } | Command::Dev { .. } | Command::Node { .. }
+        Command::Serve { .. } | Command::Dev(_) | Command::Node { .. }
     ) {
         forbid_core_files();
     }
@@ -100,7 +100,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
             respond::respond(connect, output, command, Effect::Contain).await
         }
         Command::Demo { command } => demo::demo(output, command).await,
-        Command::Dev { state, listen } => dev::dev(output, &state, listen).await,
+        Command::Dev(arguments) => dev::dev(output, arguments).await,
         Command::Doctor { operations } => doctor::doctor(connect, output, operations).await,
         Command::ExampleAgent => example_agent::run().await,
         Command::Health { operations, within } => {
@@ -160,7 +160,7 @@ fn forbid_core_files() {
 /// Starts structured logs on standard error: JSON for the production broker, short text for people.
 fn start_logging(command: &Command) {
     let json = matches!(command, Command::Serve { .. });
-    let level = if json || matches!(command, Command::Dev { .. } | Command::Node { .. }) {
+    let level = if json || matches!(command, Command::Dev(_) | Command::Node { .. }) {
         "info"
     } else {
         "error"

@@ -12,6 +12,7 @@ mod local_places;
 pub mod local_process;
 #[cfg(test)]
 mod local_process_tests;
+mod local_user;
 mod own_identities;
 mod program;
 mod sender;
@@ -34,6 +35,7 @@ use crate::peer::{Channel, Peer, Trust};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::task::Tasks;
+pub(crate) use local_user::LocalUsers;
 pub(crate) use own_identities::OwnIdentities;
 
 /// The room of those who have no SVID yet, and of those who renew theirs.

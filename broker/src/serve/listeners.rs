@@ -12,6 +12,7 @@ use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::access_service_server::AccessServiceServer;
 use sundew_proto::v1::agent_service_server::AgentServiceServer;
 use sundew_proto::v1::enrollment_service_server::EnrollmentServiceServer;
+use sundew_proto::v1::local_service_server::LocalServiceServer;
 use sundew_proto::v1::registry_service_server::RegistryServiceServer;
 use sundew_proto::v1::response_service_server::ResponseServiceServer;
 use tokio::net::TcpListener;
@@ -41,7 +42,7 @@ use super::stopping::Stopping;
 use crate::ca::Ca;
 use crate::enrollment::local_process;
 use crate::enrollment::workload_api::{WorkloadApi, secrets};
-use crate::enrollment::{Enrollment, OwnIdentities};
+use crate::enrollment::{Enrollment, LocalUsers, OwnIdentities};
 use crate::peer::accept::accept;
 use crate::peer::files::read_identity;
 use crate::peer::{Clients, Connection, Trust};
@@ -184,7 +185,8 @@ impl Listeners {
                 .await?;
         }
         if let Some(path) = &config.listen.workload_api {
-            self.serve_workload_api(path, config.local_connections, &broker.enrollment)?;
+            let users = LocalUsers::new(Arc::clone(&ground.trust));
+            self.serve_workload_api(path, config.local_connections, &broker.enrollment, users)?;
         }
         Ok(Addresses {
             enrollment,
@@ -273,6 +275,7 @@ impl Listeners {
         path: &Path,
         limits: LocalLimits,
         enrollment: &Arc<Enrollment>,
+        users: LocalUsers,
     ) -> Result<(), StartError> {
         let part = format!("listen.workload_api: {}", path.display());
         let listener = local_process::bind(path).map_err(during(&part))?;
@@ -288,6 +291,9 @@ impl Listeners {
         let served = local_grpc()
             .add_service(service)
             .add_service(secrets)
+            .add_service(
+                LocalServiceServer::new(users).max_decoding_message_size(WORKLOAD_API_MESSAGE),
+            )
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping().asked());
         // Its streams of SVIDs and bundles never end by themselves (L18).
         let stopping = self.stopping();

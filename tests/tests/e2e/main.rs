@@ -20,6 +20,7 @@ mod engines;
 mod enrollment;
 mod envoy_secrets;
 mod evidence;
+mod first_steps;
 mod gate;
 mod go_spiffe;
 mod hardware;

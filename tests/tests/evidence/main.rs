@@ -2,5 +2,6 @@
 //! and composition.
 
 mod composition;
+mod local_user;
 mod node;
 mod platforms;

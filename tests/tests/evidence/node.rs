@@ -6,6 +6,7 @@ use rcgen::{IsCa, KeyPair, KeyUsagePurpose, SigningKey as _};
 use serde_json::{Value, json};
 use sundew_attestation::kinds::process::{ProcessError, Statement, signed_bytes, verify};
 use sundew_attestation::spiffe::{BundleSet, SpiffeId};
+use sundew_attestation::statement::StatementError;
 use sundew_attestation::{
     AppraisalError, AppraisalPolicy, Assurance, Binding, Circumstances, Presented, Rule,
     TrustMaterial, appraise,
@@ -13,8 +14,8 @@ use sundew_attestation::{
 use sundew_tests::hardware::{Authority, named};
 
 /// A trust domain with nodes.
-struct Domain {
-    authority: Authority,
+pub(crate) struct Domain {
+    pub(crate) authority: Authority,
 }
 
 impl Domain {
@@ -27,7 +28,7 @@ impl Domain {
         self.authority.sign(&params, key)
     }
 
-    fn bundles(&self) -> BundleSet {
+    pub(crate) fn bundles(&self) -> BundleSet {
         use sundew_attestation::spiffe::{TrustBundle, TrustDomain};
         let mut bundles = BundleSet::default();
         bundles.insert(TrustBundle::from_der(
@@ -42,7 +43,18 @@ const NODE: &str = "spiffe://example.org/node";
 
 /// A statement with its signature and the node's SVID, as a node sends it.
 fn stated(text: &str, id: &str, signer: &KeyPair, holder: &KeyPair, domain: &Domain) -> Value {
-    let signature = STANDARD.encode(signer.sign(&signed_bytes(text)).expect("made"));
+    signed(text, &signed_bytes(text), id, (signer, holder), domain)
+}
+
+/// A statement with a signature over these bytes, and the SVID of who is said to have signed.
+pub(crate) fn signed(
+    text: &str,
+    bytes: &[u8],
+    id: &str,
+    (signer, holder): (&KeyPair, &KeyPair),
+    domain: &Domain,
+) -> Value {
+    let signature = STANDARD.encode(signer.sign(bytes).expect("made"));
     json!({ "statement": text, "signature": signature, "chain": [STANDARD.encode(domain.svid(id, holder))] })
 }
 
@@ -157,7 +169,7 @@ fn ac_05_a_nodes_statement_counts_if_a_registered_node_signed_it_for_this_challe
     assert!(
         matches!(
             check(&good, &[9; 32], now_ms + 3_000_000 * 86_400_000),
-            Err(ProcessError::Svid(_))
+            Err(ProcessError::Statement(StatementError::Svid(_)))
         ),
         "expired"
     );

@@ -13,35 +13,21 @@ pub mod control_group;
 #[cfg(test)]
 mod control_group_tests;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::claims::{Assurance, Claims, Values, Voucher};
-use crate::dsse::VerifyingKey;
 use crate::json;
-use crate::spiffe::{BundleSet, SpiffeId, SvidError, validate_chain};
+use crate::spiffe::{BundleSet, SpiffeId};
+pub use crate::statement::SignedStatement as Evidence;
+use crate::statement::{self, MAX_STATEMENT, StatementError};
 use control_group::ControlGroup;
 
-/// The largest evidence, in bytes.
-const MAX_EVIDENCE: usize = 64 << 10;
+/// The label before the statement in what is signed.
+const LABEL: &[u8] = b"sundew/v1/process-evidence";
 
 /// The user id that the kernel gives for every user that it cannot name to who asks, because they
 /// have no number in that one's user namespace (user_namespaces(7)).
 pub const NOBODY: u32 = 65534;
-
-/// The evidence, in JSON.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Evidence {
-    /// The JSON text of a [`Statement`]; exactly these bytes are signed.
-    pub statement: String,
-    /// The node's signature over [`signed_bytes`], in base64.
-    pub signature: String,
-    /// The chain of the node's X.509-SVID, leaf first, each DER in base64.
-    pub chain: Vec<String>,
-}
 
 /// A node's statement about a process.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -86,26 +72,18 @@ pub enum ProcessError {
     /// The statement is bound to another challenge or key.
     #[error("not bound to this challenge and key")]
     Binding,
-    /// The evidence or the statement is malformed.
-    #[error("malformed: {0}")]
-    Malformed(String),
     /// The registration does not name this node.
     #[error("node `{0}` is not one of the registered ones")]
     Node(String),
-    /// The signature is not that of the node's key.
-    #[error("signature")]
-    Signature,
-    /// The node's SVID was rejected.
-    #[error("node's SVID: {0}")]
-    Svid(#[from] SvidError),
+    /// The statement, its signature or the node's SVID was rejected.
+    #[error("node's statement: {0}")]
+    Statement(#[from] StatementError),
 }
 
 /// Returns the bytes that the node's key signs: a label and the statement.
 #[must_use]
 pub fn signed_bytes(statement: &str) -> Vec<u8> {
-    let mut out = b"sundew/v1/process-evidence".to_vec();
-    out.extend_from_slice(statement.as_bytes());
-    out
+    [LABEL, statement.as_bytes()].concat()
 }
 
 /// Verifies a statement of one of `nodes`, and that it is bound to `binding`. `bundles` verifies
@@ -120,28 +98,13 @@ pub fn verify(
     binding: &[u8],
     now_ms: i64,
 ) -> Result<Claims, ProcessError> {
-    let malformed = |e: &dyn std::fmt::Display| ProcessError::Malformed(e.to_string());
-    let evidence: Evidence = json::read(payload, MAX_EVIDENCE).map_err(|e| malformed(&e))?;
-    let chain: Vec<_> = evidence
-        .chain
-        .iter()
-        .map(|der| STANDARD.decode(der).map(CertificateDer::from))
-        .collect::<Result<_, _>>()
-        .map_err(|e| malformed(&e))?;
-    let node = validate_chain(&chain, bundles, now_ms.div_euclid(1000))?;
+    let (node, text) = statement::verify(payload, LABEL, bundles, now_ms)?;
     if !nodes.contains(node.id()) {
         return Err(ProcessError::Node(node.id().to_string()));
     }
-    let key = VerifyingKey::from_der(node.public_key()).map_err(|e| malformed(&e))?;
-    let signature = STANDARD
-        .decode(&evidence.signature)
-        .map_err(|e| malformed(&e))?;
-    if !key.verifies(&signed_bytes(&evidence.statement), &signature) {
-        return Err(ProcessError::Signature);
-    }
     // T27: the statement is read from the bytes that were signed.
-    let statement: Statement =
-        json::read(evidence.statement.as_bytes(), MAX_EVIDENCE).map_err(|e| malformed(&e))?;
+    let statement: Statement = json::read(text.as_bytes(), MAX_STATEMENT)
+        .map_err(|e| StatementError::Malformed(e.to_string()))?;
     if statement.binding != hex::encode(binding) {
         return Err(ProcessError::Binding);
     }

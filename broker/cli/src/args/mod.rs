@@ -26,6 +26,7 @@ pub(crate) use run::{Run, TokenWay};
 pub(crate) use svid::{EnrollSvid, SvidCommand};
 pub(crate) use task::{BeginTask, DelegateTask, EndAs, IntrospectToken, TaskCommand, TokenCommand};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -82,6 +83,23 @@ pub(crate) struct Connect {
     pub(crate) endpoint_socket: Option<String>,
 }
 
+/// How to run a broker for development.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Where its state is.
+    #[arg(long, default_value = ".sundew-dev", value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    /// Where it listens for agents and operators.
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "HOST:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Where it serves health and metrics.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "HOST:PORT")]
+    pub(crate) operations: SocketAddr,
+    /// Forget the state first: registrations, secrets, keys and the journal.
+    #[arg(long)]
+    pub(crate) reset: bool,
+}
+
 /// How to bring a backup back.
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
@@ -109,15 +127,8 @@ pub(crate) enum Command {
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Run a broker for trying things out; prints an environment to paste.
-    Dev {
-        /// Where its state is.
-        #[arg(long, default_value = ".sundew-dev", value_name = "DIR")]
-        state: PathBuf,
-        /// Where it listens.
-        #[arg(long, default_value = "127.0.0.1:8443", value_name = "HOST:PORT")]
-        listen: std::net::SocketAddr,
-    },
+    /// Run a broker for trying things out, with you as its first workload; prints commands to paste.
+    Dev(Dev),
     /// Run a broker in production.
     Serve {
         #[arg(long, value_name = "FILE")]

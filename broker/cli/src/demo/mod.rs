@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::local::Local;
+use crate::local::{Local, Places};
 use crate::manifest::{program_of, sign_program};
 use crate::output::{Output, success_if};
 use operator::Operator;
@@ -91,12 +91,7 @@ pub(crate) async fn demo(output: &Output, command: Vec<String>) -> Result<ExitCo
 }
 
 async fn tell_story(story: &mut Story<'_>, folder: &Path, command: Vec<String>) -> Result<()> {
-    let local = Local::start(
-        &folder.join("state"),
-        DOMAIN,
-        std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-    )
-    .await?;
+    let local = Local::start(&folder.join("state"), DOMAIN, Places::any()).await?;
     story.tell(
         "broker",
         true,

@@ -8,13 +8,16 @@ use tonic::{Code, Status};
 
 /// Why a call is refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(in crate::enrollment) enum CallError {
     /// The audience has names that no token may have, or too many.
     #[error("audience: must be at most 8 names")]
     AudienceInvalid,
     /// The request names no audience.
     #[error("audience: must be given")]
     AudienceMissing,
+    /// Evidence about a user is bound to 32 bytes.
+    #[error("binding: must be 32 bytes")]
+    BindingInvalid,
     /// The header that rules out a confused deputy is missing.
     #[error("security header missing from request")]
     HeaderMissing,
@@ -27,6 +30,9 @@ pub(super) enum CallError {
     /// The process may have no secret of a name, or the resource is no secret.
     #[error("no such secret for this process")]
     NoSecret,
+    /// The broker has no SVID of its own to sign with at this moment.
+    #[error("the broker cannot sign statements now")]
+    NoStatement,
     /// The kernel did not say who is at the other end of the socket.
     #[error("no peer")]
     NoPeer,
@@ -47,12 +53,13 @@ impl From<CallError> for Status {
         let code = match &error {
             CallError::AudienceInvalid
             | CallError::AudienceMissing
+            | CallError::BindingInvalid
             | CallError::HeaderMissing
             | CallError::NamesInvalid
             | CallError::NoSecret
             | CallError::Svid(_) => Code::InvalidArgument,
             CallError::NoIdentity => Code::PermissionDenied,
-            CallError::NoPeer => Code::Unavailable,
+            CallError::NoPeer | CallError::NoStatement => Code::Unavailable,
             CallError::RateLimit => Code::ResourceExhausted,
         };
         Self::new(code, error.to_string())

@@ -28,7 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::local_process::LocalProcess;
-use call_error::CallError;
+pub(in crate::enrollment) use call_error::CallError;
 use x509_svids::{Holder, Issued};
 
 /// JWT-SVIDs per second that are made for one identity; a burst may be as large.
