@@ -9,6 +9,7 @@ pub mod calls;
 pub mod clock;
 pub mod dev;
 pub mod disk;
+pub mod document;
 pub mod hardware;
 pub mod issuer;
 pub mod joining;

@@ -15,6 +15,7 @@ mod cli;
 mod clocks;
 mod delegation;
 mod ek_makers;
+mod documents;
 mod ending;
 mod engines;
 mod enrollment;
