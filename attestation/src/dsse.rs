@@ -117,6 +117,12 @@ impl VerifyingKey {
         Ok(Self { algorithm, point })
     }
 
+    /// Returns the key itself, by which two keys are the same: a point, or an RSA public key in DER.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.point
+    }
+
     /// Returns whether `signature` is this key's over `message`. An ECDSA signature is in ASN.1
     /// DER.
     #[must_use]

@@ -26,6 +26,12 @@ struct LeftOut {
     source: String,
 }
 
+/// The label of an SVID of an operator that the owner of the state was given.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct OwnerSvid {
+    way: &'static str,
+}
+
 /// The result of a TLS handshake.
 pub(crate) enum HandshakeResult {
     /// The caller was let in.
@@ -118,6 +124,7 @@ pub(crate) struct Metrics {
     documents_altered: Gauge,
     trust_left_out: Family<LeftOut, Gauge>,
     journal: JournalMetrics,
+    owner_svids: Family<OwnerSvid, Counter>,
 }
 
 impl Default for Metrics {
@@ -180,9 +187,16 @@ impl Default for Metrics {
         );
         let journal = JournalMetrics::default();
         journal.register(&mut registry);
+        let owner_svids = Family::default();
+        registry.register(
+            "owner_svids",
+            "SVIDs of operators that the owner of the broker's state was given; each is an alarm",
+            Family::clone(&owner_svids),
+        );
         Self {
             registry,
             journal,
+            owner_svids,
             calls: metrics.0,
             handshakes: metrics.1,
             endings: metrics.2,
@@ -214,6 +228,12 @@ impl Metrics {
     /// Counts a refusal that is on the record as a count.
     pub(crate) fn refusal_counted(&self) {
         self.journal.refusals_counted.inc();
+    }
+
+    /// The number of SVIDs of operators that the owner of the state was given: the first one
+    /// (`bootstrap`), or one for an emergency (`break_glass`).
+    pub(crate) fn owner_svids(&self, way: &'static str) -> Counter {
+        self.owner_svids.get_or_create(&OwnerSvid { way }).clone()
     }
 
     /// The counter of endings, for those who append them.

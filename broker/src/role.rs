@@ -98,6 +98,15 @@ impl Operators {
         self.0.load().get(id).is_some_and(|roles| !roles.is_empty())
     }
 
+    /// The operators who may register.
+    pub(crate) fn registrars(&self) -> Vec<SpiffeId> {
+        let roles = self.0.load();
+        let registrars = roles
+            .iter()
+            .filter(|(_, roles)| roles.contains(&Role::Registrar));
+        registrars.map(|(id, _)| id.clone()).collect()
+    }
+
     /// The proof that the caller has the role, or a refusal that names the role.
     pub(crate) fn prove<R: RoleType>(&self, peer: &Arc<Peer>) -> Result<Operator<R>, Refusal> {
         let granted = self

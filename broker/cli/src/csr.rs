@@ -7,6 +7,12 @@ use rcgen::{CertificateParams, KeyPair};
 /// key: the broker decides what the certificate says.
 pub(crate) fn generate_key_and_csr() -> Result<(KeyPair, Vec<u8>)> {
     let key = KeyPair::generate()?;
-    let csr = CertificateParams::default().serialize_request(&key)?;
-    Ok((key, csr.der().to_vec()))
+    let csr = csr_of(&key)?;
+    Ok((key, csr))
+}
+
+/// Returns such a request for a key.
+pub(crate) fn csr_of(key: &KeyPair) -> Result<Vec<u8>> {
+    let csr = CertificateParams::default().serialize_request(key)?;
+    Ok(csr.der().to_vec())
 }

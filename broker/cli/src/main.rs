@@ -25,6 +25,7 @@ mod lease;
 mod local;
 mod manifest;
 mod node;
+mod operator;
 mod output;
 mod pending;
 mod respond;
@@ -115,6 +116,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         } => respond::lift(connect, output, revocation_id, reason).await,
         Command::Manifest(command) => manifest::manifest(output, command),
         Command::Node { socket, ttl } => node::node(connect, socket, ttl).await,
+        Command::Operator(command) => operator::operator(output, command).await,
         Command::Quarantine(command) => {
             respond::respond(connect, output, command, Effect::Quarantine).await
         }

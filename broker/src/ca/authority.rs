@@ -247,6 +247,18 @@ impl Ca {
         self.issue_with_key(&IdentityPermit::own(id, dns_names))
     }
 
+    /// Issues an SVID to an operator for the key of a CSR. P3: its grounds end with it, at this time in
+    /// milliseconds since the epoch.
+    pub(crate) fn issue_operator(
+        &self,
+        id: &SpiffeId,
+        csr: &[u8],
+        ends_ms: i64,
+    ) -> Result<IssuedSvid, CaError> {
+        let own = IdentityPermit::own(id, &[]);
+        self.issue_for_csr(&IdentityPermit { ends_ms, ..own }, csr)
+    }
+
     fn issue(
         &self,
         permit: &IdentityPermit,

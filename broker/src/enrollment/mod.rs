@@ -14,6 +14,7 @@ pub mod local_process;
 mod local_process_tests;
 mod local_user;
 mod own_identities;
+mod owner;
 mod program;
 mod sender;
 #[cfg(test)]
@@ -37,6 +38,8 @@ use crate::refusal_recorder::RefusalRecorder;
 use crate::task::Tasks;
 pub(crate) use local_user::LocalUsers;
 pub(crate) use own_identities::OwnIdentities;
+pub use owner::{BreakGlass, Person};
+pub(crate) use owner::{Owner, OwnerSocket, OwnerSvids};
 
 /// The room of those who have no SVID yet, and of those who renew theirs.
 pub(crate) struct Enrollment {

@@ -28,15 +28,25 @@ const RENEW_WITHIN: Ttl = Ttl::HOUR;
 async fn broker_with(domain: Option<&str>, places: usize) -> (TestBroker, Arc<Enrollment>) {
     let broker = TestBroker::start().await;
     broker.register("/agent", json!({})).await;
+    let room = room_of(&broker, domain, (Ttl::HOUR, places)).await;
+    (broker, room)
+}
+
+/// The room of enrollment of a broker, with the CA of a domain whose SVIDs live so long.
+pub(super) async fn room_of(
+    broker: &TestBroker,
+    domain: Option<&str>,
+    (ttl, places): (Ttl, usize),
+) -> Arc<Enrollment> {
     let ca = match domain {
         Some(domain) => {
             let domain = TrustDomain::parse(domain).unwrap();
-            let ca = Ca::open(&broker.ledger, domain, (Ttl::HOUR, RENEW_WITHIN)).await;
+            let ca = Ca::open(&broker.ledger, domain, (ttl, RENEW_WITHIN)).await;
             Some(Arc::new(ca.unwrap()))
         }
         None => None,
     };
-    let enrollment = Enrollment::new(
+    Arc::new(Enrollment::new(
         broker.ledger.clone(),
         ca,
         EnrollmentUse {
@@ -47,8 +57,7 @@ async fn broker_with(domain: Option<&str>, places: usize) -> (TestBroker, Arc<En
             tasks: Arc::clone(&broker.rooms.tasks),
             trust: Arc::clone(&broker.trust),
         },
-    );
-    (broker, Arc::new(enrollment))
+    ))
 }
 
 pub(super) async fn enrolling() -> (TestBroker, Arc<Enrollment>) {

@@ -24,6 +24,10 @@ const VERSIONED: [DocumentKind; 4] = [
 /// The name of the keyring, among the keys and counters of the broker.
 pub(crate) const KEYRING: &str = "keyring";
 
+/// The name of the document that says who was the first operator of a store, among the keys and
+/// counters of the broker. Its content is sealed under the root key, as keys are.
+pub(crate) const FIRST_OPERATOR: &str = "first-operator";
+
 /// The two kinds of keys that an embedded CA has. The keys of a kind are one document, among the
 /// keys and counters of the broker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,7 +87,8 @@ impl<'a> DocumentPlace<'a> {
     /// Whether a document has versions: of the broker's own, keys have, and counters have not.
     pub(crate) fn is_versioned(kind: DocumentKind, name: &str) -> bool {
         VERSIONED.contains(&kind)
-            || (kind == DocumentKind::Meta && (name == KEYRING || CaKeys::are_in(name)))
+            || (kind == DocumentKind::Meta
+                && (name == KEYRING || name == FIRST_OPERATOR || CaKeys::are_in(name)))
     }
 
     /// What refusals and health call a document of this family.
@@ -91,6 +96,7 @@ impl<'a> DocumentPlace<'a> {
         match self.kind {
             DocumentKind::Engine => "engine",
             DocumentKind::Meta if CaKeys::are_in(self.name) => CaKeys::WHAT,
+            DocumentKind::Meta if self.name == FIRST_OPERATOR => "first operator",
             DocumentKind::Meta => "keyring",
             DocumentKind::Response => "action",
             DocumentKind::Secret => "secret",
@@ -260,8 +266,12 @@ impl Records {
         // Keys that this broker has read; who has those that are missing puts them back.
         for (name, _) in self.versions.expected(DocumentKind::Meta) {
             let keys = DocumentPlace::new(DocumentKind::Meta, &name);
-            if let Ok(Some(document)) = self.document(keys).await {
-                found.push(keys.with_version(document.version, false));
+            match self.document(keys).await {
+                Ok(Some(document)) => found.push(keys.with_version(document.version, false)),
+                Ok(None) if name == FIRST_OPERATOR => {
+                    self.versions.note(keys, "it is missing from the store");
+                }
+                Ok(None) | Err(_) => {}
             }
         }
         Ok(found)

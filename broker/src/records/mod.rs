@@ -34,7 +34,7 @@ use crate::liveness::Subscriber;
 use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED, TokenCache, bytes_of};
 pub(crate) use changes::Before;
-pub(crate) use documents::{CaKeys, Document, DocumentPlace, KEYRING};
+pub(crate) use documents::{CaKeys, Document, DocumentPlace, FIRST_OPERATOR, KEYRING};
 pub(crate) use under_root_key::{counter_place, lease_place};
 use unreadable::Unreadable;
 use versions::Versions;

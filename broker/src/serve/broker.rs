@@ -10,7 +10,7 @@ use super::restore_recorder::RestoreRecorder;
 use super::start_error::{StartError, during};
 use crate::access::Access;
 use crate::ca::Ca;
-use crate::enrollment::{Enrollment, EnrollmentUse};
+use crate::enrollment::{Enrollment, EnrollmentUse, Owner, OwnerSvids};
 use crate::evidence::{Evidence, TpmKeys, TrustItems};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
@@ -37,6 +37,7 @@ pub(super) struct Broker {
     pub(super) enrollment: Arc<Enrollment>,
     pub(super) evidence: Arc<Evidence>,
     pub(super) leases: Arc<Leases>,
+    pub(super) owner: Arc<Owner>,
     pub(super) registry: Arc<Registry>,
     pub(super) responses: Arc<Responses>,
     pub(super) root_keys: Arc<RootKeys>,
@@ -82,7 +83,7 @@ impl Ground {
             issue_permits: Arc::new(Semaphore::new(config.limits.issuing)),
             ledger: self.ledger.clone(),
             limiters: Limiters::new(&config.limits),
-            operators: Operators::new(config.operators.clone()),
+            operators: Arc::new(Operators::new(config.operators.clone())),
             refusals: RefusalRecorder::with_whole(
                 journal,
                 Arc::clone(&self.metrics),
@@ -123,7 +124,7 @@ impl Broker {
             ca,
             ledger,
             material,
-            metrics: _,
+            metrics,
             trust,
             unknown_key,
         } = ground;
@@ -173,7 +174,17 @@ impl Broker {
                 trust: Arc::clone(trust),
             },
         ));
-        let enrollment = ground.enrollment(&gate, &evidence, &tasks, enroll_permits);
+        let enrollment = Arc::new(ground.enrollment(&gate, &evidence, &tasks, enroll_permits));
+        let owner = Owner::new(
+            Arc::clone(&enrollment),
+            Arc::clone(&gate.operators),
+            config.journal.directory.clone(),
+            config.break_glass.clone(),
+            OwnerSvids {
+                bootstrap: metrics.owner_svids("bootstrap"),
+                break_glass: metrics.owner_svids("break_glass"),
+            },
+        );
         let registry = Registry::new(
             ledger.clone(),
             ca.as_ref().map(|ca| ca.trust_domain().clone()),
@@ -183,9 +194,10 @@ impl Broker {
         let root_keys = Arc::new(RootKeys::new(ledger.clone(), Arc::clone(&leases)));
         let broker = Self {
             access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
-            enrollment: Arc::new(enrollment),
+            enrollment,
             evidence,
             leases,
+            owner: Arc::new(owner),
             registry: Arc::new(registry),
             responses,
             root_keys,

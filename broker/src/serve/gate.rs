@@ -34,7 +34,7 @@ pub(super) struct Gate {
     pub(super) issue_permits: Arc<Semaphore>,
     pub(super) ledger: Ledger,
     pub(super) limiters: Limiters,
-    pub(super) operators: Operators,
+    pub(super) operators: Arc<Operators>,
     pub(super) refusals: RefusalRecorder,
     pub(super) trust: Arc<Trust>,
     /// P12: bounds what is held of messages that are not whole yet.

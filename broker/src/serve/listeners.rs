@@ -13,6 +13,7 @@ use sundew_proto::v1::access_service_server::AccessServiceServer;
 use sundew_proto::v1::agent_service_server::AgentServiceServer;
 use sundew_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use sundew_proto::v1::local_service_server::LocalServiceServer;
+use sundew_proto::v1::owner_service_server::OwnerServiceServer;
 use sundew_proto::v1::registry_service_server::RegistryServiceServer;
 use sundew_proto::v1::response_service_server::ResponseServiceServer;
 use tokio::net::TcpListener;
@@ -42,7 +43,7 @@ use super::stopping::Stopping;
 use crate::ca::Ca;
 use crate::enrollment::local_process;
 use crate::enrollment::workload_api::{WorkloadApi, secrets};
-use crate::enrollment::{Enrollment, LocalUsers, OwnIdentities};
+use crate::enrollment::{Enrollment, LocalUsers, OwnIdentities, Owner, OwnerSocket};
 use crate::peer::accept::accept;
 use crate::peer::files::read_identity;
 use crate::peer::{Clients, Connection, Trust};
@@ -188,6 +189,13 @@ impl Listeners {
             let users = LocalUsers::new(Arc::clone(&ground.trust));
             self.serve_workload_api(path, config.local_connections, &broker.enrollment, users)?;
         }
+        if ground.ca.is_some() {
+            self.serve_owner(
+                &config.owner_socket(),
+                config.local_connections,
+                &broker.owner,
+            );
+        }
         Ok(Addresses {
             enrollment,
             operations,
@@ -307,6 +315,28 @@ impl Listeners {
             }
         });
         Ok(())
+    }
+
+    /// Serves the owner of the broker's state, on a socket among that state. A broker goes on without
+    /// it: a path may be too long for a socket.
+    fn serve_owner(&mut self, path: &Path, limits: LocalLimits, owner: &Arc<Owner>) {
+        let listener = match OwnerSocket::bind(path) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%path, %error, "`sundew operator` finds no socket of this broker");
+                return;
+            }
+        };
+        let (connections, incoming) = mpsc::channel(16);
+        self.background
+            .spawn(local_process::accept_within(limits, listener, connections));
+        let service = OwnerServiceServer::new(OwnerSocket(Arc::clone(owner)))
+            .max_decoding_message_size(ENROLLMENT_MESSAGE);
+        let served = local_grpc()
+            .add_service(service)
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), self.stopping().asked());
+        self.spawn_listener("owner", served);
     }
 
     /// Stops listening, lets open calls end for a while, and ends what runs beside them.

@@ -3141,7 +3141,7 @@ pub struct BootstrapResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AskBreakGlassRequest {
-    /// An operator of the configuration. Empty if the configuration names one registrar only.
+    /// The ID that the configuration names for emergencies; may be empty.
     #[prost(string, tag = "1")]
     pub spiffe_id: ::prost::alloc::string::String,
     /// PKCS#10, DER. The broker uses only the key in it.

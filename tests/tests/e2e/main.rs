@@ -21,6 +21,7 @@ mod engines;
 mod enrollment;
 mod envoy_secrets;
 mod evidence;
+mod first_operator;
 mod first_steps;
 mod gate;
 mod go_spiffe;

@@ -5,6 +5,7 @@
 mod attest;
 mod error;
 mod manifest;
+mod operator;
 mod registry;
 mod respond;
 mod run;
@@ -18,6 +19,7 @@ use error::ArgumentError;
 pub(crate) use manifest::{
     InitManifest, ManifestCommand, ShowManifest, SignManifest, VerifyManifest,
 };
+pub(crate) use operator::{BreakGlassCommand, OperatorCommand, OwnerPlace};
 pub(crate) use registry::{
     CaCommand, EngineCommand, KeyringCommand, RootKeyCommand, SecretCommand, WorkloadCommand,
 };
@@ -232,6 +234,10 @@ pub(crate) enum Command {
         #[arg(long, default_value = "1h", value_name = "DURATION")]
         ttl: Ttl,
     },
+    /// Get an SVID of an operator as the owner of a broker's state: the first one, or one for an
+    /// emergency.
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// Get X.509-SVIDs from the embedded CA, and JWT-SVIDs from a Workload API.
     #[command(subcommand)]
     Svid(SvidCommand),

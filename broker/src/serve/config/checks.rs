@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use sundew_attestation::dsse::VerifyingKey;
 use sundew_attestation::kinds::oidc::Preset;
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 use super::super::allowed_hosts::is_host;
-use super::file::{FileJournal, FileLimits, FileOperator};
+use super::file::{FileBreakGlass, FileJournal, FileLimits, FileOperator};
 use super::trust::{FileBundleEndpoint, FileFederation, FileIdentity, FileProfile, FileTrust};
 use super::{
-    BundleEndpoint, FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig, Profile, Role,
+    BreakGlass, BundleEndpoint, FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig,
+    Profile, Role,
 };
 
 /// Checks limits, and the bounds that all brokers share.
@@ -320,6 +322,48 @@ pub(super) fn federation(
         });
     }
     taken
+}
+
+/// Checks who may give an SVID in an emergency: two persons at least, and no person twice.
+pub(super) fn break_glass(
+    file: Option<FileBreakGlass>,
+    operators: &BTreeMap<SpiffeId, BTreeSet<Role>>,
+    identity: Option<&Identity>,
+    errors: &mut Vec<String>,
+) -> Option<BreakGlass> {
+    let FileBreakGlass { spiffe_id, persons } = file?;
+    let mut check = |holds: bool, problem: &str| {
+        if !holds {
+            errors.push(format!("break_glass: {problem}"));
+        }
+    };
+    check(
+        matches!(identity, Some(Identity::EmbeddedCa { trust_domain, .. })
+            if trust_domain == spiffe_id.trust_domain()),
+        "spiffe_id must be in the trust domain of the embedded CA",
+    );
+    check(
+        operators
+            .get(&spiffe_id)
+            .is_some_and(|roles| !roles.is_empty()),
+        "spiffe_id must be one of the operators",
+    );
+    check(persons.len() >= 2, "two persons at least");
+    let keys: Vec<_> = persons
+        .iter()
+        .map(|person| VerifyingKey::from_pem(&person.key))
+        .collect();
+    check(
+        keys.iter().all(Result::is_ok),
+        "a key is no P-256, P-384, Ed25519 or RSA public key in PEM",
+    );
+    let names: BTreeSet<_> = persons.iter().map(|person| &person.name).collect();
+    let keys: BTreeSet<_> = keys.iter().flatten().map(VerifyingKey::bytes).collect();
+    check(
+        names.len() == persons.len() && keys.len() == persons.len(),
+        "each person has a name and a key that no other has",
+    );
+    Some(BreakGlass { spiffe_id, persons })
 }
 
 /// The roles of each operator; an operator that is named twice has the roles of both.

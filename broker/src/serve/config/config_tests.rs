@@ -199,3 +199,47 @@ fn partners_are_configured_with_what_their_profile_needs() {
         assert!(errors.starts_with("federation"), "{text}: {errors}");
     }
 }
+
+/// I10: an emergency takes two persons, who are two.
+#[test]
+fn i10_an_emergency_names_two_persons_with_two_keys_and_an_operator() {
+    let key = || {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        key.public_key_pem()
+    };
+    let (ann, bob) = (key(), key());
+    let parse = |id: &str, persons: &[(&str, &str)]| {
+        let persons = persons.iter();
+        let persons: Vec<_> = persons
+            .map(|(name, key)| format!("{{ name = \"{name}\", key = \"\"\"{key}\"\"\" }}"))
+            .collect();
+        let operator = "[[operators]]\nspiffe_id = \"spiffe://a/e\"\nroles = [\"responder\"]\n";
+        let persons = persons.join(", ");
+        let text =
+            format!("{operator}[break_glass]\nspiffe_id = \"{id}\"\npersons = [{persons}]\n");
+        with("source = \"embedded_ca\"\ntrust_domain = \"a\"", &text)
+    };
+    let both = [("ann", ann.as_str()), ("bob", bob.as_str())];
+    let good = parse("spiffe://a/e", &both).unwrap();
+    assert_eq!(good.break_glass.unwrap().persons.len(), 2);
+    for (id, persons, problem) in [
+        ("spiffe://a/other", &both[..], "one of the operators"),
+        ("spiffe://b/e", &both, "trust domain of the embedded CA"),
+        ("spiffe://a/e", &both[..1], "two persons at least"),
+        ("spiffe://a/e", &[], "two persons at least"),
+        (
+            "spiffe://a/e",
+            &[("ann", &ann), ("bob", &ann)],
+            "a key that no other has",
+        ),
+        (
+            "spiffe://a/e",
+            &[("ann", &ann), ("ann", &bob)],
+            "a key that no other has",
+        ),
+        ("spiffe://a/e", &[("ann", &ann), ("bob", "x")], "no P-256"),
+    ] {
+        let error = parse(id, persons).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}

@@ -13,7 +13,7 @@ use sundew_core::Ttl;
 use super::trust::{FileBundleEndpoint, FileFederation, FileIdentity, FileTrust};
 use super::{
     Archive, CallLimits, ConfigError, IssuerConfig, JournalConfig, Listen, ListenerLimits,
-    LocalLimits, MaterialConfig, RecordBudget, Role, SegmentRules,
+    LocalLimits, MaterialConfig, Person, RecordBudget, Role, SegmentRules,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) listen: Option<FileListen>,
     pub(super) material: Vec<MaterialConfig>,
     pub(super) operators: Vec<FileOperator>,
+    pub(super) break_glass: Option<FileBreakGlass>,
     pub(super) revocation: FileRevocation,
     pub(super) store: Option<FileStore>,
     pub(super) trust: Vec<FileTrust>,
@@ -58,6 +59,7 @@ impl File {
             journal: sections.need("journal"),
             revocation: sections.take("revocation").unwrap_or_default(),
             operators: sections.take("operators").unwrap_or_default(),
+            break_glass: sections.take("break_glass"),
             issuers: sections.take("issuers").unwrap_or_default(),
             material: sections.take("trust_material").unwrap_or_default(),
             limits: sections.take("limits").unwrap_or_default(),
@@ -221,6 +223,13 @@ impl TryFrom<String> for ByteSize {
 pub(super) struct FileOperator {
     pub(super) spiffe_id: SpiffeId,
     pub(super) roles: BTreeSet<Role>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileBreakGlass {
+    pub(super) spiffe_id: SpiffeId,
+    pub(super) persons: Vec<Person>,
 }
 
 #[derive(Deserialize)]

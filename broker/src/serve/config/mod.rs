@@ -14,6 +14,7 @@ use sundew_attestation::spiffe::{SpiffeId, SvidChoice, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 pub use crate::enrollment::local_process::LocalLimits;
+pub use crate::enrollment::{BreakGlass, Person};
 use crate::evidence::offline::TrustSources;
 pub use crate::journal::{Archive, RecordBudget, SegmentRules};
 pub use crate::limits::CallLimits;
@@ -65,6 +66,8 @@ pub struct Config {
     pub beside_older_brokers: bool,
     /// The roles of operators.
     pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
+    /// Who may give an SVID of an operator in an emergency.
+    pub break_glass: Option<BreakGlass>,
     /// OpenID issuers.
     pub issuers: Vec<IssuerConfig>,
     /// Further items that verifiers trust.
@@ -194,6 +197,13 @@ impl Config {
         }
     }
 
+    /// The socket at which the owner of the state gets an SVID of an operator; there is one only with
+    /// the embedded CA.
+    #[must_use]
+    pub fn owner_socket(&self) -> PathBuf {
+        self.journal.directory.join("owner.sock")
+    }
+
     /// Reads a file; an error has everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
@@ -238,6 +248,8 @@ impl Config {
         let federation =
             checks::federation(file.federation, &trust, identity.as_ref(), &mut errors);
         let operators = checks::operators(file.operators, &mut errors);
+        let break_glass =
+            checks::break_glass(file.break_glass, &operators, identity.as_ref(), &mut errors);
         let limits = file.limits;
         match (listen, identity, store, file.keys, file.journal) {
             (Some(listen), Some(identity), Some(store), Some(keys), Some(journal))
@@ -257,6 +269,7 @@ impl Config {
                     beside_older_brokers,
                     bounds,
                     operators,
+                    break_glass,
                     issuers: file.issuers,
                     material: file.material,
                     limits: (&limits).into(),
