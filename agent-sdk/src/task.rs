@@ -124,6 +124,22 @@ impl Task {
         self.record.deadline_ms
     }
 
+    /// Returns how long the broker lets the task live, from its beginning.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        let ms = self
+            .record
+            .deadline_ms
+            .saturating_sub(self.record.created_at_ms);
+        Duration::from_millis(u64::try_from(ms).unwrap_or_default())
+    }
+
+    /// Returns how long the task lives when nobody attends it any more.
+    #[must_use]
+    pub fn attendance_grace(&self) -> Duration {
+        self.shared.grace
+    }
+
     /// Returns the scopes that the broker granted.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
