@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod redis;
 pub mod replicated;
 pub mod selectors;
+pub mod terminal;
 pub mod tls;
 pub mod tpm;
 pub mod workload_api;
