@@ -53,8 +53,16 @@ use sundew_proto::v1::Effect;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if let Some(code) = run::play_part() {
+        return code;
+    }
     closed_output::end_quietly();
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Run(_))
+        && let Some(code) = run::enter()
+    {
+        return code;
+    }
     // One crypto provider for everything that asks for the process default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     start_logging(&cli.command);

@@ -53,6 +53,7 @@ mod replicas;
 mod responders;
 mod root_key;
 mod rules;
+mod run;
 mod sdk;
 mod sdk_endurance;
 mod sdk_ways_out;
