@@ -4,7 +4,7 @@
 //! that a shell sees the job as stopped, and ends with the supervisor's exit code. If the supervisor
 //! was killed, the front kills everything that the supervisor had started.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,6 +38,8 @@ pub(super) fn front() -> ExitCode {
 
 struct Front {
     signals: SignalFd,
+    /// Signals that have come and were not passed on yet.
+    queue: VecDeque<Received>,
     supervisor: Pid,
     connection: OwnedFd,
     /// Present if the command is in the process group of this process.
@@ -78,6 +80,7 @@ impl Front {
         control::send(&connection, group.to_string().as_bytes(), &[stdin])?;
         Ok(Self {
             signals,
+            queue: VecDeque::new(),
             supervisor,
             connection,
             witness,
@@ -89,11 +92,11 @@ impl Front {
     fn watch(mut self) -> ExitCode {
         let mut is_connected = true;
         loop {
-            for received in signals::pending(&self.signals) {
-                if received.signal == Signal::CHILD {
-                    continue;
+            self.queue.extend(signals::pending(&self.signals));
+            while let Some(received) = self.queue.pop_front() {
+                if received.signal != Signal::CHILD {
+                    self.pass_on(received);
                 }
-                self.pass_on(received);
             }
             if let Some(status) = self.reap() {
                 // What the supervisor has said before its end counts.
@@ -123,6 +126,11 @@ impl Front {
             Some(witness) => witness.saw(received, now()),
             None => false,
         };
+        // A job that was stopped again meanwhile is not to go on.
+        self.queue.extend(signals::pending(&self.signals));
+        let is_over = received.signal == Signal::CONT
+            && self.queue.iter().any(|later| signals::stops(later.signal));
+        let reached = reached || is_over;
         let number = u8::try_from(received.signal.as_raw()).unwrap_or_default();
         let _ = control::send(&self.connection, &[number, u8::from(reached)], &[]);
     }

@@ -1,11 +1,11 @@
 //! What a command is given: variables, files and descriptors with the task's token and secrets.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create, statfs};
 use sundew_sdk::{Secret, Task};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use super::control::MOST_DESCRIPTORS;
 use super::env_file::{self, Part};
@@ -27,7 +28,7 @@ const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 /// Everything that a command finds.
 pub(super) struct Given {
     task: String,
-    variables: Vec<(String, Vec<u8>)>,
+    variables: Vec<(String, Zeroizing<Vec<u8>>)>,
     opened: Vec<(Form, String, File)>,
     folder: Option<TempDir>,
 }
@@ -138,7 +139,7 @@ impl Given {
         }
         command.env("SUNDEW_TASK_ID", &self.task);
         for (name, value) in &self.variables {
-            command.env(name, OsString::from_vec(value.clone()));
+            command.env(name, OsStr::from_bytes(value));
         }
     }
 
@@ -150,6 +151,8 @@ impl Given {
     }
 
     fn set(&mut self, variable: &str, value: Vec<u8>, secret: &str) -> Result<()> {
+        // P9: wiped also if it is refused.
+        let value = Zeroizing::new(value);
         let way_out = "give it by --secret-file or --secret-fd";
         if value.contains(&0) {
             bail!("{secret} cannot go into {variable}: it has a zero byte; {way_out}");
@@ -182,8 +185,10 @@ impl Given {
             .open(&path)
             .and_then(|mut file| file.write_all(secret));
         file.with_context(|| format!("--secret-file {variable}"))?;
-        self.variables
-            .push((variable.to_owned(), path.into_os_string().into_vec()));
+        self.variables.push((
+            variable.to_owned(),
+            Zeroizing::new(path.into_os_string().into_vec()),
+        ));
         Ok(())
     }
 

@@ -22,12 +22,17 @@ const PASSED_ON: [Named; 12] = [
     Named::SIGWINCH,
 ];
 
+/// The code of a signal that the kernel sent (sigaction(2)).
+const SI_KERNEL: i32 = 0x80;
+
 /// A signal that a process got, and who sent it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Received {
     pub(super) signal: Signal,
-    /// The process that sent it; 0 for the kernel, which sends those of the terminal.
+    /// The process that sent it; 0 for the kernel, and for processes that are not to be seen here.
     pub(super) sender: u32,
+    /// Whether the kernel sent it, as it sends those of the terminal.
+    pub(super) is_of_kernel: bool,
 }
 
 /// Blocks the signals that are passed on, and no others that the front has blocked, in this thread
@@ -58,8 +63,11 @@ pub(super) fn pending(signals: &SignalFd) -> Vec<Received> {
     while let Ok(Some(info)) = signals.read_signal() {
         let number = i32::try_from(info.ssi_signo).unwrap_or_default();
         if let Some(signal) = Signal::from_named_raw(number) {
-            let sender = info.ssi_pid;
-            all.push(Received { signal, sender });
+            all.push(Received {
+                signal,
+                sender: info.ssi_pid,
+                is_of_kernel: info.ssi_code == SI_KERNEL,
+            });
         }
     }
     all
@@ -68,6 +76,11 @@ pub(super) fn pending(signals: &SignalFd) -> Vec<Received> {
 /// Tells whether a signal asks a program to end.
 pub(super) fn asks_to_end(signal: Signal) -> bool {
     [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal)
+}
+
+/// Tells whether a signal stops a program that does nothing about it.
+pub(super) fn stops(signal: Signal) -> bool {
+    [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal)
 }
 
 fn passed_on() -> SigSet {

@@ -42,8 +42,8 @@ pub(super) fn witness() -> ExitCode {
 /// The front's way to the witness.
 pub(super) struct Witness {
     connection: OwnedFd,
-    has_gone: bool,
-    seen: Vec<(Received, Instant)>,
+    /// Signals with their senders, and when it was asked.
+    seen: Vec<((Signal, u32), Instant)>,
 }
 
 impl Witness {
@@ -59,33 +59,37 @@ impl Witness {
         control::receive(&connection)?;
         Ok(Self {
             connection,
-            has_gone: false,
             seen: Vec::new(),
         })
     }
 
     /// Tells whether the whole job got this signal, which the front has just received.
     pub(super) fn saw(&mut self, received: Received, now: Instant) -> bool {
+        // A terminal sends to the whole job. One that hangs up may tell the leader of the session
+        // only.
+        if received.is_of_kernel && received.signal != Signal::HUP {
+            return true;
+        }
         let is_new = |at: &Instant| now.saturating_duration_since(*at) < KEPT_FOR;
         self.seen.retain(|(_, at)| is_new(at));
         if !self.has_seen(received) {
             std::thread::sleep(SPREADS_WITHIN);
             self.ask(now);
         }
-        // Without a witness: the kernel sends what comes from the terminal to the whole job.
-        self.has_seen(received) || (self.has_gone && received.sender == 0)
+        self.has_seen(received)
     }
 
     /// A signal that was sent twice within a moment, as `timeout` does, may be seen once.
     fn has_seen(&self, received: Received) -> bool {
-        self.seen.iter().any(|(seen, _)| *seen == received)
+        let wanted = (received.signal, received.sender);
+        self.seen.iter().any(|(seen, _)| *seen == wanted)
     }
 
     fn ask(&mut self, now: Instant) {
         let asked = control::send(&self.connection, b"?", &[]);
-        let answer = asked.and_then(|()| control::receive(&self.connection));
-        let answer = answer.map(|(answer, _)| answer).unwrap_or_default();
-        self.has_gone = answer.is_empty();
+        let Ok((answer, _)) = asked.and_then(|()| control::receive(&self.connection)) else {
+            return;
+        };
         let numbers = answer.strip_prefix(b"seen").unwrap_or_default();
         for pair in numbers.chunks_exact(8) {
             let (signal, sender) = pair.split_at(4);
@@ -95,7 +99,7 @@ impl Witness {
                 continue;
             };
             if let Some(signal) = Signal::from_named_raw(signal) {
-                self.seen.push((Received { signal, sender }, now));
+                self.seen.push(((signal, sender), now));
             }
         }
     }

@@ -146,6 +146,39 @@ async fn c5_a_command_whose_time_is_over_ends_with_124() {
     assert_eq!(code(&mut child).await, Some(124));
 }
 
+/// The time is over although nobody can say so.
+#[tokio::test]
+async fn c5_a_command_ends_in_time_also_when_the_broker_stands_still() {
+    let place = Place::new().await;
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.02; done";
+    let mut run = place.script(&["--ttl", "2s"], script);
+    let (mut child, _output) = start(&mut run);
+    place.broker.signal(Signal::STOP);
+    assert_eq!(code(&mut child).await, Some(124));
+    place.broker.signal(Signal::CONT);
+}
+
+/// The grace is a minute, so that it is never the grace that ended a task.
+#[tokio::test]
+async fn c3_a_run_has_ended_its_task_when_it_ends_itself() {
+    let place = Place::new().await;
+    let ways: [(&[&str], &[&str], &str); 6] = [
+        (&[], &["true"], "completed"),
+        (&[], &["sh", "-c", "kill -KILL $$"], "failed"),
+        (&[], &["/no/such/command"], "canceled"),
+        (&[], &["/"], "canceled"),
+        (&["--secret", "KEY=app/none"], &["true"], "canceled"),
+        (&["--env-file", "/no/such/file"], &["true"], "canceled"),
+    ];
+    let mut expected = Vec::new();
+    for (options, words, outcome) in ways {
+        let run = place.run(options, words).output();
+        run.expect("run");
+        expected.push(outcome);
+        assert_eq!(place.outcomes(), expected, "{options:?} {words:?}");
+    }
+}
+
 /// A broker that stands still is waited for, not for long, and not against the user's will.
 #[tokio::test]
 async fn c2_after_the_commands_end_the_broker_is_waited_for_three_seconds() {

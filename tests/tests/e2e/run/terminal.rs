@@ -1,7 +1,7 @@
 //! C2 in a terminal: what is typed arrives once, and jobs are stopped and go on.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sundew_tests::terminal::Terminal;
@@ -131,15 +131,13 @@ async fn c2_a_stopped_job_keeps_its_task_and_goes_on_in_the_foreground() {
         terminal.shows(&format!("got:round-{round}"), 1).await;
     }
     terminal.press("end\n");
-    until("the task has ended", || async {
-        !place.outcomes().is_empty()
-    })
-    .await;
+    let begun = Instant::now();
+    while place.outcomes().is_empty() || !terminal.screen().ends_with("$ ") {
+        let is_late = begun.elapsed() > Duration::from_secs(10);
+        assert!(!is_late, "{:?}\n{}", place.outcomes(), terminal.screen());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(place.outcomes(), ["failed"]);
-    until("the shell asks", || async {
-        terminal.screen().ends_with("$ ")
-    })
-    .await;
     terminal.press("echo code=$?\n");
     terminal.shows("code=5", 1).await;
     terminal.press("exit\n");
