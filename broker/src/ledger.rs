@@ -6,7 +6,6 @@ mod full_look;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prometheus_client::metrics::counter::Counter;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{
     AskedIdentity, Cause, EntryId, Event, Grounds, KnownTask, KnownToken, Liveness, LogEntry,
@@ -17,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::clock;
 use crate::journal::{Journal, Record};
 use crate::liveness::RevocationLog;
+use crate::metrics::EndingMetrics;
 use crate::records::Records;
 use crate::refusal::Refusal;
 pub(crate) use documents::{Change, Dependents, NoDependents};
@@ -38,8 +38,8 @@ pub(crate) struct Ledger {
     pub(crate) log: Arc<RevocationLog>,
     /// The journal, which has every decision.
     pub(crate) journal: Arc<Journal>,
-    /// The number of endings and rules that went into the log from here.
-    endings: Counter,
+    /// The endings and rules that went into the log from here.
+    endings: EndingMetrics,
 }
 
 impl Ledger {
@@ -48,7 +48,7 @@ impl Ledger {
         records: Records,
         log: Arc<RevocationLog>,
         journal: Arc<Journal>,
-        endings: Counter,
+        endings: EndingMetrics,
     ) -> Self {
         Self {
             records: Arc::new(records),
@@ -87,8 +87,13 @@ impl Ledger {
     ) -> Result<Position, Refusal> {
         let is_ending = RevocationLog::is_ending(&entry.event);
         self.journal.write(with_entry(record, &entry)).await?;
-        self.endings.inc();
-        self.log.append(entry).await.map_err(|cause| {
+        self.endings.appended(1);
+        let began = clock::monotonic();
+        let appended = self.log.append(entry).await;
+        if appended.is_ok() {
+            self.endings.settled(clock::since(began));
+        }
+        appended.map_err(|cause| {
             if is_ending {
                 Refusal::EndingPending(cause)
             } else {
@@ -119,11 +124,11 @@ impl Ledger {
         }
         if !entries.is_empty() {
             let count = u64::try_from(entries.len()).unwrap_or(u64::MAX);
-            self.endings.inc_by(count);
-            self.log
-                .append_all(entries)
-                .await
-                .map_err(Refusal::EndingPending)?;
+            self.endings.appended(count);
+            let began = clock::monotonic();
+            let appended = self.log.append_all(entries).await;
+            appended.map_err(Refusal::EndingPending)?;
+            self.endings.settled(clock::since(began));
         }
         failed.map_or(Ok(()), Err)
     }

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tonic::{Code, Status};
 
+use crate::clock;
 use crate::journal::{self, Journal, JournalError, RefusalCounts, RefusalKind, cause_text};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
@@ -39,7 +41,12 @@ impl RefusalRecorder {
 
     /// Counts a call that was answered.
     pub(crate) fn answered(&self, rpc: &'static str) {
-        self.metrics.call(rpc, code_name(Code::Ok));
+        self.metrics.calls().call(rpc, code_name(Code::Ok));
+    }
+
+    /// Notes how long a call took since it came.
+    pub(crate) fn took(&self, rpc: &'static str, came: Instant) {
+        self.metrics.calls().took(rpc, clock::since(came));
     }
 
     /// The counts of refusals that are not on the record whole.
@@ -69,7 +76,9 @@ impl RefusalRecorder {
     ) -> Status {
         let correlation = random_name().unwrap_or_default();
         let status = refusal.status(&correlation);
-        self.metrics.call(rpc, code_name(status.code()));
+        let class = class(refusal);
+        self.metrics.calls().call(rpc, code_name(status.code()));
+        self.metrics.calls().refused(class);
         let cause = cause_text(refusal);
         let caller = match (peer, remote) {
             (Some(peer), _) => peer.id().to_string(),
@@ -79,7 +88,7 @@ impl RefusalRecorder {
         let kind = RefusalKind {
             event: "refused",
             rpc: Some(rpc),
-            class: class(refusal),
+            class,
             caller,
         };
         self.take(kind, &cause, &correlation, || {

@@ -19,7 +19,7 @@ mod upkeep;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sundew_core::LogEntry;
@@ -27,6 +27,7 @@ pub use sundew_core::Record;
 use sundew_core::store::{BoxFuture, StoreError};
 
 use crate::clock;
+use crate::metrics::RecordMetrics;
 use crate::store::chain_log::{ChainLog, ChainLogError, DiskShare, DiskSpace, DiskState};
 pub use archive::Archive;
 use budget::Budgets;
@@ -102,6 +103,8 @@ pub struct JournalSettings {
 /// The writing end of the journal.
 pub struct Journal {
     budgets: Budgets,
+    /// Where records are counted, from when somebody wants that.
+    counts: OnceLock<Arc<RecordMetrics>>,
     folder: PathBuf,
     log: ChainLog,
     segments: Mutex<Segments>,
@@ -156,10 +159,12 @@ impl Journal {
     pub async fn write(&self, record: Record) -> Result<(), JournalError> {
         let durable = self.submit(&record)?;
         match tokio::time::timeout(DURABLE_WITHIN, durable).await {
-            Ok(Ok(result)) => Ok(result.map(drop)?),
-            Ok(Err(_)) => Err(ChainLogError::Poisoned.into()),
-            Err(_) => Err(JournalError::Timeout),
+            Ok(Ok(result)) => drop(result?),
+            Ok(Err(_)) => return Err(ChainLogError::Poisoned.into()),
+            Err(_) => return Err(JournalError::Timeout),
         }
+        self.count(&record);
+        Ok(())
     }
 
     /// Writes records that nothing may be left out of; once this answers, all of them are durable.
@@ -186,13 +191,26 @@ impl Journal {
         Ok(self.log.submit_to(share, payload)?)
     }
 
+    /// Counts every record from now on.
+    pub(crate) fn count_in(&self, counts: Arc<RecordMetrics>) {
+        self.counts.get_or_init(|| counts);
+    }
+
+    fn count(&self, record: &Record) {
+        if let Some(counts) = self.counts.get() {
+            counts.count(record);
+        }
+    }
+
     /// Writes a record that nothing waits for: of refusals, where nothing takes effect. One that may
     /// not use the reserve is left out when the disk has nothing else left.
     pub fn note(&self, record: Record) {
         let share = share_of(&record.event);
         if let Err(e) = self.log.submit_unwatched_to(share, record.encode()) {
             tracing::error!(error = %e, event = record.event, "record was lost");
+            return;
         }
+        self.count(&record);
     }
 
     /// Whether only the reserve of the disk is left, so that nothing is issued.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::UNIX_EPOCH;
 
 use sundew_core::LogEntry;
@@ -68,6 +68,7 @@ impl Journal {
         let closed = before.into_iter().map(closed).collect::<Result<_, _>>()?;
         Ok(Self {
             budgets: Budgets::new(settings.budget),
+            counts: OnceLock::new(),
             folder: folder.to_owned(),
             log,
             segments: Mutex::new(Segments {

@@ -8,6 +8,7 @@
 mod engine;
 mod engines;
 mod grant;
+mod overdue;
 mod postgres;
 mod queue;
 mod redis_acl;
@@ -33,6 +34,8 @@ use crate::refusal::Refusal;
 use crate::secret::Secrets;
 use crate::task_tree_index::TaskTreeIndex;
 pub(crate) use engines::RunningEngine;
+pub(crate) use overdue::LeaseCounts;
+use overdue::Overdue;
 
 /// A lock for each lease that is being made.
 type Making = HashMap<LeaseId, Weak<tokio::sync::Mutex<()>>>;
@@ -48,7 +51,8 @@ pub(crate) struct Leases {
     news: Notify,
     /// Tasks that have ended, or were suspended or resumed, and whose leases were not looked at yet.
     stopped: Mutex<Vec<TaskId>>,
-    counts: Mutex<(u64, u64)>,
+    counts: Mutex<HashMap<String, (u64, u64)>>,
+    overdue: Mutex<Overdue>,
     /// What is wrong with engines that cannot be used at all.
     unusable: Mutex<Vec<String>>,
     look_at_all: AtomicBool,
@@ -78,6 +82,7 @@ impl Leases {
             news: Notify::new(),
             stopped: Mutex::default(),
             counts: Mutex::default(),
+            overdue: Mutex::default(),
             unusable: Mutex::default(),
             look_at_all: AtomicBool::new(false),
             making: Mutex::default(),
@@ -102,9 +107,18 @@ impl Leases {
             .collect()
     }
 
-    /// How many leases there were lately over all engines, and how many of them were due.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many leases each engine had lately: all of them, those that were due, those that were
+    /// overdue, and for how long the oldest of these has been seen.
+    pub(crate) fn counts(&self) -> Vec<LeaseCounts> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let overdue = self.overdue.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_engine = |(engine, (all, due)): (&String, &(u64, u64))| LeaseCounts {
+            engine: engine.clone(),
+            all: *all,
+            due: *due,
+            overdue: overdue.of(engine),
+        };
+        counts.iter().map(of_engine).collect()
     }
 
     /// What is wrong with targets, for health.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -13,6 +13,7 @@ use sundew_core::{LeaseId, LeaseRecord};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::engine::{EngineError, Removed};
+use super::overdue::Overdue;
 use super::{Leases, RunningEngine};
 use crate::clock;
 use crate::journal;
@@ -120,26 +121,31 @@ impl Leases {
 
     /// Counts the leases of all engines, for metrics.
     async fn count_leases(&self) -> Result<(), Refusal> {
-        let (mut all, mut due) = (0_u64, 0_u64);
+        let mut counts = HashMap::new();
         for (name, _) in self.engines() {
-            let (leases, of_them_due) = self
-                .ledger
-                .records
-                .store()
-                .lease_counts(&name, clock::now_ms())
-                .await?;
-            all = all.saturating_add(leases);
-            due = due.saturating_add(of_them_due);
+            let store = self.ledger.records.store();
+            let of_engine = store.lease_counts(&name, clock::now_ms()).await?;
+            counts.insert(name, of_engine);
         }
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = (all, due);
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
         Ok(())
+    }
+
+    fn overdue(&self) -> MutexGuard<'_, Overdue> {
+        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches every lease there is, and makes those due whose task is gone.
     async fn look_at_all_leases(&self) -> Result<(), Refusal> {
-        let mut all = Vec::new();
-        self.each_lease(|lease| all.push((lease.id, lease.record)))
-            .await?;
+        let (mut all, mut overdue, now_ms) = (Vec::new(), Vec::new(), clock::now_ms());
+        self.each_lease(|lease| {
+            if lease.record.is_being_removed(lease.due_ms, now_ms) {
+                overdue.push((lease.id, lease.record.engine.clone()));
+            }
+            all.push((lease.id, lease.record));
+        })
+        .await?;
+        self.overdue().replace(overdue);
         for (id, record) in all {
             match self.ledger.records.look_at_task(record.task).await? {
                 Some(task) => self.watch(&task, id, &record),
@@ -268,6 +274,7 @@ impl Leases {
 
     /// Puts on the record that the credential of a lease is gone, and what went with it.
     fn note_removed(&self, id: LeaseId, record: &LeaseRecord, removed: &Removed) {
+        self.overdue().remove(&id);
         let noted = journal::record("lease_removed")
             .with("lease", id)
             .with("task", record.task)
@@ -300,6 +307,7 @@ impl Leases {
         id: LeaseId,
         error: &EngineError,
     ) -> Result<(), Refusal> {
+        self.overdue().note(id, &record.engine);
         if record.failures == 0 {
             let failed = journal::record("lease_removal_failed")
                 .with("lease", id)

@@ -146,6 +146,7 @@ impl LogFollower {
             let sent = clock::monotonic();
             let (applied, last) = log.read().applied();
             let beat = self.heartbeat(applied, last).await?;
+            log.progress.tip.store(beat.tip.0.0, Ordering::Relaxed);
             let agreement = log.agreement();
             let max_skew = agreement.bounds.max_clock_skew.to_std();
             self.store_clock.check(beat.now_ms, max_skew)?;
@@ -198,6 +199,7 @@ impl LogFollower {
                         window.steady_from = Some(sent);
                     }
                     window.fresh_until = Some(sent + freshness);
+                    window.renewed_at = Some(sent);
                 }
             });
             let others = beat

@@ -79,6 +79,8 @@ pub(super) struct Progress {
     pub(super) acks: watch::Sender<HeartbeatAck>,
     /// The number of endings that wait for other brokers at this moment.
     pub(super) waiting: AtomicUsize,
+    /// The last position of the log, as the last heartbeat told it.
+    pub(super) tip: AtomicU64,
     /// The number of failovers and of losses that were repaired. An acknowledgement of an earlier
     /// term counts for nothing.
     pub(super) term: AtomicU64,
@@ -96,6 +98,8 @@ pub(super) struct Window {
     pub(super) open_from: Option<Instant>,
     /// Since when the view has been renewed without interruption.
     pub(super) steady_from: Option<Instant>,
+    /// When the heartbeat was sent that renewed the view last.
+    pub(super) renewed_at: Option<Instant>,
 }
 
 /// How far this broker's heartbeats were acknowledged, and what they said of the other brokers.
@@ -235,6 +239,18 @@ impl RevocationLog {
         }
         let window = *self.window.read().unwrap_or_else(PoisonError::into_inner);
         window.steady_from.map_or(Duration::ZERO, clock::since)
+    }
+
+    /// Returns how long ago the heartbeat was sent that renewed the view, or this broker began.
+    pub(crate) fn view_age(&self) -> Duration {
+        let window = *self.window.read().unwrap_or_else(PoisonError::into_inner);
+        clock::since(window.renewed_at.unwrap_or(self.began.1))
+    }
+
+    /// Returns by how many positions this broker is behind the end of the log, as far as it knows.
+    pub(crate) fn behind(&self) -> u64 {
+        let tip = self.progress.tip.load(Ordering::Relaxed);
+        tip.saturating_sub(self.read().applied().0.0)
     }
 
     /// Returns the time for whatever ends something for good because its time is over, in

@@ -11,9 +11,11 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use sundew_attestation::LeftOut;
 use sundew_attestation::spiffe::BundleSet;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Bundles of one moment.
 #[derive(Debug)]
@@ -166,6 +168,24 @@ impl Trust {
             .cloned()
     }
 
+    /// When the broker's own SVID ends, in milliseconds since the epoch, if it has one.
+    #[must_use]
+    pub(crate) fn identity_until_ms(&self) -> Option<i64> {
+        let identity = self.identity()?;
+        not_after_ms(identity.cert.first()?)
+    }
+
+    /// When the last root of each trust domain's bundle ends, in milliseconds since the epoch.
+    #[must_use]
+    pub(crate) fn bundles_until_ms(&self) -> Vec<(String, i64)> {
+        let current = self.current();
+        let until = current.bundles.iter().map(|bundle| {
+            let last = bundle.certificates().filter_map(not_after_ms).max();
+            (bundle.trust_domain().to_string(), last.unwrap_or(0))
+        });
+        until.collect()
+    }
+
     /// The sources that do not work, each with the reason, and what cannot be used of others, for
     /// health.
     #[must_use]
@@ -183,6 +203,13 @@ impl Trust {
             )
             .collect()
     }
+}
+
+/// When a certificate ends, in milliseconds since the epoch; `None` if it is none.
+fn not_after_ms(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = parsed.validity().not_after.timestamp();
+    Some(seconds.saturating_mul(1000))
 }
 
 /// Says in the log which trust domains have another bundle, and which have none any more.

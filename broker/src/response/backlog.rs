@@ -109,6 +109,14 @@ impl Backlog {
         self.lock().remove(&id);
     }
 
+    /// The number of clean-ups that may not be done yet, and for how long the oldest of them has been
+    /// known.
+    pub(super) fn open(&self) -> (usize, Duration) {
+        let open = self.lock();
+        let oldest = open.values().map(|open| clock::since(open.since)).max();
+        (open.len(), oldest.unwrap_or_default())
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

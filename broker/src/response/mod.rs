@@ -73,6 +73,11 @@ impl Responses {
         }
     }
 
+    /// The clean-ups that may not be done yet, and for how long the oldest of them has been known.
+    pub(crate) fn open_cleanups(&self) -> (usize, Duration) {
+        self.backlog.open()
+    }
+
     /// Revokes as the consequence of something else, such as the end of a registration. Answers the
     /// name of the revocation.
     pub(crate) async fn revoke_for(

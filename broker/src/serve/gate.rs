@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
@@ -41,6 +42,12 @@ pub(super) struct Gate {
     pub(super) unfinished: Unfinished,
 }
 
+/// When a call came, and from where if nothing else is known of the caller.
+pub(super) struct Came {
+    pub(super) at: Instant,
+    pub(super) remote: Option<IpAddr>,
+}
+
 impl Gate {
     /// Serves a call of a workload.
     pub(super) async fn serve<R, Q, A, F>(
@@ -53,6 +60,10 @@ impl Gate {
     where
         F: Future<Output = Result<A, Refusal>>,
     {
+        let came = Came {
+            at: clock::monotonic(),
+            remote: None,
+        };
         let peer = match request.extensions().get::<Caller>() {
             Some(Caller::Workload(peer)) => Some(Arc::clone(peer)),
             Some(Caller::Anonymous(..)) | None => None,
@@ -61,7 +72,7 @@ impl Gate {
             Ok(peer) => use_case(Arc::clone(room), peer, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
-        self.answer(rpc, peer.as_deref(), None, result)
+        self.answer(rpc, peer.as_deref(), came, result)
     }
 
     /// Serves a call of an operator. The use case gets the proof of the role that it asks for.
@@ -196,10 +207,10 @@ impl Gate {
     pub(super) fn answer_anonymous<A>(
         &self,
         rpc: &'static str,
-        remote: Option<IpAddr>,
+        came: Came,
         result: Result<A, Refusal>,
     ) -> Answer<A> {
-        self.answer(rpc, None, remote, result)
+        self.answer(rpc, None, came, result)
     }
 
     /// Turns the result of a use case into what the caller hears, of whom the SVID or at least the
@@ -208,15 +219,16 @@ impl Gate {
         &self,
         rpc: &'static str,
         peer: Option<&Peer>,
-        remote: Option<IpAddr>,
+        came: Came,
         result: Result<A, Refusal>,
     ) -> Answer<A> {
+        self.refusals.took(rpc, came.at);
         match result {
             Ok(answer) => {
                 self.refusals.answered(rpc);
                 Ok(Response::new(answer))
             }
-            Err(refusal) => Err(self.refusals.refuse_at(rpc, peer, remote, &refusal)),
+            Err(refusal) => Err(self.refusals.refuse_at(rpc, peer, came.remote, &refusal)),
         }
     }
 }

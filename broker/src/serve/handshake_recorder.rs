@@ -19,7 +19,7 @@ pub(super) struct HandshakeRecorder {
 
 impl AcceptObserver for HandshakeRecorder {
     fn accepted(&self) {
-        self.metrics.handshake(HandshakeResult::Accepted);
+        self.metrics.calls().handshake(HandshakeResult::Accepted);
     }
 
     fn is_operator(&self, id: &SpiffeId) -> bool {
@@ -27,7 +27,7 @@ impl AcceptObserver for HandshakeRecorder {
     }
 
     fn refused(&self, remote: SocketAddr, cause: &HandshakeError) {
-        self.metrics.handshake(HandshakeResult::Refused);
+        self.metrics.calls().handshake(HandshakeResult::Refused);
         let kind = RefusalKind {
             event: "handshake_refused",
             rpc: None,

@@ -19,6 +19,7 @@ use crate::peer::files::{read_private, read_public};
 use crate::random::random_name;
 use crate::records::Records;
 use crate::store::embedded::EmbeddedStore;
+use crate::store::measured::measured;
 use crate::store::redis::{RedisSettings, RedisStore};
 
 /// The key of the configuration that names the active root key.
@@ -42,8 +43,9 @@ pub(super) struct Opened {
 /// Opens the store, the journal and the log. Waits for a store that is not there yet.
 pub(super) async fn open_ledger(config: &Config, metrics: &Metrics) -> Result<Opened, StartError> {
     let root = read_root_keys(config)?;
-    let store = open_store(&config.store).await?;
+    let store = measured(open_store(&config.store).await?, metrics.store());
     let (journal, endings) = open_journal(config)?;
+    journal.count_in(metrics.records());
     let alone = matches!(config.store, StoreConfig::Embedded(_));
     let agreement = agree(store.as_ref(), &root, &config.bounds, alone).await;
     let agreement = agreement.map_err(|error| {

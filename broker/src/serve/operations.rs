@@ -13,13 +13,16 @@ use tokio::sync::watch;
 
 use super::allowed_hosts::{self, AllowedHosts};
 use super::broker::{Broker, Ground};
+use crate::clock;
 use crate::journal::Journal;
 use crate::lease::Leases;
 use crate::liveness::RevocationLog;
-use crate::metrics::{Metrics, Readings};
+use crate::metrics::{LeaseReadings, Metrics, Readings};
 use crate::peer::Trust;
 use crate::records::Records;
 use crate::registry::Registry;
+use crate::response::Responses;
+use crate::task::Tasks;
 
 /// What is told of a broker that has not started: the alarm of one that answers nothing holds.
 const STARTING: &str = "# TYPE sundew_view_fresh gauge\nsundew_view_fresh 0\n# EOF\n";
@@ -36,6 +39,8 @@ pub(super) struct Health {
     metrics: Arc<Metrics>,
     records: Arc<Records>,
     registry: Arc<Registry>,
+    responses: Arc<Responses>,
+    tasks: Arc<Tasks>,
     trust: Arc<Trust>,
 }
 
@@ -49,6 +54,8 @@ impl Health {
             metrics: Arc::clone(&ground.metrics),
             records: Arc::clone(&ground.ledger.records),
             registry: Arc::clone(&broker.registry),
+            responses: Arc::clone(&broker.responses),
+            tasks: Arc::clone(&broker.tasks),
             trust: Arc::clone(&ground.trust),
         }
     }
@@ -90,6 +97,43 @@ impl Health {
         left_out
             .map(|(whose, parts)| (whose, parts.count()))
             .collect()
+    }
+
+    /// What metrics tell of this moment.
+    fn readings(&self) -> Readings {
+        let journal = self.journal.state();
+        let (sweep_age, tasks) = self.tasks.swept();
+        let leases = self.leases.counts().into_iter().map(|counts| {
+            let readings = LeaseReadings {
+                all: counts.all,
+                due: counts.due,
+                overdue: counts.overdue.0,
+                oldest_overdue: counts.overdue.1,
+            };
+            (counts.engine, readings)
+        });
+        Readings {
+            bundles_until_ms: self.trust.bundles_until_ms(),
+            cleanups: self.responses.open_cleanups(),
+            documents_altered: self.records.altered_documents(),
+            endings_pending: self.log.pending(),
+            journal_free: journal.free,
+            journal_length: journal.bytes,
+            journal_segments: journal.segments,
+            journal_upkeep_fails: journal.upkeep_problem.is_some(),
+            journal_writable: journal.problem.is_none(),
+            leases: leases.collect(),
+            log_behind: self.log.behind(),
+            problems: self.problems().len(),
+            ready: self.is_ready(),
+            svid_until_ms: self.trust.identity_until_ms(),
+            sweep_age,
+            tasks,
+            tasks_attended: self.tasks.attendance().count(),
+            trust_left_out: self.trust_left_out(),
+            view_age: self.log.view_age(),
+            view_fresh: self.log.view().is_ok(),
+        }
     }
 
     /// A source that fails while the last good state serves is for the operator, not for the load
@@ -159,21 +203,7 @@ async fn ready(State(current): State<CurrentHealth>) -> (StatusCode, String) {
 
 async fn metrics(State(current): State<CurrentHealth>) -> impl IntoResponse {
     let health = current.borrow().clone();
-    let text = health.map(|health| {
-        let journal = health.journal.state();
-        health.metrics.render(&Readings {
-            documents_altered: health.records.altered_documents(),
-            endings_pending: health.log.pending(),
-            journal_free: journal.free,
-            journal_length: journal.bytes,
-            journal_segments: journal.segments,
-            journal_upkeep_fails: journal.upkeep_problem.is_some(),
-            journal_writable: journal.problem.is_none(),
-            leases: health.leases.counts(),
-            trust_left_out: health.trust_left_out(),
-            view_fresh: health.log.view().is_ok(),
-        })
-    });
+    let text = health.map(|health| health.metrics.render(&health.readings(), clock::now_ms()));
     (
         [(
             header::CONTENT_TYPE,

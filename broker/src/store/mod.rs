@@ -3,5 +3,6 @@
 
 pub(crate) mod chain_log;
 pub mod embedded;
+pub(crate) mod measured;
 pub mod redis;
 mod refusing;

@@ -114,6 +114,11 @@ impl Attendance {
         self.lock().get(task).is_some()
     }
 
+    /// The number of tasks that are attended at this broker.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().iter().count()
+    }
+
     /// Answers the tasks that the store must get a report of now, because the last report is older
     /// than a third of their grace. With each comes the time at which the task is due if no other
     /// report follows, in milliseconds since the epoch. A task stays in the answer until

@@ -17,6 +17,7 @@ mod sweep;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sundew_attestation::BindingPurpose;
 use sundew_core::{
@@ -35,7 +36,7 @@ use crate::refusal_recorder::RefusalRecorder;
 use crate::secret::Secrets;
 use crate::wire::binding_message;
 use attendance::Attendance;
-use sweep::Answered;
+use sweep::{Answered, SweepState};
 
 /// The room of tasks.
 pub(crate) struct Tasks {
@@ -47,6 +48,7 @@ pub(crate) struct Tasks {
     limits: CallLimits,
     refusals: RefusalRecorder,
     secrets: Arc<Secrets>,
+    swept: SweepState,
     trust: Arc<Trust>,
 }
 
@@ -78,6 +80,7 @@ impl Tasks {
             limits,
             refusals,
             secrets,
+            swept: SweepState::new(),
             trust,
         }
     }
@@ -85,6 +88,12 @@ impl Tasks {
     /// The tasks that are attended at this broker.
     pub(crate) fn attendance(&self) -> &Arc<Attendance> {
         &self.attendance
+    }
+
+    /// How long ago a sweep ended, or the broker started, and how many tasks of all brokers there were
+    /// lately.
+    pub(crate) fn swept(&self) -> (Duration, u64) {
+        self.swept.read()
     }
 
     /// The caller's own task. Unknown and not yours are refused alike (AC-32, P11).

@@ -20,6 +20,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// How often it is looked whether reports on attended tasks are due: somewhat less than a third of
 /// the shortest grace, which is one second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
+/// How often tasks are counted, for metrics.
+const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// A store that takes longer than this to answer may have been away: somewhat less than two thirds of
 /// the shortest grace, which is how long a report may be late.
 const SLOW: Duration = Duration::from_millis(500);
@@ -68,6 +70,54 @@ impl Answered {
     }
 }
 
+/// What is known of sweeps, for metrics.
+pub(super) struct SweepState(Mutex<LastSweep>);
+
+#[derive(Clone, Copy)]
+struct LastSweep {
+    /// When a sweep ended, or the broker started.
+    ended: Instant,
+    /// When tasks were counted.
+    counted: Option<Instant>,
+    tasks: u64,
+}
+
+impl SweepState {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LastSweep {
+            ended: clock::monotonic(),
+            counted: None,
+            tasks: 0,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LastSweep> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long ago a sweep ended, and how many tasks there were lately.
+    pub(super) fn read(&self) -> (Duration, u64) {
+        let last = *self.lock();
+        (clock::since(last.ended), last.tasks)
+    }
+
+    /// Notes that a sweep ended.
+    fn end(&self) {
+        self.lock().ended = clock::monotonic();
+    }
+
+    fn is_count_due(&self) -> bool {
+        let counted = self.lock().counted;
+        counted.is_none_or(|at| clock::since(at) >= COUNT_INTERVAL)
+    }
+
+    /// Notes how many tasks there are.
+    fn count(&self, tasks: u64) {
+        let mut last = self.lock();
+        (last.counted, last.tasks) = (Some(clock::monotonic()), tasks);
+    }
+}
+
 impl Tasks {
     /// Reports to the store which tasks are attended here, for as long as it is polled.
     pub(crate) async fn report_attendance(self: Arc<Self>) {
@@ -99,11 +149,18 @@ impl Tasks {
     pub(crate) async fn sweep(self: Arc<Self>) {
         loop {
             match self.sweep_once().await {
+                // More is due than one sweep ends: nobody may say that all of it is done.
                 Ok(Swept::Full) => continue,
-                Ok(Swept::AllThatCanBe) => {}
+                Ok(Swept::AllThatCanBe) => self.swept.end(),
                 Err(error) => {
                     self.answered.none();
                     tracing::debug!(%error, "sweep");
+                }
+            }
+            if self.swept.is_count_due() {
+                match self.ledger.records.store().count_tasks().await {
+                    Ok(tasks) => self.swept.count(tasks),
+                    Err(error) => tracing::debug!(%error, "tasks are not counted"),
                 }
             }
             tokio::time::sleep(SWEEP_INTERVAL).await;

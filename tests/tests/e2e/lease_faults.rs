@@ -61,8 +61,21 @@ async fn t59_a_dead_target_is_tried_until_it_is_back_and_holds_up_no_other() {
     .await;
     let (_, health) = broker.http("/readyz").await.expect("health");
     assert!(health.contains("db/down"), "{health}");
-    let (_, metrics) = broker.http("/metrics").await.expect("metrics");
-    assert!(metrics.contains("sundew_leases_due"), "{metrics}");
+    // O3: whether or not the lease is due for another attempt at this moment.
+    until(
+        "metrics tell of what is overdue, and since when",
+        || async {
+            let (_, metrics) = broker.http("/metrics").await.expect("metrics");
+            let age = "sundew_lease_oldest_overdue_age_seconds{engine=\"db/down\"} ";
+            let age = metrics.lines().find_map(|line| line.strip_prefix(age));
+            metrics.contains("sundew_leases_overdue{engine=\"db/down\"} 1\n")
+                && metrics.contains("sundew_leases_overdue{engine=\"db/up\"} 0\n")
+                && age
+                    .and_then(|age| age.parse::<f64>().ok())
+                    .is_some_and(|age| age > 0.0)
+        },
+    )
+    .await;
     broker.restart().await;
     postgres.up().await;
     tokio::time::timeout(Duration::from_secs(30), async {

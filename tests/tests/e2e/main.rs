@@ -39,6 +39,7 @@ mod lease_targets;
 mod leases;
 mod manifest;
 mod membership;
+mod metrics;
 mod new_hosts;
 mod node;
 mod old_bytes;

@@ -243,12 +243,15 @@ async fn what_is_due_is_found_and_attendance_puts_nothing_on_the_list() {
                 .await,
             Ok(Reserved::Taken)
         );
+        // O3: it is counted whether or not it is due.
+        assert_eq!(store.count_tasks().await, Ok(1));
         assert_eq!(store.due(now + 499, 10).await, Ok(vec![]));
         assert_eq!(store.due(now + 500, 10).await, Ok(vec![A]));
         store.attend(vec![(A, now + 900)]).await.expect("attend");
         assert_eq!(store.due(now + 500, 10).await, Ok(vec![]));
         store.release_task("w", A).await.expect("release");
         assert_eq!(store.due(now + 10_000, 10).await, Ok(vec![]));
+        assert_eq!(store.count_tasks().await, Ok(0));
     })
     .await;
 }

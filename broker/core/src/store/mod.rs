@@ -135,6 +135,9 @@ pub trait Store: Send + Sync {
     /// that is on the list from the first page to the last is on at least one page.
     fn scan_tasks(&self, from: u64) -> BoxFuture<'_, TaskPage>;
 
+    /// Returns the number of tasks on the attendance list, of all workloads.
+    fn count_tasks(&self) -> BoxFuture<'_, u64>;
+
     /// Sets the times at which tasks on the attendance list are due next. A task that is not on the
     /// list is not put on it.
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()>;

@@ -1,6 +1,5 @@
 //! Calls of those who have no SVID.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use sundew_proto::v1::enrollment_service_server::EnrollmentService;
@@ -8,9 +7,10 @@ use sundew_proto::v1::*;
 use tonic::Request;
 
 use super::AnonymousEnrollment;
+use crate::clock;
 use crate::peer::{Caller, Channel};
 use crate::refusal::Refusal;
-use crate::serve::gate::Answer;
+use crate::serve::gate::{Answer, Came};
 
 /// The connection of a caller without an SVID.
 fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Refusal> {
@@ -20,11 +20,15 @@ fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Refusal> {
     }
 }
 
-/// Where a caller without an SVID is.
-fn remote<T>(request: &Request<T>) -> Option<IpAddr> {
-    match request.extensions().get::<Caller>()? {
-        Caller::Anonymous(_, remote) => Some(*remote),
-        Caller::Workload(peer) => Some(peer.remote().ip()),
+/// When a call came, and where its caller without an SVID is.
+fn came<T>(request: &Request<T>) -> Came {
+    let caller = request.extensions().get::<Caller>();
+    Came {
+        at: clock::monotonic(),
+        remote: caller.map(|caller| match caller {
+            Caller::Anonymous(_, remote) => *remote,
+            Caller::Workload(peer) => peer.remote().ip(),
+        }),
     }
 }
 
@@ -34,14 +38,13 @@ impl EnrollmentService for AnonymousEnrollment {
         &self,
         request: Request<EnrollChallengeRequest>,
     ) -> Answer<EnrollChallengeResponse> {
-        let remote = remote(&request);
+        let came = came(&request);
         let result =
             channel(&request).and_then(|channel| self.broker.enrollment.enroll_challenge(&channel));
-        self.gate
-            .answer_anonymous("EnrollChallenge", remote, result)
+        self.gate.answer_anonymous("EnrollChallenge", came, result)
     }
     async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
-        let remote = remote(&request);
+        let came = came(&request);
         let result = match channel(&request) {
             Ok(channel) => {
                 Arc::clone(&self.broker.enrollment)
@@ -50,13 +53,13 @@ impl EnrollmentService for AnonymousEnrollment {
             }
             Err(refusal) => Err(refusal),
         };
-        self.gate.answer_anonymous("Enroll", remote, result)
+        self.gate.answer_anonymous("Enroll", came, result)
     }
     async fn challenge_tpm_key(
         &self,
         request: Request<ChallengeTpmKeyRequest>,
     ) -> Answer<ChallengeTpmKeyResponse> {
-        let remote = remote(&request);
+        let came = came(&request);
         let result = match channel(&request) {
             Ok(_) => {
                 Arc::clone(&self.broker.tpm_keys)
@@ -65,14 +68,13 @@ impl EnrollmentService for AnonymousEnrollment {
             }
             Err(refusal) => Err(refusal),
         };
-        self.gate
-            .answer_anonymous("ChallengeTpmKey", remote, result)
+        self.gate.answer_anonymous("ChallengeTpmKey", came, result)
     }
     async fn activate_tpm_key(
         &self,
         request: Request<ActivateTpmKeyRequest>,
     ) -> Answer<ActivateTpmKeyResponse> {
-        let remote = remote(&request);
+        let came = came(&request);
         let result = match channel(&request) {
             Ok(_) => {
                 Arc::clone(&self.broker.tpm_keys)
@@ -81,28 +83,22 @@ impl EnrollmentService for AnonymousEnrollment {
             }
             Err(refusal) => Err(refusal),
         };
-        self.gate.answer_anonymous("ActivateTpmKey", remote, result)
+        self.gate.answer_anonymous("ActivateTpmKey", came, result)
     }
     async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
         self.gate
-            .answer_anonymous("Renew", remote(&request), Err(Refusal::Unauthenticated))
+            .answer_anonymous("Renew", came(&request), Err(Refusal::Unauthenticated))
     }
     async fn list_entries(
         &self,
         request: Request<ListEntriesRequest>,
     ) -> Answer<ListEntriesResponse> {
-        self.gate.answer_anonymous(
-            "ListEntries",
-            remote(&request),
-            Err(Refusal::Unauthenticated),
-        )
+        self.gate
+            .answer_anonymous("ListEntries", came(&request), Err(Refusal::Unauthenticated))
     }
     async fn issue_entry(&self, request: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
-        self.gate.answer_anonymous(
-            "IssueEntry",
-            remote(&request),
-            Err(Refusal::Unauthenticated),
-        )
+        self.gate
+            .answer_anonymous("IssueEntry", came(&request), Err(Refusal::Unauthenticated))
     }
     async fn issue_entry_jwt(
         &self,
@@ -110,7 +106,7 @@ impl EnrollmentService for AnonymousEnrollment {
     ) -> Answer<IssueEntryJwtResponse> {
         self.gate.answer_anonymous(
             "IssueEntryJwt",
-            remote(&request),
+            came(&request),
             Err(Refusal::Unauthenticated),
         )
     }

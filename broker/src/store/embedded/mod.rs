@@ -301,6 +301,10 @@ impl Store for EmbeddedStore {
         Box::pin(ready(Ok(self.scan_due_list(from))))
     }
 
+    fn count_tasks(&self) -> BoxFuture<'_, u64> {
+        Box::pin(ready(Ok(self.count_due_list())))
+    }
+
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.set_due_times(due) })
     }

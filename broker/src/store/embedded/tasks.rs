@@ -185,6 +185,11 @@ impl EmbeddedStore {
         Ok(())
     }
 
+    /// Returns how many tasks there are on the attendance list.
+    pub(super) fn count_due_list(&self) -> u64 {
+        u64::try_from(self.lock().due.len()).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn due_tasks(&self, now_ms: i64, limit: usize) -> Vec<TaskId> {
         self.lock()
             .due

@@ -214,6 +214,10 @@ impl Store for RedisStore {
         Box::pin(self.tasks.scan(from))
     }
 
+    fn count_tasks(&self) -> BoxFuture<'_, u64> {
+        Box::pin(self.tasks.count())
+    }
+
     fn attend(&self, due: Vec<(TaskId, i64)>) -> BoxFuture<'_, ()> {
         Box::pin(self.tasks.attend(due))
     }

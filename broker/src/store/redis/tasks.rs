@@ -187,6 +187,11 @@ impl Tasks {
         Ok(())
     }
 
+    /// Returns how many tasks there are on the attendance list.
+    pub(super) async fn count(&self) -> Result<u64, StoreError> {
+        self.executor.query(cmd("ZCARD").arg(DUE)).await
+    }
+
     pub(super) async fn due(&self, now_ms: i64, limit: usize) -> Result<Vec<TaskId>, StoreError> {
         let mut command = cmd("ZRANGEBYSCORE");
         command
