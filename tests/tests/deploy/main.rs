@@ -4,6 +4,7 @@ mod acl;
 mod cluster;
 mod container;
 mod kubernetes;
+mod monitoring;
 mod package;
 mod readers;
 mod secrets;
