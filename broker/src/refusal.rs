@@ -93,6 +93,9 @@ pub enum Refusal {
     /// The secret, task or workload that the request names does not exist.
     #[error("{0} does not exist")]
     NotFound(&'static str),
+    /// An operator named something that does not exist. Whoever has the role may know that.
+    #[error("there is no such {0}")]
+    Absent(&'static str),
     /// A document of the store is older than what this broker knows: somebody put it back (L22).
     #[error(
         "record of {what}: altered: the store has version {}, and version {} is known",
@@ -119,6 +122,9 @@ pub enum Refusal {
     /// The caller does not have the role that the request needs.
     #[error("caller lacks the role `{0}`")]
     Role(&'static str),
+    /// An operator lacks a role for this, and has another one.
+    #[error("operator lacks the role `{0}`")]
+    OtherRole(&'static str),
     /// A stored record does not open.
     #[error("record of {what}: {cause}")]
     Seal {
@@ -218,6 +224,16 @@ impl Refusal {
         }
     }
 
+    /// Returns the refusal for a caller who has proven the role of the call. C6: whoever may see all
+    /// that the call is about may know that there is no such thing.
+    #[must_use]
+    pub fn for_operator(self) -> Self {
+        if let Self::NotFound(what) = self {
+            return Self::Absent(what);
+        }
+        self
+    }
+
     /// Returns the status that the caller hears: a fixed code and text for the kind of cause, and
     /// the correlation id that leads an operator to the record.
     #[must_use]
@@ -261,6 +277,14 @@ impl Refusal {
             }
             Self::Journal(JournalError::Budget) | Self::RateLimit => {
                 Answer::new(Code::ResourceExhausted, "RATE_LIMIT", "too many requests")
+            }
+            Self::Absent(what) => {
+                let text = format!("there is no such {what}");
+                Answer::new(Code::NotFound, "NOT_FOUND", text)
+            }
+            Self::OtherRole(role) => {
+                let text = format!("not permitted: this needs the role `{role}`");
+                Answer::new(Code::PermissionDenied, "MISSING_ROLE", text)
             }
             Self::Append(_)
             | Self::Engine(_)

@@ -134,6 +134,7 @@ pub(crate) fn remote_text(remote: IpAddr) -> String {
 /// The sort of a cause, under which refusals are counted together. T84: a closed set.
 fn class(refusal: &Refusal) -> &'static str {
     match refusal {
+        Refusal::Absent(_) => "not_found",
         Refusal::Appraisal(_) => "evidence",
         Refusal::Append(_) => "log",
         Refusal::Binding => "binding",
@@ -163,7 +164,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::UntrustedManufacturer(_) => "manufacturer",
         Refusal::Quarantined => "quarantined",
         Refusal::RateLimit => "rate_limit",
-        Refusal::Role(_) => "role",
+        Refusal::OtherRole(_) | Refusal::Role(_) => "role",
         Refusal::Seal { .. } => "seal",
         Refusal::NotFound(_) => "not_found",
         Refusal::Stale(_) => "stale",

@@ -36,6 +36,18 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
     let limit = |reason, text| (Code::ResourceExhausted, reason, text);
     let store = || StoreError::Unavailable(CAUSE.to_owned());
     vec![
+        (
+            R::Absent("task"),
+            (Code::NotFound, "NOT_FOUND", "there is no such task"),
+        ),
+        (
+            R::OtherRole("registrar"),
+            (
+                Code::PermissionDenied,
+                "MISSING_ROLE",
+                "not permitted: this needs the role `registrar`",
+            ),
+        ),
         (R::Append(AppendError::Store(store())), UNAVAILABLE),
         (R::Appraisal(AppraisalError::Consumed), NOT_PERMITTED),
         (R::Binding, NOT_PERMITTED),
@@ -163,7 +175,8 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
 /// Counts the variants. A new one breaks this match, and belongs into the table too.
 fn number_of_variants() -> usize {
     let known = |refusal: &Refusal| match refusal {
-        Refusal::Append(_)
+        Refusal::Absent(_)
+        | Refusal::Append(_)
         | Refusal::Appraisal(_)
         | Refusal::Binding
         | Refusal::Challenge
@@ -180,6 +193,7 @@ fn number_of_variants() -> usize {
         | Refusal::JoinToken
         | Refusal::Journal(_)
         | Refusal::NotFound(_)
+        | Refusal::OtherRole(_)
         | Refusal::Outdated { .. }
         | Refusal::OpenCalls
         | Refusal::Unfinished
@@ -205,7 +219,7 @@ fn number_of_variants() -> usize {
         | Refusal::NodeGone
         | Refusal::TpmBarred
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 43,
+        | Refusal::UntrustedManufacturer(_) => 45,
     };
     known(&Refusal::Binding)
 }
@@ -255,8 +269,12 @@ fn the_public_answer_never_contains_the_cause() {
         let details = String::from_utf8_lossy(status.details()).into_owned();
         for public in [status.message(), details.as_str()] {
             assert!(!public.contains(CAUSE), "{refusal:?}: {public}");
-            // A malformed field and a reused key are the caller's own; the caller hears the cause.
-            let own = matches!(refusal, Refusal::Invalid { .. } | Refusal::Idempotency);
+            // A malformed field, a reused key and what an operator named are the caller's own; the
+            // caller hears the cause.
+            let own = matches!(
+                refusal,
+                Refusal::Absent(_) | Refusal::Invalid { .. } | Refusal::Idempotency
+            );
             assert!(own || !public.contains(&cause), "{refusal:?}: {public}");
         }
     }

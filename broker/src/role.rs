@@ -109,18 +109,16 @@ impl Operators {
 
     /// The proof that the caller has the role, or a refusal that names the role.
     pub(crate) fn prove<R: RoleType>(&self, peer: &Arc<Peer>) -> Result<Operator<R>, Refusal> {
-        let granted = self
-            .0
-            .load()
-            .get(peer.id())
-            .is_some_and(|roles| roles.contains(&R::ROLE));
-        if granted {
-            Ok(Operator {
+        let all = self.0.load();
+        let roles = all.get(peer.id()).filter(|roles| !roles.is_empty());
+        match roles {
+            Some(roles) if roles.contains(&R::ROLE) => Ok(Operator {
                 peer: Arc::clone(peer),
                 role: PhantomData,
-            })
-        } else {
-            Err(Refusal::Role(R::ROLE.as_str()))
+            }),
+            // P11: an operator may know which role it is; nobody else learns what there is.
+            Some(_) => Err(Refusal::OtherRole(R::ROLE.as_str())),
+            None => Err(Refusal::Role(R::ROLE.as_str())),
         }
     }
 }

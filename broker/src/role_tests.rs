@@ -32,9 +32,10 @@ async fn one_role_is_no_proof_of_another() {
     let operators = Operators::new(roles(peer.id(), &[Role::Registrar]));
     let registrar = operators.prove::<Registrar>(&peer).unwrap();
     assert_eq!(registrar.id(), peer.id());
+    // C6: an operator hears which role is missing.
     assert_refused!(
         operators.prove::<Responder>(&peer),
-        Refusal::Role("responder")
+        Refusal::OtherRole("responder")
     );
 }
 

@@ -88,7 +88,8 @@ impl Gate {
         F: Future<Output = Result<A, Refusal>>,
     {
         self.serve(rpc, room, request, |room, peer, body| async move {
-            use_case(room, self.operators.prove(&peer)?, body).await
+            let done = use_case(room, self.operators.prove(&peer)?, body).await;
+            done.map_err(Refusal::for_operator)
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use serde_json::json;
+use sundew_proto::v1::ShowTaskRequest;
 use sundew_tests::calls::Caller;
 use sundew_tests::until;
 use sundew_tests::world::World;
@@ -63,6 +64,43 @@ fn allowed(service: &str, who: &str) -> bool {
 }
 
 #[tokio::test]
+async fn c6_an_operator_hears_what_there_is_not_and_which_role_is_missing() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let show = |who: &'static str| {
+        let caller = world.caller(&broker, who);
+        async move {
+            let request = ShowTaskRequest {
+                task_id: "task-00000000000000000000000000000000".to_owned(),
+            };
+            let status = caller
+                .response()
+                .show_task(request)
+                .await
+                .expect_err("no task");
+            (status.code(), status.message().to_owned())
+        }
+    };
+    let said = |code, text: &str| (code, text.to_owned());
+    assert_eq!(
+        show("/responder").await,
+        said(Code::NotFound, "there is no such task")
+    );
+    assert_eq!(
+        show("/registrar").await,
+        said(
+            Code::PermissionDenied,
+            "not permitted: this needs the role `responder`"
+        )
+    );
+    // P11: who has no role learns nothing.
+    assert_eq!(
+        show("/stranger").await,
+        said(Code::PermissionDenied, "not permitted")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_rpc_refuses_every_wrong_caller() {
     let world = World::embedded();
     let broker = world.broker().await;
@@ -107,7 +145,19 @@ async fn every_rpc_refuses_every_wrong_caller() {
             );
             assert!(expected, "{who} at {path}: {status}");
             if status.code() == Code::PermissionDenied {
-                assert_eq!(status.message(), "not permitted", "{who} at {path}");
+                // C6: an operator hears which role is missing.
+                let role = match service.as_str() {
+                    "RegistryService" => "registrar",
+                    "ResponseService" => "responder",
+                    _ => "introspector",
+                };
+                let missing = format!("not permitted: this needs the role `{role}`");
+                let is_operator = ["introspector", "registrar", "responder"].contains(who);
+                let is_said = is_operator && status.message() == missing;
+                assert!(
+                    is_said || status.message() == "not permitted",
+                    "{who} at {path}"
+                );
             }
             until("exactly one record", || async {
                 broker.refusals(method).len() == before + 1
