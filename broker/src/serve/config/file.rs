@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::Ttl;
 
@@ -353,22 +354,30 @@ struct Sections {
 }
 
 impl Sections {
-    /// Reads a section that may be missing. An error is noted by its path in the file.
+    /// Reads a section that may be missing. An error is noted by its path in the file. C6: a key that
+    /// is wrong is taken out and the rest is read again, so that a section tells of each of its keys.
     fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
-        let value = self.table.remove(name)?;
-        match serde_path_to_error::deserialize(value) {
-            Ok(section) => Some(section),
-            Err(error) => {
-                let path = error.path().to_string();
-                let path = if path == "." {
-                    String::new()
-                } else {
-                    format!(".{path}")
-                };
-                self.errors
-                    .push(format!("{name}{path}: {}", error.inner().message()));
-                None
+        let mut value = self.table.remove(name)?;
+        let mut taken_out = Vec::new();
+        loop {
+            let error = match serde_path_to_error::deserialize(value.clone()) {
+                Ok(section) => return taken_out.is_empty().then_some(section),
+                Err(error) => error,
+            };
+            let message = error.inner().message();
+            // One that is missing because it was taken out is told already.
+            let is_told = |key: &String| message == format!("missing field `{key}`");
+            if taken_out.iter().any(is_told) {
+                return None;
             }
+            let path = error.path().to_string();
+            let path = if path == "." {
+                String::new()
+            } else {
+                format!(".{path}")
+            };
+            self.errors.push(format!("{name}{path}: {message}"));
+            taken_out.push(take_out(&mut value, error.path())?);
         }
     }
 
@@ -378,5 +387,22 @@ impl Sections {
             self.errors.push(format!("{name}: section is missing"));
         }
         self.take(name)
+    }
+}
+
+/// Takes the key at a path out of a section, and returns its name; nothing if the path ends at none.
+fn take_out(section: &mut toml::Value, path: &serde_path_to_error::Path) -> Option<String> {
+    let mut place = section;
+    let mut segments = path.iter().peekable();
+    loop {
+        match segments.next()? {
+            Segment::Map { key } if segments.peek().is_none() => {
+                place.as_table_mut()?.remove(key)?;
+                return Some(key.clone());
+            }
+            Segment::Map { key } => place = place.as_table_mut()?.get_mut(key)?,
+            Segment::Seq { index } => place = place.as_array_mut()?.get_mut(*index)?,
+            Segment::Enum { .. } | Segment::Unknown => return None,
+        }
     }
 }

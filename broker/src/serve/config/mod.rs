@@ -26,6 +26,7 @@ use crate::store::redis::{Durability, RedisUrl};
 
 mod checks;
 mod file;
+mod files;
 mod reload;
 mod store;
 mod trust;
