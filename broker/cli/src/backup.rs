@@ -2,12 +2,12 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
-use serde_json::json;
+use serde::Serialize;
 use sundew_broker::backup::{Backup, Outcome, RestoreMode, Restored};
 use sundew_broker::serve::config::Config;
 use sundew_broker::serve::open_store_of;
@@ -16,7 +16,7 @@ use sundew_core::store::Store;
 use sundew_core::version_text;
 
 use crate::args::Restore;
-use crate::output::{Output, escape, table};
+use crate::output::{Output, View, escape, table};
 use crate::timestamp::{format_timestamp, now_ms};
 
 async fn open(path: &Path) -> Result<(Arc<dyn Store>, Arc<RootKey>)> {
@@ -39,21 +39,12 @@ pub(crate) async fn backup(output: &Output, config: &Path, file: &Path) -> Resul
         .with_context(name)?;
     written.sync_all().with_context(name)?;
     std::fs::rename(&fresh, file).with_context(|| file.display().to_string())?;
-    let value = json!({
-        "file": file,
-        "documents": backup.documents(),
-        "position": backup.position(),
-        "created_at_ms": backup.created_at_ms(),
-    });
-    output.result(&value, || {
-        vec![format!(
-            "{}: {} documents, and the revocation log up to {}; its secrets are sealed, and it is \
-             of no use without the root key",
-            file.display(),
-            backup.documents(),
-            backup.position()
-        )]
-    });
+    output.show(&BackupView {
+        file: file.to_owned(),
+        documents: backup.documents(),
+        position: backup.position(),
+        created_at_ms: backup.created_at_ms(),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -68,35 +59,101 @@ pub(crate) async fn restore(output: &Output, command: Restore) -> Result<ExitCod
         (false, false) => RestoreMode::Fill,
     };
     let told = sundew_broker::backup::restore(&store, &root, &backup, mode, now_ms()).await?;
-    let value = json!({
-        "created_at_ms": backup.created_at_ms(),
-        "checked": command.check,
-        "documents": told,
-    });
-    output.result(&value, || lines(&backup, &told, command.check));
+    output.show(&RestoreView {
+        created_at_ms: backup.created_at_ms(),
+        checked: command.check,
+        items: told.iter().map(RestoredRow::from).collect(),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn lines(backup: &Backup, told: &[Restored], check: bool) -> Vec<String> {
-    let made = format_timestamp(backup.created_at_ms());
-    let done = if check { "would become" } else { "became" };
-    let mut lines = vec![format!("backup of {made}; this {done} of the documents:")];
-    let version = |version: u64| match version {
-        0 => String::new(),
-        known => version_text(known),
-    };
-    let row = |told: &Restored| {
-        vec![
-            told.kind.as_str().to_owned(),
-            escape(&told.name, 256),
-            word(told.outcome).to_owned(),
-            version(told.saved),
-            version(told.known),
-        ]
-    };
-    let rows: Vec<_> = told.iter().map(row).collect();
-    lines.extend(table(&["KIND", "NAME", "BECOMES", "SAVED", "KNOWN"], &rows));
-    lines
+/// A backup that was written.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct BackupView {
+    file: PathBuf,
+    documents: usize,
+    /// How far it has the revocation log.
+    position: u64,
+    created_at_ms: i64,
+}
+
+impl View for BackupView {
+    const KIND: &'static str = "backup";
+
+    fn lines(&self) -> Vec<String> {
+        vec![format!(
+            "{}: {} documents, and the revocation log up to {}; its secrets are sealed, and it is \
+             of no use without the root key",
+            self.file.display(),
+            self.documents,
+            self.position
+        )]
+    }
+}
+
+/// What became of a backup, or would.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct RestoreView {
+    created_at_ms: i64,
+    /// Whether nothing was changed.
+    checked: bool,
+    items: Vec<RestoredRow>,
+}
+
+/// What becomes of a document.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct RestoredRow {
+    kind: &'static str,
+    name: String,
+    becomes: &'static str,
+    /// The version in the backup, and the newest one that is known; 0 for none.
+    saved: u64,
+    known: u64,
+}
+
+impl From<&Restored> for RestoredRow {
+    fn from(told: &Restored) -> Self {
+        Self {
+            kind: told.kind.as_str(),
+            name: told.name.clone(),
+            becomes: word(told.outcome),
+            saved: told.saved,
+            known: told.known,
+        }
+    }
+}
+
+impl View for RestoreView {
+    const KIND: &'static str = "restore";
+
+    fn lines(&self) -> Vec<String> {
+        let made = format_timestamp(self.created_at_ms);
+        let done = if self.checked {
+            "would become"
+        } else {
+            "became"
+        };
+        let mut lines = vec![format!("backup of {made}; this {done} of the documents:")];
+        let version = |version: u64| match version {
+            0 => String::new(),
+            known => version_text(known),
+        };
+        let row = |told: &RestoredRow| {
+            vec![
+                told.kind.to_owned(),
+                escape(&told.name, 256),
+                told.becomes.to_owned(),
+                version(told.saved),
+                version(told.known),
+            ]
+        };
+        let rows: Vec<_> = self.items.iter().map(row).collect();
+        lines.extend(table(&["KIND", "NAME", "BECOMES", "SAVED", "KNOWN"], &rows));
+        lines
+    }
 }
 
 fn word(outcome: Outcome) -> &'static str {
@@ -111,4 +168,13 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Withdrawn => "counts as deleted",
         Outcome::Written => "written",
     }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![
+        crate::shapes::of::<BackupView>(),
+        crate::shapes::of::<RestoreView>(),
+    ]
 }

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_proto::v1::{Bounds, SetBoundsRequest, ShowBoundsRequest, ShowBoundsResponse};
 use sundew_sdk::Ttl;
 
 use crate::args::{BoundsCommand, Connect};
 use crate::client::{registry, status_error};
-use crate::output::{Output, escape, table};
+use crate::output::{Output, View, escape, table};
 
 pub(crate) async fn bounds(
     connect: &Connect,
@@ -42,19 +42,7 @@ async fn show(connect: &Connect, output: &Output) -> Result<ExitCode> {
         .await
         .map_err(status_error)?
         .into_inner();
-    let brokers = answer.brokers.iter().map(|broker| {
-        json!({
-            "broker": broker.broker, "version": broker.version,
-            "allowed": broker.allowed.as_ref().map(bounds_json),
-        })
-    });
-    let value = json!({
-        "version": answer.version,
-        "bounds": answer.bounds.as_ref().map(bounds_json),
-        "longest_alive_ms": answer.longest_alive_ms,
-        "brokers": brokers.collect::<Vec<_>>(),
-    });
-    output.result(&value, || lines(&answer));
+    output.show(&BoundsView::from(answer))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -65,20 +53,72 @@ async fn set(connect: &Connect, output: &Output, request: SetBoundsRequest) -> R
         .await
         .map_err(status_error)?
         .into_inner();
-    let bounds = answer.bounds.unwrap_or_default();
-    let value = json!({ "version": answer.version, "bounds": bounds_json(&bounds) });
-    output.result(&value, || {
-        let row = row("agreed".to_owned(), answer.version, Some(&bounds));
-        table(&HEADING, &[row])
-    });
+    output.show(&BoundsView {
+        version: answer.version,
+        bounds: answer.bounds.map(BoundsFields::from),
+        longest_alive_ms: 0,
+        brokers: Vec::new(),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn bounds_json(bounds: &Bounds) -> Value {
-    json!({
-        "freshness_ms": bounds.freshness_ms, "max_clock_skew_ms": bounds.max_clock_skew_ms,
-        "max_task_ttl_ms": bounds.max_task_ttl_ms, "replicas": bounds.replicas,
-    })
+/// Bounds.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct BoundsFields {
+    freshness_ms: i64,
+    max_clock_skew_ms: i64,
+    max_task_ttl_ms: i64,
+    replicas: u32,
+}
+
+impl From<Bounds> for BoundsFields {
+    fn from(bounds: Bounds) -> Self {
+        Self {
+            freshness_ms: bounds.freshness_ms,
+            max_clock_skew_ms: bounds.max_clock_skew_ms,
+            max_task_ttl_ms: bounds.max_task_ttl_ms,
+            replicas: bounds.replicas,
+        }
+    }
+}
+
+/// What the file of a broker allows.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct AllowedRow {
+    broker: String,
+    version: u64,
+    /// Absent for a broker of a version before bounds.
+    allowed: Option<BoundsFields>,
+}
+
+/// The agreement of all brokers, and what the file of each allows.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct BoundsView {
+    version: u64,
+    bounds: Option<BoundsFields>,
+    /// How long a task may live that was begun before the longest task was shortened; 0 if that is
+    /// not told.
+    longest_alive_ms: i64,
+    brokers: Vec<AllowedRow>,
+}
+
+impl From<ShowBoundsResponse> for BoundsView {
+    fn from(answer: ShowBoundsResponse) -> Self {
+        let brokers = answer.brokers.into_iter().map(|broker| AllowedRow {
+            broker: broker.broker,
+            version: broker.version,
+            allowed: broker.allowed.map(BoundsFields::from),
+        });
+        Self {
+            version: answer.version,
+            bounds: answer.bounds.map(BoundsFields::from),
+            longest_alive_ms: answer.longest_alive_ms,
+            brokers: brokers.collect(),
+        }
+    }
 }
 
 const HEADING: [&str; 6] = [
@@ -91,7 +131,7 @@ const HEADING: [&str; 6] = [
 ];
 
 /// A row of the table: the agreement, or what the file of a broker allows.
-fn row(name: String, version: u64, bounds: Option<&Bounds>) -> Vec<String> {
+fn row(name: String, version: u64, bounds: Option<&BoundsFields>) -> Vec<String> {
     let ttl = |ms| Ttl::from_ms(ms).map_or_else(|_| format!("{ms}ms"), |ttl| ttl.to_string());
     let cells = match bounds {
         None => vec!["(older version)".to_owned()],
@@ -105,26 +145,32 @@ fn row(name: String, version: u64, bounds: Option<&Bounds>) -> Vec<String> {
     [vec![name, version.to_string()], cells].concat()
 }
 
-fn lines(answer: &ShowBoundsResponse) -> Vec<String> {
-    let mut rows = vec![row(
-        "agreed".to_owned(),
-        answer.version,
-        answer.bounds.as_ref(),
-    )];
-    for broker in &answer.brokers {
-        let name = format!("allowed by {}", escape(&broker.broker, 64));
-        rows.push(row(name, broker.version, broker.allowed.as_ref()));
+impl View for BoundsView {
+    const KIND: &'static str = "bounds";
+
+    fn lines(&self) -> Vec<String> {
+        let agreed = self.bounds.as_ref();
+        let mut rows = vec![row("agreed".to_owned(), self.version, agreed)];
+        for broker in &self.brokers {
+            let name = format!("allowed by {}", escape(&broker.broker, 64));
+            rows.push(row(name, broker.version, broker.allowed.as_ref()));
+        }
+        let mut lines = table(&HEADING, &rows);
+        if agreed.is_some_and(|now| now.max_task_ttl_ms < self.longest_alive_ms) {
+            let longest = Ttl::from_ms(self.longest_alive_ms).map(|ttl| ttl.to_string());
+            lines.push(format!(
+                "tasks that were begun before max_task_ttl was shortened may live for {}",
+                longest.unwrap_or_default()
+            ));
+        }
+        lines
     }
-    let mut lines = table(&HEADING, &rows);
-    let now = answer.bounds.as_ref().map(|bounds| bounds.max_task_ttl_ms);
-    if now.is_some_and(|now| now < answer.longest_alive_ms) {
-        let longest = Ttl::from_ms(answer.longest_alive_ms).map(|ttl| ttl.to_string());
-        lines.push(format!(
-            "tasks that were begun before max_task_ttl was shortened may live for {}",
-            longest.unwrap_or_default()
-        ));
-    }
-    lines
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![crate::shapes::of::<BoundsView>()]
 }
 
 #[cfg(test)]
@@ -158,7 +204,7 @@ mod tests {
             ],
         };
         assert_eq!(
-            lines(&answer),
+            BoundsView::from(answer).lines(),
             [
                 "BROKER        VERSION  FRESHNESS        MAX_CLOCK_SKEW  MAX_TASK_TTL  REPLICAS",
                 "agreed        3        1s               500ms           1h            1",

@@ -1,8 +1,11 @@
 //! Connections from the command line to a broker.
 
+mod workload_api;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
@@ -13,9 +16,12 @@ use sundew_sdk::{
 };
 use tonic::Status;
 use tonic::transport::Channel;
-use tonic_types::StatusExt as _;
 
 use crate::args::Connect;
+use crate::failure::CallError;
+
+/// What to do where no broker is named.
+const NO_BROKER: &str = "no broker: set --broker or SUNDEW_BROKER to its host:port";
 
 /// Returns the settings of the SDK for a command line.
 ///
@@ -31,7 +37,8 @@ pub(crate) fn settings(connect: &Connect) -> Settings {
     }
 }
 
-/// Returns an agent that shows whatever evidence the environment lets it collect.
+/// Returns an agent that shows whatever evidence the environment lets it collect. Agents wait for
+/// their identity for a while: they may be there before their registration.
 pub(crate) async fn agent(connect: &Connect) -> Result<Agent> {
     Ok(Agent::builder(settings(connect)).build().await?)
 }
@@ -39,16 +46,48 @@ pub(crate) async fn agent(connect: &Connect) -> Result<Agent> {
 /// Opens a connection for a caller that shows its SVID and no evidence.
 pub(crate) async fn connection(connect: &Connect) -> Result<Connection> {
     let settings = settings(connect);
-    let broker = settings
-        .broker
-        .clone()
-        .context("no broker: set --broker or SUNDEW_BROKER to its host:port")?;
-    let identity = IdentitySource::open(&settings).await?.current();
+    let broker = settings.broker.clone().context(NO_BROKER)?;
+    let identity = open_identity(&settings).await?;
     Ok(Connection::open(
         &broker,
         broker_id(connect, &identity)?,
         identity,
     )?)
+}
+
+/// Opens a connection to each broker for which the address stands, with the address of each: the name
+/// of a Kubernetes service without an address of its own stands for all of them.
+pub(crate) async fn each_broker(connect: &Connect) -> Result<Vec<(String, Connection)>> {
+    let settings = settings(connect);
+    let broker = settings.broker.clone().context(NO_BROKER)?;
+    let identity = open_identity(&settings).await?;
+    let found = tokio::net::lookup_host(&broker).await;
+    let found: BTreeSet<_> = found.with_context(|| broker.clone())?.collect();
+    let addresses = match found.len() {
+        0 | 1 => vec![broker],
+        _ => found.iter().map(ToString::to_string).collect(),
+    };
+    let mut connections = Vec::new();
+    for address in addresses {
+        let id = broker_id(connect, &identity)?;
+        let connection = Connection::open(&address, id, std::sync::Arc::clone(&identity))?;
+        connections.push((address, connection));
+    }
+    Ok(connections)
+}
+
+/// Returns the SVID with which commands connect. C6: where a Workload API has none, that is said at
+/// once, and not after the time for which an agent waits for its registration.
+pub(crate) async fn open_identity(settings: &Settings) -> Result<std::sync::Arc<Identity>> {
+    match (&settings.svid_dir, &settings.endpoint_socket) {
+        (None, None) => bail!(
+            "no identity: set --svid-dir or SUNDEW_SVID_DIR to a folder with svid.pem, key.pem and \
+             bundle.pem, or SPIFFE_ENDPOINT_SOCKET to a Workload API"
+        ),
+        (None, Some(socket)) => workload_api::require_identity(socket).await?,
+        (Some(_), _) => {}
+    }
+    Ok(IdentitySource::open(settings).await?.current())
 }
 
 /// Opens a connection to a broker's enrollment listener, for a caller that has no SVID yet.
@@ -105,71 +144,16 @@ pub(crate) async fn response(connect: &Connect) -> Result<ResponseServiceClient<
 }
 
 /// Returns a gRPC status as an error of one line that says what to do next.
-///
-/// The line ends with the correlation id under which the broker's journal has the reason, if the
-/// broker sent an id and the caller cannot mend the request by reading the message.
 pub(crate) fn status_error(status: Status) -> anyhow::Error {
-    let correlation = status
-        .get_details_error_info()
-        .and_then(|info| info.metadata.get("correlation_id").cloned());
-    let unreachable = matches!(
-        status.code(),
-        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
-    );
-    let next = if status.code() == tonic::Code::PermissionDenied {
-        " — the broker's journal has the reason"
-    } else if unreachable {
-        " — `sundew doctor` finds out more"
-    } else {
-        ""
-    };
-    match correlation.filter(|_| status.code() != tonic::Code::InvalidArgument) {
-        Some(id) => anyhow!("{}{next} (correlation id {id})", status.message()),
-        None => anyhow!("{}{next}", status.message()),
-    }
+    CallError::new(&status).into()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
     use std::path::PathBuf;
 
-    use tonic::{Code, Status};
-    use tonic_types::{ErrorDetails, StatusExt as _};
-
-    use super::{settings, status_error};
+    use super::settings;
     use crate::args::Connect;
-
-    #[test]
-    fn a_status_says_what_to_do_next() {
-        for (code, text) in [
-            (Code::Cancelled, "m — `sundew doctor` finds out more"),
-            (Code::FailedPrecondition, "m"),
-            (Code::InvalidArgument, "m"),
-            (
-                Code::PermissionDenied,
-                "m — the broker's journal has the reason",
-            ),
-            (Code::Unavailable, "m — `sundew doctor` finds out more"),
-            (Code::Unknown, "m — `sundew doctor` finds out more"),
-        ] {
-            assert_eq!(status_error(Status::new(code, "m")).to_string(), text);
-        }
-    }
-
-    #[test]
-    fn a_correlation_id_is_shown_where_the_message_alone_does_not_help() {
-        let status = |code| {
-            let metadata = HashMap::from([("correlation_id".to_owned(), "c-1".to_owned())]);
-            let details = ErrorDetails::with_error_info("reason", "sundew", metadata);
-            Status::with_error_details(code, "m", details)
-        };
-        assert_eq!(
-            status_error(status(Code::PermissionDenied)).to_string(),
-            "m — the broker's journal has the reason (correlation id c-1)"
-        );
-        assert_eq!(status_error(status(Code::InvalidArgument)).to_string(), "m");
-    }
 
     #[test]
     fn the_command_line_alone_says_how_to_connect() {

@@ -1,14 +1,14 @@
-//! Output that nobody reads any more, such as a pipe to `head`, and output that cannot be written.
-//!
-//! `println!` panics then. C6: that is no fault of the program, and no backtrace helps.
+//! The last net for output that cannot be written: results go through `output`, which returns such
+//! errors, but `println!` anywhere panics. C6: that is no fault of the program, and no backtrace
+//! helps.
 
 use std::any::Any;
 use std::io::Write as _;
 use std::panic;
 use std::process;
 
-/// The exit code of a program that SIGPIPE ends, as shells say it.
-const CLOSED: i32 = 128 + 13;
+/// The exit code if nobody reads any more, such as `head` that has enough.
+const CLOSED: i32 = 0;
 /// The exit code if output could not be written.
 const UNWRITTEN: i32 = 1;
 /// How the text of such a panic begins.

@@ -5,19 +5,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
+use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
-use sundew_proto::v1::{ChallengeRequest, ChallengeResponse, ListRulesRequest, ShowBoundsRequest};
-use sundew_sdk::{Connection, IdentitySource, handshake};
+use sundew_proto::v1::{
+    ChallengeRequest, ChallengeResponse, IntrospectRequest, ListRulesRequest, ShowBoundsRequest,
+};
+use sundew_sdk::{Connection, handshake};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::args::Connect;
-use crate::client::{broker_id, settings, status_error};
-use crate::output::{Output, success_if};
+use crate::client::{broker_id, open_identity, settings, status_error};
+use crate::output::{Output, View, escape_prose, success_if};
 use crate::timestamp::now_ms;
 
 /// Largest difference between this machine's clock and the broker's, in milliseconds.
@@ -25,7 +28,24 @@ const MAX_SKEW_MS: i64 = 5000;
 /// How long a challenge lives from the broker's now, in milliseconds.
 const CHALLENGE_LIFE_MS: i64 = 60_000;
 
+/// What was looked at, and what was found.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct DoctorView {
+    healthy: bool,
+    items: Vec<Check>,
+}
+
+impl View for DoctorView {
+    const KIND: &'static str = "doctor";
+
+    fn lines(&self) -> Vec<String> {
+        self.items.iter().map(Check::line).collect()
+    }
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Check {
     check: &'static str,
     ok: bool,
@@ -35,7 +55,11 @@ struct Check {
 impl Check {
     fn line(&self) -> String {
         let verdict = if self.ok { "ok  " } else { "FAIL" };
-        format!("{verdict} {:<14} {}", self.check, self.found)
+        format!(
+            "{verdict} {:<14} {}",
+            self.check,
+            escape_prose(&self.found, 1000)
+        )
     }
 }
 
@@ -85,7 +109,10 @@ pub(crate) async fn doctor(
         }
     }
     let healthy = checks.0.iter().all(|check| check.ok);
-    output.result(&checks.0, || checks.0.iter().map(Check::line).collect());
+    output.show(&DoctorView {
+        healthy,
+        items: checks.0,
+    })?;
     Ok(success_if(healthy))
 }
 
@@ -101,7 +128,7 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
     checks.pass(format!("broker {broker}"));
 
     checks.begin("SVID source");
-    let identity = IdentitySource::open(&settings).await?.current();
+    let identity = open_identity(&settings).await?;
     let source = match &settings.svid_dir {
         Some(folder) => folder.display().to_string(),
         None => settings.endpoint_socket.clone().unwrap_or_default(),
@@ -173,16 +200,28 @@ fn wants(challenge: &ChallengeResponse, kind: &str) -> bool {
 /// now says nothing of a role.
 async fn roles(channel: Channel) -> Result<Vec<&'static str>> {
     let mut registry = RegistryServiceClient::new(channel.clone());
-    let mut response = ResponseServiceClient::new(channel);
+    let mut response = ResponseServiceClient::new(channel.clone());
     let bounds = registry.show_bounds(ShowBoundsRequest {}).await;
     let rules = response.list_rules(ListRulesRequest {}).await;
+    // Whoever may ask about anybody's tokens is told that this one is not good.
+    let question = IntrospectRequest {
+        token: "sdw_none".to_owned(),
+        ..IntrospectRequest::default()
+    };
+    let tokens = AccessServiceClient::new(channel.clone())
+        .introspect(question)
+        .await;
     let has = |answer: Result<(), Status>| match answer {
         Ok(()) => Ok(true),
         Err(status) if status.code() == Code::PermissionDenied => Ok(false),
         Err(status) => Err(status_error(status)),
     };
     let (bounds, rules) = (has(bounds.map(drop))?, has(rules.map(drop))?);
-    let roles = [bounds.then_some("registrar"), rules.then_some("responder")];
+    let roles = [
+        bounds.then_some("registrar"),
+        rules.then_some("responder"),
+        has(tokens.map(drop))?.then_some("introspector"),
+    ];
     Ok(roles.into_iter().flatten().collect())
 }
 
@@ -248,6 +287,12 @@ pub(crate) async fn health(place: &str) -> Result<(bool, String)> {
         head.starts_with("HTTP/1.1 200"),
         body.trim().replace('\n', "; "),
     ))
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![crate::shapes::of::<DoctorView>()]
 }
 
 #[cfg(test)]

@@ -9,14 +9,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use sundew_core::client::read_secret_file;
 use sundew_proto::v1::{DeleteEngineRequest, EngineInfo, ListEnginesRequest, PutEngineRequest};
 
 use crate::args::{Connect, EngineCommand};
 use crate::client::{registry, status_error};
 use crate::input::read_text;
-use crate::output::{Output, deletion, escape, table};
+use crate::output::{DeletedView, List, Output, Row, View, escape};
 
 pub(crate) async fn engine(
     connect: &Connect,
@@ -45,10 +46,8 @@ async fn put(connect: &Connect, output: &Output, file: &Path, unchecked: bool) -
         .map_err(status_error)?
         .into_inner()
         .action;
-    let name = text(document.get("name"));
-    output.result(&json!({ "name": name, "action": action }), || {
-        vec![format!("{} {action}", escape(name, 128))]
-    });
+    let name = text(document.get("name")).to_owned();
+    output.show(&WrittenView { name, action })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -62,17 +61,9 @@ async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
     let engines = answer
         .engines
         .into_iter()
-        .map(Engine::parse)
+        .map(EngineRow::parse)
         .collect::<Result<Vec<_>>>()?;
-    output.result(
-        &engines.iter().map(Engine::json).collect::<Vec<_>>(),
-        || {
-            table(
-                &["ENGINE", "KIND", "ROLES", "LEASES", "DUE", "PROBLEM"],
-                &engines.iter().map(Engine::row).collect::<Vec<_>>(),
-            )
-        },
-    );
+    output.show(&List::whole(engines))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,47 +75,75 @@ async fn delete(connect: &Connect, output: &Output, name: String) -> Result<Exit
         .map_err(status_error)?
         .into_inner()
         .action;
-    output.result(&json!({ "deleted": name, "action": action }), || {
-        vec![format!("{name} {}", deletion(&action))]
-    });
+    output.show(&DeletedView {
+        deleted: name,
+        action,
+        remark: "",
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// An engine as the broker lists it, with its document.
-struct Engine {
-    info: EngineInfo,
-    document: Value,
+/// An engine that was written.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct WrittenView {
+    name: String,
+    /// `created`, `changed` or `unchanged`.
+    action: String,
 }
 
-impl Engine {
-    fn parse(info: EngineInfo) -> Result<Self> {
-        let document = serde_json::from_str(&info.document)
-            .context("the broker sent an engine that is not JSON")?;
-        Ok(Self { info, document })
-    }
+impl View for WrittenView {
+    const KIND: &'static str = "engine_written";
 
-    fn json(&self) -> Value {
-        json!({
-            "engine": self.document, "leases": self.info.leases,
-            "leases_due": self.info.leases_due, "problem": self.info.problem,
+    fn lines(&self) -> Vec<String> {
+        vec![format!("{} {}", escape(&self.name, 128), self.action)]
+    }
+}
+
+/// An engine as the broker lists it, with its document.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct EngineRow {
+    /// The engine, as `put` takes it, without a password.
+    engine: Value,
+    leases: u64,
+    leases_due: u64,
+    problem: String,
+}
+
+impl EngineRow {
+    fn parse(info: EngineInfo) -> Result<Self> {
+        let engine = serde_json::from_str(&info.document)
+            .context("the broker sent an engine that is not JSON")?;
+        Ok(Self {
+            engine,
+            leases: info.leases,
+            leases_due: info.leases_due,
+            problem: info.problem,
         })
     }
+}
 
-    fn row(&self) -> Vec<String> {
+impl Row for EngineRow {
+    const KIND: &'static str = "engines";
+    const HEADING: &'static [&'static str] =
+        &["ENGINE", "KIND", "ROLES", "LEASES", "DUE", "PROBLEM"];
+
+    fn cells(&self) -> Vec<String> {
         let roles = self
-            .document
+            .engine
             .get("roles")
             .and_then(Value::as_object)
             .map(|roles| roles.keys().cloned().collect::<Vec<_>>().join(","))
             .unwrap_or_default();
-        let target = self.document.get("target");
+        let target = self.engine.get("target");
         vec![
-            text(self.document.get("name")).to_owned(),
+            text(self.engine.get("name")).to_owned(),
             text(target.and_then(|target| target.get("kind"))).to_owned(),
             roles,
-            self.info.leases.to_string(),
-            self.info.leases_due.to_string(),
-            escape(&self.info.problem, 80),
+            self.leases.to_string(),
+            self.leases_due.to_string(),
+            escape(&self.problem, 80),
         ]
     }
 }
@@ -176,12 +195,22 @@ fn take_password(document: &mut Value) -> Result<Vec<u8>> {
     }
 }
 
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![
+        crate::shapes::of::<WrittenView>(),
+        crate::shapes::of::<List<EngineRow>>(),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
     use sundew_proto::v1::EngineInfo;
 
-    use super::{Engine, parse_engine, take_password};
+    use super::{EngineRow, parse_engine, take_password};
+    use crate::output::Row as _;
 
     #[test]
     fn an_engine_is_read_from_toml_and_from_json() {
@@ -229,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_row_names_the_roles_and_cuts_the_problem() {
-        let engine = Engine::parse(EngineInfo {
+        let engine = EngineRow::parse(EngineInfo {
             document: json!({
                 "name": "db", "target": { "kind": "postgres" }, "roles": { "a": {}, "b": {} },
             })
@@ -240,6 +269,9 @@ mod tests {
         })
         .unwrap();
         let problem = format!("{}…", "p".repeat(80));
-        assert_eq!(engine.row(), ["db", "postgres", "a,b", "2", "1", &problem]);
+        assert_eq!(
+            engine.cells(),
+            ["db", "postgres", "a,b", "2", "1", &problem]
+        );
     }
 }

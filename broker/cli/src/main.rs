@@ -18,6 +18,7 @@ mod dev;
 mod doctor;
 mod engine;
 mod example_agent;
+mod failure;
 mod health;
 mod input;
 mod journal;
@@ -34,6 +35,9 @@ mod run;
 mod secret;
 mod serve;
 mod service_manager;
+#[cfg(test)]
+#[path = "shapes_tests.rs"]
+mod shapes;
 mod svid;
 mod svid_files;
 mod task;
@@ -57,12 +61,19 @@ fn main() -> ExitCode {
         return code;
     }
     closed_output::end_quietly();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            return failure::usage(&error, json);
+        }
+    };
     if matches!(cli.command, Command::Run(_))
         && let Some(code) = run::enter()
     {
         return code;
     }
+    let json = cli.json;
     // One crypto provider for everything that asks for the process default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     start_logging(&cli.command);
@@ -78,32 +89,27 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("sundew: {error}");
-            return ExitCode::FAILURE;
+            return failure::fail(&error.into(), json);
         }
     };
-    let code = match runtime.block_on(dispatch(cli)) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("sundew: {error:#}");
-            ExitCode::FAILURE
-        }
-    };
+    let output = Output::new(json);
+    let done = runtime.block_on(dispatch(cli, &output));
+    let code = done.and_then(|code| output.finish().map(|()| code));
+    let code = code.unwrap_or_else(|error| failure::fail(&error, json));
     // A blocking read of standard input must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     code
 }
 
 /// Runs one command, and returns the exit code of the process.
-async fn dispatch(cli: Cli) -> Result<ExitCode> {
-    let output = &Output::new(cli.json);
+async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode> {
     let connect = &cli.connect;
     match cli.command {
         Command::Attest(command) => attest::attest(connect, output, command).await,
         Command::Backup { config, file } => backup::backup(output, &config, &file).await,
         Command::Bounds(command) => bounds::bounds(connect, output, command).await,
         Command::Ca(command) => ca::ca(connect, output, command).await,
-        Command::Completion { shell } => Ok(print_completion(shell)),
+        Command::Completion { shell } => print_completion(output, shell),
         Command::Config(command) => serve::config(output, command),
         Command::Contain(command) => {
             respond::respond(connect, output, command, Effect::Contain).await
@@ -145,10 +151,11 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-fn print_completion(shell: Shell) -> ExitCode {
-    let mut stdout = std::io::stdout();
-    clap_complete::generate(shell, &mut Cli::command(), "sundew", &mut stdout);
-    ExitCode::SUCCESS
+fn print_completion(output: &Output, shell: Shell) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sundew", &mut script);
+    output.bytes(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Forbids core files of this process. P9: a core file of a broker would hold keys and secrets
@@ -179,6 +186,8 @@ fn start_logging(command: &Command) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Where standard error is closed, nobody can be told, and printing that would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if json {
         builder.json().init();

@@ -1,31 +1,209 @@
-//! Output of commands: text for people, or JSON for machines.
+//! Output of commands. A command makes one view of its result; the writer here renders the view as
+//! lines for people or as JSON for machines, and says when it cannot be written (C6).
 
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// The form in which results are printed: JSON, or lines of text.
+/// Whether results are JSON or lines of text.
 pub(crate) struct Output {
     json: bool,
+    /// Why something could not be written that has nobody to tell.
+    unwritten: OnceLock<io::Error>,
+}
+
+/// What a command tells. In JSON it is an object, whose member `kind` says which shape it has:
+/// `schema/KIND.json` describes that.
+pub(crate) trait View: Serialize {
+    /// The name of the shape.
+    const KIND: &'static str;
+
+    /// The same for people, without line ends.
+    fn lines(&self) -> Vec<String>;
+}
+
+/// One entry of a list.
+pub(crate) trait Row: Serialize {
+    /// The name of the list's shape.
+    const KIND: &'static str;
+    /// The heading of the table for people.
+    const HEADING: &'static [&'static str];
+
+    /// The row of the table, as many cells as the heading has.
+    fn cells(&self) -> Vec<String>;
+}
+
+/// A list. JSON has its entries as `items`.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct List<R> {
+    pub(crate) items: Vec<R>,
+    /// Whether there are more that fit, beyond the limit of the list.
+    pub(crate) more: bool,
+    /// Counts beyond what is listed, by name.
+    pub(crate) totals: BTreeMap<&'static str, u64>,
+    /// What people should know beside the entries.
+    pub(crate) notes: Vec<String>,
+}
+
+impl<R> List<R> {
+    /// A list that has everything.
+    pub(crate) fn whole(items: Vec<R>) -> Self {
+        Self {
+            items,
+            more: false,
+            totals: BTreeMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// A list that ends after `limit` entries.
+    pub(crate) fn page(items: Vec<R>, more: bool) -> Self {
+        let shown = items.len();
+        let cut =
+            format!("only the first {shown} are shown; --limit shows more, filters show fewer");
+        Self {
+            items,
+            more,
+            totals: BTreeMap::new(),
+            notes: more.then_some(cut).into_iter().collect(),
+        }
+    }
+}
+
+impl<R: Row> View for List<R> {
+    const KIND: &'static str = R::KIND;
+
+    fn lines(&self) -> Vec<String> {
+        let rows: Vec<_> = self.items.iter().map(Row::cells).collect();
+        let mut lines = table(R::HEADING, &rows);
+        lines.extend(self.notes.iter().map(|note| escape_prose(note, 1000)));
+        lines
+    }
+}
+
+/// Something that was deleted, or was not there.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct DeletedView {
+    pub(crate) deleted: String,
+    /// `deleted`, or `absent` if there was nothing.
+    pub(crate) action: String,
+    /// What follows, for people.
+    #[serde(skip)]
+    pub(crate) remark: &'static str,
+}
+
+impl View for DeletedView {
+    const KIND: &'static str = "deleted";
+
+    fn lines(&self) -> Vec<String> {
+        let done = deletion(&self.action);
+        vec![format!("{} {done}{}", self.deleted, self.remark)]
+    }
+}
+
+/// A view with its kind, as JSON has it.
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    kind: &'static str,
+    #[serde(flatten)]
+    view: &'a T,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json }
+        Self {
+            json,
+            unwritten: OnceLock::new(),
+        }
     }
 
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Prints one result to standard output: `value` as one line of JSON, or `lines` as they are.
-    pub(crate) fn result(&self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) {
-        if self.json {
-            println!("{}", serde_json::to_string(value).unwrap_or_default());
+    /// Writes a view to standard output: one line of JSON, or its lines.
+    pub(crate) fn show<V: View>(&self, view: &V) -> Result<()> {
+        self.show_to(&mut io::stdout().lock(), view)
+    }
+
+    fn show_to<V: View>(&self, out: &mut impl Write, view: &V) -> Result<()> {
+        let text = if self.json {
+            let kind = V::KIND;
+            serde_json::to_string(&Envelope { kind, view })? + "\n"
         } else {
-            lines().iter().for_each(|line| println!("{line}"));
+            lines_of(&view.lines())
+        };
+        write_all(out, text.as_bytes())
+    }
+
+    /// Writes bytes to standard output as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        write_all(&mut io::stdout().lock(), bytes)
+    }
+
+    /// Prints a result without a view of its own: `value` as one line of JSON, or `lines`. What
+    /// cannot be written fails the command in the end.
+    pub(crate) fn result(&self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) {
+        let text = if self.json {
+            serde_json::to_string(value).unwrap_or_default() + "\n"
+        } else {
+            lines_of(&lines())
+        };
+        let mut out = io::stdout().lock();
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = written {
+            self.unwritten.get_or_init(|| error);
         }
     }
+
+    /// Fails if something could not be written before.
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.unwritten.into_inner() {
+            Some(error) => Err(error).context(UNWRITTEN),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What could not be written, in errors.
+const UNWRITTEN: &str = "standard output";
+
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .context(UNWRITTEN)
+}
+
+fn lines_of(lines: &[String]) -> String {
+    let ended = lines.iter().map(|line| format!("{line}\n"));
+    ended.collect()
+}
+
+/// Says something to people beside the result. Where standard error is closed nobody can be told,
+/// and the command goes on.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Says something like [`note`], and stays on the line.
+pub(crate) fn note_part(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = write!(err, "{text}").and_then(|()| err.flush());
+}
+
+/// Whether an error is that nobody reads the output any more, such as `head` that has enough.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        let io = cause.downcast_ref::<io::Error>();
+        io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+    }) && error.to_string() == UNWRITTEN
 }
 
 /// Returns the lines of a table: the heading and the rows, in columns as wide as their widest cell.
@@ -49,6 +227,17 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
             .map(|row| line(&mut row.iter().map(String::as_str))),
     );
     lines
+}
+
+/// Returns lines of names and values, the values in one column.
+pub(crate) fn fields(fields: &[(&str, String)]) -> Vec<String> {
+    let width = fields.iter().map(|(name, _)| name.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let line = |(name, value): &(&str, String)| format!("{name:<width$}  {value}");
+    fields
+        .iter()
+        .map(|field| line(field).trim_end().to_owned())
+        .collect()
 }
 
 /// Returns what a broker's word for a deletion means to people.
@@ -76,6 +265,21 @@ pub(crate) fn escape(text: &str, longest: usize) -> String {
     out
 }
 
+/// Returns text that others wrote like [`escape`], for a line of prose, in which quotes do no harm.
+pub(crate) fn escape_prose(text: &str, longest: usize) -> String {
+    let mut out = String::new();
+    for c in text.chars().take(longest) {
+        match c {
+            '"' | '\'' | '\\' => out.push(c),
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(longest).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 /// Returns the exit code of a command that looked at something: 0 if all is well, and 1 if not.
 pub(crate) fn success_if(well: bool) -> ExitCode {
     if well {
@@ -86,37 +290,5 @@ pub(crate) fn success_if(well: bool) -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{escape, table};
-
-    #[test]
-    fn a_table_has_columns_as_wide_as_their_widest_cell_and_no_space_at_the_end() {
-        let rows = [
-            vec!["ä".to_owned(), "1".to_owned(), String::new()],
-            vec!["longer".to_owned(), "2".to_owned(), "x".to_owned()],
-        ];
-        assert_eq!(
-            table(&["A", "NUMBER", "C"], &rows),
-            ["A       NUMBER  C", "ä       1", "longer  2       x"]
-        );
-    }
-
-    #[test]
-    fn a_table_without_rows_is_its_heading() {
-        assert_eq!(table(&["A", "B"], &[]), ["A  B"]);
-    }
-
-    #[test]
-    fn control_characters_are_escaped() {
-        assert_eq!(escape("a\nb\x1b[2Jc", 20), "a\\nb\\u{1b}[2Jc");
-        assert_eq!(escape("\u{202e}\"'", 20), "\\u{202e}\\\"\\'");
-    }
-
-    #[test]
-    fn text_is_cut_after_so_many_characters() {
-        assert_eq!(escape("äöü", 3), "äöü");
-        assert_eq!(escape("äöüß", 3), "äöü…");
-        assert_eq!(escape("\n\n", 1), "\\n…");
-        assert_eq!(escape("", 0), "");
-    }
-}
+#[path = "output_tests.rs"]
+mod tests;

@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_core::{KeyFingerprint, RootKey, read_secret_file};
 use sundew_proto::v1::{
     RewriteUnderRootKeyRequest, RewriteUnderRootKeyResponse, UnderOtherRootKey,
@@ -16,7 +16,7 @@ use sundew_proto::v1::{
 
 use crate::args::{Connect, RootKeyCommand};
 use crate::client::{registry, status_error};
-use crate::output::{Output, escape, table};
+use crate::output::{Output, View, escape, table};
 use crate::timestamp::format_timestamp;
 
 pub(crate) async fn root_key(
@@ -41,10 +41,10 @@ fn new(output: &Output, file: &Path, if_missing: bool) -> Result<ExitCode> {
     } else {
         write_new(file)?
     };
-    let name = name.to_string();
-    output.result(&json!({ "file": file, "root_key": name }), || {
-        vec![format!("{}: root key {name}", file.display())]
-    });
+    output.show(&NewView {
+        file: file.to_owned(),
+        root_key: name.to_string(),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,32 +77,99 @@ async fn rewrite(connect: &Connect, output: &Output, check: bool) -> Result<Exit
         .await
         .map_err(status_error)?
         .into_inner();
-    let brokers = answer
-        .brokers
-        .iter()
-        .map(|keys| json!({ "broker": keys.broker, "active": keys.active, "others": keys.others }));
-    let value = json!({
-        "active": answer.active,
-        "brokers": brokers.collect::<Vec<_>>(),
-        "rewritten": answer.rewritten,
-        "left": answer.left.iter().map(left_json).collect::<Vec<_>>(),
-    });
-    output.result(&value, || lines(&answer, check));
+    output.show(&RewriteView::new(answer, check))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn left_json(left: &UnderOtherRootKey) -> Value {
-    json!({
-        "kind": left.kind, "count": left.count, "until_ms": left.until_ms,
-        "names": left.names, "problem": left.problem,
-    })
+/// A root key that was made.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct NewView {
+    file: PathBuf,
+    /// The name of the key, which does not tell the key.
+    root_key: String,
 }
 
-fn lines(answer: &RewriteUnderRootKeyResponse, check: bool) -> Vec<String> {
-    let brokers: Vec<_> = answer
-        .brokers
-        .iter()
-        .map(|keys| {
+impl View for NewView {
+    const KIND: &'static str = "root_key";
+
+    fn lines(&self) -> Vec<String> {
+        vec![format!(
+            "{}: root key {}",
+            self.file.display(),
+            self.root_key
+        )]
+    }
+}
+
+/// The root keys of a broker, by their names.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct BrokerRow {
+    broker: String,
+    /// Empty for a broker of an older version.
+    active: String,
+    others: Vec<String>,
+}
+
+/// What is under another root key than the active one.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct LeftRow {
+    kind: String,
+    count: u64,
+    /// When it is gone by itself; 0 if never.
+    until_ms: i64,
+    names: Vec<String>,
+    problem: String,
+}
+
+impl From<UnderOtherRootKey> for LeftRow {
+    fn from(left: UnderOtherRootKey) -> Self {
+        Self {
+            kind: left.kind,
+            count: left.count,
+            until_ms: left.until_ms,
+            names: left.names,
+            problem: left.problem,
+        }
+    }
+}
+
+/// How far the rotation of the root key is.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct RewriteView {
+    active: String,
+    brokers: Vec<BrokerRow>,
+    rewritten: u64,
+    left: Vec<LeftRow>,
+    #[serde(skip)]
+    check: bool,
+}
+
+impl RewriteView {
+    fn new(answer: RewriteUnderRootKeyResponse, check: bool) -> Self {
+        let brokers = answer.brokers.into_iter().map(|keys| BrokerRow {
+            broker: keys.broker,
+            active: keys.active,
+            others: keys.others,
+        });
+        Self {
+            active: answer.active,
+            brokers: brokers.collect(),
+            rewritten: answer.rewritten,
+            left: answer.left.into_iter().map(LeftRow::from).collect(),
+            check,
+        }
+    }
+}
+
+impl View for RewriteView {
+    const KIND: &'static str = "root_keys";
+
+    fn lines(&self) -> Vec<String> {
+        let row = |keys: &BrokerRow| {
             let active = if keys.active.is_empty() {
                 "(older version)"
             } else {
@@ -113,36 +180,48 @@ fn lines(answer: &RewriteUnderRootKeyResponse, check: bool) -> Vec<String> {
                 escape(active, 64),
                 escape(&keys.others.join(" "), 256),
             ]
-        })
-        .collect();
-    let mut lines = table(&["BROKER", "ACTIVE", "ACCEPTED TOO"], &brokers);
-    if !check {
-        lines.push(format!("{} rewritten", answer.rewritten));
+        };
+        let brokers: Vec<_> = self.brokers.iter().map(row).collect();
+        let mut lines = table(&["BROKER", "ACTIVE", "ACCEPTED TOO"], &brokers);
+        if !self.check {
+            lines.push(format!("{} rewritten", self.rewritten));
+        }
+        if self.left.is_empty() {
+            lines.push("nothing that a broker keeps is under another key".to_owned());
+            return lines;
+        }
+        lines.push("under another key:".to_owned());
+        let rows: Vec<_> = self.left.iter().map(LeftRow::cells).collect();
+        lines.extend(table(&["KIND", "COUNT", "UNTIL", "WHICH"], &rows));
+        lines
     }
-    if answer.left.is_empty() {
-        lines.push("nothing that a broker keeps is under another key".to_owned());
-        return lines;
-    }
-    lines.push("under another key:".to_owned());
-    let rows: Vec<_> = answer.left.iter().map(row).collect();
-    lines.extend(table(&["KIND", "COUNT", "UNTIL", "WHICH"], &rows));
-    lines
 }
 
-fn row(left: &UnderOtherRootKey) -> Vec<String> {
-    let until = match left.until_ms {
-        0 => "-".to_owned(),
-        ms => format_timestamp(ms),
-    };
-    let mut which = left.names.join(", ");
-    if !left.problem.is_empty() {
-        which = format!("{which}: {}", left.problem);
+impl LeftRow {
+    fn cells(&self) -> Vec<String> {
+        let until = match self.until_ms {
+            0 => "-".to_owned(),
+            ms => format_timestamp(ms),
+        };
+        let mut which = self.names.join(", ");
+        if !self.problem.is_empty() {
+            which = format!("{which}: {}", self.problem);
+        }
+        vec![
+            escape(&self.kind, 64),
+            self.count.to_string(),
+            until,
+            escape(which.trim_start_matches(": "), 256),
+        ]
     }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
     vec![
-        escape(&left.kind, 64),
-        left.count.to_string(),
-        until,
-        escape(which.trim_start_matches(": "), 256),
+        crate::shapes::of::<NewView>(),
+        crate::shapes::of::<RewriteView>(),
     ]
 }
 
@@ -191,7 +270,7 @@ mod tests {
             }],
         };
         assert_eq!(
-            lines(&answer, false),
+            RewriteView::new(answer, false).lines(),
             [
                 "BROKER  ACTIVE           ACCEPTED TOO",
                 "one     b1               a0",

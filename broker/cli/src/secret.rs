@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_proto::v1::{
     DeleteSecretRequest, ListSecretsRequest, PutSecretRequest, RotateKeyringRequest, SecretInfo,
 };
@@ -12,8 +12,8 @@ use sundew_proto::v1::{
 use crate::args::{Connect, KeyringCommand, SecretCommand};
 use crate::client::{registry, status_error};
 use crate::engine::engine;
-use crate::input::{read_file, read_stdin};
-use crate::output::{Output, deletion, table};
+use crate::input::{read_file, read_secret};
+use crate::output::{DeletedView, List, Output, Row, View};
 use crate::timestamp::format_timestamp;
 
 pub(crate) async fn secret(
@@ -48,7 +48,7 @@ async fn put(
     // A file named `-` is a file here: standard input is what is read without --file.
     let value = match file {
         Some(path) => read_file(&path)?,
-        None => read_stdin()?,
+        None => read_secret(&format!("value of {name}"))?.to_vec(),
     };
     let request = PutSecretRequest {
         name: name.clone(),
@@ -62,9 +62,7 @@ async fn put(
         .map_err(status_error)?
         .into_inner()
         .version;
-    output.result(&json!({ "name": name, "version": version }), || {
-        vec![format!("{name} version {version}")]
-    });
+    output.show(&WrittenView { name, version })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,11 +74,8 @@ async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
         .map_err(status_error)?
         .into_inner()
         .secrets;
-    let value: Vec<_> = secrets.iter().map(secret_json).collect();
-    output.result(&value, || {
-        let rows: Vec<_> = secrets.iter().map(secret_row).collect();
-        table(&["NAME", "VERSION", "KEY", "WRITTEN"], &rows)
-    });
+    let secrets = secrets.into_iter().map(SecretRow::from).collect();
+    output.show(&List::whole(secrets))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,9 +87,11 @@ async fn delete(connect: &Connect, output: &Output, name: String) -> Result<Exit
         .map_err(status_error)?
         .into_inner()
         .action;
-    output.result(&json!({ "deleted": name, "action": action }), || {
-        vec![format!("{name} {}", deletion(&action))]
-    });
+    output.show(&DeletedView {
+        deleted: name,
+        action,
+        remark: "",
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,27 +103,87 @@ async fn rotate(connect: &Connect, output: &Output) -> Result<ExitCode> {
         .map_err(status_error)?
         .into_inner()
         .key_id;
-    output.result(&json!({ "key_id": key_id }), || {
-        vec![format!(
-            "key {key_id} is active; stored secrets are sealed anew in the background \
-             (`sundew secret list` shows their keys)"
-        )]
-    });
+    output.show(&RotatedView { key_id })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn secret_json(secret: &SecretInfo) -> Value {
-    json!({
-        "name": secret.name, "version": secret.version, "key_id": secret.key_id,
-        "updated_at_ms": secret.updated_at_ms,
-    })
+/// A secret that was written.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct WrittenView {
+    name: String,
+    version: u64,
 }
 
-fn secret_row(secret: &SecretInfo) -> Vec<String> {
+impl View for WrittenView {
+    const KIND: &'static str = "secret_written";
+
+    fn lines(&self) -> Vec<String> {
+        vec![format!("{} version {}", self.name, self.version)]
+    }
+}
+
+/// The key that seals secrets from now on.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct RotatedView {
+    key_id: u32,
+}
+
+impl View for RotatedView {
+    const KIND: &'static str = "keyring_rotated";
+
+    fn lines(&self) -> Vec<String> {
+        vec![format!(
+            "key {} is active; stored secrets are sealed anew in the background \
+             (`sundew secret list` shows their keys)",
+            self.key_id
+        )]
+    }
+}
+
+/// A stored secret, without its value.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct SecretRow {
+    name: String,
+    version: u64,
+    key_id: u32,
+    updated_at_ms: i64,
+}
+
+impl From<SecretInfo> for SecretRow {
+    fn from(secret: SecretInfo) -> Self {
+        Self {
+            name: secret.name,
+            version: secret.version,
+            key_id: secret.key_id,
+            updated_at_ms: secret.updated_at_ms,
+        }
+    }
+}
+
+impl Row for SecretRow {
+    const KIND: &'static str = "secrets";
+    const HEADING: &'static [&'static str] = &["NAME", "VERSION", "KEY", "WRITTEN"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.version.to_string(),
+            self.key_id.to_string(),
+            format_timestamp(self.updated_at_ms),
+        ]
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
     vec![
-        secret.name.clone(),
-        secret.version.to_string(),
-        secret.key_id.to_string(),
-        format_timestamp(secret.updated_at_ms),
+        crate::shapes::of::<WrittenView>(),
+        crate::shapes::of::<crate::output::DeletedView>(),
+        crate::shapes::of::<RotatedView>(),
+        crate::shapes::of::<List<SecretRow>>(),
     ]
 }

@@ -1,16 +1,17 @@
 //! `sundew serve`: the production broker, which drains on SIGTERM and reloads on SIGHUP; and
 //! `sundew config`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use serde::Serialize;
+use sundew_broker::serve::Server;
 use sundew_broker::serve::config::Config;
-use sundew_broker::serve::{Server, read_root_keys};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::ConfigCommand;
-use crate::output::{Output, success_if};
+use crate::output::{Output, View, success_if};
 use crate::service_manager::ServiceManager;
 
 /// Runs a broker until SIGTERM or SIGINT, which also end a start that takes long.
@@ -54,30 +55,50 @@ pub(crate) async fn serve(path: &Path) -> Result<ExitCode> {
 
 pub(crate) fn config(output: &Output, command: ConfigCommand) -> Result<ExitCode> {
     match command {
-        ConfigCommand::Check { config } => Ok(check(output, &config)),
+        ConfigCommand::Check { config } => check(output, &config),
     }
 }
 
-/// Says everything that is wrong with a configuration and its root keys. Fails if there is anything.
-fn check(output: &Output, path: &Path) -> ExitCode {
-    let problems = match Config::load(path) {
-        Ok(config) => match read_root_keys(&config) {
-            Ok(_) => Vec::new(),
-            Err(error) => vec![error.to_string()],
-        },
-        Err(error) => error.0,
+/// Says everything that is wrong with a configuration and the files that it names. Fails if there is
+/// anything.
+fn check(output: &Output, path: &Path) -> Result<ExitCode> {
+    let problems = Config::check(path);
+    let view = CheckedView {
+        file: path.to_owned(),
+        valid: problems.is_empty(),
+        problems,
     };
-    let value =
-        serde_json::json!({ "file": path, "valid": problems.is_empty(), "problems": problems });
-    output.result(&value, || {
-        if problems.is_empty() {
-            vec![format!("{}: valid", path.display())]
-        } else {
-            problems
-                .iter()
-                .map(|problem| format!("{}: {problem}", path.display()))
-                .collect()
+    output.show(&view)?;
+    Ok(success_if(view.valid))
+}
+
+/// What is wrong with a configuration.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct CheckedView {
+    file: PathBuf,
+    valid: bool,
+    /// Each begins with the key that it is about.
+    problems: Vec<String>,
+}
+
+impl View for CheckedView {
+    const KIND: &'static str = "config_checked";
+
+    fn lines(&self) -> Vec<String> {
+        let file = self.file.display();
+        if self.valid {
+            return vec![format!("{file}: valid")];
         }
-    });
-    success_if(problems.is_empty())
+        let problems = self.problems.iter();
+        problems
+            .map(|problem| format!("{file}: {problem}"))
+            .collect()
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![crate::shapes::of::<CheckedView>()]
 }

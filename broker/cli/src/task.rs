@@ -1,19 +1,24 @@
 //! `sundew task`: beginning, delegating, ending and looking at tasks.
 
+mod views;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
 use sundew_proto::v1::{
-    self, CompleteTaskRequest, DelegateRequest, ListTasksRequest, Outcome, ShowTaskRequest,
+    CompleteTaskRequest, DelegateRequest, ListTasksRequest, Outcome, Selector, ShowTaskRequest,
+    TaskState,
 };
 use sundew_sdk::Ttl;
 
-use crate::args::{BeginTask, Connect, DelegateTask, EndAs, TaskCommand};
+use crate::args::{
+    BeginTask, Connect, DelegateTask, EndAs, ListTasks, TaskCommand, TaskStateFilter,
+};
 use crate::client::{agent, agent_service, response, status_error};
-use crate::output::{Output, escape, table};
+use crate::output::{List, Output, note};
 use crate::pending;
-use crate::timestamp::format_timestamp;
+use crate::timestamp::now_ms;
+use views::{BegunView, EndedView, GrantView, TaskDetails, TaskRow, outcome_label};
 
 pub(crate) async fn task(
     connect: &Connect,
@@ -26,7 +31,7 @@ pub(crate) async fn task(
         TaskCommand::Complete { task_id, outcome } => {
             complete(connect, output, task_id, outcome).await
         }
-        TaskCommand::List { workload, limit } => list(connect, output, workload, limit).await,
+        TaskCommand::List(filter) => list(connect, output, filter).await,
         TaskCommand::Show { task_id } => show(connect, output, task_id).await,
     }
 }
@@ -47,28 +52,24 @@ async fn begin(connect: &Connect, output: &Output, command: BeginTask) -> Result
     }
     let task = builder.begin().await?;
     let token = task.token();
-    let value = json!({
-        "task_id": task.id(), "token": token.expose(), "token_id": token.id(),
-        "scopes": task.scopes(), "deadline_ms": task.deadline_ms(),
-    });
-    output.result(&value, || {
-        vec![
-            format!("task   {}", task.id()),
-            format!("until  {}", format_timestamp(task.deadline_ms())),
-            format!("token  {}", token.expose()),
-        ]
-    });
+    output.show(&BegunView {
+        task_id: task.id().to_owned(),
+        token: token.expose().to_owned(),
+        token_id: token.id().to_owned(),
+        scopes: task.scopes().to_vec(),
+        deadline_ms: task.deadline_ms(),
+    })?;
     if command.no_attend {
         // Dropping the task would end the task.
         std::mem::forget(task);
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("attending; Ctrl-C ends the task");
+    note("attending; Ctrl-C ends the task");
     tokio::select! {
         ended = task.ended() => bail!("the task was ended: {ended}"),
         _ = tokio::signal::ctrl_c() => {}
     }
-    eprintln!("{}", task.complete().await?);
+    note(&task.complete().await?.to_string());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,10 +88,11 @@ async fn delegate(connect: &Connect, output: &Output, command: DelegateTask) -> 
         .await
         .map_err(status_error)?
         .into_inner();
-    let value = json!({
-        "grant": answer.grant, "delegate": command.to, "expires_at_ms": answer.expires_at_ms,
-    });
-    output.result(&value, || vec![answer.grant.clone()]);
+    output.show(&GrantView {
+        grant: answer.grant,
+        delegate: command.to,
+        expires_at_ms: answer.expires_at_ms,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -110,52 +112,59 @@ async fn complete(
         outcome: outcome.into(),
     };
     let answer = agent_service(connect).await?.complete_task(request).await;
-    let answer = match answer {
-        Ok(answer) => answer.into_inner(),
-        Err(status) if pending::is_pending(&status) => {
-            let value = json!({ "task_id": task_id, "pending": true });
-            output.result(&value, || {
-                vec![format!(
-                    "{task_id} has ended at this broker, PENDING elsewhere: repeat it until it is \
-                     in force everywhere"
-                )]
-            });
-            return Ok(pending::exit_code());
-        }
+    let (outcome, code) = match answer {
+        Ok(answer) => (Some(answer.into_inner().outcome()), ExitCode::SUCCESS),
+        Err(status) if pending::is_pending(&status) => (None, pending::exit_code()),
         Err(status) => return Err(status_error(status)),
     };
-    let outcome = outcome_label(answer.outcome());
-    output.result(&json!({ "task_id": task_id, "outcome": outcome }), || {
-        vec![format!("{task_id} {outcome}")]
-    });
+    output.show(&EndedView {
+        task_id,
+        outcome: outcome.map(|outcome| outcome_label(outcome).to_owned()),
+        pending: outcome.is_none(),
+    })?;
+    Ok(code)
+}
+
+async fn list(connect: &Connect, output: &Output, filter: ListTasks) -> Result<ExitCode> {
+    let answer = response(connect)
+        .await?
+        .list_tasks(request(filter, now_ms()))
+        .await
+        .map_err(status_error)?
+        .into_inner();
+    let tasks = answer.tasks.into_iter().map(TaskRow::from).collect();
+    output.show(&List::page(tasks, answer.more))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(
-    connect: &Connect,
-    output: &Output,
-    workload: Option<String>,
-    limit: u32,
-) -> Result<ExitCode> {
-    let request = ListTasksRequest {
-        spiffe_id: workload.unwrap_or_default(),
-        limit,
+/// The request that a filter of the command line asks for, at `now_ms`, in milliseconds since the
+/// epoch.
+fn request(filter: ListTasks, now_ms: i64) -> ListTasksRequest {
+    let ago = |ttl: Ttl| now_ms.saturating_sub(ttl.as_ms());
+    let state = match filter.state {
+        TaskStateFilter::Live => TaskState::Unspecified,
+        TaskStateFilter::Alive => TaskState::Alive,
+        TaskStateFilter::Suspended => TaskState::Suspended,
+        TaskStateFilter::Ended => TaskState::Ended,
+        TaskStateFilter::Any => TaskState::Any,
     };
-    let tasks = response(connect)
-        .await?
-        .list_tasks(request)
-        .await
-        .map_err(status_error)?
-        .into_inner()
-        .tasks;
-    let value: Vec<_> = tasks.iter().map(task_json).collect();
-    output.result(&value, || {
-        table(
-            &["TASK", "WORKLOAD", "STATE", "DEADLINE", "PURPOSE"],
-            &tasks.iter().map(task_row).collect::<Vec<_>>(),
-        )
-    });
-    Ok(ExitCode::SUCCESS)
+    let selector = Selector {
+        spiffe_path_prefix: filter.spiffe_prefix.unwrap_or_default(),
+        scope: filter.scope.unwrap_or_default(),
+        secret: filter.secret.unwrap_or_default(),
+        claims: filter.claims,
+        task_tree: filter.task_tree.unwrap_or_default(),
+        registration_version: filter.registration.unwrap_or_default(),
+        issued_before_ms: filter.older_than.map(ago).unwrap_or_default(),
+        ..Selector::default()
+    };
+    ListTasksRequest {
+        spiffe_id: filter.workload.unwrap_or_default(),
+        limit: filter.limit,
+        selector: (selector != Selector::default()).then_some(selector),
+        state: state.into(),
+        begun_from_ms: filter.younger_than.map(ago).unwrap_or_default(),
+    }
 }
 
 async fn show(connect: &Connect, output: &Output, task_id: String) -> Result<ExitCode> {
@@ -165,129 +174,52 @@ async fn show(connect: &Connect, output: &Output, task_id: String) -> Result<Exi
         .await
         .map_err(status_error)?
         .into_inner();
-    let task = answer.task.context("the broker sent no task")?;
-    output.result(&task_json(&task), || task_lines(&task));
+    let details = TaskDetails::new(answer).context("the broker sent no task")?;
+    output.show(&details)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn outcome_label(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Unspecified => "alive",
-        Outcome::Completed => "completed",
-        Outcome::Failed => "failed",
-        Outcome::Canceled => "canceled",
-        Outcome::Expired => "expired",
-        Outcome::Abandoned => "abandoned",
-        Outcome::Revoked => "revoked",
-    }
-}
-
-/// Returns how a task ended, or `suspended` or `alive` for a task that has not ended.
-fn state_label(task: &v1::Task) -> &'static str {
-    if task.suspended && task.outcome() == Outcome::Unspecified {
-        "suspended"
-    } else {
-        outcome_label(task.outcome())
-    }
-}
-
-fn task_json(task: &v1::Task) -> Value {
-    json!({
-        "task_id": task.task_id, "spiffe_id": task.spiffe_id, "state": state_label(task),
-        "purpose": task.purpose, "instruction": task.instruction, "scopes": task.scopes,
-        "created_at_ms": task.created_at_ms, "deadline_ms": task.deadline_ms,
-        "registration_version": task.registration_version, "ancestors": task.ancestors,
-        "audience": task.audience,
-    })
-}
-
-fn task_row(task: &v1::Task) -> Vec<String> {
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
     vec![
-        task.task_id.clone(),
-        task.spiffe_id.clone(),
-        state_label(task).to_owned(),
-        format_timestamp(task.deadline_ms),
-        escape(&task.purpose, 40),
-    ]
-}
-
-fn task_lines(task: &v1::Task) -> Vec<String> {
-    let delegators = if task.ancestors.is_empty() {
-        "nobody".to_owned()
-    } else {
-        task.ancestors.join(" > ")
-    };
-    vec![
-        format!("task          {}", task.task_id),
-        format!("workload      {}", task.spiffe_id),
-        format!("state         {}", state_label(task)),
-        format!("purpose       {}", escape(&task.purpose, 1024)),
-        format!("instruction   {}", escape(&task.instruction, 4096)),
-        format!("scopes        {}", task.scopes.join(" ")),
-        format!("began         {}", format_timestamp(task.created_at_ms)),
-        format!("deadline      {}", format_timestamp(task.deadline_ms)),
-        format!("registration  {}", task.registration_version),
-        format!("delegated by  {delegators}"),
+        crate::shapes::of::<views::BegunView>(),
+        crate::shapes::of::<views::GrantView>(),
+        crate::shapes::of::<views::EndedView>(),
+        crate::shapes::of::<views::TaskDetails>(),
+        crate::shapes::of::<List<views::TaskRow>>(),
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use sundew_proto::v1::{Outcome, Task};
+    use clap::Parser as _;
 
-    use super::{state_label, task_json, task_lines, task_row};
-
-    fn a_task() -> Task {
-        Task {
-            task_id: "task-1".to_owned(),
-            spiffe_id: "spiffe://a.test/b".to_owned(),
-            purpose: format!("first\n{}", "x".repeat(40)),
-            scopes: vec!["a:b".to_owned(), "c:d".to_owned()],
-            created_at_ms: 0,
-            deadline_ms: 951_782_400_000,
-            ..Task::default()
-        }
-    }
+    use super::*;
+    use crate::args::{Cli, Command};
 
     #[test]
-    fn a_task_that_has_not_ended_is_alive_or_suspended() {
-        let mut task = a_task();
-        assert_eq!(state_label(&task), "alive");
-        task.suspended = true;
-        assert_eq!(state_label(&task), "suspended");
-        task.outcome = Outcome::Revoked.into();
-        assert_eq!(state_label(&task), "revoked");
-    }
-
-    #[test]
-    fn a_row_cuts_the_purpose_and_keeps_it_on_its_line() {
+    fn c6_a_filter_of_tasks_is_what_the_broker_is_asked_for() {
+        let asked = |line: &str| {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            let Command::Task(TaskCommand::List(filter)) = cli.command else {
+                panic!("{line}");
+            };
+            request(filter, 10_000_000)
+        };
+        let plain = asked("sundew task list");
+        assert_eq!((plain.selector, plain.limit), (None, 100));
+        assert_eq!(plain.state, i32::from(TaskState::Unspecified));
+        let line = "sundew task list --state ended --scope a:b --claim k.n=v --older-than 1h \
+                    --younger-than 2h";
+        let some = asked(line);
+        let selector = some.selector.unwrap();
         assert_eq!(
-            task_row(&a_task()),
-            [
-                "task-1",
-                "spiffe://a.test/b",
-                "alive",
-                "2000-02-29T00:00:00Z",
-                &format!("first\\n{}…", "x".repeat(34)),
-            ]
+            (selector.scope, selector.claims),
+            ("a:b".to_owned(), vec!["k.n=v".to_owned()])
         );
-    }
-
-    #[test]
-    fn the_lines_of_a_task_name_who_delegated_it() {
-        let mut task = a_task();
-        assert!(task_lines(&task).contains(&"delegated by  nobody".to_owned()));
-        task.ancestors = vec!["task-3".to_owned(), "task-2".to_owned()];
-        assert!(task_lines(&task).contains(&"delegated by  task-3 > task-2".to_owned()));
-        assert!(task_lines(&task).contains(&"scopes        a:b c:d".to_owned()));
-    }
-
-    #[test]
-    fn the_json_of_a_task_has_its_texts_unchanged() {
-        let task = a_task();
-        let value = task_json(&task);
-        assert_eq!(value["purpose"], task.purpose.as_str());
-        assert_eq!(value["deadline_ms"], 951_782_400_000_i64);
-        assert_eq!(value.as_object().unwrap().len(), 11);
+        assert_eq!(selector.issued_before_ms, 10_000_000 - 3_600_000);
+        assert_eq!(some.begun_from_ms, 10_000_000 - 7_200_000);
+        assert_eq!(some.state, i32::from(TaskState::Ended));
     }
 }

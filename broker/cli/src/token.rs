@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_proto::v1::{Actor, Binding, Effect, IntrospectRequest, IntrospectResponse, Selector};
 
 use crate::args::{Connect, IntrospectToken, TokenCommand};
 use crate::client::{access, status_error};
 use crate::input::{parse_hex_32, read_credential};
-use crate::output::{Output, success_if};
+use crate::output::{Output, View, fields, success_if};
 use crate::respond::put_in_force;
 use crate::timestamp::format_timestamp;
 
@@ -52,67 +52,127 @@ async fn introspect(
         .await
         .map_err(status_error)?
         .into_inner();
-    output.result(&answer_json(&answer), || answer_lines(&answer));
-    Ok(success_if(answer.active))
+    let view = TokenView::from(answer);
+    output.show(&view)?;
+    Ok(success_if(view.active))
 }
 
-fn answer_json(answer: &IntrospectResponse) -> Value {
-    if !answer.active {
-        return json!({ "active": false });
-    }
-    json!({
-        "active": true, "spiffe_id": answer.spiffe_id, "task_id": answer.task_id,
-        "token_id": answer.token_id, "scopes": answer.scopes, "audience": answer.audience,
-        "expires_at_ms": answer.expires_at_ms,
-        "registration_version": answer.registration_version,
-        "bearer": answer.binding() == Binding::Bearer, "on_behalf_of": answer.on_behalf_of,
-        "act": answer.act.as_ref().map(actor_json),
-    })
+/// Whether a token is good, and what it is good for.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct TokenView {
+    active: bool,
+    /// Absent if the token is not active.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    of: Option<ActiveToken>,
 }
 
-/// Returns a chain of actors in the form of the claim `act` of RFC 8693, section 4.1.
-fn actor_json(actor: &Actor) -> Value {
-    let mut value = json!({
-        "sub": actor.spiffe_id, "task_id": actor.task_id, "purpose": actor.purpose,
-    });
-    if let (Some(members), Some(next)) = (value.as_object_mut(), &actor.act) {
-        members.insert("act".to_owned(), actor_json(next));
-    }
-    value
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ActiveToken {
+    spiffe_id: String,
+    task_id: String,
+    token_id: String,
+    scopes: Vec<String>,
+    audience: Vec<String>,
+    expires_at_ms: i64,
+    registration_version: String,
+    /// Whether anybody who holds it may use it.
+    bearer: bool,
+    /// For whom the task acts; empty for itself.
+    on_behalf_of: String,
+    act: Option<ActorView>,
 }
 
-fn answer_lines(answer: &IntrospectResponse) -> Vec<String> {
-    if !answer.active {
-        return vec!["not active".to_owned()];
+/// A chain of actors in the form of the claim `act` of RFC 8693, section 4.1.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ActorView {
+    sub: String,
+    task_id: String,
+    purpose: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Box<ActorView>>,
+}
+
+impl From<Actor> for ActorView {
+    fn from(actor: Actor) -> Self {
+        Self {
+            sub: actor.spiffe_id,
+            task_id: actor.task_id,
+            purpose: actor.purpose,
+            act: actor.act.map(|act| Box::new((*act).into())),
+        }
     }
-    let binding = if answer.binding() == Binding::Bearer {
-        "BEARER: whoever holds it"
-    } else {
-        "certificate"
-    };
-    let principal = if answer.on_behalf_of.is_empty() {
-        "itself"
-    } else {
-        &answer.on_behalf_of
-    };
-    vec![
-        "active".to_owned(),
-        format!("workload  {}", answer.spiffe_id),
-        format!("task      {}", answer.task_id),
-        format!("token id  {}", answer.token_id),
-        format!("scopes    {}", answer.scopes.join(" ")),
-        format!("until     {}", format_timestamp(answer.expires_at_ms)),
-        format!("binding   {binding}"),
-        format!("for       {principal}"),
-    ]
+}
+
+impl From<IntrospectResponse> for TokenView {
+    fn from(answer: IntrospectResponse) -> Self {
+        let bearer = answer.binding() == Binding::Bearer;
+        let of = answer.active.then(|| ActiveToken {
+            spiffe_id: answer.spiffe_id,
+            task_id: answer.task_id,
+            token_id: answer.token_id,
+            scopes: answer.scopes,
+            audience: answer.audience,
+            expires_at_ms: answer.expires_at_ms,
+            registration_version: answer.registration_version,
+            bearer,
+            on_behalf_of: answer.on_behalf_of,
+            act: answer.act.map(ActorView::from),
+        });
+        Self {
+            active: of.is_some(),
+            of,
+        }
+    }
+}
+
+impl View for TokenView {
+    const KIND: &'static str = "token";
+
+    fn lines(&self) -> Vec<String> {
+        let Some(of) = &self.of else {
+            return vec!["not active".to_owned()];
+        };
+        let binding = if of.bearer {
+            "BEARER: whoever holds it"
+        } else {
+            "certificate"
+        };
+        let principal = match of.on_behalf_of.as_str() {
+            "" => "itself",
+            principal => principal,
+        };
+        let mut lines = vec!["active".to_owned()];
+        lines.extend(fields(&[
+            ("workload", of.spiffe_id.clone()),
+            ("task", of.task_id.clone()),
+            ("token id", of.token_id.clone()),
+            ("scopes", of.scopes.join(" ")),
+            ("until", format_timestamp(of.expires_at_ms)),
+            ("binding", binding.to_owned()),
+            ("for", principal.to_owned()),
+        ]));
+        lines
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![crate::shapes::of::<TokenView>()]
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-    use sundew_proto::v1::{Actor, Binding, IntrospectResponse};
+    use serde_json::{Value, json};
 
-    use super::{actor_json, answer_json, answer_lines};
+    use super::*;
+
+    fn json(answer: IntrospectResponse) -> Value {
+        serde_json::to_value(TokenView::from(answer)).unwrap()
+    }
 
     #[test]
     fn nothing_is_told_of_a_token_that_is_not_active() {
@@ -120,8 +180,8 @@ mod tests {
             spiffe_id: "spiffe://a.test/b".to_owned(),
             ..IntrospectResponse::default()
         };
-        assert_eq!(answer_json(&answer), json!({ "active": false }));
-        assert_eq!(answer_lines(&answer), ["not active"]);
+        assert_eq!(json(answer.clone()), json!({ "active": false }));
+        assert_eq!(TokenView::from(answer).lines(), ["not active"]);
     }
 
     #[test]
@@ -131,12 +191,13 @@ mod tests {
             binding: Binding::Bearer.into(),
             ..IntrospectResponse::default()
         };
-        assert_eq!(answer_json(&answer)["bearer"], true);
-        assert!(answer_lines(&answer).contains(&"binding   BEARER: whoever holds it".to_owned()));
+        assert_eq!(json(answer.clone())["bearer"], true);
+        let lines = |answer: &IntrospectResponse| TokenView::from(answer.clone()).lines();
+        assert!(lines(&answer).contains(&"binding   BEARER: whoever holds it".to_owned()));
         answer.binding = Binding::Unspecified.into();
         answer.on_behalf_of = "spiffe://a.test/c".to_owned();
-        assert!(answer_lines(&answer).contains(&"binding   certificate".to_owned()));
-        assert!(answer_lines(&answer).contains(&"for       spiffe://a.test/c".to_owned()));
+        assert!(lines(&answer).contains(&"binding   certificate".to_owned()));
+        assert!(lines(&answer).contains(&"for       spiffe://a.test/c".to_owned()));
     }
 
     #[test]
@@ -150,7 +211,7 @@ mod tests {
         };
         let chain = actor("last", Some(Box::new(actor("first", None))));
         assert_eq!(
-            actor_json(&chain),
+            serde_json::to_value(ActorView::from(chain)).unwrap(),
             json!({
                 "sub": "last", "task_id": "t", "purpose": "p",
                 "act": { "sub": "first", "task_id": "t", "purpose": "p" },

@@ -4,17 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_proto::v1::{
-    AddTrustRequest, ListTrustRequest, RemoveTrustRequest, RemoveTrustResponse, TrustItem,
-    TrustRevocation,
+    AddTrustRequest, ListTrustRequest, RemoveTrustRequest, TrustItem, TrustRevocation,
 };
 use sundew_sdk::Ttl;
 
 use crate::args::{Connect, TrustCommand};
 use crate::client::{registry, status_error};
 use crate::input::read_bytes;
-use crate::output::{Output, deletion, escape, success_if, table};
+use crate::output::{List, Output, Row, View, deletion, escape, success_if, table};
 use crate::timestamp::{format_timestamp, now_ms};
 
 pub(crate) async fn trust(
@@ -34,8 +33,7 @@ pub(crate) async fn trust(
         }
         TrustCommand::List => {
             let items = list_items(connect).await?;
-            let value: Vec<_> = items.iter().map(item_json).collect();
-            output.result(&value, || item_table(&items));
+            output.show(&List::whole(items))?;
             Ok(ExitCode::SUCCESS)
         }
         TrustCommand::Remove { kind, name, reason } => {
@@ -71,15 +69,13 @@ async fn add(
         .await
         .map_err(status_error)?
         .into_inner();
-    let value = json!({
-        "kind": kind, "name": name, "action": answer.action,
-        "revocations": revocations_json(&answer.revocations),
-    });
-    output.result(&value, || {
-        let mut lines = vec![format!("{kind} {} {}", escape(&name, 256), answer.action)];
-        lines.extend(revocation_lines(&answer.revocations));
-        lines
-    });
+    output.show(&ChangedView {
+        kind_of_item: kind,
+        name,
+        action: answer.action,
+        revocations: answer.revocations.into_iter().map(Into::into).collect(),
+        is_removal: false,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -101,9 +97,13 @@ async fn remove(
         .await
         .map_err(status_error)?
         .into_inner();
-    output.result(&removal_json(&kind, &name, &answer), || {
-        removal_lines(&kind, &name, &answer)
-    });
+    output.show(&ChangedView {
+        kind_of_item: kind,
+        name,
+        action: answer.action,
+        revocations: answer.revocations.into_iter().map(Into::into).collect(),
+        is_removal: true,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,125 +113,190 @@ async fn status(connect: &Connect, output: &Output, within: Ttl) -> Result<ExitC
     let soon_ms = now_ms().saturating_add(within.as_ms());
     let mut items = list_items(connect).await?;
     let total = items.len();
-    items.retain(|item| needs_attention(item, soon_ms));
-    let value = json!({
-        "items": total, "need_attention": items.iter().map(item_json).collect::<Vec<_>>(),
-    });
-    output.result(&value, || {
-        let mut lines = vec![format!(
-            "{total} items are trusted, {} need attention",
-            items.len()
-        )];
-        if !items.is_empty() {
-            lines.extend(item_table(&items));
-        }
-        lines
-    });
-    Ok(success_if(items.is_empty()))
+    items.retain(|item| item.needs_attention(soon_ms));
+    let view = StatusView { total, items };
+    output.show(&view)?;
+    Ok(success_if(view.items.is_empty()))
 }
 
-async fn list_items(connect: &Connect) -> Result<Vec<TrustItem>> {
-    Ok(registry(connect)
+async fn list_items(connect: &Connect) -> Result<Vec<ItemRow>> {
+    let items = registry(connect)
         .await?
         .list_trust(ListTrustRequest {})
         .await
         .map_err(status_error)?
         .into_inner()
-        .items)
+        .items;
+    Ok(items.into_iter().map(ItemRow::from).collect())
 }
 
-/// Returns when an item ends, in milliseconds since the epoch, or `None` for one that does not end.
-fn not_after_ms(item: &TrustItem) -> Option<i64> {
-    (item.not_after_ms != 0).then_some(item.not_after_ms)
+/// Something that verifiers trust.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ItemRow {
+    kind: String,
+    name: String,
+    digest: String,
+    /// When it ends; absent for one that does not end.
+    not_after_ms: Option<i64>,
+    source: String,
+    problem: String,
 }
 
-fn needs_attention(item: &TrustItem, soon_ms: i64) -> bool {
-    !item.problem.is_empty() || not_after_ms(item).is_some_and(|end_ms| end_ms <= soon_ms)
+impl From<TrustItem> for ItemRow {
+    fn from(item: TrustItem) -> Self {
+        Self {
+            kind: item.kind,
+            name: item.name,
+            digest: item.digest,
+            not_after_ms: (item.not_after_ms != 0).then_some(item.not_after_ms),
+            source: item.source,
+            problem: item.problem,
+        }
+    }
 }
 
-fn item_json(item: &TrustItem) -> Value {
-    json!({
-        "kind": item.kind, "name": item.name, "digest": item.digest,
-        "not_after_ms": not_after_ms(item), "source": item.source, "problem": item.problem,
-    })
+impl ItemRow {
+    fn needs_attention(&self, soon_ms: i64) -> bool {
+        !self.problem.is_empty() || self.not_after_ms.is_some_and(|end_ms| end_ms <= soon_ms)
+    }
 }
 
-fn item_table(items: &[TrustItem]) -> Vec<String> {
-    let row = |item: &TrustItem| {
+impl Row for ItemRow {
+    const KIND: &'static str = "trust_items";
+    const HEADING: &'static [&'static str] = &["KIND", "NAME", "ENDS", "SOURCE", "PROBLEM"];
+
+    fn cells(&self) -> Vec<String> {
         vec![
-            item.kind.clone(),
-            escape(&item.name, 100),
-            not_after_ms(item).map_or_else(|| "-".to_owned(), format_timestamp),
-            escape(&item.source, 60),
-            escape(&item.problem, 100),
+            self.kind.clone(),
+            escape(&self.name, 100),
+            self.not_after_ms
+                .map_or_else(|| "-".to_owned(), format_timestamp),
+            escape(&self.source, 60),
+            escape(&self.problem, 100),
         ]
-    };
-    table(
-        &["KIND", "NAME", "ENDS", "SOURCE", "PROBLEM"],
-        &items.iter().map(row).collect::<Vec<_>>(),
-    )
+    }
 }
 
-fn removal_json(kind: &str, name: &str, answer: &RemoveTrustResponse) -> Value {
-    let revocations = revocations_json(&answer.revocations);
-    json!({ "kind": kind, "name": name, "action": answer.action, "revocations": revocations })
+/// What of the trusted items needs attention.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct StatusView {
+    /// The number of all items.
+    total: usize,
+    items: Vec<ItemRow>,
 }
 
-fn removal_lines(kind: &str, name: &str, answer: &RemoveTrustResponse) -> Vec<String> {
-    let mut lines = vec![format!(
-        "{kind} {} {}: it is trusted no more, and no new task rests on it",
-        escape(name, 256),
-        deletion(&answer.action)
-    )];
-    lines.extend(revocation_lines(&answer.revocations));
-    lines
+impl View for StatusView {
+    const KIND: &'static str = "trust_status";
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{} items are trusted, {} need attention",
+            self.total,
+            self.items.len()
+        )];
+        if !self.items.is_empty() {
+            let rows: Vec<_> = self.items.iter().map(Row::cells).collect();
+            lines.extend(table(ItemRow::HEADING, &rows));
+        }
+        lines
+    }
 }
 
-fn revocations_json(revocations: &[TrustRevocation]) -> Vec<Value> {
-    let one =
-        |r: &TrustRevocation| json!({ "spiffe_id": r.spiffe_id, "revocation_id": r.revocation_id });
-    revocations.iter().map(one).collect()
+/// An item that was added or removed, and what ended with that.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ChangedView {
+    kind_of_item: String,
+    name: String,
+    action: String,
+    revocations: Vec<RevocationView>,
+    #[serde(skip)]
+    is_removal: bool,
 }
 
-fn revocation_lines(revocations: &[TrustRevocation]) -> impl Iterator<Item = String> {
-    revocations.iter().map(|r| {
-        format!(
-            "  tasks of {} that rested on it are dead ({})",
-            r.spiffe_id, r.revocation_id
-        )
-    })
+/// The end of what rested on an item.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct RevocationView {
+    spiffe_id: String,
+    revocation_id: String,
+}
+
+impl From<TrustRevocation> for RevocationView {
+    fn from(revocation: TrustRevocation) -> Self {
+        Self {
+            spiffe_id: revocation.spiffe_id,
+            revocation_id: revocation.revocation_id,
+        }
+    }
+}
+
+impl View for ChangedView {
+    const KIND: &'static str = "trust_changed";
+
+    fn lines(&self) -> Vec<String> {
+        let (kind, name) = (&self.kind_of_item, escape(&self.name, 256));
+        let mut lines = vec![if self.is_removal {
+            format!(
+                "{kind} {name} {}: it is trusted no more, and no new task rests on it",
+                deletion(&self.action)
+            )
+        } else {
+            format!("{kind} {name} {}", self.action)
+        }];
+        lines.extend(self.revocations.iter().map(|r| {
+            format!(
+                "  tasks of {} that rested on it are dead ({})",
+                r.spiffe_id, r.revocation_id
+            )
+        }));
+        lines
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![
+        crate::shapes::of::<List<ItemRow>>(),
+        crate::shapes::of::<StatusView>(),
+        crate::shapes::of::<ChangedView>(),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
-    use sundew_proto::v1::TrustItem;
+    use super::*;
 
-    use super::{item_json, item_table, needs_attention};
-
-    fn ending(not_after_ms: i64) -> TrustItem {
+    fn ending(not_after_ms: i64) -> ItemRow {
         TrustItem {
             kind: "nitro".to_owned(),
             name: "root".to_owned(),
             not_after_ms,
             ..TrustItem::default()
         }
+        .into()
     }
 
     #[test]
     fn what_ends_soon_or_does_not_work_needs_attention() {
-        assert!(!needs_attention(&ending(0), 1000));
-        assert!(needs_attention(&ending(1000), 1000));
-        assert!(!needs_attention(&ending(1001), 1000));
+        assert!(!ending(0).needs_attention(1000));
+        assert!(ending(1000).needs_attention(1000));
+        assert!(!ending(1001).needs_attention(1000));
         let mut broken = ending(0);
         broken.problem = "cannot be parsed".to_owned();
-        assert!(needs_attention(&broken, 1000));
+        assert!(broken.needs_attention(1000));
     }
 
     #[test]
     fn an_item_without_an_end_has_none_in_either_form() {
-        assert!(item_json(&ending(0))["not_after_ms"].is_null());
+        let json = serde_json::to_value(ending(0)).unwrap();
+        assert!(json["not_after_ms"].is_null());
+        let list = List::whole(vec![ending(0), ending(951_782_400_000)]);
         assert_eq!(
-            item_table(&[ending(0), ending(951_782_400_000)]),
+            list.lines(),
             [
                 "KIND   NAME  ENDS                  SOURCE  PROBLEM",
                 "nitro  root  -",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sundew_core::{KnownTask, TaskId};
 
-use super::{Records, Task};
+use super::Records;
 use crate::refusal::Refusal;
 
 /// The most that are told.
@@ -51,12 +51,6 @@ fn line(id: &TaskId) -> String {
 }
 
 impl Records {
-    /// Returns a task like [`task`](Self::task), for callers that look at all. One whose record does
-    /// not open is left out and noted.
-    pub(crate) async fn readable_task(&self, id: TaskId) -> Result<Option<Arc<Task>>, Refusal> {
-        self.readable(id, self.task(id).await)
-    }
-
     /// Returns a task like [`look_at_task`](Self::look_at_task), for callers that look at all. One
     /// whose record does not open is left out and noted.
     pub(crate) async fn look_at_readable_task(

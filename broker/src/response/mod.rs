@@ -13,6 +13,7 @@ mod preview;
 mod rules;
 mod selector;
 mod survey;
+mod tasks;
 #[cfg(test)]
 mod tests;
 

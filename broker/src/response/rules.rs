@@ -9,6 +9,7 @@ use sundew_core::{
     Credential, Effect, EntryId, Event, FOR_EVER_MS, LogEntry, Outcome, Position, Selector,
 };
 use sundew_proto::v1;
+use tokio::task::JoinSet;
 
 use super::action::Action;
 use super::{Responses, entry_of, name, selector};
@@ -21,6 +22,10 @@ use crate::wire::idempotency_key;
 
 /// How long the record of a single task is looked for before the task is ended without it.
 const LOOK_AT_TASK: Duration = Duration::from_millis(250);
+/// How long a list of rules waits for who put them in force and why.
+const LOOK_AT_ACTIONS: Duration = Duration::from_secs(1);
+/// Actions that are read together.
+const ACTIONS_TOGETHER: usize = 64;
 /// The most endings of single tasks that are listed as pending.
 const MAX_PENDING_LISTED: usize = 1000;
 /// Longest reason, in bytes.
@@ -196,16 +201,18 @@ impl Responses {
         let stale = self.ledger.log.view().is_err();
         let pending = self.ledger.log.pending_entries();
         let is_pending: HashSet<_> = pending.iter().map(|entry| entry.id).collect();
-        let view = self.ledger.log.latest_view();
-        let mut rules: Vec<_> = view
-            .active_rules()
-            .into_iter()
-            .filter_map(|(position, entry, effect)| {
+        let mut rules: Vec<_> = {
+            let view = self.ledger.log.latest_view();
+            let rules = view.active_rules().into_iter();
+            let message = |(position, entry, effect): (Position, &LogEntry, Effect)| {
                 let until_ms = view.matters_until_ms(entry);
                 let pending = is_pending.contains(&entry.id);
-                rule_message(entry, (effect, until_ms), position, pending)
-            })
-            .collect();
+                let rule = rule_message(entry, (effect, until_ms), position, pending)?;
+                let lifted = view.is_lifted(&entry.id);
+                Some(v1::Rule { lifted, ..rule })
+            };
+            rules.filter_map(message).collect()
+        };
         let ended = pending
             .iter()
             .filter(|entry| matches!(entry.event, Event::Ended { .. }))
@@ -215,11 +222,38 @@ impl Responses {
                 rule_message(entry, effect, Position(0), true)
             });
         rules.extend(ended);
+        // Without the store, who and why is missing, and the list is not (L7).
+        let told = tokio::time::timeout(LOOK_AT_ACTIONS, self.tell_who_and_why(&mut rules));
+        if !matches!(told.await, Ok(Ok(()))) {
+            tracing::debug!("rules are listed without who put them in force");
+        }
         Ok(v1::ListRulesResponse {
             rules,
             pending_endings: u64::try_from(pending.len()).unwrap_or(u64::MAX),
             stale,
         })
+    }
+}
+
+impl Responses {
+    /// Adds to rules who put them in force, why and when, for those of which that is still known.
+    async fn tell_who_and_why(self: &Arc<Self>, rules: &mut [v1::Rule]) -> Result<(), Refusal> {
+        for some in rules.chunks_mut(ACTIONS_TOGETHER) {
+            let mut looks = JoinSet::new();
+            for id in some.iter().map(|rule| rule.revocation_id.clone()) {
+                let room = Arc::clone(self);
+                looks.spawn(async move { room.action(&id).await });
+            }
+            for look in looks.join_all().await {
+                let Some((action, _)) = look? else { continue };
+                let name = action.name();
+                if let Some(rule) = some.iter_mut().find(|rule| rule.revocation_id == name) {
+                    (rule.actor, rule.reason) = (action.actor, action.reason);
+                    rule.at_ms = action.at_ms;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -255,6 +289,7 @@ fn rule_message(
             until_ms.min(FOR_EVER_MS)
         },
         pending,
+        ..v1::Rule::default()
     })
 }
 

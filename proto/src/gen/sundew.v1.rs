@@ -6521,6 +6521,17 @@ pub struct Rule {
     /// Set if the rule holds at this broker only, because the store has not taken it yet.
     #[prost(bool, tag = "6")]
     pub pending: bool,
+    /// Who put it in force, why, and when. Empty and 0 if that is not known any more: it is kept for a
+    /// day after the clean-up, and in the journal.
+    #[prost(string, tag = "7")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(int64, tag = "9")]
+    pub at_ms: i64,
+    /// Set if a quarantine or a suspension was lifted; what it killed stays dead.
+    #[prost(bool, tag = "10")]
+    pub lifted: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRulesResponse {
@@ -6590,11 +6601,22 @@ pub struct ListTasksRequest {
     /// 1 to 1000. 0 means 100.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
+    /// Only tasks that match. Of an ended task, only what is left of its record can match.
+    #[prost(message, optional, tag = "3")]
+    pub selector: ::core::option::Option<Selector>,
+    #[prost(enumeration = "TaskState", tag = "4")]
+    pub state: i32,
+    /// Only tasks that began at this instant or later, in milliseconds since the epoch.
+    #[prost(int64, tag = "5")]
+    pub begun_from_ms: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListTasksResponse {
     #[prost(message, repeated, tag = "1")]
     pub tasks: ::prost::alloc::vec::Vec<Task>,
+    /// Set if there are more than the limit.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShowTaskRequest {
@@ -6602,9 +6624,48 @@ pub struct ShowTaskRequest {
     pub task_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenInfo {
+    #[prost(string, tag = "1")]
+    pub token_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "4")]
+    pub expires_at_ms: i64,
+    #[prost(bool, tag = "5")]
+    pub bearer: bool,
+    /// Set while the token is alive.
+    #[prost(bool, tag = "6")]
+    pub active: bool,
+}
+/// Lists in here have 100 entries at most.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ShowTaskResponse {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<Task>,
+    /// Verified claims, `kind.name=value`, and the digests of the evidence, `kind:hex`.
+    #[prost(string, repeated, tag = "2")]
+    pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub evidence: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The serial number of the SVID that began the task, in hexadecimal, and the digest of its
+    /// certificate.
+    #[prost(string, tag = "4")]
+    pub svid_serial: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub certificate_sha256: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub tokens: ::prost::alloc::vec::Vec<TokenInfo>,
+    /// Credentials in other systems that were made for the task and are not removed yet, and how many
+    /// the task has had.
+    #[prost(message, repeated, tag = "7")]
+    pub leases: ::prost::alloc::vec::Vec<LeaseInfo>,
+    #[prost(uint64, tag = "8")]
+    pub leases_had: u64,
+    /// Tasks that were delegated from this one and have not ended.
+    #[prost(message, repeated, tag = "9")]
+    pub children: ::prost::alloc::vec::Vec<Task>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLeasesRequest {
@@ -6647,6 +6708,9 @@ pub struct ListLeasesResponse {
     pub total: u64,
     #[prost(uint64, tag = "3")]
     pub total_due: u64,
+    /// Set if there are more than the limit of what was asked for.
+    #[prost(bool, tag = "4")]
+    pub more: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -6686,6 +6750,44 @@ impl Effect {
             "EFFECT_QUARANTINE" => Some(Self::Quarantine),
             "EFFECT_CONTAIN" => Some(Self::Contain),
             "EFFECT_SUSPEND" => Some(Self::Suspend),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskState {
+    /// Means tasks that have not ended: alive and suspended ones.
+    Unspecified = 0,
+    Alive = 1,
+    Suspended = 2,
+    /// Tasks that have ended, as far as brokers still know them. The journal has all of them.
+    Ended = 3,
+    /// All of these.
+    Any = 4,
+}
+impl TaskState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TASK_STATE_UNSPECIFIED",
+            Self::Alive => "TASK_STATE_ALIVE",
+            Self::Suspended => "TASK_STATE_SUSPENDED",
+            Self::Ended => "TASK_STATE_ENDED",
+            Self::Any => "TASK_STATE_ANY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TASK_STATE_ALIVE" => Some(Self::Alive),
+            "TASK_STATE_SUSPENDED" => Some(Self::Suspended),
+            "TASK_STATE_ENDED" => Some(Self::Ended),
+            "TASK_STATE_ANY" => Some(Self::Any),
             _ => None,
         }
     }

@@ -94,8 +94,10 @@ async fn l3_no_agreement_goes_beyond_the_file_of_a_broker() {
     let near = world.broker().await;
     let (success, said) = bounds(&world, &near, &["set", "--freshness", "2s"]);
     assert!(!success);
+    let error: Value = serde_json::from_str(&said).expect("JSON");
+    let message = error["message"].as_str().expect("message");
     assert!(
-        said.contains("revocation.freshness") && said.contains("at most \"400ms\""),
+        message.contains("revocation.freshness") && message.contains("at most \"400ms\""),
         "{said}"
     );
     let (success, said) = bounds(&world, &near, &["set", "--freshness", "1ms"]);

@@ -1,7 +1,10 @@
 //! The command line, as its users call it.
 
+mod every_command;
 mod operate;
+mod printed;
 mod run;
+mod terminal;
 
 use std::process::{Command, Output, Stdio};
 
@@ -29,7 +32,7 @@ fn c6_output_that_cannot_be_written_ends_a_command_without_a_backtrace() {
     };
     let (reader, writer) = std::io::pipe().expect("pipe");
     drop(reader);
-    assert_eq!(kinds(writer.into()), (Some(141), String::new()));
+    assert_eq!(kinds(writer.into()), (Some(0), String::new()));
     let full = std::fs::File::options().write(true).open("/dev/full");
     let (code, said) = kinds(full.expect("/dev/full").into());
     assert_eq!(code, Some(1));
@@ -166,28 +169,39 @@ async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
     };
     let dry = apply(toml, &["--dry-run"]);
     let said = text(&dry);
-    assert!(dry.status.success() && said.contains("dry run"), "{said}");
+    assert_eq!(dry.status.code(), Some(1), "something would change: {said}");
+    assert!(
+        said.contains("2 created (dry run: nothing was changed)"),
+        "{said}"
+    );
     let operator = |arguments: &[&str]| run_as(&world, &broker, "/operator", arguments, "");
     let list = || text(&operator(&["workload", "list"]));
     assert!(!list().contains("/second"));
     let created = text(&apply(toml, &[]));
     assert!(
-        created.contains("/agent created")
-            && created.contains("/second created")
-            && created.contains("+ owner: \"team\""),
+        created.contains("/agent created") && created.contains("/second created\n2 created\n"),
         "{created}"
     );
-    assert!(text(&apply(toml, &[])).contains("/agent unchanged"));
-    let changed = text(&apply(
-        &toml.replacen("secret:app/*", "secret:app/x", 1),
-        &[],
-    ));
-    assert!(
-        changed.contains("/agent changed")
-            && changed.contains("- scopes.0: \"secret:app/*\"")
-            && changed.contains("+ scopes.0: \"secret:app/x\""),
-        "{changed}"
+    assert_eq!(text(&apply(toml, &[])), "2 unchanged\n");
+    let same = apply(toml, &["--dry-run"]);
+    assert!(same.status.success(), "nothing would change");
+    let narrower = toml.replacen("secret:app/*", "secret:app/x", 1);
+    let differs = run_as(
+        &world,
+        &broker,
+        "/operator",
+        &["workload", "diff", "-f", "-"],
+        &narrower,
     );
+    assert_eq!(differs.status.code(), Some(1));
+    let differs = text(&differs);
+    assert!(
+        differs.contains("/agent changed\n  - scopes.0: \"secret:app/*\"\n")
+            && differs.contains("  + scopes.0: \"secret:app/x\""),
+        "{differs}"
+    );
+    let changed = text(&apply(&narrower, &[]));
+    assert!(changed.contains("/agent changed (2 lines)"), "{changed}");
     let shown: Value = serde_json::from_slice(
         &run_as(
             &world,
@@ -215,6 +229,92 @@ async fn workloads_are_applied_from_toml_and_json_with_a_diff() {
         "{}",
         text(&refused)
     );
+}
+
+/// C6: registrations are kept in files: folders, many files, what is in none of them, and back.
+#[tokio::test]
+async fn c6_registrations_come_from_folders_are_pruned_and_exported() {
+    let world = World::embedded();
+    let broker = world.broker().await;
+    let folder = world.folder().join("workloads");
+    std::fs::create_dir_all(folder.join("deep")).expect("folder");
+    let (first, second) = TWO_WORKLOADS.split_at(TWO_WORKLOADS.rfind("[[workload]]").expect("two"));
+    std::fs::write(folder.join("first.toml"), first).expect("file");
+    std::fs::write(folder.join("deep/second.toml"), second).expect("file");
+    let operator = |arguments: &[&str]| run_as(&world, &broker, "/operator", arguments, "");
+    let path = folder.display().to_string();
+    let apply = |more: &[&str]| operator(&[&["workload", "apply", "-f", &path][..], more].concat());
+    assert!(text(&apply(&[])).ends_with("2 created\n"));
+    let mut many = String::new();
+    for number in 0..60 {
+        many += &first.replace("/agent\"\nowner", &format!("/many/{number}\"\nowner"));
+    }
+    let many = run_as(
+        &world,
+        &broker,
+        "/operator",
+        &["workload", "apply", "-f", "-"],
+        &many,
+    );
+    assert!(text(&many).ends_with("60 created\n"), "{}", text(&many));
+    // Only what is chosen is removed, and not without a choice.
+    assert_eq!(apply(&["--prune"]).status.code(), Some(2));
+    std::fs::remove_file(folder.join("deep/second.toml")).expect("removed");
+    let prefix = ["--prune", "--prefix", "spiffe://test.example/second"];
+    let dry = apply(&[&prefix[..], &["--dry-run"]].concat());
+    assert_eq!(dry.status.code(), Some(1), "{}", text(&dry));
+    let pruned = text(&apply(&prefix));
+    assert_eq!(
+        pruned,
+        "spiffe://test.example/second removed\n1 removed, 1 unchanged\n"
+    );
+    // What is exported is what there is.
+    let exported = operator(&["workload", "export"]);
+    let again = world.folder().join("exported.toml");
+    std::fs::write(&again, &exported.stdout).expect("file");
+    let again = again.display().to_string();
+    let same = operator(&["workload", "apply", "--dry-run", "-f", &again]);
+    assert_eq!(text(&same), "61 unchanged (dry run: nothing was changed)\n");
+    let json = operator(&["--json", "workload", "export", "--owner", "team"]);
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["workload"].as_array().map(Vec::len), Some(61));
+}
+
+/// C6: whoever has no identity hears that at once, with what to do.
+#[tokio::test]
+async fn c6_no_identity_is_told_at_once() {
+    let world = World::embedded();
+    let (mut broker, _) = world.prepare_with_own_ca("");
+    broker.up();
+    broker.ready().await;
+    let socket = format!("unix://{}", world.folder().join("api.sock").display());
+    let list = |socket: Option<&str>| {
+        let mut command = Command::new(sundew());
+        command.args(["workload", "list", "--broker", &broker.address()]);
+        for name in ["SUNDEW_SVID_DIR", "SPIFFE_ENDPOINT_SOCKET"] {
+            command.env_remove(name);
+        }
+        command.envs(socket.map(|socket| ("SPIFFE_ENDPOINT_SOCKET", socket)));
+        let began = std::time::Instant::now();
+        let output = command.output().expect("run");
+        (text(&output), began.elapsed())
+    };
+    for (socket, told) in [
+        (None, "set --svid-dir or SUNDEW_SVID_DIR"),
+        (
+            Some("unix:///nowhere.sock"),
+            "nobody serves a Workload API there",
+        ),
+        (
+            Some(socket.as_str()),
+            "has no identity for this process, which runs as user",
+        ),
+    ] {
+        let (said, took) = list(socket);
+        assert!(said.contains(told), "{socket:?}: {said}");
+        // The SDK waits for ten seconds, which is for agents.
+        assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+    }
 }
 
 #[test]

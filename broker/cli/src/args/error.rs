@@ -8,6 +8,8 @@ pub(super) enum ArgumentError {
     Instant,
     #[error("must be NAME=PATH, such as search=tools/search.json")]
     Part,
+    #[error("must be NAME=VALUE, such as team=payments")]
+    Label,
     #[error("must be ENV=NAME, such as API_KEY=demo/api-key")]
     SecretVariable,
     #[error("must be hexadecimal, such as 0x81010002")]

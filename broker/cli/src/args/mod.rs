@@ -21,12 +21,16 @@ pub(crate) use manifest::{
 };
 pub(crate) use operator::{BreakGlassCommand, OperatorCommand, OwnerPlace};
 pub(crate) use registry::{
-    CaCommand, EngineCommand, KeyringCommand, RootKeyCommand, SecretCommand, WorkloadCommand,
+    CaCommand, EngineCommand, KeyringCommand, RootKeyCommand, SecretCommand, WorkloadChoice,
+    WorkloadCommand,
 };
 pub(crate) use respond::{LeaseCommand, Respond, Revoke, RevokeCommand, Select};
 pub(crate) use run::{Run, TokenWay};
 pub(crate) use svid::{EnrollSvid, SvidCommand};
-pub(crate) use task::{BeginTask, DelegateTask, EndAs, IntrospectToken, TaskCommand, TokenCommand};
+pub(crate) use task::{
+    BeginTask, DelegateTask, EndAs, IntrospectToken, ListTasks, TaskCommand, TaskStateFilter,
+    TokenCommand,
+};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -298,7 +302,7 @@ pub(crate) enum BoundsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Say everything that is wrong with a configuration file.
+    /// Say everything that is wrong with a configuration file, and with the files that it names.
     Check {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,

@@ -2,25 +2,46 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use sundew_sdk::Ttl;
+
+use super::ArgumentError;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkloadCommand {
-    /// Create or replace workloads from a TOML or JSON file; shows what changes.
+    /// Create or replace workloads from TOML or JSON files; prints a line for each that changes.
     ///
     /// `scopes` and `audiences` are the most that a workload's tasks get: names, or names whose last
     /// segment is `*`. A workload without `audiences` may have tokens for any service.
+    #[command(after_help = APPLY_EXIT_CODES)]
     Apply {
-        /// The file, or - for standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// Show what would change, and change nothing.
+        #[command(flatten)]
+        from: WorkloadFiles,
+        /// Show what would change, and change nothing; exit code 1 if anything would.
         #[arg(long)]
         dry_run: bool,
+        /// Remove those that are not in the files, of the ones that --prefix, --owner and --label
+        /// choose.
+        #[arg(long, requires = "chosen")]
+        prune: bool,
+        #[command(flatten)]
+        choice: WorkloadChoice,
     },
-    /// List all workloads.
-    List,
+    /// Show line by line how files differ from what is registered; exit code 1 if they do.
+    Diff {
+        #[command(flatten)]
+        from: WorkloadFiles,
+    },
+    /// Print registrations as `apply` takes them, in TOML, or with --json in JSON.
+    Export {
+        #[command(flatten)]
+        choice: WorkloadChoice,
+    },
+    /// List workloads.
+    List {
+        #[command(flatten)]
+        choice: WorkloadChoice,
+    },
     /// Show one registration.
     Show { spiffe_id: String },
     /// Remove a registration; everything issued to it dies, SVIDs of the embedded CA and join tokens
@@ -28,9 +49,43 @@ pub(crate) enum WorkloadCommand {
     Delete { spiffe_id: String },
 }
 
+const APPLY_EXIT_CODES: &str = "Exit codes:
+  0  applied; or, with --dry-run, nothing would change
+  1  with --dry-run: something would change; else: something was refused";
+
+/// Where registrations are read from.
+#[derive(Debug, Args)]
+pub(crate) struct WorkloadFiles {
+    /// A file, a folder with *.toml and *.json at any depth, or - for standard input. May be repeated.
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Which registrations are meant: those for which everything holds that is given.
+#[derive(Debug, Args)]
+#[group(id = "chosen", multiple = true)]
+pub(crate) struct WorkloadChoice {
+    /// A SPIFFE ID and all below it, by whole path segments.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    pub(crate) prefix: Option<String>,
+    /// Those of one owner.
+    #[arg(long, value_name = "OWNER")]
+    pub(crate) owner: Option<String>,
+    /// Those with a label. May be repeated.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// Reads a label with its value.
+fn label(text: &str) -> Result<(String, String), ArgumentError> {
+    let (name, value) = text.split_once('=').ok_or(ArgumentError::Label)?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
-    /// Write a secret; the value comes from standard input or a file, byte for byte.
+    /// Write a secret; the value comes from standard input or a file, byte for byte. On a terminal it
+    /// is one line, which is not shown.
     Put {
         name: String,
         #[arg(long, value_name = "FILE")]

@@ -103,7 +103,8 @@ pub(crate) enum RevokeCommand {
         #[arg(long)]
         watch: bool,
     },
-    /// List rules and quarantines that stand.
+    /// List rules and quarantines that stand: their effect and state, who put them in force, why and
+    /// when.
     List,
 }
 
@@ -117,7 +118,8 @@ pub(crate) enum LeaseCommand {
         /// Only those that are due.
         #[arg(long)]
         due: bool,
-        #[arg(long, default_value_t = 100)]
+        /// Most leases that are shown, 1000 at most.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
 }

@@ -18,16 +18,60 @@ pub(crate) enum TaskCommand {
         #[arg(long, default_value = "completed")]
         outcome: EndAs,
     },
-    /// List tasks. Needs the role `responder`.
-    List {
-        /// Only those of one workload.
-        #[arg(long, value_name = "SPIFFE_ID")]
-        workload: Option<String>,
-        #[arg(long, default_value_t = 100)]
-        limit: u32,
-    },
-    /// Show one task. Needs the role `responder`.
+    /// List tasks, and say if there are more. Needs the role `responder`.
+    List(ListTasks),
+    /// Show one task: its evidence and claims, tokens, credentials in other systems, and what was
+    /// delegated from it. Needs the role `responder`.
     Show { task_id: String },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListTasks {
+    /// Only those in this state; ended ones for as long as brokers know of them.
+    #[arg(long, value_enum, default_value_t = TaskStateFilter::Live)]
+    pub(crate) state: TaskStateFilter,
+    /// Only those of one workload.
+    #[arg(long, visible_alias = "spiffe-id", value_name = "SPIFFE_ID")]
+    pub(crate) workload: Option<String>,
+    /// Only those of a SPIFFE ID and of all below it, by whole path segments.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    pub(crate) spiffe_prefix: Option<String>,
+    /// Only those that may do something that this scope allows; ends in /* for all below.
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Option<String>,
+    /// Only those that may read this secret.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) secret: Option<String>,
+    /// Only those with a verified claim, such as oidc.repository=org/repo. May be repeated.
+    #[arg(long = "claim", value_name = "KIND.NAME=VALUE")]
+    pub(crate) claims: Vec<String>,
+    /// Only a task and everything that was delegated from it.
+    #[arg(long, value_name = "TASK_ID")]
+    pub(crate) task_tree: Option<String>,
+    /// Only those that this version of a registration allowed.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) registration: Option<String>,
+    /// Only those that began so long ago, or longer.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) older_than: Option<Ttl>,
+    /// Only those that began so long ago at most.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) younger_than: Option<Ttl>,
+    /// Most tasks that are shown, 1000 at most.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum TaskStateFilter {
+    /// Those that have not ended: alive and suspended ones.
+    Live,
+    /// Those that are alive and not suspended.
+    Alive,
+    Suspended,
+    Ended,
+    /// All of these.
+    Any,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde_json::json;
+use serde::Serialize;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::{ActivateTpmKeyRequest, ChallengeTpmKeyRequest, TpmKey as TpmKeyMessage};
 use sundew_sdk::TpmKey;
@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use crate::args::{ActivateKey, Connect};
 use crate::client::{connection, enrollment_connection, status_error};
 use crate::input::read_bytes;
-use crate::output::Output;
+use crate::output::{Output, View, fields};
 
 /// Lets the TPM open a credential that the broker made for both of its keys, and sends the opened
 /// credential back: only the TPM that has the endorsement key can open it.
@@ -52,15 +52,31 @@ pub(super) async fn activate(
         .await
         .map_err(status_error)?
         .into_inner();
-    let value = json!({ "ek": answer.ek, "key": answer.key, "action": answer.action });
-    output.result(&value, || {
-        vec![
-            format!("ek   {}", answer.ek),
-            format!("key  {}", answer.key),
-            format!("the key is trusted ({})", answer.action),
-        ]
-    });
+    output.show(&ActivatedView {
+        ek: answer.ek,
+        key: answer.key,
+        action: answer.action,
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A key that is trusted, by the claims to pin.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct ActivatedView {
+    ek: String,
+    key: String,
+    action: String,
+}
+
+impl View for ActivatedView {
+    const KIND: &'static str = "tpm_key_activated";
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = fields(&[("ek", self.ek.clone()), ("key", self.key.clone())]);
+        lines.push(format!("the key is trusted ({})", self.action));
+        lines
+    }
 }
 
 /// Opens a channel to the enrollment listener if the command names one, and otherwise, with this

@@ -2,13 +2,60 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
+use serde::Serialize;
 use sundew_core::client::about::{About, KINDS};
 
-use crate::output::Output;
+use crate::output::{Output, View};
 
-pub(super) fn kinds(output: &Output) -> ExitCode {
-    output.result(&KINDS, || KINDS.iter().flat_map(lines).collect());
-    ExitCode::SUCCESS
+pub(super) fn kinds(output: &Output) -> Result<ExitCode> {
+    output.show(&KindsView { items: &KINDS })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The kinds of evidence.
+#[derive(Serialize)]
+pub(super) struct KindsView {
+    items: &'static [About],
+}
+
+impl View for KindsView {
+    const KIND: &'static str = "evidence_kinds";
+
+    fn lines(&self) -> Vec<String> {
+        self.items.iter().flat_map(lines).collect()
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for KindsView {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "KindsView".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let proven = schemars::json_schema!({
+            "type": "object",
+            "properties": { "against": { "type": "string" }, "what": { "type": "string" } },
+            "required": ["against", "what"]
+        });
+        let item = schemars::json_schema!({
+            "type": "object",
+            "properties": {
+                "kind": { "type": "string" },
+                "proves": { "type": "string" },
+                "needs": { "type": "string" },
+                "proven": { "type": "array", "items": proven }
+            },
+            "required": ["kind", "proves", "needs", "proven"]
+        });
+        schemars::json_schema!({
+            "description": "The kinds of evidence.",
+            "type": "object",
+            "properties": { "items": { "type": "array", "items": item } },
+            "required": ["items"]
+        })
+    }
 }
 
 fn lines(about: &About) -> Vec<String> {

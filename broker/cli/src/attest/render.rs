@@ -1,98 +1,191 @@
-//! Attempts to prove something, and findings in evidence, as JSON and as lines of text.
+//! Attempts to prove something, and findings in evidence, as they are shown.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
 use sundew_proto::v1::{EvidenceAttempt, EvidenceFinding};
 
-use crate::output::escape;
+use crate::output::{View, escape};
 use crate::timestamp::format_timestamp;
 
-pub(super) fn attempt_json(attempt: &EvidenceAttempt) -> Value {
-    let wanted: Value = serde_json::from_str(&attempt.wanted).unwrap_or_default();
-    json!({
-        "at_ms": attempt.at_ms, "spiffe_id": attempt.spiffe_id, "purpose": attempt.purpose,
-        "shown": attempt.shown, "wanted": wanted,
-        "findings": attempt.findings.iter().map(finding_json).collect::<Vec<_>>(),
-        "refusal": attempt.refusal, "assurance": attempt.assurance,
-    })
+/// What was shown lately, at each broker that was asked.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct AttemptsView {
+    pub(super) items: Vec<AttemptView>,
+    /// The brokers that were asked, and why those did not answer that did not.
+    pub(super) brokers: Vec<AskedBroker>,
 }
 
-pub(super) fn attempt_lines(attempt: &EvidenceAttempt) -> Vec<String> {
-    let verdict = if attempt.refusal.is_empty() {
-        format!("taken, worth `{}`", attempt.assurance)
-    } else {
-        format!("REFUSED: {}", escape(&attempt.refusal, 400))
-    };
-    let mut lines = vec![format!(
-        "{} {} {}: {verdict}",
-        format_timestamp(attempt.at_ms),
-        attempt.spiffe_id,
-        attempt.purpose
-    )];
-    let shown = if attempt.shown.is_empty() {
-        "nothing".to_owned()
-    } else {
-        escape(&attempt.shown.join(", "), 300)
-    };
-    lines.push(format!("  shown:  {shown}"));
-    // The requirement is JSON, whose own escapes would be escaped again.
-    let wanted: String = attempt
-        .wanted
-        .chars()
-        .take(2000)
-        .map(|c| if c.is_ascii() { c } else { '?' })
-        .collect();
-    lines.push(format!("  wanted: {wanted}"));
-    lines.extend(
-        attempt
-            .findings
+/// A broker that was asked.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct AskedBroker {
+    pub(super) address: String,
+    /// Why it did not answer; absent if it did.
+    pub(super) problem: Option<String>,
+}
+
+/// Something that was shown, what the registration wanted, and what came of it.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct AttemptView {
+    /// The address of the broker to which it was shown.
+    broker: String,
+    at_ms: i64,
+    spiffe_id: String,
+    purpose: String,
+    shown: Vec<String>,
+    /// The requirement, as it stands in the registration.
+    wanted: Value,
+    findings: Vec<FindingView>,
+    /// Why it was refused; empty if it was taken.
+    refusal: String,
+    assurance: String,
+}
+
+impl AttemptView {
+    pub(super) fn new(broker: &str, attempt: EvidenceAttempt) -> Self {
+        Self {
+            broker: broker.to_owned(),
+            at_ms: attempt.at_ms,
+            spiffe_id: attempt.spiffe_id,
+            purpose: attempt.purpose,
+            shown: attempt.shown,
+            wanted: serde_json::from_str(&attempt.wanted).unwrap_or_default(),
+            findings: attempt.findings.into_iter().map(Into::into).collect(),
+            refusal: attempt.refusal,
+            assurance: attempt.assurance,
+        }
+    }
+
+    /// When it was, for the order of attempts of several brokers.
+    pub(super) fn at_ms(&self) -> i64 {
+        self.at_ms
+    }
+
+    fn lines(&self, names_broker: bool) -> Vec<String> {
+        let verdict = if self.refusal.is_empty() {
+            format!("taken, worth `{}`", self.assurance)
+        } else {
+            format!("REFUSED: {}", escape(&self.refusal, 400))
+        };
+        let at = match names_broker {
+            true => format!(" at {}", self.broker),
+            false => String::new(),
+        };
+        let mut lines = vec![format!(
+            "{} {} {}{at}: {verdict}",
+            format_timestamp(self.at_ms),
+            self.spiffe_id,
+            self.purpose
+        )];
+        let shown = if self.shown.is_empty() {
+            "nothing".to_owned()
+        } else {
+            escape(&self.shown.join(", "), 300)
+        };
+        lines.push(format!("  shown:  {shown}"));
+        // The requirement is JSON, whose own escapes would be escaped again.
+        let wanted: String = self
+            .wanted
+            .to_string()
+            .chars()
+            .take(2000)
+            .map(|c| if c.is_ascii() { c } else { '?' })
+            .collect();
+        lines.push(format!("  wanted: {wanted}"));
+        let findings = self.findings.iter().flat_map(FindingView::lines);
+        lines.extend(findings.map(|line| format!("  {line}")));
+        lines
+    }
+}
+
+impl View for AttemptsView {
+    const KIND: &'static str = "evidence_attempts";
+
+    fn lines(&self) -> Vec<String> {
+        let several = self.brokers.len() > 1;
+        let mut lines: Vec<_> = self
+            .items
             .iter()
-            .flat_map(finding_lines)
-            .map(|line| format!("  {line}")),
-    );
-    lines
+            .flat_map(|attempt| attempt.lines(several))
+            .collect();
+        if self.items.is_empty() {
+            lines.push(
+                "no attempt is remembered: each broker remembers the last 256 since it started"
+                    .to_owned(),
+            );
+        }
+        lines.extend(self.brokers.iter().filter_map(|broker| {
+            let problem = broker.problem.as_ref()?;
+            Some(format!(
+                "{} was not asked: {}",
+                broker.address,
+                escape(problem, 400)
+            ))
+        }));
+        lines
+    }
 }
 
-pub(super) fn finding_json(finding: &EvidenceFinding) -> Value {
-    let claims: Map<_, _> = finding
-        .claims
-        .iter()
-        .map(|claim| (claim.name.clone(), claim.values.clone().into()))
-        .collect();
-    json!({
-        "kind": finding.kind, "problem": finding.problem, "fresh": finding.fresh,
-        "claims": claims,
-    })
+/// What was found in one piece of evidence.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct FindingView {
+    kind: String,
+    /// Why it does not count; empty if it does.
+    problem: String,
+    /// Whether it was made for the nonce of this attempt.
+    fresh: bool,
+    claims: BTreeMap<String, Vec<String>>,
 }
 
-pub(super) fn finding_lines(finding: &EvidenceFinding) -> Vec<String> {
-    let mut lines = vec![match finding.problem.as_str() {
-        "" => format!(
-            "{}: good{}",
-            finding.kind,
-            if finding.fresh {
-                ", fresh"
-            } else {
-                ", without the nonce"
-            }
-        ),
-        problem => format!("{}: {}", finding.kind, escape(problem, 400)),
-    }];
-    lines.extend(finding.claims.iter().map(|claim| {
-        format!(
-            "  {} = {}",
-            escape(&claim.name, 128),
-            escape(&claim.values.join(" "), 400)
-        )
-    }));
-    lines
+impl From<EvidenceFinding> for FindingView {
+    fn from(finding: EvidenceFinding) -> Self {
+        let claims = finding.claims.into_iter();
+        Self {
+            kind: finding.kind,
+            problem: finding.problem,
+            fresh: finding.fresh,
+            claims: claims.map(|claim| (claim.name, claim.values)).collect(),
+        }
+    }
+}
+
+impl FindingView {
+    pub(super) fn lines(&self) -> Vec<String> {
+        let fresh = match self.fresh {
+            true => ", fresh",
+            false => ", without the nonce",
+        };
+        let mut lines = vec![match self.problem.as_str() {
+            "" => format!("{}: good{fresh}", self.kind),
+            problem => format!("{}: {}", self.kind, escape(problem, 400)),
+        }];
+        let claim = |(name, values): (&String, &Vec<String>)| {
+            let values = escape(&values.join(" "), 400);
+            format!("  {} = {values}", escape(name, 128))
+        };
+        lines.extend(self.claims.iter().map(claim));
+        lines
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use sundew_proto::v1::{EvidenceAttempt, EvidenceFinding};
 
-    use super::{attempt_json, attempt_lines, finding_lines};
+    use super::*;
+
+    fn attempt_lines(attempt: &EvidenceAttempt) -> Vec<String> {
+        AttemptView::new("b:1", attempt.clone()).lines(false)
+    }
+
+    fn finding_lines(finding: &EvidenceFinding) -> Vec<String> {
+        FindingView::from(finding.clone()).lines()
+    }
 
     fn refused() -> EvidenceAttempt {
         EvidenceAttempt {
@@ -118,10 +211,8 @@ mod tests {
 
     #[test]
     fn the_requirement_is_part_of_the_json_and_not_a_text_in_it() {
-        assert_eq!(
-            attempt_json(&refused())["wanted"],
-            json!([{ "kind": "tpm2" }])
-        );
+        let json = serde_json::to_value(AttemptView::new("b:1", refused())).unwrap();
+        assert_eq!(json["wanted"], json!([{ "kind": "tpm2" }]));
     }
 
     #[test]

@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
-use serde_json::json;
+use serde::Serialize;
 use sundew_broker::evidence::offline::{Inspection, Trusted, inspect, public_key_in};
 use sundew_broker::serve::config::Config;
 
 use super::parse_binding;
-use super::render::{finding_json, finding_lines};
+use super::render::FindingView;
 use crate::args::VerifyEvidence;
 use crate::input::read_bytes;
-use crate::output::{Output, escape, success_if};
+use crate::output::{Output, View, escape, success_if};
 use crate::timestamp::{now_ms, parse_timestamp};
 
 pub(super) fn verify(output: &Output, command: VerifyEvidence) -> Result<ExitCode> {
@@ -49,17 +49,33 @@ pub(super) fn verify(output: &Output, command: VerifyEvidence) -> Result<ExitCod
         now_ms,
     };
     let (findings, refusal) = inspect(&inspection, &trusted).map_err(|e| anyhow!(e))?;
-    let value = json!({
-        "taken": refusal.is_none(), "refusal": refusal,
-        "findings": findings.iter().map(finding_json).collect::<Vec<_>>(),
-    });
-    output.result(&value, || {
-        let mut lines: Vec<_> = findings.iter().flat_map(finding_lines).collect();
-        lines.push(refusal.as_ref().map_or_else(
+    let view = VerifiedView {
+        taken: refusal.is_none(),
+        refusal,
+        findings: findings.into_iter().map(FindingView::from).collect(),
+    };
+    output.show(&view)?;
+    Ok(success_if(view.taken))
+}
+
+/// What came of a piece of evidence.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct VerifiedView {
+    taken: bool,
+    refusal: Option<String>,
+    findings: Vec<FindingView>,
+}
+
+impl View for VerifiedView {
+    const KIND: &'static str = "evidence_verified";
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.findings.iter().flat_map(FindingView::lines).collect();
+        lines.push(self.refusal.as_ref().map_or_else(
             || "taken".to_owned(),
             |refusal| format!("refused: {}", escape(refusal, 400)),
         ));
         lines
-    });
-    Ok(success_if(refusal.is_none()))
+    }
 }

@@ -8,13 +8,14 @@ mod status;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde::Serialize;
 use sundew_proto::v1::{Effect, LiftRequest, RevokeRequest, Selector};
 
 use crate::args::{Connect, Respond, Revoke, RevokeCommand};
 use crate::client::{response, status_error};
-use crate::output::Output;
+use crate::output::{Output, View, note};
 use crate::pending;
+use status::StatusView;
 
 pub(crate) async fn revoke(connect: &Connect, output: &Output, revoke: Revoke) -> Result<ExitCode> {
     match revoke.command {
@@ -72,36 +73,80 @@ pub(crate) async fn put_in_force(
         .await
         .map_err(status_error)?
         .into_inner();
-    let id = answer.revocation_id;
-    if answer.pending {
-        let value = json!({
-            "revocation_id": id, "position": answer.position,
-            "effect": status::effect_label(effect), "pending": true,
-        });
-        output.result(&value, || pending_lines(&id));
+    let view = InForceView {
+        revocation_id: answer.revocation_id,
+        position: answer.position,
+        effect: status::effect_label(effect),
+        pending: answer.pending,
+        meaning: effect,
+    };
+    if view.pending {
+        output.show(&view)?;
         return Ok(pending::exit_code());
     }
-    let line = format!("{id}: {}", meaning(&id, effect));
     if !wait || matches!(effect, Effect::Quarantine | Effect::Suspend) {
-        let value = json!({
-            "revocation_id": id, "position": answer.position,
-            "effect": status::effect_label(effect), "pending": false,
-        });
-        output.result(&value, || vec![line]);
+        output.show(&view)?;
         return Ok(ExitCode::SUCCESS);
     }
     if !output.is_json() {
         // The response is in force already: people need not wait for the clean-up to read it.
-        println!("{line}");
+        output.show(&view)?;
     }
-    match show_status(connect, output, &id, true).await {
+    let id = view.revocation_id;
+    match status::follow(connect, output, &id, true).await {
+        Ok(status) => output.show(&StatusView::from(status))?,
         // What was asked for is in force, whatever becomes of watching its clean-up.
         Err(error) if !output.is_json() => {
-            eprintln!("sundew: the clean-up cannot be watched now: {error:#}");
-            eprintln!("sundew: `sundew revoke status {id} --watch` shows it later");
-            Ok(ExitCode::SUCCESS)
+            note(&format!(
+                "sundew: the clean-up cannot be watched now: {error:#}"
+            ));
+            note(&format!(
+                "sundew: `sundew revoke status {id} --watch` shows it later"
+            ));
         }
-        shown => shown,
+        Err(error) => return Err(error),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A response that was put in force.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct InForceView {
+    revocation_id: String,
+    /// Position in the revocation log; 0 while pending.
+    position: u64,
+    effect: &'static str,
+    /// Whether it holds at the broker that was asked, and not everywhere yet.
+    pending: bool,
+    #[serde(skip)]
+    meaning: Effect,
+}
+
+impl View for InForceView {
+    const KIND: &'static str = "revocation";
+
+    fn lines(&self) -> Vec<String> {
+        let id = &self.revocation_id;
+        if self.pending {
+            return pending_lines(id);
+        }
+        vec![format!("{id}: {}", meaning(id, self.meaning))]
+    }
+}
+
+/// A quarantine or a suspension that was lifted.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct LiftedView {
+    lifted: String,
+}
+
+impl View for LiftedView {
+    const KIND: &'static str = "lifted";
+
+    fn lines(&self) -> Vec<String> {
+        vec![format!("{} is lifted; what died stays dead", self.lifted)]
     }
 }
 
@@ -143,9 +188,7 @@ async fn show_status(
     to_the_end: bool,
 ) -> Result<ExitCode> {
     let status = status::follow(connect, output, revocation_id, to_the_end).await?;
-    output.result(&status::status_json(&status), || {
-        status::status_lines(&status)
-    });
+    output.show(&StatusView::from(status))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -164,8 +207,20 @@ pub(crate) async fn lift(
         .lift(request)
         .await
         .map_err(status_error)?;
-    output.result(&json!({ "lifted": revocation_id }), || {
-        vec![format!("{revocation_id} is lifted; what died stays dead")]
-    });
+    output.show(&LiftedView {
+        lifted: revocation_id,
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![
+        crate::shapes::of::<InForceView>(),
+        crate::shapes::of::<LiftedView>(),
+        crate::shapes::of::<status::StatusView>(),
+        crate::shapes::of::<preview::PreviewView>(),
+        crate::shapes::of::<crate::output::List<rules::RuleRow>>(),
+    ]
 }

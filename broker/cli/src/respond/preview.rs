@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_proto::v1::{self, PreviewRequest, PreviewResponse, Selector};
 
 use crate::args::Connect;
 use crate::client::{response, status_error};
-use crate::output::{Output, escape, table};
+use crate::output::{Output, View, escape, table};
 use crate::timestamp::format_timestamp;
 
 /// Shows what a selector matches, with a spinner while the broker looks. Fails if the broker stops
@@ -46,52 +46,97 @@ pub(super) async fn preview(
     if !last.done {
         bail!("the broker stopped before it had looked at everything");
     }
-    output.result(&preview_json(&last), || preview_lines(&last));
+    output.show(&PreviewView::from(last))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn preview_json(preview: &PreviewResponse) -> Value {
-    let workloads: Vec<_> = preview
-        .workloads
-        .iter()
-        .map(|w| json!({ "spiffe_id": w.spiffe_id, "tasks": w.tasks, "tokens": w.tokens }))
-        .collect();
-    let samples: Vec<_> = preview
-        .samples
-        .iter()
-        .map(|t| json!({ "task_id": t.task_id, "spiffe_id": t.spiffe_id, "purpose": t.purpose }))
-        .collect();
-    json!({
-        "tasks": preview.tasks, "tokens": preview.tokens, "leases": preview.leases,
-        "looked_at": preview.looked_at, "other_workloads": preview.other_workloads,
-        "workloads": workloads, "samples": samples,
-    })
+/// What a selector would hit.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct PreviewView {
+    /// Live tasks and tokens.
+    tasks: u64,
+    tokens: u64,
+    /// Credentials in other systems.
+    leases: u64,
+    looked_at: u64,
+    /// The workloads with the most tokens, and the number of other ones.
+    workloads: Vec<Counted>,
+    other_workloads: u64,
+    /// Some of the tasks.
+    samples: Vec<Sample>,
 }
 
-fn preview_lines(preview: &PreviewResponse) -> Vec<String> {
-    let mut lines = vec![
-        format!(
-            "would hit {} live tasks with {} live tokens, and {} credentials in other systems",
-            preview.tasks, preview.tokens, preview.leases
-        ),
-        format!("looked at {} tasks; nothing was changed", preview.looked_at),
-    ];
-    if !preview.workloads.is_empty() {
-        lines.push(String::new());
-        lines.extend(workload_table(&preview.workloads));
-    }
-    if preview.other_workloads > 0 {
-        lines.push(format!("… and {} other workloads", preview.other_workloads));
-    }
-    if !preview.samples.is_empty() {
-        lines.push(String::new());
-        lines.extend(sample_table(&preview.samples));
-    }
-    lines
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Counted {
+    spiffe_id: String,
+    tasks: u64,
+    tokens: u64,
 }
 
-fn workload_table(workloads: &[v1::WorkloadCount]) -> Vec<String> {
-    let row = |count: &v1::WorkloadCount| {
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Sample {
+    task_id: String,
+    spiffe_id: String,
+    deadline_ms: i64,
+    purpose: String,
+}
+
+impl From<PreviewResponse> for PreviewView {
+    fn from(preview: PreviewResponse) -> Self {
+        let counted = |count: v1::WorkloadCount| Counted {
+            spiffe_id: count.spiffe_id,
+            tasks: count.tasks,
+            tokens: count.tokens,
+        };
+        let sample = |task: v1::Task| Sample {
+            task_id: task.task_id,
+            spiffe_id: task.spiffe_id,
+            deadline_ms: task.deadline_ms,
+            purpose: task.purpose,
+        };
+        Self {
+            tasks: preview.tasks,
+            tokens: preview.tokens,
+            leases: preview.leases,
+            looked_at: preview.looked_at,
+            workloads: preview.workloads.into_iter().map(counted).collect(),
+            other_workloads: preview.other_workloads,
+            samples: preview.samples.into_iter().map(sample).collect(),
+        }
+    }
+}
+
+impl View for PreviewView {
+    const KIND: &'static str = "preview";
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![
+            format!(
+                "would hit {} live tasks with {} live tokens, and {} credentials in other systems",
+                self.tasks, self.tokens, self.leases
+            ),
+            format!("looked at {} tasks; nothing was changed", self.looked_at),
+        ];
+        if !self.workloads.is_empty() {
+            lines.push(String::new());
+            lines.extend(workload_table(&self.workloads));
+        }
+        if self.other_workloads > 0 {
+            lines.push(format!("… and {} other workloads", self.other_workloads));
+        }
+        if !self.samples.is_empty() {
+            lines.push(String::new());
+            lines.extend(sample_table(&self.samples));
+        }
+        lines
+    }
+}
+
+fn workload_table(workloads: &[Counted]) -> Vec<String> {
+    let row = |count: &Counted| {
         vec![
             count.spiffe_id.clone(),
             count.tasks.to_string(),
@@ -104,8 +149,8 @@ fn workload_table(workloads: &[v1::WorkloadCount]) -> Vec<String> {
     )
 }
 
-fn sample_table(samples: &[v1::Task]) -> Vec<String> {
-    let row = |task: &v1::Task| {
+fn sample_table(samples: &[Sample]) -> Vec<String> {
+    let row = |task: &Sample| {
         vec![
             task.task_id.clone(),
             task.spiffe_id.clone(),
@@ -123,7 +168,12 @@ fn sample_table(samples: &[v1::Task]) -> Vec<String> {
 mod tests {
     use sundew_proto::v1::{PreviewResponse, Task, WorkloadCount};
 
-    use super::preview_lines;
+    use super::PreviewView;
+    use crate::output::View as _;
+
+    fn preview_lines(preview: &PreviewResponse) -> Vec<String> {
+        PreviewView::from(preview.clone()).lines()
+    }
 
     #[test]
     fn a_preview_shows_counts_then_workloads_then_samples() {

@@ -1,9 +1,13 @@
 //! Selectors: what a rule is about, from the command line and for people.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use sundew_proto::v1::Selector;
 
 use crate::args::Select;
+use crate::output::escape;
 use crate::timestamp::format_timestamp;
 
 /// Returns the criteria of a command line in the form that the broker takes.
@@ -26,9 +30,54 @@ pub(super) fn selector(select: Select) -> Selector {
     }
 }
 
-/// Returns the name and the value of each criterion that a selector has. The names are those of the
-/// flags of `sundew revoke`.
-pub(super) fn criteria(selector: &Selector) -> Vec<(&'static str, String)> {
+/// The criteria that a selector has, by the names of the flags of `sundew revoke`, in their order. JSON
+/// has them as an object; a criterion that stands there several times has a list.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct Criteria(Vec<(&'static str, String)>);
+
+impl Criteria {
+    /// The criteria as words of one line.
+    pub(super) fn words(&self) -> String {
+        let word = |(name, value): &(&str, String)| format!("{name}={}", escape(value, 120));
+        self.0.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Serialize for Criteria {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, value) in &self.0 {
+            members.entry(name).or_default().push(value);
+        }
+        let mut map = serializer.serialize_map(Some(members.len()))?;
+        for (name, values) in &members {
+            match values.as_slice() {
+                [value] if *name != "claim" => map.serialize_entry(name, value)?,
+                values => map.serialize_entry(name, values)?,
+            }
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for Criteria {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Criteria".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "What must hold, by the names of the flags of `sundew revoke`.",
+            "type": "object",
+            "properties": { "claim": { "type": "array", "items": { "type": "string" } } },
+            "additionalProperties": { "type": "string" }
+        })
+    }
+}
+
+/// Returns the criteria that a selector has.
+pub(super) fn criteria(selector: &Selector) -> Criteria {
     let mut all = vec![
         ("token", selector.token.clone()),
         ("task", selector.task_id.clone()),
@@ -50,15 +99,7 @@ pub(super) fn criteria(selector: &Selector) -> Vec<(&'static str, String)> {
         all.push(("everything", "yes".to_owned()));
     }
     all.retain(|(_, value)| !value.is_empty());
-    all
-}
-
-pub(super) fn selector_json(selector: &Selector) -> Value {
-    criteria(selector)
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), Value::String(value)))
-        .collect::<Map<_, _>>()
-        .into()
+    Criteria(all)
 }
 
 #[cfg(test)]
@@ -66,11 +107,11 @@ mod tests {
     use serde_json::json;
     use sundew_proto::v1::Selector;
 
-    use super::{criteria, selector_json};
+    use super::{Criteria, criteria};
 
     #[test]
     fn criteria_that_are_not_given_are_left_out() {
-        assert_eq!(criteria(&Selector::default()), []);
+        assert_eq!(criteria(&Selector::default()), Criteria::default());
         let selector = Selector {
             spiffe_id: "spiffe://a.test/b".to_owned(),
             claims: vec!["a.b=1".to_owned(), "a.b=2".to_owned()],
@@ -79,14 +120,14 @@ mod tests {
             ..Selector::default()
         };
         assert_eq!(
-            criteria(&selector),
-            [
-                ("workload", "spiffe://a.test/b".to_owned()),
-                ("claim", "a.b=1".to_owned()),
-                ("claim", "a.b=2".to_owned()),
-                ("issued-before", "2000-02-29T00:00:00Z".to_owned()),
-                ("everything", "yes".to_owned()),
-            ]
+            criteria(&selector).words(),
+            "workload=spiffe://a.test/b claim=a.b=1 claim=a.b=2 \
+             issued-before=2000-02-29T00:00:00Z everything=yes"
+        );
+        // C6: no criterion hides another one of its name.
+        assert_eq!(
+            serde_json::to_value(criteria(&selector)).unwrap()["claim"],
+            json!(["a.b=1", "a.b=2"])
         );
     }
 
@@ -96,6 +137,7 @@ mod tests {
             token: "tok-1".to_owned(),
             ..Selector::default()
         };
-        assert_eq!(selector_json(&selector), json!({ "token": "tok-1" }));
+        let json = serde_json::to_value(criteria(&selector)).unwrap();
+        assert_eq!(json, json!({ "token": "tok-1" }));
     }
 }

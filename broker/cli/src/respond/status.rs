@@ -2,13 +2,13 @@
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sundew_proto::v1::{Effect, RevocationStatus, WatchRevocationRequest};
 
-use super::selector::selector_json;
+use super::selector::{Criteria, criteria};
 use crate::args::Connect;
 use crate::client::{response, status_error};
-use crate::output::{Output, escape};
+use crate::output::{Output, View, escape};
 
 /// Returns the last state of a response's clean-up that the broker tells: the present one, or the
 /// final one if `to_the_end`. A bar shows the progress where somebody looks.
@@ -70,57 +70,96 @@ pub(super) fn effect_label(effect: Effect) -> &'static str {
     }
 }
 
-pub(super) fn status_json(status: &RevocationStatus) -> Value {
-    json!({
-        "revocation_id": status.revocation_id, "effect": effect_label(status.effect()),
-        "actor": status.actor, "reason": status.reason, "at_ms": status.at_ms,
-        "selector": status.selector.as_ref().map(selector_json), "counted": status.counted,
-        "tasks": status.tasks, "tokens": status.tokens, "reaped_tasks": status.reaped_tasks,
-        "leases": status.leases, "leases_left": status.leases_left,
-        "lease_problem": status.lease_problem, "done": status.done, "lifted": status.lifted,
-    })
+/// A response, and how far the clean-up after it is.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct StatusView {
+    revocation_id: String,
+    effect: &'static str,
+    actor: String,
+    reason: String,
+    at_ms: i64,
+    selector: Criteria,
+    /// Whether what it killed is counted.
+    counted: bool,
+    tasks: u64,
+    tokens: u64,
+    /// Tasks that are off all lists.
+    reaped_tasks: u64,
+    /// Credentials in other systems, and how many are not removed yet.
+    leases: u64,
+    leases_left: u64,
+    lease_problem: String,
+    done: bool,
+    lifted: bool,
 }
 
-pub(super) fn status_lines(status: &RevocationStatus) -> Vec<String> {
-    if !status.counted {
-        return vec![format!(
-            "{}: in force; still counting what it hit",
-            status.revocation_id
+impl From<RevocationStatus> for StatusView {
+    fn from(status: RevocationStatus) -> Self {
+        Self {
+            effect: effect_label(status.effect()),
+            selector: criteria(&status.selector.unwrap_or_default()),
+            revocation_id: status.revocation_id,
+            actor: status.actor,
+            reason: status.reason,
+            at_ms: status.at_ms,
+            counted: status.counted,
+            tasks: status.tasks,
+            tokens: status.tokens,
+            reaped_tasks: status.reaped_tasks,
+            leases: status.leases,
+            leases_left: status.leases_left,
+            lease_problem: status.lease_problem,
+            done: status.done,
+            lifted: status.lifted,
+        }
+    }
+}
+
+impl View for StatusView {
+    const KIND: &'static str = "revocation_status";
+
+    fn lines(&self) -> Vec<String> {
+        if !self.counted {
+            return vec![format!(
+                "{}: in force; still counting what it hit",
+                self.revocation_id
+            )];
+        }
+        let mut lines = vec![format!(
+            "{} live tasks with {} live tokens were killed",
+            self.tasks, self.tokens
         )];
-    }
-    let mut lines = vec![format!(
-        "{} live tasks with {} live tokens were killed",
-        status.tasks, status.tokens
-    )];
-    if status.leases > 0 {
-        lines.push(format!(
-            "{} of {} credentials in other systems are removed",
-            status.leases.saturating_sub(status.leases_left),
-            status.leases
-        ));
-    }
-    if !status.lease_problem.is_empty() && status.leases_left > 0 {
-        lines.push(format!(
-            "the rest is tried again for ever; the last one failed: {}",
-            escape(&status.lease_problem, 300)
-        ));
-    }
-    lines.push(
-        if status.done {
+        if self.leases > 0 {
+            lines.push(format!(
+                "{} of {} credentials in other systems are removed",
+                self.leases.saturating_sub(self.leases_left),
+                self.leases
+            ));
+        }
+        if !self.lease_problem.is_empty() && self.leases_left > 0 {
+            lines.push(format!(
+                "the rest is tried again for ever; the last one failed: {}",
+                escape(&self.lease_problem, 300)
+            ));
+        }
+        let done = if self.done {
             "done"
         } else {
             "the clean-up goes on"
-        }
-        .to_owned(),
-    );
-    lines
+        };
+        lines.push(done.to_owned());
+        lines
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use sundew_proto::v1::RevocationStatus;
+    use super::*;
 
-    use super::{progress, status_lines};
+    fn status_lines(status: &RevocationStatus) -> Vec<String> {
+        StatusView::from(status.clone()).lines()
+    }
 
     fn counted() -> RevocationStatus {
         RevocationStatus {

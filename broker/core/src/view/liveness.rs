@@ -139,6 +139,12 @@ impl View {
         self.endings.get(&task).map(|ending| ending.outcome)
     }
 
+    /// Returns the tasks that the log ended one by one, with how, for as long as the log knows them.
+    pub fn ended_tasks(&self) -> impl Iterator<Item = (TaskId, Outcome)> {
+        let endings = self.endings.iter();
+        endings.map(|(task, ending)| (*task, ending.outcome))
+    }
+
     /// Returns whether a task, or a task that it was delegated from, is suspended.
     #[must_use]
     pub fn is_suspended(&self, task: &KnownTask) -> bool {

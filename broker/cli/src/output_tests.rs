@@ -1,0 +1,116 @@
+//! Tests of the writer.
+
+use super::*;
+
+#[derive(Serialize)]
+struct Named {
+    name: String,
+}
+
+impl Row for Named {
+    const KIND: &'static str = "names";
+    const HEADING: &'static [&'static str] = &["NAME"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone()]
+    }
+}
+
+fn list(more: bool) -> List<Named> {
+    let name = "a\nb".to_owned();
+    List::page(vec![Named { name }], more)
+}
+
+fn shown(json: bool, more: bool) -> String {
+    let mut out = Vec::new();
+    Output::new(json).show_to(&mut out, &list(more)).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn c6_a_list_has_one_shape_in_json_and_says_when_it_is_cut() {
+    assert_eq!(
+        shown(true, false),
+        "{\"kind\":\"names\",\"items\":[{\"name\":\"a\\nb\"}],\"more\":false,\"totals\":{},\"notes\":[]}\n"
+    );
+    assert_eq!(
+        shown(false, true),
+        "NAME\na\nb\nonly the first 1 are shown; --limit shows more, filters show fewer\n"
+    );
+}
+
+/// A writer that takes nothing.
+struct Refusing(io::ErrorKind);
+
+impl Write for Refusing {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(self.0.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn c6_what_cannot_be_written_is_an_error_and_a_closed_pipe_is_known() {
+    let show = |kind| {
+        let output = Output::new(false);
+        output
+            .show_to(&mut Refusing(kind), &list(false))
+            .unwrap_err()
+    };
+    assert!(is_closed_pipe(&show(io::ErrorKind::BrokenPipe)));
+    let full = show(io::ErrorKind::StorageFull);
+    assert!(!is_closed_pipe(&full));
+    assert!(format!("{full:#}").starts_with("standard output: "));
+    // A connection that breaks is no output.
+    let other = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+    assert!(!is_closed_pipe(&other.context("broker")));
+}
+
+#[test]
+fn a_table_has_columns_as_wide_as_their_widest_cell_and_no_space_at_the_end() {
+    let rows = [
+        vec!["ä".to_owned(), "1".to_owned(), String::new()],
+        vec!["longer".to_owned(), "2".to_owned(), "x".to_owned()],
+    ];
+    assert_eq!(
+        table(&["A", "NUMBER", "C"], &rows),
+        ["A       NUMBER  C", "ä       1", "longer  2       x"]
+    );
+}
+
+#[test]
+fn a_table_without_rows_is_its_heading() {
+    assert_eq!(table(&["A", "B"], &[]), ["A  B"]);
+}
+
+#[test]
+fn fields_have_their_values_in_one_column() {
+    let some = [("a", "1".to_owned()), ("long", String::new())];
+    assert_eq!(fields(&some), ["a     1", "long"]);
+}
+
+#[test]
+fn control_characters_are_escaped() {
+    assert_eq!(escape("a\nb\x1b[2Jc", 20), "a\\nb\\u{1b}[2Jc");
+    assert_eq!(escape("\u{202e}\"'", 20), "\\u{202e}\\\"\\'");
+}
+
+#[test]
+fn c6_quotes_stay_in_prose_and_control_characters_do_not() {
+    assert_eq!(
+        escape_prose("at most \"1s\"\x1b[2J\n", 20),
+        "at most \"1s\"\\u{1b}[2J\\n"
+    );
+    assert_eq!(escape_prose("abc", 2), "ab…");
+}
+
+#[test]
+fn text_is_cut_after_so_many_characters() {
+    assert_eq!(escape("äöü", 3), "äöü");
+    assert_eq!(escape("äöüß", 3), "äöü…");
+    assert_eq!(escape("\n\n", 1), "\\n…");
+    assert_eq!(escape("", 0), "");
+}
