@@ -24,7 +24,7 @@ fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Also where a machine of another sort would be needed to run them.
+/// Also where a machine of another sort would be needed to run them: `deploy/manifest.md`, and all others.
 #[test]
 fn d6_every_command_in_a_document_is_one_that_sundew_knows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
