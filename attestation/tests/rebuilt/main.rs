@@ -11,6 +11,7 @@
 
 mod aws_iid;
 mod event_log;
+mod local_user;
 mod nitro;
 mod oidc;
 mod process;

@@ -68,13 +68,73 @@ impl Ca {
 }
 
 impl Node {
-    /// Returns evidence with this statement.
-    fn says(&self, statement: &str) -> Evidence {
+    /// Returns evidence with this statement. What is signed of it is the kind's.
+    fn says(&self, statement: &str, signed: fn(&str) -> Vec<u8>) -> Evidence {
         Evidence {
             statement: statement.to_owned(),
-            signature: STANDARD.encode(self.key.sign(&signed_bytes(statement))),
+            signature: STANDARD.encode(self.key.sign(&signed(statement))),
             chain: vec![STANDARD.encode(&self.svid)],
         }
+    }
+}
+
+/// A statement that is signed with the SVID of its signer, and an attacker who has another SVID of the
+/// same trust domain, and a CA of the same name with an SVID of the same ID.
+pub(crate) struct Signed {
+    pub(crate) bundles: BundleSet,
+    pub(crate) signers: [SpiffeId; 1],
+    statement: String,
+    signed: fn(&str) -> Vec<u8>,
+    genuine: Evidence,
+    attackers: [Node; 2],
+}
+
+impl Signed {
+    pub(crate) fn new(statement: String, signed: fn(&str) -> Vec<u8>) -> Self {
+        let (ca, fake) = (Ca::new(), Ca::new());
+        Self {
+            bundles: ca.bundles(),
+            signers: [SpiffeId::parse(NODE).unwrap()],
+            genuine: ca.node(NODE).says(&statement, signed),
+            attackers: [ca.node("spiffe://example.org/other"), fake.node(NODE)],
+            statement,
+            signed,
+        }
+    }
+
+    pub(crate) fn genuine(&self) -> Value {
+        serde_json::to_value(&self.genuine).unwrap()
+    }
+
+    /// An edit that knows the statement, the chain and the elements of a certificate.
+    pub(crate) fn variant(&self, dice: &mut Dice) -> Value {
+        let der = |evidence: &Evidence| STANDARD.decode(&evidence.chain[0]).unwrap();
+        let mut bent: Value = serde_json::from_str(&self.statement).unwrap();
+        for _ in 0..dice.roll(3) {
+            json::edit(&mut bent, dice);
+        }
+        let theirs = self.attackers[dice.roll(2)].says(&bent.to_string(), self.signed);
+        let mut evidence = match dice.roll(4) {
+            0 => theirs.clone(),
+            1 => Evidence {
+                statement: bent.to_string(),
+                ..self.genuine.clone()
+            },
+            _ => self.genuine.clone(),
+        };
+        match dice.roll(6) {
+            0 => evidence.chain = vec![STANDARD.encode(ber::edited(&der(&evidence), dice))],
+            1 => evidence.chain.clone_from(&theirs.chain),
+            2 => evidence.chain.clone_from(&self.genuine.chain),
+            3 => evidence.chain.extend(theirs.chain.clone()),
+            4 => evidence.signature.clone_from(&theirs.signature),
+            _ => {}
+        }
+        let mut document = serde_json::to_value(&evidence).unwrap();
+        if dice.one_in(2) {
+            json::edit(&mut document, dice);
+        }
+        document
     }
 }
 
@@ -95,55 +155,18 @@ fn statement() -> String {
     serde_json::to_string(&statement).unwrap()
 }
 
-/// The edits know the statement, the chain and the elements of a certificate. The attacker has a node
-/// of the same trust domain that the registration does not name, and a CA of the same name with a
-/// node of the same ID.
 #[test]
 fn t34_no_structural_edit_of_a_nodes_statement_changes_what_it_says() {
-    let (ca, fake) = (Ca::new(), Ca::new());
-    let (bundles, nodes) = (ca.bundles(), [SpiffeId::parse(NODE).unwrap()]);
-    let node = ca.node(NODE);
-    let attackers = [ca.node("spiffe://example.org/other"), fake.node(NODE)];
-    let genuine = node.says(&statement());
-    let text = |evidence: &Evidence| serde_json::to_value(evidence).unwrap();
-    let der = |evidence: &Evidence| STANDARD.decode(&evidence.chain[0]).unwrap();
-    let variant = |dice: &mut Dice| {
-        let mut bent: Value = serde_json::from_str(&statement()).unwrap();
-        for _ in 0..dice.roll(3) {
-            json::edit(&mut bent, dice);
-        }
-        let attacker = &attackers[dice.roll(2)];
-        let theirs = attacker.says(&bent.to_string());
-        let mut evidence = match dice.roll(4) {
-            0 => theirs.clone(),
-            1 => Evidence {
-                statement: bent.to_string(),
-                ..genuine.clone()
-            },
-            _ => genuine.clone(),
-        };
-        match dice.roll(6) {
-            0 => evidence.chain = vec![STANDARD.encode(ber::edited(&der(&evidence), dice))],
-            1 => evidence.chain.clone_from(&theirs.chain),
-            2 => evidence.chain.clone_from(&genuine.chain),
-            3 => evidence.chain.extend(theirs.chain.clone()),
-            4 => evidence.signature.clone_from(&theirs.signature),
-            _ => {}
-        }
-        let mut document = text(&evidence);
-        if dice.one_in(2) {
-            json::edit(&mut document, dice);
-        }
-        document
-    };
+    let all = Signed::new(statement(), signed_bytes);
     let verify = |evidence: &Value| {
         let payload = evidence.to_string();
-        process::verify(payload.as_bytes(), &nodes, &bundles, &[9; 32], NOW_MS)
+        let (nodes, bundles) = (&all.signers, &all.bundles);
+        process::verify(payload.as_bytes(), nodes, bundles, &[9; 32], NOW_MS)
     };
     let outcome = edits::structural(
-        &text(&genuine),
+        &all.genuine(),
         0x5eed_0000_0000_0017,
-        variant,
+        |dice| all.variant(dice),
         |evidence| said(verify(evidence)),
     );
     // With a chain that has more, or members in another order.
