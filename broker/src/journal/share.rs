@@ -6,8 +6,10 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 26] = [
+const WITH_RESERVE: [&str; 29] = [
     "bounds_set",
+    "break_glass",
+    "break_glass_asked",
     "ca_keys_dropped",
     "ca_keys_put_back",
     "ca_keys_retired",
@@ -20,6 +22,7 @@ const WITH_RESERVE: [&str; 26] = [
     "keyring_rotated",
     "lease_removed",
     "lifted",
+    "operator_bootstrapped",
     "orphan_removed",
     "revocation_pending",
     "revoked",

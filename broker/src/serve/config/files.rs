@@ -20,7 +20,7 @@ enum Content {
 
 /// The keys that name files: section, key, and what the file holds. A section may be a list of tables,
 /// and a key a list of names.
-const NAMED: [(&str, &str, Content); 17] = [
+const NAMED: [(&str, &str, Content); 18] = [
     ("identity", "certificate", Content::Public),
     ("identity", "key", Content::Private),
     ("trust", "bundle", Content::Public),
@@ -36,6 +36,7 @@ const NAMED: [(&str, &str, Content); 17] = [
     ("keys", "other_root_key_files", Content::Private),
     ("issuers", "jwks_file", Content::Public),
     ("issuers", "ca_file", Content::Public),
+    ("issuers", "token_file", Content::Private),
     ("trust_material", "file", Content::Public),
     ("trust_material", "ca_file", Content::Public),
 ];
