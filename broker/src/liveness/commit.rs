@@ -17,7 +17,7 @@ const COMMIT_WITHIN_BOUNDS: u32 = 2;
 /// Endings that wait for other brokers, together.
 struct Commit {
     ids: Vec<EntryId>,
-    /// The position of the last of them; `None` while somebody else's append of it is on its way.
+    /// The position of the last of them, once the follower has read it.
     position: Option<Position>,
     term: u64,
     /// The time after which no broker can have a fresh view without the endings; `None` until a
@@ -49,20 +49,19 @@ impl RevocationLog {
         // the log after it.
         let term = self.progress.term.load(Ordering::Acquire);
         self.hold_here(entries.iter().filter(|entry| Self::is_ending(&entry.event)));
-        let position = match self.append_in_order(&entries).await {
-            Ok(position) => Some(position),
+        match self.append_in_order(&entries).await {
+            Ok(()) => {}
             // The follower takes the other agreement at once, and appends what waits.
-            Err(StoreError::OtherAgreement) => {
-                self.hold(entries.clone());
-                None
-            }
+            Err(StoreError::OtherAgreement) => self.hold(entries.clone()),
             Err(error) => {
                 self.hold(entries);
                 return Err(error.into());
             }
-        };
+        }
         let ids = entries.iter().map(|entry| entry.id).collect();
-        let committed = self.await_commit(ids, position, term).await;
+        // The store's answer names a position in the log of whichever primary took the entries. Only
+        // what the follower has read there is in the log by which brokers answer.
+        let committed = self.await_commit(ids, None, term).await;
         if committed.is_err() {
             // Some may have gone with a primary that was deposed.
             self.hold(entries);
@@ -70,19 +69,20 @@ impl RevocationLog {
         committed
     }
 
-    /// Appends endings without waiting for other brokers, and returns the position of the last.
-    async fn append_in_order(&self, entries: &[LogEntry]) -> Result<Position, StoreError> {
+    /// Appends endings without waiting for other brokers.
+    async fn append_in_order(&self, entries: &[LogEntry]) -> Result<(), StoreError> {
         self.outbox.author(entries.iter().map(|entry| entry.id));
         let after = self.append_after();
         let Some((last, before)) = entries.split_last() else {
-            return Ok(after.floor);
+            return Ok(());
         };
         if !before.is_empty() {
             let before: Vec<_> = before.iter().map(|entry| self.sealed(entry)).collect();
             self.store.append_all(&before, after).await?;
         }
         let (id, bytes, until_ms) = self.sealed(last);
-        self.store.append(id, &bytes, until_ms, after).await
+        self.store.append(id, &bytes, until_ms, after).await?;
+        Ok(())
     }
 
     /// Lets entries hold at this broker that are not in the log. Whoever asks for this appends them
@@ -220,7 +220,7 @@ impl RevocationLog {
             all_replicas_acked: ack.all_replicas_acked,
             peers: &ack.peers,
             bound_passed: commit.bound.is_some_and(|bound| now >= bound),
-            peers_in_doubt: ack.in_doubt_until.is_some_and(|until| now < until),
+            peers_in_doubt: ack.peers_in_doubt,
         }))
     }
 

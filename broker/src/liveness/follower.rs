@@ -212,7 +212,9 @@ impl LogFollower {
                 peers: others.map(|(_, applied)| applied).collect(),
                 longest_freshness: self.longest_freshness(),
                 term: log.progress.term.load(Ordering::Relaxed),
-                in_doubt_until: lock(&self.primary).in_doubt_until,
+                peers_in_doubt: lock(&self.primary)
+                    .in_doubt_until
+                    .is_some_and(|until| sent < until),
             });
             let is_fresh = log.view().is_ok();
             return self.vouch(&beat.arrivals, is_fresh).await;

@@ -116,9 +116,9 @@ pub(super) struct HeartbeatAck {
     pub(super) longest_freshness: Duration,
     /// The term in which the heartbeat was sent.
     pub(super) term: u64,
-    /// The time until which a broker with a fresh view may be missing from `peers`, because there
-    /// was a failover or the list was lost.
-    pub(super) in_doubt_until: Option<Instant>,
+    /// Whether a broker with a fresh view may be missing from `peers`, because there was a failover or
+    /// the list was lost a short time before the heartbeat was sent.
+    pub(super) peers_in_doubt: bool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

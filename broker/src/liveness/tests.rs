@@ -11,6 +11,7 @@ use sundew_core::{
 use tempfile::TempDir;
 
 use super::follower::ENTRIES_PER_READ;
+use super::revocation_log::HeartbeatAck;
 use super::*;
 use crate::clock;
 use crate::clock::testing::StoppedClock;
@@ -131,6 +132,24 @@ async fn l8_a_wall_clock_that_jumps_ahead_makes_nothing_forgotten() {
     clock::testing::advance(Duration::from_secs(7_200));
     test.log.forget().await.unwrap();
     assert!(test.log.latest_view().entry(&entry.id).is_none());
+}
+
+/// P4: the position with which a store answers an append is one of the log of whichever primary took
+/// it. What was not read back from the log that is followed is in no view of others.
+#[tokio::test]
+async fn p4_an_ending_that_was_not_read_back_is_not_acknowledged() {
+    let test = TestLog::new().await;
+    let ahead = HeartbeatAck {
+        applied: Position(100),
+        all_replicas_acked: true,
+        ..HeartbeatAck::default()
+    };
+    test.log.progress.acks.send_replace(ahead);
+    let mut append = std::pin::pin!(test.log.append(ending(1)));
+    let answered = tokio::time::timeout(Duration::from_millis(200), append.as_mut()).await;
+    assert!(answered.is_err(), "{answered:?}");
+    test.follow().await;
+    append.await.unwrap();
 }
 
 #[tokio::test]
