@@ -297,6 +297,10 @@ async fn c6_no_command_panics_whatever_its_output_is() {
     std::fs::write(folder.path().join("file"), "no such thing\n").expect("file");
     let token = world.issuer.token("/agent");
     std::fs::write(folder.path().join("token"), token).expect("token");
+    // Before several threads look whether they are there.
+    for who in ["/agent", "/operator"] {
+        drop(command_as(&world, &broker, who));
+    }
     let calls: BTreeMap<_, _> = CALLS.iter().copied().collect();
     let calls: Vec<_> = calls.into_iter().collect();
     std::thread::scope(|scope| {
