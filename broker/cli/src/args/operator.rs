@@ -19,7 +19,7 @@ pub(crate) enum OperatorCommand {
         spiffe_id: Option<String>,
     },
     /// Get an SVID of an operator in an emergency, on the word of two persons whom the configuration
-    /// names in [break_glass]. It is good for an hour at most, is recorded, and is an alarm.
+    /// names under break_glass. It is good for an hour at most, is recorded, and is an alarm.
     #[command(subcommand)]
     BreakGlass(BreakGlassCommand),
 }

@@ -52,7 +52,7 @@ pub(crate) struct Run {
     /// it is, in which {{secret:NAME}} stands for a secret. May be repeated.
     #[arg(long = "env-file", value_name = "FILE")]
     pub(crate) env_files: Vec<PathBuf>,
-    /// What the first token is meant for, such as https://api.example. May be repeated [default:
+    /// What the first token is meant for, such as `https://api.example`. May be repeated [default:
     /// all audiences that the registration names].
     #[arg(long = "audience", value_name = "AUDIENCE")]
     pub(crate) audiences: Vec<String>,
