@@ -49,8 +49,10 @@ impl Terminal {
             let side = OpenOptions::new().read(true).write(true).open(&self.path);
             Stdio::from(side.expect("terminal"))
         };
-        let mut started = Command::new("setsid");
-        started.arg("--ctty").arg(command.get_program());
+        // Whoever runs the tests may ignore signals, as `nohup` does, and children inherit that.
+        let mut started = Command::new("env");
+        started.args(["--default-signal", "setsid", "--ctty"]);
+        started.arg(command.get_program());
         started.args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {

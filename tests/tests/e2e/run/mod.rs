@@ -47,7 +47,9 @@ impl Place {
     /// Returns `sundew run` with these options and a script of a shell, without a terminal.
     fn script(&self, options: &[&str], script: &str) -> Command {
         let run = self.run(options, &["sh", "-c", script]);
-        let mut command = Command::new("setsid");
+        // Whoever runs the tests may ignore signals, as `nohup` does, and children inherit that.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", "setsid"]);
         command.arg(run.get_program()).args(run.get_args());
         for (name, value) in run.get_envs() {
             command.env(name, value.expect("value"));
