@@ -19,7 +19,7 @@ Exit codes:
   126  the command was found and could not be started
   127  the command was not found
   128+N  signal N ended the command; 143 also if the task was ended from outside and the command
-         then ended with 0";
+         then ended with 0, and 137 if the supervisor of the task was killed or stopped";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]

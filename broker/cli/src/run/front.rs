@@ -2,7 +2,8 @@
 //!
 //! The front passes on what the command has not got itself, stops when the command was stopped, so
 //! that a shell sees the job as stopped, and ends with the supervisor's exit code. If the supervisor
-//! was killed, the front kills everything that the supervisor had started.
+//! was killed, the front kills everything that the supervisor had started. A supervisor that was
+//! stopped would end nothing any more, and no terminal stops it, so that the front kills it.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -23,7 +24,7 @@ use super::descendants::{self, Process};
 use super::signals::{self, Received};
 use super::stopping;
 use super::witness::Witness;
-use super::{OWN_FAILURE, SUPERVISOR, control, part, say};
+use super::{OWN_FAILURE, SIGNALED, SUPERVISOR, control, part, say};
 
 /// Plays the front's part to its end.
 pub(super) fn front() -> ExitCode {
@@ -157,8 +158,10 @@ impl Front {
     /// supervisor ended.
     fn reap(&self) -> Option<WaitStatus> {
         let mut ended = None;
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid == self.supervisor {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+            if pid == self.supervisor && status.stopped() {
+                let _ = kill_process(self.supervisor, Signal::KILL);
+            } else if pid == self.supervisor {
                 ended = Some(status);
             }
         }
@@ -173,14 +176,16 @@ impl Front {
             return ExitCode::from(u8::try_from(code).unwrap_or(OWN_FAILURE));
         }
         say(format_args!(
-            "the supervisor of the task was killed; killing the command. The task ends when its \
-             grace is over"
+            "the supervisor of the task was killed or stopped; killing the command. The task ends \
+             when its grace is over"
         ));
         stopping::kill_below(getpid(), &self.before, self.left.cgroup.as_ref());
         if let Some(folder) = &self.left.folder {
             let _ = std::fs::remove_dir_all(folder);
         }
-        ExitCode::from(OWN_FAILURE)
+        // The command may have run.
+        let signal = u8::try_from(Signal::KILL.as_raw()).unwrap_or_default();
+        ExitCode::from(SIGNALED + signal)
     }
 }
 

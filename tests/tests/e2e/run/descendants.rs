@@ -28,7 +28,7 @@ echo up
 /// How a run ends, and what its exit code is then.
 type End = (&'static str, fn(&Place, &Child), &'static str, Option<i32>);
 
-const ENDS: [End; 5] = [
+const ENDS: [End; 6] = [
     ("the command ends", |_, _| {}, "exit 7", Some(7)),
     (
         "the task is revoked",
@@ -40,7 +40,14 @@ const ENDS: [End; 5] = [
         "the supervisor is killed",
         |_, child| signal(supervisor(child), Signal::KILL),
         "wait",
-        Some(125),
+        Some(137),
+    ),
+    // A stopped one would end nothing any more, and the command may stop it.
+    (
+        "the supervisor is stopped",
+        |_, child| signal(supervisor(child), Signal::STOP),
+        "wait",
+        Some(137),
     ),
     (
         "the front is killed",

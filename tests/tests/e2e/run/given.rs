@@ -85,7 +85,7 @@ async fn c5_a_file_with_a_secret_goes_with_its_supervisor() {
         &["sh", "-c", words],
     );
     let said = text(&killed);
-    assert_eq!(killed.status.code(), Some(125), "{said}");
+    assert_eq!(killed.status.code(), Some(137), "{said}");
     let path = said.lines().next().expect("path").strip_prefix("s3cr3t");
     assert!(
         !std::path::Path::new(path.expect("secret")).exists(),
