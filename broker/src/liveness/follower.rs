@@ -9,6 +9,7 @@ use sundew_core::protocol::{Step, after_heartbeat, is_beginning_missing, is_gap}
 use sundew_core::store::{Heartbeat, Report, StoreError, StoredEntry};
 use sundew_core::{DocumentVersion, EntryId, Event, LogEntry, Position};
 
+use super::repair::Repair;
 use super::revocation_log::{DurableSink, HeartbeatAck, RevocationLog, entry_place, lock};
 use super::store_clock::StoreClock;
 use super::vouching::Vouching;
@@ -66,6 +67,8 @@ pub(crate) struct LogFollower {
     pub(super) vouching: Mutex<Vouching>,
     /// Whether the log was repaired, and was not read since.
     pub(super) unverified: AtomicBool,
+    /// The repair of the log that was begun last, until it is over.
+    pub(super) repair: Mutex<Option<Repair>>,
 }
 
 /// The primary that answered the last heartbeat.
@@ -94,6 +97,7 @@ impl LogFollower {
             store_clock: StoreClock::new(),
             vouching: Mutex::new(Vouching::due()),
             unverified: AtomicBool::new(false),
+            repair: Mutex::default(),
         }
     }
 
@@ -142,7 +146,10 @@ impl LogFollower {
     pub(super) async fn cycle(&self) -> Result<(), StoreError> {
         let log = &self.log;
         loop {
-            self.read_on().await?;
+            // P4: by what a repair has read that failed, the log looks as if nothing were missing.
+            if !self.is_repairing() {
+                self.read_on().await?;
+            }
             let sent = clock::monotonic();
             let (applied, last) = log.read().applied();
             let beat = self.heartbeat(applied, last).await?;
@@ -160,7 +167,11 @@ impl LogFollower {
             self.notice_failover(&beat.primary, sent);
             self.notice_vanished(&beat.peers);
             let emptied = self.notice_emptied(&beat.epoch);
-            match after_heartbeat(applied, last, beat.tip, emptied) {
+            let step = match self.is_repairing() {
+                true => Step::Reappend,
+                false => after_heartbeat(applied, last, beat.tip, emptied),
+            };
+            match step {
                 Step::Reappend => {
                     self.reappend_lost().await?;
                     continue;

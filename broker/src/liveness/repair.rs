@@ -9,7 +9,7 @@ use sundew_core::store::{AppendAfter, Store, StoreError, StoredEntry};
 use sundew_core::{EntryId, Event, LogEntry, Position};
 
 use super::follower::{ENTRIES_PER_READ, LogFollower};
-use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog};
+use super::revocation_log::{AppendError, RETAIN_AFTER_END_MS, RevocationLog, lock};
 use crate::clock;
 
 /// Returns the error for an entry that could not be made.
@@ -31,6 +31,15 @@ pub(crate) async fn each_entry(
         position = end.position;
         batch.into_iter().for_each(&mut take);
     }
+}
+
+/// A repair that is not over.
+#[derive(Default)]
+pub(super) struct Repair {
+    /// The position up to which this broker may have stamped tokens.
+    stamped: Position,
+    /// The rules that are new here and that stand below `stamped`.
+    repeat: Vec<LogEntry>,
 }
 
 impl LogFollower {
@@ -80,14 +89,16 @@ impl LogFollower {
     /// missing after every position that tokens may be stamped with. Rules that are new here, below
     /// those positions, are repeated above them. Entries that this broker has slept over are put
     /// back by others, for whom this broker waits.
+    ///
+    /// After an error the repair is not over. It is made again before the log is read on: what it has
+    /// read is in the view by then, so nothing else would tell that something is missing.
     pub(super) async fn reappend_lost(&self) -> Result<(), StoreError> {
         let log = &self.log;
         self.wait_for_others(clock::monotonic());
         // Before anything is answered again: nothing is while the broker waits for others.
         self.tell_gap();
-        let (stamped, _) = log.read().applied();
+        let stamped = self.begin_repair(log.read().applied().0);
         let mut known = HashSet::new();
-        let mut repeat = Vec::new();
         let (mut position, mut last) = (Position(0), EntryId::default());
         loop {
             let batch = log.store.read_log(position, ENTRIES_PER_READ).await?;
@@ -100,7 +111,7 @@ impl LogFollower {
                 // document means the same wherever it stands.
                 let is_below = stored.position <= stamped && entry.document.is_none();
                 if is_below && !log.read().knows(&stored.id) {
-                    repeat.push(entry.clone());
+                    self.repeat(entry.clone());
                 }
                 self.apply(stored.position, entry);
             }
@@ -109,7 +120,7 @@ impl LogFollower {
         // Only now is it known what was lifted: a quarantine that was forgotten by everybody else
         // must not come back (L2).
         let (mut again, repeat) = {
-            let view = log.read();
+            let (view, mut repeat) = (log.read(), self.repeated());
             let matters = |entry: &LogEntry| view.matters(entry, now_ms);
             let mut missing = view.missing_from(&known);
             missing.retain(matters);
@@ -141,7 +152,35 @@ impl LogFollower {
         log.store.append_all(&again, after).await?;
         log.write().rewind(position, last);
         self.unverified.store(true, Ordering::Relaxed);
+        lock(&self.repair).take();
         Ok(())
+    }
+
+    /// Returns whether a repair was begun and has failed.
+    pub(super) fn is_repairing(&self) -> bool {
+        lock(&self.repair).is_some()
+    }
+
+    /// Begins a repair, or goes on with one that has failed. Returns the position above which this
+    /// broker has stamped nothing.
+    fn begin_repair(&self, applied: Position) -> Position {
+        let mut repair = lock(&self.repair);
+        let repair = repair.get_or_insert_default();
+        repair.stamped = repair.stamped.max(applied);
+        repair.stamped
+    }
+
+    /// Notes that a rule must be repeated above this broker's stamps.
+    fn repeat(&self, rule: LogEntry) {
+        lock(&self.repair).get_or_insert_default().repeat.push(rule);
+    }
+
+    /// Returns the rules that must be repeated.
+    fn repeated(&self) -> Vec<LogEntry> {
+        let repair = lock(&self.repair);
+        repair
+            .as_ref()
+            .map_or_else(Vec::new, |repair| repair.repeat.clone())
     }
 
     /// Returns whether the log has everything that was appended again in a repair, by reading it from

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sundew_core::store::BoxFuture;
+use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::store::{BoxFuture, StoreError};
 use sundew_core::{
-    EntryId, Event, LogEntry, Outcome, Position, RootKey, SharedBounds, TaskId, Ttl,
+    Effect, EntryId, Event, LogEntry, Outcome, Position, RootKey, Selector, SharedBounds, TaskId,
+    Ttl,
 };
 use tempfile::TempDir;
 
@@ -326,6 +328,49 @@ async fn a_repair_counts_once_the_log_was_read_and_has_everything() {
     let stored = test.log.store.read_log(Position(0), 9).await.unwrap();
     assert!(stored.iter().any(|stored| stored.id == lost.id));
     assert_eq!(follower.is_repaired().await, Ok(true));
+}
+
+/// A rule that revokes everything of a workload.
+fn rule() -> LogEntry {
+    let workload = SpiffeId::parse("spiffe://example.org/agent").unwrap();
+    let event = Event::Rule {
+        selector: Box::new(Selector::workload(workload)),
+        effect: Effect::Revoke,
+    };
+    RevocationLog::entry(event, LONG).unwrap()
+}
+
+/// Lets others agree on something, so that the store takes nothing from this log before it has heard
+/// of that.
+async fn agree_elsewhere(log: &RevocationLog) {
+    let agreed = log.agreement().changed(BOUNDS, clock::now_ms());
+    let bytes = log.root.tag(&[b"agreement"], agreed.encode());
+    let replaced = log.store.replace_agreement(1, agreed.version, &bytes).await;
+    assert_eq!(replaced, Ok(true));
+}
+
+/// P4, L5: what a repair has read is known by the time at which it fails. The rule must be repeated
+/// all the same.
+#[tokio::test]
+async fn p4_a_repair_that_failed_is_made_again_as_a_whole() {
+    let test = TestLog::new().await;
+    let follower = open_follower(&test.log);
+    let rule = rule();
+    append_until(&test.log, rule.clone(), LONG).await;
+    // This broker has read more of a log that is gone, and has stamped tokens with that.
+    test.log.write().rewind(Position(10), EntryId([7; 16]));
+    agree_elsewhere(&test.log).await;
+    assert_eq!(
+        follower.reappend_lost().await,
+        Err(StoreError::OtherAgreement)
+    );
+    follower.cycle().await.unwrap();
+    let view = test.log.read();
+    let above = view
+        .active_rules()
+        .iter()
+        .any(|(at, ..)| *at > Position(10));
+    assert!(above, "the rule stands above every stamp");
 }
 
 /// L8: a wall clock that jumps ahead ends nothing for good before the jump is noticed.

@@ -147,6 +147,37 @@ async fn t67_flushing_the_scripts_fails_no_call() {
     }
 }
 
+/// P4: brokers may have stamped what they issue with positions that a former primary gave and that no
+/// replica has. What ends it is appended to another primary, and must be above every such stamp.
+#[tokio::test]
+async fn p4_an_ending_on_another_primary_is_above_every_stamp_of_the_former_one() {
+    let redis = Redis::start();
+    let store = redis_store(&redis);
+    let append = async |n: u8| {
+        let until_ms = now_ms() + 60_000;
+        let appended = store.append(EntryId([n; 16]), b"x", until_ms, Position(0).into());
+        appended.await.expect("appended")
+    };
+    assert_eq!(
+        (append(1).await, append(2).await),
+        (Position(1), Position(2))
+    );
+    for command in [["127.0.0.1", "1"], ["NO", "ONE"]] {
+        let mut replica_of = redis::cmd("REPLICAOF");
+        replica_of.arg(&command);
+        replica_of
+            .exec(&mut redis.connection())
+            .expect("another primary");
+    }
+    let above = append(3).await;
+    assert!(above > Position(1 << 32), "{above:?}");
+    assert_eq!(
+        append(4).await,
+        Position(above.0 + 1),
+        "once for each primary"
+    );
+}
+
 /// T66: a full Redis refuses tasks and still takes endings.
 #[tokio::test]
 async fn t66_a_full_redis_takes_endings_and_nothing_else() {
