@@ -6,8 +6,9 @@
 //!
 //! Beside this model, which has several nodes of the store, stand small ones of a file or folder
 //! each, with runs of their own: who is waited for (`membership`), how long rules and quarantines
-//! stand (`rules`, `retention`), what brokers keep in memory (`caches`), endings that the store
-//! cannot take (`pending`), and tasks that nobody ends (`attendance`).
+//! stand (`rules`, `retention`), what they cover after a failover (`stamps`), what brokers keep in
+//! memory (`caches`), endings that the store cannot take (`pending`), and tasks that nobody ends
+//! (`attendance`).
 
 mod attendance;
 mod caches;
@@ -18,6 +19,7 @@ mod pending;
 mod protocol;
 mod retention;
 mod rules;
+mod stamps;
 mod state;
 
 use protocol::Protocol;
