@@ -2,13 +2,14 @@
 //! hundred thousand endings, ten thousand roles.
 //!
 //! `cargo build --release --bin sundew && cargo run --release -p sundew-tests --bin scale --
-//! [tokens|cleanup|endings|memory|rules|start|leases|journal]…`
+//! [tokens|cleanup|endings|memory|rules|start|leases|flood|journal]…`
 //!
 //! Tokens are written by the broker's own record writer straight into Redis, since minting a
 //! million of them over TLS says nothing more.
 
 mod cleanup;
 mod endings;
+mod flood;
 mod introspecting;
 mod journal;
 mod leases;
@@ -68,6 +69,9 @@ async fn main() {
     }
     if wants("leases") {
         leases::run().await;
+    }
+    if wants("flood") {
+        flood::run().await;
     }
     if wants("journal") {
         journal::run().await;
