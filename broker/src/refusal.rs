@@ -32,6 +32,14 @@ pub enum Refusal {
     /// The evidence was not enough.
     #[error("evidence: {0}")]
     Appraisal(#[from] AppraisalError),
+    /// An operator has the role, and not over what it asks for (FIELD O4).
+    #[error("beyond the bounds of the role `{role}`: {what}")]
+    BeyondBounds {
+        /// The role.
+        role: &'static str,
+        /// What the operator asked for.
+        what: String,
+    },
     /// The caller's certificate is not one of those that may act for the task.
     #[error("peer's certificate is not bound to the task")]
     Binding,
@@ -286,6 +294,11 @@ impl Refusal {
                 let text = format!("not permitted: this needs the role `{role}`");
                 Answer::new(Code::PermissionDenied, "MISSING_ROLE", text)
             }
+            Self::BeyondBounds { role, what } => Answer::new(
+                Code::PermissionDenied,
+                "BEYOND_BOUNDS",
+                format!("not permitted: beyond the bounds of the role `{role}`: {what}"),
+            ),
             Self::Append(_)
             | Self::Engine(_)
             | Self::Journal(_)

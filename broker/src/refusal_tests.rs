@@ -48,6 +48,17 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
                 "not permitted: this needs the role `registrar`",
             ),
         ),
+        (
+            R::BeyondBounds {
+                role: "registrar",
+                what: "workload x".to_owned(),
+            },
+            (
+                Code::PermissionDenied,
+                "BEYOND_BOUNDS",
+                "not permitted: beyond the bounds of the role `registrar`: workload x",
+            ),
+        ),
         (R::Append(AppendError::Store(store())), UNAVAILABLE),
         (R::Appraisal(AppraisalError::Consumed), NOT_PERMITTED),
         (R::Binding, NOT_PERMITTED),
@@ -178,6 +189,7 @@ fn number_of_variants() -> usize {
         Refusal::Absent(_)
         | Refusal::Append(_)
         | Refusal::Appraisal(_)
+        | Refusal::BeyondBounds { .. }
         | Refusal::Binding
         | Refusal::Challenge
         | Refusal::ChallengeLimit
@@ -219,7 +231,7 @@ fn number_of_variants() -> usize {
         | Refusal::NodeGone
         | Refusal::TpmBarred
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 45,
+        | Refusal::UntrustedManufacturer(_) => 46,
     };
     known(&Refusal::Binding)
 }
@@ -269,11 +281,14 @@ fn the_public_answer_never_contains_the_cause() {
         let details = String::from_utf8_lossy(status.details()).into_owned();
         for public in [status.message(), details.as_str()] {
             assert!(!public.contains(CAUSE), "{refusal:?}: {public}");
-            // A malformed field, a reused key and what an operator named are the caller's own; the
-            // caller hears the cause.
+            // A malformed field, a reused key, what an operator named and its bounds are the caller's
+            // own; the caller hears the cause.
             let own = matches!(
                 refusal,
-                Refusal::Absent(_) | Refusal::Invalid { .. } | Refusal::Idempotency
+                Refusal::Absent(_)
+                    | Refusal::BeyondBounds { .. }
+                    | Refusal::Invalid { .. }
+                    | Refusal::Idempotency
             );
             assert!(own || !public.contains(&cause), "{refusal:?}: {public}");
         }

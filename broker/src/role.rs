@@ -1,13 +1,18 @@
-//! Roles of operators, and the proof that a caller has a role.
+//! Roles of operators, the proof that a caller has a role, and the proof that what it asks for is
+//! within the bounds of that role.
 //!
-//! AC-18: nothing is implied by having a certificate; a role is a line of the configuration.
+//! AC-18: nothing is implied by having a certificate; a role is a line of the configuration. FIELD
+//! O4: a role is over everything, or within bounds. A use case names the proof that it needs. One
+//! that is about the whole broker takes an [`Unbounded`]. One that is about workloads takes an
+//! [`Operator`], which tells who it is to those only who have asked whether it may ([`Within`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sundew_attestation::spiffe::SpiffeId;
+use sundew_core::{Registration, RoleBounds};
 
 use crate::peer::Peer;
 use crate::refusal::Refusal;
@@ -34,7 +39,29 @@ impl Role {
             Self::Responder => "responder",
         }
     }
+
+    /// The lists that bound the role, by their keys in the configuration.
+    #[must_use]
+    pub fn bounds(self) -> &'static [&'static str] {
+        match self {
+            Self::Introspector => &["path_prefixes", "audiences"],
+            Self::Registrar => &["path_prefixes", "scopes", "audiences", "secrets"],
+            Self::Responder => &["path_prefixes"],
+        }
+    }
 }
+
+/// How far a role of an operator reaches.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reach {
+    /// Over everything.
+    Unbounded,
+    /// Over what is within these bounds.
+    Within(Arc<RoleBounds>),
+}
+
+/// The roles of one operator, and how far each of them reaches.
+pub type Roles = BTreeMap<Role, Reach>;
 
 /// A role as a type, so that a proof of one role is no proof of another.
 pub(crate) trait RoleType {
@@ -64,32 +91,123 @@ impl RoleType for Responder {
 #[must_use]
 pub(crate) struct Operator<R> {
     peer: Arc<Peer>,
+    reach: Reach,
     role: PhantomData<R>,
 }
 
-impl<R> Operator<R> {
-    /// The SPIFFE ID of the operator.
-    pub(crate) fn id(&self) -> &SpiffeId {
-        self.peer.id()
-    }
-
+impl<R: RoleType> Operator<R> {
     /// The connection of the caller.
     pub(crate) fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
+
+    /// Whether a workload is within the bounds: what lists leave out of others.
+    pub(crate) fn reaches(&self, workload: &SpiffeId) -> bool {
+        match &self.reach {
+            Reach::Unbounded => true,
+            Reach::Within(bounds) => bounds.have_workload(workload),
+        }
+    }
+
+    /// The proof that a workload is within the bounds.
+    pub(crate) fn over(&self, workload: &SpiffeId) -> Result<Within<'_>, Refusal> {
+        self.within(self.reaches(workload), || format!("workload {workload}"))
+    }
+
+    /// The proof that all that a registration hands out is within the bounds.
+    pub(crate) fn handing_out(&self, registration: &Registration) -> Result<Within<'_>, Refusal> {
+        let beyond = match &self.reach {
+            Reach::Unbounded => Vec::new(),
+            Reach::Within(bounds) => bounds.beyond(registration),
+        };
+        self.within(beyond.is_empty(), || {
+            format!("{}: {}", registration.spiffe_id, beyond.join("; "))
+        })
+    }
+
+    fn within(&self, is_within: bool, what: impl Fn() -> String) -> Result<Within<'_>, Refusal> {
+        if is_within {
+            return Ok(Within {
+                actor: self.peer.id(),
+            });
+        }
+        Err(Refusal::BeyondBounds {
+            role: R::ROLE.as_str(),
+            what: what(),
+        })
+    }
+}
+
+/// The proof that what an operator asks for is within the bounds of its role. Only an [`Operator`]
+/// makes one.
+#[derive(Clone, Copy)]
+#[must_use]
+pub(crate) struct Within<'a> {
+    actor: &'a SpiffeId,
+}
+
+impl<'a> Within<'a> {
+    /// The SPIFFE ID of the operator.
+    pub(crate) fn actor(self) -> &'a SpiffeId {
+        self.actor
+    }
+}
+
+/// The proof that a caller has a role without bounds, for what is about the whole broker.
+#[must_use]
+pub(crate) struct Unbounded<R>(Operator<R>);
+
+impl<R: RoleType> Unbounded<R> {
+    /// The connection of the caller.
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        self.0.peer()
+    }
+
+    /// The SPIFFE ID of the operator.
+    pub(crate) fn id(&self) -> &SpiffeId {
+        self.0.peer().id()
+    }
+}
+
+/// What a use case of operators wants proven of its caller.
+pub(crate) trait RoleProof: Sized {
+    /// The role that the caller needs.
+    type Role: RoleType;
+    /// The proof of an operator, or a refusal if its role does not reach as far.
+    fn of(operator: Operator<Self::Role>) -> Result<Self, Refusal>;
+}
+
+impl<R: RoleType> RoleProof for Operator<R> {
+    type Role = R;
+    fn of(operator: Self) -> Result<Self, Refusal> {
+        Ok(operator)
+    }
+}
+
+impl<R: RoleType> RoleProof for Unbounded<R> {
+    type Role = R;
+    fn of(operator: Operator<R>) -> Result<Self, Refusal> {
+        match operator.reach {
+            Reach::Unbounded => Ok(Self(operator)),
+            Reach::Within(_) => Err(Refusal::BeyondBounds {
+                role: R::ROLE.as_str(),
+                what: "this is about all workloads".to_owned(),
+            }),
+        }
+    }
 }
 
 /// The roles of every operator, replaced as a whole when the configuration is read again.
-pub(crate) struct Operators(ArcSwap<BTreeMap<SpiffeId, BTreeSet<Role>>>);
+pub(crate) struct Operators(ArcSwap<BTreeMap<SpiffeId, Roles>>);
 
 impl Operators {
     /// The roles that the configuration gives.
-    pub(crate) fn new(roles: BTreeMap<SpiffeId, BTreeSet<Role>>) -> Self {
+    pub(crate) fn new(roles: BTreeMap<SpiffeId, Roles>) -> Self {
         Self(ArcSwap::from_pointee(roles))
     }
 
     /// Takes over another configuration; calls that begin from now on are held against it.
-    pub(crate) fn replace(&self, roles: BTreeMap<SpiffeId, BTreeSet<Role>>) {
+    pub(crate) fn replace(&self, roles: BTreeMap<SpiffeId, Roles>) {
         self.0.store(Arc::new(roles));
     }
 
@@ -98,12 +216,12 @@ impl Operators {
         self.0.load().get(id).is_some_and(|roles| !roles.is_empty())
     }
 
-    /// The operators who may register.
+    /// The operators who may register everything.
     pub(crate) fn registrars(&self) -> Vec<SpiffeId> {
         let roles = self.0.load();
         let registrars = roles
             .iter()
-            .filter(|(_, roles)| roles.contains(&Role::Registrar));
+            .filter(|(_, roles)| roles.get(&Role::Registrar) == Some(&Reach::Unbounded));
         registrars.map(|(id, _)| id.clone()).collect()
     }
 
@@ -111,13 +229,14 @@ impl Operators {
     pub(crate) fn prove<R: RoleType>(&self, peer: &Arc<Peer>) -> Result<Operator<R>, Refusal> {
         let all = self.0.load();
         let roles = all.get(peer.id()).filter(|roles| !roles.is_empty());
-        match roles {
-            Some(roles) if roles.contains(&R::ROLE) => Ok(Operator {
+        match roles.map(|roles| roles.get(&R::ROLE)) {
+            Some(Some(reach)) => Ok(Operator {
                 peer: Arc::clone(peer),
+                reach: reach.clone(),
                 role: PhantomData,
             }),
             // P11: an operator may know which role it is; nobody else learns what there is.
-            Some(_) => Err(Refusal::OtherRole(R::ROLE.as_str())),
+            Some(None) => Err(Refusal::OtherRole(R::ROLE.as_str())),
             None => Err(Refusal::Role(R::ROLE.as_str())),
         }
     }

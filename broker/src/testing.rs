@@ -9,7 +9,7 @@
 mod agent;
 pub(crate) mod documents;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::registry::Registry;
 use crate::response::Responses;
-use crate::role::{Operator, Operators, Role, RoleType};
+use crate::role::{Operators, Reach, Role, RoleProof};
 use crate::root_key::RootKeys;
 use crate::secret::Secrets;
 use crate::store::embedded::EmbeddedStore;
@@ -175,7 +175,8 @@ impl TestBroker {
         rooms.secrets.reload_keyring().await.unwrap();
         log.open_after(Duration::ZERO);
         let operator = SpiffeId::parse(&format!("spiffe://{DOMAIN}/operator")).unwrap();
-        let every_role = BTreeSet::from([Role::Introspector, Role::Registrar, Role::Responder]);
+        let every_role = [Role::Introspector, Role::Registrar, Role::Responder];
+        let every_role = every_role.map(|role| (role, Reach::Unbounded)).into();
         let broker = Self {
             ledger,
             operators: Operators::new(BTreeMap::from([(operator, every_role)])),
@@ -204,9 +205,10 @@ impl TestBroker {
         Agent::connect(&self.ca, &self.trust, &self.manifest, path)
     }
 
-    /// The operator, as one who has a role.
-    pub(crate) fn operator<R: RoleType>(&self) -> Operator<R> {
-        self.operators.prove(&self.agent("/operator").peer).unwrap()
+    /// The operator, as one who has a role over everything.
+    pub(crate) fn operator<P: RoleProof>(&self) -> P {
+        let operator = self.operators.prove(&self.agent("/operator").peer);
+        P::of(operator.unwrap()).unwrap()
     }
 
     /// A registration of `/path` that wants a fresh manifest, with changes.
@@ -307,7 +309,7 @@ impl TestBroker {
             ..v1::IntrospectRequest::default()
         };
         let operator = self.agent("/operator");
-        let introspector = self.operators.prove(&operator.peer);
+        let introspector = self.operators.prove(&operator.peer).and_then(RoleProof::of);
         let access = Arc::clone(&self.rooms.access);
         let answer = access.introspect(operator.peer, introspector, request);
         answer.await.unwrap().active

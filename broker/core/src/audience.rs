@@ -52,13 +52,15 @@ pub(crate) fn is_pattern(text: &str) -> bool {
 #[must_use]
 pub fn allows_audiences(ceiling: &[String], audiences: &[String]) -> bool {
     ceiling.is_empty()
-        || audiences
-            .iter()
-            .all(|audience| ceiling.iter().any(|pattern| covers(pattern, audience)))
+        || audiences.iter().all(|audience| {
+            ceiling
+                .iter()
+                .any(|pattern| pattern_covers(pattern, audience))
+        })
 }
 
 /// Returns whether one pattern allows everything that the other one allows.
-fn covers(pattern: &str, other: &str) -> bool {
+pub(crate) fn pattern_covers(pattern: &str, other: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => other.starts_with(prefix),
         None => pattern == other,
@@ -72,7 +74,8 @@ pub(crate) fn intersection(one: &[String], other: &[String]) -> Result<Vec<Strin
         return Ok([one, other].concat());
     }
     let within = |some: &[String], ceiling: &[String]| {
-        let allowed = |pattern: &&String| ceiling.iter().any(|above| covers(above, pattern));
+        let allowed =
+            |pattern: &&String| ceiling.iter().any(|above| pattern_covers(above, pattern));
         some.iter().filter(allowed).cloned().collect::<Vec<_>>()
     };
     let mut both = within(one, other);

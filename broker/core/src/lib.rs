@@ -24,6 +24,7 @@
 //! registration  ─▶ audience, record, scope, selector, token_binding, ttl
 //! delegation    ─▶ audience, denial, id, record, registration, scope, sealing, ttl
 //! policy        ─▶ audience, delegation, denial, record, registration, scope, token_binding, ttl
+//! role_bounds   ─▶ audience, registration, scope, selector
 //! lease         ─▶ id, record, sealing
 //! log           ─▶ id, outcome, position, record, selector
 //! rules         ─▶ log, position, selector          the index of all rules
@@ -50,6 +51,7 @@ mod position;
 pub mod protocol;
 mod record;
 mod registration;
+mod role_bounds;
 mod rules;
 mod scope;
 mod sealing;
@@ -77,6 +79,7 @@ pub use policy::{Delegation, Permit, TaskRequest, TokenRequest, permit_task, per
 pub use position::{EntryId, Position};
 pub use record::{RecordError, TaskRecord, TokenRecord};
 pub use registration::{LocalSelector, Registration, RegistrationProblem, WorkloadRecord};
+pub use role_bounds::{Limit, PathPrefix, Pattern, RoleBounds, RoleBoundsError};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};
 pub use secret::{SecretBytes, SecretRecord};

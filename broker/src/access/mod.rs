@@ -17,7 +17,7 @@ use crate::clock;
 use crate::ledger::Ledger;
 use crate::peer::{Peer, Trust};
 use crate::refusal::Refusal;
-use crate::role::{Introspector, Operator};
+use crate::role::{Introspector, Unbounded};
 use crate::wire::binding_message;
 
 /// The room of introspection.
@@ -36,7 +36,7 @@ impl Access {
     pub(crate) async fn introspect(
         self: Arc<Self>,
         peer: Arc<Peer>,
-        introspector: Result<Operator<Introspector>, Refusal>,
+        introspector: Result<Unbounded<Introspector>, Refusal>,
         request: v1::IntrospectRequest,
     ) -> Result<v1::IntrospectResponse, Refusal> {
         let introspector = match introspector {

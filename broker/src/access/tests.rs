@@ -10,6 +10,7 @@ use sundew_proto::v1;
 use crate::clock;
 use crate::peer::trust::Source;
 use crate::refusal::Refusal;
+use crate::role::RoleProof;
 use crate::testing::{Agent, FRESHNESS, TestBroker, assert_refused};
 
 /// What an introspector hears of a token in the hands of the agent.
@@ -33,7 +34,7 @@ async fn ask(
     caller: &Agent,
     request: v1::IntrospectRequest,
 ) -> Result<v1::IntrospectResponse, Refusal> {
-    let proof = broker.operators.prove(&caller.peer);
+    let proof = broker.operators.prove(&caller.peer).and_then(RoleProof::of);
     let access = Arc::clone(&broker.rooms.access);
     access
         .introspect(Arc::clone(&caller.peer), proof, request)

@@ -10,7 +10,7 @@ use super::keys::{Key, Keys};
 use crate::clock;
 use crate::journal;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 use crate::wire::{RequestNames, idempotency_key};
 
 /// Everything on which the bundle and the broker's own SVID depend. Two moments that are equal need
@@ -38,7 +38,7 @@ impl Ca {
     }
 
     /// Shows the keys with their times.
-    pub(crate) fn show(&self, _: &Operator<Registrar>) -> v1::ShowCaResponse {
+    pub(crate) fn show(&self, _: &Unbounded<Registrar>) -> v1::ShowCaResponse {
         let now_ms = clock::now_ms();
         v1::ShowCaResponse {
             trust_domain: self.trust_domain.to_string(),
@@ -51,7 +51,7 @@ impl Ca {
     /// it signs after an overlap, and the one before it is trusted until all that it signed ended.
     pub(crate) async fn rotate(
         &self,
-        operator: &Operator<Registrar>,
+        operator: &Unbounded<Registrar>,
         request: v1::RotateCaRequest,
     ) -> Result<v1::RotateCaResponse, Refusal> {
         let ttl_ms = self.ttl.as_ms();
@@ -84,7 +84,7 @@ impl Ca {
     /// newest did not sign yet, it does now.
     pub(crate) async fn drop_old(
         &self,
-        operator: &Operator<Registrar>,
+        operator: &Unbounded<Registrar>,
         request: v1::DropOldCaKeysRequest,
     ) -> Result<v1::DropOldCaKeysResponse, Refusal> {
         let keys = if request.jwt {
@@ -105,7 +105,7 @@ fn of<K: Key>(keys: &Keys<K>, now_ms: i64) -> (u64, usize, usize) {
 async fn rotate<K: Key>(
     ca: &Ca,
     keys: &Keys<K>,
-    operator: &Operator<Registrar>,
+    operator: &Unbounded<Registrar>,
     times: (i64, i64),
     names: &RequestNames,
 ) -> Result<Vec<v1::CaKey>, Refusal> {
@@ -141,7 +141,7 @@ async fn rotate<K: Key>(
 async fn drop_old<K: Key>(
     ca: &Ca,
     keys: &Keys<K>,
-    operator: &Operator<Registrar>,
+    operator: &Unbounded<Registrar>,
 ) -> Result<Vec<v1::CaKey>, Refusal> {
     let change = keys.change(&ca.ledger, |current| {
         if current.keys().len() == 1 {

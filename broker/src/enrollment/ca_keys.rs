@@ -6,13 +6,13 @@ use sundew_proto::v1;
 
 use super::Enrollment;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 
 impl Enrollment {
     /// Shows the keys of the CA, and when each of them signs and is trusted.
     pub(crate) async fn show_ca(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         _: v1::ShowCaRequest,
     ) -> Result<v1::ShowCaResponse, Refusal> {
         Ok(self.own_ca()?.show(&operator))
@@ -21,7 +21,7 @@ impl Enrollment {
     /// Adds a key to the CA, which signs after an overlap.
     pub(crate) async fn rotate_ca(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::RotateCaRequest,
     ) -> Result<v1::RotateCaResponse, Refusal> {
         self.own_ca()?.rotate(&operator, request).await
@@ -30,7 +30,7 @@ impl Enrollment {
     /// Drops the keys of the CA but the newest, and with them all that they signed.
     pub(crate) async fn drop_old_ca_keys(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::DropOldCaKeysRequest,
     ) -> Result<v1::DropOldCaKeysResponse, Refusal> {
         self.own_ca()?.drop_old(&operator, request).await

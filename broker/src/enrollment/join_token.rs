@@ -36,6 +36,7 @@ impl Enrollment {
     ) -> Result<v1::CreateJoinTokenResponse, Refusal> {
         let ca = self.own_ca()?;
         let id = spiffe_id(&request.spiffe_id)?;
+        let within = operator.over(&id)?;
         if id.trust_domain() != ca.trust_domain() {
             return Err(Refusal::invalid(
                 "spiffe_id",
@@ -73,7 +74,7 @@ impl Enrollment {
             .write(
                 journal::record("join_token_created")
                     .with("workload", &id)
-                    .with("actor", operator.id())
+                    .with("actor", within.actor())
                     .with("expires_at_ms", expires_at_ms),
             )
             .await?;

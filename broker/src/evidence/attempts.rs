@@ -10,7 +10,7 @@ use sundew_proto::v1;
 use super::Evidence;
 use crate::journal::cause_text;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 
 /// Most attempts that are remembered.
 const MAX_ATTEMPTS: usize = 256;
@@ -76,7 +76,7 @@ impl Evidence {
     /// and for responders.
     pub(crate) async fn explain_evidence(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        _: Unbounded<Registrar>,
         request: v1::ExplainEvidenceRequest,
     ) -> Result<v1::ExplainEvidenceResponse, Refusal> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {

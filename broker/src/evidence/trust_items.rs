@@ -18,7 +18,7 @@ use crate::peer::Trust;
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
 use crate::response::Responses;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 use crate::wire::deletion;
 
 /// Most items that may have been added.
@@ -57,7 +57,7 @@ impl TrustItems {
     /// Adds an item, or replaces it.
     pub(crate) async fn add_trust(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::AddTrustRequest,
     ) -> Result<v1::AddTrustResponse, Refusal> {
         let kind = kind(&request.kind)?;
@@ -199,7 +199,7 @@ impl TrustItems {
     /// Lists everything that is trusted at this broker, with the source of each item.
     pub(crate) async fn list_trust(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        _: Unbounded<Registrar>,
         _: v1::ListTrustRequest,
     ) -> Result<v1::ListTrustResponse, Refusal> {
         let trust = self.evidence.trusted().await?;
@@ -244,7 +244,7 @@ impl TrustItems {
     /// broker takes the item for a new task, and no task that was begun on it is alive.
     pub(crate) async fn remove_trust(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::RemoveTrustRequest,
     ) -> Result<v1::RemoveTrustResponse, Refusal> {
         let kind = kind(&request.kind)?;

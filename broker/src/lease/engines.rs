@@ -21,7 +21,7 @@ use crate::journal;
 use crate::ledger::{Change, NoDependents};
 use crate::records::{Document, DocumentPlace};
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 use crate::wire::deletion;
 
 /// How often a change is tried again when another broker changed the same engine.
@@ -103,7 +103,7 @@ impl Leases {
     /// Creates or replaces an engine.
     pub(crate) async fn put_engine(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         mut request: v1::PutEngineRequest,
     ) -> Result<v1::PutEngineResponse, Refusal> {
         let given = SecretBytes::new(std::mem::take(&mut request.password));
@@ -179,7 +179,7 @@ impl Leases {
     /// All engines, without their passwords.
     pub(crate) async fn list_engines(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        _: Unbounded<Registrar>,
         _: v1::ListEnginesRequest,
     ) -> Result<v1::ListEnginesResponse, Refusal> {
         let mut engines = Vec::new();
@@ -210,7 +210,7 @@ impl Leases {
     /// then.
     pub(crate) async fn delete_engine(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::DeleteEngineRequest,
     ) -> Result<v1::DeleteEngineResponse, Refusal> {
         let store = self.ledger.records.store();

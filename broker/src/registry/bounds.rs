@@ -11,7 +11,7 @@ use crate::clock;
 use crate::journal;
 use crate::liveness::AgreementError;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 
 /// How often it is looked whether this broker has taken a new agreement.
 const TAKEN_INTERVAL: Duration = Duration::from_millis(5);
@@ -22,7 +22,7 @@ impl Registry {
     /// Shows the agreement, and what the file of each broker allows.
     pub(crate) async fn show_bounds(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        _: Unbounded<Registrar>,
         _: v1::ShowBoundsRequest,
     ) -> Result<v1::ShowBoundsResponse, Refusal> {
         let log = &self.ledger.log;
@@ -46,7 +46,7 @@ impl Registry {
     /// Changes the agreement for all brokers, and answers once this broker has taken it.
     pub(crate) async fn set_bounds(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::SetBoundsRequest,
     ) -> Result<v1::SetBoundsResponse, Refusal> {
         let log = &self.ledger.log;

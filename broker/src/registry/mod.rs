@@ -24,7 +24,7 @@ use crate::ledger::{Change, Dependents, Ledger};
 use crate::records::{Before, DocumentPlace};
 use crate::refusal::Refusal;
 use crate::response::{Plan, Responses};
-use crate::role::{Operator, Registrar};
+use crate::role::{Operator, Registrar, Within};
 use crate::wire::{deletion, spiffe_id};
 
 /// Most registrations in one request.
@@ -95,13 +95,17 @@ impl Registry {
                 }
             }
         }
+        let mut within = Vec::new();
+        for registration in registrations {
+            within.push((operator.handing_out(&registration)?, registration));
+        }
         if !problems.is_empty() {
             return Err(Refusal::invalid("documents", problems.join("; ")));
         }
         // Only now is anything written: a batch with one problem changes nothing.
         let mut changes = Vec::new();
-        for registration in registrations {
-            changes.push(self.apply(&operator, registration, request.dry_run).await?);
+        for (within, registration) in within {
+            changes.push(self.apply(within, registration, request.dry_run).await?);
         }
         Ok(v1::ApplyWorkloadsResponse { changes })
     }
@@ -132,7 +136,7 @@ impl Registry {
     /// only answers what would change.
     async fn apply(
         &self,
-        operator: &Operator<Registrar>,
+        within: Within<'_>,
         registration: Registration,
         dry_run: bool,
     ) -> Result<v1::WorkloadChange, Refusal> {
@@ -171,7 +175,7 @@ impl Registry {
                         || vec![Selector::workload(id.clone())],
                         |old| self.narrowing(&registration, &old.registration),
                     );
-                    let (actor, reason) = (operator.id().as_str(), "registration narrowed");
+                    let (actor, reason) = (within.actor().as_str(), "registration narrowed");
                     let plan = self.responses.plan(&change_name, selectors, actor, reason);
                     plan.await?
                 }
@@ -181,7 +185,7 @@ impl Registry {
             } else {
                 let record = journal::record("workload_applied")
                     .with("workload", &id)
-                    .with("actor", operator.id())
+                    .with("actor", within.actor())
                     .with("action", action)
                     .with("version", &version)
                     .with("diff", answer.diff.join("\n"));
@@ -189,7 +193,7 @@ impl Registry {
                     registration: registration.clone(),
                     version: version.clone(),
                     applied_at_ms: clock::now_ms(),
-                    applied_by: operator.id().to_string(),
+                    applied_by: within.actor().to_string(),
                 };
                 Change::Write(body.encode(), record)
             };
@@ -216,29 +220,32 @@ impl Registry {
         selectors
     }
 
-    /// Lists all registrations.
+    /// Lists all registrations that the operator's role is over.
     pub(crate) async fn list_workloads(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        operator: Operator<Registrar>,
         _: v1::ListWorkloadsRequest,
     ) -> Result<v1::ListWorkloadsResponse, Refusal> {
         let records = &self.ledger.records;
         let documents = records.readable_documents(DocumentKind::Workload).await?;
-        let workloads = documents
-            .iter()
-            .map(|(_, document)| document.decode(WorkloadRecord::decode))
-            .map(|record| Ok(workload_message(&record?)))
-            .collect::<Result<_, Refusal>>()?;
+        let mut workloads = Vec::new();
+        for (_, document) in &documents {
+            let record = document.decode(WorkloadRecord::decode)?;
+            if operator.reaches(&record.registration.spiffe_id) {
+                workloads.push(workload_message(&record));
+            }
+        }
         Ok(v1::ListWorkloadsResponse { workloads })
     }
 
     /// Shows a registration.
     pub(crate) async fn show_workload(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        operator: Operator<Registrar>,
         request: v1::ShowWorkloadRequest,
     ) -> Result<v1::ShowWorkloadResponse, Refusal> {
         let id = spiffe_id(&request.spiffe_id)?;
+        let _ = operator.over(&id)?;
         let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
         let document = self.ledger.records.document(place).await?;
         let document = document.ok_or(Refusal::NotFound("workload"))?;
@@ -255,12 +262,13 @@ impl Registry {
         request: v1::DeleteWorkloadRequest,
     ) -> Result<v1::DeleteWorkloadResponse, Refusal> {
         let id = spiffe_id(&request.spiffe_id)?;
+        let within = operator.over(&id)?;
         let record = journal::record("workload_deleted")
             .with("workload", &id)
-            .with("actor", operator.id());
+            .with("actor", within.actor());
         let place = DocumentPlace::new(DocumentKind::Workload, id.as_str());
         let issued = IssuedTo {
-            actor: operator.id(),
+            actor: within.actor(),
             ledger: &self.ledger,
             responses: &self.responses,
             workload: &id,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{Responses, Stream, TELL_INTERVAL, entry_of};
 use crate::clock;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Responder};
+use crate::role::{Responder, Unbounded};
 
 /// Most tasks or leases in one list.
 const MAX_LISTED: usize = 1000;
@@ -19,7 +19,7 @@ impl Responses {
     /// Streams how far the clean-up after a revocation is.
     pub(crate) async fn watch_revocation(
         self: Arc<Self>,
-        operator: Operator<Responder>,
+        operator: Unbounded<Responder>,
         request: v1::WatchRevocationRequest,
     ) -> Result<Stream<v1::RevocationStatus>, Refusal> {
         entry_of(&request.revocation_id)?;
@@ -54,7 +54,7 @@ impl Responses {
     /// Lists the credentials in other systems that are still there, those that are due first.
     pub(crate) async fn list_leases(
         self: Arc<Self>,
-        _: Operator<Responder>,
+        _: Unbounded<Responder>,
         request: v1::ListLeasesRequest,
     ) -> Result<v1::ListLeasesResponse, Refusal> {
         let limit = listed(request.limit)?;

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::journal;
 use crate::ledger::Ledger;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Responder};
+use crate::role::{Responder, Unbounded};
 use crate::wire::idempotency_key;
 
 /// How long the record of a single task is looked for before the task is ended without it.
@@ -35,7 +35,7 @@ impl Responses {
     /// Puts a rule in force, also one about names that were never seen (AC-48).
     pub(crate) async fn revoke(
         self: Arc<Self>,
-        operator: Operator<Responder>,
+        operator: Unbounded<Responder>,
         request: v1::RevokeRequest,
     ) -> Result<v1::RevokeResponse, Refusal> {
         let reason = reason_of(request.reason)?;
@@ -138,7 +138,7 @@ impl Responses {
     /// Ends a quarantine (AC-4A).
     pub(crate) async fn lift(
         self: Arc<Self>,
-        operator: Operator<Responder>,
+        operator: Unbounded<Responder>,
         request: v1::LiftRequest,
     ) -> Result<v1::LiftResponse, Refusal> {
         let reason = reason_of(request.reason)?;
@@ -193,7 +193,7 @@ impl Responses {
     /// Lists the rules that are in force.
     pub(crate) async fn list_rules(
         self: Arc<Self>,
-        _: Operator<Responder>,
+        _: Unbounded<Responder>,
         _: v1::ListRulesRequest,
     ) -> Result<v1::ListRulesResponse, Refusal> {
         // L7: whoever asks while the view is stale looks for what is pending, and is told that the

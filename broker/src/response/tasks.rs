@@ -10,7 +10,7 @@ use super::list::listed;
 use super::{Responses, selector};
 use crate::clock;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Responder};
+use crate::role::{Responder, Unbounded};
 use crate::wire::{outcome_message, spiffe_id, task_message};
 
 /// Tasks that are looked at together.
@@ -65,7 +65,7 @@ impl Responses {
     /// know of them.
     pub(crate) async fn list_tasks(
         self: Arc<Self>,
-        _: Operator<Responder>,
+        _: Unbounded<Responder>,
         request: v1::ListTasksRequest,
     ) -> Result<v1::ListTasksResponse, Refusal> {
         let limit = listed(request.limit)?;
@@ -203,7 +203,7 @@ impl Responses {
     /// Shows a task with what belongs to it, for as long as anything is known of it.
     pub(crate) async fn show_task(
         self: Arc<Self>,
-        _: Operator<Responder>,
+        _: Unbounded<Responder>,
         request: v1::ShowTaskRequest,
     ) -> Result<v1::ShowTaskResponse, Refusal> {
         let id = TaskId::parse(&request.task_id).map_err(|e| Refusal::invalid("task_id", e))?;

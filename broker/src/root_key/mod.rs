@@ -20,7 +20,7 @@ use crate::lease::{Leases, OtherLeases};
 use crate::ledger::Ledger;
 use crate::liveness::{OtherEntries, RootKeyNames};
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 
 /// Why something cannot be written anew.
 const UNREADABLE: &str = "under none of the keys, or altered";
@@ -42,7 +42,7 @@ impl RootKeys {
     /// Writes everything anew that is under another key and would stay, and answers what is left.
     pub(crate) async fn rewrite(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::RewriteUnderRootKeyRequest,
     ) -> Result<v1::RewriteUnderRootKeyResponse, Refusal> {
         let active = self.ledger.root().active().to_string();

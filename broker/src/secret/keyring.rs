@@ -15,7 +15,7 @@ use crate::ledger::Change;
 use crate::liveness::Subscriber;
 use crate::records::{Document, DocumentPlace, KEYRING};
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 use crate::wire::{RequestNames, idempotency_key};
 
 /// How long after a look at all secrets the next one comes, if there is to be one.
@@ -31,7 +31,7 @@ impl Secrets {
     /// sealed anew in the background.
     pub(crate) async fn rotate_keyring(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::RotateKeyringRequest,
     ) -> Result<v1::RotateKeyringResponse, Refusal> {
         let key = idempotency_key(request.idempotency_key)?;

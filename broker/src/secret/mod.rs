@@ -22,7 +22,7 @@ use crate::journal;
 use crate::ledger::{Change, Ledger, NoDependents};
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
-use crate::role::{Operator, Registrar};
+use crate::role::{Registrar, Unbounded};
 use crate::wire::{RequestNames, deletion, idempotency_key};
 use keyring::{VersionedKeyring, key_of};
 
@@ -58,7 +58,7 @@ impl Secrets {
     /// Writes a secret, as a new version of one that is there.
     pub(crate) async fn put_secret(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         mut request: v1::PutSecretRequest,
     ) -> Result<v1::PutSecretResponse, Refusal> {
         Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
@@ -130,7 +130,7 @@ impl Secrets {
     /// Lists names and versions of secrets, never values.
     pub(crate) async fn list_secrets(
         self: Arc<Self>,
-        _: Operator<Registrar>,
+        _: Unbounded<Registrar>,
         _: v1::ListSecretsRequest,
     ) -> Result<v1::ListSecretsResponse, Refusal> {
         let mut secrets = Vec::new();
@@ -150,7 +150,7 @@ impl Secrets {
     /// Removes a secret.
     pub(crate) async fn delete_secret(
         self: Arc<Self>,
-        operator: Operator<Registrar>,
+        operator: Unbounded<Registrar>,
         request: v1::DeleteSecretRequest,
     ) -> Result<v1::DeleteSecretResponse, Refusal> {
         Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;

@@ -16,7 +16,7 @@ use crate::limits::{IssuingPlace, Limiters, Unfinished, WorkloadLimiter};
 use crate::peer::{Caller, Peer, Trust};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
-use crate::role::{Operator, Operators, RoleType};
+use crate::role::{Operators, RoleProof};
 
 /// The answer of a gRPC method.
 pub(super) type Answer<T> = Result<Response<T>, Status>;
@@ -75,20 +75,21 @@ impl Gate {
         self.answer(rpc, peer.as_deref(), came, result)
     }
 
-    /// Serves a call of an operator. The use case gets the proof of the role that it asks for.
-    pub(super) async fn serve_as<O, R, Q, A, F>(
+    /// Serves a call of an operator. The use case gets the proof that it asks for.
+    pub(super) async fn serve_as<P, R, Q, A, F>(
         &self,
         rpc: &'static str,
         room: &Arc<R>,
         request: Request<Q>,
-        use_case: impl FnOnce(Arc<R>, Operator<O>, Q) -> F,
+        use_case: impl FnOnce(Arc<R>, P, Q) -> F,
     ) -> Answer<A>
     where
-        O: RoleType,
+        P: RoleProof,
         F: Future<Output = Result<A, Refusal>>,
     {
         self.serve(rpc, room, request, |room, peer, body| async move {
-            let done = use_case(room, self.operators.prove(&peer)?, body).await;
+            let proof = P::of(self.operators.prove(&peer)?)?;
+            let done = use_case(room, proof, body).await;
             done.map_err(Refusal::for_operator)
         })
         .await
@@ -113,15 +114,15 @@ impl Gate {
     }
 
     /// Serves a use case of operators that must run to its end when the caller hangs up.
-    pub(super) async fn serve_detached_as<O, R, Q, A, F>(
+    pub(super) async fn serve_detached_as<P, R, Q, A, F>(
         &self,
         rpc: &'static str,
         room: &Arc<R>,
         request: Request<Q>,
-        use_case: impl FnOnce(Arc<R>, Operator<O>, Q) -> F,
+        use_case: impl FnOnce(Arc<R>, P, Q) -> F,
     ) -> Answer<A>
     where
-        O: RoleType,
+        P: RoleProof,
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
         A: Send + 'static,
     {

@@ -1,6 +1,6 @@
 //! The first operator of a store, and the one of an emergency, over a store without a process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::{BreakGlass, Owner, OwnerError, OwnerSvids, Person};
 use crate::clock;
 use crate::enrollment::tests::room_of;
 use crate::records::FIRST_OPERATOR;
-use crate::role::{Operators, Role};
+use crate::role::{Operators, Reach, Role, Roles};
 use crate::testing::documents::caught_up;
 use crate::testing::{DOMAIN, TestBroker};
 
@@ -55,7 +55,7 @@ async fn room_with(broker: &TestBroker, keys: &[KeyPair], ttl: Ttl) -> Room {
     ];
     let roles: BTreeMap<_, _> = roles
         .into_iter()
-        .map(|(path, role)| (id(path), BTreeSet::from([role])))
+        .map(|(path, role)| (id(path), Roles::from([(role, Reach::Unbounded)])))
         .collect();
     let persons = keys.iter().take(2).zip(["ann", "bob"]);
     let person = |(key, name): (&KeyPair, &str)| Person {
@@ -265,7 +265,8 @@ async fn i10_only_the_owner_of_the_state_gets_an_operator_and_only_one_of_the_co
         room.bootstrap("", csr()).await,
         Err(OwnerError::NoOperator)
     ));
-    let both = ["/boss", "/second"].map(|path| (id(path), BTreeSet::from([Role::Registrar])));
+    let registrar = Roles::from([(Role::Registrar, Reach::Unbounded)]);
+    let both = ["/boss", "/second"].map(|path| (id(path), registrar.clone()));
     owner.operators.replace(both.into());
     assert!(matches!(
         room.bootstrap("", csr()).await,

@@ -10,12 +10,13 @@ use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 use sundew_core::{SharedBounds, Ttl};
 
 use super::super::allowed_hosts::is_host;
-use super::file::{FileBreakGlass, FileJournal, FileLimits, FileOperator};
+use super::file::{FileBreakGlass, FileJournal, FileLimits};
 use super::trust::{FileBundleEndpoint, FileFederation, FileIdentity, FileProfile, FileTrust};
 use super::{
     BreakGlass, BundleEndpoint, FederationConfig, Identity, IssuerConfig, Listen, MaterialConfig,
-    Profile, Role,
+    Profile,
 };
+use crate::role::Roles;
 
 /// Checks limits, and the bounds that all brokers share.
 pub(super) fn limits(limits: &FileLimits, bounds: &SharedBounds, errors: &mut Vec<String>) {
@@ -327,7 +328,7 @@ pub(super) fn federation(
 /// Checks who may give an SVID in an emergency: two persons at least, and no person twice.
 pub(super) fn break_glass(
     file: Option<FileBreakGlass>,
-    operators: &BTreeMap<SpiffeId, BTreeSet<Role>>,
+    operators: &BTreeMap<SpiffeId, Roles>,
     identity: Option<&Identity>,
     errors: &mut Vec<String>,
 ) -> Option<BreakGlass> {
@@ -364,22 +365,4 @@ pub(super) fn break_glass(
         "each person has a name and a key that no other has",
     );
     Some(BreakGlass { spiffe_id, persons })
-}
-
-/// The roles of each operator; an operator that is named twice has the roles of both.
-pub(super) fn operators(
-    operators: Vec<FileOperator>,
-    errors: &mut Vec<String>,
-) -> BTreeMap<SpiffeId, BTreeSet<Role>> {
-    let mut roles: BTreeMap<SpiffeId, BTreeSet<Role>> = BTreeMap::new();
-    for operator in operators {
-        if operator.roles.is_empty() {
-            errors.push(format!("operators: {} has no roles", operator.spiffe_id));
-        }
-        roles
-            .entry(operator.spiffe_id)
-            .or_default()
-            .extend(operator.roles);
-    }
-    roles
 }

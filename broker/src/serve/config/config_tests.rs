@@ -243,3 +243,69 @@ fn i10_an_emergency_names_two_persons_with_two_keys_and_an_operator() {
         assert!(error.contains(problem), "{error}");
     }
 }
+
+#[test]
+fn o4_a_role_is_a_word_or_a_table_that_says_each_of_its_bounds() {
+    let parse = |roles: &str| {
+        let text = format!("[[operators]]\nspiffe_id = \"spiffe://a/o\"\nroles = {roles}\n");
+        with("source = \"embedded_ca\"\ntrust_domain = \"a\"", &text)
+    };
+    let good = parse(
+        "[\"responder\", { role = \"registrar\", path_prefixes = [\"spiffe://a/team-a\"], \
+         scopes = [\"tool:*\"], audiences = [\"*\"], secrets = [] }, \
+         { role = \"introspector\", path_prefixes = [\"*\"], audiences = [\"https://x/*\"] }]",
+    );
+    let operators = good.unwrap().operators;
+    let roles = operators.values().next().unwrap();
+    assert_eq!(roles.get(&Role::Responder), Some(&Reach::Unbounded));
+    let Some(Reach::Within(bounds)) = roles.get(&Role::Registrar) else {
+        panic!("the registrar has no bounds");
+    };
+    assert_eq!(bounds.path_prefixes.to_strings(), ["spiffe://a/team-a"]);
+    assert_eq!(bounds.audiences.to_strings(), ["*"]);
+    assert_eq!(bounds.secrets.to_strings(), Vec::<String>::new());
+    let registrar = "role = \"registrar\", path_prefixes = [\"spiffe://a/x\"], scopes = [], \
+                     audiences = []";
+    for (roles, problem) in [
+        (
+            "[\"nobody\"]".to_owned(),
+            "operators.[0].roles[0]: unknown variant `nobody`",
+        ),
+        (
+            "[7]".to_owned(),
+            "a role, or a table with `role` and its bounds",
+        ),
+        (
+            "[{ role = \"responder\" }]".to_owned(),
+            "responder: path_prefixes is missing",
+        ),
+        (
+            format!("[{{ {registrar} }}]"),
+            "registrar: secrets is missing",
+        ),
+        (
+            format!("[{{ {registrar}, secret = [] }}]"),
+            "unknown field `secret`",
+        ),
+        (
+            format!("[{{ {registrar}, secrets = [\"secret:x\"] }}]"),
+            "registrar: secrets: secrets are named by `secrets`",
+        ),
+        (
+            "[{ role = \"responder\", path_prefixes = [\"spiffe://a/x/*\"] }]".to_owned(),
+            "path_prefixes: must be SPIFFE IDs",
+        ),
+        (
+            "[{ role = \"responder\", path_prefixes = [\"*\"], scopes = [] }]".to_owned(),
+            "responder: scopes is no bound of this role",
+        ),
+        (
+            "[\"responder\", { role = \"responder\", path_prefixes = [\"spiffe://a/x\"] }]"
+                .to_owned(),
+            "responder: named twice, with other bounds",
+        ),
+    ] {
+        let error = parse(&roles).unwrap_err().to_string();
+        assert!(error.contains(problem), "{roles}: {error}");
+    }
+}

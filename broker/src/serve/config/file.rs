@@ -1,6 +1,5 @@
 //! The sections of the file as they are written, with their defaults, before any rule is checked.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -11,10 +10,11 @@ use serde_path_to_error::Segment;
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::Ttl;
 
+use super::operators::FileOperator;
 use super::trust::{FileBundleEndpoint, FileFederation, FileIdentity, FileTrust};
 use super::{
     Archive, CallLimits, ConfigError, IssuerConfig, JournalConfig, Listen, ListenerLimits,
-    LocalLimits, MaterialConfig, Person, RecordBudget, Role, SegmentRules,
+    LocalLimits, MaterialConfig, Person, RecordBudget, SegmentRules,
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
@@ -217,13 +217,6 @@ impl TryFrom<String> for ByteSize {
             .map(Self)
             .ok_or("is too large")
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FileOperator {
-    pub(super) spiffe_id: SpiffeId,
-    pub(super) roles: BTreeSet<Role>,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@
 //! Two stages: what the file says (private, serde), and [`Config`], what the program needs. Secrets
 //! come from files (AC-87: no setting turns a check off).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,13 +20,14 @@ pub use crate::journal::{Archive, RecordBudget, SegmentRules};
 pub use crate::limits::CallLimits;
 pub use crate::material::{IssuerConfig, MaterialConfig};
 pub use crate::peer::ListenerLimits;
-pub use crate::role::Role;
+pub use crate::role::{Reach, Role, Roles};
 pub use crate::serve::sources::{FederationConfig, Profile};
 use crate::store::redis::{Durability, RedisUrl};
 
 mod checks;
 mod file;
 mod files;
+mod operators;
 mod reload;
 mod store;
 mod trust;
@@ -66,7 +67,7 @@ pub struct Config {
     /// Whether brokers of an older version may follow the same log, which vouch for nothing.
     pub beside_older_brokers: bool,
     /// The roles of operators.
-    pub operators: BTreeMap<SpiffeId, BTreeSet<Role>>,
+    pub operators: BTreeMap<SpiffeId, Roles>,
     /// Who may give an SVID of an operator in an emergency.
     pub break_glass: Option<BreakGlass>,
     /// OpenID issuers.
@@ -248,7 +249,7 @@ impl Config {
             checks::bundle_endpoint(file.bundle_endpoint, identity.as_ref(), &mut errors);
         let federation =
             checks::federation(file.federation, &trust, identity.as_ref(), &mut errors);
-        let operators = checks::operators(file.operators, &mut errors);
+        let operators = operators::operators(file.operators, &mut errors);
         let break_glass =
             checks::break_glass(file.break_glass, &operators, identity.as_ref(), &mut errors);
         let limits = file.limits;

@@ -5,6 +5,7 @@ use sundew_proto::v1::*;
 use tonic::Request;
 
 use super::Services;
+use crate::role::RoleProof;
 use crate::serve::gate::Answer;
 
 #[tonic::async_trait]
@@ -17,7 +18,7 @@ impl AccessService for Services {
                 &self.broker.access,
                 request,
                 |access, peer, body| {
-                    let introspector = operators.prove(&peer);
+                    let introspector = operators.prove(&peer).and_then(RoleProof::of);
                     access.introspect(peer, introspector, body)
                 },
             )

@@ -9,6 +9,7 @@ use sundew_proto::v1;
 
 use crate::clock;
 use crate::refusal::Refusal;
+use crate::role::RoleProof;
 use crate::testing::{Agent, Begun, DOMAIN, TestBroker, assert_refused};
 
 /// A parent's task that may be delegated to one child at a time, and the child.
@@ -247,7 +248,7 @@ async fn introspection_tells_the_chain_of_those_who_act_for_one_another() {
         token: begun.token.token.clone(),
         ..v1::IntrospectRequest::default()
     };
-    let no_role = broker.operators.prove(&agent.peer);
+    let no_role = broker.operators.prove(&agent.peer).and_then(RoleProof::of);
     let access = Arc::clone(&broker.rooms.access);
     let answer = access.introspect(agent.peer.clone(), no_role, request);
     let answer = answer.await.unwrap();
