@@ -32,7 +32,7 @@ pub enum Refusal {
     /// The evidence was not enough.
     #[error("evidence: {0}")]
     Appraisal(#[from] AppraisalError),
-    /// An operator has the role, and not over what it asks for (FIELD O4).
+    /// An operator has the role, and not over what it asks for (O4).
     #[error("beyond the bounds of the role `{role}`: {what}")]
     BeyondBounds {
         /// The role.
@@ -104,6 +104,9 @@ pub enum Refusal {
     /// An operator named something that does not exist. Whoever has the role may know that.
     #[error("there is no such {0}")]
     Absent(&'static str),
+    /// An operator named something that exists beyond the bounds of its role (O4).
+    #[error("{0} is beyond the bounds of the caller's role")]
+    OutOfSight(&'static str),
     /// A document of the store is older than what this broker knows: somebody put it back (L22).
     #[error(
         "record of {what}: altered: the store has version {}, and version {} is known",
@@ -242,6 +245,18 @@ impl Refusal {
         self
     }
 
+    /// Returns the refusal of something beyond the caller's bounds that the caller cannot know. P11: it
+    /// is answered like that of something that does not exist, and the record says which it was.
+    pub(crate) fn out_of_sight(self, what: &'static str) -> Self {
+        if matches!(self, Self::BeyondBounds { .. } | Self::OutOfSight(_)) {
+            return Self::OutOfSight(what);
+        }
+        if matches!(self, Self::NotFound(_)) {
+            return Self::NotFound(what);
+        }
+        self
+    }
+
     /// Returns the status that the caller hears: a fixed code and text for the kind of cause, and
     /// the correlation id that leads an operator to the record.
     #[must_use]
@@ -286,7 +301,7 @@ impl Refusal {
             Self::Journal(JournalError::Budget) | Self::RateLimit => {
                 Answer::new(Code::ResourceExhausted, "RATE_LIMIT", "too many requests")
             }
-            Self::Absent(what) => {
+            Self::Absent(what) | Self::OutOfSight(what) => {
                 let text = format!("there is no such {what}");
                 Answer::new(Code::NotFound, "NOT_FOUND", text)
             }

@@ -137,7 +137,7 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Absent(_) => "not_found",
         Refusal::Appraisal(_) => "evidence",
         Refusal::Append(_) => "log",
-        Refusal::BeyondBounds { .. } => "bounds",
+        Refusal::BeyondBounds { .. } | Refusal::OutOfSight(_) => "bounds",
         Refusal::Binding => "binding",
         Refusal::Challenge => "challenge",
         Refusal::ChallengeLimit => "challenge_limit",

@@ -103,6 +103,10 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
         ),
         (R::NotFound(CAUSE), NOT_PERMITTED),
         (
+            R::OutOfSight("task"),
+            (Code::NotFound, "NOT_FOUND", "there is no such task"),
+        ),
+        (
             R::Outdated {
                 what: CAUSE,
                 stored: 1,
@@ -206,6 +210,7 @@ fn number_of_variants() -> usize {
         | Refusal::Journal(_)
         | Refusal::NotFound(_)
         | Refusal::OtherRole(_)
+        | Refusal::OutOfSight(_)
         | Refusal::Outdated { .. }
         | Refusal::OpenCalls
         | Refusal::Unfinished
@@ -231,7 +236,7 @@ fn number_of_variants() -> usize {
         | Refusal::NodeGone
         | Refusal::TpmBarred
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 46,
+        | Refusal::UntrustedManufacturer(_) => 47,
     };
     known(&Refusal::Binding)
 }

@@ -1,7 +1,7 @@
 //! Roles of operators, the proof that a caller has a role, and the proof that what it asks for is
 //! within the bounds of that role.
 //!
-//! AC-18: nothing is implied by having a certificate; a role is a line of the configuration. FIELD
+//! AC-18: nothing is implied by having a certificate; a role is a line of the configuration.
 //! O4: a role is over everything, or within bounds. A use case names the proof that it needs. One
 //! that is about the whole broker takes an [`Unbounded`]. One that is about workloads takes an
 //! [`Operator`], which tells who it is to those only who have asked whether it may ([`Within`]).
@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{Registration, RoleBounds};
+use sundew_core::{KnownTask, Registration, RoleBounds, Scope, Selector};
+use sundew_proto::v1;
 
 use crate::peer::Peer;
 use crate::refusal::Refusal;
@@ -114,6 +115,63 @@ impl<R: RoleType> Operator<R> {
         self.within(self.reaches(workload), || format!("workload {workload}"))
     }
 
+    /// Whether a task is within the bounds: its owner is, or somebody is from whom it was delegated,
+    /// and whose authority it has.
+    pub(crate) fn reaches_task(&self, task: &KnownTask) -> bool {
+        let mut chain = task.chain();
+        chain.any(|each| self.reaches(&each.workload))
+    }
+
+    /// Whether a secret is within the bounds, by its name.
+    pub(crate) fn reaches_secret(&self, name: &str) -> bool {
+        match &self.reach {
+            Reach::Unbounded => true,
+            Reach::Within(bounds) => {
+                Scope::of_secret(name).is_ok_and(|secret| bounds.have_secret(&secret))
+            }
+        }
+    }
+
+    /// Whether one of these audiences is within the bounds.
+    pub(crate) fn reaches_audience(&self, audiences: &[String]) -> bool {
+        match &self.reach {
+            Reach::Unbounded => true,
+            Reach::Within(bounds) => bounds.have_some_audience(audiences),
+        }
+    }
+
+    /// The proof that there are no bounds.
+    pub(crate) fn over_everything(&self) -> Result<Within<'_>, Refusal> {
+        let is_unbounded = self.reach == Reach::Unbounded;
+        self.within(is_unbounded, || ABOUT_ALL.to_owned())
+    }
+
+    /// The proof that a task is within the bounds. P11: one that is not is answered like one that is
+    /// not there.
+    pub(crate) fn over_task(&self, task: &KnownTask) -> Result<Within<'_>, Refusal> {
+        let within = self.within(self.reaches_task(task), String::new);
+        within.map_err(|refusal| refusal.out_of_sight("task"))
+    }
+
+    /// The proof that a secret is within the bounds, by its name.
+    pub(crate) fn over_secret(&self, name: &str) -> Result<Within<'_>, Refusal> {
+        self.within(self.reaches_secret(name), || format!("secret {name}"))
+    }
+
+    /// The proof that a selector matches nothing beyond the bounds, by a criterion that says so.
+    pub(crate) fn selecting(&self, selector: &Selector) -> Result<Within<'_>, Refusal> {
+        let Reach::Within(bounds) = &self.reach else {
+            return self.over_everything();
+        };
+        self.within(bounds.have_selected(selector), || {
+            if selector.everything {
+                return ABOUT_ALL.to_owned();
+            }
+            let prefixes = bounds.path_prefixes.to_strings().join(" or ");
+            format!("the selector may match what is elsewhere: add a SPIFFE prefix of {prefixes}")
+        })
+    }
+
     /// The proof that all that a registration hands out is within the bounds.
     pub(crate) fn handing_out(&self, registration: &Registration) -> Result<Within<'_>, Refusal> {
         let beyond = match &self.reach {
@@ -138,6 +196,9 @@ impl<R: RoleType> Operator<R> {
     }
 }
 
+/// Says why a role within bounds is not enough.
+const ABOUT_ALL: &str = "this is about all workloads";
+
 /// The proof that what an operator asks for is within the bounds of its role. Only an [`Operator`]
 /// makes one.
 #[derive(Clone, Copy)]
@@ -158,11 +219,6 @@ impl<'a> Within<'a> {
 pub(crate) struct Unbounded<R>(Operator<R>);
 
 impl<R: RoleType> Unbounded<R> {
-    /// The connection of the caller.
-    pub(crate) fn peer(&self) -> &Arc<Peer> {
-        self.0.peer()
-    }
-
     /// The SPIFFE ID of the operator.
     pub(crate) fn id(&self) -> &SpiffeId {
         self.0.peer().id()
@@ -191,7 +247,7 @@ impl<R: RoleType> RoleProof for Unbounded<R> {
             Reach::Unbounded => Ok(Self(operator)),
             Reach::Within(_) => Err(Refusal::BeyondBounds {
                 role: R::ROLE.as_str(),
-                what: "this is about all workloads".to_owned(),
+                what: ABOUT_ALL.to_owned(),
             }),
         }
     }
@@ -239,5 +295,34 @@ impl Operators {
             Some(None) => Err(Refusal::OtherRole(R::ROLE.as_str())),
             None => Err(Refusal::Role(R::ROLE.as_str())),
         }
+    }
+
+    /// Tells a caller its roles, and how far each of them reaches.
+    pub(crate) fn show(&self, peer: &Peer) -> Result<v1::ShowOperatorResponse, Refusal> {
+        let all = self.0.load();
+        let roles = all.get(peer.id()).filter(|roles| !roles.is_empty());
+        let roles = roles.ok_or(Refusal::Role("operator"))?.iter();
+        let roles = roles.map(|(role, reach)| message(*role, reach));
+        Ok(v1::ShowOperatorResponse {
+            spiffe_id: peer.id().to_string(),
+            roles: roles.collect(),
+        })
+    }
+}
+
+/// A role of an operator as a message.
+fn message(role: Role, reach: &Reach) -> v1::OperatorRole {
+    let bounds = match reach {
+        Reach::Unbounded => None,
+        Reach::Within(bounds) => Some(v1::RoleBounds {
+            path_prefixes: bounds.path_prefixes.to_strings(),
+            scopes: bounds.scopes.to_strings(),
+            audiences: bounds.audiences.to_strings(),
+            secrets: bounds.secrets.to_strings(),
+        }),
+    };
+    v1::OperatorRole {
+        role: role.as_str().to_owned(),
+        bounds,
     }
 }

@@ -7,16 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
-use sundew_proto::v1::registry_service_client::RegistryServiceClient;
-use sundew_proto::v1::response_service_client::ResponseServiceClient;
-use sundew_proto::v1::{
-    ChallengeRequest, ChallengeResponse, IntrospectRequest, ListRulesRequest, ShowBoundsRequest,
-};
+use sundew_proto::v1::{ChallengeRequest, ChallengeResponse, OperatorRole, ShowOperatorRequest};
 use sundew_sdk::{Connection, handshake};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tonic::Code;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use crate::args::Connect;
 use crate::client::{broker_id, open_identity, settings, status_error};
@@ -196,33 +192,32 @@ fn wants(challenge: &ChallengeResponse, kind: &str) -> bool {
     sets.any(|set| set.kinds.iter().any(|wanted| wanted == kind))
 }
 
-/// Returns the roles of this SPIFFE ID, of those that look at something. That a broker cannot answer
-/// now says nothing of a role.
-async fn roles(channel: Channel) -> Result<Vec<&'static str>> {
-    let mut registry = RegistryServiceClient::new(channel.clone());
-    let mut response = ResponseServiceClient::new(channel.clone());
-    let bounds = registry.show_bounds(ShowBoundsRequest {}).await;
-    let rules = response.list_rules(ListRulesRequest {}).await;
-    // Whoever may ask about anybody's tokens is told that this one is not good.
-    let question = IntrospectRequest {
-        token: "sdw_none".to_owned(),
-        ..IntrospectRequest::default()
-    };
-    let tokens = AccessServiceClient::new(channel.clone())
-        .introspect(question)
-        .await;
-    let has = |answer: Result<(), Status>| match answer {
-        Ok(()) => Ok(true),
-        Err(status) if status.code() == Code::PermissionDenied => Ok(false),
+/// Returns the roles of this SPIFFE ID, each with its bounds; none for who is no operator.
+async fn roles(channel: Channel) -> Result<Vec<String>> {
+    let mut access = AccessServiceClient::new(channel);
+    match access.show_operator(ShowOperatorRequest {}).await {
+        Ok(answer) => Ok(answer.into_inner().roles.iter().map(role).collect()),
+        Err(status) if status.code() == Code::PermissionDenied => Ok(Vec::new()),
         Err(status) => Err(status_error(status)),
+    }
+}
+
+/// Returns a role in words, with what it is bounded to.
+fn role(role: &OperatorRole) -> String {
+    let Some(bounds) = &role.bounds else {
+        return role.role.clone();
     };
-    let (bounds, rules) = (has(bounds.map(drop))?, has(rules.map(drop))?);
-    let roles = [
-        bounds.then_some("registrar"),
-        rules.then_some("responder"),
-        has(tokens.map(drop))?.then_some("introspector"),
+    let lists = [
+        ("SPIFFE prefixes", &bounds.path_prefixes),
+        ("scopes", &bounds.scopes),
+        ("audiences", &bounds.audiences),
+        ("secrets", &bounds.secrets),
     ];
-    Ok(roles.into_iter().flatten().collect())
+    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    let told: Vec<_> = lists
+        .map(|(what, list)| format!("{what} {}", list.join(", ")))
+        .collect();
+    format!("{} within {}", role.role, told.join("; "))
 }
 
 /// Returns the sets of kinds of evidence of which the broker wants one.
@@ -297,9 +292,9 @@ pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
 
 #[cfg(test)]
 mod tests {
-    use sundew_proto::v1::{ChallengeResponse, EvidenceSet};
+    use sundew_proto::v1::{ChallengeResponse, EvidenceSet, OperatorRole, RoleBounds};
 
-    use super::{Check, check_evidence, check_skew, wanted};
+    use super::{Check, check_evidence, check_skew, role, wanted};
 
     fn challenge(sets: &[&[&str]]) -> ChallengeResponse {
         ChallengeResponse {
@@ -352,5 +347,24 @@ mod tests {
         assert_eq!(check.line(), "ok   network        answers");
         check.ok = false;
         assert_eq!(check.line(), "FAIL network        answers");
+    }
+
+    #[test]
+    fn o4_a_role_is_told_with_its_bounds() {
+        let mut told = OperatorRole {
+            role: "registrar".to_owned(),
+            bounds: None,
+        };
+        assert_eq!(role(&told), "registrar");
+        let list = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+        told.bounds = Some(RoleBounds {
+            path_prefixes: list(&["spiffe://a.test/x", "spiffe://b.test"]),
+            scopes: list(&["tool:*"]),
+            ..RoleBounds::default()
+        });
+        assert_eq!(
+            role(&told),
+            "registrar within SPIFFE prefixes spiffe://a.test/x, spiffe://b.test; scopes tool:*"
+        );
     }
 }

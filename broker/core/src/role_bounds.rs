@@ -232,7 +232,7 @@ impl RoleBounds {
     }
 
     /// Returns whether the selector can match nothing but what is of workloads within the bounds, by
-    /// a criterion that says so. `everything` is never within bounds (FIELD O4).
+    /// a criterion that says so. `everything` is never within bounds (O4).
     #[must_use]
     pub fn have_selected(&self, selector: &Selector) -> bool {
         if selector.everything {
@@ -272,6 +272,16 @@ impl RoleBounds {
     pub fn have_audience(&self, audience: &str) -> bool {
         self.audiences
             .has(|pattern| pattern_covers(&pattern.0, audience))
+    }
+
+    /// Returns whether one of these audiences is within the bounds. Where there is a limit, a list
+    /// without audiences is outside of it.
+    #[must_use]
+    pub fn have_some_audience(&self, audiences: &[String]) -> bool {
+        self.audiences == Limit::Any
+            || audiences
+                .iter()
+                .any(|audience| self.have_audience(audience))
     }
 
     /// Returns what a registration would hand out beyond the bounds, one line each. Nothing may be

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::ledger::Ledger;
 use crate::peer::{Peer, Trust};
 use crate::refusal::Refusal;
-use crate::role::{Introspector, Unbounded};
+use crate::role::{Introspector, Operator};
 use crate::wire::binding_message;
 
 /// The room of introspection.
@@ -36,18 +36,18 @@ impl Access {
     pub(crate) async fn introspect(
         self: Arc<Self>,
         peer: Arc<Peer>,
-        introspector: Result<Unbounded<Introspector>, Refusal>,
+        introspector: Result<Operator<Introspector>, Refusal>,
         request: v1::IntrospectRequest,
     ) -> Result<v1::IntrospectResponse, Refusal> {
         let introspector = match introspector {
-            Ok(_) => true,
+            Ok(introspector) => Some(introspector),
             // An agent may ask about its own tokens only, as their presenter.
             Err(lacking) => {
                 let workload = self.ledger.records.workload(peer.id()).await?;
                 if workload.is_none() {
                     return Err(lacking);
                 }
-                false
+                None
             }
         };
         let inactive = v1::IntrospectResponse::default();
@@ -60,6 +60,11 @@ impl Access {
         let Some(token) = self.ledger.records.token(credential.task(), &hash).await? else {
             return Ok(inactive);
         };
+        // O4: beyond its bounds, a resource server is as anybody else.
+        let introspector = introspector.is_some_and(|introspector| {
+            introspector.reaches(&token.task().workload)
+                && introspector.reaches_audience(&token.audience)
+        });
         let named = request.presenter_certificate_sha256.as_slice();
         let own = peer.svid().thumbprint().as_slice();
         // An agent presents its tokens itself, and hears nothing of other hands.

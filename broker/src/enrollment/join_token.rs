@@ -34,9 +34,9 @@ impl Enrollment {
         operator: Operator<Registrar>,
         request: v1::CreateJoinTokenRequest,
     ) -> Result<v1::CreateJoinTokenResponse, Refusal> {
-        let ca = self.own_ca()?;
         let id = spiffe_id(&request.spiffe_id)?;
         let within = operator.over(&id)?;
+        let ca = self.own_ca()?;
         if id.trust_domain() != ca.trust_domain() {
             return Err(Refusal::invalid(
                 "spiffe_id",

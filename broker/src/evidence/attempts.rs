@@ -10,7 +10,7 @@ use sundew_proto::v1;
 use super::Evidence;
 use crate::journal::cause_text;
 use crate::refusal::Refusal;
-use crate::role::{Registrar, Unbounded};
+use crate::role::{Operator, Registrar};
 
 /// Most attempts that are remembered.
 const MAX_ATTEMPTS: usize = 256;
@@ -38,11 +38,17 @@ impl Attempts {
         attempts.push_back(attempt);
     }
 
-    /// Lists attempts of one workload or of all, the latest first.
-    fn list(&self, spiffe_id: &str, limit: usize) -> Vec<v1::EvidenceAttempt> {
+    /// Lists attempts of one workload, or of all that the operator's role is over, the latest first.
+    fn list(
+        &self,
+        operator: &Operator<Registrar>,
+        spiffe_id: &str,
+        limit: usize,
+    ) -> Vec<v1::EvidenceAttempt> {
         let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = attempts.iter().rev().filter(|attempt| {
-            spiffe_id.is_empty() || attempt.workload.registration.spiffe_id.as_str() == spiffe_id
+            let workload = &attempt.workload.registration.spiffe_id;
+            operator.reaches(workload) && (spiffe_id.is_empty() || workload.as_str() == spiffe_id)
         });
         asked.take(limit).map(Attempt::message).collect()
     }
@@ -76,7 +82,7 @@ impl Evidence {
     /// and for responders.
     pub(crate) async fn explain_evidence(
         self: Arc<Self>,
-        _: Unbounded<Registrar>,
+        operator: Operator<Registrar>,
         request: v1::ExplainEvidenceRequest,
     ) -> Result<v1::ExplainEvidenceResponse, Refusal> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
@@ -85,7 +91,7 @@ impl Evidence {
             _ => return Err(Refusal::invalid("limit", format!("at most {MAX_ATTEMPTS}"))),
         };
         Ok(v1::ExplainEvidenceResponse {
-            attempts: self.attempts.list(&request.spiffe_id, limit),
+            attempts: self.attempts.list(&operator, &request.spiffe_id, limit),
         })
     }
 }

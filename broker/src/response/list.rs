@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{Responses, Stream, TELL_INTERVAL, entry_of};
 use crate::clock;
 use crate::refusal::Refusal;
-use crate::role::{Responder, Unbounded};
+use crate::role::{Operator, Responder};
 
 /// Most tasks or leases in one list.
 const MAX_LISTED: usize = 1000;
@@ -19,7 +19,7 @@ impl Responses {
     /// Streams how far the clean-up after a revocation is.
     pub(crate) async fn watch_revocation(
         self: Arc<Self>,
-        operator: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::WatchRevocationRequest,
     ) -> Result<Stream<v1::RevocationStatus>, Refusal> {
         entry_of(&request.revocation_id)?;
@@ -27,6 +27,8 @@ impl Responses {
             .action(&request.revocation_id)
             .await?
             .ok_or(Refusal::NotFound("revocation"))?;
+        let within = self.within(&operator, &first.selector).await;
+        let _ = within.map_err(|refusal| refusal.out_of_sight("revocation"))?;
         let (answers, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut action = first;
@@ -54,7 +56,7 @@ impl Responses {
     /// Lists the credentials in other systems that are still there, those that are due first.
     pub(crate) async fn list_leases(
         self: Arc<Self>,
-        _: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::ListLeasesRequest,
     ) -> Result<v1::ListLeasesResponse, Refusal> {
         let limit = listed(request.limit)?;
@@ -62,7 +64,9 @@ impl Responses {
         let mut answer = v1::ListLeasesResponse::default();
         self.leases
             .each_lease(|lease| {
-                if !request.engine.is_empty() && lease.record.engine != request.engine {
+                let is_of_another =
+                    !request.engine.is_empty() && lease.record.engine != request.engine;
+                if is_of_another || !operator.reaches(&lease.record.workload) {
                     return;
                 }
                 let due = lease.record.is_being_removed(lease.due_ms, now_ms);

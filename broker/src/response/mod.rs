@@ -16,6 +16,7 @@ mod survey;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod within;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -13,7 +13,7 @@ use super::survey::{Match, Survey, SurveyQuery};
 use super::{Responses, Stream, TELL_INTERVAL, selector};
 use crate::clock;
 use crate::refusal::Refusal;
-use crate::role::{Responder, Unbounded};
+use crate::role::{Operator, Responder};
 use crate::wire::task_message;
 
 /// Most sample tasks in a preview.
@@ -85,10 +85,11 @@ impl Responses {
     /// Streams how much a selector matches now. Changes nothing (AC-43).
     pub(crate) async fn preview(
         self: Arc<Self>,
-        operator: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::PreviewRequest,
     ) -> Result<Stream<v1::PreviewResponse>, Refusal> {
         let selector = selector::read(request.selector, clock::now_ms())?;
+        let _ = self.within(&operator, &selector).await?;
         let permit = Arc::clone(&self.preview_permits)
             .try_acquire_owned()
             .map_err(|_| Refusal::RateLimit)?;

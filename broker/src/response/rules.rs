@@ -17,7 +17,7 @@ use crate::clock;
 use crate::journal;
 use crate::ledger::Ledger;
 use crate::refusal::Refusal;
-use crate::role::{Responder, Unbounded};
+use crate::role::{Operator, Responder};
 use crate::wire::idempotency_key;
 
 /// How long the record of a single task is looked for before the task is ended without it.
@@ -35,7 +35,7 @@ impl Responses {
     /// Puts a rule in force, also one about names that were never seen (AC-48).
     pub(crate) async fn revoke(
         self: Arc<Self>,
-        operator: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::RevokeRequest,
     ) -> Result<v1::RevokeResponse, Refusal> {
         let reason = reason_of(request.reason)?;
@@ -46,8 +46,9 @@ impl Responses {
             .and_then(|selector| Credential::parse(&selector.token))
             .map(|credential| credential.task());
         let selector = selector::read(request.selector, clock::now_ms())?;
+        let within = self.within(&operator, &selector).await?;
         let key = idempotency_key(request.idempotency_key)?;
-        let id = self.revocation_name(operator.id(), &key);
+        let id = self.revocation_name(within.actor(), &key);
         let (event, until_ms) = self.event_for(&selector, effect).await;
         // A retry has the name of the first attempt, and only waits until that is in force. L7: what this broker knows may be old. At worst it puts a rule in force once more.
         let before = self
@@ -63,7 +64,8 @@ impl Responses {
                 // A credential tells its task, and with it where to look for what it killed.
                 let mut looked_for = selector.clone();
                 looked_for.task = looked_for.task.or(of_credential);
-                let action = Action::new(id, looked_for, effect, operator.id().to_string(), reason);
+                let action =
+                    Action::new(id, looked_for, effect, within.actor().to_string(), reason);
                 let entry = LogEntry {
                     id,
                     event,
@@ -78,7 +80,7 @@ impl Responses {
             // It has happened, so the caller hears that, and hears too what is missing.
             Err(Refusal::EndingPending(cause)) => {
                 let record = journal::record("revocation_pending")
-                    .with("actor", operator.id())
+                    .with("actor", within.actor())
                     .with("target", name(&id))
                     .with("reason", cause);
                 self.ledger.journal.note(record);
@@ -138,7 +140,7 @@ impl Responses {
     /// Ends a quarantine (AC-4A).
     pub(crate) async fn lift(
         self: Arc<Self>,
-        operator: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::LiftRequest,
     ) -> Result<v1::LiftResponse, Refusal> {
         let reason = reason_of(request.reason)?;
@@ -152,6 +154,8 @@ impl Responses {
             (stands, view.is_lifted(&id))
         };
         let action = self.action(&request.revocation_id).await?;
+        let noted = action.as_ref().map(|(action, _)| &action.selector);
+        let within = self.over_rule(&operator, &id, noted).await?;
         let is_marked = action.as_ref().is_some_and(|(action, _)| action.lifted);
         // L5: a retry finds it lifted, and does every step again that may be missing.
         let known = stands || (was_lifted && !is_marked);
@@ -163,7 +167,7 @@ impl Responses {
         }
         if known {
             let record = journal::record("lifted")
-                .with("actor", operator.id())
+                .with("actor", within.actor())
                 .with("reason", reason)
                 .with("target", &request.revocation_id);
             self.ledger
@@ -190,10 +194,10 @@ impl Responses {
         Ok(v1::LiftResponse {})
     }
 
-    /// Lists the rules that are in force.
+    /// Lists the rules that are in force, and that the operator could have put in force.
     pub(crate) async fn list_rules(
         self: Arc<Self>,
-        _: Unbounded<Responder>,
+        operator: Operator<Responder>,
         _: v1::ListRulesRequest,
     ) -> Result<v1::ListRulesResponse, Refusal> {
         // L7: whoever asks while the view is stale looks for what is pending, and is told that the
@@ -209,7 +213,7 @@ impl Responses {
                 let pending = is_pending.contains(&entry.id);
                 let rule = rule_message(entry, (effect, until_ms), position, pending)?;
                 let lifted = view.is_lifted(&entry.id);
-                Some(v1::Rule { lifted, ..rule })
+                Some((selector_of(&entry.event)?, v1::Rule { lifted, ..rule }))
             };
             rules.filter_map(message).collect()
         };
@@ -219,9 +223,19 @@ impl Responses {
             .take(MAX_PENDING_LISTED)
             .filter_map(|entry| {
                 let effect = (Effect::Revoke, entry.retain_until_ms);
-                rule_message(entry, effect, Position(0), true)
+                let rule = rule_message(entry, effect, Position(0), true)?;
+                Some((selector_of(&entry.event)?, rule))
             });
         rules.extend(ended);
+        let mut pending_endings = u64::try_from(pending.len()).unwrap_or(u64::MAX);
+        let mut rules = if operator.over_everything().is_ok() {
+            rules.into_iter().map(|(_, rule)| rule).collect()
+        } else {
+            let within = self.rules_within(&operator, rules).await;
+            let pending = within.iter().filter(|rule| rule.pending).count();
+            pending_endings = u64::try_from(pending).unwrap_or(u64::MAX);
+            within
+        };
         // Without the store, who and why is missing, and the list is not (L7).
         let told = tokio::time::timeout(LOOK_AT_ACTIONS, self.tell_who_and_why(&mut rules));
         if !matches!(told.await, Ok(Ok(()))) {
@@ -229,7 +243,7 @@ impl Responses {
         }
         Ok(v1::ListRulesResponse {
             rules,
-            pending_endings: u64::try_from(pending.len()).unwrap_or(u64::MAX),
+            pending_endings,
             stale,
         })
     }
@@ -257,6 +271,22 @@ impl Responses {
     }
 }
 
+/// Returns what an entry of the log is about, and `None` for one that is no ending of responders.
+pub(super) fn selector_of(event: &Event) -> Option<Selector> {
+    match event {
+        Event::Rule { selector, .. } => Some(selector.as_ref().clone()),
+        Event::Ended { task, .. } => Some(Selector {
+            task: Some(*task),
+            ..Selector::default()
+        }),
+        Event::Changed(_)
+        | Event::Floor
+        | Event::Lifted(_)
+        | Event::Resumed(_)
+        | Event::Suspended(_) => None,
+    }
+}
+
 /// Returns an entry of the log as responders see it, and `None` for one that is no ending of theirs.
 /// C6: `until_ms` is when the entry is forgotten, which for a quarantine that was lifted is known
 /// from its lift, in milliseconds since the epoch.
@@ -266,18 +296,7 @@ fn rule_message(
     position: Position,
     pending: bool,
 ) -> Option<v1::Rule> {
-    let selector = match &entry.event {
-        Event::Rule { selector, .. } => selector::message(selector),
-        Event::Ended { task, .. } => v1::Selector {
-            task_id: task.to_string(),
-            ..v1::Selector::default()
-        },
-        Event::Changed(_)
-        | Event::Floor
-        | Event::Lifted(_)
-        | Event::Resumed(_)
-        | Event::Suspended(_) => return None,
-    };
+    let selector = selector::message(&selector_of(&entry.event)?);
     Some(v1::Rule {
         revocation_id: name(&entry.id),
         position: if pending { 0 } else { position.0 },

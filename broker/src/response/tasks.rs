@@ -10,7 +10,7 @@ use super::list::listed;
 use super::{Responses, selector};
 use crate::clock;
 use crate::refusal::Refusal;
-use crate::role::{Responder, Unbounded};
+use crate::role::{Operator, Responder};
 use crate::wire::{outcome_message, spiffe_id, task_message};
 
 /// Tasks that are looked at together.
@@ -20,6 +20,7 @@ const MAX_SHOWN: usize = 100;
 
 /// What a list of tasks is about.
 struct Wanted {
+    operator: Operator<Responder>,
     selector: Option<Selector>,
     state: v1::TaskState,
     begun_from_ms: i64,
@@ -37,7 +38,10 @@ impl Wanted {
             v1::TaskState::Ended => !is_alive,
             v1::TaskState::Any => true,
         };
-        is_in_state && task.created_at_ms >= self.begun_from_ms && self.selects(task)
+        is_in_state
+            && task.created_at_ms >= self.begun_from_ms
+            && self.operator.reaches_task(task)
+            && self.selects(task)
     }
 
     fn selects(&self, task: &KnownTask) -> bool {
@@ -56,7 +60,10 @@ impl Wanted {
 
     /// Says whether a task of which only its end is known is to be listed.
     fn has_mere_endings(&self) -> bool {
-        self.has_ended_ones() && self.selector.is_none() && self.begun_from_ms == 0
+        self.has_ended_ones()
+            && self.selector.is_none()
+            && self.begun_from_ms == 0
+            && self.operator.over_everything().is_ok()
     }
 }
 
@@ -65,7 +72,7 @@ impl Responses {
     /// know of them.
     pub(crate) async fn list_tasks(
         self: Arc<Self>,
-        _: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::ListTasksRequest,
     ) -> Result<v1::ListTasksResponse, Refusal> {
         let limit = listed(request.limit)?;
@@ -80,6 +87,7 @@ impl Responses {
             some => Some(selector::read(some, clock::now_ms())?),
         };
         let wanted = Wanted {
+            operator,
             selector,
             state,
             begun_from_ms: request.begun_from_ms,
@@ -203,7 +211,7 @@ impl Responses {
     /// Shows a task with what belongs to it, for as long as anything is known of it.
     pub(crate) async fn show_task(
         self: Arc<Self>,
-        _: Unbounded<Responder>,
+        operator: Operator<Responder>,
         request: v1::ShowTaskRequest,
     ) -> Result<v1::ShowTaskResponse, Refusal> {
         let id = TaskId::parse(&request.task_id).map_err(|e| Refusal::invalid("task_id", e))?;
@@ -211,11 +219,15 @@ impl Responses {
         let Some(task) = records.look_at_task(id).await? else {
             let outcome = self.ledger.log.view()?.outcome(id);
             let outcome = outcome.ok_or(Refusal::NotFound("task"))?;
+            // Nobody knows any more of whom it was.
+            let within = operator.over_everything();
+            let _ = within.map_err(|refusal| refusal.out_of_sight("task"))?;
             return Ok(v1::ShowTaskResponse {
                 task: Some(mere_ending(id, outcome)),
                 ..v1::ShowTaskResponse::default()
             });
         };
+        let _ = operator.over_task(&task)?;
         let mut leases = Vec::new();
         self.leases
             .each_lease(|lease| {

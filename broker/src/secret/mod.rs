@@ -22,7 +22,7 @@ use crate::journal;
 use crate::ledger::{Change, Ledger, NoDependents};
 use crate::records::DocumentPlace;
 use crate::refusal::Refusal;
-use crate::role::{Registrar, Unbounded};
+use crate::role::{Operator, Registrar};
 use crate::wire::{RequestNames, deletion, idempotency_key};
 use keyring::{VersionedKeyring, key_of};
 
@@ -58,10 +58,11 @@ impl Secrets {
     /// Writes a secret, as a new version of one that is there.
     pub(crate) async fn put_secret(
         self: Arc<Self>,
-        operator: Unbounded<Registrar>,
+        operator: Operator<Registrar>,
         mut request: v1::PutSecretRequest,
     ) -> Result<v1::PutSecretResponse, Refusal> {
         Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
+        let within = operator.over_secret(&request.name)?;
         let value = SecretBytes::new(std::mem::take(&mut request.value));
         if value.expose().is_empty() || value.expose().len() > self.max_bytes {
             return Err(Refusal::invalid(
@@ -74,7 +75,7 @@ impl Secrets {
             self.ledger.root(),
             &[
                 b"put-secret",
-                operator.id().as_str().as_bytes(),
+                within.actor().as_str().as_bytes(),
                 key.as_bytes(),
                 value.expose(),
             ],
@@ -91,7 +92,7 @@ impl Secrets {
                     let version = old.map_or(1, |old| old.version.saturating_add(1));
                     let record = journal::record("secret_written")
                         .with("secret", &request.name)
-                        .with("actor", operator.id())
+                        .with("actor", within.actor())
                         .with("version", version);
                     let body = SecretRecord {
                         version,
@@ -127,15 +128,18 @@ impl Secrets {
         Ok(STANDARD.encode(self.seal(name, value).await?))
     }
 
-    /// Lists names and versions of secrets, never values.
+    /// Lists names and versions of the secrets that the operator's role is over, never values.
     pub(crate) async fn list_secrets(
         self: Arc<Self>,
-        _: Unbounded<Registrar>,
+        operator: Operator<Registrar>,
         _: v1::ListSecretsRequest,
     ) -> Result<v1::ListSecretsResponse, Refusal> {
         let mut secrets = Vec::new();
         let records = &self.ledger.records;
         for (name, document) in records.readable_documents(DocumentKind::Secret).await? {
+            if !operator.reaches_secret(&name) {
+                continue;
+            }
             let record = document.decode(SecretRecord::decode)?;
             secrets.push(v1::SecretInfo {
                 key_id: key_of(&record)?,
@@ -150,13 +154,14 @@ impl Secrets {
     /// Removes a secret.
     pub(crate) async fn delete_secret(
         self: Arc<Self>,
-        operator: Unbounded<Registrar>,
+        operator: Operator<Registrar>,
         request: v1::DeleteSecretRequest,
     ) -> Result<v1::DeleteSecretResponse, Refusal> {
         Scope::of_secret(&request.name).map_err(|e| Refusal::invalid("name", e))?;
+        let within = operator.over_secret(&request.name)?;
         let record = journal::record("secret_deleted")
             .with("secret", &request.name)
-            .with("actor", operator.id());
+            .with("actor", within.actor());
         let place = DocumentPlace::new(DocumentKind::Secret, &request.name);
         // What was handed out cannot be taken back from here.
         let withdrawn = self.ledger.withdraw_document(place, record, &NoDependents);

@@ -133,6 +133,37 @@ impl Binding {
         }
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowOperatorRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShowOperatorResponse {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<OperatorRole>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperatorRole {
+    /// The word of the configuration, such as "registrar".
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// Absent for a role that is over everything.
+    #[prost(message, optional, tag = "2")]
+    pub bounds: ::core::option::Option<RoleBounds>,
+}
+/// What a role is over, as the configuration says it. `*` alone in a list sets no limit. A list that
+/// the role has no use for is empty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleBounds {
+    #[prost(string, repeated, tag = "1")]
+    pub path_prefixes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub secrets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct IntrospectRequest {
@@ -318,6 +349,31 @@ pub mod access_service_client {
                 .insert(GrpcMethod::new("sundew.v1.AccessService", "Introspect"));
             self.inner.unary(req, path, codec).await
         }
+        /// Tells an operator, of whatever role, its roles and how far each of them reaches.
+        pub async fn show_operator(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowOperatorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowOperatorResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.AccessService/ShowOperator",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.AccessService", "ShowOperator"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -339,6 +395,14 @@ pub mod access_service_server {
             request: tonic::Request<super::IntrospectRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IntrospectResponse>,
+            tonic::Status,
+        >;
+        /// Tells an operator, of whatever role, its roles and how far each of them reaches.
+        async fn show_operator(
+            &self,
+            request: tonic::Request<super::ShowOperatorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowOperatorResponse>,
             tonic::Status,
         >;
     }
@@ -450,6 +514,51 @@ pub mod access_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IntrospectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.AccessService/ShowOperator" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowOperatorSvc<T: AccessService>(pub Arc<T>);
+                    impl<
+                        T: AccessService,
+                    > tonic::server::UnaryService<super::ShowOperatorRequest>
+                    for ShowOperatorSvc<T> {
+                        type Response = super::ShowOperatorResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowOperatorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AccessService>::show_operator(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowOperatorSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

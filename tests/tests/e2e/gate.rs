@@ -47,8 +47,9 @@ const GIVING: [&str; 14] = [
 ];
 
 /// The other methods, and whole services, with what they do instead.
-const NOT_GIVING: [(&str, &str); 16] = [
+const NOT_GIVING: [(&str, &str); 17] = [
     ("AccessService.Introspect", "says what stands"),
+    ("AccessService.ShowOperator", "says what stands"),
     ("AgentService.Attend", "keeps what was given"),
     ("AgentService.Challenge", "a nonce"),
     ("AgentService.CompleteTask", "ends"),

@@ -52,6 +52,7 @@ mod prove;
 mod refusals;
 mod replicas;
 mod responders;
+mod role_bounds;
 mod root_key;
 mod rules;
 mod run;

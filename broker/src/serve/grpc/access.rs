@@ -24,4 +24,17 @@ impl AccessService for Services {
             )
             .await
     }
+    async fn show_operator(
+        &self,
+        request: Request<ShowOperatorRequest>,
+    ) -> Answer<ShowOperatorResponse> {
+        self.gate
+            .serve(
+                "ShowOperator",
+                &self.gate.operators,
+                request,
+                |operators, peer, _| async move { operators.show(&peer) },
+            )
+            .await
+    }
 }
