@@ -303,9 +303,15 @@ impl TestBroker {
 
     /// Whether a token is active in the hands of this agent, as an introspector hears it.
     pub(crate) async fn is_active(&self, token: &v1::Token, presenter: &Agent) -> bool {
+        self.is_active_with(token, presenter.peer.svid().thumbprint())
+            .await
+    }
+
+    /// Whether a token is active when it is shown with this certificate, as an introspector hears it.
+    pub(crate) async fn is_active_with(&self, token: &v1::Token, thumbprint: &[u8; 32]) -> bool {
         let request = v1::IntrospectRequest {
             token: token.token.clone(),
-            presenter_certificate_sha256: presenter.peer.svid().thumbprint().to_vec(),
+            presenter_certificate_sha256: thumbprint.to_vec(),
             ..v1::IntrospectRequest::default()
         };
         let operator = self.agent("/operator");

@@ -6,7 +6,7 @@ pub use sundew_attestation::spiffe::{
     BundleSet, JwtBundle, ResponseError, SpiffeId, SvidChoice, SvidEntry, TrustBundle, TrustDomain,
     VerifiedSvid, WorkloadResponse, public_key_of, spiffe_id_of, thumbprint, validate_chain,
 };
-pub use sundew_attestation::{Binding, BindingPurpose, hex, pem};
+pub use sundew_attestation::{Binding, BindingPurpose, ShownCertificate, ShownError, hex, pem};
 
 pub use crate::scope::{Scope, ScopeError, ScopeSet};
 pub use crate::secret::SecretBytes;

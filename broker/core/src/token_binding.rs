@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum TokenBinding {
     /// No proof is needed: whoever has the token can use it. The registration must allow this.
     Bearer,
-    /// The presenter must hold the key of the SVID certificate that the token was minted for.
+    /// The presenter must hold the key of the certificate that the token was minted for: that of the
+    /// SVID, or one that was shown.
     Certificate,
 }
 

@@ -182,6 +182,7 @@ impl Tasks {
             },
             key: self.resumption_key(&task, &key),
             digest: [0; 32],
+            certificate: None,
         };
         let token = self
             .mint_within(&peer, &task, wanted, position, "token_minted")

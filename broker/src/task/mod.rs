@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use sundew_attestation::BindingPurpose;
 use sundew_core::{
-    Credential, KeyFingerprint, Permit, Position, TaskId, TaskRecord, TokenRecord, WorkloadRecord,
+    Credential, KeyFingerprint, Permit, Position, TaskId, TaskRecord, TokenBinding, TokenRecord,
+    WorkloadRecord,
 };
 use sundew_proto::v1;
 
@@ -227,5 +228,9 @@ fn token_message(record: &TokenRecord, credential: &Credential) -> v1::Token {
         expires_at_ms: record.expires_at_ms,
         binding: binding_message(record.binding).into(),
         audience: record.audience.clone(),
+        certificate_sha256: match record.binding {
+            TokenBinding::Bearer => Vec::new(),
+            TokenBinding::Certificate => record.certificate.to_vec(),
+        },
     }
 }

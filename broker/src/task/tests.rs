@@ -8,4 +8,5 @@ mod finish;
 mod mint;
 mod prove;
 mod secret;
+mod shown;
 mod sweep;

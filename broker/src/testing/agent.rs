@@ -75,6 +75,12 @@ impl Agent {
         self.peer.svid().thumbprint().to_vec()
     }
 
+    /// Another certificate of the key of this agent's SVID, which nobody vouches for.
+    pub(crate) fn self_signed(&self) -> Vec<u8> {
+        let params = rcgen::CertificateParams::default();
+        params.self_signed(&self.key).unwrap().der().to_vec()
+    }
+
     /// Evidence for a purpose: the manifest, signed by the key of this agent's SVID over a
     /// challenge of this connection.
     pub(crate) fn evidence(&self, purpose: BindingPurpose, nonce: &[u8]) -> Vec<v1::Evidence> {

@@ -27,6 +27,9 @@ pub struct Token {
     pub binding: i32,
     #[prost(string, repeated, tag = "6")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// SHA-256 of the certificate that the token is bound to. Empty for a bearer token.
+    #[prost(bytes = "vec", tag = "7")]
+    pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Task {
@@ -695,6 +698,13 @@ pub struct MintTokenRequest {
     /// As in BeginTaskRequest.
     #[prost(string, repeated, tag = "6")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// An X.509 certificate in DER. The token is bound to it instead of the caller's SVID (RFC 8705,
+    /// section 3): it is good in the hands of whoever shows this certificate over mutual TLS, and its
+    /// time ends with the certificate's at the latest. The certificate may be self-signed. Its key is on
+    /// P-256 or P-384, an Ed25519 key, or RSA of 2048 to 4096 bits, and is not that of an SVID of the
+    /// task. Whoever asks has to see for himself that the presenter has that key.
+    #[prost(bytes = "vec", tag = "7")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintTokenResponse {

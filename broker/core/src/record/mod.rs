@@ -112,9 +112,10 @@ pub struct TokenRecord {
     pub expires_at_ms: i64,
     /// The proof of possession that the presenter of the token must give.
     pub binding: TokenBinding,
-    /// The SHA-256 digest of the SVID certificate that the token was minted for.
+    /// The SHA-256 digest of the certificate that the token is bound to: that of the SVID with which
+    /// it was minted, or one that was shown.
     pub certificate: [u8; 32],
-    /// The serial number of that certificate, big-endian.
+    /// The serial number of the SVID with which the token was minted, big-endian.
     pub svid_serial: Vec<u8>,
     /// The log position that the broker had applied when it decided on the token.
     pub position: Position,
