@@ -39,6 +39,20 @@ impl fmt::Display for Ended {
 }
 
 impl Ended {
+    /// Reads the word that [`Ended`] is shown as; any other one counts as [`Ended::Lost`].
+    pub(crate) fn of_word(word: &str) -> Self {
+        let all = [
+            Self::Abandoned,
+            Self::Canceled,
+            Self::Completed,
+            Self::Expired,
+            Self::Failed,
+            Self::Revoked,
+        ];
+        let found = all.into_iter().find(|ended| ended.to_string() == word);
+        found.unwrap_or(Self::Lost)
+    }
+
     /// Translates the broker's word; an outcome that the broker left out counts as [`Ended::Lost`].
     pub(crate) fn of(outcome: Outcome) -> Self {
         match outcome {

@@ -27,6 +27,9 @@
 //! Each module imports only modules below it:
 //!
 //! ```text
+//! enclosing     the task of another process, of which this program is a part
+//!  ├─→ presenter   a key of the program's own ──→ identity
+//!  └─→ task, settings
 //! task          begins, attends, reads, mints, delegates, ends
 //!  ├─→ agent    the identity, the connection and the collectors, together
 //!  │    ├─→ collect     evidence of what the agent is
@@ -52,9 +55,11 @@ mod call;
 mod clock;
 mod collect;
 mod connection;
+mod enclosing;
 mod ended;
 mod error;
 mod identity;
+mod presenter;
 mod settings;
 mod task;
 #[cfg(test)]
@@ -67,14 +72,16 @@ pub use collect::{
     TsmCollector, TsmKind, collect, collect_for, examine_tokens, kinds, measure,
 };
 pub use connection::{AnonymousConnection, Connection, handshake};
+pub use enclosing::{EnclosingTask, TaskState};
 pub use ended::Ended;
 pub use error::Error;
 pub use identity::{Identity, IdentitySource};
+pub use presenter::Presenter;
 pub use settings::Settings;
 pub use sundew_core::client::{
     BundleSet, Scope, ScopeSet, SecretBytes, SpiffeId, TrustBundle, TrustDomain, Ttl,
 };
-pub use task::{Delegation, Lease, Secret, Task, TaskBuilder, Token};
+pub use task::{Delegation, Lease, Secret, Task, TaskBuilder, TaskHandle, Token, TokenRequest};
 
 /// Returns a duration of this many minutes.
 #[must_use]

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 /// `SUNDEW_OIDC_TOKEN_COMMAND`, `SUNDEW_OIDC_AUDIENCE`, `SUNDEW_TPM2`, `SUNDEW_TPM2_EVENT_LOG`,
 /// `SUNDEW_SEV_SNP_CERTIFICATE`, `SUNDEW_NODE_SOCKET`, and for any other kind
 /// `SUNDEW_EVIDENCE_FILE_<KIND>` or `SUNDEW_EVIDENCE_COMMAND_<KIND>`, such as
-/// `SUNDEW_EVIDENCE_COMMAND_NITRO`.
+/// `SUNDEW_EVIDENCE_COMMAND_NITRO`. A program that is part of a task of another process finds
+/// `SUNDEW_TASK_SOCKET` instead.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// `host:port` of the broker.
@@ -58,6 +59,8 @@ pub struct Settings {
     pub sev_snp_certificate: Option<PathBuf>,
     /// The socket of this host's node, as `unix:/path` or `unix:///path`.
     pub node_socket: Option<String>,
+    /// The socket of the task that this program is a part of.
+    pub task_socket: Option<PathBuf>,
     /// For each kind of evidence, a file that holds it.
     pub evidence_files: BTreeMap<String, PathBuf>,
     /// For each kind of evidence, a command that prints it.
@@ -107,6 +110,7 @@ impl Settings {
             tpm2_event_log: path("SUNDEW_TPM2_EVENT_LOG"),
             sev_snp_certificate: path("SUNDEW_SEV_SNP_CERTIFICATE"),
             node_socket: text("SUNDEW_NODE_SOCKET"),
+            task_socket: path("SUNDEW_TASK_SOCKET"),
             evidence_files: by_kind("SUNDEW_EVIDENCE_FILE_")
                 .into_iter()
                 .map(|(kind, path)| (kind, path.into()))

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use sundew_core::client::{BindingPurpose, SecretBytes};
+use sundew_core::client::BindingPurpose;
 use sundew_proto::v1::{
-    self, CompleteTaskRequest, GetSecretRequest, MintTokenRequest, Outcome, ResumeTaskRequest,
-    SuspendTaskRequest,
+    self, CompleteTaskRequest, MintTokenRequest, Outcome, ResumeTaskRequest, SuspendTaskRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -23,6 +22,7 @@ use crate::error::Error;
 mod attend;
 mod builder;
 mod delegation;
+mod handle;
 mod lease;
 mod leaving;
 mod secret;
@@ -30,10 +30,12 @@ mod token;
 
 pub use builder::TaskBuilder;
 pub use delegation::Delegation;
+pub use handle::{TaskHandle, TokenRequest};
 pub use lease::Lease;
 pub use secret::Secret;
 pub use token::Token;
-use token::{mint, ttl_ms};
+use token::mint;
+pub(crate) use token::ttl_ms;
 
 /// A live task. Dropping the value ends the task as canceled, however the program comes to drop it:
 /// by `return` or `?` also out of `main`, by a panic, or because its runtime is shut down.
@@ -146,13 +148,20 @@ impl Task {
         &self.record.scopes
     }
 
+    /// Returns a handle for parts of the program that ask for tokens and secrets of the task and do
+    /// not own it.
+    #[must_use]
+    pub fn handle(&self) -> TaskHandle {
+        TaskHandle::of(self)
+    }
+
     /// Reads a stored secret that the task's scopes name.
     ///
     /// # Errors
     /// [`Error::Ended`] if the task is known to have ended, [`Error::NotPermitted`] if the broker
     /// refuses.
     pub async fn secret(&self, name: &str) -> Result<Secret, Error> {
-        Ok(Secret(SecretBytes::new(self.read(name).await?.value)))
+        self.handle().secret(name).await
     }
 
     /// Returns a credential in another system that the task's scopes name, such as
@@ -162,39 +171,13 @@ impl Task {
     /// # Errors
     /// [`Error::Invalid`] if the name is that of a stored secret; otherwise as [`Task::secret`].
     pub async fn lease(&self, name: &str) -> Result<Lease, Error> {
-        let answer = self.read(name).await?;
+        let answer = self.handle().read(name).await?;
         let lease = answer.lease.ok_or_else(|| {
             Error::Invalid(format!(
                 "{name} is a stored secret, not one that is made for a task"
             ))
         })?;
         Ok(Lease::of(lease))
-    }
-
-    async fn read(&self, name: &str) -> Result<v1::GetSecretResponse, Error> {
-        let plain = GetSecretRequest {
-            task_id: self.shared.id.clone(),
-            name: name.to_owned(),
-            ..GetSecretRequest::default()
-        };
-        if !self.evidence_at_secrets {
-            let answer =
-                repeated(|| async { client(&self.connection()).get_secret(plain.clone()).await });
-            return Ok(self.known(answer.await)?.into_inner());
-        }
-        let call = |connection: Arc<Connection>, nonce, evidence| {
-            let request = GetSecretRequest {
-                nonce,
-                evidence,
-                ..plain.clone()
-            };
-            async move { client(&connection).get_secret(request).await }
-        };
-        let answer = self
-            .agent
-            .call_with_evidence(BindingPurpose::GetSecret, || Ok(self.connection()), call)
-            .await;
-        Ok(self.known(answer)?.into_inner())
     }
 
     /// Returns a grant with which the workload `delegate` (a SPIFFE ID) may open tasks below this
@@ -323,17 +306,9 @@ impl Task {
         self.shared.connection.load_full()
     }
 
-    /// Turns a refusal into [`Error::Ended`] or [`Error::Suspended`] if the task is known to have
-    /// ended or to be suspended.
+    /// Turns a refusal into what is known of the task.
     fn known<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        let Err(Error::NotPermitted { correlation }) = answer else {
-            return answer;
-        };
-        match *self.shared.ended.borrow() {
-            Some(ended) => Err(Error::Ended(ended)),
-            None if self.is_suspended() => Err(Error::Suspended { correlation }),
-            None => Err(Error::NotPermitted { correlation }),
-        }
+        self.handle().known(answer)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use sundew_core::client::SecretBytes;
 
 /// A secret's value. `Debug` shows nothing of it (P9), and the bytes are wiped when it is dropped.
-pub struct Secret(pub(super) SecretBytes);
+pub struct Secret(pub(crate) SecretBytes);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,6 +18,7 @@ pub struct Token {
     scopes: Vec<String>,
     expires_at_ms: i64,
     certificate: [u8; 32],
+    is_bearer: bool,
 }
 
 impl fmt::Debug for Token {
@@ -29,19 +30,46 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Takes the broker's answer. The token is bound to the certificate of the connection on which
-    /// it was asked for.
+    /// Takes the broker's answer. The token is bound to the certificate that the broker names; brokers of
+    /// before name none, and bind it to that of the connection on which it was asked for.
     pub(super) fn of(token: Option<v1::Token>, connection: &Connection) -> Result<Self, Error> {
         let token =
             token.ok_or_else(|| Error::Unavailable("the broker sent no token".to_owned()))?;
-        let certificate = connection.identity().thumbprint();
+        let named = token.certificate_sha256.as_slice().try_into();
+        let certificate = named.unwrap_or_else(|_| connection.identity().thumbprint());
+        let is_bearer = token.binding() == v1::Binding::Bearer;
         Ok(Self {
             credential: SecretBytes::new(token.token.into_bytes()),
             id: token.token_id,
             scopes: token.scopes,
             expires_at_ms: token.expires_at_ms,
             certificate,
+            is_bearer,
         })
+    }
+
+    /// Takes a token that an enclosing task has handed out.
+    pub(crate) fn handed_out(
+        credential: String,
+        id: String,
+        scopes: Vec<String>,
+        expires_at_ms: i64,
+        certificate: [u8; 32],
+    ) -> Self {
+        Self {
+            credential: SecretBytes::new(credential.into_bytes()),
+            id,
+            scopes,
+            expires_at_ms,
+            certificate,
+            is_bearer: certificate == [0; 32],
+        }
+    }
+
+    /// Tells whether the token is good in anybody's hands.
+    #[must_use]
+    pub fn is_bearer(&self) -> bool {
+        self.is_bearer
     }
 
     /// Returns the SHA-256 of the certificate that the token is bound to. The token is good only
@@ -94,6 +122,6 @@ pub(super) async fn mint(
 
 /// Returns a time to live as the wire has it, in milliseconds. Zero is the wire's word for "not
 /// asked", so a time below a millisecond asks for one millisecond.
-pub(super) fn ttl_ms(ttl: Duration) -> i64 {
+pub(crate) fn ttl_ms(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
 }
