@@ -16,6 +16,7 @@ mod csr;
 mod demo;
 mod dev;
 mod doctor;
+mod enclosing;
 mod engine;
 mod example_agent;
 mod failure;

@@ -11,6 +11,7 @@ use sundew_proto::v1::{
 
 use crate::args::{Connect, KeyringCommand, SecretCommand};
 use crate::client::{registry, status_error};
+use crate::enclosing;
 use crate::engine::engine;
 use crate::input::{read_file, read_secret};
 use crate::output::{DeletedView, List, Output, Row, View};
@@ -23,6 +24,7 @@ pub(crate) async fn secret(
 ) -> Result<ExitCode> {
     match command {
         SecretCommand::Put { name, file } => put(connect, output, name, file).await,
+        SecretCommand::Get { name } => enclosing::secret(output, name).await,
         SecretCommand::List => list(connect, output).await,
         SecretCommand::Engine(command) => engine(connect, output, command).await,
         SecretCommand::Delete { name } => delete(connect, output, name).await,

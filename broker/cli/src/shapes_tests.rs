@@ -40,6 +40,7 @@ fn all() -> BTreeMap<&'static str, Value> {
         crate::bounds::shapes(),
         crate::ca::shapes(),
         crate::doctor::shapes(),
+        crate::enclosing::shapes(),
         crate::engine::shapes(),
         crate::failure::shapes(),
         crate::journal::shapes(),

@@ -1,4 +1,4 @@
-//! `sundew token`: asking about a token, and revoking one.
+//! `sundew token`: getting a token of a task, asking about one, and revoking one.
 
 use std::process::ExitCode;
 
@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use sundew_proto::v1::{Actor, Binding, Effect, IntrospectRequest, IntrospectResponse, Selector};
 
-use crate::args::{Connect, IntrospectToken, TokenCommand};
+use crate::args::{Connect, IntrospectToken, TokenArguments, TokenCommand};
 use crate::client::{access, status_error};
+use crate::enclosing;
 use crate::input::{parse_hex_32, read_credential};
 use crate::output::{Output, View, fields, success_if};
 use crate::respond::put_in_force;
@@ -16,8 +17,11 @@ use crate::timestamp::format_timestamp;
 pub(crate) async fn token(
     connect: &Connect,
     output: &Output,
-    command: TokenCommand,
+    arguments: TokenArguments,
 ) -> Result<ExitCode> {
+    let Some(command) = arguments.command else {
+        return enclosing::token(output, arguments.ask).await;
+    };
     match command {
         TokenCommand::Introspect(question) => introspect(connect, output, question).await,
         TokenCommand::Revoke { token_id, reason } => {

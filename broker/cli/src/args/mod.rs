@@ -28,8 +28,8 @@ pub(crate) use respond::{LeaseCommand, Respond, Revoke, RevokeCommand, Select};
 pub(crate) use run::{Run, TokenWay};
 pub(crate) use svid::{EnrollSvid, SvidCommand};
 pub(crate) use task::{
-    BeginTask, DelegateTask, EndAs, IntrospectToken, ListTasks, TaskCommand, TaskStateFilter,
-    TokenCommand,
+    AskToken, BeginTask, DelegateTask, EndAs, IntrospectToken, ListTasks, TaskCommand,
+    TaskStateFilter, TokenArguments, TokenCommand,
 };
 
 use std::net::SocketAddr;
@@ -40,6 +40,12 @@ use clap_complete::Shell;
 use sundew_sdk::Ttl;
 
 use crate::pending::EXIT_CODES;
+
+/// The exit codes of what asks the task's socket.
+const TASK_EXIT_CODES: &str = "Exit codes:
+  0  it is printed
+  1  it was refused, or the task has ended: standard error says which, and what to do
+  2  the command line makes no sense";
 
 /// Ephemeral credentials for AI agents: proven, scoped to a task, and certainly gone when the task
 /// ends.
@@ -167,13 +173,20 @@ pub(crate) enum Command {
     /// Begin, complete and look at tasks.
     #[command(subcommand)]
     Task(TaskCommand),
-    /// Ask about a token, or revoke one.
-    #[command(subcommand)]
-    Token(TokenCommand),
+    /// Get a fresh token of the task that this command is a part of; ask about a token, or revoke one.
+    ///
+    /// What `sundew run` has started finds its task by SUNDEW_TASK_SOCKET, and needs no identity of
+    /// its own. The token alone is printed.
+    #[command(
+        after_help = TASK_EXIT_CODES,
+        override_usage = "sundew token --cert-out <FILE> --key-out <FILE> [OPTIONS]\n       sundew token --cert <FILE> --key <FILE> [OPTIONS]\n       sundew token --bearer [OPTIONS]\n       sundew token <COMMAND>"
+    )]
+    Token(TokenArguments),
     /// Register workloads. Needs the role `registrar`.
     #[command(subcommand)]
     Workload(WorkloadCommand),
-    /// Write and list stored secrets. Needs the role `registrar`.
+    /// Read a secret of the task that this command is a part of. Write and list stored secrets, which
+    /// needs the role `registrar`.
     #[command(subcommand)]
     Secret(SecretCommand),
     /// Work on the keys that seal stored secrets. Needs the role `registrar`.

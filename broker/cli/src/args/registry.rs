@@ -91,6 +91,10 @@ pub(crate) enum SecretCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Print a secret of the task that this command is a part of, byte for byte. What `sundew run` has
+    /// started finds its task by SUNDEW_TASK_SOCKET, and needs no identity of its own.
+    #[command(after_help = super::TASK_EXIT_CODES)]
+    Get { name: String },
     /// List names and versions, never values.
     List,
     /// Remove a secret.

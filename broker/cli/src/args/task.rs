@@ -1,5 +1,7 @@
 //! The command line of tasks and of their tokens.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use sundew_sdk::Ttl;
 
@@ -120,6 +122,47 @@ pub(crate) enum EndAs {
     Completed,
     Failed,
     Canceled,
+}
+
+/// What a command may do with tokens.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct TokenArguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<TokenCommand>,
+    #[command(flatten)]
+    pub(crate) ask: AskToken,
+}
+
+/// What a token of the task that this command is a part of is to be good for.
+#[derive(Debug, Args)]
+pub(crate) struct AskToken {
+    /// Bind it to a new key: write the key's certificate, which it has signed itself, into a new file.
+    #[arg(long, value_name = "FILE", requires = "key_out", conflicts_with_all = ["cert", "bearer"])]
+    pub(crate) cert_out: Option<PathBuf>,
+    /// Write the new key into a new file that only this user can read.
+    #[arg(long, value_name = "FILE", requires = "cert_out")]
+    pub(crate) key_out: Option<PathBuf>,
+    /// Bind it to this certificate, in PEM. Nobody has to vouch for it.
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "bearer")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM, which never leaves this process.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// Bind it to nothing: whoever holds it may use it. The registration has to allow that.
+    #[arg(long)]
+    pub(crate) bearer: bool,
+    /// What it may do, within the task; everything that the task may do if none is named. May be
+    /// repeated.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(crate) scopes: Vec<String>,
+    /// What it is meant for, such as `https://api.example`. May be repeated [default: all audiences
+    /// that the registration names].
+    #[arg(long = "audience", value_name = "AUDIENCE")]
+    pub(crate) audiences: Vec<String>,
+    /// How long it is to be good. The registration may allow less.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<Ttl>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -35,6 +35,14 @@ impl Cgroup {
         &self.0
     }
 
+    /// Returns its own name within the one above it.
+    pub(super) fn name(&self) -> &str {
+        self.0
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+    }
+
     /// Moves a process into the group; what it starts is in it too.
     pub(super) fn take(&self, pid: Pid) -> io::Result<()> {
         fs::write(self.0.join("cgroup.procs"), pid.as_raw_pid().to_string())

@@ -20,6 +20,8 @@ pub(super) struct Running {
     pid: Pid,
     /// The process group that gets the signals of the user's job, if the command was put into it.
     group: Option<Pid>,
+    /// Whether it is in the control group that was made for it.
+    pub(super) is_in_cgroup: bool,
     children: SignalStream,
     ended: Option<WaitIdStatus>,
 }
@@ -56,13 +58,17 @@ impl Running {
         let mut running = Self {
             pid: Pid::from_child(&launched),
             group,
+            is_in_cgroup: false,
             children,
             ended: None,
         };
-        if let Some(cgroup) = cgroup
-            && let Err(error) = cgroup.take(running.pid)
-        {
-            tracing::debug!(%error, "the command is in no control group of its own");
+        if let Some(cgroup) = cgroup {
+            match cgroup.take(running.pid) {
+                Ok(()) => running.is_in_cgroup = true,
+                Err(error) => {
+                    tracing::debug!(%error, "the command is in no control group of its own");
+                }
+            }
         }
         let stdin = rustix::stdio::stdin();
         let mut descriptors: Vec<_> = given.descriptors().map(|file| file.as_fd()).collect();

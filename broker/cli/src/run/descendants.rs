@@ -6,6 +6,9 @@ use std::fs;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
+/// The most processes between one and another one above it.
+const DEEPEST: usize = 1024;
+
 /// A process, as it was at one look.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Process {
@@ -46,6 +49,26 @@ pub(super) fn below(root: Pid, spared: &HashSet<Process>) -> Vec<Process> {
     found
 }
 
+/// Returns a process and those above it, up to `root` and without it, if the process is below `root`
+/// and has not ended.
+pub(super) fn lineage(pid: Pid, root: Pid) -> Option<Vec<Process>> {
+    let first = seen(pid).filter(|first| !first.has_ended)?;
+    let (mut line, mut parent) = (vec![first.process], first.parent?);
+    while parent != root {
+        let above = seen(parent)?;
+        let is_older = line
+            .last()
+            .is_some_and(|below| above.process.started <= below.started);
+        // An id that is used again is that of a younger process.
+        if !is_older || line.len() >= DEEPEST {
+            return None;
+        }
+        line.push(above.process);
+        parent = above.parent?;
+    }
+    Some(line)
+}
+
 /// Returns the children of a process that have ended, and that nobody has waited for.
 pub(super) fn ended_children(of: Pid) -> HashSet<Process> {
     let children = all().filter(|seen| seen.has_ended && seen.parent == Some(of));
@@ -53,6 +76,11 @@ pub(super) fn ended_children(of: Pid) -> HashSet<Process> {
 }
 
 impl Process {
+    /// Tells whether it had started at this time, in ticks since the machine did.
+    pub(super) fn started_by(self, ticks: i64) -> bool {
+        i64::try_from(self.started).is_ok_and(|started| started <= ticks)
+    }
+
     /// Sends a signal to this very process, if it is there still.
     pub(super) fn send(self, signal: Signal) {
         match pidfd_open(self.pid, PidfdFlags::empty()) {

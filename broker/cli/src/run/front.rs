@@ -54,7 +54,7 @@ struct Front {
 /// What is to be removed if the supervisor cannot.
 #[derive(Default)]
 struct Left {
-    folder: Option<PathBuf>,
+    folders: Vec<PathBuf>,
     cgroup: Option<Cgroup>,
 }
 
@@ -147,7 +147,7 @@ impl Front {
                 // A shell goes on when all of its job is stopped. Process 1 cannot stop.
                 let _ = kill_process(getpid(), Signal::STOP);
             }
-            ("folder", path) => self.left.folder = Some(path.into()),
+            ("folder", path) => self.left.folders.push(path.into()),
             ("cgroup", path) => self.left.cgroup = Some(Cgroup::at(path.into())),
             _ => {}
         }
@@ -180,7 +180,7 @@ impl Front {
              when its grace is over"
         ));
         stopping::kill_below(getpid(), &self.before, self.left.cgroup.as_ref());
-        if let Some(folder) = &self.left.folder {
+        for folder in &self.left.folders {
             let _ = std::fs::remove_dir_all(folder);
         }
         // The command may have run.

@@ -1,7 +1,7 @@
 //! What a command is given: variables, files and descriptors with the task's token and secrets.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -22,12 +22,22 @@ use crate::args::{Run, TokenWay};
 
 /// The longest text `NAME=VALUE` that the kernel takes, with the byte that ends it (execve(2)).
 const LONGEST_VARIABLE: usize = 128 * 1024;
+/// The variables of this program that say nothing of who it is and how that is proven.
+const HANDED_ON: [&str; 3] = ["SUNDEW_BROKER", "SUNDEW_BROKER_ID", "SUNDEW_LOG"];
+/// Those that do, beside all others of this program: where identities come from, and where GitHub
+/// Actions gives tokens that are evidence.
+const KEPT_BACK: [&str; 3] = [
+    "SPIFFE_ENDPOINT_SOCKET",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "ACTIONS_ID_TOKEN_REQUEST_URL",
+];
 /// The numbers of file systems in memory (statfs(2)).
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Everything that a command finds.
 pub(super) struct Given {
     task: String,
+    socket: PathBuf,
     variables: Vec<(String, Zeroizing<Vec<u8>>)>,
     opened: Vec<(Form, String, File)>,
     folder: Option<TempDir>,
@@ -65,9 +75,10 @@ impl Form {
 
 impl Given {
     /// Reads the secrets that the command line names, each once, and puts them in their places.
-    pub(super) async fn collect(task: &Task, run: &Run) -> Result<Self> {
+    pub(super) async fn collect(task: &Task, run: &Run, socket: PathBuf) -> Result<Self> {
         let mut given = Self {
             task: task.id().to_owned(),
+            socket,
             variables: Vec::new(),
             opened: Vec::new(),
             folder: None,
@@ -134,10 +145,11 @@ impl Given {
 
     /// Sets the variables of a command.
     pub(super) fn apply(&self, command: &mut Command) {
-        for removed in ["SUNDEW_GRANT", "SUNDEW_TOKEN", "SUNDEW_TOKEN_FD"] {
-            command.env_remove(removed);
+        for name in supervisors_own() {
+            command.env_remove(name);
         }
         command.env("SUNDEW_TASK_ID", &self.task);
+        command.env("SUNDEW_TASK_SOCKET", &self.socket);
         for (name, value) in &self.variables {
             command.env(name, OsStr::from_bytes(value));
         }
@@ -240,12 +252,26 @@ fn sealed(content: &[u8]) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// Returns the variables that the command does not get: those by which it could be who the supervisor
+/// is.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "names are taken out of what the command inherits, and no setting is read"
+)]
+fn supervisors_own() -> impl Iterator<Item = OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let is = |known: &&str| name == *known;
+        KEPT_BACK.iter().any(|known| is(known))
+            || (name.as_bytes().starts_with(b"SUNDEW_") && !HANDED_ON.iter().any(|known| is(known)))
+    })
+}
+
 /// Makes a folder for this user alone on a file system in memory, if there is one.
 #[expect(
     clippy::disallowed_methods,
     reason = "the variable says where this machine keeps such folders, and is no setting"
 )]
-fn private_folder() -> Option<TempDir> {
+pub(super) fn private_folder() -> Option<TempDir> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let user = format!("/run/user/{}", rustix::process::geteuid().as_raw());
     let places = own.into_iter().chain([user.into(), "/dev/shm".into()]);
@@ -274,6 +300,7 @@ mod tests {
     fn empty() -> Given {
         Given {
             task: "task-1".to_owned(),
+            socket: PathBuf::new(),
             variables: Vec::new(),
             opened: Vec::new(),
             folder: None,

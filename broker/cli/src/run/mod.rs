@@ -15,6 +15,9 @@
 //! starts stays below both of them: if one is killed, the other one kills all that is left. The
 //! command itself dies with the supervisor (`PR_SET_PDEATHSIG`).
 //!
+//! What the command starts asks the supervisor for fresh tokens and for secrets, by a socket that takes
+//! processes of the task only (`socket/`).
+//!
 //! This program plays all parts. The name under which it was started says which one.
 
 mod adopted;
@@ -27,6 +30,7 @@ mod front;
 mod given;
 mod launcher;
 mod signals;
+mod socket;
 mod stopping;
 mod supervisor;
 mod user;

@@ -3,10 +3,13 @@
 use std::convert::Infallible;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::process::{Signal, getpid, set_child_subreaper};
+use rustix::process::{
+    DumpableBehavior, Signal, getpid, set_child_subreaper, set_dumpable_behavior,
+};
 use sundew_sdk::{Agent, Ended, Error, Task, Ttl};
 use tokio::sync::watch;
 
@@ -14,6 +17,7 @@ use super::cgroup::Cgroup;
 use super::command::{Change, Running};
 use super::given::Given;
 use super::signals::{self, asks_to_end};
+use super::socket::{Members, TaskSocket};
 use super::user::User;
 use super::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE, SIGNALED, TIMED_OUT, adopted, say, stopping};
 use crate::args::{Connect, Run};
@@ -44,20 +48,25 @@ pub(crate) async fn run(connect: &Connect, run: Run) -> Result<ExitCode> {
         begun = begin(connect, &run) => begun,
         signal = user.wants_an_end() => return Ok(ExitCode::from(code_of(signal))),
     };
-    let (task, given) = match begun {
+    let begun = match begun {
         Ok(begun) => begun,
         Err(error) => {
             say(format_args!("{error:#}"));
             return Ok(ExitCode::from(OWN_FAILURE));
         }
     };
-    Ok(ExitCode::from(
-        supervise(task, given, &run, &mut user).await,
-    ))
+    Ok(ExitCode::from(supervise(begun, &run, &mut user).await))
 }
 
-/// Begins the task, and returns it with what the command is given.
-async fn begin(connect: &Connect, run: &Run) -> Result<(Task, Given)> {
+/// A task that was begun, and what the command is given.
+struct Begun {
+    task: Task,
+    given: Given,
+    socket: TaskSocket,
+}
+
+/// Begins the task.
+async fn begin(connect: &Connect, run: &Run) -> Result<Begun> {
     let settings = with_manifest(settings(connect), run.manifest.as_deref(), &run.command)?;
     let mut builder = Agent::builder(settings)
         .build()
@@ -77,14 +86,22 @@ async fn begin(connect: &Connect, run: &Run) -> Result<(Task, Given)> {
         builder = builder.ttl(ttl.to_std());
     }
     let task = builder.begin().await?;
+    // P9: no process of the command reads the memory of this one, or what it has open. Whoever gave it
+    // its identity may have looked at its program by /proc until now.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     if let Some(asked) = run.ttl
         && task.lifetime() < asked.to_std()
     {
         let lifetime = text_of(task.lifetime());
         say(format_args!("the task may take {lifetime}, not {asked}"));
     }
-    let given = Given::collect(&task, run).await?;
-    Ok((task, given))
+    let socket = TaskSocket::make()?;
+    let given = Given::collect(&task, run, socket.path()).await?;
+    Ok(Begun {
+        task,
+        given,
+        socket,
+    })
 }
 
 /// The reason for which a command is not waited for any more.
@@ -100,14 +117,16 @@ enum Reason {
 
 /// Starts the command, waits for an end, and brings everything else to an end too. Returns the exit
 /// code.
-async fn supervise(task: Task, given: Given, run: &Run, user: &mut User) -> u8 {
+async fn supervise(begun: Begun, run: &Run, user: &mut User) -> u8 {
+    let Begun {
+        task,
+        given,
+        socket,
+    } = begun;
     let cgroup = Cgroup::make();
-    if let Some(cgroup) = &cgroup {
-        user.tell(&format!("cgroup {}", cgroup.path().display()));
-    }
-    if let Some(folder) = given.folder() {
-        user.tell(&format!("folder {}", folder.display()));
-    }
+    tell_what_could_be_left(user, cgroup.as_ref(), &given, &socket);
+    let members = Arc::new(Members::default());
+    let socket = socket.serve(&task, Arc::clone(&members));
     let started = Running::start(&run.command, &given, user.group, cgroup.as_ref());
     let mut command = match started {
         Ok(command) => command,
@@ -120,8 +139,17 @@ async fn supervise(task: Task, given: Given, run: &Run, user: &mut User) -> u8 {
             return code;
         }
     };
+    if let Some(cgroup) = &cgroup
+        && command.is_in_cgroup
+    {
+        members.stay_in_group_of(command.pid(), cgroup.name());
+    }
     let reaping = tokio::spawn(adopted::reap(command.pid()));
     let (reason, asked) = watch(&task, &mut command, user).await;
+    socket.end(match reason {
+        Reason::Task(ended) => Some(ended),
+        Reason::Command | Reason::Front => None,
+    });
     // What has ended waits to be reaped by one only.
     reaping.abort();
     let grace = match reason {
@@ -161,8 +189,23 @@ async fn supervise(task: Task, given: Given, run: &Run, user: &mut User) -> u8 {
             }
         }
     }
-    drop(given);
+    drop((given, socket));
     exit_code(reason, command.exit_code())
+}
+
+/// Tells the front what it has to clear away if this process is killed.
+fn tell_what_could_be_left(
+    user: &User,
+    cgroup: Option<&Cgroup>,
+    given: &Given,
+    socket: &TaskSocket,
+) {
+    if let Some(cgroup) = cgroup {
+        user.tell(&format!("cgroup {}", cgroup.path().display()));
+    }
+    for folder in given.folder().into_iter().chain([socket.folder()]) {
+        user.tell(&format!("folder {}", folder.display()));
+    }
 }
 
 /// Waits for an end, and passes signals on until then. Returns why, and the signal by which the

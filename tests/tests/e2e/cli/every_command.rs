@@ -84,6 +84,7 @@ const CALLS: &[(&str, &str)] = &[
     ("secret engine delete", "app/none"),
     ("secret engine list", ""),
     ("secret engine put", "-f FILE"),
+    ("secret get", "app/one"),
     ("secret list", ""),
     ("secret put", "app/one --file FILE"),
     ("serve", "--config FILE"),
@@ -107,6 +108,7 @@ const CALLS: &[(&str, &str)] = &[
     ),
     ("task list", "--state any"),
     ("task show", "task-00000000000000000000000000000000"),
+    ("token", "--bearer"),
     ("token introspect", ""),
     ("token revoke", "tok-0000000000000000 --reason r"),
     ("trust add", "reference set/value"),
@@ -144,8 +146,8 @@ fn commands(path: &[String], found: &mut BTreeSet<String>) {
         .filter(|name| *name != "help")
         .map(str::to_owned)
         .collect();
-    // `revoke` does something, and has commands.
-    let acts = below.is_empty() || usage.contains("--reason");
+    // `revoke` and `token` do something, and have commands.
+    let acts = below.is_empty() || usage.contains("--reason") || usage.contains("--bearer");
     if acts && !path.is_empty() {
         found.insert(path.join(" "));
     }

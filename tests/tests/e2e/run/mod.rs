@@ -3,6 +3,8 @@
 mod descendants;
 mod given;
 mod signals;
+mod socket;
+mod socket_answers;
 mod terminal;
 
 use std::io::{BufRead as _, BufReader};
