@@ -67,7 +67,9 @@ pub(crate) struct Run {
     /// How long the task may take. The registration may allow less; then it is said.
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<Ttl>,
-    /// How the command gets the token.
+    /// How the command gets the task's first token, which is bound to the SVID of this process and
+    /// expires. SUNDEW_TASK_SOCKET gives fresh ones as long as the task lasts: `sundew token`, `sundew
+    /// secret get`.
     #[arg(long, default_value = "env", value_name = "HOW")]
     pub(crate) token: TokenWay,
     /// The time between SIGTERM and SIGKILL when the task is ended from outside, and for what the

@@ -60,6 +60,7 @@ struct Left {
 
 impl Front {
     fn start() -> io::Result<Self> {
+        super::close_to_others()?;
         let signals = signals::receive()?;
         set_child_subreaper(Some(getpid()))?;
         let before = descendants::below(getpid(), &HashSet::new());

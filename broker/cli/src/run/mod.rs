@@ -41,6 +41,8 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
 pub(crate) use supervisor::run;
 
 /// The names under which the parts are started.
@@ -90,6 +92,12 @@ fn part(name: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(name);
     command
+}
+
+/// Lets no other process of the same user look into this one (P9): at its memory, its environment, and
+/// what it has open.
+fn close_to_others() -> std::io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Tells the user something. If nobody reads it, the task goes on all the same.

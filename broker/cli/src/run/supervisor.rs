@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::process::{
-    DumpableBehavior, Signal, getpid, set_child_subreaper, set_dumpable_behavior,
-};
+use rustix::process::{Signal, getpid, set_child_subreaper};
 use sundew_sdk::{Agent, Ended, Error, Task, Ttl};
 use tokio::sync::watch;
 
@@ -86,9 +84,8 @@ async fn begin(connect: &Connect, run: &Run) -> Result<Begun> {
         builder = builder.ttl(ttl.to_std());
     }
     let task = builder.begin().await?;
-    // P9: no process of the command reads the memory of this one, or what it has open. Whoever gave it
-    // its identity may have looked at its program by /proc until now.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // Whoever gave this process its identity may have looked at its program until now.
+    super::close_to_others()?;
     if let Some(asked) = run.ttl
         && task.lifetime() < asked.to_std()
     {

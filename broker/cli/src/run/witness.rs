@@ -21,7 +21,8 @@ const KEPT_FOR: Duration = Duration::from_millis(200);
 
 /// Plays the witness's part: answers each message with the signals since the last one.
 pub(super) fn witness() -> ExitCode {
-    let Ok((signals, front)) = signals::receive().and_then(|s| Ok((s, control::given()?))) else {
+    let ready = super::close_to_others().and_then(|()| signals::receive());
+    let Ok((signals, front)) = ready.and_then(|signals| Ok((signals, control::given()?))) else {
         return ExitCode::FAILURE;
     };
     let mut answer = b"ready".to_vec();

@@ -263,6 +263,41 @@ async fn c5_a_connection_that_was_handed_to_an_outsider_says_nothing_for_him() {
     );
 }
 
+/// A process that came after a connection was made has to make its own: by its id alone nobody can tell
+/// it from one that has ended, and that has sent something.
+const FORKED: &str = r#"
+import os, socket
+question = b"GET /v1/task HTTP/1.1\r\nHost: task\r\n\r\n"
+def asked(made):
+    made.sendall(question)
+    return made.recv(65536).split(b"\r\n")[0].decode()
+def connected():
+    made = socket.socket(socket.AF_UNIX)
+    made.connect(os.environ["SUNDEW_TASK_SOCKET"])
+    return made
+inherited = connected()
+print(asked(inherited), flush=True)
+# Times of processes are in hundredths of a second.
+import time; time.sleep(0.1)
+if os.fork() == 0:
+    print(asked(inherited), asked(connected()), flush=True)
+else:
+    os.wait()
+"#;
+
+#[tokio::test]
+async fn c5_a_process_that_came_later_makes_its_own_connection() {
+    let place = Place::new().await;
+    let output = place
+        .run(&[], &["python3", "-c", FORKED])
+        .output()
+        .expect("run");
+    assert_eq!(
+        text(&output),
+        "HTTP/1.1 200 OK\nHTTP/1.1 403 Forbidden HTTP/1.1 200 OK\n"
+    );
+}
+
 /// After its end the task's socket says that it ended, for as long as the command may take, and is
 /// gone then.
 #[tokio::test]
@@ -366,20 +401,27 @@ async fn c5_a_bearer_token_needs_leave_and_a_certificate_its_key() {
     assert_eq!(view["scopes"], json!(["exec:git"]));
 }
 
-/// The supervisor's memory and environment are not for the command of the same user.
+/// Memory and environment of supervisor and front are not for the command of the same user. What it is
+/// given is there all the same.
 #[tokio::test]
 async fn c5_the_command_cannot_look_into_its_supervisor() {
     let place = Place::new().await;
     let nobody = 65534;
     let own = |path: &Path| std::os::unix::fs::chown(path, Some(nobody), Some(nobody));
-    let mut run = place.run(
-        &[],
-        &[
-            "sh",
-            "-c",
-            "cat /proc/$$/environ >/dev/null && ! cat /proc/$PPID/environ 2>&1",
-        ],
-    );
+    place.put("app/key", b"s3cr3t");
+    let look = "set -e; cat /proc/$$/environ >/dev/null; read -r _ _ _ front _ < /proc/$PPID/stat
+        for process in $PPID $front; do
+            for what in environ mem fd/0; do ! cat /proc/$process/$what 2>&1; done
+        done
+        cat \"$FILE\" /proc/self/fd/\"$OPEN\"; \"$BIN\" secret get app/key";
+    let given = [
+        "--secret-file",
+        "FILE=app/key",
+        "--secret-fd",
+        "OPEN=app/key",
+    ];
+    let mut run = place.run(&given, &["sh", "-c", look]);
+    with_sundew(&mut run);
     let from = place.world.folder().join("svid-agent");
     let to = place.path("svid");
     std::fs::create_dir(&to).expect("folder");
@@ -405,8 +447,7 @@ async fn c5_the_command_cannot_look_into_its_supervisor() {
     }
     let output = dropped.output().expect("run");
     let said = text(&output);
-    assert!(
-        output.status.success() && said.contains("Permission denied"),
-        "{said}"
-    );
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("Permission denied").count(), 6, "{said}");
+    assert!(said.contains("s3cr3ts3cr3ts3cr3t"), "{said}");
 }

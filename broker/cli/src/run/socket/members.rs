@@ -29,7 +29,7 @@ impl Members {
 
     /// Returns the process with this id, if it is of the task now.
     pub(super) fn find(&self, pid: i32) -> Option<Process> {
-        let pid = Pid::from_raw(pid)?;
+        let pid = Pid::from_raw(pid.max(0))?;
         let line = lineage(pid, getpid())?;
         let is_in_group = self.group.get().is_none_or(|group| {
             group_of(pid).is_some_and(|own| {
