@@ -261,8 +261,8 @@ fn sealed(content: &[u8]) -> io::Result<File> {
 fn supervisors_own() -> impl Iterator<Item = OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| {
         let is = |known: &&str| name == *known;
-        KEPT_BACK.iter().any(|known| is(known))
-            || (name.as_bytes().starts_with(b"SUNDEW_") && !HANDED_ON.iter().any(|known| is(known)))
+        KEPT_BACK.iter().any(is)
+            || (name.as_bytes().starts_with(b"SUNDEW_") && !HANDED_ON.iter().any(is))
     })
 }
 

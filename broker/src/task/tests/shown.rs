@@ -14,7 +14,8 @@ use crate::testing::{TestBroker, assert_refused};
 /// A certificate of somebody's own key, good for this long.
 fn certificate(lasts: Duration) -> Vec<u8> {
     let mut params = CertificateParams::default();
-    params.not_after = (std::time::SystemTime::now() + lasts).into();
+    let now = Duration::from_millis(u64::try_from(clock::now_ms()).unwrap());
+    params.not_after = (std::time::UNIX_EPOCH + now + lasts).into();
     let key = KeyPair::generate().unwrap();
     params.self_signed(&key).unwrap().der().to_vec()
 }
