@@ -40,5 +40,6 @@ mod secret;
 pub mod serve;
 pub mod store;
 mod task;
+mod traces;
 
 pub use lease::postgres_removal;

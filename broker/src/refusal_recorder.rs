@@ -16,6 +16,16 @@ use crate::refusal::Refusal;
 /// Refusals of a kind that are written whole in each minute, if nothing else is configured.
 pub(crate) const WHOLE_REFUSALS: u64 = 10;
 
+/// A refusal that is on the record.
+pub(crate) struct Refused {
+    /// The sort of its cause.
+    pub(crate) class: &'static str,
+    /// The id that the record and the caller have of it.
+    pub(crate) correlation: String,
+    /// What the caller hears.
+    pub(crate) status: Status,
+}
+
 /// The one way from a refusal to a gRPC status. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RefusalRecorder {
@@ -62,18 +72,18 @@ impl RefusalRecorder {
         peer: Option<&Peer>,
         refusal: &Refusal,
     ) -> Status {
-        self.refuse_at(rpc, peer, None, refusal)
+        self.refuse_at(rpc, peer, None, refusal).status
     }
 
     /// Does what [`refuse`](Self::refuse) does for a caller of whom nothing is known but where he
-    /// is.
+    /// is, and answers also under which id and sort it did.
     pub(crate) fn refuse_at(
         &self,
         rpc: &'static str,
         peer: Option<&Peer>,
         remote: Option<IpAddr>,
         refusal: &Refusal,
-    ) -> Status {
+    ) -> Refused {
         let correlation = random_name().unwrap_or_default();
         let status = refusal.status(&correlation);
         let class = class(refusal);
@@ -101,7 +111,11 @@ impl RefusalRecorder {
                 None => record.with_some("remote", remote),
             }
         });
-        status
+        Refused {
+            class,
+            correlation,
+            status,
+        }
     }
 
     /// Puts on the record whole, or counts, what was refused without a call of an RPC.

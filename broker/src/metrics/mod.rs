@@ -6,6 +6,7 @@ mod endings;
 mod gauges;
 mod owner;
 mod records;
+mod spans;
 mod store;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use gauges::Gauges;
 pub(crate) use gauges::{LeaseReadings, Readings};
 use owner::OwnerMetrics;
 pub(crate) use records::RecordMetrics;
+pub(crate) use spans::SpanMetrics;
 pub(crate) use store::StoreMetrics;
 
 /// The upper bounds of the buckets in which durations are counted, in seconds.
@@ -49,6 +51,7 @@ pub(crate) struct Metrics {
     owner_svids: OwnerMetrics,
     records: Arc<RecordMetrics>,
     refusals_counted: Counter,
+    spans: SpanMetrics,
     store: StoreMetrics,
 }
 
@@ -70,6 +73,7 @@ impl Default for Metrics {
             owner_svids: OwnerMetrics::register(&mut registry),
             records: Arc::new(RecordMetrics::register(&mut registry)),
             refusals_counted,
+            spans: SpanMetrics::register(&mut registry),
             store: StoreMetrics::register(&mut registry),
             registry,
         }
@@ -101,6 +105,11 @@ impl Metrics {
     /// The metrics of what goes on the record, for the journal.
     pub(crate) fn records(&self) -> Arc<RecordMetrics> {
         Arc::clone(&self.records)
+    }
+
+    /// The metrics of spans, for whoever sends them.
+    pub(crate) fn spans(&self) -> SpanMetrics {
+        self.spans.clone()
     }
 
     /// The metrics of the store, for whoever calls it.

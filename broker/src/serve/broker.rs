@@ -27,6 +27,7 @@ use crate::role::Operators;
 use crate::root_key::RootKeys;
 use crate::secret::Secrets;
 use crate::task::{Tasks, TasksUse};
+use crate::traces::Traces;
 
 /// Most enrollments at a time whose evidence is verified.
 const MAX_ENROLLING: usize = 4;
@@ -77,7 +78,7 @@ impl Ground {
     }
 
     /// The gate before the rooms.
-    fn gate(&self, config: &Config) -> Gate {
+    fn gate(&self, config: &Config, traces: Traces) -> Gate {
         let journal = Arc::clone(&self.ledger.journal);
         Gate {
             issue_permits: Arc::new(Semaphore::new(config.limits.issuing)),
@@ -89,6 +90,7 @@ impl Ground {
                 Arc::clone(&self.metrics),
                 config.journal.refusals_whole,
             ),
+            traces,
             trust: Arc::clone(&self.trust),
             unfinished: Unfinished::new(&config.limits),
         }
@@ -119,7 +121,11 @@ impl Ground {
 
 impl Broker {
     /// Builds the rooms, in the order in which they use each other, and the gate before them.
-    pub(super) fn build(config: &Config, ground: &Ground) -> Result<(Self, Gate), StartError> {
+    pub(super) fn build(
+        config: &Config,
+        ground: &Ground,
+        traces: Traces,
+    ) -> Result<(Self, Gate), StartError> {
         let Ground {
             ca,
             ledger,
@@ -129,7 +135,7 @@ impl Broker {
             unknown_key,
         } = ground;
         let limits = config.limits;
-        let gate = ground.gate(config);
+        let gate = ground.gate(config, traces);
         let refusals = &gate.refusals;
         // P12: TPM keys and enrollment come from callers without an SVID, and share one bound.
         let enroll_permits = Arc::new(Semaphore::new(MAX_ENROLLING));

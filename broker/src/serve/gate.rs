@@ -17,6 +17,7 @@ use crate::peer::{Caller, Peer, Trust};
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
 use crate::role::{Operators, RoleProof};
+use crate::traces::{CallSpan, Traces};
 
 /// The answer of a gRPC method.
 pub(super) type Answer<T> = Result<Response<T>, Status>;
@@ -37,15 +38,17 @@ pub(super) struct Gate {
     pub(super) limiters: Limiters,
     pub(super) operators: Arc<Operators>,
     pub(super) refusals: RefusalRecorder,
+    pub(super) traces: Traces,
     pub(super) trust: Arc<Trust>,
     /// P12: bounds what is held of messages that are not whole yet.
     pub(super) unfinished: Unfinished,
 }
 
-/// When a call came, and from where if nothing else is known of the caller.
+/// When a call came, from where if nothing else is known of the caller, and its span.
 pub(super) struct Came {
-    pub(super) at: Instant,
-    pub(super) remote: Option<IpAddr>,
+    at: Instant,
+    remote: Option<IpAddr>,
+    span: CallSpan,
 }
 
 impl Gate {
@@ -59,11 +62,10 @@ impl Gate {
     ) -> Answer<A>
     where
         F: Future<Output = Result<A, Refusal>>,
+        Q: 'static,
+        A: 'static,
     {
-        let came = Came {
-            at: clock::monotonic(),
-            remote: None,
-        };
+        let came = self.came(rpc, &request, None);
         let peer = match request.extensions().get::<Caller>() {
             Some(Caller::Workload(peer)) => Some(Arc::clone(peer)),
             Some(Caller::Anonymous(..)) | None => None,
@@ -86,6 +88,8 @@ impl Gate {
     where
         P: RoleProof,
         F: Future<Output = Result<A, Refusal>>,
+        Q: 'static,
+        A: 'static,
     {
         self.serve(rpc, room, request, |room, peer, body| async move {
             let proof = P::of(self.operators.prove(&peer)?)?;
@@ -105,6 +109,7 @@ impl Gate {
     ) -> Answer<A>
     where
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        Q: 'static,
         A: Send + 'static,
     {
         self.serve(rpc, room, request, |room, peer, body| {
@@ -124,6 +129,7 @@ impl Gate {
     where
         P: RoleProof,
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        Q: 'static,
         A: Send + 'static,
     {
         self.serve_as(rpc, room, request, |room, operator, body| {
@@ -144,6 +150,7 @@ impl Gate {
     ) -> Answer<A>
     where
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        Q: 'static,
         A: Send + 'static,
     {
         self.serve_in_place(rpc, room, request, |room, peer, body, place| {
@@ -169,6 +176,7 @@ impl Gate {
     ) -> Answer<A>
     where
         F: Future<Output = Result<A, Refusal>> + Send + 'static,
+        Q: 'static,
         A: Send + 'static,
     {
         let place = IssuingPlace::take(&self.issue_permits);
@@ -177,6 +185,25 @@ impl Gate {
             async move { work.ok_or(Refusal::Overload)?.await }
         })
         .await
+    }
+
+    /// A call that came now. Its span has who calls, and the task that the request names.
+    pub(super) fn came<Q: 'static>(
+        &self,
+        rpc: &'static str,
+        request: &Request<Q>,
+        remote: Option<IpAddr>,
+    ) -> Came {
+        let mut span = self.traces.begin(rpc, request.metadata());
+        if let Some(Caller::Workload(peer)) = request.extensions().get::<Caller>() {
+            span.of_workload(peer.id());
+        }
+        span.of_task(request.get_ref());
+        Came {
+            at: clock::monotonic(),
+            remote,
+            span,
+        }
     }
 
     /// Answers the peer if it may call now; refuses callers without an SVID, with one that is not
@@ -206,7 +233,7 @@ impl Gate {
     }
 
     /// Turns the result of a use case into what a caller without an SVID hears.
-    pub(super) fn answer_anonymous<A>(
+    pub(super) fn answer_anonymous<A: 'static>(
         &self,
         rpc: &'static str,
         came: Came,
@@ -217,20 +244,27 @@ impl Gate {
 
     /// Turns the result of a use case into what the caller hears, of whom the SVID or at least the
     /// address may be known.
-    fn answer<A>(
+    fn answer<A: 'static>(
         &self,
         rpc: &'static str,
         peer: Option<&Peer>,
-        came: Came,
+        mut came: Came,
         result: Result<A, Refusal>,
     ) -> Answer<A> {
         self.refusals.took(rpc, came.at);
         match result {
             Ok(answer) => {
                 self.refusals.answered(rpc);
+                came.span.of_task(&answer);
+                came.span.answered();
                 Ok(Response::new(answer))
             }
-            Err(refusal) => Err(self.refusals.refuse_at(rpc, peer, came.remote, &refusal)),
+            Err(refusal) => {
+                let refused = self.refusals.refuse_at(rpc, peer, came.remote, &refusal);
+                let code = refused.status.code();
+                came.span.refused(code, refused.class, &refused.correlation);
+                Err(refused.status)
+            }
         }
     }
 }

@@ -72,7 +72,8 @@ impl OpenCalls {
                 Some(Caller::Anonymous(_, remote)) => (None, Some(*remote)),
                 None => (None, None),
             };
-            gate.refusals.refuse_at(ANY_RPC, peer, remote, refusal)
+            let refused = gate.refusals.refuse_at(ANY_RPC, peer, remote, refusal);
+            refused.status
         };
         let free = if is_ending { FREE_FOR_AN_ENDING } else { 0 };
         let longest = self.longest;

@@ -16,11 +16,12 @@ use super::ledger_opening::{Opened, open_ledger};
 use super::listeners::{Addresses, Listeners};
 use super::operations::Health;
 use super::sources::TrustFiles;
-use super::start_error::StartError;
+use super::start_error::{StartError, during};
 use crate::ca::Ca;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::peer::Trust;
+use crate::traces::Traces;
 
 /// How often a starting broker is asked whether it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(5);
@@ -62,7 +63,17 @@ impl Server {
         } = open_ledger(&config, &metrics).await?;
 
         let ground = Ground::new(&config, ca, ledger.clone(), metrics);
-        let (broker, gate) = Broker::build(&config, &ground)?;
+        let traces = match &config.traces {
+            None => Traces::off(),
+            Some(traces) => {
+                let on = Traces::on(traces, ground.metrics.spans());
+                let (traces, sending) = on.map_err(during("traces"))?;
+                // It ends with the gate, after everything that makes spans.
+                tokio::spawn(sending.run());
+                traces
+            }
+        };
+        let (broker, gate) = Broker::build(&config, &ground, traces)?;
         let (broker, gate) = (Arc::new(broker), Arc::new(gate));
         broker.load().await?;
         broker.subscribe_to(&mut follower, &ground);
@@ -160,6 +171,7 @@ impl Server {
     pub async fn stop(self) {
         self.listeners.stop().await;
         self.gate.refusals.counts().write_all();
+        self.gate.traces.stop().await;
         self.ledger.log.leave().await;
         tracing::info!("broker stopped");
     }

@@ -70,4 +70,5 @@ mod tasks;
 mod tokens;
 mod tpm2;
 mod tpm_enrollment;
+mod traces;
 mod upgrade;

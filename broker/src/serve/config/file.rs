@@ -18,6 +18,7 @@ use super::{
 };
 use crate::refusal_recorder::WHOLE_REFUSALS;
 use crate::store::redis::Durability;
+use crate::traces::FileTraces;
 
 /// The file, section by section. A section that is missing or wrong is `None`, or has its defaults.
 pub(super) struct File {
@@ -35,6 +36,7 @@ pub(super) struct File {
     pub(super) trust: Vec<FileTrust>,
     pub(super) federation: Vec<FileFederation>,
     pub(super) bundle_endpoint: Option<FileBundleEndpoint>,
+    pub(super) traces: Option<FileTraces>,
 }
 
 impl File {
@@ -64,6 +66,7 @@ impl File {
             issuers: sections.take("issuers").unwrap_or_default(),
             material: sections.take("trust_material").unwrap_or_default(),
             limits: sections.take("limits").unwrap_or_default(),
+            traces: sections.take("traces"),
         };
         let Sections { table, mut errors } = sections;
         errors.extend(table.keys().map(|name| format!("{name}: unknown section")));

@@ -20,7 +20,7 @@ enum Content {
 
 /// The keys that name files: section, key, and what the file holds. A section may be a list of tables,
 /// and a key a list of names.
-const NAMED: [(&str, &str, Content); 18] = [
+const NAMED: [(&str, &str, Content); 22] = [
     ("identity", "certificate", Content::Public),
     ("identity", "key", Content::Private),
     ("trust", "bundle", Content::Public),
@@ -39,6 +39,10 @@ const NAMED: [(&str, &str, Content); 18] = [
     ("issuers", "token_file", Content::Private),
     ("trust_material", "file", Content::Public),
     ("trust_material", "ca_file", Content::Public),
+    ("traces", "headers_file", Content::Private),
+    ("traces", "ca_file", Content::Public),
+    ("traces", "certificate_file", Content::Public),
+    ("traces", "key_file", Content::Private),
 ];
 
 impl Config {
@@ -228,6 +232,7 @@ mod tests {
             include_str!("trust.rs"),
             include_str!("../../material/mod.rs"),
             include_str!("../../material/issuers.rs"),
+            include_str!("../../traces/config.rs"),
         ];
         for source in sources {
             let code = source.split("#[cfg(test)]\nmod tests").next().unwrap();

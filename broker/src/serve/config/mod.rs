@@ -23,6 +23,7 @@ pub use crate::peer::ListenerLimits;
 pub use crate::role::{Reach, Role, Roles};
 pub use crate::serve::sources::{FederationConfig, Profile};
 use crate::store::redis::{Durability, RedisUrl};
+pub use crate::traces::TracesConfig;
 
 mod checks;
 mod file;
@@ -86,6 +87,8 @@ pub struct Config {
     pub message_bytes: usize,
     /// Most streams of a connection.
     pub streams: u32,
+    /// Where traces of calls are sent to, if anywhere.
+    pub traces: Option<TracesConfig>,
 }
 
 /// The journal: where it is, and what of its disk is kept for what.
@@ -252,6 +255,7 @@ impl Config {
         let operators = operators::operators(file.operators, &mut errors);
         let break_glass =
             checks::break_glass(file.break_glass, &operators, identity.as_ref(), &mut errors);
+        let traces = file.traces.and_then(|traces| traces.checked(&mut errors));
         let limits = file.limits;
         match (listen, identity, store, file.keys, file.journal) {
             (Some(listen), Some(identity), Some(store), Some(keys), Some(journal))
@@ -280,6 +284,7 @@ impl Config {
                     connection_age: limits.connection_age.to_std(),
                     message_bytes: limits.message_bytes,
                     streams: limits.streams,
+                    traces,
                 })
             }
             _ => Err(ConfigError(errors)),

@@ -30,6 +30,7 @@ impl Config {
             connection_age,
             message_bytes,
             streams,
+            traces,
         } = self;
         let same_keys = *root_key_file == next.root_key_file
             && *other_root_key_files == next.other_root_key_files;
@@ -55,6 +56,7 @@ impl Config {
             ("issuers", *issuers == next.issuers),
             ("trust_material", *material == next.material),
             ("limits", same_limits),
+            ("traces", *traces == next.traces),
         ];
         let changed = sections.into_iter().filter(|(_, same)| !same);
         changed.map(|(name, _)| name).collect()

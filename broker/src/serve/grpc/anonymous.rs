@@ -7,10 +7,9 @@ use sundew_proto::v1::*;
 use tonic::Request;
 
 use super::AnonymousEnrollment;
-use crate::clock;
 use crate::peer::{Caller, Channel};
 use crate::refusal::Refusal;
-use crate::serve::gate::{Answer, Came};
+use crate::serve::gate::{Answer, Came, Gate};
 
 /// The connection of a caller without an SVID.
 fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Refusal> {
@@ -21,15 +20,13 @@ fn channel<T>(request: &Request<T>) -> Result<Arc<Channel>, Refusal> {
 }
 
 /// When a call came, and where its caller without an SVID is.
-fn came<T>(request: &Request<T>) -> Came {
+fn came<T: 'static>(gate: &Gate, rpc: &'static str, request: &Request<T>) -> Came {
     let caller = request.extensions().get::<Caller>();
-    Came {
-        at: clock::monotonic(),
-        remote: caller.map(|caller| match caller {
-            Caller::Anonymous(_, remote) => *remote,
-            Caller::Workload(peer) => peer.remote().ip(),
-        }),
-    }
+    let remote = caller.map(|caller| match caller {
+        Caller::Anonymous(_, remote) => *remote,
+        Caller::Workload(peer) => peer.remote().ip(),
+    });
+    gate.came(rpc, request, remote)
 }
 
 #[tonic::async_trait]
@@ -38,13 +35,13 @@ impl EnrollmentService for AnonymousEnrollment {
         &self,
         request: Request<EnrollChallengeRequest>,
     ) -> Answer<EnrollChallengeResponse> {
-        let came = came(&request);
+        let came = came(&self.gate, "EnrollChallenge", &request);
         let result =
             channel(&request).and_then(|channel| self.broker.enrollment.enroll_challenge(&channel));
         self.gate.answer_anonymous("EnrollChallenge", came, result)
     }
     async fn enroll(&self, request: Request<EnrollRequest>) -> Answer<EnrollResponse> {
-        let came = came(&request);
+        let came = came(&self.gate, "Enroll", &request);
         let result = match channel(&request) {
             Ok(channel) => {
                 Arc::clone(&self.broker.enrollment)
@@ -59,7 +56,7 @@ impl EnrollmentService for AnonymousEnrollment {
         &self,
         request: Request<ChallengeTpmKeyRequest>,
     ) -> Answer<ChallengeTpmKeyResponse> {
-        let came = came(&request);
+        let came = came(&self.gate, "ChallengeTpmKey", &request);
         let result = match channel(&request) {
             Ok(_) => {
                 Arc::clone(&self.broker.tpm_keys)
@@ -74,7 +71,7 @@ impl EnrollmentService for AnonymousEnrollment {
         &self,
         request: Request<ActivateTpmKeyRequest>,
     ) -> Answer<ActivateTpmKeyResponse> {
-        let came = came(&request);
+        let came = came(&self.gate, "ActivateTpmKey", &request);
         let result = match channel(&request) {
             Ok(_) => {
                 Arc::clone(&self.broker.tpm_keys)
@@ -86,19 +83,28 @@ impl EnrollmentService for AnonymousEnrollment {
         self.gate.answer_anonymous("ActivateTpmKey", came, result)
     }
     async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
-        self.gate
-            .answer_anonymous("Renew", came(&request), Err(Refusal::Unauthenticated))
+        self.gate.answer_anonymous(
+            "Renew",
+            came(&self.gate, "Renew", &request),
+            Err(Refusal::Unauthenticated),
+        )
     }
     async fn list_entries(
         &self,
         request: Request<ListEntriesRequest>,
     ) -> Answer<ListEntriesResponse> {
-        self.gate
-            .answer_anonymous("ListEntries", came(&request), Err(Refusal::Unauthenticated))
+        self.gate.answer_anonymous(
+            "ListEntries",
+            came(&self.gate, "ListEntries", &request),
+            Err(Refusal::Unauthenticated),
+        )
     }
     async fn issue_entry(&self, request: Request<IssueEntryRequest>) -> Answer<IssueEntryResponse> {
-        self.gate
-            .answer_anonymous("IssueEntry", came(&request), Err(Refusal::Unauthenticated))
+        self.gate.answer_anonymous(
+            "IssueEntry",
+            came(&self.gate, "IssueEntry", &request),
+            Err(Refusal::Unauthenticated),
+        )
     }
     async fn issue_entry_jwt(
         &self,
@@ -106,7 +112,7 @@ impl EnrollmentService for AnonymousEnrollment {
     ) -> Answer<IssueEntryJwtResponse> {
         self.gate.answer_anonymous(
             "IssueEntryJwt",
-            came(&request),
+            came(&self.gate, "IssueEntryJwt", &request),
             Err(Refusal::Unauthenticated),
         )
     }
