@@ -12,7 +12,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::fgetxattr;
+use rustix::fs::{Mode, OFlags, fgetxattr};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -50,6 +50,12 @@ pub enum SecretFileError {
         /// The permission bits of the file.
         mode: u32,
     },
+    /// There is no file there but something else, such as a pipe, which would be waited for.
+    #[error("{}: is no regular file", .0.display())]
+    NotRegular(
+        /// The path.
+        PathBuf,
+    ),
     /// The file cannot be read.
     #[error("{}: {cause}", .path.display())]
     Unreadable {
@@ -83,8 +89,11 @@ pub fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileErr
         cause,
     };
     // What is judged is what is read, whatever happens to the path meanwhile.
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(SecretFileError::NotRegular(path.to_owned()));
+    }
     let list = access_control_list(&file).map_err(unreadable)?;
     let own = Process::own().map_err(unreadable)?;
     judge(path, &Readers::of(&metadata, &list), &own)?;
@@ -93,6 +102,12 @@ pub fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileErr
     let mut content = Zeroizing::new(Vec::with_capacity(length.saturating_add(1)));
     file.read_to_end(&mut content).map_err(unreadable)?;
     Ok(content)
+}
+
+/// Opens a file for reading, without waiting for a writer if it is a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 /// Refuses a file that somebody may read who is not this process.
@@ -315,5 +330,18 @@ mod tests {
         assert!(error.starts_with(&path.display().to_string()), "{error}");
         let missing = folder.path().join("missing");
         assert!(read_secret_file(&missing).is_err());
+    }
+
+    /// Nobody writes into the pipe: whoever waits for it waits for ever.
+    #[test]
+    fn c6_a_pipe_or_a_folder_is_no_file_with_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        for path in [pipe.as_path(), folder.path()] {
+            let error = read_secret_file(path).unwrap_err();
+            assert!(matches!(error, SecretFileError::NotRegular(_)), "{error}");
+        }
     }
 }

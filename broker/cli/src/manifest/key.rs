@@ -15,7 +15,7 @@ use rustls::sign::SigningKey;
 use ssh_key::private::EcdsaKeypair;
 use ssh_key::public::{EcdsaPublicKey, KeyData};
 use sundew_core::client::manifest::VerifyingKey;
-use sundew_core::client::pem;
+use sundew_core::client::{pem, read_secret_file};
 use zeroize::Zeroizing;
 
 use crate::input::read_file;
@@ -115,10 +115,10 @@ impl Signer {
         Self::of(&PrivatePkcs8KeyDer::from(der.as_slice()).into())
     }
 
-    /// Reads a key: PEM (PKCS #8, SEC 1, PKCS #1), or an OpenSSH key without a passphrase.
+    /// Reads a key: PEM (PKCS #8, SEC 1, PKCS #1), or an OpenSSH key without a passphrase. P9: whoever
+    /// else may read it could sign as well, so such a file is refused.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = Zeroizing::new(read_file(path)?);
-        Self::parse(&text).with_context(|| path.display().to_string())
+        Self::parse(&read_secret_file(path)?).with_context(|| path.display().to_string())
     }
 
     fn parse(text: &[u8]) -> Result<Self> {
