@@ -7,7 +7,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::output::{escape, escape_prose, is_closed_pipe, note};
+use crate::output::{escape, escape_prose, is_closed_pipe, note, visible_json};
 
 /// The longest text of an error, in characters.
 const MAX_TEXT: usize = 8192;
@@ -130,7 +130,8 @@ pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
 }
 
 fn tell_json(failure: &Failure) {
-    note(&serde_json::to_string(failure).unwrap_or_default());
+    let json = serde_json::to_string(failure).unwrap_or_default();
+    note(&visible_json(&json));
 }
 
 /// The shape of an error.

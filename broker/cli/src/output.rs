@@ -135,7 +135,7 @@ impl Output {
     fn show_to<V: View>(&self, out: &mut impl Write, view: &V) -> Result<()> {
         let text = if self.json {
             let kind = V::KIND;
-            serde_json::to_string(&Envelope { kind, view })? + "\n"
+            visible_json(&serde_json::to_string(&Envelope { kind, view })?) + "\n"
         } else {
             lines_of(&view.lines())
         };
@@ -151,7 +151,7 @@ impl Output {
     /// cannot be written fails the command in the end.
     pub(crate) fn result(&self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) {
         let text = if self.json {
-            serde_json::to_string(value).unwrap_or_default() + "\n"
+            visible_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
         } else {
             lines_of(&lines())
         };
@@ -181,20 +181,64 @@ fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
 }
 
 fn lines_of(lines: &[String]) -> String {
-    let ended = lines.iter().map(|line| format!("{line}\n"));
+    let ended = lines.iter().map(|line| format!("{}\n", visible(line)));
     ended.collect()
+}
+
+/// Whether a character moves the cursor, hides, or turns the text around it.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Returns text as it is, but for characters that nobody sees, which are escaped. Lines stay lines.
+fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(c),
+            c if is_unseen(c) => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Returns one line of JSON that has the same meaning, and no character that nobody sees.
+pub(crate) fn visible_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_unseen(c) {
+            // Whoever writes JSON escapes no more than it must (RFC 8259, section 7).
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Returns a cell of a table, or a value, as a part of one line.
+fn in_line(text: &str) -> String {
+    visible(text).replace('\n', "\\n")
 }
 
 /// Says something to people beside the result. Where standard error is closed nobody can be told,
 /// and the command goes on.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text));
 }
 
 /// Says something like [`note`], and stays on the line.
 pub(crate) fn note_part(text: &str) {
     let mut err = io::stderr().lock();
-    let _ = write!(err, "{text}").and_then(|()| err.flush());
+    let _ = write!(err, "{}", visible(text)).and_then(|()| err.flush());
 }
 
 /// Whether an error is that nobody reads the output any more, such as `head` that has enough.
@@ -208,8 +252,10 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// Returns the lines of a table: the heading and the rows, in columns as wide as their widest cell.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let in_lines = |row: &Vec<String>| row.iter().map(|cell| in_line(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(in_lines).collect();
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -233,7 +279,7 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 pub(crate) fn fields(fields: &[(&str, String)]) -> Vec<String> {
     let width = fields.iter().map(|(name, _)| name.chars().count()).max();
     let width = width.unwrap_or_default();
-    let line = |(name, value): &(&str, String)| format!("{name:<width$}  {value}");
+    let line = |(name, value): &(&str, String)| format!("{name:<width$}  {}", in_line(value));
     fields
         .iter()
         .map(|field| line(field).trim_end().to_owned())

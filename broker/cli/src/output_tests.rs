@@ -35,8 +35,29 @@ fn c6_a_list_has_one_shape_in_json_and_says_when_it_is_cut() {
     );
     assert_eq!(
         shown(false, true),
-        "NAME\na\nb\nonly the first 1 are shown; --limit shows more, filters show fewer\n"
+        "NAME\na\\nb\nonly the first 1 are shown; --limit shows more, filters show fewer\n"
     );
+}
+
+/// DEL, C1, bidirectional marks, line separators, what has no width, and tags.
+#[test]
+fn c6_what_nobody_sees_is_escaped_in_json_and_in_text_whoever_wrote_the_view() {
+    let unseen = "\u{7f}\u{9b}\u{202e}\u{2066}\u{2028}\u{200b}\u{e0041}\x1b\t\r";
+    let name = format!("a{unseen}ü\u{301}b");
+    let show = |json| {
+        let mut out = Vec::new();
+        let list = List::whole(vec![Named { name: name.clone() }]);
+        Output::new(json).show_to(&mut out, &list).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    for json in [false, true] {
+        let text = show(json);
+        let raw = |c: &char| *c != '\n' && is_unseen(*c);
+        assert_eq!(text.chars().find(raw), None, "{text:?}");
+        assert!(text.contains("ü\u{301}b"), "{text:?}");
+    }
+    let read: serde_json::Value = serde_json::from_str(&show(true)).unwrap();
+    assert_eq!(read["items"][0]["name"], name.as_str());
 }
 
 /// A writer that takes nothing.
