@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::process;
 
 /// A broker's process.
@@ -41,6 +42,19 @@ impl Broker {
             output: Arc::default(),
             readers: Vec::new(),
         }
+    }
+
+    /// Configures the journal to be on this disk, with a reserve of this size.
+    pub fn journal_on(&mut self, disk: &Disk, reserve: &str) {
+        let own = std::mem::replace(&mut self.journal, disk.path().join("journal"));
+        let text = std::fs::read_to_string(&self.file).expect("config");
+        let text = text
+            .replace(
+                &own.display().to_string(),
+                &self.journal.display().to_string(),
+            )
+            .replace("reserve = \"1MiB\"", &format!("reserve = \"{reserve}\""));
+        std::fs::write(&self.file, text).expect("config");
     }
 
     /// Returns `host:port` of the listener for agents.

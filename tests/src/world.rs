@@ -197,15 +197,7 @@ jwks_file = "{files}/jwks.json"
     /// reserve for the journal of this size.
     pub fn prepare_with_journal_on(&self, disk: &Disk, reserve: &str) -> Broker {
         let mut broker = self.prepare("");
-        let own = std::mem::replace(&mut broker.journal, disk.path().join("journal"));
-        let text = std::fs::read_to_string(broker.config_file()).expect("config");
-        let text = text
-            .replace(
-                &own.display().to_string(),
-                &broker.journal.display().to_string(),
-            )
-            .replace("reserve = \"1MiB\"", &format!("reserve = \"{reserve}\""));
-        std::fs::write(broker.config_file(), text).expect("config");
+        broker.journal_on(disk, reserve);
         broker
     }
 

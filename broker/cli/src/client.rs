@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 
 use crate::args::Connect;
 use crate::failure::CallError;
+use crate::output::note;
 
 /// What to do where no broker is named.
 const NO_BROKER: &str = "no broker: set --broker or SUNDEW_BROKER to its host:port";
@@ -40,7 +41,18 @@ pub(crate) fn settings(connect: &Connect) -> Settings {
 /// Returns an agent that shows whatever evidence the environment lets it collect. Agents wait for
 /// their identity for a while: they may be there before their registration.
 pub(crate) async fn agent(connect: &Connect) -> Result<Agent> {
-    Ok(Agent::builder(settings(connect)).build().await?)
+    let settings = settings(connect);
+    note_missing_identity(&settings).await;
+    Ok(Agent::builder(settings).build().await?)
+}
+
+/// Says at once, and once, why an agent has to wait for its identity, if it has to (C6).
+pub(crate) async fn note_missing_identity(settings: &Settings) {
+    if let (None, Some(socket)) = (&settings.svid_dir, &settings.endpoint_socket)
+        && let Err(error) = workload_api::require_identity(socket).await
+    {
+        note(&format!("sundew: {error:#}; waiting for it for 10 seconds"));
+    }
 }
 
 /// Opens a connection for a caller that shows its SVID and no evidence.

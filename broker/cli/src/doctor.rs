@@ -1,5 +1,6 @@
 //! `sundew doctor`: names the broken thing. Each check rests on the ones before it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tonic::transport::Channel;
 
 use crate::args::Connect;
 use crate::client::{broker_id, open_identity, settings, status_error};
+use crate::manifest::with_manifest;
 use crate::output::{Output, View, escape_prose, success_if};
 use crate::timestamp::now_ms;
 
@@ -91,9 +93,10 @@ pub(crate) async fn doctor(
     connect: &Connect,
     output: &Output,
     operations: Option<String>,
+    manifest: Option<PathBuf>,
 ) -> Result<ExitCode> {
     let mut checks = Checks::default();
-    if let Err(error) = examine(connect, &mut checks).await {
+    if let Err(error) = examine(connect, manifest, &mut checks).await {
         checks.fail(format!("{error:#}"));
     }
     if let Some(place) = operations {
@@ -114,9 +117,9 @@ pub(crate) async fn doctor(
 
 /// Makes one check after the other. The error of the first that does not pass is returned, and the
 /// checks that rest on it are not made.
-async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
+async fn examine(connect: &Connect, manifest: Option<PathBuf>, checks: &mut Checks) -> Result<()> {
     checks.begin("settings");
-    let settings = settings(connect);
+    let settings = with_manifest(settings(connect), manifest.as_deref(), &[])?;
     let broker = settings
         .broker
         .clone()
@@ -161,7 +164,7 @@ async fn examine(connect: &Connect, checks: &mut Checks) -> Result<()> {
             if roles.is_empty() {
                 return Err(refused.context("is this SPIFFE ID registered, or an operator's?"));
             }
-            checks.pass(format!("an operator, who is a {}", roles.join(" and a ")));
+            checks.pass(format!("an operator, who is {}", roles.join(" and ")));
             return Ok(());
         }
     };
@@ -254,8 +257,9 @@ fn check_evidence(challenge: &ChallengeResponse, collected: &[String]) -> Result
         .any(|set| set.kinds.iter().all(|kind| collected.contains(kind)));
     if !enough {
         bail!(
-            "nothing here collects {}: set SUNDEW_MANIFEST, SUNDEW_OIDC_TOKEN_FILE, \
-             SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or SUNDEW_EVIDENCE_COMMAND_<KIND>",
+            "nothing here collects {}: set SUNDEW_MANIFEST (or --manifest), \
+             SUNDEW_OIDC_TOKEN_FILE, SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or \
+             SUNDEW_EVIDENCE_COMMAND_<KIND>",
             wanted(challenge)
         );
     }
@@ -332,8 +336,9 @@ mod tests {
         let error = check_evidence(&challenge, &["tpm2".to_owned()]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "nothing here collects tpm2 and manifest, or oidc: set SUNDEW_MANIFEST, \
-             SUNDEW_OIDC_TOKEN_FILE, SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or SUNDEW_EVIDENCE_COMMAND_<KIND>"
+            "nothing here collects tpm2 and manifest, or oidc: set SUNDEW_MANIFEST (or --manifest), \
+             SUNDEW_OIDC_TOKEN_FILE, SUNDEW_OIDC_TOKEN_COMMAND, SUNDEW_TPM2 or \
+             SUNDEW_EVIDENCE_COMMAND_<KIND>"
         );
     }
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::doctor;
-use crate::output::{Output, success_if};
+use crate::output::{Output, View, escape_prose, success_if};
 
 /// Asks the operations listener of a broker, and fails if the broker is not ready or does not answer
 /// in time.
@@ -22,8 +22,33 @@ pub(crate) async fn health(output: &Output, place: &str, within: Duration) -> Re
     } else {
         text.split("; ").collect()
     };
-    output.result(&json!({ "ready": ready, "problems": problems }), || {
-        vec![text.clone()]
-    });
+    let problems = problems.into_iter().map(str::to_owned).collect();
+    output.show(&HealthView { ready, problems })?;
     Ok(success_if(ready))
+}
+
+/// Whether a broker is ready.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct HealthView {
+    ready: bool,
+    /// What is wrong with a broker, also with one that is ready.
+    problems: Vec<String>,
+}
+
+impl View for HealthView {
+    const KIND: &'static str = "health";
+
+    fn lines(&self) -> Vec<String> {
+        match self.problems.as_slice() {
+            [] => vec!["ready".to_owned()],
+            problems => vec![escape_prose(&problems.join("; "), 8192)],
+        }
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![crate::shapes::of::<HealthView>()]
 }

@@ -117,7 +117,10 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode> {
         }
         Command::Demo { command } => demo::demo(output, command).await,
         Command::Dev(arguments) => dev::dev(output, arguments).await,
-        Command::Doctor { operations } => doctor::doctor(connect, output, operations).await,
+        Command::Doctor {
+            operations,
+            manifest,
+        } => doctor::doctor(connect, output, operations, manifest).await,
         Command::ExampleAgent => example_agent::run().await,
         Command::Health { operations, within } => {
             health::health(output, &operations, within.to_std()).await

@@ -207,12 +207,34 @@ impl Enrollment {
         svid: &IssuedSvid,
         grounds: &str,
     ) -> Result<(), Refusal> {
+        self.record_as("svid_issued", id, svid, grounds).await
+    }
+
+    /// Puts an SVID of an operator on the record, also where the journal's disk has nothing left but
+    /// the reserve (P12): whoever gets it makes room, and ends what has to end.
+    pub(super) async fn record_operator_svid(
+        &self,
+        id: &SpiffeId,
+        svid: &IssuedSvid,
+        grounds: &str,
+    ) -> Result<(), Refusal> {
+        self.record_as("operator_svid_issued", id, svid, grounds)
+            .await
+    }
+
+    async fn record_as(
+        &self,
+        event: &str,
+        id: &SpiffeId,
+        svid: &IssuedSvid,
+        grounds: &str,
+    ) -> Result<(), Refusal> {
         let thumbprint = svid
             .chain
             .first()
             .map(|leaf| sundew_attestation::spiffe::thumbprint(leaf))
             .unwrap_or_default();
-        let record = journal::record("svid_issued")
+        let record = journal::record(event)
             .with("workload", id)
             .with("grounds", grounds)
             .with("not_after_ms", svid.not_after_ms);

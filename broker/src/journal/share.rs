@@ -6,7 +6,7 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 29] = [
+const WITH_RESERVE: [&str; 30] = [
     "bounds_set",
     "break_glass",
     "break_glass_asked",
@@ -23,6 +23,7 @@ const WITH_RESERVE: [&str; 29] = [
     "lease_removed",
     "lifted",
     "operator_bootstrapped",
+    "operator_svid_issued",
     "orphan_removed",
     "revocation_pending",
     "revoked",

@@ -118,7 +118,7 @@ impl RecordMetrics {
             }
             "secret_read" => issued("secret"),
             "delegated" => issued("grant"),
-            "svid_issued" => issued("x509_svid"),
+            "svid_issued" | "operator_svid_issued" => issued("x509_svid"),
             "jwt_svid_issued" => issued("jwt_svid"),
             "join_token_created" => issued("join_token"),
             "task_ended" => {

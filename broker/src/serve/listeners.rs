@@ -126,7 +126,7 @@ impl Listeners {
         hosts: AllowedHosts,
         health: CurrentHealth,
     ) -> Result<SocketAddr, StartError> {
-        let (listener, address) = bind(address).await?;
+        let (listener, address) = bind("listen.operations", address).await?;
         let served = operations::serve(listener, hosts, health, self.stopping().asked());
         self.spawn_listener("operations", served);
         Ok(address)
@@ -143,7 +143,7 @@ impl Listeners {
     ) -> Result<Addresses, StartError> {
         let (incoming, workloads) = self
             .accept(
-                config.listen.workloads,
+                ("listen.workloads", config.listen.workloads),
                 Clients::WithSvid,
                 config,
                 (ground, gate),
@@ -167,7 +167,12 @@ impl Listeners {
         let mut enrollment = None;
         if let Some(address) = config.listen.enrollment {
             let (incoming, address) = self
-                .accept(address, Clients::Anonymous, config, (ground, gate))
+                .accept(
+                    ("listen.enrollment", address),
+                    Clients::Anonymous,
+                    config,
+                    (ground, gate),
+                )
                 .await?;
             enrollment = Some(address);
             let service = EnrollmentServiceServer::new(AnonymousEnrollment::new(broker, gate))
@@ -228,7 +233,12 @@ impl Listeners {
         }
         let callers = (&shown, Clients::Http);
         let (connections, address) = self
-            .accept_as(endpoint.listen, callers, config, (ground, gate))
+            .accept_as(
+                ("bundle_endpoint.listen", endpoint.listen),
+                callers,
+                config,
+                (ground, gate),
+            )
             .await?;
         let incoming = bundle_endpoint::Incoming {
             address,
@@ -243,24 +253,24 @@ impl Listeners {
     /// Binds a TLS listener, and accepts on it for as long as the broker runs.
     async fn accept(
         &mut self,
-        address: SocketAddr,
+        place: (&str, SocketAddr),
         clients: Clients,
         config: &Config,
         of: (&Ground, &Arc<Gate>),
     ) -> Result<Accepted, StartError> {
         let callers = (&of.0.trust, clients);
-        self.accept_as(address, callers, config, of).await
+        self.accept_as(place, callers, config, of).await
     }
 
     /// Accepts like [`accept`](Self::accept), with the certificate that `trust` holds.
     async fn accept_as(
         &mut self,
-        address: SocketAddr,
+        (name, address): (&str, SocketAddr),
         (trust, clients): (&Arc<Trust>, Clients),
         config: &Config,
         (ground, gate): (&Ground, &Arc<Gate>),
     ) -> Result<Accepted, StartError> {
-        let (listener, address) = bind(address).await?;
+        let (listener, address) = bind(name, address).await?;
         let (connections, incoming) = mpsc::channel(64);
         let observer = HandshakeRecorder {
             gate: Arc::clone(gate),
@@ -354,10 +364,11 @@ impl Listeners {
 }
 
 /// Binds a listener; answers it with its address, in which the port is never 0.
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+/// `key` is the setting that says where.
+async fn bind(key: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let listener = TcpListener::bind(address)
         .await
-        .map_err(during(&format!("cannot listen on {address}")))?;
+        .map_err(during(&format!("{key}: cannot listen on {address}")))?;
     let address = listener.local_addr().map_err(during("listener"))?;
     Ok((listener, address))
 }

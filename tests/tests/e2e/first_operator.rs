@@ -3,8 +3,11 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
+use rcgen::{KeyPair, PublicKeyData as _};
 use sundew_tests::broker::Broker;
+use sundew_tests::disk::Disk;
 use sundew_tests::document::Document;
+use sundew_tests::pki::{pem, write_private};
 use sundew_tests::world::World;
 
 /// A user of the machine who is not the one that runs the brokers.
@@ -123,4 +126,121 @@ async fn i10_a_second_first_operator_is_refused_everywhere_and_after_a_restart()
     }
     refused(&one);
     refused(&two);
+}
+
+/// A broker with its journal on this disk, and the names of the keys of two persons.
+pub(crate) fn broker_with_persons_on(world: &World, disk: &Disk) -> (Broker, [&'static str; 2]) {
+    let mut broker = broker_with_persons(world);
+    broker.journal_on(disk, "128KiB");
+    (broker, ["ann", "bob"])
+}
+
+/// Goes through an emergency, with the keys of these persons.
+pub(crate) fn emergency(world: &World, broker: &Broker, persons: &[&str]) {
+    let config = broker.config_file().display().to_string();
+    let run = |arguments: &[&str]| {
+        let output = break_glass(world, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    };
+    let place = ["--config", &config, "--out", "out"];
+    run(&[&["ask", "--reason", "r"], &place[..]].concat());
+    for key in persons {
+        run(&["sign", "--key", key]);
+    }
+    run(&[&["redeem"], &place[..]].concat());
+}
+
+/// A broker of which two persons may give an SVID in an emergency, whose keys are in the folder.
+fn broker_with_persons(world: &World) -> Broker {
+    let broker = broker(world);
+    let mut text = std::fs::read_to_string(broker.config_file()).expect("config");
+    text.push_str("[break_glass]\nspiffe_id = \"spiffe://own.example/boss\"\npersons = [\n");
+    for name in ["ann", "bob"] {
+        let key = KeyPair::generate().expect("key");
+        write_private(&world.folder().join(name), &key.serialize_pem());
+        let public = pem("PUBLIC KEY", &key.subject_public_key_info());
+        text.push_str(&format!(
+            "{{ name = \"{name}\", key = \"\"\"{public}\"\"\" }},\n"
+        ));
+    }
+    std::fs::write(broker.config_file(), text + "]\n").expect("config");
+    broker
+}
+
+/// Runs a command of an emergency in the folder of the world.
+fn break_glass(world: &World, arguments: &[&str]) -> Output {
+    let mut command = Command::new(sundew_tests::sundew());
+    command
+        .args(["operator", "break-glass"])
+        .args(arguments)
+        .current_dir(world.folder());
+    command.output().expect("sundew")
+}
+
+/// I10: what is refused leaves no key behind; one person counts once; and a statement is not spent on
+/// a key that is not here.
+#[tokio::test]
+async fn i10_a_statement_is_spent_for_the_key_that_asked_and_a_person_counts_once() {
+    let world = World::embedded();
+    let mut broker = broker_with_persons(&world);
+    broker.up();
+    broker.ready().await;
+    let config = broker.config_file().display().to_string();
+    let at = |out: &'static str| ["--config", config.as_str(), "--out", out];
+    let run = |first: &[&str], more: &[&str]| break_glass(&world, &[first, more].concat());
+    let refused = run(&["ask", "--reason", ""], &at("none"));
+    assert!(!refused.status.success());
+    assert!(!world.folder().join("none/key.waiting.pem").exists());
+
+    let asked = run(&["ask", "--reason", "r"], &at("out"));
+    assert!(asked.status.success(), "{}", said(&asked));
+    for (key, keys) in [("ann", "1 key"), ("ann", "1 key"), ("bob", "2 keys")] {
+        let signed = break_glass(&world, &["sign", "--key", key]);
+        assert!(signed.status.success(), "{}", said(&signed));
+        let told = String::from_utf8_lossy(&signed.stdout);
+        assert!(told.contains(&format!("with {keys} in all")), "{told}");
+    }
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(world.folder().join("bob"), open).expect("mode");
+    let of_everybody = break_glass(&world, &["sign", "--key", "bob"]);
+    assert!(
+        said(&of_everybody).contains("others may read it"),
+        "{}",
+        said(&of_everybody)
+    );
+
+    // Another key waits elsewhere.
+    let second = run(&["ask", "--reason", "r", "other.json"], &at("other"));
+    assert!(second.status.success(), "{}", said(&second));
+    let elsewhere = run(&["redeem", "break-glass.json"], &at("other"));
+    assert!(
+        said(&elsewhere).contains("is for another key"),
+        "{}",
+        said(&elsewhere)
+    );
+    for key in ["ann", "bob"] {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(world.folder().join(key), private).expect("mode");
+        let signed = break_glass(&world, &["sign", "--key", key, "other.json"]);
+        assert!(signed.status.success(), "{}", said(&signed));
+    }
+    let wrong = run(&["redeem", "other.json"], &at("out"));
+    assert!(
+        said(&wrong).contains("is for another key"),
+        "{}",
+        said(&wrong)
+    );
+    let given = run(&["redeem", "other.json"], &at("other"));
+    assert!(given.status.success(), "{}", said(&given));
+
+    // Without a broker there is one line, and no key.
+    drop(broker);
+    let nobody = run(&["ask", "--reason", "r"], &at("nobody"));
+    let text = said(&nobody);
+    assert!(text.contains("no broker answers here"), "{text}");
+    assert!(
+        text.lines().count() == 1 && !text.contains("os error"),
+        "{text}"
+    );
+    assert!(!world.folder().join("nobody").exists());
 }

@@ -286,3 +286,32 @@ async fn t77_what_clients_saw_is_on_the_record_whenever_the_broker_is_killed() {
         }
     }
 }
+
+/// P12, I10: the journal's disk is full, nobody gets in, and the emergency's SVID is given on the
+/// reserve, for it is what room is made with.
+#[tokio::test]
+async fn p12_i10_a_full_disk_keeps_no_emergency_out() {
+    let world = World::embedded();
+    let disk = Disk::mount("1m");
+    let (broker, persons) = crate::first_operator::broker_with_persons_on(&world, &disk);
+    let mut broker = broker;
+    broker.up();
+    broker.ready().await;
+    let filler = disk.fill();
+    let agent = world.caller(&broker, "/agent");
+    // What only tells is not written any more, once the page of the journal is full.
+    for _ in 0..200 {
+        drop(agent.nonce().await);
+    }
+    crate::first_operator::emergency(&world, &broker, &persons);
+    std::fs::remove_file(&filler).expect("room");
+    let events: Vec<_> = broker
+        .journal()
+        .into_iter()
+        .map(|record| record.event)
+        .collect();
+    assert!(
+        events.contains(&"operator_svid_issued".to_owned()),
+        "{events:?}"
+    );
+}

@@ -266,6 +266,9 @@ pub(crate) enum Command {
         /// The broker's operations listener, to ask about its health too.
         #[arg(long, env = "SUNDEW_OPERATIONS", value_name = "HOST:PORT")]
         operations: Option<String>,
+        /// The manifest that the agent shows, as for `sundew run`.
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
     },
     /// Ask a broker's operations listener whether the broker is ready: exits with 0 if it is, and
     /// with 1 and the reasons if not, or without an answer.

@@ -12,10 +12,9 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use sundew_proto::v1::ExplainEvidenceRequest;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
-use sundew_sdk::IdentitySource;
 
 use crate::args::{AttestCommand, CollectEvidence, Connect};
-use crate::client::{each_broker, settings, status_error};
+use crate::client::{each_broker, open_identity, settings, status_error};
 use crate::input::parse_hex_32;
 use crate::output::{Output, View};
 use render::{AskedBroker, AttemptView, AttemptsView};
@@ -85,7 +84,7 @@ async fn collect(connect: &Connect, output: &Output, command: CollectEvidence) -
     let settings = settings(connect);
     // Only some kinds are signed by the caller's key: a host without an SVID collects the others.
     let identity = if settings.svid_dir.is_some() || settings.endpoint_socket.is_some() {
-        Some(IdentitySource::open(&settings).await?.current())
+        Some(open_identity(&settings).await?)
     } else {
         None
     };

@@ -114,7 +114,8 @@ impl View for AttemptsView {
             .collect();
         if self.items.is_empty() {
             lines.push(
-                "no attempt is remembered: each broker remembers the last 256 since it started"
+                "no attempt is remembered: each broker remembers the last 256 since it started; an \
+                 agent that cannot collect its evidence shows none, and says so itself (`sundew doctor`)"
                     .to_owned(),
             );
         }

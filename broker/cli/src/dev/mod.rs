@@ -7,16 +7,16 @@ mod first_workload;
 mod reset;
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Dev;
 use crate::local::{Local, Places};
-use crate::output::Output;
+use crate::output::{Output, View};
 
 /// The trust domain of the broker.
 const DOMAIN: &str = "dev.local";
@@ -40,18 +40,16 @@ pub(crate) async fn dev(output: &Output, dev: Dev) -> Result<ExitCode> {
         _ = tokio::signal::ctrl_c() => return stop(local).await,
         _ = terminate.recv() => return stop(local).await,
     };
-    let environment = write_environment(&local)?;
-    let commands = first_workload::commands(&local);
-    let value = json!({
-        "broker": local.broker(),
-        "operations": local.server.operations().to_string(),
-        "endpoint_socket": local.socket(),
-        "operator_svid_dir": local.operator_dir(),
-        "environment": environment,
-        "workload": workload,
-        "commands": commands,
-    });
-    output.result(&value, || lines(&local, &workload, &environment, &commands));
+    output.show(&DevView {
+        broker: local.broker(),
+        operations: local.server.operations().to_string(),
+        endpoint_socket: local.socket(),
+        operator_svid_dir: local.operator_dir(),
+        state: local.state_dir().to_owned(),
+        environment: write_environment(&local)?,
+        commands: first_workload::commands(&local),
+        workload,
+    })?;
     loop {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => break,
@@ -95,28 +93,62 @@ fn write_environment(local: &Local) -> Result<std::path::PathBuf> {
     Ok(path)
 }
 
-/// Returns what people read, with lines to paste into a shell.
-fn lines(local: &Local, workload: &str, environment: &Path, commands: &[String]) -> Vec<String> {
-    let mut lines = vec![
-        format!(
-            "Sundew for development, on {}; nothing here is for production.",
-            local.broker()
-        ),
-        format!(
-            "State is kept in {}; `sundew dev --reset` forgets it.",
-            local.state_dir().display()
-        ),
-        format!("You, as a user of this machine, are registered as {workload}."),
-        String::new(),
-        "In another shell, paste: put a secret, run an agent with it, see that nothing is left."
-            .to_owned(),
-        String::new(),
-        format!("  . {}", shell_word(environment)),
-    ];
-    lines.extend(commands.iter().map(|command| format!("  {command}")));
-    lines.push(String::new());
-    lines.push("Ctrl-C ends it.".to_owned());
-    lines
+/// A broker for development that runs, and how to use it.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct DevView {
+    /// Where it listens for agents and operators.
+    broker: String,
+    /// Where it serves health and metrics.
+    operations: String,
+    /// Its SPIFFE Workload API.
+    endpoint_socket: String,
+    /// The folder with the SVID of its operator.
+    operator_svid_dir: PathBuf,
+    /// Where its state is.
+    state: PathBuf,
+    /// A file for a shell to read, with the environment of an agent.
+    environment: PathBuf,
+    /// The SPIFFE ID of whoever started it.
+    workload: String,
+    /// Lines to paste into a shell that has read the file.
+    commands: Vec<String>,
+}
+
+impl View for DevView {
+    const KIND: &'static str = "dev";
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![
+            format!(
+                "Sundew for development, on {}; nothing here is for production.",
+                self.broker
+            ),
+            format!(
+                "State is kept in {}; `sundew dev --reset` forgets it.",
+                self.state.display()
+            ),
+            format!(
+                "You, as a user of this machine, are registered as {}.",
+                self.workload
+            ),
+            String::new(),
+            "In another shell, paste: put a secret, run an agent with it, see that nothing is left."
+                .to_owned(),
+            String::new(),
+            format!("  . {}", shell_word(&self.environment)),
+        ];
+        lines.extend(self.commands.iter().map(|command| format!("  {command}")));
+        lines.push(String::new());
+        lines.push("Ctrl-C ends it.".to_owned());
+        lines
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![crate::shapes::of::<DevView>()]
 }
 
 /// Returns a path as one word of a POSIX shell.

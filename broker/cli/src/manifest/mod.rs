@@ -41,7 +41,11 @@ pub(crate) fn manifest(output: &Output, command: ManifestCommand) -> Result<Exit
 fn describe(output: &Output, init: &InitManifest) -> Result<ExitCode> {
     let name = || init.file.display().to_string();
     if init.file.exists() {
-        bail!("{}: is there already; edit it, or remove it first", name());
+        bail!(
+            "{0}: is there already: `sundew manifest sign {0}` measures its parts anew and signs; \
+             edit it for other parts, or remove it first",
+            name()
+        );
     }
     let folder = folder_of(&init.file);
     let beside = || init.file.with_file_name("signer.pem");
@@ -116,9 +120,12 @@ fn sign_file(output: &Output, sign: &SignManifest) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Signs what an envelope has.
+/// Signs what an envelope has. A key that signs once more is still one: its new signature takes the
+/// place of the one before.
 pub(crate) fn add_signature(envelope: &mut Envelope, signer: &Signer) -> Result<()> {
     let payload = envelope.unverified_payload()?;
+    let own = Some(signer.public().id());
+    envelope.signatures.retain(|one| one.keyid != own);
     let message = pre_authentication_encoding(&envelope.payload_type, &payload);
     envelope.add(&signer.public().id(), &signer.sign(&message)?);
     Ok(())

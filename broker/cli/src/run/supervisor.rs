@@ -19,7 +19,7 @@ use super::socket::{Members, TaskSocket};
 use super::user::User;
 use super::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE, SIGNALED, TIMED_OUT, adopted, say, stopping};
 use crate::args::{Connect, Run};
-use crate::client::settings;
+use crate::client::{note_missing_identity, settings};
 use crate::manifest::with_manifest;
 
 /// How often it is looked whether the task is suspended.
@@ -66,6 +66,7 @@ struct Begun {
 /// Begins the task.
 async fn begin(connect: &Connect, run: &Run) -> Result<Begun> {
     let settings = with_manifest(settings(connect), run.manifest.as_deref(), &run.command)?;
+    note_missing_identity(&settings).await;
     let mut builder = Agent::builder(settings)
         .build()
         .await?
@@ -147,6 +148,8 @@ async fn supervise(begun: Begun, run: &Run, user: &mut User) -> u8 {
         Reason::Task(ended) => Some(ended),
         Reason::Command | Reason::Front => None,
     });
+    // P9: what is left of the command has no secrets while it is given time to end.
+    drop(given);
     // What has ended waits to be reaped by one only.
     reaping.abort();
     let grace = match reason {
@@ -186,7 +189,7 @@ async fn supervise(begun: Begun, run: &Run, user: &mut User) -> u8 {
             }
         }
     }
-    drop((given, socket));
+    drop(socket);
     exit_code(reason, command.exit_code())
 }
 

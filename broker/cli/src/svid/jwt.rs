@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde::Serialize;
 use sundew_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use sundew_proto::spiffe::{JwtsvidRequest, ValidateJwtsvidRequest};
 use tonic::Request;
@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::args::Connect;
 use crate::client::status_error;
 use crate::input::read_credential;
-use crate::output::Output;
+use crate::output::{Output, View, escape};
 
 /// Prints a JWT-SVID. Fails for a process with several identities if none of them is chosen.
 pub(super) async fn fetch(
@@ -39,8 +39,10 @@ pub(super) async fn fetch(
             ids.join(" ")
         );
     };
-    let value = json!({ "spiffe_id": svid.spiffe_id, "svid": svid.svid });
-    output.result(&value, || vec![svid.svid.clone()]);
+    output.show(&JwtSvidView {
+        spiffe_id: svid.spiffe_id.clone(),
+        svid: svid.svid.clone(),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -61,10 +63,39 @@ pub(super) async fn verify(
         .map_err(status_error)?
         .into_inner()
         .spiffe_id;
-    output.result(&json!({ "spiffe_id": spiffe_id }), || {
-        vec![spiffe_id.clone()]
-    });
+    output.show(&VerifiedJwtSvidView { spiffe_id })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A JWT-SVID of this process.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct JwtSvidView {
+    spiffe_id: String,
+    svid: String,
+}
+
+impl View for JwtSvidView {
+    const KIND: &'static str = "jwt_svid";
+
+    fn lines(&self) -> Vec<String> {
+        vec![self.svid.clone()]
+    }
+}
+
+/// Whose a JWT-SVID is that was verified.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct VerifiedJwtSvidView {
+    spiffe_id: String,
+}
+
+impl View for VerifiedJwtSvidView {
+    const KIND: &'static str = "jwt_svid_verified";
+
+    fn lines(&self) -> Vec<String> {
+        vec![escape(&self.spiffe_id, 2048)]
+    }
 }
 
 async fn workload_api(connect: &Connect) -> Result<SpiffeWorkloadApiClient<Channel>> {

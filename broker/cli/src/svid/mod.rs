@@ -2,26 +2,27 @@
 
 mod jwt;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls::pki_types::CertificateDer;
-use serde_json::json;
+use serde::Serialize;
 use sundew_core::client::{Binding, BindingPurpose};
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::{
     CreateJoinTokenRequest, EnrollChallengeRequest, EnrollRequest, Evidence, RenewRequest, Svid,
 };
 use sundew_sdk::{AnonymousConnection, Ttl};
+use tonic::{Code, Status};
 
 use crate::args::{Connect, EnrollSvid, SvidCommand};
 use crate::client::{connection, enrollment_connection, registry, settings, status_error};
 use crate::csr::generate_key_and_csr;
 use crate::input::read_credential;
-use crate::output::Output;
+use crate::output::{Output, View, escape};
 use crate::svid_files::write_svid;
 use crate::timestamp::{format_timestamp, now_ms};
 
@@ -60,10 +61,10 @@ async fn create_join_token(
         .await
         .map_err(status_error)?
         .into_inner();
-    let value = json!({
-        "join_token": answer.join_token, "expires_at_ms": answer.expires_at_ms,
-    });
-    output.result(&value, || vec![answer.join_token.clone()]);
+    output.show(&JoinTokenView {
+        join_token: answer.join_token,
+        expires_at_ms: answer.expires_at_ms,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -144,7 +145,7 @@ async fn renew(connect: &Connect, output: &Output, keep: bool) -> Result<ExitCod
         let svid = EnrollmentServiceClient::new(channel)
             .renew(RenewRequest { csr })
             .await
-            .map_err(status_error)?
+            .map_err(not_renewed)?
             .into_inner()
             .svid;
         let not_after_ms = svid.as_ref().map_or(0, |svid| svid.not_after_ms);
@@ -155,6 +156,20 @@ async fn renew(connect: &Connect, output: &Output, keep: bool) -> Result<ExitCod
         }
         let half_life = Duration::from_millis(u64::try_from(left_ms / 2).unwrap_or(0));
         tokio::time::sleep(half_life.max(Duration::from_secs(1))).await;
+    }
+}
+
+/// Says what is wanted of whoever renews, where that may be the reason.
+fn not_renewed(status: Status) -> anyhow::Error {
+    let is_refused = status.code() == Code::PermissionDenied;
+    let error = status_error(status);
+    match is_refused {
+        true => error.context(
+            "only an SVID of a registered workload is renewed: register it first (`sundew workload \
+             apply`), also for an operator, then get one for it (`sundew svid join-token`, `sundew \
+             svid enroll`)",
+        ),
+        false => error,
     }
 }
 
@@ -172,16 +187,58 @@ fn store_svid(output: &Output, folder: &Path, svid: Option<Svid>, key: &KeyPair)
         key.serialized_der(),
         &certificates(&svid.bundle),
     )?;
-    let value = json!({
-        "spiffe_id": svid.spiffe_id, "folder": folder, "not_after_ms": svid.not_after_ms,
-    });
-    output.result(&value, || {
+    output.show(&SvidView {
+        spiffe_id: svid.spiffe_id,
+        folder: folder.to_owned(),
+        not_after_ms: svid.not_after_ms,
+    })
+}
+
+/// A credential for a first SVID.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JoinTokenView {
+    join_token: String,
+    expires_at_ms: i64,
+}
+
+impl View for JoinTokenView {
+    const KIND: &'static str = "join_token";
+
+    fn lines(&self) -> Vec<String> {
+        vec![self.join_token.clone()]
+    }
+}
+
+/// An SVID that is in a folder now.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct SvidView {
+    spiffe_id: String,
+    folder: PathBuf,
+    not_after_ms: i64,
+}
+
+impl View for SvidView {
+    const KIND: &'static str = "svid";
+
+    fn lines(&self) -> Vec<String> {
         vec![format!(
             "{} until {} in {}",
-            svid.spiffe_id,
-            format_timestamp(svid.not_after_ms),
-            folder.display()
+            escape(&self.spiffe_id, 2048),
+            format_timestamp(self.not_after_ms),
+            self.folder.display()
         )]
-    });
-    Ok(())
+    }
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![
+        crate::shapes::of::<JoinTokenView>(),
+        crate::shapes::of::<SvidView>(),
+        crate::shapes::of::<jwt::JwtSvidView>(),
+        crate::shapes::of::<jwt::VerifiedJwtSvidView>(),
+    ]
 }

@@ -137,7 +137,9 @@ impl Owner {
             .map_err(crate::refusal::Refusal::from)?;
         let svid = ca.issue_operator(id, &asked.csr, ends_ms)?;
         let grounds = format!("break glass: {persons}");
-        self.enrollment.record_svid(id, &svid, &grounds).await?;
+        self.enrollment
+            .record_operator_svid(id, &svid, &grounds)
+            .await?;
         self.given.break_glass.inc();
         tracing::error!(operator = %id, persons, reason = asked.reason, "ALARM: an emergency's SVID was given");
         Ok(message(id, &svid))

@@ -43,7 +43,9 @@ impl Owner {
         let key = sundew_attestation::hex(key.as_ref());
         let first = self.claim(&id, key, ca.ttl().as_ms()).await?;
         let svid = ca.issue_operator(&id, &request.csr, first.ends_ms)?;
-        self.enrollment.record_svid(&id, &svid, "bootstrap").await?;
+        self.enrollment
+            .record_operator_svid(&id, &svid, "bootstrap")
+            .await?;
         self.given.bootstrap.inc();
         tracing::error!(operator = %id, uid, "ALARM: the first operator of this store was given");
         Ok(message(&id, &svid))

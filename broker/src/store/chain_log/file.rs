@@ -340,6 +340,8 @@ fn unpublished(path: &Path) -> PathBuf {
 /// Makes the names in the folder of a file durable.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
+        // A name alone is in the folder of this process.
+        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }

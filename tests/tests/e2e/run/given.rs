@@ -93,6 +93,17 @@ async fn c5_a_file_with_a_secret_goes_with_its_supervisor() {
     );
 }
 
+/// P9: what is left of the command is given time to end, and no secret with it.
+#[tokio::test]
+async fn c5_a_file_with_a_secret_goes_when_the_command_ends_and_not_with_what_it_left_behind() {
+    let place = Place::new().await;
+    place.put("app/key", b"s3cr3t");
+    let left = "trap '' TERM; while test -e \"$KEY\"; do sleep 0.05; done; echo gone";
+    let words = format!("({left}; sleep 600) & cat \"$KEY\"");
+    let options = ["--secret-file", "KEY=app/key", "--kill-after", "5s"];
+    assert_eq!(script(&place, &options, &words), "s3cr3tgone\n");
+}
+
 #[tokio::test]
 async fn c5_the_token_has_a_descriptor_that_every_shell_can_name() {
     let place = Place::new().await;
