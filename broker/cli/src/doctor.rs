@@ -207,8 +207,9 @@ async fn roles(channel: Channel) -> Result<Vec<String>> {
 
 /// Returns a role in words, with what it is bounded to.
 fn role(role: &OperatorRole) -> String {
+    let article = if role.role.starts_with(['a', 'i']) { "an" } else { "a" };
     let Some(bounds) = &role.bounds else {
-        return role.role.clone();
+        return format!("{article} {}", role.role);
     };
     let lists = [
         ("SPIFFE prefixes", &bounds.path_prefixes),
@@ -220,7 +221,7 @@ fn role(role: &OperatorRole) -> String {
     let told: Vec<_> = lists
         .map(|(what, list)| format!("{what} {}", list.join(", ")))
         .collect();
-    format!("{} within {}", role.role, told.join("; "))
+    format!("{article} {} within {}", role.role, told.join("; "))
 }
 
 /// Returns the sets of kinds of evidence of which the broker wants one.

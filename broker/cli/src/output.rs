@@ -61,6 +61,28 @@ impl<R> List<R> {
         }
     }
 
+    /// The entries after a name, `limit` of them at most, of all entries; by name.
+    pub(crate) fn after(
+        all: Vec<R>,
+        name: impl Fn(&R) -> String,
+        (after, limit): (Option<&str>, u32),
+    ) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut items = all;
+        items.sort_by_key(&name);
+        items.retain(|item| after.is_none_or(|after| *name(item) > *after));
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().map(name).unwrap_or_default();
+        let cut = format!("there are more: --after '{last}' shows what comes next");
+        Self {
+            items,
+            more,
+            totals: BTreeMap::new(),
+            notes: more.then_some(cut).into_iter().collect(),
+        }
+    }
+
     /// A list that ends after `limit` entries.
     pub(crate) fn page(items: Vec<R>, more: bool) -> Self {
         let shown = items.len();

@@ -60,6 +60,32 @@ fn c6_what_nobody_sees_is_escaped_in_json_and_in_text_whoever_wrote_the_view() {
     assert_eq!(read["items"][0]["name"], name.as_str());
 }
 
+#[test]
+fn c6_a_list_by_name_goes_on_after_the_name_with_which_it_ended() {
+    let all = || {
+        ["c", "a", "d", "b"].map(|name| Named {
+            name: name.to_owned(),
+        })
+    };
+    let name = |one: &Named| one.name.clone();
+    let mut shown = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let list = List::after(all().into(), name, (after.as_deref(), 3));
+        shown.extend(list.items.iter().map(name));
+        after = list.items.last().map(name);
+        if !list.more {
+            assert!(list.notes.is_empty());
+            break;
+        }
+        assert_eq!(
+            list.notes,
+            ["there are more: --after 'c' shows what comes next"]
+        );
+    }
+    assert_eq!(shown, ["a", "b", "c", "d"]);
+}
+
 /// A writer that takes nothing.
 struct Refusing(io::ErrorKind);
 

@@ -9,7 +9,7 @@ use sundew_proto::v1::{
     DeleteSecretRequest, ListSecretsRequest, PutSecretRequest, RotateKeyringRequest, SecretInfo,
 };
 
-use crate::args::{Connect, KeyringCommand, SecretCommand};
+use crate::args::{Connect, KeyringCommand, Page, SecretCommand};
 use crate::client::{registry, status_error};
 use crate::enclosing;
 use crate::engine::engine;
@@ -25,7 +25,7 @@ pub(crate) async fn secret(
     match command {
         SecretCommand::Put { name, file } => put(connect, output, name, file).await,
         SecretCommand::Get { name } => enclosing::secret(output, name).await,
-        SecretCommand::List => list(connect, output).await,
+        SecretCommand::List { page } => list(connect, output, page).await,
         SecretCommand::Engine(command) => engine(connect, output, command).await,
         SecretCommand::Delete { name } => delete(connect, output, name).await,
     }
@@ -68,7 +68,7 @@ async fn put(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
+async fn list(connect: &Connect, output: &Output, page: Page) -> Result<ExitCode> {
     let secrets = registry(connect)
         .await?
         .list_secrets(ListSecretsRequest {})
@@ -77,7 +77,12 @@ async fn list(connect: &Connect, output: &Output) -> Result<ExitCode> {
         .into_inner()
         .secrets;
     let secrets = secrets.into_iter().map(SecretRow::from).collect();
-    output.show(&List::whole(secrets))?;
+    let name = |row: &SecretRow| row.name.clone();
+    output.show(&List::after(
+        secrets,
+        name,
+        (page.after.as_deref(), page.limit),
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

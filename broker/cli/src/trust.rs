@@ -31,9 +31,14 @@ pub(crate) async fn trust(
             let content = content(file, remark)?;
             add(connect, output, kind, name, content).await
         }
-        TrustCommand::List => {
+        TrustCommand::List { page } => {
             let items = list_items(connect).await?;
-            output.show(&List::whole(items))?;
+            let name = |row: &ItemRow| format!("{} {}", row.kind, row.name);
+            output.show(&List::after(
+                items,
+                name,
+                (page.after.as_deref(), page.limit),
+            ))?;
             Ok(ExitCode::SUCCESS)
         }
         TrustCommand::Remove { kind, name, reason } => {

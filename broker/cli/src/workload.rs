@@ -49,10 +49,15 @@ pub(crate) async fn workload(
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        WorkloadCommand::List { choice } => {
+        WorkloadCommand::List { choice, page } => {
             let workloads = registrations(&mut registry(connect).await?, &choice).await?;
             let rows = workloads.into_iter().map(WorkloadRow::from).collect();
-            output.show(&List::whole(rows))?;
+            let name = |row: &WorkloadRow| row.name().to_owned();
+            output.show(&List::after(
+                rows,
+                name,
+                (page.after.as_deref(), page.limit),
+            ))?;
             Ok(ExitCode::SUCCESS)
         }
         WorkloadCommand::Show { spiffe_id } => show(connect, output, spiffe_id).await,

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sundew_broker::store::redis::{RedisSettings, RedisStore};
 use sundew_core::store::{
@@ -330,4 +331,21 @@ fn d1_the_shipped_acl_allows_each_command_that_the_sources_name() {
             .any(|rule| rule == format!("+{command}") || rule.starts_with(&format!("+{command}|")));
         assert!(allowed, "{command} is not in deploy/redis.acl");
     }
+}
+
+/// Whatever tests say of Redis they say of the version that is run here.
+#[test]
+fn d2_the_chart_names_the_version_of_redis_that_tests_run() {
+    let output = Command::new("redis-server").arg("--version").output();
+    let said = String::from_utf8(output.expect("redis-server").stdout).expect("text");
+    let version = said
+        .split("v=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let version = version.expect("a version");
+    assert!(
+        text("helm/sundew/values.yaml").contains(&format!("tag: \"{version}\"")),
+        "{version}"
+    );
+    assert!(text("kubernetes/redis.yaml").contains(&format!("image: redis:{version}\n")));
 }

@@ -72,6 +72,9 @@ fn every_setting_is_in_the_example() {
         "max_clock_skew",
         "calls_per_second",
         "bundle_age",
+        "endpoint",
+        "headers_file",
+        "sample",
     ] {
         assert!(
             example.contains(&format!("{setting} = ")),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::ArgumentError;
+use super::{ArgumentError, Page};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrustCommand {
@@ -30,7 +30,10 @@ pub(crate) enum TrustCommand {
         remark: Option<String>,
     },
     /// List everything that is trusted, with where it comes from and when it ends.
-    List,
+    List {
+        #[command(flatten)]
+        page: Page,
+    },
     /// Stop trusting something; tasks that rest on it die.
     Remove {
         /// What it is for, as `sundew trust list` shows it.

@@ -95,6 +95,17 @@ pub(crate) struct Connect {
     pub(crate) endpoint_socket: Option<String>,
 }
 
+/// Which part of a list that is ordered by name is shown.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Page {
+    /// Most entries that are shown.
+    #[arg(long, default_value_t = 1000, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    /// Show what comes after this name, with which the list before ended.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) after: Option<String>,
+}
+
 /// How to run a broker for development.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {

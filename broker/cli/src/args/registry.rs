@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use sundew_sdk::Ttl;
 
-use super::ArgumentError;
+use super::{ArgumentError, Page};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkloadCommand {
@@ -41,6 +41,8 @@ pub(crate) enum WorkloadCommand {
     List {
         #[command(flatten)]
         choice: WorkloadChoice,
+        #[command(flatten)]
+        page: Page,
     },
     /// Show one registration.
     Show { spiffe_id: String },
@@ -96,7 +98,10 @@ pub(crate) enum SecretCommand {
     #[command(after_help = super::TASK_EXIT_CODES)]
     Get { name: String },
     /// List names and versions, never values.
-    List,
+    List {
+        #[command(flatten)]
+        page: Page,
+    },
     /// Remove a secret.
     Delete { name: String },
     /// Work on engines, which make secrets for one task each in another system.

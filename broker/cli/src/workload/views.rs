@@ -182,6 +182,12 @@ impl From<Known> for WorkloadRow {
     }
 }
 
+impl WorkloadRow {
+    pub(super) fn name(&self) -> &str {
+        &self.spiffe_id
+    }
+}
+
 impl Row for WorkloadRow {
     const KIND: &'static str = "workloads";
     const HEADING: &'static [&'static str] = &["SPIFFE ID", "VERSION", "EVIDENCE", "OWNER"];

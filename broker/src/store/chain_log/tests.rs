@@ -128,3 +128,10 @@ async fn a1_a_record_that_may_not_use_the_reserve_is_refused_and_others_are_writ
     let blocks = std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap());
     assert!(blocks * 512 < 1 << 20);
 }
+
+/// A name alone stands for a file in the folder of this process.
+#[test]
+fn c6_the_folder_of_a_file_that_is_named_without_one_is_the_current_one() {
+    assert!(super::file::sync_folder_of(Path::new("store.log")).is_ok());
+    assert!(super::file::sync_folder_of(Path::new("/nowhere/store.log")).is_err());
+}
