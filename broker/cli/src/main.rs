@@ -95,8 +95,7 @@ fn main() -> ExitCode {
     };
     let output = Output::new(json);
     let done = runtime.block_on(dispatch(cli, &output));
-    let code = done.and_then(|code| output.finish().map(|()| code));
-    let code = code.unwrap_or_else(|error| failure::fail(&error, json));
+    let code = done.unwrap_or_else(|error| failure::fail(&error, json));
     // A blocking read of standard input must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     code

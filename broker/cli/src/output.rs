@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -12,8 +11,6 @@ use serde::Serialize;
 /// Whether results are JSON or lines of text.
 pub(crate) struct Output {
     json: bool,
-    /// Why something could not be written that has nobody to tell.
-    unwritten: OnceLock<io::Error>,
 }
 
 /// What a command tells. In JSON it is an object, whose member `kind` says which shape it has:
@@ -139,10 +136,7 @@ struct Envelope<'a, T> {
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self {
-            json,
-            unwritten: OnceLock::new(),
-        }
+        Self { json }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -167,29 +161,6 @@ impl Output {
     /// Writes bytes to standard output as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<()> {
         write_all(&mut io::stdout().lock(), bytes)
-    }
-
-    /// Prints a result without a view of its own: `value` as one line of JSON, or `lines`. What
-    /// cannot be written fails the command in the end.
-    pub(crate) fn result(&self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) {
-        let text = if self.json {
-            visible_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
-        } else {
-            lines_of(&lines())
-        };
-        let mut out = io::stdout().lock();
-        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        if let Err(error) = written {
-            self.unwritten.get_or_init(|| error);
-        }
-    }
-
-    /// Fails if something could not be written before.
-    pub(crate) fn finish(self) -> Result<()> {
-        match self.unwritten.into_inner() {
-            Some(error) => Err(error).context(UNWRITTEN),
-            None => Ok(()),
-        }
     }
 }
 

@@ -47,6 +47,7 @@ fn all() -> BTreeMap<&'static str, Value> {
         crate::health::shapes(),
         crate::journal::shapes(),
         crate::lease::shapes(),
+        crate::manifest::shapes(),
         crate::operator::shapes(),
         crate::respond::shapes(),
         crate::root_key::shapes(),

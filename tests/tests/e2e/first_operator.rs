@@ -234,7 +234,7 @@ async fn i10_a_statement_is_spent_for_the_key_that_asked_and_a_person_counts_onc
     assert!(given.status.success(), "{}", said(&given));
 
     // Without a broker there is one line, and no key.
-    drop(broker);
+    broker.kill();
     let nobody = run(&["ask", "--reason", "r"], &at("nobody"));
     let text = said(&nobody);
     assert!(text.contains("no broker answers here"), "{text}");

@@ -9,13 +9,13 @@ mod key;
 mod program;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use sundew_core::client::hex;
 use sundew_core::client::manifest::{
     PAYLOAD_TYPE, SignedManifest as Envelope, Statement, Subject, pre_authentication_encoding,
 };
@@ -28,6 +28,7 @@ use crate::timestamp::{format_timestamp, now_ms};
 use description::{Description, folder_of};
 pub(crate) use key::{PublicKey, Signer};
 pub(crate) use program::{program_of, with_manifest};
+use views::{DescribedView, ManifestView, RequirementView, SignedView, VerifiedPart, VerifiedView};
 
 pub(crate) fn manifest(output: &Output, command: ManifestCommand) -> Result<ExitCode> {
     match command {
@@ -59,21 +60,19 @@ fn describe(output: &Output, init: &InitManifest) -> Result<ExitCode> {
     } else {
         Signer::read(&key)?
     };
-    let mut lines = Vec::new();
-    if init.key.is_none() {
-        let public = key.with_extension("pub");
-        std::fs::write(&public, signer.public().pem())
-            .with_context(|| public.display().to_string())?;
-        let word = if made { "new key" } else { "key" };
-        let (key, public) = (key.display(), public.display());
-        lines.push(format!(
-            "{key}: {word}, to be kept from agents; its public half is {public}"
-        ));
+    let public = init.key.is_none().then(|| key.with_extension("pub"));
+    if let Some(public) = &public {
+        let written = std::fs::write(public, signer.public().pem());
+        written.with_context(|| public.display().to_string())?;
     }
     std::fs::write(&init.file, description(&key)?.text()).with_context(name)?;
-    lines.push(format!("{}: next, `sundew manifest sign {0}`", name()));
-    let value = json!({ "description": init.file, "key": key, "key_id": signer.public().id() });
-    output.result(&value, || lines);
+    output.show(&DescribedView {
+        description: init.file.clone(),
+        key,
+        key_id: signer.public().id(),
+        public,
+        made,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,17 +105,11 @@ fn sign_file(output: &Output, sign: &SignManifest) -> Result<ExitCode> {
     let target = sign.output.clone().unwrap_or(target);
     write_envelope(&target, &envelope)?;
     let statement = Statement::read(&envelope.unverified_payload()?)?;
-    let value = statement_json(&statement, &envelope)?;
-    output.result(&value, || {
-        let mut lines = vec![format!(
-            "{}: signed with {}; {}",
-            target.display(),
-            names(&keys),
-            expiry(&statement)
-        )];
-        lines.extend(subject_lines(&statement));
-        lines
-    });
+    output.show(&SignedView {
+        manifest: ManifestView::new(statement, &envelope)?,
+        file: target,
+        keys,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -173,25 +166,20 @@ fn verify_file(output: &Output, verify: &VerifyManifest) -> Result<ExitCode> {
         }
     }
     let parts = statement.subject.iter().zip(&states);
-    let parts = parts.map(|(part, state)| json!({ "subject": part.name, "state": state }));
-    let value = json!({
-        "file": verify.file, "valid": problems.is_empty(), "problems": problems,
-        "parts": parts.collect::<Vec<_>>(),
-    });
-    output.result(&value, || {
-        let rows = statement.subject.iter().zip(&states);
-        let rows: Vec<_> = rows
-            .map(|(part, state)| vec![escape(&part.name, 64), (*state).to_owned(), place(part)])
-            .collect();
-        let mut lines = table(&["PART", "STATE", "PATH"], &rows);
-        let name = verify.file.display();
-        match problems.is_empty() {
-            true => lines.push(format!("{name}: valid; {}", expiry(&statement))),
-            false => lines.extend(problems.iter().map(|problem| format!("{name}: {problem}"))),
-        }
-        lines
-    });
-    Ok(success_if(problems.is_empty()))
+    let part = |(part, state): (&Subject, &&'static str)| VerifiedPart {
+        subject: part.name.clone(),
+        state,
+        place: place(part),
+    };
+    let view = VerifiedView {
+        parts: parts.map(part).collect(),
+        file: verify.file.clone(),
+        valid: problems.is_empty(),
+        problems,
+        validity: expiry(&statement),
+    };
+    output.show(&view)?;
+    Ok(success_if(view.valid))
 }
 
 /// Whether a part is what was signed.
@@ -211,30 +199,13 @@ fn say(output: &Output, show: &ShowManifest) -> Result<ExitCode> {
     if show.requirement {
         let keys = show.keys.iter().map(|key| Ok(PublicKey::read(key)?.pem()));
         let keys = keys.collect::<Result<Vec<_>>>()?;
-        output.result(&requirement_json(&statement, &keys), || {
-            requirement_lines(&statement, &keys)
-        });
+        output.show(&RequirementView {
+            requirement: requirement_json(&statement, &keys),
+            lines: requirement_lines(&statement, &keys),
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let value = statement_json(&statement, &envelope)?;
-    output.result(&value, || {
-        let signers = envelope.signatures.iter();
-        let signers = signers.map(|one| one.keyid.as_deref().unwrap_or("a key without a name"));
-        let signers: Vec<_> = signers.map(|id| escape(id, 128)).collect();
-        let model = match statement.predicate.model.as_str() {
-            "" => "none is named".to_owned(),
-            model => escape(model, 128),
-        };
-        let mut lines = vec![
-            format!("name      {}", escape(&statement.predicate.name, 128)),
-            format!("model     {model}"),
-            format!("validity  {}", expiry(&statement)),
-            format!("digest    {}", text(&value, "digest")),
-            format!("signed    {} (not verified)", signers.join(", ")),
-        ];
-        lines.extend(subject_lines(&statement));
-        lines
-    });
+    output.show(&ManifestView::new(statement, &envelope)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -262,16 +233,6 @@ fn requirement_lines(statement: &Statement, keys: &[String]) -> Vec<String> {
         lines.push(format!("claims = {{ model = [{model}] }}"));
     }
     lines
-}
-
-fn statement_json(statement: &Statement, envelope: &Envelope) -> Result<Value> {
-    let digest = ring::digest::digest(&ring::digest::SHA256, &envelope.unverified_payload()?);
-    let signatures = envelope.signatures.iter();
-    Ok(json!({
-        "digest": hex(digest.as_ref()),
-        "statement": statement,
-        "key_ids": signatures.map(|one| one.keyid.clone()).collect::<Vec<_>>(),
-    }))
 }
 
 fn subject_lines(statement: &Statement) -> Vec<String> {
@@ -303,11 +264,6 @@ fn names(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-fn text(value: &Value, name: &str) -> String {
-    let text = value.get(name).and_then(Value::as_str);
-    text.unwrap_or_default().to_owned()
-}
-
 /// Reads a manifest, and what it says; nothing is verified.
 fn envelope_of(path: &Path) -> Result<(Envelope, Statement)> {
     let read = || -> Result<_> {
@@ -332,4 +288,16 @@ pub(crate) fn sign_program(file: &Path, name: &str, model: &str, program: &Path)
     add_signature(&mut envelope, &signer)?;
     write_envelope(file, &envelope)?;
     Ok(signer.public().pem())
+}
+
+/// The shapes of what is printed here.
+#[cfg(test)]
+pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {
+    vec![
+        crate::shapes::of::<DescribedView>(),
+        crate::shapes::of::<ManifestView>(),
+        crate::shapes::of::<RequirementView>(),
+        crate::shapes::of::<SignedView>(),
+        crate::shapes::of::<VerifiedView>(),
+    ]
 }

@@ -253,7 +253,12 @@ fn d6_a_key_that_cannot_sign_says_what_to_do() {
             "openssl pkey -in KEY",
         ),
         ("ssh-keygen -q -t rsa -b 2048 -N '' -f key", "take Ed25519"),
-        ("echo no key > key", "PEM"),
+        ("umask 077; echo no key > key", "PEM"),
+        (
+            "openssl genpkey -algorithm ed25519 -out key; chmod 644 key",
+            "chmod 600",
+        ),
+        ("mkfifo -m 600 key", "is no regular file"),
     ] {
         tool(&format!("rm -f key key.pub; {make}"), folder.path());
         let error = Signer::read(&folder.path().join("key"))
