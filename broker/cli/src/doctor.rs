@@ -154,14 +154,19 @@ async fn examine(connect: &Connect, manifest: Option<PathBuf>, checks: &mut Chec
     let channel = Connection::open(&broker, expected.clone(), identity)?.channel();
     let challenge = AgentServiceClient::new(channel.clone())
         .challenge(ChallengeRequest {})
-        .await
-        .map_err(status_error);
+        .await;
     let challenge = match challenge {
         Ok(challenge) => challenge.into_inner(),
         Err(refused) => {
-            // An operator is not registered, and shows no evidence.
-            let roles = roles(channel).await?;
+            // An operator is not registered, and shows no evidence. While the broker cannot answer,
+            // nobody is told to be one: that would look as if all were well.
+            let roles = if refused.code() == Code::PermissionDenied {
+                roles(channel).await?
+            } else {
+                Vec::new()
+            };
             if roles.is_empty() {
+                let refused = status_error(refused);
                 return Err(refused.context("is this SPIFFE ID registered, or an operator's?"));
             }
             checks.pass(format!("an operator, who is {}", roles.join(" and ")));
@@ -207,7 +212,11 @@ async fn roles(channel: Channel) -> Result<Vec<String>> {
 
 /// Returns a role in words, with what it is bounded to.
 fn role(role: &OperatorRole) -> String {
-    let article = if role.role.starts_with(['a', 'i']) { "an" } else { "a" };
+    let article = if role.role.starts_with(['a', 'i']) {
+        "an"
+    } else {
+        "a"
+    };
     let Some(bounds) = &role.bounds else {
         return format!("{article} {}", role.role);
     };

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use sundew_attestation::spiffe::BundleSet;
+use sundew_core::{Limit, RoleBounds};
 use sundew_proto::v1;
 
 use crate::clock;
 use crate::peer::trust::Source;
 use crate::refusal::Refusal;
-use crate::role::RoleProof;
+use crate::role::{Reach, Role, RoleProof, Roles};
 use crate::testing::{Agent, FRESHNESS, TestBroker, assert_refused};
 
 /// What an introspector hears of a token in the hands of the agent.
@@ -278,4 +279,41 @@ async fn l23_a_token_of_a_trust_domain_that_is_not_trusted_any_more_is_not_activ
     };
     let answer = ask(&broker, &operator, request).await.unwrap();
     assert!(!answer.active);
+}
+
+#[tokio::test]
+async fn o4_a_resource_server_hears_of_tokens_within_its_bounds_and_of_its_own() {
+    let broker = TestBroker::start().await;
+    broker.register("/agent", json!({})).await;
+    let agent = broker.agent("/agent");
+    let request = v1::BeginTaskRequest {
+        audience: vec!["https://a.example/x".to_owned()],
+        ..agent.request(&["exec:git"])
+    };
+    let begun = broker.begin(request, &agent).await.unwrap();
+    let (own, gateway) = ("spiffe://test.example/agent", broker.agent("/gateway"));
+    for (prefix, audience, hears) in [
+        (own, "https://a.example/*", true),
+        (own, "https://b.example/*", false),
+        ("spiffe://test.example/other", "https://a.example/*", false),
+    ] {
+        let bounds = RoleBounds {
+            path_prefixes: Limit::parse(&[prefix]).unwrap(),
+            audiences: Limit::parse(&[audience]).unwrap(),
+            ..RoleBounds::default()
+        };
+        let role = Roles::from([(Role::Introspector, Reach::Within(Arc::new(bounds)))]);
+        let ids = [&gateway, &agent].map(|caller| caller.peer.id().clone());
+        let roles = ids.map(|id| (id, role.clone()));
+        broker.operators.replace(roles.into());
+        let request = v1::IntrospectRequest {
+            token: begun.token.token.clone(),
+            presenter_certificate_sha256: agent.thumbprint(),
+            ..v1::IntrospectRequest::default()
+        };
+        let heard = ask(&broker, &gateway, request.clone()).await.unwrap();
+        assert_eq!(heard.active, hears, "{prefix} {audience}");
+        // Its own token is anybody's to ask about.
+        assert!(ask(&broker, &agent, request).await.unwrap().active);
+    }
 }

@@ -75,6 +75,7 @@ fn every_setting_is_in_the_example() {
         "endpoint",
         "headers_file",
         "sample",
+        "path_prefixes",
     ] {
         assert!(
             example.contains(&format!("{setting} = ")),

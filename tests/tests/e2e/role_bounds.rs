@@ -247,8 +247,9 @@ impl Teams {
             "ResponseService.Lift" => lead.lift(&team.quarantine).await.map(|_| 1),
             // There is no engine, so there are no leases.
             "ResponseService.ListLeases" => {
-                let listed = lead.response().list_leases(ListLeasesRequest::default());
-                Ok(listed.await?.into_inner().leases.len())
+                let request = ListLeasesRequest::default();
+                let listed = lead.response().list_leases(request).await?;
+                Ok(listed.into_inner().leases.len())
             }
             "ResponseService.ListRules" => {
                 let listed = lead.response().list_rules(ListRulesRequest {}).await?;
