@@ -341,7 +341,10 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
         for path in [pipe.as_path(), folder.path()] {
             let error = read_secret_file(path).unwrap_err();
-            assert!(matches!(error, SecretFileError::NotRegular(_)), "{error}");
+            assert!(
+                matches!(error, super::SecretFileError::NotRegular(_)),
+                "{error}"
+            );
         }
     }
 }
