@@ -217,6 +217,7 @@ impl TestBroker {
             "spiffe_id": format!("spiffe://{DOMAIN}{path}"),
             "evidence": [{ "kind": "manifest", "keys": [self.manifest.public_key_pem()] }],
             "scopes": ["secret:app/*", "tool:github.create_pr", "exec:git"],
+            "begin": "self",
             "owner": "tests",
         });
         if let (Some(document), Value::Object(changes)) = (document.as_object_mut(), changes) {

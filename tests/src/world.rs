@@ -250,6 +250,7 @@ bundle = "{files}/bundle.pem"
             "spiffe_id": format!("spiffe://{DOMAIN}{path}"),
             "evidence": [{ "kind": "oidc", "issuer": ISSUER, "claims": { "sub": [path] } }],
             "scopes": ["secret:app/*", "tool:github.create_pr", "exec:git"],
+            "begin": "self",
             "owner": "tests",
         });
         if let (Some(document), Value::Object(changes)) = (document.as_object_mut(), changes) {

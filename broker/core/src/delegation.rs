@@ -192,6 +192,7 @@ mod tests {
             "spiffe_id": "spiffe://example.org/a",
             "evidence": [],
             "scopes": ["secret:*", "exec:git"],
+            "begin": "self",
             "owner": "x",
             "max_delegation_depth": 3,
         }));

@@ -78,7 +78,7 @@ pub use outcome::Outcome;
 pub use policy::{Delegation, Permit, TaskRequest, TokenRequest, permit_task, permit_token};
 pub use position::{EntryId, Position};
 pub use record::{RecordError, TaskRecord, TokenRecord};
-pub use registration::{LocalSelector, Registration, RegistrationProblem, WorkloadRecord};
+pub use registration::{Begin, LocalSelector, Registration, RegistrationProblem, WorkloadRecord};
 pub use role_bounds::{Limit, PathPrefix, Pattern, RoleBounds, RoleBoundsError};
 pub use scope::{Scope, ScopeError, ScopeSet};
 pub use sealing::{KeyFingerprint, Keyring, RootKey, SealError};

@@ -129,7 +129,7 @@ async fn i10_the_command_line_rotates_and_a_spiffe_client_follows() {
     let uid = rustix::process::geteuid().as_raw();
     let key = rcgen::KeyPair::generate().expect("key").public_key_pem();
     let document = json!({
-        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "scopes": ["exec:git"],
+        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "begin": "self", "scopes": ["exec:git"],
         "local": [{ "uid": uid }], "evidence": [{ "kind": "manifest", "keys": [key] }],
     });
     dev.did(&["workload", "apply", "-f", "-"], &document.to_string());

@@ -118,6 +118,7 @@ const TWO_WORKLOADS: &str = r#"
 [[workload]]
 spiffe_id = "spiffe://test.example/agent"
 owner = "team"
+begin = "self"
 scopes = ["secret:app/*"]
 [[workload.evidence]]
 kind = "oidc"
@@ -126,6 +127,7 @@ claims = { sub = ["/agent"] }
 [[workload]]
 spiffe_id = "spiffe://test.example/second"
 owner = "team"
+begin = "self"
 scopes = ["exec:git"]
 [[workload.evidence]]
 kind = "oidc"
@@ -140,7 +142,7 @@ fn assert_bad_workloads_are_refused(apply: impl Fn(&str) -> Output) {
         ("[[workload]]\nowner = 1", "owner"),
         ("{", "EOF"),
         (
-            "[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nscopes=[\"exec:git\"]\nevidence=[]",
+            "[[workload]]\nspiffe_id = \"x\"\nowner=\"o\"\nbegin=\"self\"\nscopes=[\"exec:git\"]\nevidence=[]",
             "spiffe_id",
         ),
     ] {

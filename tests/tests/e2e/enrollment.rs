@@ -50,7 +50,7 @@ async fn an_unmodified_spiffe_client_gets_an_identity_and_loses_it_with_the_regi
         .expect("own path");
     let digest = digest(&exe);
     let key = KeyPair::generate().expect("key").public_key_pem();
-    let workload = |path: &str, local: Value| json!({ "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "scopes": ["exec:git"], "local": [local], "evidence": [{ "kind": "manifest", "keys": [key] }] });
+    let workload = |path: &str, local: Value| json!({ "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "begin": "self", "scopes": ["exec:git"], "local": [local], "evidence": [{ "kind": "manifest", "keys": [key] }] });
     let uid = rustix::process::geteuid().as_raw();
     let documents = json!([
         workload(
@@ -111,7 +111,7 @@ async fn i2_a_socket_that_is_handed_over_proves_nothing_of_who_connected() {
     let key = KeyPair::generate().expect("key").public_key_pem();
     let uid = rustix::process::geteuid().as_raw();
     let document = json!([{
-        "spiffe_id": "spiffe://dev.local/trusted", "owner": "t", "scopes": ["exec:git"],
+        "spiffe_id": "spiffe://dev.local/trusted", "owner": "t", "begin": "self", "scopes": ["exec:git"],
         "local": [{ "uid": uid, "exe": program }],
         "evidence": [{ "kind": "manifest", "keys": [key] }],
     }]);
@@ -222,7 +222,7 @@ fn a_client_that_names_the_socket_as_the_authority_gets_an_identity() {
     let dev = Dev::new();
     let uid = rustix::process::geteuid().as_raw();
     let document = json!({
-        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "scopes": ["exec:git"], "local": [{ "uid": uid }],
+        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "begin": "self", "scopes": ["exec:git"], "local": [{ "uid": uid }],
         "evidence": [{ "kind": "manifest", "keys": [KeyPair::generate().expect("key").public_key_pem()] }],
     });
     dev.did(&["workload", "apply", "-f", "-"], &document.to_string());

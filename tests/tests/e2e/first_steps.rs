@@ -214,6 +214,7 @@ fn script_with_manifest(dev: &Dev) {
 [[workload]]
 spiffe_id = \"spiffe://dev.local/me\"
 owner = \"you\"
+begin = \"self\"
 scopes = [\"secret:app/*\"]
 TOML
         echo \"local = [{ uid = $(id -u) }]\" >> agent.toml

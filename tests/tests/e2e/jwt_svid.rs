@@ -15,7 +15,7 @@ const US: &str = "https://api.example";
 fn registration(path: &str, local: &Value, audiences: &[&str]) -> Value {
     let key = rcgen::KeyPair::generate().expect("key").public_key_pem();
     json!({
-        "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "scopes": ["exec:git"], "local": [local],
+        "spiffe_id": format!("spiffe://dev.local{path}"), "owner": "t", "begin": "self", "scopes": ["exec:git"], "local": [local],
         "evidence": [{ "kind": "manifest", "keys": [key] }], "jwt_svid_audiences": audiences,
     })
 }

@@ -99,16 +99,16 @@ fn registrations(node: &str, program: &str) -> Value {
     );
     json!([
         {
-            "spiffe_id": node, "owner": "platform", "scopes": ["node:serve"], "local": [{ "uid": uid, "exe_sha256": program }],
+            "spiffe_id": node, "owner": "platform", "begin": "self", "scopes": ["node:serve"], "local": [{ "uid": uid, "exe_sha256": program }],
             "evidence": [{ "kind": "tpm2", "claims": { "pcr.sha256.7": ["0".repeat(64)] } }], "require_fresh_evidence": true,
         },
         {
-            "spiffe_id": id("/agent"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "uid": uid, "exe_sha256": program }],
+            "spiffe_id": id("/agent"), "owner": "team", "begin": "self", "scopes": ["exec:git"], "local": [{ "node": node, "uid": uid, "exe_sha256": program }],
             "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": [program], "uid": [uid.to_string()] } }],
             "require_fresh_evidence": true,
         },
         {
-            "spiffe_id": id("/client"), "owner": "team", "scopes": ["exec:git"], "local": [{ "node": node, "uid": uid, "exe_sha256": own }],
+            "spiffe_id": id("/client"), "owner": "team", "begin": "self", "scopes": ["exec:git"], "local": [{ "node": node, "uid": uid, "exe_sha256": own }],
             "evidence": [{ "kind": "process", "nodes": [node], "claims": { "exe_sha256": ["0".repeat(64)], "uid": [uid.to_string()] } }],
             "jwt_svid_audiences": ["us"],
         },

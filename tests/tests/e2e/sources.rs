@@ -21,7 +21,7 @@ async fn a_broker_lives_on_a_workload_api() {
     let dev = Dev::new();
     let (socket, operator) = (dev.field("endpoint_socket"), dev.field("operator_svid_dir"));
     let document = json!({
-        "spiffe_id": "spiffe://dev.local/broker", "owner": "t", "scopes": ["exec:git"], "local": [{ "uid": rustix::process::geteuid().as_raw() }],
+        "spiffe_id": "spiffe://dev.local/broker", "owner": "t", "begin": "self", "scopes": ["exec:git"], "local": [{ "uid": rustix::process::geteuid().as_raw() }],
         "evidence": [{ "kind": "manifest", "keys": [rcgen::KeyPair::generate().expect("key").public_key_pem()] }],
     });
     dev.did(&["workload", "apply", "-f", "-"], &document.to_string());

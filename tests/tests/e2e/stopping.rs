@@ -80,7 +80,7 @@ async fn l18_a_broker_whose_workload_api_is_in_use_stops_within_a_second() {
     let key = KeyPair::generate().expect("key").public_key_pem();
     let uid = rustix::process::geteuid().as_raw();
     let documents = json!([{
-        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "scopes": ["exec:git"],
+        "spiffe_id": "spiffe://dev.local/mine", "owner": "t", "begin": "self", "scopes": ["exec:git"],
         "local": [{ "uid": uid }], "evidence": [{ "kind": "manifest", "keys": [key] }],
     }]);
     dev.did(&["workload", "apply", "-f", "-"], &documents.to_string());

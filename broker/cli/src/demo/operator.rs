@@ -81,7 +81,7 @@ impl Operator {
         let workload = |name: &str, local: Value| {
             json!({
                 "spiffe_id": format!("spiffe://{DOMAIN}/{name}"), "evidence": evidence,
-                "scopes": ["secret:demo/*"], "owner": "you", "local": local,
+                "scopes": ["secret:demo/*"], "owner": "you", "begin": "self", "local": local,
             })
             .to_string()
         };

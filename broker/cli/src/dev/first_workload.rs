@@ -38,7 +38,7 @@ pub(super) async fn register(local: &Local) -> Result<String> {
 /// whose the process is, and that is worth no more than a claim.
 fn document(id: &str, uid: u32) -> String {
     let document = json!({
-        "spiffe_id": id, "owner": "you",
+        "spiffe_id": id, "owner": "you", "begin": "self",
         "scopes": ["secret:*", "tool:*"],
         "local": [{ "uid": uid }],
         "evidence": [{

@@ -3,6 +3,7 @@
 //! P3: the registration is the ceiling of everything that its workload gets. P1: without evidence
 //! that satisfies it, the workload gets nothing.
 
+mod begin;
 mod diff;
 mod narrowing;
 mod problems;
@@ -20,6 +21,7 @@ use crate::scope::ScopeSet;
 use crate::token_binding::TokenBinding;
 use crate::ttl::Ttl;
 
+pub use begin::Begin;
 pub use problems::RegistrationProblem;
 
 /// The document that `sundew workload apply` reads: the rights and duties of one workload.
@@ -28,6 +30,8 @@ pub use problems::RegistrationProblem;
 pub struct Registration {
     /// The workload that the registration is for.
     pub spiffe_id: SpiffeId,
+    /// Whether the workload begins tasks on its own word.
+    pub begin: Begin,
     /// The evidence that the workload must show. Every rule of the list must be satisfied.
     pub evidence: Vec<Rule>,
     /// The conditions that must hold between pieces of evidence.
@@ -255,12 +259,19 @@ impl WorkloadRecord {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads the bytes that [`WorkloadRecord::encode`] returned.
+    /// Reads the bytes that [`WorkloadRecord::encode`] returned. O2: a registration of the time
+    /// before orders does not say who begins tasks; it was the workload.
     ///
     /// # Errors
     ///
     /// [`RecordError::Json`] if the bytes are anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        Ok(serde_json::from_slice(bytes)?)
+        let mut stored: serde_json::Value = serde_json::from_slice(bytes)?;
+        let registration = stored.get_mut("registration");
+        if let Some(members) = registration.and_then(serde_json::Value::as_object_mut) {
+            let begin = members.entry("begin");
+            begin.or_insert_with(|| Begin::Own.as_str().into());
+        }
+        Ok(serde_json::from_value(stored)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use sundew_attestation::Narrowing;
 
-use super::{LocalSelector, Registration};
+use super::{Begin, LocalSelector, Registration};
 use crate::selector::{GivenFor, Selector};
 
 impl Registration {
@@ -15,7 +15,9 @@ impl Registration {
         let mut bindings = former.bindings.iter();
         let has_bindings = bindings.all(|binding| self.bindings.contains(binding));
         let evidence = self.policy().narrowing_from(&former.policy());
-        if !has_bindings || evidence == Narrowing::Everything {
+        // P3: no selector tells tasks that the workload gave itself from those that were ordered.
+        let begins_no_more = former.begin == Begin::Own && self.begin == Begin::Ordered;
+        if !has_bindings || begins_no_more || evidence == Narrowing::Everything {
             return vec![workload()];
         }
         let mut selectors = Vec::new();
@@ -79,6 +81,7 @@ mod tests {
             "scopes": ["secret:app/*", "exec:git"],
             "audiences": ["https://api.test/*"],
             "bindings": ["certificate", "bearer"],
+            "begin": "self",
             "owner": "tests",
         });
         if let (Some(document), Value::Object(changes)) = (document.as_object_mut(), changes) {
@@ -121,6 +124,7 @@ mod tests {
         let former = registration(json!({}));
         let everything = [Selector::workload(former.spiffe_id.clone())];
         for changes in [
+            json!({ "begin": "ordered" }),
             json!({ "bindings": ["certificate"] }),
             json!({ "evidence": [{ "kind": "nitro", "claims": { "pcr0": ["aa", "bb"], "pcr8": ["cc"] } }] }),
         ] {

@@ -142,6 +142,7 @@ fn steady_word(word: &str) -> String {
 const WORKLOADS: &str = "[[workload]]
 spiffe_id = \"spiffe://test.example/two\"
 owner = \"team\"
+begin = \"self\"
 scopes = [\"exec:git\"]
 [[workload.evidence]]
 kind = \"oidc\"
