@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{
-    AskedIdentity, Cause, EntryId, Event, Grounds, KnownTask, KnownToken, Liveness, LogEntry,
-    Position, RootKey, TaskId,
+    AskedIdentity, Cause, EntryId, Event, Grounds, KnownOrder, KnownTask, KnownToken, Liveness,
+    LogEntry, Position, RootKey, TaskId,
 };
 use tokio::task::JoinSet;
 
@@ -208,6 +208,19 @@ impl Ledger {
     pub(crate) fn require_issuable(&self, task: &KnownTask) -> Result<(), Refusal> {
         self.require_usable(task)?;
         if self.log.view()?.is_quarantined(task) {
+            return Err(Refusal::Quarantined);
+        }
+        Ok(())
+    }
+
+    /// P4, AC-4A: returns a refusal unless an order that nobody has claimed can be claimed at this
+    /// moment.
+    pub(crate) fn require_claimable(&self, order: &KnownOrder) -> Result<(), Refusal> {
+        let view = self.log.view()?;
+        if let Liveness::Dead(cause) = view.order_liveness(order, clock::now_ms()) {
+            return Err(Refusal::TaskDead(cause));
+        }
+        if view.is_order_quarantined(order) {
             return Err(Refusal::Quarantined);
         }
         Ok(())

@@ -26,6 +26,7 @@ mod wire;
 mod access;
 pub mod backup;
 pub mod ca;
+mod dispatch;
 pub mod enrollment;
 pub mod evidence;
 pub mod journal;

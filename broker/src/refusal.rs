@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sundew_attestation::AppraisalError;
-use sundew_attestation::spiffe::SvidError;
+use sundew_attestation::spiffe::{SpiffeId, SvidError};
 use sundew_core::store::StoreError;
-use sundew_core::{Cause, Denial, SealError, version_text};
+use sundew_core::{Cause, Denial, OrderId, SealError, version_text};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -156,6 +156,17 @@ pub enum Refusal {
     /// The caller's SVID is not valid any more.
     #[error("peer's SVID: {0}")]
     Svid(#[from] SvidError),
+    /// The dispatcher has as many orders as it may have.
+    #[error("dispatcher is at its limit of orders")]
+    OrderLimit,
+    /// A ticket was shown again that has claimed its task already.
+    #[error("ticket was used before: order {order}, claimed by {by}")]
+    TicketUsed {
+        /// The order.
+        order: OrderId,
+        /// Who has claimed it.
+        by: SpiffeId,
+    },
     /// As many calls wait for the target of an engine as may.
     #[error("too many calls wait for the target of the engine")]
     TargetBusy,
@@ -292,6 +303,7 @@ impl Refusal {
             | Self::Quarantined
             | Self::Role(_)
             | Self::TaskDead(_)
+            | Self::TicketUsed { .. }
             | Self::TokenDead(_)
             | Self::TpmBarred
             | Self::Unregistered
@@ -383,6 +395,11 @@ impl Refusal {
                 Code::ResourceExhausted,
                 "TARGET_BUSY",
                 "too many calls wait for this secret",
+            ),
+            Self::OrderLimit => Answer::new(
+                Code::ResourceExhausted,
+                "ORDER_LIMIT",
+                "too many orders at a time",
             ),
             Self::TaskLimit => Answer::new(
                 Code::ResourceExhausted,

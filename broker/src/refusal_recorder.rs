@@ -187,6 +187,8 @@ fn class(refusal: &Refusal) -> &'static str {
         Refusal::Store(_) => "store",
         Refusal::Svid(_) => "svid",
         Refusal::TargetBusy => "target_busy",
+        Refusal::OrderLimit => "order_limit",
+        Refusal::TicketUsed { .. } => "ticket_used",
         Refusal::TaskDead(_) => "task_dead",
         Refusal::TokenDead(_) => "token_dead",
         Refusal::TokenLimit => "token_limit",

@@ -118,6 +118,17 @@ fn table() -> Vec<(Refusal, (Code, &'static str, &'static str))> {
             R::Overload,
             limit("OVERLOAD", "too much is being issued now"),
         ),
+        (
+            R::OrderLimit,
+            limit("ORDER_LIMIT", "too many orders at a time"),
+        ),
+        (
+            R::TicketUsed {
+                order: sundew_core::OrderId::from_bytes([1; 16]),
+                by: sundew_attestation::spiffe::SpiffeId::parse("spiffe://a.test/b").unwrap(),
+            },
+            NOT_PERMITTED,
+        ),
         (R::Quarantined, NOT_PERMITTED),
         (R::RateLimit, limit("RATE_LIMIT", "too many requests")),
         (R::Role(CAUSE), NOT_PERMITTED),
@@ -215,6 +226,7 @@ fn number_of_variants() -> usize {
         | Refusal::OpenCalls
         | Refusal::Unfinished
         | Refusal::UnfinishedBytes
+        | Refusal::OrderLimit
         | Refusal::Overload
         | Refusal::Quarantined
         | Refusal::RateLimit
@@ -227,6 +239,7 @@ fn number_of_variants() -> usize {
         | Refusal::TargetBusy
         | Refusal::TaskDead(_)
         | Refusal::TokenDead(_)
+        | Refusal::TicketUsed { .. }
         | Refusal::TaskLimit
         | Refusal::TokenLimit
         | Refusal::Unauthenticated
@@ -236,7 +249,7 @@ fn number_of_variants() -> usize {
         | Refusal::NodeGone
         | Refusal::TpmBarred
         | Refusal::Unsupported(_)
-        | Refusal::UntrustedManufacturer(_) => 47,
+        | Refusal::UntrustedManufacturer(_) => 49,
     };
     known(&Refusal::Binding)
 }

@@ -6,13 +6,13 @@
 //! that is about the whole broker takes an [`Unbounded`]. One that is about workloads takes an
 //! [`Operator`], which tells who it is to those only who have asked whether it may ([`Within`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{KnownTask, Registration, RoleBounds, Scope, Selector};
+use sundew_core::{KnownTask, Registration, RoleBounds, Scope, ScopeSet, Selector};
 use sundew_proto::v1;
 
 use crate::peer::Peer;
@@ -22,6 +22,8 @@ use crate::refusal::Refusal;
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
+    /// May order tasks for others.
+    Dispatcher,
     /// May ask about anybody's tokens.
     Introspector,
     /// May register workloads and write secrets.
@@ -35,6 +37,7 @@ impl Role {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Dispatcher => "dispatcher",
             Self::Introspector => "introspector",
             Self::Registrar => "registrar",
             Self::Responder => "responder",
@@ -45,6 +48,7 @@ impl Role {
     #[must_use]
     pub fn bounds(self) -> &'static [&'static str] {
         match self {
+            Self::Dispatcher => &["path_prefixes", "scopes", "secrets"],
             Self::Introspector => &["path_prefixes", "audiences"],
             Self::Registrar => &["path_prefixes", "scopes", "audiences", "secrets"],
             Self::Responder => &["path_prefixes"],
@@ -70,6 +74,8 @@ pub(crate) trait RoleType {
     const ROLE: Role;
 }
 
+/// [`Role::Dispatcher`] as a type.
+pub(crate) enum Dispatcher {}
 /// [`Role::Introspector`] as a type.
 pub(crate) enum Introspector {}
 /// [`Role::Registrar`] as a type.
@@ -77,6 +83,9 @@ pub(crate) enum Registrar {}
 /// [`Role::Responder`] as a type.
 pub(crate) enum Responder {}
 
+impl RoleType for Dispatcher {
+    const ROLE: Role = Role::Dispatcher;
+}
 impl RoleType for Introspector {
     const ROLE: Role = Role::Introspector;
 }
@@ -183,6 +192,24 @@ impl<R: RoleType> Operator<R> {
         })
     }
 
+    /// The proof that a task of a workload with these scopes is within the bounds.
+    pub(crate) fn ordering(
+        &self,
+        workload: &SpiffeId,
+        scopes: &ScopeSet,
+    ) -> Result<Within<'_>, Refusal> {
+        let within = self.over(workload)?;
+        if let Reach::Within(bounds) = &self.reach
+            && let Some(scope) = scopes.iter().find(|scope| !bounds.have_scope(scope))
+        {
+            return Err(Refusal::BeyondBounds {
+                role: R::ROLE.as_str(),
+                what: format!("scope {scope}"),
+            });
+        }
+        Ok(within)
+    }
+
     fn within(&self, is_within: bool, what: impl Fn() -> String) -> Result<Within<'_>, Refusal> {
         if is_within {
             return Ok(Within {
@@ -253,6 +280,30 @@ impl<R: RoleType> RoleProof for Unbounded<R> {
     }
 }
 
+/// Whether somebody may order for a workload by the role `dispatcher`, itself or over others for whom
+/// it may order, over any number of steps.
+pub(crate) fn may_order_for(
+    roles: &BTreeMap<SpiffeId, Roles>,
+    from: &SpiffeId,
+    workload: &SpiffeId,
+) -> bool {
+    let reach_of = |id: &SpiffeId| roles.get(id)?.get(&Role::Dispatcher);
+    let orders_for = |id: &SpiffeId, other: &SpiffeId| match reach_of(id) {
+        None => false,
+        Some(Reach::Unbounded) => true,
+        Some(Reach::Within(bounds)) => bounds.have_workload(other),
+    };
+    let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(id) = next.pop() {
+        if orders_for(id, workload) {
+            return true;
+        }
+        let further = roles.keys().filter(|other| orders_for(id, other));
+        next.extend(further.filter(|other| seen.insert(*other)));
+    }
+    false
+}
+
 /// The roles of every operator, replaced as a whole when the configuration is read again.
 pub(crate) struct Operators(ArcSwap<BTreeMap<SpiffeId, Roles>>);
 
@@ -270,6 +321,11 @@ impl Operators {
     /// Whether somebody has any role.
     pub(crate) fn is_operator(&self, id: &SpiffeId) -> bool {
         self.0.load().get(id).is_some_and(|roles| !roles.is_empty())
+    }
+
+    /// Whether somebody may order for a workload, over any number of steps.
+    pub(crate) fn may_order_for(&self, from: &SpiffeId, workload: &SpiffeId) -> bool {
+        may_order_for(&self.0.load(), from, workload)
     }
 
     /// The operators who may register everything.

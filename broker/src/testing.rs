@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::Access;
 use crate::clock;
+use crate::dispatch::{Dispatch, DispatchUse};
 use crate::evidence::{Evidence, TrustItems};
 use crate::journal::{self, Journal, Record};
 use crate::lease::Leases;
@@ -79,6 +80,7 @@ pub(crate) const MAX_TEXT: usize = 256;
 /// The rooms, each as production builds it.
 pub(crate) struct Rooms {
     pub(crate) access: Arc<Access>,
+    pub(crate) dispatch: Arc<Dispatch>,
     pub(crate) evidence: Arc<Evidence>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) registry: Arc<Registry>,
@@ -92,7 +94,7 @@ pub(crate) struct Rooms {
 /// A broker of a test.
 pub(crate) struct TestBroker {
     pub(crate) ledger: Ledger,
-    pub(crate) operators: Operators,
+    pub(crate) operators: Arc<Operators>,
     pub(crate) rooms: Rooms,
     pub(crate) store: Arc<EmbeddedStore>,
     ca: Arc<TestCa>,
@@ -171,15 +173,16 @@ impl TestBroker {
         let mut follower = LogFollower::new(Arc::clone(&log), journal);
         let trust = Arc::new(Trust::default());
         trust.publish(Source::Files, ca.bundle());
-        let rooms = build_rooms(&ledger, &metrics, &trust, &mut follower);
-        rooms.secrets.reload_keyring().await.unwrap();
-        log.open_after(Duration::ZERO);
         let operator = SpiffeId::parse(&format!("spiffe://{DOMAIN}/operator")).unwrap();
         let every_role = [Role::Introspector, Role::Registrar, Role::Responder];
         let every_role = every_role.map(|role| (role, Reach::Unbounded)).into();
+        let operators = Arc::new(Operators::new(BTreeMap::from([(operator, every_role)])));
+        let rooms = build_rooms(&ledger, &metrics, &trust, &operators, &mut follower);
+        rooms.secrets.reload_keyring().await.unwrap();
+        log.open_after(Duration::ZERO);
         let broker = Self {
             ledger,
-            operators: Operators::new(BTreeMap::from([(operator, every_role)])),
+            operators,
             rooms,
             store,
             ca,
@@ -355,6 +358,7 @@ fn build_rooms(
     ledger: &Ledger,
     metrics: &Arc<Metrics>,
     trust: &Arc<Trust>,
+    operators: &Arc<Operators>,
     follower: &mut LogFollower,
 ) -> Rooms {
     // In the order in which they use each other, as `serve` builds them.
@@ -390,11 +394,22 @@ fn build_rooms(
         TasksUse {
             evidence: Arc::clone(&evidence),
             leases: Arc::clone(&leases),
-            refusals,
+            orders: metrics.orders(),
+            refusals: refusals.clone(),
             secrets: Arc::clone(&secrets),
             trust: Arc::clone(trust),
         },
     ));
+    let dispatch = Dispatch::new(
+        ledger.clone(),
+        limits,
+        metrics.orders(),
+        DispatchUse {
+            operators: Arc::clone(operators),
+            refusals,
+            tasks: Arc::clone(&tasks),
+        },
+    );
     let registry = Registry::new(
         ledger.clone(),
         None,
@@ -416,6 +431,7 @@ fn build_rooms(
     let root_keys = Arc::new(RootKeys::new(ledger.clone(), Arc::clone(&leases)));
     Rooms {
         access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
+        dispatch: Arc::new(dispatch),
         evidence,
         leases,
         registry: Arc::new(registry),

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sundew_attestation::spiffe::SpiffeId;
-use sundew_core::{KnownTask, Liveness, Outcome, RootKey, ScopeSet, TokenBinding, Ttl, View};
+use sundew_core::{
+    KnownTask, Liveness, OrderId, Outcome, RootKey, ScopeSet, TokenBinding, Ttl, View,
+};
 use sundew_proto::v1;
 
 use crate::clock;
@@ -156,5 +158,20 @@ pub(crate) fn task_message(view: &View, task: &KnownTask) -> v1::Task {
             .map(ToString::to_string)
             .collect(),
         audience: task.audience.clone(),
+        order_id: task
+            .order
+            .as_ref()
+            .map(|_| OrderId::of_task(task.id).to_string())
+            .unwrap_or_default(),
+        dispatcher: task
+            .order
+            .as_ref()
+            .map(|order| order.dispatcher.to_string())
+            .unwrap_or_default(),
+        labels: task
+            .order
+            .as_ref()
+            .map(|order| order.labels.clone())
+            .unwrap_or_default(),
     }
 }

@@ -28,7 +28,9 @@ pub mod v1 {
     include!("gen/sundew.v1.rs");
     super::redacted!(
         ActivateTpmKeyRequest,
+        BeginTaskRequest,
         CreateJoinTokenResponse,
+        CreateOrderResponse,
         Evidence,
         EnrollRequest,
         GetSecretResponse,

@@ -8,9 +8,10 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "sundew/v1/access.proto",
     "sundew/v1/agent.proto",
+    "sundew/v1/dispatch.proto",
     "sundew/v1/enrollment.proto",
     "sundew/v1/local.proto",
     "sundew/v1/registry.proto",
@@ -35,6 +36,8 @@ fn generate(out: &Path) {
             ".X509SVID",
             ".envoy.service.secret.v3.DataSource",
             ".envoy.service.secret.v3.DiscoveryResponse",
+            ".sundew.v1.BeginTaskRequest",
+            ".sundew.v1.CreateOrderResponse",
             ".sundew.v1.Evidence",
             ".sundew.v1.Token",
             ".sundew.v1.GetSecretResponse",

@@ -10,6 +10,7 @@ use serde_json::Value;
 use sundew_attestation::{Binding, BindingPurpose};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
+use sundew_proto::v1::dispatch_service_client::DispatchServiceClient;
 use sundew_proto::v1::enrollment_service_client::EnrollmentServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
@@ -95,6 +96,11 @@ impl Caller {
     /// Returns a client of the agent's service.
     pub fn agent(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(self.channel.clone())
+    }
+
+    /// Returns a client of the service of dispatchers.
+    pub fn dispatch(&self) -> DispatchServiceClient<Channel> {
+        DispatchServiceClient::new(self.channel.clone())
     }
 
     /// Returns a client of the resource server's service.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::id::{TaskId, TokenId};
+use crate::id::{OrderId, TaskId, TokenId};
 
 /// The SHA-256 digest of a credential. The store keeps it instead of the credential.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -75,9 +75,12 @@ impl Credential {
     /// credential. A result says nothing about whether such a token exists.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let encoded = text
-            .strip_prefix(CREDENTIAL_PREFIX)
-            .filter(|e| e.len() == 64)?;
+        Self::parse_after(CREDENTIAL_PREFIX, text)
+    }
+
+    /// Parses a credential that begins with this prefix.
+    fn parse_after(prefix: &str, text: &str) -> Option<Self> {
+        let encoded = text.strip_prefix(prefix).filter(|e| e.len() == 64)?;
         let mut bytes = Zeroizing::new([0; 48]);
         if URL_SAFE_NO_PAD
             .decode_slice(encoded, bytes.as_mut_slice())
@@ -113,13 +116,57 @@ impl Credential {
     /// Returns the text that the holder gets. There is no other way to the secret.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<String> {
+        self.expose_after(CREDENTIAL_PREFIX)
+    }
+
+    fn expose_after(&self, prefix: &str) -> Zeroizing<String> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(48));
         bytes.extend_from_slice(self.task.as_bytes());
         bytes.extend_from_slice(self.secret.as_slice());
         let mut text = Zeroizing::new(String::with_capacity(68));
-        text.push_str(CREDENTIAL_PREFIX);
+        text.push_str(prefix);
         URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
         bytes.zeroize();
         text
+    }
+}
+
+/// The text before the encoded part of every ticket.
+const TICKET_PREFIX: &str = "sdo_";
+
+/// A ticket as its holder has it: what claims the one task of an order. It has the form of a
+/// [`Credential`], with `sdo_` before it, and like one it cannot be printed.
+pub struct Ticket(Credential);
+
+impl Ticket {
+    /// Makes the ticket of an order from 256 secret bits.
+    #[must_use]
+    pub fn new(order: OrderId, secret: [u8; 32]) -> Self {
+        Self(Credential::new(order.task(), secret))
+    }
+
+    /// Parses the text that a caller presents, and returns `None` if the text cannot be a ticket. A
+    /// result says nothing about whether there is such an order.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Credential::parse_after(TICKET_PREFIX, text).map(Self)
+    }
+
+    /// Returns the order that the ticket is for.
+    #[must_use]
+    pub fn order(&self) -> OrderId {
+        OrderId::of_task(self.0.task())
+    }
+
+    /// Returns the SHA-256 digest of the ticket, which the store keeps instead (P8).
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.0.hash().0
+    }
+
+    /// Returns the text that the holder gets. There is no other way to the secret.
+    #[must_use]
+    pub fn expose(&self) -> Zeroizing<String> {
+        self.0.expose_after(TICKET_PREFIX)
     }
 }

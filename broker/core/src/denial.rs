@@ -17,9 +17,18 @@ pub enum Denial {
     /// The registration demands fresh evidence, and no evidence carried the nonce.
     #[error("fresh evidence is required")]
     NotFresh,
+    /// The workload begins tasks by orders only, and showed none.
+    #[error("an order is required")]
+    NoOrder,
     /// No time is left: the evidence, the SVID or the task ends now.
     #[error("no time is left")]
     NoTime,
+    /// The order is for another workload, or is good no more.
+    #[error("order does not allow it")]
+    Order,
+    /// Somebody ordered for itself, or for whoever may order for it.
+    #[error("nobody orders for itself, nor for whoever may order for it")]
+    OrderCircle,
     /// A scope is outside what the registration or the task allows.
     #[error("scope is outside of what is allowed")]
     Scope,

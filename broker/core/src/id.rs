@@ -97,6 +97,27 @@ identifier!(
     LeaseId,
     "lease-"
 );
+identifier!(
+    /// The identifier of an order: `order-` and 32 hexadecimal digits, which are those of the one task
+    /// that the order is for.
+    OrderId,
+    "order-"
+);
+
+impl OrderId {
+    /// Returns the order that a task comes of, if it comes of one.
+    #[must_use]
+    pub fn of_task(task: TaskId) -> Self {
+        Self(task.0)
+    }
+
+    /// Returns the one task that the order is for. Whatever ends this task before it has begun ends
+    /// the order (P4).
+    #[must_use]
+    pub fn task(&self) -> TaskId {
+        TaskId(self.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {

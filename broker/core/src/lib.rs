@@ -23,13 +23,15 @@
 //! selector      ─▶ id, position, scope              what a rule is about
 //! registration  ─▶ audience, record, scope, selector, token_binding, ttl
 //! delegation    ─▶ audience, denial, id, record, registration, scope, sealing, ttl
-//! policy        ─▶ audience, delegation, denial, record, registration, scope, token_binding, ttl
+//! subject       ─▶ id, record, selector             tasks and tokens as rules see them
+//! order         ─▶ audience, denial, delegation, id, position, record, registration, scope, selector,
+//!                  subject                          leave for exactly one task
+//! policy        ─▶ audience, delegation, denial, order, record, registration, scope, token_binding, ttl
 //! role_bounds   ─▶ audience, registration, scope, selector
 //! lease         ─▶ id, record, sealing
 //! log           ─▶ id, outcome, position, record, selector
 //! rules         ─▶ log, position, selector          the index of all rules
-//! subject       ─▶ id, record, selector             tasks and tokens as rules see them
-//! view          ─▶ id, log, outcome, position, rules, selector, subject
+//! view          ─▶ id, log, order, outcome, position, rules, selector, subject
 //! store         ─▶ credential, id, position         the port
 //! client        ─▶ scope, secret, secret_file, ttl  the part that the SDK uses
 //! ```
@@ -45,6 +47,7 @@ mod document;
 mod id;
 mod lease;
 mod log;
+mod order;
 mod outcome;
 mod policy;
 mod position;
@@ -67,17 +70,18 @@ mod view;
 pub use agreement::{Agreement, Beyond, SharedBounds};
 pub use audience::{allows_audiences, is_audience};
 pub use audit::{Glance, Record, glance};
-pub use credential::{Credential, TokenHash};
+pub use credential::{Credential, Ticket, TokenHash};
 pub use delegation::{Grant, GrantRequest};
 pub use denial::Denial;
 pub use document::{DocumentVersion, first_version_of_epoch, version_text};
-pub use id::{IdParseError, LeaseId, TaskId, TokenId};
+pub use id::{IdParseError, LeaseId, OrderId, TaskId, TokenId};
 pub use lease::LeaseRecord;
 pub use log::{Changed, Effect, Event, FOR_EVER_MS, LogEntry};
+pub use order::{ClaimRecord, KnownOrder, Order, OrderOrigin, OrderRequest};
 pub use outcome::Outcome;
 pub use policy::{Delegation, Permit, TaskRequest, TokenRequest, permit_task, permit_token};
 pub use position::{EntryId, Position};
-pub use record::{RecordError, TaskRecord, TokenRecord};
+pub use record::{RecordError, TaskOrder, TaskRecord, TokenRecord};
 pub use registration::{Begin, LocalSelector, Registration, RegistrationProblem, WorkloadRecord};
 pub use role_bounds::{Limit, PathPrefix, Pattern, RoleBounds, RoleBoundsError};
 pub use scope::{Scope, ScopeError, ScopeSet};

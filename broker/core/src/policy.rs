@@ -9,8 +9,9 @@ use sundew_attestation::spiffe::VerifiedSvid;
 use crate::audience;
 use crate::delegation::Grant;
 use crate::denial::Denial;
+use crate::order::Order;
 use crate::record::TaskRecord;
-use crate::registration::Registration;
+use crate::registration::{Begin, Registration};
 use crate::scope::ScopeSet;
 use crate::token_binding::TokenBinding;
 use crate::ttl::Ttl;
@@ -128,8 +129,8 @@ impl Permit {
     }
 }
 
-/// Decides on a new task at `now_ms`, in milliseconds since the epoch. With a delegation, the task
-/// is opened below another one.
+/// Decides on a new task at `now_ms`, in milliseconds since the epoch. With an order, the task is the
+/// one that was ordered. With a delegation, the task is opened below another one.
 ///
 /// # Errors
 ///
@@ -139,12 +140,13 @@ pub fn permit_task(
     svid: &VerifiedSvid,
     attested: &Attested,
     request: TaskRequest,
-    delegation: Option<Delegation<'_>>,
+    (order, delegation): (Option<&Order>, Option<Delegation<'_>>),
     now_ms: i64,
 ) -> Result<Permit, Denial> {
     if registration.spiffe_id != *svid.id() {
         return Err(Denial::Subject);
     }
+    let ordered = ordered(registration, svid, &request, order, now_ms)?;
     if registration.require_fresh_evidence && !attested.is_fresh() {
         return Err(Denial::NotFresh);
     }
@@ -157,9 +159,9 @@ pub fn permit_task(
         depth_left,
     } = match delegation {
         None => Bounds {
-            deadline_ms: i64::MAX,
-            audience: Vec::new(),
-            depth_left: registration.max_delegation_depth,
+            deadline_ms: ordered.deadline_ms,
+            audience: ordered.audience,
+            depth_left: ordered.depth_left.min(registration.max_delegation_depth),
         },
         Some(delegation) => bounds(
             delegation,
@@ -203,6 +205,38 @@ struct Bounds {
     deadline_ms: i64,
     audience: Vec<String>,
     depth_left: u32,
+}
+
+/// Returns the ceiling that an order sets for its task (P3). Without an order there is none, and a
+/// workload that begins tasks by orders only gets nothing.
+fn ordered(
+    registration: &Registration,
+    svid: &VerifiedSvid,
+    request: &TaskRequest,
+    order: Option<&Order>,
+    now_ms: i64,
+) -> Result<Bounds, Denial> {
+    let Some(order) = order else {
+        return match registration.begin {
+            Begin::Ordered => Err(Denial::NoOrder),
+            Begin::Own => Ok(Bounds {
+                deadline_ms: i64::MAX,
+                audience: Vec::new(),
+                depth_left: u32::MAX,
+            }),
+        };
+    };
+    if order.workload != *svid.id() || now_ms >= order.claimable_until_ms {
+        return Err(Denial::Order);
+    }
+    if !order.scopes.covers_all(&request.scopes) {
+        return Err(Denial::Scope);
+    }
+    Ok(Bounds {
+        deadline_ms: order.deadline_ms,
+        audience: order.audience.clone(),
+        depth_left: order.depth,
+    })
 }
 
 /// Returns the ceiling for a delegated task: that of the grant, and that of the parent whatever the

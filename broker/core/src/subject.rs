@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::id::{TaskId, TokenId};
+use crate::id::{OrderId, TaskId, TokenId};
 use crate::record::{TaskRecord, TokenRecord};
 use crate::sealing::KeyFingerprint;
 use crate::selector::{
@@ -50,6 +50,10 @@ impl KnownTask {
                 .iter()
                 .map(|claim| Attribute::Claim(claim.as_str().into())),
         );
+        if let Some(order) = &record.order {
+            identity.push(Attribute::FromOrder(OrderId::of_task(record.id)));
+            identity.push(Attribute::OrderedBy(order.dispatcher.clone()));
+        }
         identity.push(Attribute::Registration(record.registration.as_str().into()));
         let scopes = scope_attributes(record.scopes.iter());
         Self {

@@ -6,7 +6,7 @@
 use crate::store::chain_log::DiskShare;
 
 /// Events that end something, that take something back, or that operators cause.
-const WITH_RESERVE: [&str; 30] = [
+const WITH_RESERVE: [&str; 32] = [
     "bounds_set",
     "break_glass",
     "break_glass_asked",
@@ -24,6 +24,7 @@ const WITH_RESERVE: [&str; 30] = [
     "lifted",
     "operator_bootstrapped",
     "operator_svid_issued",
+    "order_canceled",
     "orphan_removed",
     "revocation_pending",
     "revoked",
@@ -32,6 +33,7 @@ const WITH_RESERVE: [&str; 30] = [
     "secret_written",
     "task_ended",
     "task_suspended",
+    "ticket_reused",
     "tpm_barred",
     "trust_added",
     "trust_removed",
@@ -56,13 +58,14 @@ mod tests {
     use super::*;
 
     /// Events that issue something, or that only tell.
-    const UNRESERVED: [&str; 14] = [
+    const UNRESERVED: [&str; 15] = [
         "binding_rotated",
         "delegated",
         "handshake_refused",
         "join_token_created",
         "jwt_svid_issued",
         "lease_removal_failed",
+        "order_created",
         "refused",
         "refused_more",
         "secret_read",

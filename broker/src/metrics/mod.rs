@@ -4,6 +4,7 @@
 mod calls;
 mod endings;
 mod gauges;
+mod orders;
 mod owner;
 mod records;
 mod spans;
@@ -22,6 +23,7 @@ pub(crate) use calls::HandshakeResult;
 pub(crate) use endings::EndingMetrics;
 use gauges::Gauges;
 pub(crate) use gauges::{LeaseReadings, Readings};
+pub(crate) use orders::OrderMetrics;
 use owner::OwnerMetrics;
 pub(crate) use records::RecordMetrics;
 pub(crate) use spans::SpanMetrics;
@@ -48,6 +50,7 @@ pub(crate) struct Metrics {
     calls: CallMetrics,
     endings: EndingMetrics,
     gauges: Gauges,
+    orders: OrderMetrics,
     owner_svids: OwnerMetrics,
     records: Arc<RecordMetrics>,
     refusals_counted: Counter,
@@ -70,6 +73,7 @@ impl Default for Metrics {
             calls: CallMetrics::register(&mut registry),
             endings: EndingMetrics::register(&mut registry),
             gauges: Gauges::register(&mut registry),
+            orders: OrderMetrics::register(&mut registry),
             owner_svids: OwnerMetrics::register(&mut registry),
             records: Arc::new(RecordMetrics::register(&mut registry)),
             refusals_counted,
@@ -100,6 +104,11 @@ impl Metrics {
     /// The metrics of endings, for those who append them.
     pub(crate) fn endings(&self) -> EndingMetrics {
         self.endings.clone()
+    }
+
+    /// The metrics of orders, for those who make and claim them.
+    pub(crate) fn orders(&self) -> OrderMetrics {
+        self.orders.clone()
     }
 
     /// The metrics of what goes on the record, for the journal.

@@ -10,6 +10,7 @@ mod changes;
 #[cfg(test)]
 mod document_tests;
 mod documents;
+mod orders;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -35,6 +36,7 @@ use crate::refusal::Refusal;
 use cache::{Cache, MAX_CACHED, TokenCache, bytes_of};
 pub(crate) use changes::Before;
 pub(crate) use documents::{CaKeys, Document, DocumentPlace, FIRST_OPERATOR, KEYRING};
+pub(crate) use orders::{ClaimedOrder, StoredOrder};
 pub(crate) use under_root_key::{counter_place, lease_place};
 use unreadable::Unreadable;
 use versions::Versions;

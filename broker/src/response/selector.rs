@@ -1,7 +1,7 @@
 //! Selectors of messages as selectors of the domain, and the reverse.
 
 use sundew_attestation::spiffe::TrustDomain;
-use sundew_core::{Credential, Effect, Scope, Selector, TaskId, TokenId};
+use sundew_core::{Credential, Effect, OrderId, Scope, Selector, TaskId, TokenId};
 use sundew_proto::v1;
 
 use crate::refusal::Refusal;
@@ -68,6 +68,11 @@ pub(super) fn read(message: Option<v1::Selector>, now_ms: i64) -> Result<Selecto
         svid_serial: given(&message.svid_serial, |text| Ok(serial(text)))?,
         registration: given(&message.registration_version, text)?,
         issued_before_ms: (message.issued_before_ms > 0).then_some(message.issued_before_ms),
+        dispatcher: given(&message.dispatcher, spiffe_id)?,
+        order: given(&message.order_id, |text| {
+            OrderId::parse(text).map_err(|e| Refusal::invalid("order_id", e))
+        })?,
+        ordered_tasks: message.ordered_tasks,
         everything: message.everything,
     };
     selector
@@ -123,6 +128,9 @@ pub(super) fn message(selector: &Selector) -> v1::Selector {
         registration_version: text(selector.registration.as_ref()),
         issued_before_ms: selector.issued_before_ms.unwrap_or_default(),
         everything: selector.everything,
+        dispatcher: text(selector.dispatcher.as_ref()),
+        order_id: text(selector.order.as_ref()),
+        ordered_tasks: selector.ordered_tasks,
     }
 }
 

@@ -10,6 +10,7 @@ use super::restore_recorder::RestoreRecorder;
 use super::start_error::{StartError, during};
 use crate::access::Access;
 use crate::ca::Ca;
+use crate::dispatch::{Dispatch, DispatchUse};
 use crate::enrollment::{Enrollment, EnrollmentUse, Owner, OwnerSvids};
 use crate::evidence::{Evidence, TpmKeys, TrustItems};
 use crate::lease::Leases;
@@ -35,6 +36,7 @@ const MAX_ENROLLING: usize = 4;
 /// The rooms that `grpc/` dispatches to.
 pub(super) struct Broker {
     pub(super) access: Arc<Access>,
+    pub(super) dispatch: Arc<Dispatch>,
     pub(super) enrollment: Arc<Enrollment>,
     pub(super) evidence: Arc<Evidence>,
     pub(super) leases: Arc<Leases>,
@@ -175,6 +177,7 @@ impl Broker {
             TasksUse {
                 evidence: Arc::clone(&evidence),
                 leases: Arc::clone(&leases),
+                orders: metrics.orders(),
                 refusals: refusals.clone(),
                 secrets: Arc::clone(&secrets),
                 trust: Arc::clone(trust),
@@ -197,9 +200,20 @@ impl Broker {
             Arc::clone(&evidence),
             Arc::clone(&responses),
         );
+        let dispatch = Dispatch::new(
+            ledger.clone(),
+            limits,
+            metrics.orders(),
+            DispatchUse {
+                operators: Arc::clone(&gate.operators),
+                refusals: refusals.clone(),
+                tasks: Arc::clone(&tasks),
+            },
+        );
         let root_keys = Arc::new(RootKeys::new(ledger.clone(), Arc::clone(&leases)));
         let broker = Self {
             access: Arc::new(Access::new(ledger.clone(), Arc::clone(trust))),
+            dispatch: Arc::new(dispatch),
             enrollment,
             evidence,
             leases,

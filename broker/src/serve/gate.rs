@@ -23,7 +23,7 @@ use crate::traces::{CallSpan, Traces};
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 /// The methods that take authority away.
-const ENDINGS: [&str; 3] = ["CompleteTask", "SuspendTask", "Revoke"];
+const ENDINGS: [&str; 4] = ["CancelOrder", "CompleteTask", "SuspendTask", "Revoke"];
 
 /// Whether a method takes authority away.
 pub(super) fn is_ending(rpc: &str) -> bool {

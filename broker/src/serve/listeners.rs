@@ -11,6 +11,7 @@ use sundew_proto::envoy::secret_discovery_service_server::SecretDiscoveryService
 use sundew_proto::spiffe::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use sundew_proto::v1::access_service_server::AccessServiceServer;
 use sundew_proto::v1::agent_service_server::AgentServiceServer;
+use sundew_proto::v1::dispatch_service_server::DispatchServiceServer;
 use sundew_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use sundew_proto::v1::local_service_server::LocalServiceServer;
 use sundew_proto::v1::owner_service_server::OwnerServiceServer;
@@ -415,6 +416,7 @@ async fn workload_services(
         .add_service(health_service)
         .add_service(AgentServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(AccessServiceServer::new(services.clone()).max_decoding_message_size(most))
+        .add_service(DispatchServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(RegistryServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(ResponseServiceServer::new(services.clone()).max_decoding_message_size(most))
         .add_service(EnrollmentServiceServer::new(services).max_decoding_message_size(most))

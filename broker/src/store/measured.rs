@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken,
-    Report, Reserved, Store, StoredEntry, StoredLease, StoredTask, StoredToken, TaskPage,
-    TokenPage,
+    AppendAfter, BoxFuture, Claimed, Created, CreatedToken, DocumentKind, Heartbeat, NewOrder,
+    NewTask, NewToken, OrderClaim, Report, Reserved, Store, StoredEntry, StoredLease, StoredOrder,
+    StoredTask, StoredToken, TaskPage, TokenPage,
 };
-use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
+use sundew_core::{EntryId, LeaseId, OrderId, Position, TaskId, TokenHash};
 
 use crate::clock;
 use crate::metrics::StoreMetrics;
@@ -116,6 +116,46 @@ impl Store for MeasuredStore {
             "create_task",
             clock::monotonic(),
             self.store.create_task(task),
+        )
+    }
+
+    fn create_order<'a>(&'a self, order: NewOrder<'a>) -> BoxFuture<'a, Option<Created>> {
+        self.timed(
+            "create_order",
+            clock::monotonic(),
+            self.store.create_order(order),
+        )
+    }
+
+    fn order(&self, order: OrderId) -> BoxFuture<'_, Option<StoredOrder>> {
+        self.timed("order", clock::monotonic(), self.store.order(order))
+    }
+
+    fn claim_order<'a>(&'a self, claim: OrderClaim<'a>) -> BoxFuture<'a, Claimed> {
+        self.timed(
+            "claim_order",
+            clock::monotonic(),
+            self.store.claim_order(claim),
+        )
+    }
+
+    fn orders<'a>(
+        &'a self,
+        dispatcher: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<OrderId>> {
+        self.timed(
+            "orders",
+            clock::monotonic(),
+            self.store.orders(dispatcher, limit),
+        )
+    }
+
+    fn release_order<'a>(&'a self, dispatcher: &'a str, order: OrderId) -> BoxFuture<'a, ()> {
+        self.timed(
+            "release_order",
+            clock::monotonic(),
+            self.store.release_order(dispatcher, order),
         )
     }
 

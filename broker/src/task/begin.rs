@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use sundew_attestation::BindingPurpose;
+use sundew_attestation::{BindingPurpose, hex};
 use sundew_core::store::Reserved;
 use sundew_core::{
-    Credential, Delegation, Denial, KnownTask, KnownToken, Liveness, Registration, TaskRequest,
+    ClaimRecord, Credential, Denial, KnownTask, KnownToken, Liveness, Registration, TaskRequest,
     permit_task,
 };
 use sundew_proto::v1;
 
 use super::Tasks;
 use super::delegate::DelegationParent;
-use super::new_task::{Decision, NewTask, journal_record};
+use super::new_task::{Decision, NewTask, Stored, journal_record};
+use super::ordered::{asked, delegation};
 use crate::clock;
 use crate::peer::Peer;
 use crate::records::Task;
@@ -55,11 +56,13 @@ impl Tasks {
     pub(crate) async fn begin(
         self: Arc<Self>,
         peer: Arc<Peer>,
-        request: v1::BeginTaskRequest,
+        mut request: v1::BeginTaskRequest,
     ) -> Result<v1::BeginTaskResponse, Refusal> {
         // P2: the nonce is gone from here on, whatever else is wrong.
         let challenged = peer.channel().consume(&request.nonce);
-        let params = self.parse(&request)?;
+        let claim = asked(&request)?;
+        let is_ordered = !request.order_ticket.is_empty();
+        let params = (!is_ordered).then(|| self.parse(&request)).transpose()?;
         if !challenged {
             return Err(Refusal::Challenge);
         }
@@ -73,11 +76,23 @@ impl Tasks {
             .await?
             .ok_or(Refusal::Unregistered)?;
         let registration = &workload.registration;
+        let ordered = self.ordered(&peer, &mut request, &claim).await?;
+        let mut params = match params {
+            Some(params) => params,
+            None => self.parse(&request)?,
+        };
+        if ordered.is_some() {
+            params.digest = claim;
+        }
         if !registration.scopes.covers_all(&params.task.scopes) {
             // AC-10: refused before anything but the nonce is consumed.
             return Err(Denial::Scope.into());
         }
-        let parent = self.delegated(&request.grant, now_ms).await?;
+        let parent = match ordered.as_ref().map(|ordered| ordered.order().grant()) {
+            Some(None) => None,
+            Some(Some(grant)) => Some(self.below(grant, now_ms).await?),
+            None => self.delegated(&request.grant, now_ms).await?,
+        };
         let shown = super::presentation(
             &workload,
             &peer,
@@ -86,34 +101,35 @@ impl Tasks {
             BindingPurpose::BeginTask,
         );
         let attested = self.evidence.attest(shown).await?;
-        let delegation = parent.as_ref().map(|parent| Delegation {
-            grant: &parent.grant,
-            parent: parent.parent.record(),
-        });
         let permit = permit_task(
             registration,
             peer.svid(),
             &attested,
             params.task,
-            delegation,
+            (
+                ordered.as_ref().map(|ordered| &**ordered.order()),
+                parent.as_ref().map(delegation),
+            ),
             now_ms,
         )?;
         let decision = Decision {
             attested: &attested,
             now_ms,
+            ordered: ordered.as_ref(),
             parent: parent.as_ref(),
             permit: &permit,
             position,
             workload: &workload,
         };
         let new = self.new_task(&peer, request, &params.key, &params.digest, &decision)?;
-        self.open(new, registration, &decision).await
+        self.open(&peer, new, registration, &decision).await
     }
 
     /// Reserves a place for the task, puts it on the record, stores it, and answers its first token
     /// if nothing has ended it meanwhile.
     async fn open(
         &self,
+        peer: &Peer,
         new: NewTask,
         registration: &Registration,
         decision: &Decision<'_>,
@@ -135,7 +151,7 @@ impl Tasks {
             )
             .await?;
         let place = Arc::clone(&new.task);
-        let created = self.create(new, decision, reserved).await;
+        let created = self.create(peer, new, decision, reserved).await;
         if created.is_err() {
             self.give_back(&place).await;
         }
@@ -162,10 +178,11 @@ impl Tasks {
     /// before may have begun it: then nothing begins, and nothing goes on the record again.
     async fn create(
         &self,
+        peer: &Peer,
         new: NewTask,
         decision: &Decision<'_>,
         reserved: Reserved,
-    ) -> Result<(Arc<Task>, Arc<KnownToken>, Credential), Refusal> {
+    ) -> Result<Stored, Refusal> {
         if reserved == Reserved::Held
             && let Some(existing) = self.ledger.records.read_task(new.task.id).await?
         {
@@ -177,7 +194,19 @@ impl Tasks {
             .journal
             .write(journal_record(&new.task, &new.token, decision.attested))
             .await?;
-        let (task, token, credential) = self.store_task(new).await?;
+        let (task, token, credential) = match decision.ordered {
+            None => self.store_task(new).await?,
+            Some(ordered) => {
+                let claim = ClaimRecord {
+                    workload: peer.id().clone(),
+                    svid_serial: hex(peer.svid().serial()),
+                    remote: peer.remote().to_string(),
+                    claimed_at_ms: decision.now_ms,
+                    request: new.task.request,
+                };
+                self.claim(peer, ordered, claim, new).await?
+            }
+        };
         self.ledger.require_usable(&task)?;
         self.ledger.require_token_issuable(&token)?;
         Ok((task, token, credential))

@@ -78,6 +78,15 @@ impl Tasks {
         }
         let grant = Grant::parse(self.ledger.root(), text)
             .map_err(|_| Refusal::Denied(Denial::Delegation))?;
+        self.below(grant, now_ms).await.map(Some)
+    }
+
+    /// Answers the task that a grant names, if both are good now (P4).
+    pub(super) async fn below(
+        &self,
+        grant: Grant,
+        now_ms: i64,
+    ) -> Result<DelegationParent, Refusal> {
         if now_ms >= grant.expires_at_ms {
             return Err(Denial::NoTime.into());
         }
@@ -97,10 +106,10 @@ impl Tasks {
         if owner.registration.max_delegation_depth == 0 {
             return Err(Denial::Delegation.into());
         }
-        Ok(Some(DelegationParent {
+        Ok(DelegationParent {
             grant,
             parent: Arc::clone(&parent.known),
             most_children: owner.registration.max_delegated_tasks,
-        }))
+        })
     }
 }

@@ -9,6 +9,7 @@ mod ending;
 mod finish;
 mod mint;
 mod new_task;
+mod ordered;
 mod pace;
 mod prove;
 mod secret;
@@ -30,6 +31,7 @@ use crate::evidence::{Evidence, Presentation};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
 use crate::limits::CallLimits;
+use crate::metrics::OrderMetrics;
 use crate::peer::{Peer, Trust};
 use crate::records::Task;
 use crate::refusal::Refusal;
@@ -47,6 +49,7 @@ pub(crate) struct Tasks {
     evidence: Arc<Evidence>,
     leases: Arc<Leases>,
     limits: CallLimits,
+    orders: OrderMetrics,
     refusals: RefusalRecorder,
     secrets: Arc<Secrets>,
     swept: SweepState,
@@ -57,6 +60,7 @@ pub(crate) struct Tasks {
 pub(crate) struct TasksUse {
     pub(crate) evidence: Arc<Evidence>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) orders: OrderMetrics,
     pub(crate) refusals: RefusalRecorder,
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) trust: Arc<Trust>,
@@ -68,6 +72,7 @@ impl Tasks {
         let TasksUse {
             evidence,
             leases,
+            orders,
             refusals,
             secrets,
             trust,
@@ -79,6 +84,7 @@ impl Tasks {
             evidence,
             leases,
             limits,
+            orders,
             refusals,
             secrets,
             swept: SweepState::new(),

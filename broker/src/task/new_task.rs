@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sundew_attestation::Attested;
 use sundew_core::{
-    Credential, KnownTask, KnownToken, Permit, Position, Registration, TaskId, TaskRecord,
+    Credential, KnownTask, KnownToken, OrderId, Permit, Position, Registration, TaskId, TaskRecord,
     WorkloadRecord,
 };
 use sundew_proto::v1;
@@ -12,6 +12,7 @@ use sundew_proto::v1;
 use super::Tasks;
 use super::claims::claims_of;
 use super::delegate::DelegationParent;
+use super::ordered::Ordered;
 use crate::clock;
 use crate::evidence::attested_digests;
 use crate::journal::{self, Record};
@@ -41,12 +42,16 @@ const JOURNALED: [&str; 11] = [
 pub(super) struct Decision<'a> {
     pub(super) attested: &'a Attested,
     pub(super) now_ms: i64,
+    pub(super) ordered: Option<&'a Ordered>,
     pub(super) parent: Option<&'a DelegationParent>,
     pub(super) permit: &'a Permit,
     /// The position of the view on which it was decided.
     pub(super) position: Position,
     pub(super) workload: &'a WorkloadRecord,
 }
+
+/// A task that was stored, with its first token and its credential.
+pub(super) type Stored = (Arc<Task>, Arc<KnownToken>, Credential);
 
 /// A task that is not stored yet, with its first token.
 pub(super) struct NewTask {
@@ -126,6 +131,7 @@ impl Tasks {
         let Decision {
             attested,
             now_ms,
+            ordered,
             parent,
             permit,
             position,
@@ -138,8 +144,13 @@ impl Tasks {
             key.as_bytes(),
         ]);
         let mut ids = names.into_iter().map(TaskId::from_bytes);
-        let id = ids.next().ok_or(Refusal::Internal("no root key"))?;
-        let other_ids = ids.collect();
+        let mut id = ids.next().ok_or(Refusal::Internal("no root key"))?;
+        let mut other_ids: Vec<_> = ids.collect();
+        if let Some(ordered) = ordered {
+            // An order is for one task, which has its name.
+            id = ordered.order().id.task();
+            other_ids.clear();
+        }
         let ancestors: Vec<_> = parent
             .iter()
             .flat_map(|above| above.parent.ancestors().iter().chain([&above.parent]))
@@ -164,6 +175,7 @@ impl Tasks {
             claims: claims_of(attested, peer)?,
             ancestors: ancestors.iter().map(|ancestor| ancestor.id).collect(),
             depth_left: permit.depth_left(),
+            order: ordered.map(Ordered::of_task),
         };
         let root_key = self.ledger.root().active();
         let credential = self.credential((&task, root_key), FIRST, peer.svid().thumbprint());
@@ -214,6 +226,12 @@ pub(super) fn journal_record(task: &KnownTask, token: &KnownToken, attested: &At
         .with("token_expires_ms", token.expires_at_ms);
     if !task.record().ancestors.is_empty() {
         record = record.with("ancestors", super::join_spaces(&task.record().ancestors));
+    }
+    if let Some(order) = &task.record().order {
+        record = record
+            .with("order", OrderId::of_task(task.id))
+            .with("dispatcher", &order.dispatcher)
+            .with("labels", order.labels.join(" "));
     }
     record = record.with("assurance", attested.assurance().as_str());
     for claims in attested.claims() {

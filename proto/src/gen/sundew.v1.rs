@@ -59,6 +59,13 @@ pub struct Task {
     pub ancestors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "12")]
     pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The order that the task came of, and who ordered it. Empty if it came of none.
+    #[prost(string, tag = "13")]
+    pub order_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "14")]
+    pub dispatcher: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "15")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// How a task ended. A task has exactly one outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -641,6 +648,7 @@ pub struct EvidenceSet {
     pub kinds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct BeginTaskRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub nonce: ::prost::alloc::vec::Vec<u8>,
@@ -668,6 +676,11 @@ pub struct BeginTaskRequest {
     /// A grant from the owner of another task. The new task is opened below that one.
     #[prost(string, tag = "10")]
     pub grant: ::prost::alloc::string::String,
+    /// The ticket of an order, whose one task this is. The purpose and the instruction are those of the
+    /// order then, whatever stands here, and without scopes so are they. Compulsory where the
+    /// registration says `begin = "ordered"`.
+    #[prost(string, tag = "11")]
+    pub order_ticket: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginTaskResponse {
@@ -1882,6 +1895,731 @@ pub mod agent_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "sundew.v1.AgentService";
     impl<T> tonic::server::NamedService for AgentServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateOrderRequest {
+    /// 1 to 128 characters. A retry with the same key gives the same order and ticket.
+    #[prost(string, tag = "1")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// The workload that may claim the task.
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// Within the caller's bounds, or its task, and within the workload's registration.
+    #[prost(string, repeated, tag = "3")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Empty sets no limit beyond that of the registration, or of the task.
+    #[prost(string, repeated, tag = "4")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// From now on, the time in which the task must have ended. 0 means as long as tasks may last.
+    #[prost(int64, tag = "5")]
+    pub ttl_ms: i64,
+    /// From now on, the time in which the task must have been claimed. 0 means a quarter of an hour.
+    #[prost(int64, tag = "6")]
+    pub claimable_ms: i64,
+    #[prost(string, tag = "7")]
+    pub purpose: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub instruction: ::prost::alloc::string::String,
+    /// Words such as `untrusted-input`. An order from within a task has the labels of that task too.
+    #[prost(string, repeated, tag = "9")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many levels may be delegated below the task.
+    #[prost(uint32, tag = "10")]
+    pub depth: u32,
+    /// Whether the task goes on when its ticket is shown again. It is an alarm in any case.
+    #[prost(bool, tag = "11")]
+    pub reuse_only_alarms: bool,
+    /// The live task from within which an agent orders. Empty for those with the role `dispatcher`.
+    #[prost(string, tag = "12")]
+    pub task_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CreateOrderResponse {
+    #[prost(message, optional, tag = "1")]
+    pub order: ::core::option::Option<Order>,
+    /// The ticket: good once, for the workload that the order names. It is shown once; the broker keeps
+    /// only a hash of it.
+    #[prost(string, tag = "2")]
+    pub ticket: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Order {
+    #[prost(string, tag = "1")]
+    pub order_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub dispatcher: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "6")]
+    pub purpose: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub instruction: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "8")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "9")]
+    pub created_at_ms: i64,
+    #[prost(int64, tag = "10")]
+    pub claimable_until_ms: i64,
+    #[prost(int64, tag = "11")]
+    pub deadline_ms: i64,
+    #[prost(enumeration = "OrderState", tag = "12")]
+    pub state: i32,
+    /// The task that came of it. Empty while nobody has claimed it.
+    #[prost(string, tag = "13")]
+    pub task_id: ::prost::alloc::string::String,
+    /// How the task ended. Unspecified while it lives.
+    #[prost(enumeration = "Outcome", tag = "14")]
+    pub outcome: i32,
+    #[prost(int64, tag = "15")]
+    pub claimed_at_ms: i64,
+    /// The task from within which it was made.
+    #[prost(string, tag = "16")]
+    pub parent_task_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListOrdersRequest {
+    /// Those of all dispatchers. This needs the role `responder`.
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+    /// 0 means 100; at most 1000.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListOrdersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub orders: ::prost::alloc::vec::Vec<Order>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchOrdersRequest {
+    /// 1 to 64 orders of the caller's.
+    #[prost(string, repeated, tag = "1")]
+    pub order_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Go on until all of them have ended.
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchOrdersResponse {
+    #[prost(message, optional, tag = "1")]
+    pub order: ::core::option::Option<Order>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelOrderRequest {
+    #[prost(string, tag = "1")]
+    pub order_id: ::prost::alloc::string::String,
+    /// End the task that came of it, too.
+    #[prost(bool, tag = "2")]
+    pub end_task: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelOrderResponse {
+    #[prost(message, optional, tag = "1")]
+    pub order: ::core::option::Option<Order>,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OrderState {
+    Unspecified = 0,
+    /// It can be claimed.
+    Open = 1,
+    /// Its task lives.
+    Claimed = 2,
+    /// Its task has ended.
+    Ended = 3,
+    /// It was canceled before anybody claimed it.
+    Canceled = 4,
+    /// Nobody claimed it in time.
+    Expired = 5,
+    /// A rule has hit it, or the task from within which it was made has ended.
+    Revoked = 6,
+}
+impl OrderState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ORDER_STATE_UNSPECIFIED",
+            Self::Open => "ORDER_STATE_OPEN",
+            Self::Claimed => "ORDER_STATE_CLAIMED",
+            Self::Ended => "ORDER_STATE_ENDED",
+            Self::Canceled => "ORDER_STATE_CANCELED",
+            Self::Expired => "ORDER_STATE_EXPIRED",
+            Self::Revoked => "ORDER_STATE_REVOKED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ORDER_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ORDER_STATE_OPEN" => Some(Self::Open),
+            "ORDER_STATE_CLAIMED" => Some(Self::Claimed),
+            "ORDER_STATE_ENDED" => Some(Self::Ended),
+            "ORDER_STATE_CANCELED" => Some(Self::Canceled),
+            "ORDER_STATE_EXPIRED" => Some(Self::Expired),
+            "ORDER_STATE_REVOKED" => Some(Self::Revoked),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod dispatch_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// The service of those who order tasks for others: identities with the role `dispatcher`, and agents
+    /// from within a live task of their own. Nobody orders for itself, nor for whoever may order for it.
+    #[derive(Debug, Clone)]
+    pub struct DispatchServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl DispatchServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> DispatchServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> DispatchServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            DispatchServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Orders one task for a workload, and answers the ticket with which it is claimed. An order from
+        /// within a task is a delegation, and ends with that task.
+        pub async fn create_order(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateOrderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateOrderResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.DispatchService/CreateOrder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.DispatchService", "CreateOrder"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the caller's orders that may be claimed still, and those that were claimed meanwhile.
+        pub async fn list_orders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListOrdersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListOrdersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.DispatchService/ListOrders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.DispatchService", "ListOrders"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells how orders of the caller's stand, and whatever becomes of them, until all have ended.
+        pub async fn watch_orders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchOrdersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchOrdersResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.DispatchService/WatchOrders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.DispatchService", "WatchOrders"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Cancels an order of the caller's that nobody has claimed; if so asked, ends the task that came of
+        /// it. Success means that no broker takes its ticket any more.
+        pub async fn cancel_order(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelOrderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelOrderResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sundew.v1.DispatchService/CancelOrder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sundew.v1.DispatchService", "CancelOrder"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod dispatch_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with DispatchServiceServer.
+    #[async_trait]
+    pub trait DispatchService: std::marker::Send + std::marker::Sync + 'static {
+        /// Orders one task for a workload, and answers the ticket with which it is claimed. An order from
+        /// within a task is a delegation, and ends with that task.
+        async fn create_order(
+            &self,
+            request: tonic::Request<super::CreateOrderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateOrderResponse>,
+            tonic::Status,
+        >;
+        /// Lists the caller's orders that may be claimed still, and those that were claimed meanwhile.
+        async fn list_orders(
+            &self,
+            request: tonic::Request<super::ListOrdersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListOrdersResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchOrders method.
+        type WatchOrdersStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchOrdersResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Tells how orders of the caller's stand, and whatever becomes of them, until all have ended.
+        async fn watch_orders(
+            &self,
+            request: tonic::Request<super::WatchOrdersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchOrdersStream>,
+            tonic::Status,
+        >;
+        /// Cancels an order of the caller's that nobody has claimed; if so asked, ends the task that came of
+        /// it. Success means that no broker takes its ticket any more.
+        async fn cancel_order(
+            &self,
+            request: tonic::Request<super::CancelOrderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelOrderResponse>,
+            tonic::Status,
+        >;
+    }
+    /// The service of those who order tasks for others: identities with the role `dispatcher`, and agents
+    /// from within a live task of their own. Nobody orders for itself, nor for whoever may order for it.
+    #[derive(Debug)]
+    pub struct DispatchServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> DispatchServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for DispatchServiceServer<T>
+    where
+        T: DispatchService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/sundew.v1.DispatchService/CreateOrder" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateOrderSvc<T: DispatchService>(pub Arc<T>);
+                    impl<
+                        T: DispatchService,
+                    > tonic::server::UnaryService<super::CreateOrderRequest>
+                    for CreateOrderSvc<T> {
+                        type Response = super::CreateOrderResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateOrderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as DispatchService>::create_order(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateOrderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.DispatchService/ListOrders" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListOrdersSvc<T: DispatchService>(pub Arc<T>);
+                    impl<
+                        T: DispatchService,
+                    > tonic::server::UnaryService<super::ListOrdersRequest>
+                    for ListOrdersSvc<T> {
+                        type Response = super::ListOrdersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListOrdersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as DispatchService>::list_orders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListOrdersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.DispatchService/WatchOrders" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchOrdersSvc<T: DispatchService>(pub Arc<T>);
+                    impl<
+                        T: DispatchService,
+                    > tonic::server::ServerStreamingService<super::WatchOrdersRequest>
+                    for WatchOrdersSvc<T> {
+                        type Response = super::WatchOrdersResponse;
+                        type ResponseStream = T::WatchOrdersStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchOrdersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as DispatchService>::watch_orders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchOrdersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sundew.v1.DispatchService/CancelOrder" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelOrderSvc<T: DispatchService>(pub Arc<T>);
+                    impl<
+                        T: DispatchService,
+                    > tonic::server::UnaryService<super::CancelOrderRequest>
+                    for CancelOrderSvc<T> {
+                        type Response = super::CancelOrderResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelOrderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as DispatchService>::cancel_order(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelOrderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for DispatchServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "sundew.v1.DispatchService";
+    impl<T> tonic::server::NamedService for DispatchServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
@@ -6543,6 +7281,15 @@ pub struct Selector {
     /// Everything. This goes with no other criterion.
     #[prost(bool, tag = "14")]
     pub everything: bool,
+    /// Orders of this dispatcher that nobody has claimed.
+    #[prost(string, tag = "15")]
+    pub dispatcher: ::prost::alloc::string::String,
+    /// This order, if nobody has claimed it.
+    #[prost(string, tag = "16")]
+    pub order_id: ::prost::alloc::string::String,
+    /// Tasks that came of these orders, too. This goes with a dispatcher or an order only.
+    #[prost(bool, tag = "17")]
+    pub ordered_tasks: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PreviewRequest {

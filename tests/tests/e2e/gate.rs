@@ -29,12 +29,13 @@ const AUDIENCE: &str = "https://api.example";
 const LOCAL: [&str; 2] = ["SecretDiscoveryService.", "SpiffeWorkloadAPI."];
 
 /// The methods that give authority to a workload.
-const GIVING: [&str; 14] = [
+const GIVING: [&str; 15] = [
     "AgentService.BeginTask",
     "AgentService.Delegate",
     "AgentService.GetSecret",
     "AgentService.MintToken",
     "AgentService.ResumeTask",
+    "DispatchService.CreateOrder",
     "EnrollmentService.ActivateTpmKey",
     "EnrollmentService.Enroll",
     "EnrollmentService.IssueEntry",
@@ -47,13 +48,16 @@ const GIVING: [&str; 14] = [
 ];
 
 /// The other methods, and whole services, with what they do instead.
-const NOT_GIVING: [(&str, &str); 17] = [
+const NOT_GIVING: [(&str, &str); 20] = [
     ("AccessService.Introspect", "says what stands"),
     ("AccessService.ShowOperator", "says what stands"),
     ("AgentService.Attend", "keeps what was given"),
     ("AgentService.Challenge", "a nonce"),
     ("AgentService.CompleteTask", "ends"),
     ("AgentService.SuspendTask", "ends"),
+    ("DispatchService.CancelOrder", "ends"),
+    ("DispatchService.ListOrders", "says what stands"),
+    ("DispatchService.WatchOrders", "says what stands"),
     ("EnrollmentService.ChallengeTpmKey", "a nonce"),
     ("EnrollmentService.EnrollChallenge", "a nonce"),
     ("EnrollmentService.ListEntries", "says what stands"),
@@ -196,6 +200,16 @@ impl Gate {
                 };
                 self.agent.agent().resume_task(request).await.map(drop)
             }
+            "DispatchService.CreateOrder" => {
+                let request = CreateOrderRequest {
+                    spiffe_id: NODE.to_owned(),
+                    scopes: vec!["secret:app/key".to_owned()],
+                    purpose: "test".to_owned(),
+                    task_id: self.task.clone(),
+                    ..CreateOrderRequest::default()
+                };
+                self.agent.dispatch().create_order(request).await.map(drop)
+            }
             "EnrollmentService.ActivateTpmKey" => {
                 let (key, opened, expires_at_ms) = self.activation.clone();
                 let activated = answer(&self.agent, &key, opened, expires_at_ms);
@@ -278,7 +292,7 @@ fn registrations() -> [Value; 2] {
     let agent = json!({
         "spiffe_id": AGENT, "local": local, "jwt_svid_audiences": [AUDIENCE], "max_delegation_depth": 1, "max_delegated_tasks": 9,
     });
-    let node = json!({ "spiffe_id": NODE, "scopes": ["node:serve"] });
+    let node = json!({ "spiffe_id": NODE, "scopes": ["node:serve", "secret:app/*"] });
     [
         World::registration("/agent", agent),
         World::registration("/node", node),
@@ -352,7 +366,8 @@ async fn i1_every_method_that_gives_authority_refuses_under_a_quarantine() {
     gate.join_token = gate.operator.join_token(AGENT).await;
     gate.quarantine(NODE).await;
     for method in GIVING {
-        let through_the_node = method.starts_with("EnrollmentService.IssueEntry");
+        let through_the_node = method.starts_with("EnrollmentService.IssueEntry")
+            || method == "DispatchService.CreateOrder";
         let asked = gate.ask(method).await;
         assert_eq!(asked.is_err(), through_the_node, "{method}: {asked:?}");
     }

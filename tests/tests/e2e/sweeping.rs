@@ -53,6 +53,7 @@ async fn write_task(records: &Records, root: &RootKey, number: u64, deadline_ms:
         claims: vec![],
         ancestors: vec![],
         depth_left: 0,
+        order: None,
     };
     let workload = record.workload.to_string();
     let store = records.store();

@@ -3,6 +3,7 @@
 mod full_disk;
 mod leases;
 mod log;
+mod orders;
 mod redis;
 mod tasks;
 

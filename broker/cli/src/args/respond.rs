@@ -50,6 +50,15 @@ pub(crate) struct Select {
     /// since the epoch.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     pub(crate) issued_before: Option<i64>,
+    /// Orders of this dispatcher that nobody has claimed.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    pub(crate) dispatcher: Option<String>,
+    /// One order, if nobody has claimed it.
+    #[arg(long, value_name = "ORDER_ID")]
+    pub(crate) order: Option<String>,
+    /// With --dispatcher or --order: the tasks that came of the orders, too.
+    #[arg(long)]
+    pub(crate) ordered_tasks: bool,
     /// Everything there is; goes with no other criterion.
     #[arg(long)]
     pub(crate) everything: bool,

@@ -26,6 +26,9 @@ pub(super) fn selector(select: Select) -> Selector {
         svid_serial: select.svid_serial.unwrap_or_default(),
         registration_version: select.registration.unwrap_or_default(),
         issued_before_ms: select.issued_before.unwrap_or_default(),
+        dispatcher: select.dispatcher.unwrap_or_default(),
+        order_id: select.order.unwrap_or_default(),
+        ordered_tasks: select.ordered_tasks,
         everything: select.everything,
     }
 }
@@ -94,6 +97,11 @@ pub(super) fn criteria(selector: &Selector) -> Criteria {
     all.extend(selector.claims.iter().map(|claim| ("claim", claim.clone())));
     if selector.issued_before_ms > 0 {
         all.push(("issued-before", format_timestamp(selector.issued_before_ms)));
+    }
+    all.push(("dispatcher", selector.dispatcher.clone()));
+    all.push(("order", selector.order_id.clone()));
+    if selector.ordered_tasks {
+        all.push(("ordered-tasks", "yes".to_owned()));
     }
     if selector.everything {
         all.push(("everything", "yes".to_owned()));

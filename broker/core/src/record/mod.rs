@@ -68,6 +68,17 @@ pub struct TaskRecord {
     pub ancestors: Vec<TaskId>,
     /// The number of further levels that may be delegated below the task.
     pub depth_left: u32,
+    /// The order that the task came of, if it came of one. The task has its identifier.
+    pub order: Option<TaskOrder>,
+}
+
+/// What a task keeps of the order that it came of.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TaskOrder {
+    /// The identity that ordered the task.
+    pub dispatcher: SpiffeId,
+    /// The labels of the order.
+    pub labels: Vec<String>,
 }
 
 /// The most bytes of scopes and claims that are kept of a task that has ended. By them, the clean-up

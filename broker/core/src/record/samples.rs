@@ -29,6 +29,7 @@ pub(crate) fn task(position: u64) -> TaskRecord {
         claims: vec![],
         ancestors: vec![],
         depth_left: 0,
+        order: None,
     }
 }
 

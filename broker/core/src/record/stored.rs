@@ -8,7 +8,7 @@ use sundew_attestation::spiffe::SpiffeId;
 
 use crate::id::TaskId;
 use crate::position::Position;
-use crate::record::{RecordError, TaskRecord, TokenRecord};
+use crate::record::{RecordError, TaskOrder, TaskRecord, TokenRecord};
 use crate::scope::ScopeSet;
 use crate::token_binding::TokenBinding;
 
@@ -48,6 +48,11 @@ struct StoredTask {
     ancestors: Vec<Vec<u8>>,
     #[prost(uint32, tag = "17")]
     depth_left: u32,
+    /// The text is empty if the task came of no order; then there are no labels.
+    #[prost(string, tag = "18")]
+    dispatcher: String,
+    #[prost(string, repeated, tag = "19")]
+    labels: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -114,6 +119,16 @@ impl TaskRecord {
                 .map(|id| id.as_bytes().to_vec())
                 .collect(),
             depth_left: self.depth_left,
+            dispatcher: self
+                .order
+                .as_ref()
+                .map(|order| order.dispatcher.to_string())
+                .unwrap_or_default(),
+            labels: self
+                .order
+                .as_ref()
+                .map(|order| order.labels.clone())
+                .unwrap_or_default(),
         }
         .encode_to_vec()
     }
@@ -148,6 +163,13 @@ impl TaskRecord {
                 .map(|id| exactly(id).map(TaskId::from_bytes))
                 .collect::<Result<_, _>>()?,
             depth_left: stored.depth_left,
+            order: match stored.dispatcher.as_str() {
+                "" => None,
+                dispatcher => Some(TaskOrder {
+                    dispatcher: SpiffeId::parse(dispatcher).map_err(|_| RecordError::Malformed)?,
+                    labels: stored.labels,
+                }),
+            },
         })
     }
 }
@@ -255,6 +277,12 @@ mod tests {
             task.claims = vec!["oidc.sub=x".to_owned()];
             let mut token = samples::token(position);
             token.expires_at_ms = token.issued_at_ms + life;
+            if bearer {
+                task.order = Some(TaskOrder {
+                    dispatcher: SpiffeId::parse("spiffe://a.test/ci").unwrap(),
+                    labels: vec!["untrusted-input".to_owned()],
+                });
+            }
             if rotated {
                 (token.certificate, token.svid_serial) = ([9; 32], vec![1, 2]);
             }

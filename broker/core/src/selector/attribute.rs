@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 
-use crate::id::{TaskId, TokenId};
+use crate::id::{OrderId, TaskId, TokenId};
 use crate::position::Position;
 use crate::scope::Scope;
 
@@ -19,6 +19,14 @@ pub enum Attribute {
     Below(Arc<str>),
     /// The claim, written as `kind.name=value`, was verified.
     Claim(Arc<str>),
+    /// The subject is an order of this dispatcher that nobody has claimed.
+    Dispatcher(SpiffeId),
+    /// The subject is this order, or the task that came of it.
+    FromOrder(OrderId),
+    /// The subject is this order, and nobody has claimed it.
+    Order(OrderId),
+    /// The subject is an order of this dispatcher, or a task that came of one.
+    OrderedBy(SpiffeId),
     /// The owner's SPIFFE ID, cut after some path segment, is this text.
     Prefix(Arc<str>),
     /// The version of the registration that allowed the subject is this one.

@@ -13,7 +13,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use sundew_attestation::spiffe::{SpiffeId, TrustDomain};
 
-use crate::id::{TaskId, TokenId};
+use crate::id::{OrderId, TaskId, TokenId};
 use crate::scope::Scope;
 
 pub use attribute::{Attribute, Subject};
@@ -69,6 +69,17 @@ pub struct Selector {
     /// The subject was issued before this time, in milliseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issued_before_ms: Option<i64>,
+    /// The subject is an order of this dispatcher that nobody has claimed; with `ordered_tasks`, a
+    /// task that came of one, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatcher: Option<SpiffeId>,
+    /// The subject is this order, and nobody has claimed it; with `ordered_tasks`, the task that came
+    /// of it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderId>,
+    /// Tasks match that came of the orders that the selector names. This is no criterion by itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ordered_tasks: bool,
     /// Every subject matches. No other criterion may be set beside this one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub everything: bool,
@@ -89,6 +100,9 @@ pub enum SelectorError {
     /// The serial number is not lower-case hexadecimal.
     #[error("a serial number is lower-case hexadecimal")]
     Serial,
+    /// Tasks that were ordered are meant, and no order is named.
+    #[error("tasks that were ordered are named by a dispatcher or an order")]
+    OrderedTasks,
     /// A text is blank, longer than 2048 bytes, or not printable.
     #[error("a criterion is blank, longer than 2048 bytes, or has characters that do not print")]
     Text,
@@ -153,6 +167,9 @@ impl Selector {
         {
             return Err(SelectorError::Everything);
         }
+        if self.ordered_tasks && self.dispatcher.is_none() && self.order.is_none() {
+            return Err(SelectorError::OrderedTasks);
+        }
         // A blank criterion is a variable of a script that was not set: the rule would not hit
         // what the responder has in mind.
         let mut texts = self
@@ -181,6 +198,11 @@ impl Selector {
         all.extend(self.token.map(|id| vec![Attribute::Token(id)]));
         all.extend(self.task.map(|id| vec![Attribute::Task(id)]));
         all.extend(self.task_tree.map(|id| vec![Attribute::Tree(id)]));
+        let with_tasks = self.ordered_tasks;
+        all.extend(self.order.map(|id| match with_tasks {
+            true => vec![Attribute::FromOrder(id)],
+            false => vec![Attribute::Order(id)],
+        }));
         all.extend(
             self.svid_serial
                 .as_deref()
@@ -191,6 +213,10 @@ impl Selector {
                 .clone()
                 .map(|id| vec![Attribute::Workload(id)]),
         );
+        all.extend(self.dispatcher.clone().map(|id| match with_tasks {
+            true => vec![Attribute::OrderedBy(id)],
+            false => vec![Attribute::Dispatcher(id)],
+        }));
         all.extend(
             self.claims
                 .iter()

@@ -6,17 +6,19 @@
 //! may not have happened is an error.
 
 mod log;
+mod order;
 mod task;
 
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::credential::TokenHash;
-use crate::id::{LeaseId, TaskId};
+use crate::id::{LeaseId, OrderId, TaskId};
 use crate::position::{EntryId, Position};
 
 pub use crate::document::DocumentKind;
 pub use log::{AppendAfter, Heartbeat, Report, StoredEntry};
+pub use order::{Claimed, NewOrder, OrderClaim, StoredOrder};
 pub use task::{
     Created, CreatedToken, NewTask, NewToken, Reserved, StoredLease, StoredTask, StoredToken,
     TaskPage, TokenPage,
@@ -116,6 +118,25 @@ pub trait Store: Send + Sync {
     }
     /// Returns at most `limit` of the tasks on the lists, of one workload or of all.
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>>;
+
+    /// Writes an order and puts it on the lists. Returns `None` if its dispatcher has as many orders
+    /// on its list as it may have. The limit is not exact while orders are made at a time.
+    fn create_order<'a>(&'a self, order: NewOrder<'a>) -> BoxFuture<'a, Option<Created>>;
+    /// Returns an order with its claim, if it exists.
+    fn order(&self, order: OrderId) -> BoxFuture<'_, Option<StoredOrder>>;
+    /// Claims an order by writing its task, in one step: of all calls for one order, one returns
+    /// [`Claimed::Now`], and the others what it wrote. The claim is as durable as an entry of the log
+    /// before this returns.
+    fn claim_order<'a>(&'a self, claim: OrderClaim<'a>) -> BoxFuture<'a, Claimed>;
+    /// Returns at most `limit` of the orders on the lists, of one dispatcher or of all. Orders that
+    /// cannot be claimed any more may be among them.
+    fn orders<'a>(
+        &'a self,
+        dispatcher: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<OrderId>>;
+    /// Takes an order off the lists.
+    fn release_order<'a>(&'a self, dispatcher: &'a str, order: OrderId) -> BoxFuture<'a, ()>;
 
     /// Writes a token of an existing task, which may have `limit` tokens that are still kept. Returns
     /// `None` if the task does not exist.

@@ -232,6 +232,12 @@ impl View {
         Some(Cause::TaskEnded(ending.outcome))
     }
 
+    /// Returns the entry that ended the task of this name, if one did.
+    #[must_use]
+    pub fn ended_entry(&self, task: &TaskId) -> Option<EntryId> {
+        self.endings.get(task).map(|ending| ending.by)
+    }
+
     /// Returns the ending of the task, or else that of the nearest task that it was delegated from:
     /// this is the reason that the task's owner can make sense of.
     fn ending_of(&self, task: &KnownTask, without: Option<EntryId>) -> Option<Cause> {
@@ -268,7 +274,7 @@ impl View {
     }
 
     /// Returns the subject with the position that counts in this view.
-    fn with_counted_position<'a>(&self, subject: Subject<'a>) -> Subject<'a> {
+    pub(super) fn with_counted_position<'a>(&self, subject: Subject<'a>) -> Subject<'a> {
         Subject {
             position: self.counted(subject.position),
             ..subject

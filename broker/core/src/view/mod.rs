@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod document_tests;
 mod liveness;
+mod order;
 mod quarantine;
 mod retention;
 #[cfg(test)]

@@ -309,3 +309,59 @@ fn o4_a_role_is_a_word_or_a_table_that_says_each_of_its_bounds() {
         assert!(error.contains(problem), "{roles}: {error}");
     }
 }
+
+#[test]
+fn ac_9d_a_dispatcher_is_bounded_runs_no_model_and_orders_in_no_circle() {
+    let parse = |operators: &[(&str, &str)]| {
+        let text: String = operators
+            .iter()
+            .map(|(id, roles)| {
+                format!("[[operators]]\nspiffe_id = \"spiffe://a/{id}\"\nroles = {roles}\n")
+            })
+            .collect();
+        let parsed = with("source = \"embedded_ca\"\ntrust_domain = \"a\"", &text);
+        parsed
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    let over = |path: &str, model: &str| {
+        format!(
+            "[{{ role = \"dispatcher\", path_prefixes = [\"spiffe://a/{path}\"], scopes = [], \
+             secrets = []{model} }}]"
+        )
+    };
+    let good = |path: &str| over(path, ", runs_no_model = true");
+    assert_eq!(
+        parse(&[("ci", &good("agents")), ("cron", &good("agents"))]),
+        ""
+    );
+    let circle = "nobody orders for itself";
+    for (operators, problem) in [
+        (
+            vec![("ci", "[\"dispatcher\"]".to_owned())],
+            "must be a table with its bounds",
+        ),
+        (
+            vec![("ci", over("agents", ""))],
+            "runs_no_model: must be true",
+        ),
+        (
+            vec![("ci", over("agents", ", runs_no_model = false"))],
+            "runs_no_model: must be true",
+        ),
+        (vec![("ci", good("ci"))], circle),
+        (vec![("a", good("b")), ("b", good("a"))], circle),
+        (
+            vec![("a", good("b")), ("b", good("c")), ("c", good("a"))],
+            circle,
+        ),
+    ] {
+        let operators: Vec<_> = operators
+            .iter()
+            .map(|(id, roles)| (*id, roles.as_str()))
+            .collect();
+        let said = parse(&operators);
+        assert!(said.contains(problem), "{operators:?}: {said}");
+    }
+}

@@ -11,7 +11,7 @@ use sundew_attestation::spiffe::SpiffeId;
 use sundew_core::{Limit, Pattern, RoleBounds};
 
 use super::Role;
-use crate::role::{Reach, Roles};
+use crate::role::{Reach, Roles, may_order_for};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +36,9 @@ pub(super) struct FileBounds {
     scopes: Option<Vec<String>>,
     audiences: Option<Vec<String>>,
     secrets: Option<Vec<String>>,
+    /// Whether whoever has the identity runs no model. A dispatcher must say so: what a model reads
+    /// could order by it, with nobody's leave.
+    runs_no_model: Option<bool>,
 }
 
 impl<'de> Deserialize<'de> for FileRole {
@@ -85,6 +88,13 @@ pub(super) fn operators(
         for role in operator.roles {
             let word = role.role();
             let reach = match role {
+                FileRole::Unbounded(Role::Dispatcher) => {
+                    errors.push(format!(
+                        "operators: {id}: dispatcher: must be a table with its bounds: nobody \
+                         orders for everybody, itself among them"
+                    ));
+                    Reach::Unbounded
+                }
                 FileRole::Unbounded(_) => Reach::Unbounded,
                 FileRole::Bounded(bounds) => {
                     let mut problem = |problem: String| {
@@ -105,12 +115,32 @@ pub(super) fn operators(
             roles.insert(word, reach);
         }
     }
+    dispatchers(&all, errors);
     all
+}
+
+/// Nobody orders for itself, nor for whoever may order for it over any number of steps.
+fn dispatchers(all: &BTreeMap<SpiffeId, Roles>, errors: &mut Vec<String>) {
+    for id in all.keys().filter(|id| may_order_for(all, id, id)) {
+        errors.push(format!(
+            "operators: {id}: dispatcher: path_prefixes: nobody orders for itself, nor for whoever \
+             may order for it"
+        ));
+    }
 }
 
 impl FileBounds {
     fn read(self, problem: &mut impl FnMut(String)) -> RoleBounds {
         let lists = self.role.bounds();
+        match (self.role == Role::Dispatcher, self.runs_no_model) {
+            (true, Some(true)) | (false, None) => {}
+            (true, _) => problem(
+                "runs_no_model: must be true: an identity that runs a model orders from within its \
+                 own tasks, without this role"
+                    .to_owned(),
+            ),
+            (false, Some(_)) => problem("runs_no_model is for dispatchers".to_owned()),
+        }
         RoleBounds {
             path_prefixes: list("path_prefixes", self.path_prefixes, lists, problem),
             scopes: list("scopes", self.scopes, lists, problem),

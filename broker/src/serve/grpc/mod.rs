@@ -4,6 +4,7 @@
 mod access;
 mod agent;
 mod anonymous;
+mod dispatch;
 mod enrollment;
 mod registry;
 mod response;

@@ -1,10 +1,12 @@
 //! The changes that each operation makes to the state.
 
 use sundew_core::store::{DocumentKind, StoredEntry};
-use sundew_core::{EntryId, LeaseId, Position, TaskId};
+use sundew_core::{EntryId, LeaseId, OrderId, Position, TaskId};
 
-use super::operation::{Document, Entry, Lease, NewTask, NewToken, Place, Release, kind::Kind};
-use super::state::{State, Task};
+use super::operation::{
+    Claim, Document, Entry, Lease, NewOrder, NewTask, NewToken, Place, Release, kind::Kind,
+};
+use super::state::{Order, State, Task};
 
 impl State {
     /// Applies one operation. Reading the file back applies the same operations in the same order.
@@ -33,6 +35,13 @@ impl State {
                 }
             }
             Kind::Release(release) => self.apply_release(release),
+            Kind::Claim(claim) => self.apply_claim(claim),
+            Kind::Order(order) => self.apply_order(order),
+            Kind::Unlisted(unlisted) => {
+                if let Some(order) = self.orders.get_mut(&order_id(&unlisted.order)) {
+                    order.listed_until_ms = 0;
+                }
+            }
             Kind::Due(due) => self.set_due(task_id(&due.task), Some(due.due_ms)),
             Kind::Agreement(agreement) => {
                 self.agreement = (agreement.version, agreement.value.clone());
@@ -104,6 +113,28 @@ impl State {
         }
     }
 
+    fn apply_order(&mut self, order: &NewOrder) {
+        let new = Order {
+            dispatcher: order.dispatcher.clone(),
+            record: order.record.clone(),
+            claim: order.claim.clone(),
+            listed_until_ms: order.listed_until_ms,
+            retain_until_ms: order.retain_until_ms,
+        };
+        self.orders.insert(order_id(&order.id), new);
+    }
+
+    fn apply_claim(&mut self, claim: &Claim) {
+        let Some(task) = &claim.task else {
+            return;
+        };
+        if let Some(order) = self.orders.get_mut(&order_id(&task.id)) {
+            order.claim = Some(claim.claim.clone());
+            order.retain_until_ms = claim.retain_until_ms;
+        }
+        self.apply_task(task);
+    }
+
     fn apply_token(&mut self, token: &NewToken) {
         if let Some(task) = self.tasks.get_mut(&task_id(&token.task)) {
             task.tokens.insert(
@@ -159,6 +190,10 @@ impl State {
 
 fn task_id(bytes: &[u8]) -> TaskId {
     TaskId::from_bytes(bytes.try_into().unwrap_or_default())
+}
+
+fn order_id(bytes: &[u8]) -> OrderId {
+    OrderId::of_task(task_id(bytes))
 }
 
 fn lease_id(bytes: &[u8]) -> LeaseId {

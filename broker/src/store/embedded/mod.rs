@@ -12,6 +12,7 @@ mod documents;
 mod leases;
 mod log;
 mod operation;
+mod orders;
 mod snapshot;
 mod state;
 mod tasks;
@@ -23,11 +24,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken,
-    Report, Reserved, Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken,
-    TaskPage, TokenPage,
+    AppendAfter, BoxFuture, Claimed, Created, CreatedToken, DocumentKind, Heartbeat, NewOrder,
+    NewTask, NewToken, OrderClaim, Report, Reserved, Store, StoreError, StoredEntry, StoredLease,
+    StoredOrder, StoredTask, StoredToken, TaskPage, TokenPage,
 };
-use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
+use sundew_core::{EntryId, LeaseId, OrderId, Position, TaskId, TokenHash};
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
@@ -274,6 +275,30 @@ impl Store for EmbeddedStore {
 
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>> {
         Box::pin(ready(Ok(self.list_tasks(workload, limit))))
+    }
+
+    fn create_order<'a>(&'a self, order: NewOrder<'a>) -> BoxFuture<'a, Option<Created>> {
+        Box::pin(self.write_order(order))
+    }
+
+    fn order(&self, order: OrderId) -> BoxFuture<'_, Option<StoredOrder>> {
+        Box::pin(ready(Ok(self.read_order(order))))
+    }
+
+    fn claim_order<'a>(&'a self, claim: OrderClaim<'a>) -> BoxFuture<'a, Claimed> {
+        Box::pin(self.write_claim(claim))
+    }
+
+    fn orders<'a>(
+        &'a self,
+        dispatcher: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<OrderId>> {
+        Box::pin(ready(Ok(self.list_orders(dispatcher, limit))))
+    }
+
+    fn release_order<'a>(&'a self, _: &'a str, order: OrderId) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.unlist_order(order) })
     }
 
     fn create_token<'a>(

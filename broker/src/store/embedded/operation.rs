@@ -6,7 +6,7 @@
 pub(super) struct Operation {
     #[prost(
         oneof = "kind::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
     )]
     pub(super) kind: Option<kind::Kind>,
 }
@@ -170,6 +170,42 @@ pub(super) struct Dropped {
     pub(super) positions: Vec<u64>,
 }
 
+/// An order was written.
+#[derive(Clone, prost::Message)]
+pub(super) struct NewOrder {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub(super) dispatcher: String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) record: Vec<u8>,
+    #[prost(int64, tag = "4")]
+    pub(super) listed_until_ms: i64,
+    #[prost(int64, tag = "5")]
+    pub(super) retain_until_ms: i64,
+    /// The claim, in a file that was compacted.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(super) claim: Option<Vec<u8>>,
+}
+
+/// An order was claimed, and its task was written.
+#[derive(Clone, prost::Message)]
+pub(super) struct Claim {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) claim: Vec<u8>,
+    #[prost(int64, tag = "2")]
+    pub(super) retain_until_ms: i64,
+    #[prost(message, optional, tag = "3")]
+    pub(super) task: Option<NewTask>,
+}
+
+/// An order was taken off the lists.
+#[derive(Clone, prost::Message)]
+pub(super) struct Unlisted {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) order: Vec<u8>,
+}
+
 pub(super) mod kind {
     /// A change to the state.
     #[derive(Clone, prost::Oneof)]
@@ -204,5 +240,11 @@ pub(super) mod kind {
         Ended(super::Ended),
         #[prost(message, tag = "15")]
         Dropped(super::Dropped),
+        #[prost(message, tag = "16")]
+        Order(super::NewOrder),
+        #[prost(message, tag = "17")]
+        Claim(super::Claim),
+        #[prost(message, tag = "18")]
+        Unlisted(super::Unlisted),
     }
 }

@@ -3,7 +3,7 @@
 use sundew_core::TaskId;
 
 use super::operation::{
-    Agreement, Binding, Document, Due, Entry, Had, Lease, NewTask, NewToken, Place, Used,
+    Agreement, Binding, Document, Due, Entry, Had, Lease, NewOrder, NewTask, NewToken, Place, Used,
     kind::Kind,
 };
 use super::state::{State, Task};
@@ -18,6 +18,7 @@ impl State {
         }
         self.snapshot_documents(&mut out);
         self.snapshot_lists(&mut out);
+        self.snapshot_orders(&mut out);
         // A token, a binding or a lease that a task has had is written after its task, because it
         // is applied only to a task that is there.
         for (id, task) in &self.tasks {
@@ -67,6 +68,19 @@ impl State {
             out.push(Kind::Due(Due {
                 task: task.as_bytes().to_vec(),
                 due_ms: *due_ms,
+            }));
+        }
+    }
+
+    fn snapshot_orders(&self, out: &mut Vec<Kind>) {
+        for (id, order) in &self.orders {
+            out.push(Kind::Order(NewOrder {
+                id: id.as_bytes().to_vec(),
+                dispatcher: order.dispatcher.clone(),
+                record: order.record.clone(),
+                listed_until_ms: order.listed_until_ms,
+                retain_until_ms: order.retain_until_ms,
+                claim: order.claim.clone(),
             }));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use sundew_core::store::StoredEntry;
-use sundew_core::{EntryId, LeaseId, Position, TaskId};
+use sundew_core::{EntryId, LeaseId, OrderId, Position, TaskId};
 
 /// The state that the operations of the file add up to. Times are milliseconds since the epoch.
 #[derive(Default)]
@@ -14,6 +14,7 @@ pub(super) struct State {
     pub(super) documents: HashMap<(&'static str, String), Vec<u8>>,
     /// The single-use names that were taken, and until when they count as taken.
     pub(super) used: HashMap<[u8; 32], i64>,
+    pub(super) orders: HashMap<OrderId, Order>,
     pub(super) tasks: HashMap<TaskId, Task>,
     /// The tasks of each workload that hold a place, and their deadlines.
     pub(super) places: HashMap<String, HashMap<TaskId, i64>>,
@@ -31,6 +32,16 @@ pub(super) struct State {
     pub(super) operations: usize,
 }
 
+/// An order with its claim, if somebody has claimed it.
+pub(super) struct Order {
+    pub(super) dispatcher: String,
+    pub(super) record: Vec<u8>,
+    pub(super) claim: Option<Vec<u8>>,
+    /// Until when the order is on the list of its dispatcher; 0 if it was taken off.
+    pub(super) listed_until_ms: i64,
+    pub(super) retain_until_ms: i64,
+}
+
 /// A task with what was written beside it.
 pub(super) struct Task {
     pub(super) record: Vec<u8>,
@@ -46,6 +57,8 @@ impl State {
     /// Drops what has expired at `now_ms`. Returns about how many operations a snapshot would need.
     pub(super) fn purge(&mut self, now_ms: i64) -> usize {
         self.used.retain(|_, until| *until > now_ms);
+        self.orders
+            .retain(|_, order| order.retain_until_ms > now_ms);
         self.tasks.retain(|_, task| task.retain_until_ms > now_ms);
         for task in self.tasks.values_mut() {
             task.tokens.retain(|_, (_, until)| *until > now_ms);
@@ -62,6 +75,7 @@ impl State {
         let leases: usize = self.leases.values().map(HashMap::len).sum();
         self.documents.len()
             + self.used.len()
+            + self.orders.len()
             + self.tasks.len()
             + tokens
             + self.due.len()

@@ -2,7 +2,7 @@
 //! each key has one hash tag (T37).
 
 use sundew_core::store::{DocumentKind, NewToken, StoreError};
-use sundew_core::{EntryId, Position, TaskId};
+use sundew_core::{EntryId, OrderId, Position, TaskId};
 
 /// The stream of the revocation log.
 pub(super) const LOG: &str = "sundew:{log}:stream";
@@ -26,6 +26,9 @@ pub(super) const PROBED_BOUNDS: &str = "sundew:{log}:probed-bounds";
 pub(super) const PROBED_ABOUT: &str = "sundew:{log}:probed-about";
 /// The attendance list: all tasks, by when they are due.
 pub(super) const DUE: &str = "sundew:due";
+
+/// The list of all orders, by when they are taken off it.
+pub(super) const ORDERS: &str = "sundew:orders";
 
 /// The answers to a broker that has arrived.
 pub(super) fn vouchers_key(arriving: &str) -> String {
@@ -71,6 +74,16 @@ pub(super) fn token_record(value: &[u8]) -> Result<Vec<u8>, StoreError> {
         .get(8..)
         .map(<[u8]>::to_vec)
         .ok_or_else(|| nonsense("token"))
+}
+
+/// An order with its claim, in the slot of its task.
+pub(super) fn order_key(order: OrderId) -> String {
+    format!("sundew:{{{}}}:order", order.task())
+}
+
+/// The orders of a dispatcher, by when they are taken off the list.
+pub(super) fn orders_key(dispatcher: &str) -> String {
+    format!("sundew:{{{dispatcher}}}:orders")
 }
 
 /// The tasks that hold a place among those of their workload, by deadline.

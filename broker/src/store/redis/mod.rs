@@ -14,6 +14,7 @@ mod leader;
 mod leases;
 mod link;
 mod log;
+mod orders;
 mod primaries;
 mod requirements;
 mod settings;
@@ -26,17 +27,18 @@ use std::sync::Arc;
 
 use ::redis::cmd;
 use sundew_core::store::{
-    AppendAfter, BoxFuture, Created, CreatedToken, DocumentKind, Heartbeat, NewTask, NewToken,
-    Report, Reserved, Store, StoreError, StoredEntry, StoredLease, StoredTask, StoredToken,
-    TaskPage, TokenPage,
+    AppendAfter, BoxFuture, Claimed, Created, CreatedToken, DocumentKind, Heartbeat, NewOrder,
+    NewTask, NewToken, OrderClaim, Report, Reserved, Store, StoreError, StoredEntry, StoredLease,
+    StoredOrder, StoredTask, StoredToken, TaskPage, TokenPage,
 };
-use sundew_core::{EntryId, LeaseId, Position, TaskId, TokenHash};
+use sundew_core::{EntryId, LeaseId, OrderId, Position, TaskId, TokenHash};
 
 use documents::Documents;
 use executor::Executor;
 use keys::{ABOUT, ARRIVALS, BOUNDS, BROKERS, documents_key};
 use leases::Leases;
 use log::Log;
+use orders::Orders;
 use requirements::check_node;
 pub use settings::{Durability, RedisSettings};
 use tasks::Tasks;
@@ -56,6 +58,7 @@ pub struct RedisStore {
     documents: Documents,
     leases: Leases,
     log: Log,
+    orders: Orders,
     tasks: Tasks,
     tokens: Tokens,
 }
@@ -71,6 +74,7 @@ impl RedisStore {
             documents: Documents::new(Arc::clone(&executor)),
             leases: Leases::new(Arc::clone(&executor)),
             log: Log::new(Arc::clone(&settings), leader),
+            orders: Orders::new(Arc::clone(&executor)),
             tasks: Tasks::new(Arc::clone(&executor)),
             tokens: Tokens::new(Arc::clone(&executor)),
             executor,
@@ -187,6 +191,30 @@ impl Store for RedisStore {
 
     fn tasks<'a>(&'a self, workload: Option<&'a str>, limit: usize) -> BoxFuture<'a, Vec<TaskId>> {
         Box::pin(self.tasks.list(workload, limit))
+    }
+
+    fn create_order<'a>(&'a self, order: NewOrder<'a>) -> BoxFuture<'a, Option<Created>> {
+        Box::pin(self.orders.create(order))
+    }
+
+    fn order(&self, order: OrderId) -> BoxFuture<'_, Option<StoredOrder>> {
+        Box::pin(self.orders.read(order))
+    }
+
+    fn claim_order<'a>(&'a self, claim: OrderClaim<'a>) -> BoxFuture<'a, Claimed> {
+        Box::pin(self.orders.claim(claim))
+    }
+
+    fn orders<'a>(
+        &'a self,
+        dispatcher: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Vec<OrderId>> {
+        Box::pin(self.orders.list(dispatcher, limit))
+    }
+
+    fn release_order<'a>(&'a self, dispatcher: &'a str, order: OrderId) -> BoxFuture<'a, ()> {
+        Box::pin(self.orders.release(dispatcher, order))
     }
 
     fn create_token<'a>(

@@ -76,6 +76,7 @@ fn task_record(
         ],
         ancestors: vec![],
         depth_left: 0,
+        order: None,
     }
 }
 
