@@ -73,6 +73,14 @@ impl TaskBuilder {
         self
     }
 
+    /// Claims the task of an order by its ticket. The purpose, the instruction and, if none are named,
+    /// the scopes are those of the order.
+    #[must_use]
+    pub fn ordered(mut self, ticket: &str) -> Self {
+        ticket.clone_into(&mut self.request.order_ticket);
+        self
+    }
+
     /// Sets the idempotency key: calls with equal keys give one task. Without a key, each call
     /// gives another task.
     #[must_use]
@@ -89,8 +97,11 @@ impl TaskBuilder {
     /// [`Error::Unavailable`] if it cannot be reached.
     pub async fn begin(mut self) -> Result<Task, Error> {
         // The grammar is the broker's own: what would be refused there is refused here.
-        ScopeSet::parse(&self.request.scopes)
-            .map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
+        let is_ordered = !self.request.order_ticket.is_empty();
+        if !is_ordered || !self.request.scopes.is_empty() {
+            ScopeSet::parse(&self.request.scopes)
+                .map_err(|e| Error::Invalid(format!("scopes: {e}")))?;
+        }
         if self.request.idempotency_key.is_empty() {
             self.request.idempotency_key = random_key()?;
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, anyhow, bail};
 use sundew_proto::v1::access_service_client::AccessServiceClient;
 use sundew_proto::v1::agent_service_client::AgentServiceClient;
+use sundew_proto::v1::dispatch_service_client::DispatchServiceClient;
 use sundew_proto::v1::registry_service_client::RegistryServiceClient;
 use sundew_proto::v1::response_service_client::ResponseServiceClient;
 use sundew_sdk::{
@@ -139,6 +140,12 @@ pub(crate) async fn access(connect: &Connect) -> Result<AccessServiceClient<Chan
 
 pub(crate) async fn agent_service(connect: &Connect) -> Result<AgentServiceClient<Channel>> {
     Ok(AgentServiceClient::new(
+        connection(connect).await?.channel(),
+    ))
+}
+
+pub(crate) async fn dispatch(connect: &Connect) -> Result<DispatchServiceClient<Channel>> {
+    Ok(DispatchServiceClient::new(
         connection(connect).await?.channel(),
     ))
 }

@@ -28,6 +28,7 @@ mod local;
 mod manifest;
 mod node;
 mod operator;
+mod order;
 mod output;
 mod pending;
 mod respond;
@@ -134,6 +135,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Manifest(command) => manifest::manifest(output, command),
         Command::Node { socket, ttl } => node::node(connect, socket, ttl).await,
         Command::Operator(command) => operator::operator(output, command).await,
+        Command::Order(command) => order::order(connect, output, command).await,
         Command::Quarantine(command) => {
             respond::respond(connect, output, command, Effect::Quarantine).await
         }

@@ -49,6 +49,7 @@ fn all() -> BTreeMap<&'static str, Value> {
         crate::lease::shapes(),
         crate::manifest::shapes(),
         crate::operator::shapes(),
+        crate::order::shapes(),
         crate::respond::shapes(),
         crate::root_key::shapes(),
         crate::secret::shapes(),

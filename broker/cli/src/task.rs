@@ -179,6 +179,14 @@ async fn show(connect: &Connect, output: &Output, task_id: String) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns how a task ended, and nothing while it lives.
+pub(crate) fn outcome_of(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Unspecified => "",
+        ended => outcome_label(ended),
+    }
+}
+
 /// The shapes of what is printed here.
 #[cfg(test)]
 pub(crate) fn shapes() -> Vec<crate::shapes::Shape> {

@@ -46,6 +46,7 @@ mod old_bytes;
 mod open_calls;
 mod operations;
 mod operations_guide;
+mod orders;
 mod pending_endings;
 mod profiles;
 mod prove;

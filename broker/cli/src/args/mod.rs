@@ -6,6 +6,7 @@ mod attest;
 mod error;
 mod manifest;
 mod operator;
+mod order;
 mod registry;
 mod respond;
 mod run;
@@ -20,6 +21,7 @@ pub(crate) use manifest::{
     InitManifest, ManifestCommand, ShowManifest, SignManifest, VerifyManifest,
 };
 pub(crate) use operator::{BreakGlassCommand, OperatorCommand, OwnerPlace};
+pub(crate) use order::{CreateOrder, OrderCommand};
 pub(crate) use registry::{
     CaCommand, EngineCommand, KeyringCommand, RootKeyCommand, SecretCommand, WorkloadChoice,
     WorkloadCommand,
@@ -181,6 +183,9 @@ pub(crate) enum Command {
     /// Begin a task, run a command with its secrets and token, and end the task when the command
     /// ends.
     Run(Run),
+    /// Order tasks for others: with the role `dispatcher`, or from within a task of your own.
+    #[command(subcommand)]
+    Order(OrderCommand),
     /// Begin, complete and look at tasks.
     #[command(subcommand)]
     Task(TaskCommand),

@@ -24,14 +24,23 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Run {
-    /// Why: the purpose that is kept with the task.
-    #[arg(long, value_name = "PURPOSE")]
-    pub(crate) task: String,
+    /// Why: the purpose that is kept with the task. With an order, it is that of the order.
+    #[arg(
+        long,
+        value_name = "PURPOSE",
+        required_unless_present_any = ["order", "order_ticket"]
+    )]
+    pub(crate) task: Option<String>,
     /// What the agent was told to do; kept with the task.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub(crate) instruction: String,
-    /// What the task may do, such as secret:demo/api-key. May be repeated.
-    #[arg(long = "scope", required = true, value_name = "SCOPE")]
+    /// What the task may do, such as secret:demo/api-key. May be repeated. With an order, all that was
+    /// ordered if none is named.
+    #[arg(
+        long = "scope",
+        required_unless_present_any = ["order", "order_ticket"],
+        value_name = "SCOPE"
+    )]
     pub(crate) scopes: Vec<String>,
     /// Put a secret into a variable of the command's environment. May be repeated.
     #[arg(long = "secret", value_name = "ENV=NAME", value_parser = env_and_name)]
@@ -64,6 +73,19 @@ pub(crate) struct Run {
         hide_env_values = true
     )]
     pub(crate) grant: Option<String>,
+    /// A file with the ticket of an order, whose one task this is; `-` is standard input, and fd:N a
+    /// file descriptor. Or SUNDEW_ORDER has the ticket; the command does not inherit it.
+    #[arg(long, value_name = "FILE|-|fd:N", conflicts_with = "grant")]
+    pub(crate) order: Option<String>,
+    /// The ticket itself, which no command line should show.
+    #[arg(
+        long,
+        value_name = "TICKET",
+        env = "SUNDEW_ORDER",
+        hide = true,
+        hide_env_values = true
+    )]
+    pub(crate) order_ticket: Option<String>,
     /// How long the task may take. The registration may allow less; then it is said.
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<Ttl>,

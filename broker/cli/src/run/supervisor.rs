@@ -2,14 +2,16 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustix::process::{Signal, getpid, set_child_subreaper};
 use sundew_sdk::{Agent, Ended, Error, Task, Ttl};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::cgroup::Cgroup;
 use super::command::{Change, Running};
@@ -20,6 +22,7 @@ use super::user::User;
 use super::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE, SIGNALED, TIMED_OUT, adopted, say, stopping};
 use crate::args::{Connect, Run};
 use crate::client::{note_missing_identity, settings};
+use crate::input::read_text;
 use crate::manifest::with_manifest;
 
 /// How often it is looked whether the task is suspended.
@@ -70,7 +73,7 @@ async fn begin(connect: &Connect, run: &Run) -> Result<Begun> {
     let mut builder = Agent::builder(settings)
         .build()
         .await?
-        .task(&run.task)
+        .task(run.task.as_deref().unwrap_or_default())
         .instruction(&run.instruction);
     for scope in &run.scopes {
         builder = builder.scope(scope);
@@ -80,6 +83,9 @@ async fn begin(connect: &Connect, run: &Run) -> Result<Begun> {
     }
     if let Some(grant) = &run.grant {
         builder = builder.under(grant);
+    }
+    if let Some(ticket) = ticket(run)? {
+        builder = builder.ordered(&ticket);
     }
     if let Some(ttl) = run.ttl {
         builder = builder.ttl(ttl.to_std());
@@ -100,6 +106,23 @@ async fn begin(connect: &Connect, run: &Run) -> Result<Begun> {
         given,
         socket,
     })
+}
+
+/// Returns the ticket of the order whose task this is, if there is one. A ticket is good once, so
+/// that what is left of it is of no use to the command.
+fn ticket(run: &Run) -> Result<Option<Zeroizing<String>>> {
+    let text = match (&run.order, &run.order_ticket) {
+        (Some(place), _) => {
+            let path = match place.strip_prefix("fd:") {
+                Some(number) => PathBuf::from(format!("/proc/self/fd/{number}")),
+                None => PathBuf::from(place),
+            };
+            Zeroizing::new(read_text(&path).context("--order")?)
+        }
+        (None, Some(ticket)) => Zeroizing::new(ticket.clone()),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
 
 /// The reason for which a command is not waited for any more.

@@ -68,6 +68,13 @@ const CALLS: &[(&str, &str)] = &[
         "--config CONFIG --out FOLDER/operator FILE",
     ),
     ("operator break-glass sign", "--key FILE FILE"),
+    ("order cancel", "order-00000000000000000000000000000000"),
+    (
+        "order create",
+        "--for spiffe://test.example/agent --task t --scope exec:git",
+    ),
+    ("order list", ""),
+    ("order show", "order-00000000000000000000000000000000"),
     (
         "quarantine",
         "--task task-00000000000000000000000000000000 --reason r",
