@@ -26,10 +26,11 @@ async fn ac_91_of_64_who_claim_an_order_at_once_one_begins_its_task() {
     both(|store| async move {
         let (now, id) = (now_ms(), OrderId::of_task(A));
         let claim = |store: Arc<dyn sundew_core::store::Store>, n: u8| async move {
+            let first = hash(n);
             let claim = OrderClaim {
                 claim: vec![n],
                 retain_until_ms: now + 120_000,
-                task: task(A, &n.to_string(), &hash(n)),
+                task: task(A, &n.to_string(), &first),
             };
             store.claim_order(claim).await
         };
