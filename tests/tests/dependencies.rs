@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Package to the packages of this workspace that it depends on; tests may depend on all.
-const PICTURE: [(&str, &str, &[&str]); 8] = [
+const PICTURE: [(&str, &str, &[&str]); 9] = [
     ("proto", "sundew-proto", &[]),
     ("attestation", "sundew-attestation", &[]),
     ("broker/core", "sundew-core", &["sundew-attestation"]),
+    ("broker/policy", "sundew-policy", &[]),
     (
         "broker",
         "sundew-broker",
@@ -83,7 +84,7 @@ fn each_package_depends_on_what_the_picture_shows() {
 /// The domain has no runtime, transport or store; verification has no I/O.
 #[test]
 fn the_pure_crates_stay_pure() {
-    for folder in ["attestation", "broker/core"] {
+    for folder in ["attestation", "broker/core", "broker/policy"] {
         let table = manifest(folder);
         let found: BTreeSet<_> = table["dependencies"]
             .as_table()
@@ -104,7 +105,12 @@ fn the_pure_crates_stay_pure() {
 #[test]
 fn one_file_of_the_broker_reads_clocks() {
     let mut offenders = BTreeMap::new();
-    for folder in ["attestation/src", "broker/core/src", "broker/src"] {
+    for folder in [
+        "attestation/src",
+        "broker/core/src",
+        "broker/policy/src",
+        "broker/src",
+    ] {
         visit(
             &Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("..")
@@ -144,6 +150,7 @@ fn every_test_that_security_names_exists() {
         "attestation/tests",
         "broker/cli/src",
         "broker/core/src",
+        "broker/policy/src",
         "broker/src",
         "proto/tests",
     ] {

@@ -146,6 +146,7 @@ fn no_crate_has_a_circle_of_rooms() {
     for source in [
         "attestation/src",
         "broker/core/src",
+        "broker/policy/src",
         "broker/src",
         "broker/cli/src",
         "agent-sdk/src",
