@@ -12,6 +12,8 @@ use crate::schema::Schema;
 
 /// How deep a policy may look into entities: at those of the question, and no further.
 const LEVEL: u32 = 1;
+/// The annotations that policies may have.
+const ANNOTATIONS: [&str; 3] = ["id", "owner", "reason"];
 /// The longest text of a document, in bytes.
 const MAX_TEXT: usize = 64 * 1024;
 
@@ -46,6 +48,9 @@ impl fmt::Display for Version {
 /// The reason why a text is not a document.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
+    /// An annotation means nothing, and its author would rely on it.
+    #[error("unknown annotation `@{0}`: use `@id`, `@owner` and `@reason`")]
+    Annotation(String),
     /// The text has no policy.
     #[error("the document has no policy: delete it if that is meant")]
     Empty,
@@ -102,6 +107,13 @@ impl Document {
         let set = PolicySet::from_str(text).map_err(|error| syntax(&error))?;
         if set.num_of_templates() > 0 {
             return Err(DocumentError::Template);
+        }
+        let unknown = set
+            .policies()
+            .flat_map(Policy::annotations)
+            .find(|(key, _)| !ANNOTATIONS.contains(key));
+        if let Some((key, _)) = unknown {
+            return Err(DocumentError::Annotation(key.to_owned()));
         }
         let config = Config {
             line_width: 100,

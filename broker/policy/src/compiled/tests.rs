@@ -231,6 +231,20 @@ fn what_is_no_document_is_refused() {
     assert!(matches!(named.unwrap_err(), DocumentError::Name));
 }
 
+#[test]
+fn an_annotation_that_nothing_would_heed_is_refused() {
+    for annotation in ["label", "budget", "approve", "raeson"] {
+        let text = format!("@{annotation}(\"x\") permit (principal, action, resource);");
+        let refused = Document::parse("a", None, &text, &SCHEMA);
+        let Err(DocumentError::Annotation(named)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(named, annotation);
+    }
+    let known = r#"@id("x") @owner("x") @reason("x") permit (principal, action, resource);"#;
+    drop(document("a", None, known));
+}
+
 /// Texts that would mean something to Cedar, JSON, a shell, a terminal or a model.
 const CORPUS: [&str; 8] = [
     r#"" || true || ""#,
