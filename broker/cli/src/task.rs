@@ -181,9 +181,10 @@ async fn show(connect: &Connect, output: &Output, task_id: String) -> Result<Exi
 
 /// Returns how a task ended, and nothing while it lives.
 pub(crate) fn outcome_of(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Unspecified => "",
-        ended => outcome_label(ended),
+    if outcome == Outcome::Unspecified {
+        ""
+    } else {
+        outcome_label(outcome)
     }
 }
 
