@@ -370,7 +370,7 @@ mod tests {
             role: "registrar".to_owned(),
             bounds: None,
         };
-        assert_eq!(role(&told), "registrar");
+        assert_eq!(role(&told), "a registrar");
         let list = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         told.bounds = Some(RoleBounds {
             path_prefixes: list(&["spiffe://a.test/x", "spiffe://b.test"]),
@@ -379,7 +379,7 @@ mod tests {
         });
         assert_eq!(
             role(&told),
-            "registrar within SPIFFE prefixes spiffe://a.test/x, spiffe://b.test; scopes tool:*"
+            "a registrar within SPIFFE prefixes spiffe://a.test/x, spiffe://b.test; scopes tool:*"
         );
     }
 }

@@ -122,6 +122,7 @@ fn o4_what_a_registration_hands_out_beyond_the_bounds_is_named() {
         let mut document = serde_json::json!({
             "spiffe_id": "spiffe://a.test/team-a/agent",
             "evidence": [],
+            "begin": "self",
             "scopes": ["tool:github/pr", "secret:team-a/key", "secret:shared/one"],
             "audiences": ["https://a.test/x", "https://a.test/y/*"],
             "owner": "team A",

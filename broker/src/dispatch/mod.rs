@@ -25,7 +25,7 @@ use crate::peer::Peer;
 use crate::records::StoredOrder;
 use crate::refusal::Refusal;
 use crate::refusal_recorder::RefusalRecorder;
-use crate::role::{Operators, Responder, RoleProof as _, Unbounded};
+use crate::role::{Dispatcher, Operators, Responder, RoleProof as _, Unbounded};
 use crate::task::Tasks;
 
 /// P12: most orders of one dispatcher whose time to be claimed has not ended.
@@ -91,6 +91,8 @@ impl Dispatch {
         if request.all {
             let responder = self.operators.prove::<Responder>(&peer)?;
             let _ = Unbounded::of(responder)?;
+        } else {
+            self.require_may_have_ordered(&peer).await?;
         }
         let of = (!request.all).then(|| peer.id().as_str());
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -157,6 +159,15 @@ impl Dispatch {
             tracing::debug!(%error, "a canceled order stays on the lists until its time is over");
         }
         Ok(())
+    }
+
+    /// Refuses whoever cannot have ordered anything: neither a dispatcher nor a workload.
+    async fn require_may_have_ordered(&self, peer: &Arc<Peer>) -> Result<(), Refusal> {
+        let Err(lacking) = self.operators.prove::<Dispatcher>(peer) else {
+            return Ok(());
+        };
+        let workload = self.ledger.records.workload(peer.id()).await?;
+        workload.map(drop).ok_or(lacking)
     }
 
     /// The caller's own order. Unknown and not yours are refused alike (P11).

@@ -186,6 +186,12 @@ impl Tasks {
         if reserved == Reserved::Held
             && let Some(existing) = self.ledger.records.read_task(new.task.id).await?
         {
+            // AC-9D: whoever is late to claim an order has shown a ticket that was used.
+            if let Some(ordered) = decision.ordered
+                && existing.require_request_of(&new.task).is_err()
+            {
+                return Err(self.claimed_before(peer, ordered).await);
+            }
             existing.require_request_of(&new.task)?;
             return self.begun_before(existing, &new.token.certificate).await;
         }

@@ -114,6 +114,18 @@ impl Tasks {
         }
     }
 
+    /// Answers somebody whose ticket was used while the evidence was verified.
+    pub(super) async fn claimed_before(&self, peer: &Peer, ordered: &Ordered) -> Refusal {
+        match self.ledger.records.order(ordered.order.id).await {
+            Ok(Some(StoredOrder {
+                order,
+                claim: Some(claim),
+            })) => self.used_again(peer, &order, &claim).await,
+            Ok(_) => Denial::Order.into(),
+            Err(error) => error,
+        }
+    }
+
     /// Answers that a ticket was used before. That is an alarm, once for each who shows it: who has
     /// claimed the order first, and who shows its ticket now, are on the record. If the order says
     /// so, the task ends: nobody knows which of the two the dispatcher had meant.
@@ -145,6 +157,13 @@ impl Tasks {
             .max(clock::now_ms().saturating_add(60_000));
         if self.ledger.records.store().consume(&name, until_ms).await? {
             self.orders.reused.inc();
+            // Before the record, which may fail: nobody is told twice.
+            tracing::error!(
+                order = %order.id,
+                claimed_by = %claim.workload,
+                shown_by = %peer.id(),
+                "the ticket of an order was shown again"
+            );
             let record = journal::record("ticket_reused")
                 .with("order", order.id)
                 .with("task", order.id.task())
@@ -158,12 +177,6 @@ impl Tasks {
                 .with("shown_from", peer.remote())
                 .with("ends_task", order.ends_on_reuse);
             self.ledger.journal.write(record).await?;
-            tracing::error!(
-                order = %order.id,
-                claimed_by = %claim.workload,
-                shown_by = %peer.id(),
-                "the ticket of an order was shown again"
-            );
         }
         if !order.ends_on_reuse {
             return Ok(());

@@ -103,6 +103,7 @@ macro_rules! named_in_field {
 
 named_in_field!(
     CompleteTaskRequest,
+    CreateOrderRequest,
     DelegateRequest,
     GetSecretRequest,
     IntrospectResponse,

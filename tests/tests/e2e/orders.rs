@@ -156,6 +156,10 @@ async fn ac_91_fifty_claims_at_two_brokers_begin_one_task() {
     }
     let answers = claims.join_all().await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    // AC-9D: everybody else has shown a used ticket, also who came while the first one was attested.
+    for late in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert_eq!(late.message(), "not permitted", "{late:?}");
+    }
 }
 
 /// A claim is durable before it is answered: after a crash nobody claims the order again.

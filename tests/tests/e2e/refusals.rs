@@ -58,6 +58,8 @@ fn allowed(service: &str, method: &str, who: &str) -> bool {
         }
         "AgentService" => who == "agent",
         "AccessService" => matches!(who, "agent" | "introspector"),
+        // Agents order from within their tasks.
+        "DispatchService" => who == "agent",
         "RegistryService" => who == "registrar",
         "ResponseService" => who == "responder",
         "EnrollmentService" => false,
@@ -151,6 +153,7 @@ async fn every_rpc_refuses_every_wrong_caller() {
             if status.code() == Code::PermissionDenied {
                 // C6: an operator hears which role is missing.
                 let role = match service.as_str() {
+                    "DispatchService" => "dispatcher",
                     "RegistryService" => "registrar",
                     "ResponseService" => "responder",
                     _ => "introspector",
